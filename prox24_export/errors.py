@@ -1,0 +1,13 @@
+"""Errors that end a run, each tied to one exit code."""
+
+
+class Prox24Error(Exception):
+    """A run cannot go on; the message says what was expected, what came, where, and what to do."""
+
+    exit_code = 4
+
+
+class InputError(Prox24Error):
+    """The model, the data or the options are unsuitable; nothing was written."""
+
+    exit_code = 2
