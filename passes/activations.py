@@ -1,0 +1,96 @@
+"""How the activation of a use becomes the matrix `X` [tokens, K] whose Gram matrix is wanted."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F  # noqa: N812 (the name torch's own documentation uses)
+from jaxtyping import Float
+from torch import Tensor
+
+Array = npt.NDArray[Any]
+CHUNK_VALUES = 1 << 22  # entries of X held at once: 16 MB of float32
+CHUNK_TOKENS = 1 << 13  # rows whose products are summed in float32
+
+
+@dataclass(frozen=True)
+class Rows:
+    """MatMul and Gemm: K is the last axis of the activation, or the one before it.
+
+    Attributes:
+        k_axis: -1 for `X @ Wᵀ`, -2 where the weight is the left operand.
+    """
+
+    k_axis: int = -1
+
+    def chunks(self, activation: Array) -> Iterator[Float[Tensor, "tokens K"]]:
+        """`X` in pieces of at most `CHUNK_VALUES` entries."""
+        x = _as_float(activation)
+        if self.k_axis == -2 and x.ndim > 1:  # noqa: PLR2004 (an axis, not a quantity)
+            x = x.transpose(-1, -2)
+        rows = x.reshape(-1, x.shape[-1])
+        yield from rows.split(max(1, min(CHUNK_TOKENS, CHUNK_VALUES // max(1, rows.shape[1]))))
+
+
+@dataclass(frozen=True)
+class Patches:
+    """Conv: the receptive field of each output position, C_in fastest, as the weight's matrix has it.
+
+    Attributes:
+        kernel: Spatial size of the kernel.
+        strides: Step along each spatial axis.
+        dilations: Distance between kernel entries.
+        pads: ONNX order, all beginnings and then all ends.
+        auto_pad: ONNX `auto_pad`; overrides `pads` unless `NOTSET`.
+    """
+
+    kernel: tuple[int, ...]
+    strides: tuple[int, ...]
+    dilations: tuple[int, ...]
+    pads: tuple[int, ...]
+    auto_pad: str = "NOTSET"
+
+    def chunks(self, activation: Array) -> Iterator[Float[Tensor, "tokens K"]]:
+        """`X` in pieces of at most about `CHUNK_VALUES` entries (one sample where a sample is larger)."""
+        per_sample = max(1, math.prod(self.kernel) * math.prod(activation.shape[1:]))
+        step = max(1, CHUNK_VALUES // per_sample)
+        for start in range(0, activation.shape[0], step):
+            yield from self._matrix(_as_float(activation[start : start + step])).split(CHUNK_TOKENS)
+
+    def _matrix(self, x: Float[Tensor, "..."]) -> Float[Tensor, "tokens K"]:
+        spatial = len(self.kernel)
+        x = F.pad(x, self._torch_pads(x.shape[2:]))
+        for axis in range(spatial):
+            span = (self.kernel[axis] - 1) * self.dilations[axis] + 1
+            x = x.unfold(2 + axis, span, self.strides[axis])[..., :: self.dilations[axis]]
+        outer, inner = range(2, 2 + spatial), range(2 + spatial, 2 + 2 * spatial)
+        patches = x.permute(0, *outer, *inner, 1)
+        return patches.reshape(-1, math.prod(self.kernel) * x.shape[1])
+
+    def _torch_pads(self, sizes: torch.Size) -> list[int]:
+        spatial = len(self.kernel)
+        begins, ends = list(self.pads[:spatial]), list(self.pads[spatial:])
+        if self.auto_pad == "VALID":
+            begins = ends = [0] * spatial
+        elif self.auto_pad in {"SAME_UPPER", "SAME_LOWER"}:
+            for axis, size in enumerate(sizes):
+                steps = math.ceil(size / self.strides[axis])
+                span = (self.kernel[axis] - 1) * self.dilations[axis] + 1
+                total = max((steps - 1) * self.strides[axis] + span - size, 0)
+                small, large = total // 2, total - total // 2
+                begins[axis], ends[axis] = (small, large) if self.auto_pad == "SAME_UPPER" else (large, small)
+        pairs = zip(reversed(begins), reversed(ends), strict=True)  # torch pads from the last axis
+        return [size for pair in pairs for size in pair]
+
+
+View = Rows | Patches
+
+
+def _as_float(activation: Array) -> Tensor:
+    """float64 stays float64; everything else is read as float32."""
+    dtype = np.float64 if activation.dtype == np.float64 else np.float32
+    return torch.from_numpy(np.ascontiguousarray(activation, dtype=dtype))

@@ -1,0 +1,217 @@
+"""Runs the graph stage by stage in two activation streams and accumulates Gram matrices.
+
+The dense stream is the model as it came; the pruned stream carries the weights solved so far. Both resume from what
+the last stage kept, so that every node runs once per stream and batch, however deep the network is.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from prox24_export.errors import InputError
+from prox24_export.passes.activations import View
+from prox24_export.passes.graph import Array, Linear, TracedGraph, Use
+from prox24_export.passes.schedule import Stage
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Feeds of one call of the model.
+
+    Attributes:
+        part: `fit` or `choice`; see `prox24_export.calibration.split`.
+        feeds: Array by input name.
+    """
+
+    part: str
+    feeds: Mapping[str, Array]
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Sums over the tokens of one part of the data, not divided by their number.
+
+    Attributes:
+        gram: `XₛᵀXₛ` of the pruned stream, float64.
+        cross: `X_dᵀXₛ` of the dense and the pruned stream, float64.
+        dense: Diagonal of `X_dᵀX_d`, float64.
+        tokens: Number of rows of `X`.
+    """
+
+    gram: Float[Tensor, "K K"]
+    cross: Float[Tensor, "K K"]
+    dense: Float[Tensor, " K"]
+    tokens: int
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether no sum is NaN or Inf."""
+        return bool(torch.isfinite(self.gram).all() and torch.isfinite(self.cross).all() and torch.isfinite(self.dense).all())
+
+    def __add__(self, other: "Moments") -> "Moments":
+        """Sums over both sets of tokens."""
+        return Moments(
+            self.gram + other.gram, self.cross + other.cross, self.dense + other.dense, self.tokens + other.tokens
+        )
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What calibration learnt about a layer's input. Layers that read the same value share the object.
+
+    Attributes:
+        fit: Moments of the data that masks and weights are fitted to.
+        choice: Moments of the data that settings are chosen on; None where none is held back.
+    """
+
+    fit: Moments
+    choice: Moments | None
+
+
+@dataclass
+class Calibration:
+    """Walks the stages in order.
+
+    Attributes:
+        graph: What is run.
+        batches: Calibration data; each is carried through all stages.
+        executions: Node executions so far, both streams together.
+        one_pass: Node executions of one dense pass over the same batches.
+    """
+
+    graph: TracedGraph
+    batches: Sequence[Batch]
+    executions: int = 0
+    _dense: list[dict[str, Array]] = field(init=False)
+    _pruned: list[dict[str, Array]] = field(init=False)
+    _pending: dict[str, dict[str, Moments]] = field(init=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Both streams start as the feeds, sharing the arrays."""
+        self._dense = [dict(batch.feeds) for batch in self.batches]
+        self._pruned = [dict(batch.feeds) for batch in self.batches]
+
+    @property
+    def one_pass(self) -> int:
+        """Node executions of one dense pass over the data."""
+        return len(self.graph.nodes) * len(self.batches)
+
+    def advance(self, stage: Stage, weights: Mapping[str, Array], tick: Callable[[], None]) -> dict[str, Observation]:
+        """Runs a stage; `weights` are those solved so far. Calls `tick` once a batch.
+
+        Returns:
+            For every layer of `stage.linears` by name: what is known of its input.
+
+        Raises:
+            InputError: An activation holds NaN or Inf; the message names the layer and the batch.
+        """
+        dense, pruned = _Runner(self.graph, stage, {}), _Runner(self.graph, stage, weights)
+        views = _distinct_views(stage)
+        sums: dict[tuple[str, View], dict[str, Moments]] = {view: {} for view in views}
+        for index, batch in enumerate(self.batches):
+            same = all(self._dense[index][name] is self._pruned[index][name] for name in self._pruned[index])
+            untouched = same and not stage_depends_on(stage, weights)
+            self._dense[index] = dense.run(self._dense[index])
+            self._pruned[index] = self._dense[index] if untouched else pruned.run(self._pruned[index])
+            self.executions += len(stage.nodes) * (1 if untouched else 2)
+            for (name, view), users in views.items():
+                where = f"layer {users[0].name}, calibration batch {index}"
+                moments = _moments(view, self._dense[index][name], self._pruned[index][name], where)
+                part = sums[name, view]
+                part[batch.part] = part[batch.part] + moments if batch.part in part else moments
+            self._forget(index, stage)
+            tick()
+        return self._collect(stage, sums)
+
+    def _forget(self, index: int, stage: Stage) -> None:
+        for stream in (self._dense, self._pruned):
+            stream[index] = {name: value for name, value in stream[index].items() if name in stage.kept}
+
+    def _collect(
+        self, stage: Stage, sums: Mapping[tuple[str, View], dict[str, Moments]]
+    ) -> dict[str, Observation]:
+        shared: dict[tuple[str, View], Observation] = {}
+        for linear, use in stage.observed:
+            seen = sums[use.activation, use.view]
+            if len(linear.uses) == 1:
+                continue
+            known = self._pending.setdefault(linear.name, {})
+            for part, moments in seen.items():
+                known[part] = known[part] + moments if part in known else moments
+        result = {}
+        for linear in stage.linears:
+            if len(linear.uses) > 1:
+                parts = self._pending.pop(linear.name)
+                result[linear.name] = Observation(parts["fit"], parts.get("choice"))
+                continue
+            key = (linear.uses[0].activation, linear.uses[0].view)
+            if key not in shared:
+                shared[key] = Observation(sums[key]["fit"], sums[key].get("choice"))
+            result[linear.name] = shared[key]
+        return result
+
+
+def stage_depends_on(stage: Stage, weights: Mapping[str, Array]) -> bool:
+    """Whether a node of the stage reads, directly or behind constants, one of `weights`."""
+    return bool(weights) and bool(stage.nodes)
+
+
+class _Runner:
+    """Compiles a stage at its first batch, because only then the types of what it reads are known."""
+
+    def __init__(self, graph: TracedGraph, stage: Stage, weights: Mapping[str, Array]) -> None:
+        self._graph, self._stage, self._weights = graph, stage, weights
+        self._call: Callable[[Mapping[str, Array]], dict[str, Array]] | None = None
+
+    def run(self, values: dict[str, Array]) -> dict[str, Array]:
+        """`values` and what the stage computes from them."""
+        if not self._stage.nodes:
+            return values
+        if self._call is None:
+            self._call = self._graph.compile(self._stage.nodes, values, self._stage.fetches, self._weights)
+        return values | self._call(values)
+
+
+def _distinct_views(stage: Stage) -> dict[tuple[str, View], list[Linear]]:
+    views: dict[tuple[str, View], list[Linear]] = {}
+    for linear, use in stage.observed:
+        views.setdefault((use.activation, use.view), []).append(linear)
+    return views
+
+
+def _moments(view: View, dense: Array, pruned: Array, where: str) -> Moments:
+    """Float32 products over bounded chunks, float64 totals."""
+    totals: Moments | None = None
+    for x_dense, x_pruned in _pairs(view, dense, pruned):
+        chunk = _products(x_dense, x_pruned)
+        if not chunk.is_finite:
+            if not bool(torch.isfinite(x_dense).all() and torch.isfinite(x_pruned).all()):
+                raise InputError(
+                    f"NaN or Inf in the activations of {where}: expected finite values. "
+                    "Check that calibration data and weights are finite and that the model does not overflow on them."
+                )
+            chunk = _products(x_dense.double(), x_pruned.double())  # finite, but its squares leave float32
+        totals = chunk if totals is None else totals + chunk
+    if totals is None:
+        raise InputError(f"no activation reached {where}: expected at least one sample per batch.")
+    return totals
+
+
+def _products(x_dense: Tensor, x_pruned: Tensor) -> Moments:
+    gram = (x_pruned.T @ x_pruned).double()
+    cross = gram if x_dense is x_pruned else (x_dense.T @ x_pruned).double()
+    return Moments(gram, cross, x_dense.square().sum(0).double(), x_pruned.shape[0])
+
+
+def _pairs(view: View, dense: Array, pruned: Array) -> Iterator[tuple[Tensor, Tensor]]:
+    if dense is pruned:
+        for chunk in view.chunks(dense):
+            yield chunk, chunk
+        return
+    yield from zip(view.chunks(dense), view.chunks(pruned), strict=True)
+
+
+__all__ = ["Batch", "Calibration", "Moments", "Observation", "Use"]

@@ -1,0 +1,108 @@
+"""Every node becomes a Linear or a Skipped with its reason: the policy over what a front end recognised."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from prox24_export.passes.graph import Candidate, Linear, Reason, Skipped, TracedGraph
+from prox24_export.solver.pattern import GROUP
+
+FP16_TILE_K = 16  # reduction dimension of one fp16 sparse matrix instruction
+FP16_TILE_N = 8
+
+
+@dataclass(frozen=True)
+class FindLinears:
+    """Settings of the pass.
+
+    Attributes:
+        include: Globs on node or weight names; a layer that matches none is left dense. Empty means all.
+        exclude: Globs on node or weight names; a layer that matches one is left dense.
+    """
+
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+
+    def call(self, graph: TracedGraph) -> list[Linear | Skipped]:
+        """Layers and skipped nodes, in topological order of their first node.
+
+        A weight used by several nodes along one axis is one layer; along two axes it is skipped.
+        """
+        live = _live_nodes(graph)
+        found = graph.operators()
+        by_weight: dict[str, list[Candidate]] = {}
+        for operator in found:
+            if isinstance(operator, Candidate):
+                by_weight.setdefault(operator.weight, []).append(operator)
+        result: list[Linear | Skipped] = []
+        for operator in found:
+            if isinstance(operator, Skipped):
+                result.append(operator)
+                continue
+            sharers = by_weight[operator.weight]
+            refusal = self._refusal(sharers, live)
+            if refusal is not None:
+                result.append(_skip(operator, *refusal))
+            elif operator is sharers[0]:
+                result.append(_merge([sharer for sharer in sharers if sharer.use.node in live]))
+        return result
+
+    def _refusal(self, sharers: Sequence[Candidate], live: set[str]) -> tuple[Reason, str] | None:
+        first = sharers[0]
+        if any(not sharer.layout.same_matrix(first.layout) for sharer in sharers[1:]):
+            return Reason.TWO_AXES, "nodes " + ", ".join(sharer.use.node for sharer in sharers)
+        odd = next((sharer for sharer in sharers if sharer.group_size % GROUP), None)
+        if odd is not None:
+            what = "C_in" if odd.op == "Conv" else "K"
+            return Reason.NOT_MULTIPLE_OF_FOUR, f"{what} = {odd.group_size}"
+        names = {first.weight, *(sharer.use.node for sharer in sharers)}
+        excluded = next((glob for glob in self.exclude if _matches(glob, names)), None)
+        if excluded is not None:
+            return Reason.EXCLUDED, f"--exclude {excluded}"
+        if self.include and not any(_matches(glob, names) for glob in self.include):
+            return Reason.EXCLUDED, "matches no --include"
+        if not any(sharer.use.node in live for sharer in sharers):
+            return Reason.NOT_REACHED, "its result reaches no graph output"
+        return None
+
+
+def not_reached(linear: Linear, detail: str) -> Skipped:
+    """A layer that calibration showed to have no usable input."""
+    return Skipped(
+        linear.name, linear.op, linear.weight, linear.k, linear.n, linear.parameters, Reason.NOT_REACHED, detail
+    )
+
+
+def _matches(glob: str, names: set[str]) -> bool:
+    return any(fnmatchcase(name, glob) for name in names)
+
+
+def _merge(sharers: Sequence[Candidate]) -> Linear:
+    first = sharers[0]
+    n, k = first.layout.shape
+    notes = []
+    if first.group_size % FP16_TILE_K:
+        what = "C_in" if first.op == "Conv" else "K"
+        notes.append(f"{what} % {FP16_TILE_K} ≠ 0: an fp16 sparse kernel is unlikely")
+    if n % FP16_TILE_N:
+        notes.append(f"N % {FP16_TILE_N} ≠ 0: an fp16 sparse kernel is unlikely")
+    if len(sharers) > 1:
+        notes.append(f"one weight, {len(sharers)} uses")
+    uses = tuple(sharer.use for sharer in sharers)
+    return Linear(first.use.node, first.op, first.weight, first.dtype, first.layout, k, n, uses, tuple(notes))
+
+
+def _skip(candidate: Candidate, reason: Reason, detail: str) -> Skipped:
+    n, k = candidate.layout.shape
+    return Skipped(candidate.use.node, candidate.op, candidate.weight, k, n, n * k, reason, detail)
+
+
+def _live_nodes(graph: TracedGraph) -> set[str]:
+    """Names of nodes whose result reaches a graph output."""
+    wanted = set(graph.outputs)
+    live = set()
+    for node in reversed(graph.nodes):
+        if wanted.intersection(node.outputs):
+            live.add(node.name)
+            wanted.update(node.inputs)
+    return live

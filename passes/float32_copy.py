@@ -1,0 +1,68 @@
+"""A float32 copy of a bfloat16 or float64 model, for execution where ONNX Runtime lacks CPU kernels.
+
+Only calibration and accuracy run on it; the exported file keeps its own types.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+
+WIDE = {onnx.TensorProto.BFLOAT16, onnx.TensorProto.DOUBLE}
+TYPE_ATTRIBUTES = {"to", "dtype", "output_dtype", "stash_type"}  # integers that name an element type
+
+
+def convert(proto: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
+    """The same graph with every bfloat16 and float64 replaced by float32; external data from `folder` is loaded."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(proto)
+    onnx.load_external_data_for_model(copy, str(folder))
+    del copy.graph.value_info[:]
+    for value in (*copy.graph.input, *copy.graph.output):
+        _convert_type(value.type)
+    for tensor in copy.graph.initializer:
+        _convert_tensor(tensor)
+    for node in (*_nodes(copy.graph), *(node for function in copy.functions for node in function.node)):
+        _convert_node(node)
+    return copy
+
+
+def widened(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """An array of the original model as the copy holds it."""
+    return array.astype(np.float32) if array.dtype.name in {"bfloat16", "float64"} else array
+
+
+def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            for body in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
+                for tensor in body.initializer:
+                    _convert_tensor(tensor)
+                del body.value_info[:]
+                for value in (*body.input, *body.output):
+                    _convert_type(value.type)
+                yield from _nodes(body)
+
+
+def _convert_node(node: onnx.NodeProto) -> None:
+    for attribute in node.attribute:
+        if attribute.HasField("t"):
+            _convert_tensor(attribute.t)
+        for tensor in attribute.tensors:
+            _convert_tensor(tensor)
+        if attribute.name in TYPE_ATTRIBUTES and attribute.i in WIDE:
+            attribute.i = onnx.TensorProto.FLOAT
+
+
+def _convert_type(kind: onnx.TypeProto) -> None:
+    if kind.HasField("tensor_type") and kind.tensor_type.elem_type in WIDE:
+        kind.tensor_type.elem_type = onnx.TensorProto.FLOAT
+
+
+def _convert_tensor(tensor: onnx.TensorProto) -> None:
+    if tensor.data_type in WIDE:
+        tensor.CopyFrom(onnx.numpy_helper.from_array(widened(onnx.numpy_helper.to_array(tensor)), tensor.name))

@@ -1,0 +1,91 @@
+"""How a stored weight becomes the matrix `W` [N, K] of `Y = X Wᵀ`, and back."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Permute:
+    """Reorders axes, as `numpy.transpose` does."""
+
+    axes: tuple[int, ...]
+
+    def apply(self, array: Array) -> Array:
+        """Forward."""
+        return array.transpose(self.axes)
+
+    def undo(self, array: Array) -> Array:
+        """Backward."""
+        return array.transpose(np.argsort(self.axes))
+
+
+@dataclass(frozen=True)
+class Reshape:
+    """Reinterprets `before` as `after`, row-major."""
+
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+
+    def apply(self, array: Array) -> Array:
+        """Forward."""
+        return array.reshape(self.after)
+
+    def undo(self, array: Array) -> Array:
+        """Backward."""
+        return array.reshape(self.before)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A chain of permutations and reshapes from the stored shape to `[N, K]`.
+
+    Attributes:
+        stored: Shape in the file.
+        steps: Applied in order.
+    """
+
+    stored: tuple[int, ...]
+    steps: tuple[Permute | Reshape, ...] = field(default=())
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape after the steps."""
+        return self.to_matrix(np.broadcast_to(np.uint8(0), self.stored)).shape
+
+    def permute(self, axes: Sequence[int]) -> "Layout":
+        """This layout, then `numpy.transpose(axes)`."""
+        axes = tuple(int(axis) for axis in axes)
+        return self if axes == tuple(range(len(axes))) else Layout(self.stored, (*self.steps, Permute(axes)))
+
+    def reshape(self, shape: Sequence[int]) -> "Layout":
+        """This layout, then a row-major reshape; one entry of `shape` may be -1."""
+        before = self.shape
+        after = np.broadcast_to(np.uint8(0), before).reshape(tuple(int(size) for size in shape)).shape
+        return self if after == before else Layout(self.stored, (*self.steps, Reshape(before, after)))
+
+    def to_matrix(self, array: Array) -> Array:
+        """Stored array → matrix [N, K]."""
+        for step in self.steps:
+            array = step.apply(array)
+        return array
+
+    def from_matrix(self, matrix: Array) -> Array:
+        """Matrix [N, K] → stored array, contiguous."""
+        for step in reversed(self.steps):
+            matrix = step.undo(matrix)
+        return np.ascontiguousarray(matrix)
+
+    def same_matrix(self, other: "Layout") -> bool:
+        """Whether both layouts read the stored weight as the same matrix, whatever way they take there."""
+        if self.steps == other.steps:
+            return True
+        if self.shape != other.shape:
+            return False
+        index = np.arange(np.prod(self.stored), dtype=np.int64).reshape(self.stored)
+        return bool(np.array_equal(self.to_matrix(index), other.to_matrix(index)))

@@ -1,0 +1,345 @@
+"""Recognises linear operators in an ONNX graph: which weight, which layout, which activation, or why not."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from prox24_export.passes.activations import Patches, Rows
+from prox24_export.passes.graph import Candidate, Reason, Skipped, Use
+from prox24_export.passes.layout import Layout
+
+FLOAT_TYPES = {
+    ir.DataType.FLOAT: "float32",
+    ir.DataType.FLOAT16: "float16",
+    ir.DataType.BFLOAT16: "bfloat16",
+    ir.DataType.DOUBLE: "float64",
+}
+ONNX_DOMAINS = {"", "ai.onnx", "ai.onnx.ml"}
+REFUSED = {
+    "ConvTranspose": Reason.TRANSPOSED_CONV,
+    "Einsum": Reason.EINSUM,
+    "MatMulInteger": Reason.INTEGER_OPERATOR,
+    "ConvInteger": Reason.INTEGER_OPERATOR,
+    "QLinearConv": Reason.INTEGER_OPERATOR,
+    "QLinearMatMul": Reason.INTEGER_OPERATOR,
+    "LSTM": Reason.RECURRENT,
+    "GRU": Reason.RECURRENT,
+    "RNN": Reason.RECURRENT,
+}
+PASSED_THROUGH = {"Identity", "Transpose", "Reshape", "Cast", "QuantizeLinear", "DequantizeLinear"}
+MATRIX = 2  # rank of a matrix
+
+
+@dataclass(frozen=True)
+class _Constant:
+    """A constant behind layout operators: `root` is what is stored."""
+
+    root: ir.Value
+    layout: Layout
+
+    @property
+    def tensor(self) -> ir.TensorProtocol:
+        tensor = stored_tensor(self.root)
+        if tensor is None:
+            raise AssertionError(f"{self.root.name} was resolved to a constant that holds no tensor")
+        return tensor
+
+
+@dataclass(frozen=True)
+class _Refusal:
+    reason: Reason
+    detail: str = ""
+    weight: _Constant | None = None
+
+
+def operators(model: ir.Model, names: Mapping[ir.Node, str]) -> list[Candidate | Skipped]:
+    """Every linear-like node of the model, in topological order: main graph, then subgraphs, then functions."""
+    found = {node: verdict for node in model.graph if (verdict := _recognise(node)) is not None}
+    uses = {
+        (node, index)
+        for node, verdict in found.items()
+        if isinstance(verdict, _Match)
+        for index in [verdict.weight_index]
+    }
+    result = [_finish(names[node], node, verdict, uses, names) for node, verdict in found.items()]
+    for node in model.graph.all_nodes():
+        if node.graph is not model.graph and _is_linear_like(node):
+            result.append(_skip(names.get(node, _fallback_name(node)), node, _Refusal(Reason.IN_SUBGRAPH)))
+    for function in model.functions.values():
+        for node in function.all_nodes():
+            if _is_linear_like(node):
+                name = f"{function.name}/{_fallback_name(node)}"
+                result.append(_skip(name, node, _Refusal(Reason.IN_FUNCTION)))
+    return result
+
+
+def node_names(model: ir.Model) -> dict[ir.Node, str]:
+    """A unique name for every node: its own, or `Operator:first_output` where it has none or shares it."""
+    nodes = list(model.graph.all_nodes())
+    counts: dict[str, int] = {}
+    for node in nodes:
+        counts[node.name or ""] = counts.get(node.name or "", 0) + 1
+    return {node: node.name if node.name and counts[node.name] == 1 else _fallback_name(node) for node in nodes}
+
+
+def stored_tensor(value: ir.Value) -> ir.TensorProtocol | None:
+    """The tensor behind an initializer or a Constant node's `value`; None for anything else."""
+    if value.is_initializer():
+        return value.const_value
+    node = value.producer()
+    if node is not None and node.op_type == "Constant" and node.domain in ONNX_DOMAINS and "value" in node.attributes:
+        return node.attributes["value"].as_tensor()
+    return None
+
+
+@dataclass(frozen=True)
+class _Match:
+    weight: _Constant
+    weight_index: int
+    use_of: int  # index of the activation among the node's inputs
+    layout: Layout
+    view: Rows | Patches
+    group_size: int
+
+
+def _recognise(node: ir.Node) -> _Match | _Refusal | None:
+    if node.domain not in ONNX_DOMAINS:
+        weight = _first_constant(node)
+        return _Refusal(Reason.FUSED_OPERATOR, f"{node.domain}.{node.op_type}", weight) if weight else None
+    if node.op_type in REFUSED:
+        return _Refusal(REFUSED[node.op_type], weight=_first_constant(node))
+    match node.op_type:
+        case "MatMul":
+            return _matmul(node)
+        case "Gemm":
+            return _gemm(node)
+        case "Conv":
+            return _conv(node)
+    return None
+
+
+def _matmul(node: ir.Node) -> _Match | _Refusal:
+    left, right = (_resolve(value) for value in node.inputs[:2])
+    side = _constant_side(left, right)
+    if isinstance(side, _Refusal):
+        return side
+    constant = (left, right)[side]
+    assert isinstance(constant, _Constant)  # noqa: S101 (narrowing: _constant_side picked it)
+    shape = constant.layout.shape
+    if len(shape) < MATRIX:
+        return _Refusal(Reason.VECTOR_WEIGHT, f"shape {list(shape)}", constant)
+    if any(size != 1 for size in shape[:-2]):
+        return _Refusal(Reason.BATCHED_WEIGHT, f"shape {list(shape)}", constant)
+    layout = constant.layout.reshape(shape[-2:])
+    if side == 1:
+        layout = layout.permute((1, 0))
+    return _Match(constant, side, 1 - side, layout, Rows(-1 if side == 1 else -2), layout.shape[1])
+
+
+def _gemm(node: ir.Node) -> _Match | _Refusal:
+    left, right = (_resolve(value) for value in node.inputs[:2])
+    side = _constant_side(left, right)
+    if isinstance(side, _Refusal):
+        return side
+    constant = (left, right)[side]
+    assert isinstance(constant, _Constant)  # noqa: S101 (narrowing: _constant_side picked it)
+    if len(constant.layout.shape) != MATRIX:
+        return _Refusal(Reason.VECTOR_WEIGHT, f"shape {list(constant.layout.shape)}", constant)
+    trans_a, trans_b = (node.attributes.get_int(name, 0) != 0 for name in ("transA", "transB"))
+    # Y = op(A)·op(B): the constant wants [N, K], and the activation's K axis follows from its own flag.
+    if side == 1:
+        layout = constant.layout if trans_b else constant.layout.permute((1, 0))
+        view = Rows(-2 if trans_a else -1)
+    else:
+        layout = constant.layout.permute((1, 0)) if trans_a else constant.layout
+        view = Rows(-1 if trans_b else -2)
+    return _Match(constant, side, 1 - side, layout, view, layout.shape[1])
+
+
+def _conv(node: ir.Node) -> _Match | _Refusal:
+    constant = _resolve(node.inputs[1])
+    if isinstance(constant, _Refusal):
+        return constant
+    if not isinstance(_resolve(node.inputs[0]), _Refusal):
+        return _Refusal(Reason.NO_ACTIVATION, weight=constant)
+    shape = constant.layout.shape
+    groups = node.attributes.get_int("group", 1)
+    if groups != 1:
+        return _Refusal(Reason.GROUPED_CONV, f"group = {groups}, C_in / group = {shape[1]}", constant)
+    spatial = len(shape) - 2
+    layout = constant.layout.permute((0, *range(2, 2 + spatial), 1)).reshape((shape[0], -1))
+    view = Patches(
+        kernel=shape[2:],
+        strides=tuple(node.attributes.get_ints("strides", (1,) * spatial)),
+        dilations=tuple(node.attributes.get_ints("dilations", (1,) * spatial)),
+        pads=tuple(node.attributes.get_ints("pads", (0,) * 2 * spatial)),
+        auto_pad=node.attributes.get_string("auto_pad", "NOTSET") or "NOTSET",
+    )
+    return _Match(constant, 1, 0, layout, view, shape[1])
+
+
+def _constant_side(left: "_Constant | _Refusal", right: "_Constant | _Refusal") -> int | _Refusal:
+    match left, right:
+        case _Constant(), _Constant():
+            return _Refusal(Reason.NO_ACTIVATION, weight=right)
+        case _Refusal(), _Constant():
+            return 1
+        case _Constant(), _Refusal():
+            return 0
+        case _Refusal(), _Refusal():
+            told = [side for side in (right, left) if side.reason is not Reason.NOT_CONSTANT or side.detail]
+            return told[0] if told else _Refusal(Reason.NOT_CONSTANT, "both operands are activations")
+    raise AssertionError("unreachable")
+
+
+def _resolve(value: ir.Value | None) -> _Constant | _Refusal:  # noqa: PLR0911 (one return per operator)
+    """The stored constant behind `value` and the layout of what the node sees, or why there is none."""
+    if value is None:
+        return _Refusal(Reason.NOT_CONSTANT)
+    tensor = stored_tensor(value)
+    if tensor is not None:
+        return _Constant(value, Layout(tuple(int(size) for size in tensor.shape.numpy())))
+    node = value.producer()
+    if node is None or node.domain not in ONNX_DOMAINS:
+        return _Refusal(Reason.NOT_CONSTANT)
+    if node.op_type not in PASSED_THROUGH:
+        return _Refusal(Reason.NOT_CONSTANT, _computed_by(node))
+    before = _resolve(node.inputs[0])
+    if isinstance(before, _Refusal):
+        return before
+    match node.op_type:
+        case "Transpose":
+            default = tuple(reversed(range(len(before.layout.shape))))
+            return _Constant(before.root, before.layout.permute(node.attributes.get_ints("perm", default)))
+        case "Reshape":
+            target = _reshape_target(node, before.layout.shape)
+            return _Constant(before.root, before.layout.reshape(target)) if target else _computed(node)
+        case "DequantizeLinear" if before.tensor.dtype not in FLOAT_TYPES:
+            return _Refusal(Reason.QUANTISED_WEIGHT, before.tensor.dtype.name.lower(), before)
+    return before
+
+
+def _computed(node: ir.Node) -> _Refusal:
+    return _Refusal(Reason.NOT_CONSTANT, f"computed by {node.op_type}")
+
+
+def _computed_by(node: ir.Node) -> str:
+    """Names the operator where the value is computed from constants alone; empty for an activation."""
+    ancestors, pending = set(), [node]
+    while pending:
+        here = pending.pop()
+        if here in ancestors:
+            continue
+        ancestors.add(here)
+        for value in here.inputs:
+            if value is None or stored_tensor(value) is not None:
+                continue
+            producer = value.producer()
+            if producer is None:
+                return ""
+            pending.append(producer)
+    return f"computed by {node.op_type}"
+
+
+def _reshape_target(node: ir.Node, before: tuple[int, ...]) -> tuple[int, ...] | None:
+    target = _resolve(node.inputs[1])
+    if isinstance(target, _Refusal):
+        return None
+    sizes = [int(size) for size in np.ravel(target.tensor.numpy())]
+    if not node.attributes.get_int("allowzero", 0):
+        sizes = [before[axis] if size == 0 else size for axis, size in enumerate(sizes)]
+    return tuple(sizes)
+
+
+def _finish(
+    name: str,
+    node: ir.Node,
+    verdict: "_Match | _Refusal",
+    uses: set[tuple[ir.Node, int]],
+    names: Mapping[ir.Node, str],
+) -> Candidate | Skipped:
+    if isinstance(verdict, _Refusal):
+        return _skip(name, node, verdict)
+    constant = verdict.weight
+    dtype = FLOAT_TYPES.get(constant.tensor.dtype)
+    if dtype is None:
+        return _skip(name, node, _Refusal(Reason.WEIGHT_TYPE, constant.tensor.dtype.name.lower(), constant))
+    refusal = _other_reader(constant, uses, names)
+    if refusal is not None:
+        return _skip(name, node, refusal)
+    activation = node.inputs[verdict.use_of]
+    if activation is None:
+        return _skip(name, node, _Refusal(Reason.NO_ACTIVATION, weight=constant))
+    use = Use(name, str(activation.name), verdict.view)
+    return Candidate(use, node.op_type, str(constant.root.name), dtype, verdict.layout, verdict.group_size)
+
+
+def _other_reader(
+    constant: _Constant, uses: set[tuple[ir.Node, int]], names: Mapping[ir.Node, str]
+) -> _Refusal | None:
+    """Why the weight cannot change although this node could use the pruned one, or None."""
+    main = constant.root.graph or constant.root.producer().graph  # type: ignore[union-attr]
+    pending = [constant.root]
+    while pending:
+        value = pending.pop()
+        if value.is_graph_output():
+            return _Refusal(Reason.IS_GRAPH_OUTPUT, weight=constant)
+        for node, index in value.uses():
+            if node.graph is not main:
+                return _Refusal(Reason.READ_IN_SUBGRAPH, weight=constant)
+            if (node, index) in uses:
+                continue
+            if index == 0 and node.op_type in PASSED_THROUGH and node.domain in ONNX_DOMAINS:
+                pending.append(node.outputs[0])
+            elif index == 0 and node.op_type == "Gather":
+                return _Refusal(Reason.TIED_TO_EMBEDDING, names[node], constant)
+            else:
+                return _Refusal(Reason.READ_ELSEWHERE, f"{node.op_type} {names[node]}", constant)
+    return None
+
+
+def _skip(name: str, node: ir.Node, refusal: _Refusal) -> Skipped:
+    weight = refusal.weight or _first_constant(node)
+    if weight is None:
+        return Skipped(name, node.op_type, None, None, None, 0, refusal.reason, refusal.detail)
+    k, n = _dimensions(node, weight.layout.shape)
+    size = int(np.prod(weight.layout.stored))
+    return Skipped(name, node.op_type, weight.root.name, k, n, size, refusal.reason, refusal.detail)
+
+
+def _dimensions(node: ir.Node, shape: tuple[int, ...]) -> tuple[int | None, int | None]:
+    """(K, N) as far as the operator tells them."""
+    if len(shape) < MATRIX:
+        return None, None
+    match node.op_type:
+        case "Conv" | "QLinearConv" | "ConvInteger":
+            return int(np.prod(shape[1:])), shape[0]
+        case "MatMul" | "MatMulInteger" | "QLinearMatMul" | "Gemm":
+            left = isinstance(_resolve(node.inputs[0]), _Constant)
+            last_is_k = left or (node.op_type == "Gemm" and node.attributes.get_int("transB", 0) != 0)
+            return (shape[-1], shape[-2]) if last_is_k else (shape[-2], shape[-1])
+    return None, None
+
+
+def _first_constant(node: ir.Node) -> _Constant | None:
+    """The largest constant operand with at least two dimensions."""
+    constants = [side for side in map(_resolve_quantised, node.inputs) if side and len(side.layout.shape) >= MATRIX]
+    return max(constants, key=lambda side: int(np.prod(side.layout.stored)), default=None)
+
+
+def _resolve_quantised(value: ir.Value | None) -> _Constant | None:
+    side = _resolve(value)
+    return side.weight if isinstance(side, _Refusal) else side
+
+
+def _is_linear_like(node: ir.Node) -> bool:
+    if node.domain not in ONNX_DOMAINS:
+        return _first_constant(node) is not None
+    return node.op_type in REFUSED or node.op_type in {"MatMul", "Gemm", "Conv"}
+
+
+def _fallback_name(node: ir.Node) -> str:
+    output: Iterator[str] = (str(value.name) for value in node.outputs if value.name)
+    return f"{node.op_type}:{next(output, '')}"

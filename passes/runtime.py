@@ -1,0 +1,67 @@
+"""ONNX Runtime: one way to make a session, and what it can and cannot execute on a CPU."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import onnx
+import onnxruntime as ort
+
+from prox24_export.errors import InputError
+
+FATAL_ONLY = 4  # severity: what ONNX Runtime has to say reaches the user through our own errors
+WIDER_THAN_KERNELS = {onnx.TensorProto.BFLOAT16: "bfloat16", onnx.TensorProto.DOUBLE: "float64"}
+LONGEST_SENTENCE = 300
+
+ort.set_default_logger_severity(FATAL_ONLY)
+
+
+Session = ort.InferenceSession
+
+
+def session(model: bytes | Path) -> Session:
+    """A CPU session for a serialised model or a file."""
+    options = ort.SessionOptions()
+    options.log_severity_level = FATAL_ONLY
+    # Between two calls the cores belong to the solver: idle ONNX Runtime threads must not spin on them.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    source = str(model) if isinstance(model, Path) else model
+    return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+
+
+def types_without_kernel(proto: onnx.ModelProto, path: Path) -> tuple[str, ...]:
+    """Types of the model for which ONNX Runtime has no CPU kernel; empty where it runs the file as it is.
+
+    Raises:
+        InputError: ONNX Runtime cannot load the model, and no missing kernel of a wide type explains it.
+    """
+    try:
+        session(path)
+    except Exception as error:
+        wide = sorted(set(_element_types(proto)) & set(WIDER_THAN_KERNELS))
+        if wide and "NOT_IMPLEMENTED" in str(error):
+            return tuple(WIDER_THAN_KERNELS[kind] for kind in wide)
+        raise InputError(f"ONNX Runtime cannot load {path}: {one_sentence(error)}.") from error
+    return ()
+
+
+def one_sentence(error: Exception) -> str:
+    """The heart of a library's message, on one line, without its source paths."""
+    text = re.sub(r"\s+", " ", str(error)).strip()
+    text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text)
+    text = re.sub(r"^Load model from .*? failed:", "", text)
+    text = re.sub(r"^\S*/\S+\.(cc|h|cpp):\d+ .*?\) ", "", text)
+    return (text[:LONGEST_SENTENCE] or type(error).__name__).rstrip(". ")
+
+
+def _element_types(proto: onnx.ModelProto) -> Iterator[int]:
+    for value in (*proto.graph.input, *proto.graph.output, *proto.graph.value_info):
+        yield value.type.tensor_type.elem_type
+    for tensor in proto.graph.initializer:
+        yield tensor.data_type
+    for node in proto.graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("t"):
+                yield attribute.t.data_type
+            if node.op_type == "Cast" and attribute.name == "to":
+                yield attribute.i

@@ -1,0 +1,86 @@
+"""Per layer: settings chosen on held-back tokens, mask solver, masked refinement. Knows no graph format."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from prox24_export.passes.calibrate import Moments, Observation
+from prox24_export.settings import AIMS_AT_DENSE_OUTPUT, Settings
+from prox24_export.solver.layer import LayerSolution, SolverSettings, solve_layer
+from prox24_export.solver.quadratic import Quadratic, automatic_damping
+
+DAMPINGS = (0.3, 1.0, 3.0)  # factors on the automatic damping that held-back tokens choose between
+
+
+@dataclass(frozen=True)
+class Solved:
+    """A layer's solution and the settings it was solved with."""
+
+    solution: LayerSolution
+    blend: float
+    damping: float
+
+
+class _Quadratics:
+    """Factorises each Gram matrix once, for all layers of a stage that read the same input."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[int, float], tuple[Moments, Quadratic]] = {}
+
+    def of(self, moments: Moments, damping: float) -> Quadratic:
+        key = (id(moments), damping)
+        if key not in self._known:
+            self._known[key] = (moments, Quadratic.of(moments.gram, moments.cross, damping))
+        return self._known[key][1]
+
+
+@dataclass(frozen=True)
+class Sparsify:
+    """Settings of the pass."""
+
+    settings: Settings
+
+    def call(
+        self,
+        weights: Mapping[str, Float[Tensor, "N K"]],
+        observations: Mapping[str, Observation],
+        tick: Callable[[], None],
+    ) -> dict[str, Solved]:
+        """Solves the layers of one stage; calls `tick` once a layer.
+
+        Args:
+            weights: `W` by layer.
+            observations: What calibration learnt of each layer's input.
+            tick: Progress.
+        """
+        quadratics = _Quadratics()
+        whole: dict[int, Moments] = {}
+        result = {}
+        for name, weight in weights.items():
+            seen = observations[name]
+            if id(seen) not in whole:
+                whole[id(seen)] = seen.fit + seen.choice if seen.choice else seen.fit
+            if self.settings.method in AIMS_AT_DENSE_OUTPUT:
+                result[name] = self._aimed(weight, seen, whole[id(seen)], quadratics)
+            else:
+                result[name] = self._baseline(weight, whole[id(seen)])
+            tick()
+        return result
+
+    def _aimed(
+        self, weight: Tensor, seen: Observation, whole: Moments, quadratics: _Quadratics
+    ) -> Solved:
+        damping = automatic_damping(whole.tokens, weight.shape[1]) if self.settings.damping is None else self.settings.damping
+        blend = 1.0 if self.settings.blend is None else self.settings.blend
+        settings = SolverSettings(method=self.settings.method, damping=damping, blend=blend)
+        solution = solve_layer(weight, whole.gram, whole.cross, whole.tokens, settings, quadratics.of(whole, damping))
+        return Solved(solution, blend, damping)
+
+    def _baseline(self, weight: Tensor, moments: Moments) -> Solved:
+        gram = torch.diag(moments.dense) if self.settings.method == "wanda" else moments.gram
+        settings = SolverSettings(method=self.settings.method)
+        solution = solve_layer(weight, gram, settings=settings)
+        return Solved(solution, 0.0, 0.0)

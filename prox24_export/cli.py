@@ -1,0 +1,152 @@
+"""Arguments → Settings; exit codes; nothing else. Imports neither torch nor ONNX Runtime before it must."""
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import App, CycloptsError, Parameter
+
+from prox24_export.errors import Prox24Error
+from prox24_export.progress import Terminal
+from prox24_export.settings import Method, Settings, parse_shape
+
+PASSED, GATE_FAILED, UNUSABLE, UNAVAILABLE, FAILED, INTERRUPTED = 0, 1, 2, 3, 4, 130
+
+EPILOGUE = """\
+Exit codes: 0 exported and every gate passed (also: nothing eligible) · 1 exported, a gate failed · 2 usage, or
+unsuitable input, nothing written · 3 a required stage is not available here · 4 the run failed, nothing written ·
+130 interrupted, nothing written.
+"""
+
+app = App(
+    name="prox24-export",
+    help="Turns a trained ONNX model into a verified 2:4-sparse one, nearly as accurate as the dense one.",
+    help_epilogue=EPILOGUE,
+    version_flags=["--version"],
+)
+
+
+@app.default
+def export(
+    model: Path,
+    *,
+    calibration: str | None = None,
+    evaluation: str | None = None,
+    out: Annotated[Path | None, Parameter(name=["--out", "-o"])] = None,
+    method: Method = "prox",
+    include: Annotated[list[str] | None, Parameter(negative="")] = None,
+    exclude: Annotated[list[str] | None, Parameter(negative="")] = None,
+    samples: int | None = None,
+    seed: int = 0,
+    shapes: Annotated[list[str] | None, Parameter(negative="")] = None,
+    damping: float | None = None,
+    blend: float | None = None,
+    max_accuracy_drop: float | None = None,
+    min_snr: float | None = None,
+    force: Annotated[bool, Parameter(negative="")] = False,
+) -> int:
+    """Prune MODEL to 2:4 sparsity, verify what was written, and measure its accuracy.
+
+    Args:
+        model: An .onnx file. It is never modified.
+        calibration: Unlabelled samples: .npz (arrays named as the inputs), .npy, a folder of .npz, or
+            module:function. Without it inputs are random and the masks are not based on data.
+        evaluation: Samples for the accuracy, as for --calibration, with an array `labels` for top-1. Without it a
+            fifth of the calibration samples is set aside.
+        out: Folder to write. Default: MODEL_STEM-2to4 in the current folder.
+        method: Mask solver; the last three are baselines to compare with.
+        include: Prune only layers whose node or weight name matches this glob. May be repeated.
+        exclude: Leave layers whose node or weight name matches this glob dense. May be repeated.
+        samples: Use at most so many calibration samples, drawn with --seed.
+        seed: Of every random choice.
+        shapes: Shape of a random input, e.g. image:1x3x224x224. May be repeated.
+        damping: Share of the mean diagonal added to every Gram matrix. Default: chosen on held-back samples.
+        blend: 0 aims at the dense weights, 1 at the dense network's outputs. Default: chosen on held-back samples.
+        max_accuracy_drop: Gate: most percentage points of top-1 that may be lost.
+        min_snr: Gate: least signal-to-noise ratio of every float output, in dB.
+        force: Replace a finished run in the output folder.
+    """
+    settings = Settings(
+        method=method,
+        include=tuple(include or ()),
+        exclude=tuple(exclude or ()),
+        samples=samples,
+        seed=seed,
+        shapes=dict(parse_shape(text) for text in shapes or ()),
+        damping=damping,
+        blend=blend,
+        max_accuracy_drop=max_accuracy_drop,
+        min_snr=min_snr,
+        force=force,
+    )
+    from prox24_export import pipeline  # noqa: PLC0415 (torch and ONNX Runtime load here)
+    from prox24_export.report import terminal  # noqa: PLC0415
+
+    report = pipeline.export(model, calibration, out, evaluation, settings, Terminal())
+    sys.stdout.write(terminal.render(report))
+    return PASSED if report.passed else GATE_FAILED
+
+
+@app.command
+def inspect(
+    model: Path,
+    *,
+    include: Annotated[list[str] | None, Parameter(negative="")] = None,
+    exclude: Annotated[list[str] | None, Parameter(negative="")] = None,
+    format: Literal["table", "json"] = "table",  # noqa: A002 (the option's name)
+) -> int:
+    """List every linear layer of MODEL: what would be pruned, what not, and why.
+
+    Args:
+        model: An .onnx file.
+        include: As for the main command.
+        exclude: As for the main command.
+        format: A table to read, or JSON.
+    """
+    from prox24_export import pipeline  # noqa: PLC0415
+    from prox24_export.report import terminal  # noqa: PLC0415
+
+    layers = pipeline.inspect_layers(model, Settings(include=tuple(include or ()), exclude=tuple(exclude or ())))
+    sys.stdout.write(terminal.layers_json(layers) if format == "json" else terminal.layers_table(layers))
+    return PASSED
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command and returns its exit code."""
+    signal.signal(signal.SIGTERM, _interrupt)  # a stopped CI job cleans up like an interrupted one
+    try:
+        command, bound, _ = app.parse_args(arguments, exit_on_error=False, print_error=False)
+        return _run(lambda: command(*bound.args, **bound.kwargs))
+    except CycloptsError as error:
+        return _say(f"{error} See prox24-export --help.", UNUSABLE)
+
+
+def _run(command: Callable[[], int | None]) -> int:
+    try:
+        return command() or PASSED
+    except Prox24Error as error:
+        return _say(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        return _say("interrupted; nothing was written.", INTERRUPTED)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return PASSED
+    except OSError as error:
+        return _say(f"cannot write the output: {error}. Nothing was left behind.", FAILED)
+    except Exception as error:  # noqa: BLE001 (the boundary: one clear line instead of a traceback)
+        if os.environ.get("PROX24_TRACEBACK"):
+            raise
+        text = f"{type(error).__name__}: {error}".splitlines()[0]
+        return _say(f"internal error: {text}. Nothing was written. Set PROX24_TRACEBACK=1 for the traceback.", FAILED)
+
+
+def _say(message: str, code: int) -> int:
+    sys.stderr.write(f"prox24-export: {' '.join(message.split())}\n")
+    return code
+
+
+def _interrupt(_signal: int, _frame: object) -> None:
+    raise KeyboardInterrupt

@@ -1,0 +1,40 @@
+"""What a report says of the machine, the versions and the files of a run."""
+
+import hashlib
+import os
+import platform
+import resource
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from prox24_export.report.model import FileFacts
+
+PACKAGES = ("prox24-export", "torch", "onnx", "onnx-ir", "onnxruntime", "numpy", "numba")
+CHUNK = 1 << 20
+
+
+def file_facts(path: Path, shown: Path) -> FileFacts:
+    """Size and digest of `path`, reported under the name `shown`."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK):
+            digest.update(chunk)
+    return FileFacts(str(shown), path.stat().st_size, digest.hexdigest())
+
+
+def versions() -> dict[str, str]:
+    """Version of every package that takes part."""
+    return {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}
+
+
+def machine() -> dict[str, Any]:
+    """What the figures were measured on."""
+    return {"system": platform.platform(), "processor": platform.machine(), "cores": os.cpu_count()}
+
+
+def peak_memory_mb() -> float:
+    """Largest resident size of this process so far, in MB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10

@@ -1,0 +1,1 @@
+"""One Report model and the writers that render it."""

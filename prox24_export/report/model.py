@@ -1,0 +1,200 @@
+"""What a run found out: every writer renders this object and nothing else."""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class FileFacts:
+    """A model file: where it is, how large it is, what it holds."""
+
+    path: str
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    """Which samples were used for what. No sample is in two parts.
+
+    Attributes:
+        calibration: Source of the calibration samples; `random` where there was none.
+        evaluation: Source of the report part.
+        fit: Samples that masks and weights were fitted to.
+        choice: Samples on which damping and blend were chosen; fitted to afterwards.
+        report: Samples used for the accuracy below and nothing else.
+        is_random: Whether inputs were drawn at random: then the masks are not based on data.
+    """
+
+    calibration: str
+    evaluation: str
+    fit: int
+    choice: int
+    report: int
+    is_random: bool
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """One linear layer, sparse or dense, and why.
+
+    Attributes:
+        name: Node.
+        op: Operator.
+        weight: Stored weight, where there is one.
+        k: Reduction dimension, where known.
+        n: Output dimension, where known.
+        parameters: Entries of the weight.
+        share: `parameters` as a share of the model's float parameters.
+        state: `sparse` or `dense`.
+        reason: Why the layer is dense; empty where it is sparse.
+        notes: What limits the gain of a sparse layer.
+        relative_error: Loss of the layer's output against its target, relative to the output's energy.
+        blend: 0 aimed at the dense weight, 1 at the dense network's output.
+        damping: Share of the mean diagonal added to the Gram matrix.
+        iterations: Of the mask solver.
+        seconds: Spent on the layer, choices included.
+        status: Why the solver stopped.
+    """
+
+    name: str
+    op: str
+    weight: str | None
+    k: int | None
+    n: int | None
+    parameters: int
+    share: float
+    state: Literal["sparse", "dense"]
+    reason: str = ""
+    notes: tuple[str, ...] = ()
+    relative_error: float | None = None
+    blend: float | None = None
+    damping: float | None = None
+    iterations: int | None = None
+    seconds: float | None = None
+    status: str = ""
+
+
+@dataclass(frozen=True)
+class OutputReport:
+    """Dense against sparse at one float output of the model.
+
+    Attributes:
+        name: Output.
+        snr_db: `10·log10(Σ dense² / Σ (dense − sparse)²)`; None where both are equal.
+        cosine: Between both outputs over all samples.
+        max_abs_error: Largest difference of one entry.
+        argmax_agreement: Share of positions with the same arg-max; None where the last axis is not classes.
+    """
+
+    name: str
+    snr_db: float | None
+    cosine: float
+    max_abs_error: float
+    argmax_agreement: float | None
+
+
+@dataclass(frozen=True)
+class AccuracyReport:
+    """Measured on the report part through ONNX Runtime.
+
+    Attributes:
+        samples: How many.
+        dense: Metrics of the dense model by name, e.g. `top1` in per cent; empty without labels.
+        sparse: The same of the sparse model.
+        outputs: Every float output.
+    """
+
+    samples: int
+    dense: dict[str, float]
+    sparse: dict[str, float]
+    outputs: tuple[OutputReport, ...]
+
+
+@dataclass(frozen=True)
+class Gate:
+    """A limit the user set.
+
+    Attributes:
+        name: The option.
+        value: Measured.
+        limit: Allowed.
+        unit: Of both.
+        passed: Verdict.
+    """
+
+    name: str
+    value: float | None
+    limit: float
+    unit: str
+    passed: bool
+
+
+@dataclass(frozen=True)
+class Executions:
+    """Cost of calibration in node executions, one per node and batch.
+
+    Attributes:
+        calibration: Both streams, all stages.
+        dense_pass: One pass of the dense model over the same batches.
+        stages: How many stages there were.
+    """
+
+    calibration: int
+    dense_pass: int
+    stages: int
+
+
+@dataclass(frozen=True)
+class Report:
+    """A whole run. `schema_version` changes when a reader of the JSON would have to."""
+
+    tool: str
+    versions: dict[str, str]
+    machine: dict[str, Any]
+    started: str
+    settings: dict[str, Any]
+    input: FileFacts
+    output: FileFacts
+    data: DataFacts | None
+    layers: tuple[LayerReport, ...]
+    accuracy: AccuracyReport | None
+    gates: tuple[Gate, ...]
+    warnings: tuple[str, ...]
+    executions: Executions | None
+    seconds: dict[str, float] = field(default_factory=dict)
+    schema_version: int = SCHEMA_VERSION
+
+    @property
+    def sparse_layers(self) -> Sequence[LayerReport]:
+        """Layers that were pruned."""
+        return [layer for layer in self.layers if layer.state == "sparse"]
+
+    @property
+    def passed(self) -> bool:
+        """Whether every gate passed."""
+        return all(gate.passed for gate in self.gates)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values; numbers that JSON cannot hold become None."""
+        plain: dict[str, Any] = _plain(asdict(self))
+        return {"schema_version": plain.pop("schema_version"), **plain}
+
+    def to_json(self) -> str:
+        """The report as JSON."""
+        return json.dumps(self.as_dict(), indent=2, ensure_ascii=False) + "\n"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(entry) for entry in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

@@ -1,0 +1,87 @@
+"""What the command prints: the verdict after a run, and the table of `inspect`."""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
+from io import StringIO
+from typing import Any
+
+from prox24_export.report.model import LayerReport, Report
+
+WIDTH = 100
+COLUMNS = ("name", "op", "weight", "k", "n", "parameters", "share", "state", "reason", "notes")
+
+
+def render(report: Report) -> str:
+    """The result of a run in a few lines."""
+    sparse = report.sparse_layers
+    parameters = sum(layer.parameters for layer in sparse)
+    lines = [f"{len(sparse)} of {len(report.layers)} linear layers are 2:4 sparse ({parameters:,} weights, verified)"]
+    if not sparse:
+        lines = [f"nothing eligible: {report.output.path} is a copy of {report.input.path}"]
+    reasons = Counter(layer.reason.split(" (")[0] for layer in report.layers if layer.state == "dense")
+    lines += [f"  dense: {count} × {reason}" for reason, count in reasons.most_common()]
+    if report.accuracy is not None:
+        lines += _accuracy(report)
+    lines += [
+        f"gate {gate.name}: {'passed' if gate.passed else 'FAILED'} "
+        f"({'not measured' if gate.value is None else f'{gate.value:.2f} {gate.unit}'}, limit {gate.limit:g} {gate.unit})"
+        for gate in report.gates
+    ]
+    lines += [f"warning: {warning}" for warning in report.warnings]
+    lines.append(f"{report.output.path}  ({report.seconds['total']:.1f} s)")
+    return "\n".join(lines) + "\n"
+
+
+def _accuracy(report: Report) -> list[str]:
+    accuracy = report.accuracy
+    if accuracy is None:
+        return []
+    lines = [
+        f"{name}: {value:.2f} % dense, {accuracy.sparse[name]:.2f} % sparse on {accuracy.samples} samples"
+        for name, value in accuracy.dense.items()
+    ]
+    for output in accuracy.outputs:
+        snr = "equal to dense" if output.snr_db is None else f"{output.snr_db:.1f} dB SNR"
+        agreement = "" if output.argmax_agreement is None else f", {100 * output.argmax_agreement:.2f} % same arg-max"
+        lines.append(f"output {output.name}: {snr}, cosine {output.cosine:.5f}{agreement}")
+    return lines
+
+
+def layers_json(layers: Sequence[LayerReport]) -> str:
+    """The table of `inspect` as JSON."""
+    rows: list[dict[str, Any]] = [{key: asdict(layer)[key] for key in COLUMNS} for layer in layers]
+    return json.dumps(rows, indent=2, ensure_ascii=False) + "\n"
+
+
+def layers_table(layers: Sequence[LayerReport]) -> str:
+    """The table of `inspect`, at most 100 columns wide."""
+    from rich.console import Console  # noqa: PLC0415 (only the table needs it)
+    from rich.table import Table  # noqa: PLC0415
+
+    table = Table(box=None, pad_edge=False)
+    table.add_column("name", overflow="fold", max_width=30)
+    table.add_column("op")
+    for title in ("K", "N", "parameters", "share"):
+        table.add_column(title, justify="right", no_wrap=True)
+    table.add_column("state", no_wrap=True)
+    table.add_column("reason or notes", overflow="fold")
+    for layer in layers:
+        table.add_row(
+            layer.name,
+            layer.op,
+            "" if layer.k is None else str(layer.k),
+            "" if layer.n is None else str(layer.n),
+            f"{layer.parameters:,}" if layer.parameters else "",
+            f"{100 * layer.share:.1f} %" if layer.parameters else "",
+            "eligible" if layer.state == "sparse" else layer.state,
+            layer.reason or "; ".join(layer.notes),
+        )
+    text = StringIO()
+    console = Console(file=text, width=WIDTH, highlight=False, markup=False)
+    console.print(table)
+    eligible = [layer for layer in layers if layer.state == "sparse"]
+    share = 100 * sum(layer.share for layer in eligible)
+    console.print(f"{len(eligible)} of {len(layers)} eligible, {share:.1f} % of the parameters")
+    return text.getvalue()

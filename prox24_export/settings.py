@@ -1,0 +1,79 @@
+"""Every option of a run with its unit and default, checked once. Imports nothing heavy: the command's help reads it."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from prox24_export.errors import InputError
+
+Method = Literal["prox", "prox-gradient", "sparsegpt", "wanda", "magnitude"]
+AIMS_AT_DENSE_OUTPUT: frozenset[Method] = frozenset({"prox", "prox-gradient"})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a run does.
+
+    Attributes:
+        method: Mask solver: `prox` (proximal ADMM), `prox-gradient` (the paper's), or a baseline to compare with.
+        include: Globs on node or weight names; only layers that match one are pruned. Empty: all.
+        exclude: Globs on node or weight names; layers that match one stay dense.
+        samples: Calibration samples used, drawn with `seed`; None: all (32 where inputs are random).
+        seed: Of every random choice: random inputs, which samples are used, how they are split.
+        shapes: Sizes of random inputs by input name, where dynamic axes should not be 1 (first) and 32 (others).
+        damping: Share of the mean diagonal added to each Gram matrix; None: chosen on held-back calibration data.
+        blend: 0 aims at the dense weight, 1 at the dense network's output; None: chosen on held-back data.
+        max_accuracy_drop: Gate: most percentage points of top-1 that may be lost. Needs labels.
+        min_snr: Gate: least signal-to-noise ratio of any float output, in dB.
+        force: Replace a finished run in the output folder.
+    """
+
+    method: Method = "prox"
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    samples: int | None = None
+    seed: int = 0
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    damping: float | None = None
+    blend: float | None = None
+    max_accuracy_drop: float | None = None
+    min_snr: float | None = None
+    force: bool = False
+
+    def __post_init__(self) -> None:
+        """Checks every value.
+
+        Raises:
+            InputError: A value is outside its range.
+        """
+        _expect(self.samples is None or self.samples >= 1, "--samples", "at least 1", self.samples)
+        _expect(self.seed >= 0, "--seed", "0 or more", self.seed)
+        _expect(self.damping is None or 0 <= self.damping <= 1, "--damping", "between 0 and 1", self.damping)
+        _expect(self.blend is None or 0 <= self.blend <= 1, "--blend", "between 0 and 1", self.blend)
+        drop = self.max_accuracy_drop
+        _expect(drop is None or drop >= 0, "--max-accuracy-drop", "0 points or more", drop)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for the report."""
+        return asdict(self) | {"shapes": {name: list(shape) for name, shape in self.shapes.items()}}
+
+
+def parse_shape(text: str) -> tuple[str, tuple[int, ...]]:
+    """`name:1x3x224x224` → (`name`, (1, 3, 224, 224)). The name may itself hold colons.
+
+    Raises:
+        InputError: The text is not of that form.
+    """
+    name, _, sizes = text.rpartition(":")
+    try:
+        shape = tuple(int(size) for size in sizes.lower().split("x"))
+    except ValueError:
+        shape = ()
+    if not name or not shape or any(size < 1 for size in shape):
+        raise InputError(f"--shapes must look like name:1x3x224x224. Got {text!r}.")
+    return name, shape
+
+
+def _expect(holds: bool, option: str, wanted: str, got: object) -> None:
+    if not holds:
+        raise InputError(f"{option} must be {wanted}. Got {got}.")

@@ -1,0 +1,6 @@
+"""Numbers only: torch tensors in, tensors out; no graph, no files."""
+
+from prox24_export.solver.layer import LayerSolution, SolverSettings, Status, solve_layer
+from prox24_export.solver.prox import prox24
+
+__all__ = ["LayerSolution", "SolverSettings", "Status", "prox24", "solve_layer"]

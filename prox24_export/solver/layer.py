@@ -1,0 +1,189 @@
+"""One layer from dense weight to 2:4 weight: target, mask solver, masked refinement."""
+
+import enum
+import time
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from prox24_export.solver import baselines
+from prox24_export.solver.admm import ProximalAdmm
+from prox24_export.solver.gradient import ProximalGradient
+from prox24_export.solver.pattern import GROUP, is_two_four, positive_zeros, two_four_mask
+from prox24_export.solver.quadratic import Quadratic, automatic_damping, loss
+from prox24_export.solver.refine import conjugate_gradient
+
+Method = Literal["prox", "prox-gradient", "sparsegpt", "wanda", "magnitude"]
+ROWS_AT_ONCE = 1 << 24  # entries of W solved together; rows are independent, so this bounds memory
+
+
+class Status(enum.Enum):
+    """Why a layer's solver stopped; the value is the sentence the user reads."""
+
+    SETTLED = "every group settled on its mask"
+    LIMIT = "the iteration limit was reached; remaining groups keep their two largest entries"
+    DIRECT = "direct method: no iterations"
+    ZERO_GRAM = "the layer's input is always zero: masks by magnitude"
+    ALREADY_SPARSE = "the weight was 2:4 already"
+    FACTORISATION_FAILED = "the Gram matrix could not be factorised; masks by magnitude scaled with input norms"
+
+
+@dataclass(frozen=True)
+class SolverSettings:
+    """How a layer is solved.
+
+    Attributes:
+        method: `prox` (proximal ADMM), `prox-gradient` (the paper's), or a baseline.
+        damping: Share of the Gram matrix's mean diagonal that is added to it; None: from tokens per dimension.
+        blend: 0 aims at the weight, 1 at the dense network's output; only with `cross`.
+        mask_solver: The iteration behind `prox`.
+        gradient_solver: The iteration behind `prox-gradient`.
+    """
+
+    method: Method = "prox"
+    damping: float | None = None
+    blend: float = 1.0
+    mask_solver: ProximalAdmm = ProximalAdmm()
+    gradient_solver: ProximalGradient = ProximalGradient()
+
+
+@dataclass(frozen=True)
+class LayerSolution:
+    """A solved layer.
+
+    Attributes:
+        weight: 2:4 weight [N, K], dtype and device of the input, +0.0 for pruned entries.
+        mask: True where an entry survives.
+        loss: `tr((V−T) gram (V−T)ᵀ)`, undamped, against the target `T`.
+        relative_error: `loss` relative to `tr(W gram Wᵀ)`.
+        iterations: Steps of the mask solver; 0 for direct methods.
+        seconds: Wall time.
+        status: Why the solver stopped.
+    """
+
+    weight: Float[Tensor, "N K"]
+    mask: Bool[Tensor, "N K"]
+    loss: float
+    relative_error: float
+    iterations: int
+    seconds: float
+    status: Status
+
+
+def solve_layer(
+    weight: Float[Tensor, "N K"],
+    gram: Float[Tensor, "K K"],
+    cross: Float[Tensor, "K K"] | None = None,
+    tokens: int | None = None,
+    settings: SolverSettings | None = None,
+    quadratic: Quadratic | None = None,
+) -> LayerSolution:
+    """Makes one weight 2:4 along its last axis, with the least change of the layer's output.
+
+    Args:
+        weight: `W`; any float dtype.
+        gram: `XₛᵀXₛ` of the layer's actual input, undamped; any scale.
+        cross: `X_dᵀXₛ` on the same scale, with the dense network's input `X_d`; None where both inputs are the same.
+        tokens: Rows of `X`, for the automatic damping.
+        settings: How to solve; None means the defaults.
+        quadratic: `Quadratic.of(gram, cross, damping)` where the caller shares it between layers.
+
+    Returns:
+        The solution; `solution.weight` is 2:4 whatever the status says.
+
+    Raises:
+        ValueError: Shapes do not fit, K is not a multiple of 4, or an entry is NaN or Inf.
+    """
+    settings = settings or SolverSettings()
+    started = time.perf_counter()
+    _check(weight, gram, cross)
+    work = weight.double() if weight.dtype == torch.float64 else weight.float()
+    if is_two_four(work):
+        target, solved, iterations, status = work, work, 0, Status.ALREADY_SPARSE
+    elif settings.method in {"prox", "prox-gradient"}:
+        target, solved, iterations, status = _solve_prox(work, gram, cross, tokens, settings, quadratic)
+    else:
+        target, (solved, status) = work, _solve_baseline(work, gram, settings.method)
+        iterations = 0
+    solved = positive_zeros(solved.to(weight.dtype))
+    scale = float(loss(work, torch.zeros_like(work), gram).sum())
+    lost = float(loss(solved, target, gram).sum())
+    return LayerSolution(
+        weight=solved,
+        mask=solved != 0,
+        loss=lost,
+        relative_error=lost / scale if scale > 0 else 0.0,
+        iterations=iterations,
+        seconds=time.perf_counter() - started,
+        status=status,
+    )
+
+
+def _solve_prox(
+    weight: Tensor,
+    gram: Tensor,
+    cross: Tensor | None,
+    tokens: int | None,
+    settings: SolverSettings,
+    quadratic: Quadratic | None,
+) -> tuple[Tensor, Tensor, int, Status]:
+    if quadratic is None:
+        damping = automatic_damping(tokens, weight.shape[1]) if settings.damping is None else settings.damping
+        try:
+            quadratic = Quadratic.of(gram, cross, damping)
+        except torch.linalg.LinAlgError:
+            diagonal = gram.diagonal().clamp_min(0)
+            masked = torch.where(baselines.wanda(weight, diagonal), weight, 0.0)
+            return weight, masked, 0, Status.FACTORISATION_FAILED
+    if quadratic.degenerate:
+        return weight, torch.where(two_four_mask(weight), weight, 0.0), 0, Status.ZERO_GRAM
+    target = quadratic.target(weight, settings.blend)
+    solver = settings.mask_solver if settings.method == "prox" else settings.gradient_solver
+    pieces, iterations, settled = [], 0, True
+    for rows in target.split(max(1, ROWS_AT_ONCE // weight.shape[1])):
+        mask, taken, all_settled = _find_mask(solver, quadratic, rows)
+        refined, _ = conjugate_gradient(rows, mask, quadratic.gram.to(rows.dtype), rows)
+        pieces.append(refined)
+        iterations, settled = max(iterations, taken), settled and all_settled
+    return target, torch.cat(pieces), iterations, Status.SETTLED if settled else Status.LIMIT
+
+
+def _find_mask(
+    solver: ProximalAdmm | ProximalGradient, quadratic: Quadratic, target: Tensor
+) -> tuple[Tensor, int, bool]:
+    """Drives a mask solver in unit-diagonal coordinates, weights of mean magnitude 1."""
+    scaled = (target.double() * quadratic.scale).float()
+    size = float(scaled.abs().mean())
+    if size == 0:
+        return two_four_mask(scaled), 0, True
+    state = solver.init(quadratic, scaled / size)
+    while state.iteration < solver.limit and not solver.done(state):
+        state = solver.step(quadratic, state)
+    return two_four_mask(state.sparse), state.iteration, solver.done(state)
+
+
+def _solve_baseline(weight: Tensor, gram: Tensor, method: Method) -> tuple[Tensor, Status]:
+    if method == "sparsegpt":
+        try:
+            return baselines.sparsegpt(weight, gram), Status.DIRECT
+        except torch.linalg.LinAlgError:
+            mask = baselines.wanda(weight, gram.diagonal().clamp_min(0))
+            return torch.where(mask, weight, 0.0), Status.FACTORISATION_FAILED
+    mask = baselines.wanda(weight, gram.diagonal()) if method == "wanda" else baselines.magnitude(weight)
+    return torch.where(mask, weight, 0.0), Status.DIRECT
+
+
+def _check(weight: Tensor, gram: Tensor, cross: Tensor | None) -> None:
+    n, k = weight.shape
+    if k % GROUP:
+        raise ValueError(f"weight must have K % {GROUP} == 0. Got shape [{n}, {k}]. Leave this layer dense.")
+    for name, matrix in (("gram", gram), ("cross", cross)):
+        if matrix is not None and tuple(matrix.shape) != (k, k):
+            raise ValueError(f"{name} must have shape (K, K) = ({k}, {k}). Got {tuple(matrix.shape)}.")
+        if matrix is not None and not bool(torch.isfinite(matrix).all()):
+            raise ValueError(f"{name} must be finite. Got NaN or Inf.")
+    if not bool(torch.isfinite(weight).all()):
+        raise ValueError("weight must be finite. Got NaN or Inf.")

@@ -1,0 +1,1 @@
+"""What the sparse model is worth: accuracy against the dense one, and gates on it."""
