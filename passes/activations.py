@@ -33,7 +33,11 @@ class Rows:
         if self.k_axis == -2 and x.ndim > 1:  # noqa: PLR2004 (an axis, not a quantity)
             x = x.transpose(-1, -2)
         rows = x.reshape(-1, x.shape[-1])
-        yield from rows.split(max(1, min(CHUNK_TOKENS, CHUNK_VALUES // max(1, rows.shape[1]))))
+        yield from torch.split(rows, max(1, min(CHUNK_TOKENS, CHUNK_VALUES // max(1, rows.shape[1]))))
+
+    def products(self, value: Array) -> Float[Tensor, "tokens N"]:
+        """A value of the shape of the node's result as the matrix `X Wᵀ`, for a weight that is the right operand."""
+        return _as_float(value).reshape(-1, value.shape[-1])
 
 
 @dataclass(frozen=True)
@@ -58,8 +62,14 @@ class Patches:
         """`X` in pieces of at most about `CHUNK_VALUES` entries (one sample where a sample is larger)."""
         per_sample = max(1, math.prod(self.kernel) * math.prod(activation.shape[1:]))
         step = max(1, CHUNK_VALUES // per_sample)
-        for start in range(0, activation.shape[0], step):
-            yield from self._matrix(_as_float(activation[start : start + step])).split(CHUNK_TOKENS)
+        if activation.size == 0:  # no sample, or samples without extent: no token
+            yield torch.zeros(0, math.prod(self.kernel) * activation.shape[1])
+        for start in range(0, activation.shape[0] if activation.size else 0, step):
+            yield from torch.split(self._matrix(_as_float(activation[start : start + step])), CHUNK_TOKENS)
+
+    def products(self, value: Array) -> Float[Tensor, "tokens N"]:
+        """A value of the shape of the node's result as the matrix `X Wᵀ`."""
+        return _as_float(value).movedim(1, -1).reshape(-1, value.shape[1])
 
     def _matrix(self, x: Float[Tensor, "..."]) -> Float[Tensor, "tokens K"]:
         spatial = len(self.kernel)

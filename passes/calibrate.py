@@ -49,7 +49,7 @@ class Moments:
     @property
     def is_finite(self) -> bool:
         """Whether no sum is NaN or Inf."""
-        return bool(torch.isfinite(self.gram).all() and torch.isfinite(self.cross).all() and torch.isfinite(self.dense).all())
+        return all(bool(torch.isfinite(sums).all()) for sums in (self.gram, self.cross, self.dense))
 
     def __add__(self, other: "Moments") -> "Moments":
         """Sums over both sets of tokens."""
@@ -60,15 +60,19 @@ class Moments:
 
 @dataclass(frozen=True)
 class Observation:
-    """What calibration learnt about a layer's input. Layers that read the same value share the object.
+    """What calibration learnt about a layer's input. Layers that read the same value share the moments.
 
     Attributes:
         fit: Moments of the data that masks and weights are fitted to.
         choice: Moments of the data that settings are chosen on; None where none is held back.
+        residuals: By part: `(r_d − rₛ)ᵀXₛ` [N, K], float64, of the residual branch that is added to the layer's
+            product: how far the branch has moved away from the dense network's, which this layer can make good.
+            Empty where there is no such branch or it has not moved.
     """
 
     fit: Moments
     choice: Moments | None
+    residuals: Mapping[str, Float[Tensor, "N K"]] = field(default_factory=dict)
 
 
 @dataclass
@@ -111,9 +115,10 @@ class Calibration:
         dense, pruned = _Runner(self.graph, stage, {}), _Runner(self.graph, stage, weights)
         views = _distinct_views(stage)
         sums: dict[tuple[str, View], dict[str, Moments]] = {view: {} for view in views}
+        residuals: dict[str, dict[str, Tensor]] = {}
         for index, batch in enumerate(self.batches):
             same = all(self._dense[index][name] is self._pruned[index][name] for name in self._pruned[index])
-            untouched = same and not stage_depends_on(stage, weights)
+            untouched = same and not weights  # nothing is pruned yet: one run serves both streams
             self._dense[index] = dense.run(self._dense[index])
             self._pruned[index] = self._dense[index] if untouched else pruned.run(self._pruned[index])
             self.executions += len(stage.nodes) * (1 if untouched else 2)
@@ -122,41 +127,34 @@ class Calibration:
                 moments = _moments(view, self._dense[index][name], self._pruned[index][name], where)
                 part = sums[name, view]
                 part[batch.part] = part[batch.part] + moments if batch.part in part else moments
+            for linear, use in stage.observed:
+                product = _residual_product(linear, use, self._dense[index], self._pruned[index])
+                if product is not None:
+                    known = residuals.setdefault(linear.name, {})
+                    known[batch.part] = known[batch.part] + product if batch.part in known else product
             self._forget(index, stage)
             tick()
-        return self._collect(stage, sums)
+        return self._collect(stage, sums, residuals)
 
     def _forget(self, index: int, stage: Stage) -> None:
         for stream in (self._dense, self._pruned):
             stream[index] = {name: value for name, value in stream[index].items() if name in stage.kept}
 
     def _collect(
-        self, stage: Stage, sums: Mapping[tuple[str, View], dict[str, Moments]]
+        self,
+        stage: Stage,
+        sums: Mapping[tuple[str, View], dict[str, Moments]],
+        residuals: Mapping[str, Mapping[str, Tensor]],
     ) -> dict[str, Observation]:
-        shared: dict[tuple[str, View], Observation] = {}
         for linear, use in stage.observed:
             seen = sums[use.activation, use.view]
-            if len(linear.uses) == 1:
-                continue
-            known = self._pending.setdefault(linear.name, {})
-            for part, moments in seen.items():
-                known[part] = known[part] + moments if part in known else moments
+            known = self._pending.get(linear.name)
+            self._pending[linear.name] = seen if known is None else _added(known, seen)
         result = {}
         for linear in stage.linears:
-            if len(linear.uses) > 1:
-                parts = self._pending.pop(linear.name)
-                result[linear.name] = Observation(parts["fit"], parts.get("choice"))
-                continue
-            key = (linear.uses[0].activation, linear.uses[0].view)
-            if key not in shared:
-                shared[key] = Observation(sums[key]["fit"], sums[key].get("choice"))
-            result[linear.name] = shared[key]
+            parts = self._pending.pop(linear.name)
+            result[linear.name] = Observation(parts["fit"], parts.get("choice"), residuals.get(linear.name, {}))
         return result
-
-
-def stage_depends_on(stage: Stage, weights: Mapping[str, Array]) -> bool:
-    """Whether a node of the stage reads, directly or behind constants, one of `weights`."""
-    return bool(weights) and bool(stage.nodes)
 
 
 class _Runner:
@@ -182,10 +180,38 @@ def _distinct_views(stage: Stage) -> dict[tuple[str, View], list[Linear]]:
     return views
 
 
+def _added(left: Mapping[str, Moments], right: Mapping[str, Moments]) -> dict[str, Moments]:
+    return {part: left[part] + right[part] for part in left}
+
+
+def _residual_product(
+    linear: Linear, use: Use, dense: Mapping[str, Array], pruned: Mapping[str, Array]
+) -> Tensor | None:
+    """`(r_d − rₛ)ᵀXₛ` where the branch is computed already, has moved, and has the shape of the layer's product."""
+    if use.residual is None or len(linear.uses) > 1 or use.residual not in pruned:
+        return None
+    r_dense, r_pruned = dense[use.residual], pruned[use.residual]
+    if r_dense is r_pruned or r_dense.ndim < pruned[use.activation].ndim:
+        return None
+    moved = use.view.products(r_dense) - use.view.products(r_pruned)
+    total, start = torch.zeros(linear.n, linear.k, dtype=torch.float64), 0
+    for chunk in use.view.chunks(pruned[use.activation]):
+        rows = moved[start : start + len(chunk)]
+        if rows.shape != (len(chunk), linear.n):
+            return None
+        total += rows.to(chunk.dtype).T @ chunk
+        start += len(chunk)
+    return total if start == len(moved) and bool(torch.isfinite(total).all()) else None
+
+
 def _moments(view: View, dense: Array, pruned: Array, where: str) -> Moments:
-    """Float32 products over bounded chunks, float64 totals."""
+    """Float32 products over bounded chunks, float64 totals.
+
+    Where the graph chose other tokens in the pruned stream than in the dense one (NonZero, TopK, ...), rows cannot be
+    paired: the batch then counts as if the dense stream had seen the pruned one's input.
+    """
     totals: Moments | None = None
-    for x_dense, x_pruned in _pairs(view, dense, pruned):
+    for x_dense, x_pruned in _pairs(view, dense if dense.shape == pruned.shape else pruned, pruned):
         chunk = _products(x_dense, x_pruned)
         if not chunk.is_finite:
             if not bool(torch.isfinite(x_dense).all() and torch.isfinite(x_pruned).all()):

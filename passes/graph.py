@@ -22,6 +22,7 @@ class Reason(enum.Enum):
 
     GROUPED_CONV = "grouped or depthwise convolution: TensorRT has no sparse kernel for it"
     TRANSPOSED_CONV = "transposed convolution: TensorRT has no sparse kernel for it"
+    DEFORMABLE_CONV = "deformable convolution: TensorRT has no sparse kernel for it"
     NOT_MULTIPLE_OF_FOUR = "the reduction dimension is not a multiple of 4"
     NOT_CONSTANT = "the weight is not a constant of the model"
     NO_ACTIVATION = "both operands are constants: nothing is computed from the input"
@@ -52,11 +53,13 @@ class Use:
         node: Name of the node.
         activation: Name of the value that is multiplied.
         view: How that value becomes a matrix [tokens, K].
+        residual: Name of the activation that is added to the product, past constant biases; None where there is none.
     """
 
     node: str
     activation: str
     view: View
+    residual: str | None = None
 
 
 @dataclass(frozen=True)
@@ -183,5 +186,6 @@ def as_numpy_dtype(name: str) -> np.dtype[Any]:
     if name == "bfloat16":
         import ml_dtypes  # noqa: PLC0415 (only for the one type NumPy lacks)
 
-        return np.dtype(ml_dtypes.bfloat16)
-    return np.dtype(name)
+        name = ml_dtypes.bfloat16
+    dtype: np.dtype[Any] = np.dtype(name)
+    return dtype

@@ -1,5 +1,6 @@
 """Recognises linear operators in an ONNX graph: which weight, which layout, which activation, or why not."""
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -19,6 +20,7 @@ FLOAT_TYPES = {
 ONNX_DOMAINS = {"", "ai.onnx", "ai.onnx.ml"}
 REFUSED = {
     "ConvTranspose": Reason.TRANSPOSED_CONV,
+    "DeformConv": Reason.DEFORMABLE_CONV,
     "Einsum": Reason.EINSUM,
     "MatMulInteger": Reason.INTEGER_OPERATOR,
     "ConvInteger": Reason.INTEGER_OPERATOR,
@@ -56,7 +58,8 @@ class _Refusal:
 
 def operators(model: ir.Model, names: Mapping[ir.Node, str]) -> list[Candidate | Skipped]:
     """Every linear-like node of the model, in topological order: main graph, then subgraphs, then functions."""
-    found = {node: verdict for node in model.graph if (verdict := _recognise(node)) is not None}
+    functions = {key: _multiplies(function, model) for key, function in model.functions.items()}
+    found = {node: verdict for node in model.graph if (verdict := _recognise(node, functions)) is not None}
     uses = {
         (node, index)
         for node, verdict in found.items()
@@ -64,9 +67,11 @@ def operators(model: ir.Model, names: Mapping[ir.Node, str]) -> list[Candidate |
         for index in [verdict.weight_index]
     }
     result = [_finish(names[node], node, verdict, uses, names) for node, verdict in found.items()]
-    for node in model.graph.all_nodes():
-        if node.graph is not model.graph and _is_linear_like(node):
-            result.append(_skip(names.get(node, _fallback_name(node)), node, _Refusal(Reason.IN_SUBGRAPH)))
+    result.extend(
+        _skip(names[node], node, _Refusal(Reason.IN_SUBGRAPH))
+        for node in model.graph.all_nodes()
+        if node.graph is not model.graph and _is_linear_like(node)
+    )
     for function in model.functions.values():
         for node in function.all_nodes():
             if _is_linear_like(node):
@@ -104,10 +109,19 @@ class _Match:
     group_size: int
 
 
-def _recognise(node: ir.Node) -> _Match | _Refusal | None:
-    if node.domain not in ONNX_DOMAINS:
-        weight = _first_constant(node)
-        return _Refusal(Reason.FUSED_OPERATOR, f"{node.domain}.{node.op_type}", weight) if weight else None
+def _multiplies(function: ir.Function, model: ir.Model) -> bool:
+    """Whether a linear-like node stands in a model-local function, or in one that it calls."""
+    called = [model.functions.get(node.op_identifier()) for node in function.all_nodes()]
+    inside = any(_multiplies(other, model) for other in called if other is not None)
+    return inside or any(map(_is_linear_like, function.all_nodes()))
+
+
+def _recognise(node: ir.Node, functions: Mapping[ir.OperatorIdentifier, bool]) -> _Match | _Refusal | None:
+    multiplies = functions.get(node.op_identifier())
+    if multiplies is not None or node.domain not in ONNX_DOMAINS:
+        reason = Reason.FUSED_OPERATOR if multiplies is None else Reason.IN_FUNCTION
+        weight = None if multiplies is False else _first_constant(node)
+        return _Refusal(reason, f"{node.domain}.{node.op_type}", weight) if weight else None
     if node.op_type in REFUSED:
         return _Refusal(REFUSED[node.op_type], weight=_first_constant(node))
     match node.op_type:
@@ -210,6 +224,8 @@ def _resolve(value: ir.Value | None) -> _Constant | _Refusal:  # noqa: PLR0911 (
     if isinstance(before, _Refusal):
         return before
     match node.op_type:
+        case "Cast" if node.attributes.get_int("to", 0) not in FLOAT_TYPES:
+            return _computed(node)  # what is read are integers, not the stored float
         case "Transpose":
             default = tuple(reversed(range(len(before.layout.shape))))
             return _Constant(before.root, before.layout.permute(node.attributes.get_ints("perm", default)))
@@ -244,13 +260,29 @@ def _computed_by(node: ir.Node) -> str:
 
 
 def _reshape_target(node: ir.Node, before: tuple[int, ...]) -> tuple[int, ...] | None:
-    target = _resolve(node.inputs[1])
-    if isinstance(target, _Refusal):
-        return None
-    sizes = [int(size) for size in np.ravel(target.tensor.numpy())]
+    if len(node.inputs) == 1:  # before opset 5
+        sizes = list(node.attributes.get_ints("shape", ()))
+    else:
+        target = _resolve_shape(node.inputs[1])
+        if target is None:
+            return None
+        sizes = target
     if not node.attributes.get_int("allowzero", 0):
         sizes = [before[axis] if size == 0 else size for axis, size in enumerate(sizes)]
     return tuple(sizes)
+
+
+def _resolve_shape(value: ir.Value | None) -> list[int] | None:
+    """The integers of a constant shape, directly or behind Identity and Cast."""
+    while value is not None:
+        tensor = stored_tensor(value)
+        if tensor is not None:
+            return [int(size) for size in np.ravel(tensor.numpy())]
+        node = value.producer()
+        if node is not None and node.op_type == "Constant" and "value_ints" in node.attributes:
+            return list(node.attributes["value_ints"].as_ints())
+        value = node.inputs[0] if node is not None and node.op_type in {"Identity", "Cast"} else None
+    return None
 
 
 def _finish(
@@ -272,13 +304,27 @@ def _finish(
     activation = node.inputs[verdict.use_of]
     if activation is None:
         return _skip(name, node, _Refusal(Reason.NO_ACTIVATION, weight=constant))
-    use = Use(name, str(activation.name), verdict.view)
+    is_product = verdict.weight_index == 1 and node.attributes.get_float("alpha", 1.0) == 1.0
+    residual = _residual(node) if is_product else None
+    use = Use(name, str(activation.name), verdict.view, residual)
     return Candidate(use, node.op_type, str(constant.root.name), dtype, verdict.layout, verdict.group_size)
 
 
-def _other_reader(
-    constant: _Constant, uses: set[tuple[ir.Node, int]], names: Mapping[ir.Node, str]
-) -> _Refusal | None:
+def _residual(node: ir.Node) -> str | None:
+    """The activation that an Add joins to the node's result, past constant biases: a residual branch."""
+    value = node.outputs[0]
+    while len(value.uses()) == 1 and not value.is_graph_output():
+        ((reader, index),) = value.uses()
+        if reader.op_type != "Add" or reader.graph is not node.graph:
+            return None
+        other = reader.inputs[1 - index]
+        if other is None or not isinstance(_resolve(other), _Constant):
+            return None if other is None else other.name
+        value = reader.outputs[0]
+    return None
+
+
+def _other_reader(constant: _Constant, uses: set[tuple[ir.Node, int]], names: Mapping[ir.Node, str]) -> _Refusal | None:
     """Why the weight cannot change although this node could use the pruned one, or None."""
     main = constant.root.graph or constant.root.producer().graph  # type: ignore[union-attr]
     pending = [constant.root]
@@ -304,29 +350,34 @@ def _skip(name: str, node: ir.Node, refusal: _Refusal) -> Skipped:
     weight = refusal.weight or _first_constant(node)
     if weight is None:
         return Skipped(name, node.op_type, None, None, None, 0, refusal.reason, refusal.detail)
-    k, n = _dimensions(node, weight.layout.shape)
-    size = int(np.prod(weight.layout.stored))
+    k, n = _dimensions(node, weight)
+    size = math.prod(weight.layout.stored)
     return Skipped(name, node.op_type, weight.root.name, k, n, size, refusal.reason, refusal.detail)
 
 
-def _dimensions(node: ir.Node, shape: tuple[int, ...]) -> tuple[int | None, int | None]:
-    """(K, N) as far as the operator tells them."""
+def _dimensions(node: ir.Node, weight: _Constant) -> tuple[int | None, int | None]:
+    """(K, N) as far as the operator tells them; a fused vendor operator is read as what it was fused from."""
+    shape = weight.layout.shape
     if len(shape) < MATRIX:
         return None, None
-    match node.op_type:
-        case "Conv" | "QLinearConv" | "ConvInteger":
-            return int(np.prod(shape[1:])), shape[0]
+    match node.op_type.removeprefix("Fused"):
+        case "Conv" | "QLinearConv" | "ConvInteger" | "DeformConv":
+            return math.prod(shape[1:]), shape[0]
+        case "ConvTranspose":
+            groups = node.attributes.get_int("group", 1)
+            return shape[0] * math.prod(shape[2:]) // groups, shape[1] * groups
         case "MatMul" | "MatMulInteger" | "QLinearMatMul" | "Gemm":
-            left = isinstance(_resolve(node.inputs[0]), _Constant)
-            last_is_k = left or (node.op_type == "Gemm" and node.attributes.get_int("transB", 0) != 0)
-            return (shape[-1], shape[-2]) if last_is_k else (shape[-2], shape[-1])
+            first = _resolve_quantised(node.inputs[0])
+            is_left = first is not None and first.root is weight.root
+            transposed = node.attributes.get_int("transA" if is_left else "transB", 0) != 0
+            return (shape[-1], shape[-2]) if is_left != transposed else (shape[-2], shape[-1])
     return None, None
 
 
 def _first_constant(node: ir.Node) -> _Constant | None:
     """The largest constant operand with at least two dimensions."""
     constants = [side for side in map(_resolve_quantised, node.inputs) if side and len(side.layout.shape) >= MATRIX]
-    return max(constants, key=lambda side: int(np.prod(side.layout.stored)), default=None)
+    return max(constants, key=lambda side: math.prod(side.layout.stored), default=None)
 
 
 def _resolve_quantised(value: ir.Value | None) -> _Constant | None:

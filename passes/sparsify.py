@@ -1,7 +1,7 @@
 """Per layer: settings chosen on held-back tokens, mask solver, masked refinement. Knows no graph format."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -12,7 +12,7 @@ from prox24_export.settings import AIMS_AT_DENSE_OUTPUT, Settings
 from prox24_export.solver.layer import LayerSolution, SolverSettings, solve_layer
 from prox24_export.solver.quadratic import Quadratic, automatic_damping
 
-DAMPINGS = (0.3, 1.0, 3.0)  # factors on the automatic damping that held-back tokens choose between
+USUAL_BLEND = 0.5  # where no tokens are held back to choose it: half-way was never far from the best
 
 
 @dataclass(frozen=True)
@@ -70,13 +70,26 @@ class Sparsify:
             tick()
         return result
 
-    def _aimed(
-        self, weight: Tensor, seen: Observation, whole: Moments, quadratics: _Quadratics
-    ) -> Solved:
-        damping = automatic_damping(whole.tokens, weight.shape[1]) if self.settings.damping is None else self.settings.damping
-        blend = 1.0 if self.settings.blend is None else self.settings.blend
+    def _aimed(self, weight: Tensor, seen: Observation, whole: Moments, quadratics: _Quadratics) -> Solved:
+        """Blend from held-back tokens, where there are some; then solved on all tokens."""
+        width = weight.shape[1]
+        damping = self.settings.damping
+        if damping is None:
+            damping = automatic_damping(whole.tokens, width)
+        blend = self.settings.blend
+        if blend is None:
+            blend = best_blend(weight, seen, quadratics.of(seen.fit, damping)) if seen.choice else USUAL_BLEND
         settings = SolverSettings(method=self.settings.method, damping=damping, blend=blend)
-        solution = solve_layer(weight, whole.gram, whole.cross, whole.tokens, settings, quadratics.of(whole, damping))
+        residual = sum(seen.residuals.values()) if seen.residuals else None
+        solution = solve_layer(
+            weight,
+            whole.gram,
+            whole.cross,
+            whole.tokens,
+            settings,
+            residual=residual,
+            quadratic=quadratics.of(whole, damping),
+        )
         return Solved(solution, blend, damping)
 
     def _baseline(self, weight: Tensor, moments: Moments) -> Solved:
@@ -84,3 +97,26 @@ class Sparsify:
         settings = SolverSettings(method=self.settings.method)
         solution = solve_layer(weight, gram, settings=settings)
         return Solved(solution, 0.0, 0.0)
+
+
+def best_blend(weight: Float[Tensor, "N K"], seen: Observation, fitted: Quadratic) -> float:
+    """The blend in [0, 1] whose dense target comes closest to the dense network's output on held-back tokens.
+
+    With `D = T − W` fitted on `seen.fit`, the held-back error `‖Xₛ(W + bD)ᵀ + rₛ − X_dWᵀ − r_d‖²` is a parabola in `b`.
+
+    Args:
+        weight: `W`.
+        seen: Moments of both parts; `choice` must be there.
+        fitted: The quadratic of `seen.fit`.
+    """
+    held = seen.choice
+    correction = fitted.correction(weight, seen.residuals.get("fit"))
+    if held is None or correction is None:
+        return 0.0
+    wanted = weight.double() @ (held.cross - held.gram)
+    if "choice" in seen.residuals:
+        wanted = wanted + seen.residuals["choice"]
+    curvature = float(((correction @ held.gram) * correction).sum())
+    if curvature <= 0:
+        return 0.0
+    return min(1.0, max(0.0, float((wanted * correction).sum()) / curvature))

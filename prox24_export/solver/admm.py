@@ -43,8 +43,8 @@ class ProximalAdmm:
 
     penalty: float = 0.1
     strength: float = 0.01
-    penalty_growth: float = 1.15
-    strength_growth: float = 1.15
+    penalty_growth: float = 1.1
+    strength_growth: float = 1.1
     penalty_every: int = 3
     patience: int = 3
     limit: int = 300
@@ -54,7 +54,7 @@ class ProximalAdmm:
         values, vectors = quadratic.spectrum
         return AdmmState(
             fixed=(target @ vectors) * values,
-            sparse=target.clone(),
+            sparse=target.clone(memory_format=torch.contiguous_format),
             dual=torch.zeros_like(target),
             penalty=self.penalty,
             strength=self.strength,

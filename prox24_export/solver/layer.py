@@ -79,6 +79,8 @@ def solve_layer(
     cross: Float[Tensor, "K K"] | None = None,
     tokens: int | None = None,
     settings: SolverSettings | None = None,
+    *,
+    residual: Float[Tensor, "N K"] | None = None,
     quadratic: Quadratic | None = None,
 ) -> LayerSolution:
     """Makes one weight 2:4 along its last axis, with the least change of the layer's output.
@@ -89,6 +91,8 @@ def solve_layer(
         cross: `X_dᵀXₛ` on the same scale, with the dense network's input `X_d`; None where both inputs are the same.
         tokens: Rows of `X`, for the automatic damping.
         settings: How to solve; None means the defaults.
+        residual: `(r_d − rₛ)ᵀXₛ` on the same scale, for a branch `r` that is added to the layer's product and has
+            moved away from the dense network's; the target then makes good for it too.
         quadratic: `Quadratic.of(gram, cross, damping)` where the caller shares it between layers.
 
     Returns:
@@ -104,7 +108,7 @@ def solve_layer(
     if is_two_four(work):
         target, solved, iterations, status = work, work, 0, Status.ALREADY_SPARSE
     elif settings.method in {"prox", "prox-gradient"}:
-        target, solved, iterations, status = _solve_prox(work, gram, cross, tokens, settings, quadratic)
+        target, solved, iterations, status = _solve_prox(work, gram, cross, tokens, settings, residual, quadratic)
     else:
         target, (solved, status) = work, _solve_baseline(work, gram, settings.method)
         iterations = 0
@@ -128,6 +132,7 @@ def _solve_prox(
     cross: Tensor | None,
     tokens: int | None,
     settings: SolverSettings,
+    residual: Tensor | None,
     quadratic: Quadratic | None,
 ) -> tuple[Tensor, Tensor, int, Status]:
     if quadratic is None:
@@ -140,7 +145,10 @@ def _solve_prox(
             return weight, masked, 0, Status.FACTORISATION_FAILED
     if quadratic.degenerate:
         return weight, torch.where(two_four_mask(weight), weight, 0.0), 0, Status.ZERO_GRAM
-    target = quadratic.target(weight, settings.blend)
+    target = weight
+    correction = quadratic.correction(weight, residual) if settings.blend else None
+    if correction is not None:
+        target = weight + (settings.blend * correction).to(weight.dtype)
     solver = settings.mask_solver if settings.method == "prox" else settings.gradient_solver
     pieces, iterations, settled = [], 0, True
     for rows in target.split(max(1, ROWS_AT_ONCE // weight.shape[1])):

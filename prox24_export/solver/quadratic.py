@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 TOKENS_FOR_FIRM_DAMPING = 0.11  # damping × tokens per dimension: .01 at 11 and .0275 at 4, both measured best
-LEAST_DAMPING, MOST_DAMPING = 0.002, 0.1
+LEAST_DAMPING, MOST_DAMPING = 0.01, 0.1
 
 
 def automatic_damping(tokens: int | None, dimension: int) -> float:
@@ -23,24 +23,25 @@ def automatic_damping(tokens: int | None, dimension: int) -> float:
 
 @dataclass(frozen=True)
 class Quadratic:
-    """`tr((V−T) G (V−T)ᵀ)` with `G = (XₛᵀXₛ + δ·mean(diag)·I) / mean(diag)`.
+    """`tr((V−T) G (V−T)ᵀ)` with `G = XₛᵀXₛ/m + δI`, where `m` is the mean diagonal of `XₛᵀXₛ`.
 
     Attributes:
-        gram: `G`, float64, damped, mean diagonal `1 + δ`. The identity where the input is always zero.
-        correction: `(C − G) G⁻¹` [K, K] float64, so that the target of the dense output is `W + W·correction`; None
-            where both streams are the same.
-        damping: `δ`.
-        degenerate: Whether the undamped Gram matrix is zero.
+        gram: `G`, float64.
+        factor: Its lower Cholesky factor.
+        excess: `(X_dᵀXₛ − XₛᵀXₛ)/m`, float64; None where both streams are the same.
+        mean: `m`; 1 where the Gram matrix is zero, which `G` then replaces by the identity.
+        degenerate: Whether it is zero.
     """
 
     gram: Float[Tensor, "K K"]
-    correction: Float[Tensor, "K K"] | None
-    damping: float
+    factor: Float[Tensor, "K K"]
+    excess: Float[Tensor, "K K"] | None
+    mean: float
     degenerate: bool
 
     @classmethod
     def of(cls, gram: Float[Tensor, "K K"], cross: Float[Tensor, "K K"] | None, damping: float) -> "Quadratic":
-        """From undamped moments of any common scale.
+        """From undamped moments of any common scale; `damping` is `δ`.
 
         Raises:
             torch.linalg.LinAlgError: The damped matrix is not positive definite.
@@ -48,14 +49,11 @@ class Quadratic:
         gram = gram.double()
         mean = float(gram.diagonal().mean())
         degenerate = mean <= 0
-        damped = gram / mean if not degenerate else torch.zeros_like(gram)
-        damped = 0.5 * (damped + damped.T)
+        mean = 1.0 if degenerate else mean
+        damped = (gram + gram.T) / (2 * mean)
         damped.diagonal().add_(1.0 if degenerate else damping)
-        if degenerate or cross is None or cross is gram:
-            return cls(damped, None, damping, degenerate)
-        excess = (cross.double() - gram) / mean
-        correction = torch.cholesky_solve(excess.T.contiguous(), torch.linalg.cholesky(damped)).T.contiguous()
-        return cls(damped, correction, damping, degenerate)
+        excess = None if cross is None or cross is gram else (cross.double() - gram) / mean
+        return cls(damped, torch.linalg.cholesky(damped), excess, mean, degenerate)
 
     @cached_property
     def scale(self) -> Float[Tensor, " K"]:
@@ -73,11 +71,25 @@ class Quadratic:
         values, vectors = torch.linalg.eigh(self.gram / (self.scale[:, None] * self.scale))
         return values.clamp_min(0).float(), vectors.float().contiguous()
 
-    def target(self, weight: Float[Tensor, "N K"], blend: float) -> Float[Tensor, "N K"]:
-        """`W + blend·W·(C−G)G⁻¹`: 0 aims at the weight, 1 at what the dense network produced."""
-        if self.correction is None or blend == 0:
-            return weight
-        return weight + (blend * (weight.double() @ self.correction)).to(weight.dtype)
+    def correction(
+        self, weight: Float[Tensor, "N K"], residual: Float[Tensor, "N K"] | None
+    ) -> Float[Tensor, "N K"] | None:
+        """What takes `W` to the least-squares weight for the dense network's output, float64: `(W·(C−G) + R)·G⁻¹`.
+
+        Damping shrinks it towards zero. None where both streams are the same.
+
+        Args:
+            weight: `W`.
+            residual: `R = (r_d − rₛ)ᵀXₛ` of a branch added to the layer's product, on the scale of the moments.
+        """
+        if self.excess is None and residual is None:
+            return None
+        right = torch.zeros_like(weight, dtype=torch.float64)
+        if self.excess is not None:
+            right += weight.double() @ self.excess
+        if residual is not None:
+            right += residual / self.mean
+        return torch.cholesky_solve(right.T.contiguous(), self.factor).T.contiguous()
 
 
 def loss(
