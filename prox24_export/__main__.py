@@ -1,5 +1,6 @@
 """`python -m prox24_export`."""
 
+import os
 import sys
 
 from prox24_export import cli
@@ -7,6 +8,9 @@ from prox24_export import cli
 
 def main() -> None:
     """Entry point of the command."""
+    # Torch, numba and ONNX Runtime share the cores. Their idle threads must sleep, not spin: spinning is a tenth faster
+    # on an idle machine and several times slower on a shared one, such as a CI runner.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     sys.exit(cli.main())
 
 

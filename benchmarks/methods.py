@@ -1,0 +1,56 @@
+"""Every method on every model we have, side by side: README's table.
+
+    python benchmarks/methods.py [--write]
+
+Top-1 in per cent on the evaluation data, which no method sees; no labels and no training anywhere. Models and data are
+read from `PROX24_TEST_DATA` (default `../shared/data`); what is absent is skipped with the reason.
+"""
+
+import argparse
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from models import MODELS, available, export, write
+
+METHODS = ("magnitude", "wanda", "sparsegpt", "prox-gradient", "prox")
+
+
+def measure(model: str, folder: Path) -> dict[str, Any]:
+    """Dense and sparse top-1 by method, wall seconds and peak memory of the default method."""
+    files = MODELS[model][1](folder)
+    row: dict[str, Any] = {"model": model}
+    for method in METHODS:
+        run = export(files, folder, "--method", method)
+        row |= {"dense": run.dense, method: run.sparse, "seconds": run.seconds, "peak_gb": run.peak_gb}
+        print(f"{model}: {method} {run.sparse:.2f} (dense {run.dense:.2f}) in {run.seconds:.1f} s", flush=True)
+    return row
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """The rows as Markdown."""
+    columns = ("dense", *METHODS)
+    lines = [
+        "| model | " + " | ".join(columns) + " | seconds | peak GB |",
+        "|---" * (len(columns) + 3) + "|",
+    ]
+    for row in rows:
+        figures = " | ".join(f"{row[column]:.1f}" for column in columns)
+        lines.append(f"| {row['model']} | {figures} | {row['seconds']:.0f} | {row['peak_gb']:.2f} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Measures and prints; writes with `--write`."""
+    parser = argparse.ArgumentParser(description="Every method on every model.")
+    parser.add_argument("--write", action="store_true", help="write benchmarks/results/methods.{json,md}")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        rows = [measure(model, Path(folder)) for model in filter(available, MODELS)]
+    print(table(rows))
+    if arguments.write:
+        write("methods", rows, table(rows))
+
+
+if __name__ == "__main__":
+    main()

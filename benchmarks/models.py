@@ -1,0 +1,134 @@
+"""Real models with their data, and the command run on them as a user would, with time and memory measured."""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parent.parent
+DATA = Path(os.environ.get("PROX24_TEST_DATA", ROOT.parent / "shared" / "data"))
+RESULTS = ROOT / "benchmarks" / "results"
+MEAN = np.array([0.485, 0.456, 0.406], np.float32)
+DEVIATION = np.array([0.229, 0.224, 0.225], np.float32)
+
+Files = tuple[Path, Path, Path]  # model, calibration, evaluation
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished command: its report, wall seconds from start to end of the process, peak resident memory."""
+
+    report: dict[str, Any]
+    seconds: float
+    peak_gb: float
+    digest: str
+
+    @property
+    def dense(self) -> float:
+        """Top-1 of the dense model, per cent."""
+        return float(self.report["accuracy"]["dense"]["top1"])
+
+    @property
+    def sparse(self) -> float:
+        """Top-1 of the sparse model, per cent."""
+        return float(self.report["accuracy"]["sparse"]["top1"])
+
+    @property
+    def passes_per_stream(self) -> float:
+        """Node executions of calibration, per stream, in dense passes over the data."""
+        executions = self.report["executions"]
+        return float(executions["calibration"]) / 2 / float(executions["dense_pass"])
+
+
+def export(files: Files, folder: Path, *options: str) -> Run:
+    """Runs the command as a user would and measures the process."""
+    model, calibration, evaluation = files
+    out = folder / f"out-{time.monotonic_ns()}"
+    command = [sys.executable, "-m", "prox24_export", str(model), "--calibration", str(calibration)]
+    command += ["--evaluation", str(evaluation), "--out", str(out), *options]
+    started = time.perf_counter()
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        sys.exit(f"{' '.join(command)} ended with {process.returncode}")
+    report = json.loads((out / "report.json").read_text(encoding="utf-8"))
+    return Run(report, time.perf_counter() - started, usage.ru_maxrss / 2**20, report["output"]["sha256"])
+
+
+def digits(_folder: Path) -> Files:
+    """The shipped sample."""
+    here = ROOT / "samples" / "digits"
+    return here / "digits_vit.onnx", here / "calibration.npz", here / "evaluation.npz"
+
+
+def kwt1(folder: Path) -> Files:
+    """KWT-1 keyword spotting, 12 blocks: 384 calibration clips, 1,500 test clips."""
+    arrays = np.load(DATA / "speech" / "kws_features.npz")
+    calibration = save(folder / "kws_calibration.npz", features=arrays["calib"])
+    evaluation = save(folder / "kws_evaluation.npz", features=arrays["test"], labels=arrays["test_y"])
+    return DATA / "speech" / "kwt1_encoder.onnx", calibration, evaluation
+
+
+def resnet20(folder: Path) -> Files:
+    """ResNet-20 on CIFAR-10: 512 calibration images, 2,000 test images."""
+    arrays = np.load(DATA / "images" / "cifar10_jpg_subset.npz")
+    calibration = save(folder / "cifar_calibration.npz", input=normalised(arrays["x_calib"]))
+    evaluation = save(folder / "cifar_evaluation.npz", input=normalised(arrays["x_test"]), labels=arrays["y_test"])
+    return DATA / "images" / "resnet20.onnx", calibration, evaluation
+
+
+def magika(folder: Path) -> Files:
+    """Magika file types: calibrated on rows 0 to 255, evaluated on the others."""
+    arrays = np.load(DATA / "files" / "files_labelled.npz")
+    calibration = save(folder / "magika_calibration.npz", bytes=arrays["x"][:256])
+    evaluation = save(folder / "magika_evaluation.npz", bytes=arrays["x"][256:], labels=arrays["y"][256:])
+    return DATA / "files" / "magika_v3_3.onnx", calibration, evaluation
+
+
+MODELS: dict[str, tuple[str, Callable[[Path], Files]]] = {
+    "digits sample": ("", digits),
+    "KWT-1": ("speech", kwt1),
+    "ResNet-20": ("images", resnet20),
+    "Magika": ("files", magika),
+}  # name: (folder of the data, files)
+
+
+def available(name: str) -> bool:
+    """Whether a model's data are there; says so on stderr where they are not."""
+    folder = DATA / MODELS[name][0]
+    if not folder.is_dir():
+        print(f"skipped {name}: {folder} is not there (set PROX24_TEST_DATA)", file=sys.stderr)
+    return folder.is_dir() or not MODELS[name][0]
+
+
+def save(path: Path, **arrays: np.ndarray[Any, Any]) -> Path:
+    """Writes an .npz file."""
+    np.savez(path, **arrays)  # type: ignore[arg-type] # NumPy's stub takes the names for its own options
+    return path
+
+
+def normalised(images: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """[N, H, W, 3] uint8 → [N, 3, H, W] float32, ImageNet mean and deviation."""
+    scaled = (images.astype(np.float32) / 255 - MEAN) / DEVIATION
+    return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))
+
+
+def write(name: str, rows: list[dict[str, Any]], table: str) -> None:
+    """Puts results with machine and date under `benchmarks/results/`."""
+    RESULTS.mkdir(exist_ok=True)
+    date = datetime.now(UTC).date().isoformat()
+    machine = f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}"
+    facts = {"date": date, "machine": machine, "rows": rows}
+    text = json.dumps(facts, indent=2, ensure_ascii=False)
+    (RESULTS / f"{name}.json").write_text(text + "\n", encoding="utf-8")
+    (RESULTS / f"{name}.md").write_text(f"Measured {date} on {machine}.\n\n{table}", encoding="utf-8")

@@ -1,0 +1,163 @@
+"""`summary.md`: what a reader of a CI run must see, and what names must not be able to do."""
+
+import math
+from dataclasses import replace
+
+import pytest
+from example import build, layer, nothing_eligible
+
+from prox24_export.report.markdown import RANDOM_WARNING, figures, number, render, tables, verdict
+from prox24_export.report.model import AccuracyReport, DataFacts, Gate, LayerReport, OutputReport, Report
+
+MOST_BYTES = 60_000
+
+
+def one_layer(name: str, **changes: object) -> Report:
+    only: LayerReport = replace(layer(0), name=name, **changes)  # type: ignore[arg-type]
+    return build(layers=(only,))
+
+
+def test_the_verdict_comes_first() -> None:
+    first = render(build()).splitlines()[0]
+    assert first == "**74 of 98 linear layers are 2:4 sparse; top-1 97.2 % against 97.6 % dense (−0.4 points).**"
+
+
+def test_tables_hold_gates_accuracy_layers_data_files_and_versions() -> None:
+    text = render(build())
+    assert "|max-accuracy-drop|0.4 points|at most 0.5 points|passed|" in text
+    assert "|min-snr|17.05 dB|at least 15 dB|passed|" in text
+    assert "|top-1|97.6 %|97.2 %|−0.4 points|" in text
+    assert "|`logits`|21.3 dB|0.996412|1.82|98.81 %|" in text
+    assert "|`embedding`|17.1 dB|0.990136|0.734||" in text
+    assert "|`/encoder/layers.0/q_proj/MatMul`|MatMul|256 × 256|65,536|0.4 %|one weight, 2 uses|" in text
+    assert "|excluded by the user|6|" in text
+    assert "|`/encoder/layers.1/fc2/MatMul`|Gemm|the reduction dimension is not a multiple of 4 (K = 35)|" in text
+    assert "|choice|877|damping and blend, then masks and weights|clips/train.npz|" in text
+    assert "Calibration took 18,240 node executions in 41 stages, 2.4 × one dense pass." in text
+    assert f"|kwt1-2to4/model.onnx|13,421,773 bytes|{'b' * 64}|" in text
+    assert "onnxruntime 1.23.0" in text
+    assert "Warning:** 12 samples were left out" in text
+    assert RANDOM_WARNING not in text
+
+
+def test_layers_with_the_worst_error_come_first() -> None:
+    rows = [line for line in render(build()).splitlines() if line.startswith("|`/encoder") and " %|" in line]
+    errors = [float(row.split("|")[5].removesuffix(" %")) for row in rows]
+    assert len(errors) == 74
+    assert errors == sorted(errors, reverse=True)
+
+
+def test_every_row_has_as_many_cells_as_its_header() -> None:
+    widths: set[int] = set()
+    for line in [*render(build()).splitlines(), ""]:
+        if line.startswith("|"):
+            widths.add(line.count("|"))
+        else:
+            assert len(widths) <= 1
+            widths.clear()
+
+
+def test_random_data_are_announced_before_any_figure() -> None:
+    random = DataFacts("random", "random", fit=20, choice=6, report=6, is_random=True)
+    text = render(build(data=random, warnings=(RANDOM_WARNING,)))
+    assert text.count("inputs were random") == 1
+    assert text.index("inputs were random") < text.index("## ")
+
+
+def test_nothing_eligible_says_so_and_counts_reasons() -> None:
+    text = render(nothing_eligible())
+    assert text.startswith("**Nothing eligible: model.onnx is a byte copy of the input.**")
+    assert "|grouped or depthwise convolution: TensorRT has no sparse kernel for it|2|" in text
+    for absent in ("Sparse layers", "## Gates", "## Accuracy", "## Data", "Calibration took"):
+        assert absent not in text
+
+
+def test_a_copy_is_claimed_only_where_hashes_agree() -> None:
+    assert "byte copy" not in verdict(build(layers=()))
+
+
+def test_without_labels_the_verdict_names_the_worst_output() -> None:
+    accuracy = AccuracyReport(9, {}, {}, (OutputReport("a", None, 1, 0, None), OutputReport("b", 30.06, 0.9, 1, None)))
+    assert verdict(build(accuracy=accuracy)).endswith("; worst output SNR 30.1 dB.")
+    assert tables(build(accuracy=accuracy))["outputs"].rows[1][:2] == ("a", "∞ (equal)")
+
+
+def test_without_accuracy_the_verdict_says_so() -> None:
+    text = render(build(accuracy=None))
+    assert text.splitlines()[0].endswith("; accuracy was not measured.**")
+    assert "## Accuracy" not in text
+    assert "## Outputs" not in text
+
+
+def test_a_failed_gate_is_in_the_verdict() -> None:
+    gates = (
+        Gate("max-accuracy-drop", None, 0.5, "points", passed=False),
+        Gate("min-snr", 14.96, 15, "dB", passed=False),
+    )
+    text = render(build(gates=gates))
+    assert "; gate failed: max-accuracy-drop, min-snr." in text.splitlines()[0]
+    assert "|max-accuracy-drop|not measured|at most 0.5 points|failed|" in text
+    assert "|min-snr|14.96 dB|at least 15 dB|failed|" in text
+
+
+def test_a_thousand_layers_stay_under_sixty_kilobytes() -> None:
+    text = render(build(1000))
+    worst = max(build(1000).sparse_layers, key=lambda entry: entry.relative_error or 0)
+    assert len(text.encode()) < MOST_BYTES
+    assert f"`{worst.name}`" in text
+    assert text.count(" more rows left out; report.json has them all.") == 2
+
+
+def test_long_names_and_many_warnings_stay_under_sixty_kilobytes() -> None:
+    long = tuple(replace(entry, name="名" * 999 + str(i), notes=("n" * 999,)) for i, entry in enumerate(build().layers))
+    outputs = tuple(OutputReport("o" * 999, 3.0, 0.5, 1.0, 0.5) for _ in range(500))
+    report = build(layers=long, warnings=tuple(f"{i}" * 99 for i in range(999)))
+    text = render(replace(report, accuracy=AccuracyReport(1, {}, {}, outputs)))
+    assert len(text.encode()) < MOST_BYTES
+    assert "more warnings left out" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("a|b", "`a\\|b`"),
+        ("a\nb", "`a b`"),
+        ("a`b", "`` a`b ``"),
+        ("<script>", "`<script>`"),
+    ],
+)
+def test_a_name_stays_inside_its_code_span(name: str, expected: str) -> None:
+    assert f"|{expected}|MatMul|" in render(one_layer(name))
+
+
+def test_words_in_cells_are_not_markup() -> None:
+    text = render(one_layer("n", notes=("<b>|*x*\n_y_ C_in\\",)))
+    assert "|\\<b\\>\\|\\*x\\* \\_y\\_ C_in&#92;|" in text
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (0, "0"),
+        (0.5, "0.5"),
+        (12.345, "12.3"),
+        (999.7, "1,000"),
+        (1234567.0, "1,234,567"),
+        (-0.004, "−0.004"),
+        (math.inf, "∞"),
+        (-math.inf, "−∞"),
+        (math.nan, "not a number"),
+    ],
+)
+def test_numbers_are_written_for_people(value: float, expected: str) -> None:
+    assert number(value) == expected
+
+
+@pytest.mark.parametrize(("sparse", "expected"), [(97.6, "±0 points"), (97.7, "+0.1 points"), (95, "−2.6 points")])
+def test_a_change_has_its_sign(sparse: float, expected: str) -> None:
+    accuracy = AccuracyReport(10, {"top1": 97.6}, {"top1": sparse}, ())
+    assert tables(build(accuracy=accuracy))["metrics"].rows[0][3] == expected
+
+
+def test_unknown_dimensions_are_left_empty() -> None:
+    assert figures(layer(3)) == ("", "", "")

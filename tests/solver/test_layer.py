@@ -1,0 +1,171 @@
+import dataclasses
+from typing import get_args
+
+import pytest
+import torch
+
+from prox24_export.solver import SolverSettings, Status, solve_layer
+from prox24_export.solver.admm import ProximalAdmm
+from prox24_export.solver.layer import Method
+from prox24_export.solver.pattern import is_two_four
+from tests.solver.problems import best_on_mask, correlated, row_losses, two_four_masks, weights
+
+METHODS = get_args(Method)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("n", "k", "tokens"), [(16, 32, 300), (1, 4, 50), (7, 12, 5), (3, 64, 1)])
+def test_every_method_is_two_four_on_every_shape(method: Method, n: int, k: int, tokens: int) -> None:
+    x = correlated(tokens, k)
+    solution = solve_layer(weights(n, k), x.T @ x, tokens=tokens, settings=SolverSettings(method))
+    assert solution.weight.shape == (n, k)
+    assert is_two_four(solution.weight)
+    assert torch.equal(solution.mask, solution.weight != 0)
+    assert 0 <= solution.relative_error < 1
+    assert not bool(torch.signbit(solution.weight[~solution.mask]).any())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_dtype_and_device_are_the_weights(dtype: torch.dtype) -> None:
+    x = correlated(200, 16)
+    weight = weights(8, 16).to(dtype)
+    solution = solve_layer(weight, x.T @ x)
+    assert solution.weight.dtype == dtype
+    assert solution.weight.device == weight.device
+    assert is_two_four(solution.weight)
+
+
+def test_loss_is_undamped_and_against_the_target() -> None:
+    x = correlated(100, 16)
+    weight, gram = weights(4, 16), x.T @ x
+    solution = solve_layer(weight, gram, settings=SolverSettings(damping=0.1))
+    loss = float(row_losses(solution.weight, weight, gram).sum())
+    assert solution.loss == pytest.approx(loss, rel=1e-9)
+    norm = float(row_losses(weight, torch.zeros_like(weight), gram).sum())
+    assert solution.relative_error == pytest.approx(loss / norm, rel=1e-9)
+
+
+def test_scale_of_the_moments_does_not_matter() -> None:
+    x = correlated(100, 16)
+    weight, gram = weights(4, 16), x.T @ x
+    one = solve_layer(weight, gram, tokens=100)
+    other = solve_layer(weight, 64 * gram, tokens=100)
+    assert torch.equal(one.mask, other.mask)
+    torch.testing.assert_close(one.weight, other.weight)
+
+
+def test_prox_comes_close_to_the_best_of_all_masks_and_beats_the_baselines() -> None:
+    k, rows = 8, 60
+    settings = {method: SolverSettings(method, damping=0.001) for method in METHODS}
+    excess = dict.fromkeys(METHODS, 0.0)
+    for seed in range(rows // 4):
+        x = correlated(64, k, seed)
+        weight, gram = weights(4, k, seed), x.T @ x
+        best = torch.full((4,), float("inf"), dtype=torch.float64)
+        for mask in two_four_masks(k):
+            on_mask = torch.stack([best_on_mask(row, mask, gram) for row in weight])
+            best = torch.minimum(best, row_losses(on_mask, weight, gram))
+        for method in METHODS:
+            solution = solve_layer(weight, gram, settings=settings[method])
+            relative = row_losses(solution.weight, weight, gram) / best - 1
+            assert relative.min() > -1e-6
+            excess[method] += float(relative.sum()) / rows
+    assert excess["prox"] < 0.5 * excess["sparsegpt"]
+    assert excess["prox-gradient"] < excess["sparsegpt"] < excess["wanda"]
+    assert excess["prox"] < min(excess["wanda"], excess["magnitude"])
+
+
+def test_aiming_at_the_dense_output_lowers_its_error() -> None:
+    dense = correlated(400, 16)
+    pruned = dense + 0.3 * correlated(400, 16, seed=5)
+    weight = weights(8, 16)
+    gram, cross = pruned.T @ pruned, dense.T @ pruned
+
+    def error(solution: torch.Tensor) -> float:
+        return float((pruned @ solution.double().T - dense @ weight.double().T).square().sum())
+
+    aimed = solve_layer(weight, gram, cross, settings=SolverSettings(blend=1.0))
+    plain = solve_layer(weight, gram, cross, settings=SolverSettings(blend=0.0))
+    assert error(aimed.weight) < 0.95 * error(plain.weight)
+    assert torch.equal(plain.weight, solve_layer(weight, gram).weight)
+
+
+def test_a_residual_branch_that_moved_is_made_good() -> None:
+    x = correlated(400, 16)
+    weight, moved = weights(8, 16), x @ weights(8, 16, seed=9).double().T
+    residual = moved.T @ x  # (r_d − r_s)ᵀ X with r_d − r_s = moved
+
+    def error(solution: torch.Tensor) -> float:
+        return float((x @ solution.double().T - x @ weight.double().T - moved).square().sum())
+
+    aware = solve_layer(weight, x.T @ x, residual=residual)
+    blind = solve_layer(weight, x.T @ x)
+    assert error(aware.weight) < 0.5 * error(blind.weight)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_dead_and_duplicated_channels_and_constant_weights_work(method: Method) -> None:
+    x = correlated(100, 16)
+    x[:, 3] = 0
+    x[:, 5] = x[:, 4]
+    settings = SolverSettings(method)
+    assert is_two_four(solve_layer(weights(4, 16), x.T @ x, settings=settings).weight)
+    constant = solve_layer(torch.ones(4, 16), x.T @ x, settings=settings)
+    assert is_two_four(constant.weight)
+    assert bool(torch.isfinite(constant.weight).all())
+
+
+def test_a_zero_gram_matrix_says_so() -> None:
+    solution = solve_layer(weights(4, 8), torch.zeros(8, 8))
+    assert solution.status is Status.ZERO_GRAM
+    assert is_two_four(solution.weight)
+
+
+def test_a_weight_that_is_two_four_already_is_returned_as_it_is() -> None:
+    weight = torch.tensor([[1.0, -0.0, 0.0, 2.0]])
+    solution = solve_layer(weight, torch.eye(4))
+    assert solution.status is Status.ALREADY_SPARSE
+    assert torch.equal(solution.weight, weight)
+    assert not bool(torch.signbit(solution.weight).any())
+
+
+def test_a_failed_factorisation_says_so_and_is_still_two_four() -> None:
+    gram = -torch.eye(8, dtype=torch.float64)
+    gram[0, 0] = 100.0  # positive mean diagonal, indefinite
+    for method in ("prox", "sparsegpt"):
+        solution = solve_layer(weights(4, 8), gram, settings=SolverSettings(method))
+        assert solution.status is Status.FACTORISATION_FAILED
+        assert is_two_four(solution.weight)
+
+
+def test_the_iteration_limit_is_reported() -> None:
+    x = correlated(100, 16)
+    short = SolverSettings(mask_solver=dataclasses.replace(ProximalAdmm(), limit=2))
+    solution = solve_layer(weights(4, 16), x.T @ x, settings=short)
+    assert solution.status is Status.LIMIT
+    assert solution.iterations == 2
+    assert is_two_four(solution.weight)
+
+
+def test_chunks_of_rows_give_what_all_rows_give(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = correlated(200, 16)
+    whole = solve_layer(weights(32, 16), x.T @ x)
+    monkeypatch.setattr("prox24_export.solver.layer.ROWS_AT_ONCE", 16 * 8)
+    pieces = solve_layer(weights(32, 16), x.T @ x)
+    assert is_two_four(pieces.weight)
+    # Rows are independent, but each chunk is scaled to mean magnitude 1 by itself: equal quality, not equal bits.
+    assert pieces.relative_error == pytest.approx(whole.relative_error, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("weight", "gram", "message"),
+    [
+        (torch.ones(2, 6), torch.eye(6), r"K % 4 == 0\. Got shape \[2, 6\]"),
+        (torch.ones(2, 8), torch.eye(4), r"gram must have shape .*\(8, 8\)\. Got \(4, 4\)"),
+        (torch.ones(2, 4), torch.full((4, 4), float("nan")), "gram must be finite"),
+        (torch.full((2, 4), float("inf")), torch.eye(4), "weight must be finite"),
+    ],
+)
+def test_bad_input_is_refused(weight: torch.Tensor, gram: torch.Tensor, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        solve_layer(weight, gram)
