@@ -191,7 +191,7 @@ def _residual_product(
     if use.residual is None or len(linear.uses) > 1 or use.residual not in pruned:
         return None
     r_dense, r_pruned = dense[use.residual], pruned[use.residual]
-    if r_dense is r_pruned or r_dense.ndim < pruned[use.activation].ndim:
+    if r_dense is r_pruned or r_dense.shape != r_pruned.shape or r_dense.ndim < pruned[use.activation].ndim:
         return None
     moved = use.view.products(r_dense) - use.view.products(r_pruned)
     total, start = torch.zeros(linear.n, linear.k, dtype=torch.float64), 0

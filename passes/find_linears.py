@@ -1,6 +1,7 @@
 """Every node becomes a Linear or a Skipped with its reason: the policy over what a front end recognised."""
 
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -28,8 +29,7 @@ class FindLinears:
 
         A weight used by several nodes along one axis is one layer; along two axes it is skipped.
         """
-        live = _live_nodes(graph)
-        found = graph.operators()
+        live, constants, found = _live_nodes(graph), graph.constants, graph.operators()
         by_weight: dict[str, list[Candidate]] = {}
         for operator in found:
             if isinstance(operator, Candidate):
@@ -40,14 +40,16 @@ class FindLinears:
                 result.append(operator)
                 continue
             sharers = by_weight[operator.weight]
-            refusal = self._refusal(sharers, live)
+            refusal = self._refusal(sharers, live, constants)
             if refusal is not None:
                 result.append(_skip(operator, *refusal))
             elif operator is sharers[0]:
                 result.append(_merge([sharer for sharer in sharers if sharer.use.node in live]))
         return result
 
-    def _refusal(self, sharers: Sequence[Candidate], live: set[str]) -> tuple[Reason, str] | None:
+    def _refusal(
+        self, sharers: Sequence[Candidate], live: AbstractSet[str], constants: AbstractSet[str]
+    ) -> tuple[Reason, str] | None:
         first = sharers[0]
         if any(not sharer.layout.same_matrix(first.layout) for sharer in sharers[1:]):
             return Reason.TWO_AXES, "nodes " + ", ".join(sharer.use.node for sharer in sharers)
@@ -61,9 +63,11 @@ class FindLinears:
             return Reason.EXCLUDED, f"--exclude {excluded}"
         if self.include and not any(_matches(glob, names) for glob in self.include):
             return Reason.EXCLUDED, "matches no --include"
-        if not any(sharer.use.node in live for sharer in sharers):
-            return Reason.NOT_REACHED, "its result reaches no graph output"
-        return None
+        if any(sharer.use.node in live for sharer in sharers):
+            return None
+        is_constant = all(sharer.use.activation in constants for sharer in sharers)
+        unused = (Reason.NOT_REACHED, "its result reaches no graph output")
+        return (Reason.NO_ACTIVATION, f"{first.use.activation} depends on no input") if is_constant else unused
 
 
 def not_reached(linear: Linear, detail: str) -> Skipped:

@@ -3,7 +3,7 @@
 Only calibration and accuracy run on it; the exported file keeps its own types.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,12 @@ def convert(proto: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
         _convert_type(value.type)
     for tensor in copy.graph.initializer:
         _convert_tensor(tensor)
-    for node in (*_nodes(copy.graph), *(node for function in copy.functions for node in function.node)):
+    for node in _nodes(copy.graph.node):
         _convert_node(node)
+    for function in copy.functions:
+        del function.value_info[:]
+        for node in _nodes(function.node):
+            _convert_node(node)
     return copy
 
 
@@ -35,8 +39,9 @@ def widened(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return array.astype(np.float32) if array.dtype.name in {"bfloat16", "float64"} else array
 
 
-def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    for node in graph.node:
+def _nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
+    """`nodes` and those of their bodies, whose own values are converted on the way."""
+    for node in nodes:
         yield node
         for attribute in node.attribute:
             for body in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
@@ -45,7 +50,7 @@ def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
                 del body.value_info[:]
                 for value in (*body.input, *body.output):
                     _convert_type(value.type)
-                yield from _nodes(body)
+                yield from _nodes(body.node)
 
 
 def _convert_node(node: onnx.NodeProto) -> None:
@@ -59,8 +64,13 @@ def _convert_node(node: onnx.NodeProto) -> None:
 
 
 def _convert_type(kind: onnx.TypeProto) -> None:
-    if kind.HasField("tensor_type") and kind.tensor_type.elem_type in WIDE:
-        kind.tensor_type.elem_type = onnx.TensorProto.FLOAT
+    match kind.WhichOneof("value"):
+        case "tensor_type" if kind.tensor_type.elem_type in WIDE:
+            kind.tensor_type.elem_type = onnx.TensorProto.FLOAT
+        case "sequence_type":
+            _convert_type(kind.sequence_type.elem_type)
+        case "optional_type":
+            _convert_type(kind.optional_type.elem_type)
 
 
 def _convert_tensor(tensor: onnx.TensorProto) -> None:

@@ -3,8 +3,9 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from graphlib import TopologicalSorter
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import onnx
@@ -18,6 +19,7 @@ from prox24_export.passes import float32_copy, onnx_operators, runtime
 from prox24_export.passes.graph import Array, Candidate, Feeds, Linear, Node, Skipped, as_numpy_dtype
 
 LAYOUT_ONLY = {"Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
+Owner = TypeVar("Owner", onnx.NodeProto, onnx.FunctionProto)
 RANDOM_OPERATORS = {
     "Bernoulli",
     "Multinomial",
@@ -103,10 +105,10 @@ class OnnxGraph:
             while pending:
                 for node, index in pending.pop().uses():
                     if node.op_type == "Gather" and index == 1:
-                        shape, axis = node.inputs[0].shape, node.attributes.get_int("axis", 0)  # type: ignore[union-attr]
-                        if shape is not None and isinstance(shape[axis], int):
+                        size = _rows_of_table(node)
+                        if size is not None:
                             name = str(value.name)
-                            rows[name] = min(int(shape[axis]), rows.get(name, int(shape[axis])))
+                            rows[name] = min(size, rows.get(name, size))
                     elif node.op_type in LAYOUT_ONLY and index == 0:
                         pending.append(node.outputs[0])
         return rows
@@ -157,10 +159,19 @@ class OnnxGraph:
         return array
 
     def session(self) -> runtime.Session:
-        """The whole model, ready to run."""
-        if self.runs_in_float32:
+        """The whole model, ready to run.
+
+        Raises:
+            InputError: ONNX Runtime cannot load the model.
+        """
+        if not self.runs_in_float32:
+            return runtime.session(self.path)
+        try:
             return runtime.session(self._runnable.SerializeToString())
-        return runtime.session(self.path)
+        except Exception as error:
+            raise InputError(
+                f"ONNX Runtime cannot load {self.path}, nor a float32 copy of it: {runtime.one_sentence(error)}."
+            ) from error
 
     def compile(
         self, nodes: Sequence[Node], sample: Feeds, fetches: Sequence[str], weights: Mapping[str, Array]
@@ -171,13 +182,16 @@ class OnnxGraph:
         segment = onnx.GraphProto(name="segment")
         segment.node.extend(self._replaced(node, weights) for node in wanted)
         segment.initializer.extend(self._replaced_initializer(name, weights) for name in sorted(read & self._stored))
+        segment.sparse_initializer.extend(
+            sparse for sparse in self._runnable.graph.sparse_initializer if sparse.values.name in read
+        )
         feeds = [name for name in sample if name in read]
         segment.input.extend(_typed(name, sample[name]) for name in feeds)
         segment.output.extend(onnx.ValueInfoProto(name=name) for name in fetches)
         model = onnx.ModelProto(
             ir_version=self._runnable.ir_version,
             opset_import=self._runnable.opset_import,
-            functions=self._runnable.functions,
+            functions=self._functions,
             graph=segment,
         )
         session = runtime.session(model.SerializeToString())
@@ -190,17 +204,30 @@ class OnnxGraph:
 
     @cached_property
     def _all_nodes(self) -> tuple[Node, ...]:
-        return tuple(
-            Node(
-                index=index,
-                name=self._names[node],
-                op=node.op_type,
-                inputs=tuple(dict.fromkeys(_reads(node, self._model.graph))),
-                outputs=tuple(str(value.name) for value in node.outputs if value.name),
-                is_random=any(inner.op_type in RANDOM_OPERATORS for inner in _with_bodies(node)),
-            )
-            for index, node in enumerate(self._model.graph)
+        return _in_order(
+            [
+                Node(
+                    index=index,
+                    name=self._names[node],
+                    op=node.op_type,
+                    inputs=tuple(dict.fromkeys(_reads(node, self._model.graph))),
+                    outputs=tuple(str(value.name) for value in node.outputs if value.name),
+                    is_random=self._is_random(node),
+                )
+                for index, node in enumerate(self._model.graph)
+            ]
         )
+
+    def _is_random(self, node: ir.Node) -> bool:
+        for inner in _with_bodies(node):
+            function = self._model.functions.get(inner.op_identifier())
+            if inner.op_type in RANDOM_OPERATORS or (function and any(self._is_random(node) for node in function)):
+                return True
+        return False
+
+    @cached_property
+    def _functions(self) -> list[onnx.FunctionProto]:
+        return [self._loaded(function, function.node) for function in self._runnable.functions]
 
     @cached_property
     def _stored(self) -> frozenset[str]:
@@ -225,20 +252,20 @@ class OnnxGraph:
 
     def _with_constants(self, nodes: Sequence[Node]) -> list[Node]:
         """`nodes` and the constant nodes they read, in topological order."""
-        wanted = {node.index: node for node in nodes}
+        wanted = {node.index for node in nodes}
         pending = list(nodes)
         while pending:
             for name in pending.pop().inputs:
                 producer = self._producer.get(name)
                 if producer is not None and name in self.constants and producer.index not in wanted:
-                    wanted[producer.index] = producer
+                    wanted.add(producer.index)
                     pending.append(producer)
-        return [wanted[index] for index in sorted(wanted)]
+        return [node for node in self._all_nodes if node.index in wanted]
 
     def _replaced(self, node: Node, weights: Mapping[str, Array]) -> onnx.NodeProto:
-        proto = self._runnable.graph.node[node.index]
+        proto: onnx.NodeProto = self._runnable.graph.node[node.index]
         if node.op != "Constant" or node.outputs[0] not in weights:
-            return proto
+            return self._loaded(proto, [proto])
         changed = onnx.NodeProto()
         changed.CopyFrom(proto)
         for attribute in changed.attribute:
@@ -249,20 +276,88 @@ class OnnxGraph:
     def _replaced_initializer(self, name: str, weights: Mapping[str, Array]) -> onnx.TensorProto:
         if name in weights:
             return self._as_runnable(name, weights[name])
-        tensor = self._runnable.graph.initializer[self._initializer_index[name]]
+        tensor: onnx.TensorProto = self._runnable.graph.initializer[self._initializer_index[name]]
         if tensor.data_location != onnx.TensorProto.EXTERNAL:
             return tensor
         loaded = onnx.TensorProto()
         loaded.CopyFrom(tensor)
-        onnx.external_data_helper.load_external_data_for_tensor(loaded, str(self.path.parent))
-        loaded.ClearField("external_data")
-        loaded.data_location = onnx.TensorProto.DEFAULT
+        self._load(loaded)
         return loaded
+
+    def _loaded(self, owner: Owner, nodes: Sequence[onnx.NodeProto]) -> Owner:
+        """`owner` as it is, or a copy of it with the external data that its nodes' attributes name."""
+        if not any(_is_external(tensor) for node in nodes for _, tensor in node_tensors(node)):
+            return owner
+        copy = type(owner)()
+        copy.CopyFrom(owner)
+        for node in [copy] if isinstance(copy, onnx.NodeProto) else copy.node:
+            for _, tensor in node_tensors(node):
+                if _is_external(tensor):
+                    self._load(tensor)
+        return copy
+
+    def _load(self, tensor: onnx.TensorProto) -> None:
+        onnx.external_data_helper.load_external_data_for_tensor(tensor, str(self.path.parent))
+        tensor.ClearField("external_data")
+        tensor.data_location = onnx.TensorProto.DEFAULT
 
     def _as_runnable(self, name: str, array: Array) -> onnx.TensorProto:
         if self.runs_in_float32:
             array = float32_copy.widened(array)
         return onnx.numpy_helper.from_array(array, name)
+
+
+def model_tensors(model: onnx.ModelProto) -> Iterator[tuple[str | None, onnx.TensorProto]]:
+    """(name, tensor) of everything stored in a model; the name is None where no layer can own it."""
+    yield from _graph_tensors(model.graph)
+    for function in model.functions:
+        for node in function.node:
+            for _, tensor in node_tensors(node):
+                yield None, tensor
+
+
+def node_tensors(node: onnx.NodeProto) -> Iterator[tuple[str | None, onnx.TensorProto]]:
+    """(name, tensor) of a node's attributes, bodies included; only a Constant's own `value` has a name."""
+    for attribute in node.attribute:
+        if attribute.HasField("t"):
+            owned = node.op_type == "Constant" and attribute.name == "value"
+            yield (node.output[0] if owned else None), attribute.t
+        for tensor in attribute.tensors:
+            yield None, tensor
+        for body in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
+            for _, tensor in _graph_tensors(body):
+                yield None, tensor
+
+
+def _graph_tensors(graph: onnx.GraphProto) -> Iterator[tuple[str | None, onnx.TensorProto]]:
+    for tensor in graph.initializer:
+        yield tensor.name, tensor
+    for node in graph.node:
+        yield from node_tensors(node)
+
+
+def _is_external(tensor: onnx.TensorProto) -> bool:
+    return bool(tensor.data_location == onnx.TensorProto.EXTERNAL)
+
+
+def _in_order(nodes: Sequence[Node]) -> tuple[Node, ...]:
+    """Topological order; a file that is in order keeps its own (ONNX Runtime runs one that is not)."""
+    position = {name: place for place, node in enumerate(nodes) for name in node.outputs}
+    before = {place: {position[name] for name in node.inputs if name in position} for place, node in enumerate(nodes)}
+    if all(earlier < place for place, all_earlier in before.items() for earlier in all_earlier):
+        return tuple(nodes)
+    return tuple(nodes[place] for place in TopologicalSorter(before).static_order())
+
+
+def _rows_of_table(gather: ir.Node) -> int | None:
+    """Size of the axis that a Gather indexes, where it is known."""
+    table = gather.inputs[0]
+    if table is None:
+        return None
+    tensor = onnx_operators.stored_tensor(table)
+    shape = table.shape if tensor is None else tensor.shape
+    size = None if shape is None else shape[gather.attributes.get_int("axis", 0)]
+    return size if isinstance(size, int) else None
 
 
 def _read(path: Path) -> onnx.ModelProto:
@@ -276,6 +371,8 @@ def _read(path: Path) -> onnx.ModelProto:
         ) from error
     if not proto.graph.node:
         raise InputError(f"{path} holds no graph. Expected an .onnx file with at least one node.")
+    if not proto.opset_import:
+        raise InputError(f"{path} declares no opset. Expected at least one opset import; export the model again.")
     return proto
 
 
@@ -319,8 +416,4 @@ def _reads(node: ir.Node, main: ir.Graph) -> Iterator[str]:
     for inner in _with_bodies(node):
         for value in inner.inputs:
             if value is not None and value.name and (inner is node or value.graph is main):
-                yield value.name
-    for body in (inner.graph for inner in _with_bodies(node) if inner is not node and inner.graph is not None):
-        for value in body.outputs:  # type: ignore[union-attr]
-            if value.name and value.graph is main:
                 yield value.name

@@ -1,8 +1,9 @@
 """ONNX Runtime: one way to make a session, and what it can and cannot execute on a CPU."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any, Protocol
 
 import onnx
 import onnxruntime as ort
@@ -10,23 +11,32 @@ import onnxruntime as ort
 from prox24_export.errors import InputError
 
 FATAL_ONLY = 4  # severity: what ONNX Runtime has to say reaches the user through our own errors
-WIDER_THAN_KERNELS = {onnx.TensorProto.BFLOAT16: "bfloat16", onnx.TensorProto.DOUBLE: "float64"}
+WIDER_THAN_KERNELS: dict[int, str] = {onnx.TensorProto.BFLOAT16: "bfloat16", onnx.TensorProto.DOUBLE: "float64"}
 LONGEST_SENTENCE = 300
 
 ort.set_default_logger_severity(FATAL_ONLY)
 
 
-Session = ort.InferenceSession
+SEED = 0  # of random operators without a seed of their own: two streams, and two runs, must draw the same
+
+
+class Session(Protocol):
+    """What is used of an ONNX Runtime session."""
+
+    def run(self, output_names: Sequence[str] | None, input_feed: Mapping[str, Any]) -> list[Any]:
+        """Outputs by name, or all of them, for feeds by name."""
 
 
 def session(model: bytes | Path) -> Session:
-    """A CPU session for a serialised model or a file."""
+    """A CPU session for a serialised model or a file; its random operators draw from a fixed seed."""
     options = ort.SessionOptions()
     options.log_severity_level = FATAL_ONLY
     # Between two calls the cores belong to the solver: idle ONNX Runtime threads must not spin on them.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     source = str(model) if isinstance(model, Path) else model
-    return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    ort.set_seed(SEED)  # each random node's generator is seeded from this and its place when the session is made
+    made: Session = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    return made
 
 
 def types_without_kernel(proto: onnx.ModelProto, path: Path) -> tuple[str, ...]:

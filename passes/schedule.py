@@ -47,7 +47,7 @@ def schedule(graph: TracedGraph, linears: Sequence[Linear]) -> list[Stage]:
         for use in linear.uses:
             observed.setdefault(level.get(use.activation, 0), []).append((linear, use))
         solved.setdefault(max(level.get(use.activation, 0) for use in linear.uses), []).append(linear)
-    wanted_at = _last_wanted(graph, level, uses, linears)
+    wanted_at = _last_wanted(graph, level, linears)
     stages = []
     for stage in range(max(solved, default=-1) + 1):
         nodes = [node for node in graph.nodes if wanted_at.keys() & set(node.outputs) and _of(node, level) == stage]
@@ -69,9 +69,7 @@ def _levels(graph: TracedGraph, uses: Mapping[str, Linear]) -> dict[str, int]:
     return level
 
 
-def _last_wanted(
-    graph: TracedGraph, level: Mapping[str, int], uses: Mapping[str, Linear], linears: Sequence[Linear]
-) -> dict[str, int]:
+def _last_wanted(graph: TracedGraph, level: Mapping[str, int], linears: Sequence[Linear]) -> dict[str, int]:
     """For every value that some layer's input depends on: the last stage that reads it."""
     last: dict[str, int] = {}
     for linear in linears:

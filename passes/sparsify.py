@@ -80,7 +80,7 @@ class Sparsify:
         if blend is None:
             blend = best_blend(weight, seen, quadratics.of(seen.fit, damping)) if seen.choice else USUAL_BLEND
         settings = SolverSettings(method=self.settings.method, damping=damping, blend=blend)
-        residual = sum(seen.residuals.values()) if seen.residuals else None
+        residual = torch.stack(list(seen.residuals.values())).sum(0) if seen.residuals else None
         solution = solve_layer(
             weight,
             whole.gram,

@@ -45,7 +45,7 @@ def verify_pattern(graph: TracedGraph, linears: Sequence[Linear]) -> list[Verifi
     found = [check(graph, use) for use in graph.operators() if isinstance(use, Candidate) and use.weight in wanted]
     missing = {use.node for linear in linears for use in linear.uses} - {verified.node for verified in found}
     if missing:
-        raise PatternError(f"node {sorted(missing)[0]} is no longer a linear layer with a constant weight.")
+        raise PatternError(f"node {min(missing)} is no longer a linear layer with a constant weight.")
     for verified in found:
         if verified.violations:
             raise PatternError(

@@ -1,0 +1,17 @@
+"""Puts this folder on the path, so that every test folder can import `graphs` and `command`; shared fixtures."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real models and data, which stand beside the project; `PROX24_TEST_DATA` says where."""
+    folder = Path(os.environ.get("PROX24_TEST_DATA", REPOSITORY.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"no test data at {folder}: set PROX24_TEST_DATA to the folder that holds edge/, speech/, images/")
+    return folder

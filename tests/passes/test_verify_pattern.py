@@ -1,0 +1,162 @@
+"""What was written is read again: a planted fault must be found, and an independent checker must agree."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from graphs import Array, linears, magnitude, model, normal, opened, rewritten
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from onnx import numpy_helper
+from polygraphy.tools.sparse import SparsityPruner
+
+from prox24_export.passes.graph import Linear
+from prox24_export.passes.onnx_graph import OnnxGraph
+from prox24_export.passes.verify_pattern import PatternError, verify_pattern, violations
+
+TEXT = """g (float[n,8] x) => (float[n,4] y) {
+    [first] a = MatMul(x, u) b = Relu(a) [second] c = Gemm<transB = 1>(b, v) [third] y = MatMul(c, w) }"""
+WEIGHTS = {"u": normal(8, 16), "v": normal(8, 16, seed=1), "w": normal(8, 4, seed=2)}
+
+
+def sparse(folder: Path) -> tuple[Path, list[Linear]]:
+    """A written model and the layers of its source."""
+    graph = opened(model(TEXT, WEIGHTS), folder)
+    return rewritten(graph, folder / "out"), linears(graph)
+
+
+def changed(path: Path, name: str, change: Callable[[Array], Array]) -> OnnxGraph:
+    """The written model with one weight altered."""
+    proto = onnx.load(path)
+    for tensor in proto.graph.initializer:
+        if tensor.name == name:
+            tensor.CopyFrom(numpy_helper.from_array(change(numpy_helper.to_array(tensor).copy()), name))
+    return opened(proto, path.parent)
+
+
+def test_every_use_is_counted(tmp_path: Path) -> None:
+    path, layers = sparse(tmp_path)
+    checks = verify_pattern(OnnxGraph(path), layers)
+    assert [(check.node, check.weight, check.groups, check.violations) for check in checks] == [
+        ("first", "u", 32, 0),
+        ("second", "v", 32, 0),
+        ("third", "w", 8, 0),
+    ]
+
+
+def third_survivor(array: Array) -> Array:
+    array[np.flatnonzero(array[:4, 5] == 0)[0], 5] = 1e-30
+    return array
+
+
+def negative_zero(array: Array) -> Array:
+    array[np.flatnonzero(array[:4, 5] == 0)[0], 5] = -0.0
+    return array
+
+
+def wrong_axis(array: Array) -> Array:
+    """2:4, but along N."""
+    dense = WEIGHTS["u"].reshape(8, 4, 4)
+    order = np.abs(dense).argsort(-1)
+    out = dense.copy()
+    np.put_along_axis(out, order[..., :2], 0, -1)
+    return out.reshape(array.shape)
+
+
+def other_row(array: Array) -> Array:
+    """Shifted by one: two of four, but of four that do not begin at a multiple of four."""
+    return np.roll(array, 1, axis=0)
+
+
+@pytest.mark.parametrize("fault", [third_survivor, negative_zero, wrong_axis, other_row, lambda _: WEIGHTS["u"]])
+def test_a_planted_fault_is_found(fault: Callable[[Array], Array], tmp_path: Path) -> None:
+    path, layers = sparse(tmp_path)
+    with pytest.raises(PatternError, match=r"weight u at node first: \d+ of 32 groups are not 2:4"):
+        verify_pattern(changed(path, "u", fault), layers)
+
+
+def test_a_lone_fault_is_one_group(tmp_path: Path) -> None:
+    path, layers = sparse(tmp_path)
+    with pytest.raises(PatternError, match=": 1 of 32 groups"):
+        verify_pattern(changed(path, "u", third_survivor), layers)
+
+
+def test_a_use_that_has_vanished_is_found(tmp_path: Path) -> None:
+    path, layers = sparse(tmp_path)
+    proto = onnx.load(path)
+    proto.graph.node[0].op_type = "Add"
+    with pytest.raises(PatternError, match="node first is no longer a linear layer with a constant weight"):
+        verify_pattern(opened(proto, tmp_path), layers)
+
+
+def test_a_weight_that_became_an_input_is_found(tmp_path: Path) -> None:
+    path, layers = sparse(tmp_path)
+    proto = onnx.load(path)
+    proto.graph.input.append(onnx.helper.make_tensor_value_info("v", 1, [8, 16]))
+    proto.graph.initializer.remove(next(tensor for tensor in proto.graph.initializer if tensor.name == "v"))
+    with pytest.raises(PatternError, match="node second is no longer"):
+        verify_pattern(opened(proto, tmp_path), layers)
+
+
+def test_a_new_use_along_the_other_axis_is_found(tmp_path: Path) -> None:
+    graph = opened(model("g (float[n,8] x) => (float[n,8] y) { y = MatMul(x, u) }", {"u": normal(8, 8)}), tmp_path)
+    path = rewritten(graph, tmp_path / "out")
+    proto = onnx.load(path)
+    proto.graph.node.extend(
+        [onnx.helper.make_node("Gemm", ["x", "u"], ["z"], transB=1), onnx.helper.make_node("Relu", ["z"], ["r"])]
+    )
+    with pytest.raises(PatternError, match="weight u at node Gemm:z"):
+        verify_pattern(opened(proto, tmp_path), linears(graph))
+
+
+@given(arrays.arrays(np.float16, (3, 8), elements=st.sampled_from([0.0, -0.0, 1.0, -2.0, 6e-8])))
+def test_a_violation_is_a_group_with_more_than_two_entries_that_are_not_positive_zeros(matrix: Array) -> None:
+    expected = sum(
+        sum(1 for value in group if value != 0 or np.signbit(value)) > 2
+        for row in matrix
+        for group in (row[:4], row[4:])
+    )
+    assert violations(matrix) == expected
+
+
+FOREIGN = {
+    "MatMul": ("g ({t}[2,8] x) => ({t}[2,12] y) {{ y = MatMul(x, w) }}", (8, 12)),
+    "MatMul on the left": ("g ({t}[8,2] x) => ({t}[12,2] y) {{ y = MatMul(w, x) }}", (12, 8)),
+    "MatMul of rank 3": ("g ({t}[2,3,8] x) => ({t}[2,3,12] y) {{ y = MatMul(x, w) }}", (8, 12)),
+    "Gemm": ("g ({t}[2,8] x) => ({t}[2,12] y) {{ y = Gemm(x, w) }}", (8, 12)),
+    "Gemm transB": ("g ({t}[2,8] x) => ({t}[2,12] y) {{ y = Gemm<transB = 1>(x, w) }}", (12, 8)),
+    "Conv": ("g ({t}[1,8,6,6] x) => ({t}[1,4,4,4] y) {{ y = Conv(x, w) }}", (4, 8, 3, 3)),
+    "Conv 1-D": ("g ({t}[1,8,6] x) => ({t}[1,4,6] y) {{ y = Conv(x, w) }}", (4, 8, 1)),
+    "Transpose": ("g ({t}[2,8] x) => ({t}[2,12] y) {{ v = Transpose<perm = [1, 0]>(w) y = MatMul(x, v) }}", (12, 8)),
+}
+
+
+@pytest.mark.parametrize("kind", ["float", "float16"])
+@pytest.mark.parametrize("case", FOREIGN)
+def test_polygraphy_agrees(case: str, kind: str, tmp_path: Path) -> None:
+    text, shape = FOREIGN[case]
+    dense = model(text.format(t=kind), {"w": normal(*shape, dtype=np.float32 if kind == "float" else np.float16)})
+    graph = opened(dense, tmp_path)
+    path = rewritten(graph, tmp_path / "out")
+    assert polygraphys_sparse(dense) == set()
+    assert polygraphys_sparse(onnx.load(path)) == {"w"}
+    assert [check.violations for check in verify_pattern(OnnxGraph(path), linears(graph))] == [0]
+    (layer,) = linears(graph)
+    matrix = layer.layout.to_matrix(magnitude(graph, layer))
+    matrix = np.ascontiguousarray(matrix)
+    matrix[0, :3] = 1
+    broken = changed(path, "w", lambda _: layer.layout.from_matrix(matrix))
+    assert polygraphys_sparse(broken.proto) == set()
+    with pytest.raises(PatternError):
+        verify_pattern(broken, [layer])
+
+
+def polygraphys_sparse(proto: onnx.ModelProto) -> set[str]:
+    """Names of the weights that Polygraphy's own checker calls sparse."""
+    pruner = SparsityPruner(proto)
+    with np.errstate(over="ignore"):  # it writes the largest double over a value of the weight's own type
+        pruner.check()
+    return set(pruner.sparse_tensors)
