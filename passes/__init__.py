@@ -1,1 +1,1 @@
-"""The compiler passes, one idea per file, in walking order: graph → find_linears → calibrate → sparsify → rewrite → verify."""
+"""The compiler passes, one idea per file, in walking order: find_linears → calibrate → sparsify → rewrite → verify."""

@@ -61,12 +61,13 @@ class Sparsify:
         result = {}
         for name, weight in weights.items():
             seen = observations[name]
-            if id(seen) not in whole:
-                whole[id(seen)] = seen.fit + seen.choice if seen.choice else seen.fit
+            shared = id(seen.fit)  # layers that read the same value share its moments
+            if shared not in whole:
+                whole[shared] = seen.fit + seen.choice if seen.choice else seen.fit
             if self.settings.method in AIMS_AT_DENSE_OUTPUT:
-                result[name] = self._aimed(weight, seen, whole[id(seen)], quadratics)
+                result[name] = self._aimed(weight, seen, whole[shared], quadratics)
             else:
-                result[name] = self._baseline(weight, whole[id(seen)])
+                result[name] = self._baseline(weight, whole[shared])
             tick()
         return result
 

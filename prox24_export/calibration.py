@@ -87,12 +87,11 @@ def random(
     unknown = set(shapes) - {value.name for value in inputs}
     if unknown:
         names = ", ".join(value.name for value in inputs)
-        raise InputError(f"--shapes names {sorted(unknown)[0]!r}, which is no input. The inputs are: {names}.")
+        raise InputError(f"--shapes names {min(unknown)!r}, which is no input. The inputs are: {names}.")
     generator = np.random.default_rng(seed)
     sizes = {value.name: _random_shape(value, shapes.get(value.name)) for value in inputs}
     return [
-        Sample({value.name: _draw(generator, value, sizes[value.name], rows) for value in inputs})
-        for _ in range(count)
+        Sample({value.name: _draw(generator, value, sizes[value.name], rows) for value in inputs}) for _ in range(count)
     ]
 
 
@@ -129,9 +128,9 @@ def joined(
         while stop < min(len(samples), start + size) and _alike(samples[start], samples[stop]):
             stop += 1
         group = samples[start:stop]
-        feeds = {name: np.concatenate([sample.feeds[name] for sample in group]) for name in group[0].feeds}
-        if stop - start == 1:
-            feeds = dict(group[0].feeds)
+        feeds = dict(group[0].feeds)  # scalars cannot be concatenated, and never need to be
+        if len(group) > 1:
+            feeds = {name: np.concatenate([sample.feeds[name] for sample in group]) for name in feeds}
         labels = [sample.labels for sample in group if sample.labels is not None]
         yield feeds, np.concatenate(labels) if len(labels) == len(group) else None
         start = stop
@@ -176,8 +175,10 @@ def _feeds(source: Source, option: str, inputs: Sequence[Input]) -> Iterator[tup
 
 def _load(path: Path, option: str, inputs: Sequence[Input]) -> Mapping[str, Array]:
     try:
-        loaded = np.load(path, allow_pickle=False)
-        arrays = {name: loaded[name] for name in loaded.files} if path.suffix == ".npz" else {"": loaded}
+        with path.open("rb") as file:
+            loaded = np.load(file, allow_pickle=False)
+            is_array = isinstance(loaded, np.ndarray)
+            arrays = {path.name: loaded} if is_array else {name: loaded[name] for name in loaded.files}
     except Exception as error:
         raise InputError(f"{option} {path} cannot be read: {error}. Expected a NumPy .npz or .npy file.") from error
     named = {value.name for value in inputs}
@@ -187,21 +188,22 @@ def _load(path: Path, option: str, inputs: Sequence[Input]) -> Mapping[str, Arra
     return arrays
 
 
-def _call(spec: str, option: str) -> Iterable[Any]:
+def _call(spec: str, option: str) -> list[Any]:
+    """What `module:function` yields. What it prints goes to stderr: stdout is for the result."""
     module_name, _, name = spec.partition(":")
-    sys.path.insert(0, str(Path.cwd()))
+    here = str(Path.cwd())
+    sys.path.insert(0, here)
     try:
-        function = getattr(importlib.import_module(module_name), name)
-        result: Iterable[Any] = function()
-    except Exception as error:
+        with contextlib.redirect_stdout(sys.stderr):
+            return list(getattr(importlib.import_module(module_name), name)())
+    except (Exception, SystemExit) as error:
         raise InputError(
             f"{option} {spec} failed: {type(error).__name__}: {error}. "
             "Expected module:function, importable from here, that yields feed dictionaries."
         ) from error
     finally:
         with contextlib.suppress(ValueError):
-            sys.path.remove(str(Path.cwd()))
-    return result
+            sys.path.remove(here)
 
 
 def _yielded(items: Iterable[Any], where: str, option: str) -> Iterator[tuple[str, Mapping[str, Array]]]:
@@ -210,7 +212,17 @@ def _yielded(items: Iterable[Any], where: str, option: str) -> Iterator[tuple[st
             raise InputError(
                 f"{option} {where}: item {index} is a {type(item).__name__}. Expected a dictionary of arrays by input."
             )
-        yield f"{where} {index}", {name: np.asarray(value) for name, value in item.items()}
+        yield (
+            f"{where} {index}",
+            {name: _array(name, value, f"{option} {where} {index}") for name, value in item.items()},
+        )
+
+
+def _array(name: str, value: Any, where: str) -> Array:
+    try:
+        return np.asarray(value)
+    except Exception as error:  # ragged lists, tensors that want detach() or cpu()
+        raise InputError(f"{where}: {name!r} is no array: {error}. Expected what numpy.asarray accepts.") from error
 
 
 def _samples(arrays: Mapping[str, Array], inputs: Sequence[Input], where: str) -> list[Sample]:
@@ -223,12 +235,13 @@ def _samples(arrays: Mapping[str, Array], inputs: Sequence[Input], where: str) -
             f"{LABELS!r})."
         )
     feeds = {value.name: _cast(arrays[value.name], value, where) for value in inputs}
-    for name, array in feeds.items():
-        _expect_finite(name, array, where)
+    for value in inputs:
+        _expect_shape(feeds[value.name], value, where)
     count = _count(feeds, inputs, where)
+    labels = None if labels is None else np.atleast_1d(labels)
     if count is None:
         return [Sample(feeds, labels)]
-    if labels is not None and len(labels) % count:
+    if labels is not None and (len(labels) % count if count else len(labels)):
         raise InputError(f"{where}: {LABELS!r} has {len(labels)} entries for {count} samples.")
     return [
         Sample(
@@ -239,45 +252,47 @@ def _samples(arrays: Mapping[str, Array], inputs: Sequence[Input], where: str) -
     ]
 
 
+def _expect_shape(array: Array, value: Input, where: str) -> None:
+    """The rank and every fixed axis but the first, which runs over samples in multiples of a fixed batch size."""
+    shape = value.shape
+    if shape is None or (shape == () and array.ndim <= 1):
+        return
+    if array.ndim != len(shape) or not _matches(array.shape[1:], shape[1:]):
+        raise InputError(
+            f"{where}: {value.name!r} has shape {list(array.shape)}. Expected {_shown(shape)}, "
+            "the first axis running over samples."
+        )
+    if isinstance(shape[0], int) and len(array) % shape[0]:
+        raise InputError(
+            f"{where}: {value.name!r} has {len(array)} items. Expected a multiple of the model's fixed batch "
+            f"size {shape[0]}."
+        )
+
+
 def _count(feeds: Mapping[str, Array], inputs: Sequence[Input], where: str) -> int | None:
-    """Samples that the arrays divide into along their first axis; None where they are one feed as they stand."""
-    counts = set()
-    for value in inputs:
-        array = feeds[value.name]
-        shape = value.shape
-        if shape is None:
-            counts.add(len(array) if array.ndim else None)
-            continue
-        if shape == () and array.ndim == 1:
-            counts.add(len(array))
-            continue
-        inner = zip(array.shape[1:], shape[1:], strict=False)
-        fits = array.ndim == len(shape) and all(not isinstance(size, int) or size == got for got, size in inner)
-        if not fits:
-            raise InputError(
-                f"{where}: {value.name!r} has shape {list(array.shape)}. Expected {_shown(shape)}, "
-                "the first axis running over samples."
-            )
-        if shape == ():
-            counts.add(None)
-            continue
-        per_sample = shape[0] if isinstance(shape[0], int) else 1
-        if len(array) % per_sample:
-            raise InputError(
-                f"{where}: {value.name!r} has {len(array)} items. Expected a multiple of the model's fixed batch "
-                f"size {per_sample}."
-            )
-        counts.add(len(array) // per_sample)
-    known = counts - {None}
-    if len(known) == 1 and None not in counts:
-        return known.pop()
-    if all(_matches(feeds[value.name].shape, value.shape) for value in inputs):
+    """Samples that the arrays divide into along their first axis; None where they are one feed as they stand.
+
+    An array without axes is the same for every sample. Arrays of different lengths are one feed where the model
+    allows it: its first axes have different names, or none.
+    """
+    counts = {_items(feeds[value.name], value) for value in inputs if feeds[value.name].ndim}
+    if len(counts) == 1:
+        return counts.pop()
+    first_axes = {value.shape[0] if value.shape else None for value in inputs if feeds[value.name].ndim}
+    one_batch = len(first_axes) == 1 and None not in first_axes
+    if not one_batch and all(_matches(feeds[value.name].shape, value.shape) for value in inputs):
         return None
     raise InputError(
         f"{where}: the arrays hold different numbers of samples: "
         + ", ".join(f"{name} {list(array.shape)}" for name, array in feeds.items())
         + ". Expected the same number along the first axis of each."
     )
+
+
+def _items(array: Array, value: Input) -> int:
+    """Samples in an array; as many rows each as a fixed batch axis wants."""
+    fixed = value.shape[0] if value.shape and isinstance(value.shape[0], int) else 1
+    return len(array) // fixed
 
 
 def _matches(got: tuple[int, ...], declared: tuple[int | str | None, ...] | None) -> bool:
@@ -288,17 +303,21 @@ def _matches(got: tuple[int, ...], declared: tuple[int | str | None, ...] | None
 
 
 def _item(array: Array, value: Input, index: int, count: int) -> Array:
+    if not array.ndim:
+        return array
     piece = _piece(array, index, count)
     return piece.reshape(()) if value.shape == () else piece
 
 
 def _piece(array: Array, index: int, count: int) -> Array:
     size = len(array) // count
-    return array[index * size : (index + 1) * size] if array.ndim else array
+    return array[index * size : (index + 1) * size]
 
 
 def _cast(array: Array, value: Input, where: str) -> Array:
-    """To the input's dtype where that keeps the meaning; refused otherwise."""
+    """To the input's dtype where that keeps the meaning; refused otherwise, as are NaN and Inf."""
+    where = f"{where}: {value.name!r}"
+    _expect_finite(array, where, "holds NaN or Inf", "finite values; remove or repair that sample")
     if array.dtype == value.dtype:
         return array
     both_float = _is_float(array.dtype) and _is_float(value.dtype)
@@ -308,25 +327,29 @@ def _cast(array: Array, value: Input, where: str) -> Array:
         both_integer = bool(array.min() >= limits.min and array.max() <= limits.max)
     if not (both_float or both_integer):
         raise InputError(
-            f"{where}: {value.name!r} is {array.dtype}. Expected {value.dtype}, or a type whose values mean the same "
+            f"{where} is {_described(array)}. Expected {value.dtype}, or a type whose values mean the same "
             "(float to float, integers in range); convert it as the model's preprocessing does."
         )
-    with np.errstate(over="ignore"):  # an overflow becomes Inf, which the next check names
-        return array.astype(value.dtype)
+    with np.errstate(over="ignore"):
+        cast = array.astype(value.dtype)
+    _expect_finite(cast, where, f"is {array.dtype} and too large for {value.dtype}", "values in that type's range")
+    return cast
+
+
+def _described(array: Array) -> str:
+    in_range = array.dtype.kind in "iu" and array.size
+    return f"{array.dtype} from {array.min()} to {array.max()}" if in_range else str(array.dtype)
 
 
 def _is_float(dtype: np.dtype[Any]) -> bool:
     return dtype.kind == "f" or dtype.name == "bfloat16"
 
 
-def _expect_finite(name: str, array: Array, where: str) -> None:
+def _expect_finite(array: Array, where: str, found: str, wanted: str) -> None:
     if not _is_float(array.dtype) or bool(np.isfinite(array).all()):
         return
     first = np.argwhere(~np.isfinite(array))[0]
-    raise InputError(
-        f"{where}: {name!r} holds NaN or Inf, first in sample {int(first[0]) if len(first) else 0}. "
-        "Expected finite values; remove or repair that sample."
-    )
+    raise InputError(f"{where} {found}, first in sample {int(first[0]) if len(first) else 0}. Expected {wanted}.")
 
 
 def _random_shape(value: Input, given: tuple[int, ...] | None) -> tuple[int, ...]:

@@ -3,7 +3,6 @@
 import os
 import signal
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -21,8 +20,13 @@ unsuitable input, nothing written · 3 a required stage is not available here ·
 130 interrupted, nothing written.
 """
 
+USAGE = """\
+Usage: prox24-export [OPTIONS] MODEL
+       prox24-export inspect [OPTIONS] MODEL"""
+
 app = App(
     name="prox24-export",
+    usage=USAGE,
     help="Turns a trained ONNX model into a verified 2:4-sparse one, nearly as accurate as the dense one.",
     help_epilogue=EPILOGUE,
     version_flags=["--version"],
@@ -32,6 +36,7 @@ app = App(
 @app.default
 def export(
     model: Path,
+    /,
     *,
     calibration: str | None = None,
     evaluation: str | None = None,
@@ -46,28 +51,29 @@ def export(
     blend: float | None = None,
     max_accuracy_drop: float | None = None,
     min_snr: float | None = None,
-    force: Annotated[bool, Parameter(negative="")] = False,
+    force: Annotated[bool, Parameter(negative="", show_default=False)] = False,
 ) -> int:
     """Prune MODEL to 2:4 sparsity, verify what was written, and measure its accuracy.
 
     Args:
         model: An .onnx file. It is never modified.
         calibration: Unlabelled samples: .npz (arrays named as the inputs), .npy, a folder of .npz, or
-            module:function. Without it inputs are random and the masks are not based on data.
-        evaluation: Samples for the accuracy, as for --calibration, with an array `labels` for top-1. Without it a
+            module:function. Default: none; then inputs are random and the masks are not based on data.
+        evaluation: Samples for the accuracy, as for --calibration, with an array `labels` for top-1. Default: a
             fifth of the calibration samples is set aside.
         out: Folder to write. Default: MODEL_STEM-2to4 in the current folder.
         method: Mask solver; the last three are baselines to compare with.
-        include: Prune only layers whose node or weight name matches this glob. May be repeated.
-        exclude: Leave layers whose node or weight name matches this glob dense. May be repeated.
-        samples: Use at most so many calibration samples, drawn with --seed.
+        include: Prune only layers whose node or weight name matches this glob. May be repeated. Default: all.
+        exclude: Leave layers whose node or weight name matches this glob dense. May be repeated. Default: none.
+        samples: Use at most so many calibration samples, drawn with --seed. Default: all; 32 random ones.
         seed: Of every random choice.
-        shapes: Shape of a random input, e.g. image:1x3x224x224. May be repeated.
-        damping: Share of the mean diagonal added to every Gram matrix. Default: chosen on held-back samples.
+        shapes: Shape of a random input, e.g. image:1x3x224x224. May be repeated. Default: dynamic axes are 1
+            (the first) and 32.
+        damping: Share of the mean diagonal added to every Gram matrix. Default: from tokens per input dimension.
         blend: 0 aims at the dense weights, 1 at the dense network's outputs. Default: chosen on held-back samples.
-        max_accuracy_drop: Gate: most percentage points of top-1 that may be lost.
-        min_snr: Gate: least signal-to-noise ratio of every float output, in dB.
-        force: Replace a finished run in the output folder.
+        max_accuracy_drop: Gate: most percentage points of top-1 that may be lost. Default: no gate.
+        min_snr: Gate: least signal-to-noise ratio of every float output, in dB. Default: no gate.
+        force: Replace a finished run in the output folder. Default: refuse.
     """
     settings = Settings(
         method=method,
@@ -85,14 +91,15 @@ def export(
     from prox24_export import pipeline  # noqa: PLC0415 (torch and ONNX Runtime load here)
     from prox24_export.report import terminal  # noqa: PLC0415
 
-    report = pipeline.export(model, calibration, out, evaluation, settings, Terminal())
-    sys.stdout.write(terminal.render(report))
+    report = pipeline.export(model, calibration, out, evaluation=evaluation, settings=settings, progress=Terminal())
+    _print(terminal.render(report))
     return PASSED if report.passed else GATE_FAILED
 
 
-@app.command
+@app.command(usage="Usage: prox24-export inspect [OPTIONS] MODEL", help_epilogue="")
 def inspect(
     model: Path,
+    /,
     *,
     include: Annotated[list[str] | None, Parameter(negative="")] = None,
     exclude: Annotated[list[str] | None, Parameter(negative="")] = None,
@@ -102,15 +109,15 @@ def inspect(
 
     Args:
         model: An .onnx file.
-        include: As for the main command.
-        exclude: As for the main command.
+        include: As for the main command. Default: all.
+        exclude: As for the main command. Default: none.
         format: A table to read, or JSON.
     """
     from prox24_export import pipeline  # noqa: PLC0415
     from prox24_export.report import terminal  # noqa: PLC0415
 
     layers = pipeline.inspect_layers(model, Settings(include=tuple(include or ()), exclude=tuple(exclude or ())))
-    sys.stdout.write(terminal.layers_json(layers) if format == "json" else terminal.layers_table(layers))
+    _print(terminal.layers_json(layers) if format == "json" else terminal.layers_table(layers))
     return PASSED
 
 
@@ -119,28 +126,32 @@ def main(arguments: list[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, _interrupt)  # a stopped CI job cleans up like an interrupted one
     try:
         command, bound, _ = app.parse_args(arguments, exit_on_error=False, print_error=False)
-        return _run(lambda: command(*bound.args, **bound.kwargs))
+        return command(*bound.args, **bound.kwargs) or PASSED
     except CycloptsError as error:
         return _say(f"{error} See prox24-export --help.", UNUSABLE)
-
-
-def _run(command: Callable[[], int | None]) -> int:
-    try:
-        return command() or PASSED
     except Prox24Error as error:
         return _say(str(error), error.exit_code)
     except KeyboardInterrupt:
         return _say("interrupted; nothing was written.", INTERRUPTED)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return PASSED
     except OSError as error:
         return _say(f"cannot write the output: {error}. Nothing was left behind.", FAILED)
-    except Exception as error:  # noqa: BLE001 (the boundary: one clear line instead of a traceback)
+    except Exception as error:
         if os.environ.get("PROX24_TRACEBACK"):
             raise
         text = f"{type(error).__name__}: {error}".splitlines()[0]
         return _say(f"internal error: {text}. Nothing was written. Set PROX24_TRACEBACK=1 for the traceback.", FAILED)
+
+
+def _print(text: str) -> None:
+    """The result to stdout, in what it can encode. A reader that has gone away takes nothing from the verdict."""
+    encoding = sys.stdout.encoding or "utf-8"
+    try:
+        sys.stdout.write(text.encode(encoding, errors="replace").decode(encoding))
+        sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes once more at its end
+        if not isinstance(error, BrokenPipeError):
+            raise Prox24Error(f"cannot print the result: {error}. An exported folder is complete.") from error
 
 
 def _say(message: str, code: int) -> int:

@@ -1,8 +1,9 @@
 """Every option of a run with its unit and default, checked once. Imports nothing heavy: the command's help reads it."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from prox24_export.errors import InputError
 
@@ -21,7 +22,7 @@ class Settings:
         samples: Calibration samples used, drawn with `seed`; None: all (32 where inputs are random).
         seed: Of every random choice: random inputs, which samples are used, how they are split.
         shapes: Sizes of random inputs by input name, where dynamic axes should not be 1 (first) and 32 (others).
-        damping: Share of the mean diagonal added to each Gram matrix; None: chosen on held-back calibration data.
+        damping: Share of the mean diagonal added to each Gram matrix; None: from tokens per input dimension.
         blend: 0 aims at the dense weight, 1 at the dense network's output; None: chosen on held-back data.
         max_accuracy_drop: Gate: most percentage points of top-1 that may be lost. Needs labels.
         min_snr: Gate: least signal-to-noise ratio of any float output, in dB.
@@ -46,12 +47,19 @@ class Settings:
         Raises:
             InputError: A value is outside its range.
         """
+        _expect(self.method in get_args(Method), "--method", f"one of {', '.join(get_args(Method))}", self.method)
+        for option, globs in (("--include", self.include), ("--exclude", self.exclude)):
+            _expect(not isinstance(globs, str), option, "a tuple of globs", repr(globs))
         _expect(self.samples is None or self.samples >= 1, "--samples", "at least 1", self.samples)
         _expect(self.seed >= 0, "--seed", "0 or more", self.seed)
         _expect(self.damping is None or 0 <= self.damping <= 1, "--damping", "between 0 and 1", self.damping)
         _expect(self.blend is None or 0 <= self.blend <= 1, "--blend", "between 0 and 1", self.blend)
         drop = self.max_accuracy_drop
-        _expect(drop is None or drop >= 0, "--max-accuracy-drop", "0 points or more", drop)
+        _expect(drop is None or 0 <= drop < math.inf, "--max-accuracy-drop", "0 points or more", drop)
+        _expect(self.min_snr is None or math.isfinite(self.min_snr), "--min-snr", "a number of dB", self.min_snr)
+
+        for name, shape in self.shapes.items():
+            _expect(all(size >= 1 for size in shape), "--shapes", "sizes of at least 1", f"{name}: {shape}")
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for the report."""

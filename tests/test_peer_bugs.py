@@ -15,7 +15,6 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from graphs import BF16, Array, is_two_four, linears, model, normal, opened, pruned, run, save
 from onnx import helper, numpy_helper
 
 from prox24_export import Settings, export
@@ -25,6 +24,7 @@ from prox24_export.passes.onnx_graph import OnnxGraph, model_tensors
 from prox24_export.passes.rewrite_weights import EXTERNAL_DATA, RewriteWeights
 from prox24_export.passes.verify_pattern import verify_pattern
 from prox24_export.report.model import Report
+from tests.graphs import BF16, Array, is_two_four, linears, model, normal, opened, pruned, run, save
 
 WIDTH = 16
 
@@ -41,7 +41,7 @@ def exported(
 ) -> tuple[OnnxGraph, Report]:
     """The written model and its report."""
     path = proto if isinstance(proto, Path) else save(proto, folder)
-    report = export(path, feeds, folder / "out", feeds, settings)
+    report = export(path, feeds, folder / "out", evaluation=feeds, settings=settings)
     return OnnxGraph(folder / "out" / "model.onnx"), report
 
 
@@ -138,7 +138,7 @@ def test_modelopt_holds_all_gram_matrices_at_once(tmp_path: Path, monkeypatch: p
         text = f"g (float[n,8] x) => (float[n,8] y) {{ h0 = Identity(x) {body} y = Relu(h{count}) }}"
         proto = model(text, {f"w{index}": normal(8, 8, seed=index) for index in range(count)})
         path, progress, feeds = save(proto, tmp_path / str(count)), Counting(monkeypatch), [{"x": normal(8, 8)}]
-        export(path, feeds, tmp_path / str(count) / "out", feeds, progress=progress)
+        export(path, feeds, tmp_path / str(count) / "out", evaluation=feeds, progress=progress)
         most.append(progress.most)
     assert 0 < most[0] == most[1], "what is held does not grow with depth"
 

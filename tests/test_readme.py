@@ -70,7 +70,9 @@ def test_the_code_map_names_files_that_are_there() -> None:
 
 
 def test_every_option_of_the_command_that_readme_names_exists() -> None:
-    shown = subprocess.run([sys.executable, "-m", "prox24_export", "--help"], capture_output=True, text=True, check=True)
+    shown = subprocess.run(
+        [sys.executable, "-m", "prox24_export", "--help"], capture_output=True, text=True, check=True
+    )
     ours = set(re.findall(r"`(--[a-z-]+)", README))
     assert ours
     assert not {option for option in ours if option not in shown.stdout} - {"--fp16", "--format"}

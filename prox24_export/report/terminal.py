@@ -7,7 +7,7 @@ from dataclasses import asdict
 from io import StringIO
 from typing import Any
 
-from prox24_export.report.model import LayerReport, Report
+from prox24_export.report.model import Gate, LayerReport, Report
 
 WIDTH = 100
 COLUMNS = ("name", "op", "weight", "k", "n", "parameters", "share", "state", "reason", "notes")
@@ -24,14 +24,16 @@ def render(report: Report) -> str:
     lines += [f"  dense: {count} × {reason}" for reason, count in reasons.most_common()]
     if report.accuracy is not None:
         lines += _accuracy(report)
-    lines += [
-        f"gate {gate.name}: {'passed' if gate.passed else 'FAILED'} "
-        f"({'not measured' if gate.value is None else f'{gate.value:.2f} {gate.unit}'}, limit {gate.limit:g} {gate.unit})"
-        for gate in report.gates
-    ]
+    lines += [_gate(gate) for gate in report.gates]
     lines += [f"warning: {warning}" for warning in report.warnings]
     lines.append(f"{report.output.path}  ({report.seconds['total']:.1f} s)")
     return "\n".join(lines) + "\n"
+
+
+def _gate(gate: Gate) -> str:
+    verdict = "passed" if gate.passed else "FAILED"
+    value = "not measured" if gate.value is None else f"{gate.value:.2f} {gate.unit}"
+    return f"gate {gate.name}: {verdict} ({value}, limit {gate.limit:g} {gate.unit})"
 
 
 def _accuracy(report: Report) -> list[str]:
@@ -62,7 +64,7 @@ def layers_table(layers: Sequence[LayerReport]) -> str:
 
     table = Table(box=None, pad_edge=False)
     table.add_column("name", overflow="fold", max_width=30)
-    table.add_column("op")
+    table.add_column("op", overflow="fold")
     for title in ("K", "N", "parameters", "share"):
         table.add_column(title, justify="right", no_wrap=True)
     table.add_column("state", no_wrap=True)
@@ -79,9 +81,9 @@ def layers_table(layers: Sequence[LayerReport]) -> str:
             layer.reason or "; ".join(layer.notes),
         )
     text = StringIO()
-    console = Console(file=text, width=WIDTH, highlight=False, markup=False)
+    console = Console(file=text, width=WIDTH, highlight=False, markup=False, emoji=False)
     console.print(table)
     eligible = [layer for layer in layers if layer.state == "sparse"]
     share = 100 * sum(layer.share for layer in eligible)
     console.print(f"{len(eligible)} of {len(layers)} eligible, {share:.1f} % of the parameters")
-    return text.getvalue()
+    return "".join(f"{line.rstrip()}\n" for line in text.getvalue().splitlines())

@@ -56,7 +56,7 @@ def sparsegpt(weight: Float[Tensor, "N K"], gram: Float[Tensor, "K K"]) -> Float
                 kept = two_four_mask(work[:, group] / upper.diagonal()[group])
             survives = kept[:, column % GROUP]
             error = torch.where(survives, 0.0, work[:, column]) / upper[column, column]
-            work[:, column : stop] -= error[:, None] * upper[column, column:stop]
+            work[:, column:stop] -= error[:, None] * upper[column, column:stop]
             work[:, column] = torch.where(survives, work[:, column], 0.0)
             errors[:, column - start] = error
         work[:, stop:] -= errors @ upper[start:stop, stop:]

@@ -48,9 +48,7 @@ class ProximalGradient:
         """One iteration; `state` is updated in place and returned."""
         gradient = (state.sparse - state.target) @ quadratic.scaled_gram
         moved = state.sparse - state.step * gradient
-        unsettled, changed = prox_dual_step(
-            moved, torch.zeros_like(moved), state.sparse, state.step * state.strength
-        )
+        unsettled, changed = prox_dual_step(moved, torch.zeros_like(moved), state.sparse, state.step * state.strength)
         state.iteration += 1
         state.unsettled = unsettled
         state.quiet = 0 if changed or unsettled else state.quiet + 1

@@ -2,15 +2,17 @@
 
 import enum
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+from torch.linalg import LinAlgError  # type: ignore[attr-defined] # documented, but missing from the stubs
 
 from prox24_export.solver import baselines
 from prox24_export.solver.admm import ProximalAdmm
+from prox24_export.solver.driver import find_mask
 from prox24_export.solver.gradient import ProximalGradient
 from prox24_export.solver.pattern import GROUP, is_two_four, positive_zeros, two_four_mask
 from prox24_export.solver.quadratic import Quadratic, automatic_damping, loss
@@ -46,8 +48,8 @@ class SolverSettings:
     method: Method = "prox"
     damping: float | None = None
     blend: float = 1.0
-    mask_solver: ProximalAdmm = ProximalAdmm()
-    gradient_solver: ProximalGradient = ProximalGradient()
+    mask_solver: ProximalAdmm = field(default_factory=ProximalAdmm)
+    gradient_solver: ProximalGradient = field(default_factory=ProximalGradient)
 
 
 @dataclass(frozen=True)
@@ -108,10 +110,12 @@ def solve_layer(
     if is_two_four(work):
         target, solved, iterations, status = work, work, 0, Status.ALREADY_SPARSE
     elif settings.method in {"prox", "prox-gradient"}:
-        target, solved, iterations, status = _solve_prox(work, gram, cross, tokens, settings, residual, quadratic)
+        target, solved, iterations, status = _solve_prox(
+            work, gram, cross, tokens=tokens, settings=settings, residual=residual, quadratic=quadratic
+        )
     else:
-        target, (solved, status) = work, _solve_baseline(work, gram, settings.method)
-        iterations = 0
+        target, iterations = work, 0
+        solved, status = _solve_baseline(work, gram, settings.method)
     solved = positive_zeros(solved.to(weight.dtype))
     scale = float(loss(work, torch.zeros_like(work), gram).sum())
     lost = float(loss(solved, target, gram).sum())
@@ -130,6 +134,7 @@ def _solve_prox(
     weight: Tensor,
     gram: Tensor,
     cross: Tensor | None,
+    *,
     tokens: int | None,
     settings: SolverSettings,
     residual: Tensor | None,
@@ -139,7 +144,7 @@ def _solve_prox(
         damping = automatic_damping(tokens, weight.shape[1]) if settings.damping is None else settings.damping
         try:
             quadratic = Quadratic.of(gram, cross, damping)
-        except torch.linalg.LinAlgError:
+        except LinAlgError:
             diagonal = gram.diagonal().clamp_min(0)
             masked = torch.where(baselines.wanda(weight, diagonal), weight, 0.0)
             return weight, masked, 0, Status.FACTORISATION_FAILED
@@ -149,35 +154,23 @@ def _solve_prox(
     correction = quadratic.correction(weight, residual) if settings.blend else None
     if correction is not None:
         target = weight + (settings.blend * correction).to(weight.dtype)
-    solver = settings.mask_solver if settings.method == "prox" else settings.gradient_solver
     pieces, iterations, settled = [], 0, True
-    for rows in target.split(max(1, ROWS_AT_ONCE // weight.shape[1])):
-        mask, taken, all_settled = _find_mask(solver, quadratic, rows)
+    for rows in torch.split(target, max(1, ROWS_AT_ONCE // weight.shape[1])):
+        if settings.method == "prox":
+            mask, taken, all_settled = find_mask(settings.mask_solver, quadratic, rows)
+        else:
+            mask, taken, all_settled = find_mask(settings.gradient_solver, quadratic, rows)
         refined, _ = conjugate_gradient(rows, mask, quadratic.gram.to(rows.dtype), rows)
         pieces.append(refined)
         iterations, settled = max(iterations, taken), settled and all_settled
     return target, torch.cat(pieces), iterations, Status.SETTLED if settled else Status.LIMIT
 
 
-def _find_mask(
-    solver: ProximalAdmm | ProximalGradient, quadratic: Quadratic, target: Tensor
-) -> tuple[Tensor, int, bool]:
-    """Drives a mask solver in unit-diagonal coordinates, weights of mean magnitude 1."""
-    scaled = (target.double() * quadratic.scale).float()
-    size = float(scaled.abs().mean())
-    if size == 0:
-        return two_four_mask(scaled), 0, True
-    state = solver.init(quadratic, scaled / size)
-    while state.iteration < solver.limit and not solver.done(state):
-        state = solver.step(quadratic, state)
-    return two_four_mask(state.sparse), state.iteration, solver.done(state)
-
-
 def _solve_baseline(weight: Tensor, gram: Tensor, method: Method) -> tuple[Tensor, Status]:
     if method == "sparsegpt":
         try:
             return baselines.sparsegpt(weight, gram), Status.DIRECT
-        except torch.linalg.LinAlgError:
+        except LinAlgError:
             mask = baselines.wanda(weight, gram.diagonal().clamp_min(0))
             return torch.where(mask, weight, 0.0), Status.FACTORISATION_FAILED
     mask = baselines.wanda(weight, gram.diagonal()) if method == "wanda" else baselines.magnitude(weight)

@@ -16,7 +16,11 @@ MOST_CLASS_AXES = 3  # [N, C] or [N, T, C]; a fourth axis is an image
 
 @dataclass
 class _Output:
-    """Running sums over batches, float64."""
+    """Running sums over batches, float64.
+
+    Entries where both outputs hold the same NaN or Inf (a masked logit) count as equal; where only one does, the
+    noise is infinite.
+    """
 
     signal: float = 0.0
     other: float = 0.0
@@ -27,11 +31,11 @@ class _Output:
     positions: int = 0
 
     def add(self, dense: Array, sparse: Array) -> None:
-        left, right = dense.astype(np.float64), sparse.astype(np.float64)
+        left, right, alike = _finite(dense, sparse)
         difference = left - right
         self.signal += float((left * left).sum())
         self.other += float((right * right).sum())
-        self.noise += float((difference * difference).sum())
+        self.noise += float((difference * difference).sum()) if alike else math.inf
         self.dot += float((left * right).sum())
         self.largest = max(self.largest, float(np.abs(difference).max(initial=0.0)))
         if looks_like_classes(dense):
@@ -40,17 +44,35 @@ class _Output:
 
     def report(self, name: str) -> OutputReport:
         """The sums as figures."""
-        norms = math.sqrt(self.signal * self.other)
-        snr = None
-        if self.noise > 0:
-            snr = 10 * math.log10(self.signal / self.noise) if self.signal > 0 else -math.inf
+        if not math.isfinite(self.noise):
+            return OutputReport(name, -math.inf, 0.0, math.inf, self._agreement)
+        norms = math.sqrt(self.signal) * math.sqrt(self.other)
         return OutputReport(
             name=name,
-            snr_db=snr,
+            snr_db=self._snr(),
             cosine=self.dot / norms if norms > 0 else float(self.noise == 0),
             max_abs_error=self.largest,
-            argmax_agreement=self.agree / self.positions if self.positions else None,
+            argmax_agreement=self._agreement,
         )
+
+    def _snr(self) -> float | None:
+        if self.noise == 0:
+            return None
+        return 10 * math.log10(self.signal / self.noise) if self.signal > 0 else -math.inf
+
+    @property
+    def _agreement(self) -> float | None:
+        return self.agree / self.positions if self.positions else None
+
+
+def _finite(dense: Array, sparse: Array) -> tuple[Array, Array, bool]:
+    """Both as float64 with 0 for NaN and Inf, and whether the same of those stood in both."""
+    left, right = dense.astype(np.float64), sparse.astype(np.float64)
+    odd = ~(np.isfinite(left) & np.isfinite(right))
+    if not odd.any():
+        return left, right, True
+    alike = np.array_equal(left[odd], right[odd], equal_nan=True)
+    return np.where(odd, 0.0, left), np.where(odd, 0.0, right), alike
 
 
 @dataclass
@@ -73,7 +95,9 @@ def compare(
     dense: Model,
     sparse: Model,
     names: Sequence[str],
-    batches: Iterable[tuple[Mapping[str, Array], Array | None, int]],
+    batches: Iterable[tuple[Mapping[str, Array], Array | None]],
+    *,
+    samples: int,
     tick: Callable[[], None],
 ) -> AccuracyReport:
     """Runs both models on the same batches.
@@ -82,7 +106,8 @@ def compare(
         dense: Feeds to outputs, in the order of `names`.
         sparse: The same.
         names: Outputs of both.
-        batches: (feeds, labels or None, number of samples).
+        batches: (feeds, labels or None).
+        samples: How many the batches hold.
         tick: Called once a batch.
 
     Raises:
@@ -90,15 +115,13 @@ def compare(
     """
     sums: dict[int, _Output] = {}
     top1 = _Top1()
-    samples = 0
-    for feeds, labels, count in batches:
+    for feeds, labels in batches:
         left, right = dense(feeds), sparse(feeds)
         for index, (one, other) in enumerate(zip(left, right, strict=True)):
             if is_float(one):
                 sums.setdefault(index, _Output()).add(one, other)
         if labels is not None:
             top1.add(left, right, labels)
-        samples += count
         tick()
     metrics = [{}, {}] if not top1.total else [{"top1": 100 * hit / top1.total} for hit in (top1.dense, top1.sparse)]
     outputs = tuple(sums[index].report(names[index]) for index in sorted(sums))
@@ -114,12 +137,12 @@ def labelled_output(outputs: Sequence[Array], labels: Array) -> int:
     if labels.dtype.kind not in "iu":
         raise InputError(f"'labels' are {labels.dtype}. Expected integers: the index of the true class.")
     for index, output in enumerate(outputs):
-        if is_float(output) and output.ndim > 1 and output[..., 0].size == labels.size:
+        if is_float(output) and has_classes(output) and output[..., 0].size == labels.size:
             return index
     shapes = [list(output.shape) for output in outputs if isinstance(output, np.ndarray)]
     raise InputError(
         f"'labels' of shape {list(labels.shape)} fit no output; outputs have shapes {shapes}. "
-        "Expected one label per arg-max over the last axis of an output."
+        "Expected one label per arg-max over the last axis of a float output."
     )
 
 
@@ -128,6 +151,11 @@ def is_float(output: Array) -> bool:
     return isinstance(output, np.ndarray) and output.dtype.kind == "f"
 
 
+def has_classes(output: Array) -> bool:
+    """Whether an arg-max over the last axis says anything."""
+    return output.ndim > 1 and output.shape[-1] > 1
+
+
 def looks_like_classes(output: Array) -> bool:
     """[N, C] or [N, T, C] with at least two classes."""
-    return 1 < output.ndim <= MOST_CLASS_AXES and output.shape[-1] > 1
+    return has_classes(output) and output.ndim <= MOST_CLASS_AXES

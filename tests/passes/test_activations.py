@@ -7,12 +7,12 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from graphs import Array, linears, model, normal, opened, run
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from prox24_export.passes import activations
 from prox24_export.passes.activations import Patches, Rows
+from tests.graphs import Array, linears, model, normal, opened, run
 
 quick = settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 

@@ -7,7 +7,6 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from graphs import Array, Walk, linears, model, normal, opened, run
 from onnx import helper, numpy_helper
 
 from prox24_export.errors import InputError
@@ -15,6 +14,7 @@ from prox24_export.passes.calibrate import Batch, Calibration
 from prox24_export.passes.graph import Feeds, Linear, Node
 from prox24_export.passes.onnx_graph import OnnxGraph
 from prox24_export.passes.schedule import schedule
+from tests.graphs import Array, Walk, linears, model, normal, opened, run
 
 
 def values(proto: onnx.ModelProto, weights: Mapping[str, Array], names: Sequence[str], feeds: Feeds) -> list[Array]:

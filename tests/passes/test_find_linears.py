@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from graphs import BF16, Array, found, linears, model, normal, opened
 from onnx import helper
 
 from prox24_export.passes.graph import Linear, Reason, Skipped
+from tests.graphs import BF16, Array, found, linears, model, normal, opened
 
 X = "float[2,8] x"
 W = {"w": normal(8, 12)}  # [K, N] = [8, 12]

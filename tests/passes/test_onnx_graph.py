@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from graphs import Array, Walk, linears, model, normal, opened, run, save
 from onnx import helper, numpy_helper
 
 from prox24_export.errors import InputError
 from prox24_export.passes.onnx_graph import Input, OnnxGraph
+from tests.graphs import Array, Walk, linears, model, normal, opened, run, save
 
 
 def external(name: str, array: Array, folder: Path) -> onnx.TensorProto:

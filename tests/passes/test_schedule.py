@@ -4,10 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from graphs import linears, model, normal, opened
 
 from prox24_export.passes.onnx_graph import OnnxGraph
 from prox24_export.passes.schedule import Stage, schedule
+from tests.graphs import linears, model, normal, opened
 
 BLOCK = "[up{i}] a{i} = MatMul(h{i}, w{i}) r{i} = Relu(a{i}) [down{i}] b{i} = MatMul(r{i}, v{i}) h{j} = Add(b{i}, h{i})"
 

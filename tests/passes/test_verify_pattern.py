@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from graphs import Array, linears, magnitude, model, normal, opened, rewritten
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
@@ -16,6 +15,7 @@ from polygraphy.tools.sparse import SparsityPruner
 from prox24_export.passes.graph import Linear
 from prox24_export.passes.onnx_graph import OnnxGraph
 from prox24_export.passes.verify_pattern import PatternError, verify_pattern, violations
+from tests.graphs import Array, linears, magnitude, model, normal, opened, rewritten
 
 TEXT = """g (float[n,8] x) => (float[n,4] y) {
     [first] a = MatMul(x, u) b = Relu(a) [second] c = Gemm<transB = 1>(b, v) [third] y = MatMul(c, w) }"""

@@ -8,10 +8,10 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from example import build, layer, nothing_eligible
 
 from prox24_export.report.html import HEIGHT, chart, details, render, written
 from prox24_export.report.model import DataFacts, Gate
+from tests.report.example import build, layer, nothing_eligible
 
 VOID = {"meta", "link", "input", "wbr", "br"}
 LOADS = {"src", "href", "srcset", "action", "data", "poster", "xlink:href"}

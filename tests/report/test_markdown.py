@@ -4,10 +4,10 @@ import math
 from dataclasses import replace
 
 import pytest
-from example import build, layer, nothing_eligible
 
 from prox24_export.report.markdown import RANDOM_WARNING, figures, number, render, tables, verdict
 from prox24_export.report.model import AccuracyReport, DataFacts, Gate, LayerReport, OutputReport, Report
+from tests.report.example import build, layer, nothing_eligible
 
 MOST_BYTES = 60_000
 

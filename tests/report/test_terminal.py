@@ -5,11 +5,11 @@ import math
 from dataclasses import replace
 
 import pytest
-from example import build, layer, nothing_eligible
 from rich.cells import cell_len
 
 from prox24_export.report import terminal
 from prox24_export.report.model import Gate, LayerReport, OutputReport
+from tests.report.example import build, layer, nothing_eligible
 
 SECONDS = {"total": 12.34}
 

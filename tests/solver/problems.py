@@ -12,12 +12,15 @@ def correlated(tokens: int, k: int, seed: int = 0) -> Tensor:
     basis, _ = torch.linalg.qr(torch.randn(k, k, generator=generator, dtype=torch.float64))
     spectrum = torch.arange(1, k + 1, dtype=torch.float64) ** -0.5
     scales = torch.exp(0.5 * torch.randn(k, generator=generator, dtype=torch.float64))
-    return torch.randn(tokens, k, generator=generator, dtype=torch.float64) * spectrum @ basis.T * scales
+    noise = torch.randn(tokens, k, generator=generator, dtype=torch.float64)
+    activations: Tensor = noise * spectrum @ basis.T * scales
+    return activations
 
 
 def weights(n: int, k: int, seed: int = 0) -> Tensor:
     """Gaussian weights [N, K], float32."""
-    return torch.randn(n, k, generator=torch.Generator().manual_seed(1000 + seed)) / k**0.5
+    drawn: Tensor = torch.randn(n, k, generator=torch.Generator().manual_seed(1000 + seed)) / k**0.5
+    return drawn
 
 
 def two_four_masks(k: int) -> list[Tensor]:

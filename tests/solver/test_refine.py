@@ -40,5 +40,7 @@ def test_a_row_that_is_solved_already_does_not_move() -> None:
 
 def test_an_empty_support_gives_zeros_without_warning() -> None:
     target = weights(3, 8).double()
-    solved, _ = conjugate_gradient(target, torch.zeros(3, 8, dtype=torch.bool), torch.eye(8, dtype=torch.float64), target)
+    solved, _ = conjugate_gradient(
+        target, torch.zeros(3, 8, dtype=torch.bool), torch.eye(8, dtype=torch.float64), target
+    )
     assert torch.equal(solved, torch.zeros_like(solved))

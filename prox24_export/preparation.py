@@ -1,0 +1,94 @@
+"""Before any work: the samples in their parts, how many go into one call, and whether the gates can be answered."""
+
+from prox24_export import calibration as data
+from prox24_export.errors import InputError
+from prox24_export.passes import runtime
+from prox24_export.passes.onnx_graph import OnnxGraph
+from prox24_export.report.model import DataFacts
+from prox24_export.settings import Settings
+from prox24_export.validation import accuracy
+
+
+def samples_of(
+    graph: OnnxGraph,
+    calibration: data.Source | None,
+    evaluation: data.Source | None,
+    settings: Settings,
+    *,
+    needed: bool,
+) -> tuple[data.Parts, DataFacts | None]:
+    """Samples in three parts that never mix.
+
+    Args:
+        graph: Knows the inputs.
+        calibration: Source of fit and choice part; None draws random samples.
+        evaluation: Source of the report part; None sets a fifth of the others aside.
+        settings: Seed, number and shapes of samples.
+        needed: Whether anything is eligible. Where nothing is, nothing is drawn at random.
+    """
+    if not needed and calibration is None and evaluation is None:
+        return data.Parts((), (), ()), None
+    if calibration is None and not needed:
+        samples = []
+    elif calibration is None:
+        count = settings.samples or data.RANDOM_SAMPLES
+        samples = data.random(graph.inputs, graph.gathered_rows, settings.shapes, count, settings.seed)
+    else:
+        samples = data.read(calibration, graph.inputs, "--calibration")
+    parts = data.split(samples, with_report=evaluation is None, seed=settings.seed, limit=settings.samples)
+    if evaluation is not None:
+        parts = data.Parts(parts.fit, parts.choice, data.read(evaluation, graph.inputs, "--evaluation"))
+    source = ("random" if needed else "none") if calibration is None else _described(calibration)
+    return parts, DataFacts(
+        calibration=source,
+        evaluation=f"a fifth of {source}" if evaluation is None else _described(evaluation),
+        fit=len(parts.fit),
+        choice=len(parts.choice),
+        report=len(parts.report),
+        is_random=calibration is None and needed,
+    )
+
+
+def _described(source: data.Source) -> str:
+    return str(source) if isinstance(source, (str, Path)) else "feed dictionaries"
+
+
+def batch_size(graph: OnnxGraph, parts: data.Parts) -> int:
+    """Samples per call. One where the model declares a dynamic batch but cannot run a larger one.
+
+    Raises:
+        InputError: ONNX Runtime cannot run the model on the first sample.
+    """
+    samples = parts.fit or parts.report
+    if not samples:
+        return 1
+    size = data.batch_size(samples)
+    session = graph.session()
+    for attempt in dict.fromkeys((size, 1)):
+        feeds, _ = next(data.joined(samples, graph.inputs, attempt))
+        try:
+            session.run(None, feeds)
+        except Exception as error:
+            if attempt == 1:
+                raise InputError(
+                    f"ONNX Runtime cannot run {graph.path} on the first sample: {runtime.one_sentence(error)}."
+                ) from error
+        else:
+            return attempt
+    return 1
+
+
+def check_gates(graph: OnnxGraph, parts: data.Parts, settings: Settings, size: int) -> None:
+    """Refuses gates that the report part cannot answer, before any work is done."""
+    labelled = [sample for sample in parts.report if sample.labels is not None]
+    if settings.max_accuracy_drop is not None and (not labelled or len(labelled) != len(parts.report)):
+        raise InputError(
+            "--max-accuracy-drop needs labels: expected an array 'labels' in the --evaluation file (or in "
+            "--calibration where that is set aside from). Add it, or use --min-snr."
+        )
+    if settings.min_snr is not None and not parts.report:
+        raise InputError("--min-snr needs at least one sample to compare outputs on. Give --evaluation.")
+    if labelled:
+        feeds, labels = next(data.joined(labelled, graph.inputs, size))
+        if labels is not None:
+            accuracy.labelled_output(graph.session().run(None, feeds), labels)

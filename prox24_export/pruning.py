@@ -1,0 +1,102 @@
+"""Stage by stage: observe a layer's input in both streams, solve it, carry on with the pruned weight."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from prox24_export.calibration import Parts
+from prox24_export.calibration import batches as batches_of
+from prox24_export.errors import InputError
+from prox24_export.passes.calibrate import Calibration, Observation
+from prox24_export.passes.find_linears import not_reached
+from prox24_export.passes.graph import Array, Linear, Skipped
+from prox24_export.passes.onnx_graph import OnnxGraph
+from prox24_export.passes.schedule import schedule
+from prox24_export.passes.sparsify import Solved, Sparsify
+from prox24_export.progress import Progress
+from prox24_export.report.model import Executions, LayerReport
+from prox24_export.settings import Settings
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """What pruning leaves: a row for every layer, and the solved weights by name, as they are stored."""
+
+    layers: Sequence[LayerReport]
+    weights: Mapping[str, Array]
+    executions: Executions | None
+
+
+def prune(
+    graph: OnnxGraph, found: Sequence[Linear | Skipped], parts: Parts, size: int, settings: Settings, progress: Progress
+) -> Pruned:
+    """Stage by stage: observe, solve, carry on with the pruned weights."""
+    rows = [row_of(layer, graph.parameters) for layer in found]
+    place = {layer.name: index for index, layer in enumerate(found) if isinstance(layer, Linear)}
+    linears = [layer for layer in found if isinstance(layer, Linear)]
+    if not linears:
+        return Pruned(rows, {}, None)
+    _expect_finite(graph, linears)
+    stages = schedule(graph, linears)
+    batches = [
+        *batches_of(parts.fit, graph.inputs, "fit", size),
+        *batches_of(parts.choice, graph.inputs, "choice", size),
+    ]
+    calibration = Calibration(graph, batches)
+    weights: dict[str, Array] = {}
+    with progress.stage("calibrate and prune", len(stages) * len(batches) + len(linears)) as tick:
+        for stage in stages:
+            seen = calibration.advance(stage, weights, tick)
+            reached = []
+            for linear in stage.linears:
+                why = _unreached(seen[linear.name])
+                if why:
+                    rows[place[linear.name]] = row_of(not_reached(linear, why), graph.parameters)
+                else:
+                    reached.append(linear)
+            dense = {linear.name: graph.weight(linear) for linear in reached}
+            result = Sparsify(settings).call(dense, seen, tick)
+            for linear in reached:
+                row = place[linear.name]
+                rows[row] = _solved_row(rows[row], result[linear.name])
+                weights[linear.weight] = graph.rounded(linear, result[linear.name].solution.weight)
+    executions = Executions(calibration.executions, calibration.one_pass, len(stages))
+    return Pruned(rows, weights, executions)
+
+
+def _unreached(seen: Observation) -> str:
+    if seen.fit.tokens == 0:
+        return "no token came to it"
+    return "its input was always zero" if float(seen.fit.dense.sum()) == 0 else ""
+
+
+def _expect_finite(graph: OnnxGraph, linears: Sequence[Linear]) -> None:
+    for linear in linears:
+        if not bool(np.isfinite(graph.stored(linear.weight).astype(np.float64)).all()):
+            raise InputError(
+                f"weight {linear.weight} of layer {linear.name} holds NaN or Inf. Expected finite weights: repair the "
+                f"model, or leave the layer dense with --exclude {linear.name!r}."
+            )
+
+
+def row_of(layer: Linear | Skipped, parameters: int) -> LayerReport:
+    """A layer as the report has it before it is solved; `parameters` are the model's."""
+    share = layer.parameters / parameters if parameters else 0.0
+    row = LayerReport(layer.name, layer.op, layer.weight, layer.k, layer.n, layer.parameters, share, "sparse")
+    if isinstance(layer, Skipped):
+        return replace(row, state="dense", reason=layer.sentence)
+    return replace(row, notes=layer.notes)
+
+
+def _solved_row(row: LayerReport, solved: Solved) -> LayerReport:
+    solution = solved.solution
+    return replace(
+        row,
+        relative_error=solution.relative_error,
+        blend=solved.blend,
+        damping=solved.damping,
+        iterations=solution.iterations,
+        seconds=round(solution.seconds, 4),
+        status=solution.status.value,
+    )

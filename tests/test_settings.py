@@ -1,0 +1,76 @@
+"""Every option is checked once, where it enters."""
+
+import re
+from typing import Any
+
+import pytest
+
+from prox24_export.errors import InputError
+from prox24_export.settings import Settings, parse_shape
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (
+            {"method": "lottery"},
+            "--method must be one of prox, prox-gradient, sparsegpt, wanda, magnitude. Got lottery.",
+        ),
+        ({"samples": 0}, "--samples must be at least 1. Got 0."),
+        ({"seed": -1}, "--seed must be 0 or more. Got -1."),
+        ({"damping": -0.1}, "--damping must be between 0 and 1. Got -0.1."),
+        ({"damping": float("nan")}, "--damping must be between 0 and 1. Got nan."),
+        ({"blend": 1.5}, "--blend must be between 0 and 1. Got 1.5."),
+        ({"max_accuracy_drop": -1.0}, "--max-accuracy-drop must be 0 points or more. Got -1.0."),
+        ({"max_accuracy_drop": float("inf")}, "--max-accuracy-drop must be 0 points or more. Got inf."),
+        ({"min_snr": float("nan")}, "--min-snr must be a number of dB. Got nan."),
+        ({"include": "fc*"}, "--include must be a tuple of globs. Got 'fc*'."),
+        ({"exclude": "fc*"}, "--exclude must be a tuple of globs. Got 'fc*'."),
+        ({"shapes": {"x": (1, 0)}}, "--shapes must be sizes of at least 1. Got x: (1, 0)."),
+    ],
+)
+def test_a_value_out_of_range_is_refused_by_the_name_of_its_option(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError, match=re.escape(said)):
+        Settings(**options)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"samples": 1, "seed": 2**40, "damping": 0.0, "blend": 1.0},
+        {"damping": 1.0, "blend": 0.0, "max_accuracy_drop": 0.0, "min_snr": -5.0},
+        {"shapes": {"x": ()}, "method": "prox-gradient"},
+    ],
+)
+def test_values_at_the_limits_are_taken(options: dict[str, Any]) -> None:
+    assert (
+        Settings(**options).as_dict().items()
+        >= (options | ({"shapes": {"x": []}} if "shapes" in options else {})).items()
+    )
+
+
+def test_the_report_gets_every_option_as_plain_values() -> None:
+    plain = Settings(shapes={"x": (1, 3)}, include=("a*",)).as_dict()
+    assert plain.keys() == {
+        *("method", "include", "exclude", "samples", "seed", "shapes"),
+        *("damping", "blend", "max_accuracy_drop", "min_snr", "force"),
+    }
+    assert plain["shapes"] == {"x": [1, 3]}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("image:1x3x224x224", ("image", (1, 3, 224, 224))),
+        ("x:5", ("x", (5,))),
+        ("a:b:2X3", ("a:b", (2, 3))),
+    ],
+)
+def test_a_shape_is_a_name_and_sizes(text: str, expected: tuple[str, tuple[int, ...]]) -> None:
+    assert parse_shape(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "x", "x:", ":1x2", "x:1x", "x:0x2", "x:-1", "x:1,2", "x:1.5"])
+def test_another_text_is_refused_and_shown(text: str) -> None:
+    with pytest.raises(InputError, match=re.escape(f"--shapes must look like name:1x3x224x224. Got {text!r}.")):
+        parse_shape(text)

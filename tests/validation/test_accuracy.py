@@ -1,0 +1,163 @@
+"""Accuracy figures against the same figures worked out by hand."""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from prox24_export.errors import InputError
+from prox24_export.report.model import AccuracyReport, OutputReport
+from prox24_export.validation import accuracy
+from tests.graphs import normal
+
+Array = npt.NDArray[Any]
+
+
+def compared(
+    dense: Sequence[Sequence[Array]], sparse: Sequence[Sequence[Array]], labels: Sequence[Array | None] = ()
+) -> AccuracyReport:
+    """`dense[batch][output]` against `sparse`."""
+
+    def model(outputs: Sequence[Sequence[Array]]) -> accuracy.Model:
+        def run(feeds: Mapping[str, Array]) -> Sequence[Array]:
+            return outputs[int(feeds["batch"])]
+
+        return run
+
+    ticks: list[None] = []
+    batches = [({"batch": np.array(index)}, truth) for index, truth in enumerate(labels or [None] * len(dense))]
+    names = [f"out{index}" for index in range(len(dense[0]))]
+    report = accuracy.compare(model(dense), model(sparse), names, batches, samples=42, tick=lambda: ticks.append(None))
+    assert len(ticks) == len(dense)
+    assert report.samples == 42
+    return report
+
+
+def only(report: AccuracyReport) -> OutputReport:
+    (output,) = report.outputs
+    return output
+
+
+def test_figures_of_a_small_case_worked_out_by_hand() -> None:
+    dense = np.array([[3.0, 4.0], [0.0, 5.0]], np.float32)
+    sparse = np.array([[3.0, 3.0], [2.0, 5.0]], np.float32)
+    output = only(compared([[dense]], [[sparse]]))
+    assert output.name == "out0"
+    assert output.snr_db == pytest.approx(10 * math.log10(50 / 5))
+    assert output.cosine == pytest.approx((9 + 12 + 0 + 25) / math.sqrt(50 * (9 + 9 + 4 + 25)))
+    assert output.max_abs_error == 2
+    assert output.argmax_agreement == 0.5  # [3, 3] says class 0, [3, 4] says class 1; the other row agrees
+
+
+def test_batches_of_unequal_size_count_by_their_entries() -> None:
+    dense, sparse = normal(7, 5), normal(7, 5, seed=1)
+    labels = np.array([0, 1, 2, 3, 4, 0, 1])
+    whole = compared([[dense]], [[sparse]], [labels])
+    cut = [slice(0, 3), slice(3, 6), slice(6, 7)]
+    pieces = compared([[dense[c]] for c in cut], [[sparse[c]] for c in cut], [labels[c] for c in cut])
+    assert pieces.dense == whole.dense == {"top1": pytest.approx(100 * float((dense.argmax(1) == labels).mean()))}
+    assert pieces.sparse == whole.sparse == {"top1": pytest.approx(100 * float((sparse.argmax(1) == labels).mean()))}
+    noise = float(((dense - sparse).astype(np.float64) ** 2).sum())
+    assert only(pieces).snr_db == pytest.approx(10 * math.log10(float((dense.astype(np.float64) ** 2).sum()) / noise))
+    assert only(pieces).max_abs_error == pytest.approx(float(np.abs(dense - sparse).max()))
+    agreement = float((dense.argmax(1) == sparse.argmax(1)).mean())
+    assert only(pieces).argmax_agreement == only(whole).argmax_agreement == pytest.approx(agreement)
+    assert only(pieces).cosine == pytest.approx(only(whole).cosine)
+
+
+def test_equal_outputs_have_no_noise() -> None:
+    x = normal(4, 3)
+    output = only(compared([[x]], [[x.copy()]]))
+    assert output == OutputReport("out0", None, output.cosine, 0.0, 1.0)
+    assert output.cosine == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(
+    ("dense", "sparse", "snr", "cosine"),
+    [
+        (np.zeros((2, 2)), np.zeros((2, 2)), None, 1.0),
+        (np.zeros((2, 2)), np.ones((2, 2)), -math.inf, 0.0),
+        (np.ones((2, 2)), np.zeros((2, 2)), 0.0, 0.0),
+        (np.ones((2, 2)), -np.ones((2, 2)), 10 * math.log10(1 / 4), -1.0),
+    ],
+)
+def test_zero_and_opposite_outputs(dense: Array, sparse: Array, snr: float | None, cosine: float) -> None:
+    output = only(compared([[dense]], [[sparse]]))
+    assert output.snr_db == (None if snr is None else pytest.approx(snr))
+    assert output.cosine == pytest.approx(cosine)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_sparse_output_that_is_not_finite_is_the_worst_there_is_not_equal(bad: float) -> None:
+    dense, sparse = normal(2, 3), normal(2, 3)
+    sparse[1, 1] = bad
+    output = only(compared([[dense]], [[sparse]]))
+    assert (output.snr_db, output.cosine, output.max_abs_error) == (-math.inf, 0.0, math.inf)
+
+
+def test_masked_logits_that_are_infinite_in_both_are_left_out() -> None:
+    dense, sparse = normal(2, 4), normal(2, 4, seed=1)
+    finite = only(compared([[dense[:, :3]]], [[sparse[:, :3]]]))
+    dense[:, 3] = sparse[:, 3] = -np.inf
+    masked = only(compared([[dense]], [[sparse]]))
+    assert masked.snr_db == pytest.approx(finite.snr_db)
+    assert masked.cosine == pytest.approx(finite.cosine)
+    assert masked.max_abs_error == pytest.approx(finite.max_abs_error)
+
+
+def test_outputs_that_are_not_float_tensors_are_left_out_and_the_others_keep_their_names() -> None:
+    first: list[Any] = [np.arange(3), normal(3, 2), [normal(3, 2)], normal(3, 2, 2, 2).astype(np.float16)]
+    report = compared([first], [first])
+    assert [output.name for output in report.outputs] == ["out1", "out3"]
+    assert report.dense == report.sparse == {}
+
+
+@pytest.mark.parametrize(
+    ("shape", "has"), [((5,), False), ((5, 1), False), ((5, 2), True), ((2, 5, 3), True), ((2, 3, 4, 4), False)]
+)
+def test_arg_max_agreement_is_given_where_the_last_axis_looks_like_classes(shape: tuple[int, ...], has: bool) -> None:
+    x = normal(*shape)
+    assert (only(compared([[x]], [[x]])).argmax_agreement is not None) is has
+
+
+def test_top_1_uses_the_first_output_that_the_labels_fit_and_every_token() -> None:
+    wide, tokens = normal(2, 6), normal(2, 3, 4)
+    labels = tokens.argmax(-1)
+    labels[0, 0] = (labels[0, 0] + 1) % 4
+    report = compared([[wide, tokens]], [[wide, -tokens]], [labels])
+    assert report.dense == {"top1": pytest.approx(100 * 5 / 6)}
+    assert report.sparse["top1"] == pytest.approx(100 * float(((-tokens).argmax(-1) == labels).mean()))
+
+
+def test_batches_without_labels_do_not_count_for_top_1() -> None:
+    dense = [[np.array([[0.0, 1.0]])], [np.array([[1.0, 0.0]])]]
+    assert compared(dense, dense, [None, np.array([0])]).dense == {"top1": 100.0}
+
+
+@pytest.mark.parametrize(
+    ("output", "labels", "said"),
+    [
+        (
+            normal(4, 3),
+            np.zeros(4, np.float32),
+            "'labels' are float32. Expected integers: the index of the true class.",
+        ),
+        (normal(4, 3), np.zeros(5, int), "'labels' of shape [5] fit no output; outputs have shapes [[4, 3]]."),
+        (normal(4, 3), np.zeros((4, 3), int), "fit no output"),
+        (normal(4, 1), np.zeros(4, int), "fit no output"),
+        (normal(4), np.zeros(4, int), "fit no output"),
+        (normal(4, 0), np.zeros(4, int), "fit no output"),
+        (
+            np.zeros((4, 3), int),
+            np.zeros(4, int),
+            "Expected one label per arg-max over the last axis of a float output.",
+        ),
+    ],
+)
+def test_labels_that_fit_no_output_are_refused(output: Array, labels: Array, said: str) -> None:
+    with pytest.raises(InputError, match=re.escape(said)):
+        compared([[output]], [[output]], [labels])
