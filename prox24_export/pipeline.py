@@ -71,7 +71,8 @@ def export(
     path = Path(model)
     target = Path(out) if out is not None else Path(f"{path.stem}-2to4")
     output.check(target, path, calibration, evaluation, force=settings.force)
-    run = _Run(settings, progress or Silent())
+    progress = progress or Silent()
+    run = _Run()
 
     with run.timed("load"):
         graph = OnnxGraph(path)
@@ -85,7 +86,7 @@ def export(
             preparation.check_gates(graph, parts, settings, size)
     run.warn_about(graph, facts_of_data)
     with run.timed("prune"):
-        pruned = prune(graph, found, parts, size, settings, run.progress)
+        pruned = prune(graph, found, parts, size=size, settings=settings, progress=progress)
     with output.folder(target) as folder:
         with run.timed("save"):
             weights = pruned.weights
@@ -93,7 +94,7 @@ def export(
             sparse = OnnxGraph(written)
             verify_pattern(sparse, [layer for layer in linears if layer.weight in weights])
         with run.timed("accuracy"):
-            measured = _accuracy(graph, sparse, parts.report, size, run.progress)
+            measured = _accuracy(graph, sparse, parts.report, size, progress)
         report = Report(
             tool="prox24-export",
             versions=facts.versions(),
@@ -120,8 +121,6 @@ def export(
 class _Run:
     """What a run gathers beside its result: time, warnings."""
 
-    settings: Settings
-    progress: Progress
     start: float = field(default_factory=time.perf_counter)
     started: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
     seconds: dict[str, float] = field(default_factory=dict)

@@ -1,5 +1,7 @@
 """Before any work: the samples in their parts, how many go into one call, and whether the gates can be answered."""
 
+from pathlib import Path
+
 from prox24_export import calibration as data
 from prox24_export.errors import InputError
 from prox24_export.passes import runtime

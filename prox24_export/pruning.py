@@ -29,9 +29,27 @@ class Pruned:
 
 
 def prune(
-    graph: OnnxGraph, found: Sequence[Linear | Skipped], parts: Parts, size: int, settings: Settings, progress: Progress
+    graph: OnnxGraph,
+    found: Sequence[Linear | Skipped],
+    parts: Parts,
+    *,
+    size: int,
+    settings: Settings,
+    progress: Progress,
 ) -> Pruned:
-    """Stage by stage: observe, solve, carry on with the pruned weights."""
+    """Stage by stage: observe, solve, carry on with the pruned weights.
+
+    Args:
+        graph: The dense model.
+        found: What `FindLinears` made of its nodes.
+        parts: Samples; the report part is not looked at.
+        size: Samples in one call.
+        settings: How to solve.
+        progress: Where to show progress.
+
+    Raises:
+        InputError: A weight or an activation holds NaN or Inf.
+    """
     rows = [row_of(layer, graph.parameters) for layer in found]
     place = {layer.name: index for index, layer in enumerate(found) if isinstance(layer, Linear)}
     linears = [layer for layer in found if isinstance(layer, Linear)]

@@ -23,7 +23,7 @@ OPTIONS = {
     "--samples": "Default: all; 32 random ones",
     "--seed": "[default: 0]",
     "--shapes": "Default: dynamic axes are 1 (the first) and 32",
-    "--damping": "Default: chosen on held-back samples",
+    "--damping": "Default: from tokens per input dimension",
     "--blend": "Default: chosen on held-back samples",
     "--max-accuracy-drop": "Default: no gate",
     "--min-snr": "Default: no gate",
