@@ -15,7 +15,6 @@ import pytest
 from tests.command import command, expect_refusal, in_process, snapshot
 from tests.graphs import Array, is_two_four, normal
 
-
 PRUNED = {
     "mnist_cntk": 2,
     "nnsplit_en": 2,
