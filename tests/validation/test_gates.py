@@ -61,3 +61,12 @@ def test_what_could_not_be_measured_does_not_pass(accuracy: AccuracyReport | Non
 
 def test_without_limits_there_are_no_gates() -> None:
     assert gates.evaluate(Settings(), measured(90, 0, -50.0)) == ()
+
+
+def test_a_byte_copy_keeps_every_limit_although_nothing_was_measured() -> None:
+    verdicts = gates.evaluate(Settings(max_accuracy_drop=0.0, min_snr=60.0), None, is_copy=True)
+    assert [gate.passed for gate in verdicts] == [True, True]
+    assert [gate.passed for gate in gates.evaluate(Settings(max_accuracy_drop=0.0, min_snr=60.0), None)] == [
+        False,
+        False,
+    ]
