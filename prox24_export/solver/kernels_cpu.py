@@ -39,6 +39,8 @@ from typing import TYPE_CHECKING, Any, no_type_check
 import numba
 import numpy as np
 
+from prox24_export.solver.compile_cache import kept
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -46,8 +48,8 @@ if TYPE_CHECKING:
 
 # `no_type_check` keeps run-time type checkers from wrapping what numba compiles.
 # Contraction (a·b + c rounded once) is the only licence given to the compiler.
-_scalar = numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
-_parallel = numba.njit(cache=True, nogil=True, error_model="numpy", parallel=True)
+_scalar = kept(numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"}))
+_parallel = kept(numba.njit(cache=True, nogil=True, error_model="numpy", parallel=True))
 
 NEARLY_LINEAR = 1e-3  # largest y below which plain substitution contracts by 6e-3 a pass
 NEEDS_POLISH = 0.05  # largest y below which roots near 1 lose digits of v, and one pass of substitution restores them
