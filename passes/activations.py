@@ -59,27 +59,35 @@ class Patches:
     auto_pad: str = "NOTSET"
 
     def chunks(self, activation: Array) -> Iterator[Float[Tensor, "tokens K"]]:
-        """`X` in pieces of at most about `CHUNK_VALUES` entries (one sample where a sample is larger)."""
+        """`X` in pieces of at most about `CHUNK_VALUES` entries (one row of positions where a row is larger)."""
         per_sample = max(1, math.prod(self.kernel) * math.prod(activation.shape[1:]))
         step = max(1, CHUNK_VALUES // per_sample)
         if activation.size == 0:  # no sample, or samples without extent: no token
             yield torch.zeros(0, math.prod(self.kernel) * activation.shape[1])
         for start in range(0, activation.shape[0] if activation.size else 0, step):
-            yield from torch.split(self._matrix(_as_float(activation[start : start + step])), CHUNK_TOKENS)
+            windows = self._windows(_as_float(activation[start : start + step]))
+            rows = windows.shape[2] if step > 1 else max(1, CHUNK_VALUES * windows.shape[2] // max(1, windows.numel()))
+            for piece in torch.split(windows, max(1, rows), dim=2):  # the first spatial axis: tokens keep their order
+                yield from torch.split(self._matrix(piece), CHUNK_TOKENS)
 
     def products(self, value: Array) -> Float[Tensor, "tokens N"]:
         """A value of the shape of the node's result as the matrix `X Wᵀ`."""
         return _as_float(value).movedim(1, -1).reshape(-1, value.shape[1])
 
-    def _matrix(self, x: Float[Tensor, "..."]) -> Float[Tensor, "tokens K"]:
+    def _windows(self, x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """A view [samples, C_in, positions…, kernel…]; only `_matrix` copies."""
         spatial = len(self.kernel)
         x = F.pad(x, self._torch_pads(x.shape[2:]))
         for axis in range(spatial):
             span = (self.kernel[axis] - 1) * self.dilations[axis] + 1
             x = x.unfold(2 + axis, span, self.strides[axis])[..., :: self.dilations[axis]]
+        return x
+
+    def _matrix(self, windows: Float[Tensor, "..."]) -> Float[Tensor, "tokens K"]:
+        spatial = len(self.kernel)
         outer, inner = range(2, 2 + spatial), range(2 + spatial, 2 + 2 * spatial)
-        patches = x.permute(0, *outer, *inner, 1)
-        return patches.reshape(-1, math.prod(self.kernel) * x.shape[1])
+        patches = windows.permute(0, *outer, *inner, 1)
+        return patches.reshape(-1, math.prod(self.kernel) * windows.shape[1])
 
     def _torch_pads(self, sizes: torch.Size) -> list[int]:
         spatial = len(self.kernel)

@@ -58,10 +58,10 @@ class FindLinears:
             what = "C_in" if odd.op == "Conv" else "K"
             return Reason.NOT_MULTIPLE_OF_FOUR, f"{what} = {odd.group_size}"
         names = {first.weight, *(sharer.use.node for sharer in sharers)}
-        excluded = next((glob for glob in self.exclude if _matches(glob, names)), None)
+        excluded = next((glob for glob in self.exclude if matches(glob, names)), None)
         if excluded is not None:
             return Reason.EXCLUDED, f"--exclude {excluded}"
-        if self.include and not any(_matches(glob, names) for glob in self.include):
+        if self.include and not any(matches(glob, names) for glob in self.include):
             return Reason.EXCLUDED, "matches no --include"
         if any(sharer.use.node in live for sharer in sharers):
             return None
@@ -77,7 +77,8 @@ def not_reached(linear: Linear, detail: str) -> Skipped:
     )
 
 
-def _matches(glob: str, names: set[str]) -> bool:
+def matches(glob: str, names: set[str]) -> bool:
+    """Whether a glob of `--include` or `--exclude` means a layer of these names."""
     return any(fnmatchcase(name, glob) for name in names)
 
 
@@ -93,7 +94,18 @@ def _merge(sharers: Sequence[Candidate]) -> Linear:
     if len(sharers) > 1:
         notes.append(f"one weight, {len(sharers)} uses")
     uses = tuple(sharer.use for sharer in sharers)
-    return Linear(first.use.node, first.op, first.weight, first.dtype, first.layout, k, n, uses, tuple(notes))
+    return Linear(
+        first.use.node,
+        first.op,
+        first.weight,
+        first.dtype,
+        first.layout,
+        k,
+        n,
+        uses,
+        tuple(notes),
+        min(sharer.limit for sharer in sharers),
+    )
 
 
 def _skip(candidate: Candidate, reason: Reason, detail: str) -> Skipped:

@@ -1,6 +1,7 @@
 """What every pass speaks of: linear layers, skipped nodes with their reason, and the graph both front ends keep."""
 
 import enum
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -76,6 +77,7 @@ class Linear:
         n: Output dimension.
         uses: Every use; all share the layout.
         notes: What the user should know although the layer is pruned.
+        limit: Largest magnitude that the casts between weight and node can hold.
     """
 
     name: str
@@ -87,6 +89,7 @@ class Linear:
     n: int
     uses: tuple[Use, ...]
     notes: tuple[str, ...] = ()
+    limit: float = math.inf
 
     @property
     def parameters(self) -> int:
@@ -134,6 +137,7 @@ class Candidate:
     dtype: str
     layout: Layout
     group_size: int  # entries that are contiguous along K: K itself, or C_in of a convolution
+    limit: float = math.inf  # largest magnitude that the casts between weight and node can hold
 
 
 @dataclass(frozen=True)
@@ -173,7 +177,7 @@ class TracedGraph(Protocol):
         """A stored tensor, in its own dtype and shape."""
 
     def rounded(self, linear: Linear, matrix: Float[Tensor, "N K"]) -> Array:
-        """`matrix` in the stored shape and dtype, +0.0 for zeros."""
+        """`matrix` in the stored shape and dtype: +0.0 for zeros, clipped to what weight and casts can hold."""
 
     def compile(
         self, nodes: Sequence[Node], sample: Feeds, fetches: Sequence[str], weights: Mapping[str, Array]
@@ -189,3 +193,10 @@ def as_numpy_dtype(name: str) -> np.dtype[Any]:
         name = ml_dtypes.bfloat16
     dtype: np.dtype[Any] = np.dtype(name)
     return dtype
+
+
+def largest(name: str) -> float:
+    """Largest finite value of a stored float type."""
+    import ml_dtypes  # noqa: PLC0415 (as above)
+
+    return float(ml_dtypes.finfo(as_numpy_dtype(name)).max)  # type: ignore[no-untyped-call] # stub lacks it

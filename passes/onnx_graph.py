@@ -16,7 +16,7 @@ from torch import Tensor
 
 from prox24_export.errors import InputError
 from prox24_export.passes import float32_copy, onnx_operators, runtime
-from prox24_export.passes.graph import Array, Candidate, Feeds, Linear, Node, Skipped, as_numpy_dtype
+from prox24_export.passes.graph import Array, Candidate, Feeds, Linear, Node, Skipped, as_numpy_dtype, largest
 
 LAYOUT_ONLY = {"Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
 Owner = TypeVar("Owner", onnx.NodeProto, onnx.FunctionProto)
@@ -153,8 +153,10 @@ class OnnxGraph:
         return tensor.numpy()
 
     def rounded(self, linear: Linear, matrix: Float[Tensor, "N K"]) -> Array:
-        """`matrix` in the stored shape and dtype, +0.0 for zeros."""
-        array = linear.layout.from_matrix(matrix.detach().cpu().numpy()).astype(as_numpy_dtype(linear.dtype))
+        """`matrix` in the stored shape and dtype: +0.0 for zeros, clipped to what weight and casts can hold."""
+        limit = min(linear.limit, largest(linear.dtype))
+        clipped = matrix.detach().clamp(-limit, limit).cpu().numpy()
+        array = linear.layout.from_matrix(clipped).astype(as_numpy_dtype(linear.dtype))
         array[array == 0] = 0
         return array
 

@@ -2,13 +2,13 @@
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_ir as ir
 
 from prox24_export.passes.activations import Patches, Rows
-from prox24_export.passes.graph import Candidate, Reason, Skipped, Use
+from prox24_export.passes.graph import Candidate, Reason, Skipped, Use, largest
 from prox24_export.passes.layout import Layout
 
 FLOAT_TYPES = {
@@ -40,6 +40,7 @@ class _Constant:
 
     root: ir.Value
     layout: Layout
+    limit: float = math.inf  # largest magnitude that the casts on the way can hold
 
     @property
     def tensor(self) -> ir.TensorProtocol:
@@ -208,7 +209,7 @@ def _constant_side(left: "_Constant | _Refusal", right: "_Constant | _Refusal") 
     raise AssertionError("unreachable")
 
 
-def _resolve(value: ir.Value | None) -> _Constant | _Refusal:  # noqa: PLR0911 (one return per operator)
+def _resolve(value: ir.Value | None) -> _Constant | _Refusal:  # noqa: C901, PLR0911 (one case per operator)
     """The stored constant behind `value` and the layout of what the node sees, or why there is none."""
     if value is None:
         return _Refusal(Reason.NOT_CONSTANT)
@@ -226,12 +227,15 @@ def _resolve(value: ir.Value | None) -> _Constant | _Refusal:  # noqa: PLR0911 (
     match node.op_type:
         case "Cast" if node.attributes.get_int("to", 0) not in FLOAT_TYPES:
             return _computed(node)  # what is read are integers, not the stored float
+        case "Cast":
+            name = FLOAT_TYPES[ir.DataType(node.attributes.get_int("to", 0))]
+            return replace(before, limit=min(before.limit, largest(name)))
         case "Transpose":
             default = tuple(reversed(range(len(before.layout.shape))))
-            return _Constant(before.root, before.layout.permute(node.attributes.get_ints("perm", default)))
+            return replace(before, layout=before.layout.permute(node.attributes.get_ints("perm", default)))
         case "Reshape":
             target = _reshape_target(node, before.layout.shape)
-            return _Constant(before.root, before.layout.reshape(target)) if target else _computed(node)
+            return replace(before, layout=before.layout.reshape(target)) if target else _computed(node)
         case "DequantizeLinear" if before.tensor.dtype not in FLOAT_TYPES:
             return _Refusal(Reason.QUANTISED_WEIGHT, before.tensor.dtype.name.lower(), before)
     return before
@@ -307,7 +311,9 @@ def _finish(
     is_product = verdict.weight_index == 1 and node.attributes.get_float("alpha", 1.0) == 1.0
     residual = _residual(node) if is_product else None
     use = Use(name, str(activation.name), verdict.view, residual)
-    return Candidate(use, node.op_type, str(constant.root.name), dtype, verdict.layout, verdict.group_size)
+    return Candidate(
+        use, node.op_type, str(constant.root.name), dtype, verdict.layout, verdict.group_size, constant.limit
+    )
 
 
 def _residual(node: ir.Node) -> str | None:

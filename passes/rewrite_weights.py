@@ -33,7 +33,7 @@ class RewriteWeights:
     def call(self, graph: OnnxGraph, weights: Mapping[str, Array], folder: Path) -> Path:
         """Writes the model with `weights` (stored shape and dtype, by name) into `folder`.
 
-        One tensor is in memory at a time where weights are external.
+        One tensor beside the solved weights is in memory at a time where weights are external.
 
         Returns:
             Path of the model file.

@@ -1,11 +1,16 @@
 """ONNX Runtime: one way to make a session, and what it can and cannot execute on a CPU."""
 
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import onnx
+
+# Read when the library is loaded: it must neither report anything nor leave files in the user's home.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
 import onnxruntime as ort
 
 from prox24_export.errors import InputError
@@ -45,6 +50,9 @@ def types_without_kernel(proto: onnx.ModelProto, path: Path) -> tuple[str, ...]:
     Raises:
         InputError: ONNX Runtime cannot load the model, and no missing kernel of a wide type explains it.
     """
+    ends = {value.type.tensor_type.elem_type for value in (*proto.graph.input, *proto.graph.output)}
+    if onnx.TensorProto.BFLOAT16 in ends:  # it may load, but NumPy arrays cannot be fed to it or fetched
+        return (WIDER_THAN_KERNELS[onnx.TensorProto.BFLOAT16],)
     try:
         session(path)
     except Exception as error:

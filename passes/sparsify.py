@@ -1,11 +1,13 @@
 """Per layer: settings chosen on held-back tokens, mask solver, masked refinement. Knows no graph format."""
 
+import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.linalg import LinAlgError  # type: ignore[attr-defined] # documented, but missing from the stubs
 
 from prox24_export.passes.calibrate import Moments, Observation
 from prox24_export.settings import AIMS_AT_DENSE_OUTPUT, Settings
@@ -17,23 +19,29 @@ USUAL_BLEND = 0.5  # where no tokens are held back to choose it: half-way was ne
 
 @dataclass(frozen=True)
 class Solved:
-    """A layer's solution and the settings it was solved with."""
+    """A layer's solution, the settings it was solved with, and the wall seconds of both together."""
 
     solution: LayerSolution
     blend: float
     damping: float
+    seconds: float = 0.0
 
 
 class _Quadratics:
     """Factorises each Gram matrix once, for all layers of a stage that read the same input."""
 
     def __init__(self) -> None:
-        self._known: dict[tuple[int, float], tuple[Moments, Quadratic]] = {}
+        self._known: dict[tuple[int, float], tuple[Moments, Quadratic | None]] = {}
 
-    def of(self, moments: Moments, damping: float) -> Quadratic:
+    def of(self, moments: Moments, damping: float) -> Quadratic | None:
+        """None where the matrix cannot be factorised."""
         key = (id(moments), damping)
         if key not in self._known:
-            self._known[key] = (moments, Quadratic.of(moments.gram, moments.cross, damping))
+            try:
+                quadratic = Quadratic.of(moments.gram, moments.cross, damping)
+            except LinAlgError:
+                quadratic = None
+            self._known[key] = (moments, quadratic)
         return self._known[key][1]
 
 
@@ -60,6 +68,7 @@ class Sparsify:
         whole: dict[int, Moments] = {}
         result = {}
         for name, weight in weights.items():
+            started = time.perf_counter()
             seen = observations[name]
             shared = id(seen.fit)  # layers that read the same value share its moments
             if shared not in whole:
@@ -68,6 +77,7 @@ class Sparsify:
                 result[name] = self._aimed(weight, seen, whole[shared], quadratics)
             else:
                 result[name] = self._baseline(weight, whole[shared])
+            result[name] = replace(result[name], seconds=time.perf_counter() - started)
             tick()
         return result
 
@@ -94,13 +104,12 @@ class Sparsify:
         return Solved(solution, blend, damping)
 
     def _baseline(self, weight: Tensor, moments: Moments) -> Solved:
-        gram = torch.diag(moments.dense) if self.settings.method == "wanda" else moments.gram
         settings = SolverSettings(method=self.settings.method)
-        solution = solve_layer(weight, gram, settings=settings)
+        solution = solve_layer(weight, moments.gram, settings=settings, squared_norms=moments.dense)
         return Solved(solution, 0.0, 0.0)
 
 
-def best_blend(weight: Float[Tensor, "N K"], seen: Observation, fitted: Quadratic) -> float:
+def best_blend(weight: Float[Tensor, "N K"], seen: Observation, fitted: Quadratic | None) -> float:
     """The blend in [0, 1] whose dense target comes closest to the dense network's output on held-back tokens.
 
     With `D = T − W` fitted on `seen.fit`, the held-back error `‖Xₛ(W + bD)ᵀ + rₛ − X_dWᵀ − r_d‖²` is a parabola in `b`.
@@ -108,10 +117,10 @@ def best_blend(weight: Float[Tensor, "N K"], seen: Observation, fitted: Quadrati
     Args:
         weight: `W`.
         seen: Moments of both parts; `choice` must be there.
-        fitted: The quadratic of `seen.fit`.
+        fitted: The quadratic of `seen.fit`; None where its Gram matrix could not be factorised.
     """
     held = seen.choice
-    correction = fitted.correction(weight, seen.residuals.get("fit"))
+    correction = None if fitted is None else fitted.correction(weight, seen.residuals.get("fit"))
     if held is None or correction is None:
         return 0.0
     wanted = weight.double() @ (held.cross - held.gram)

@@ -7,9 +7,7 @@ import numpy as np
 
 from prox24_export.errors import Prox24Error
 from prox24_export.passes.graph import Array, Candidate, Linear, TracedGraph
-from prox24_export.solver.pattern import GROUP
-
-MOST_NONZEROS = 2
+from prox24_export.solver.pattern import GROUP, KEPT
 
 
 @dataclass(frozen=True)
@@ -56,12 +54,18 @@ def verify_pattern(graph: TracedGraph, linears: Sequence[Linear]) -> list[Verifi
 
 
 def check(graph: TracedGraph, use: Candidate) -> Verified:
-    """Counts the groups of one use that are not 2:4."""
+    """Counts the groups of one use that are not 2:4.
+
+    Raises:
+        PatternError: The weight holds NaN or Inf.
+    """
     matrix = use.layout.to_matrix(graph.stored(use.weight))
+    if not bool(np.isfinite(matrix.astype(np.float64)).all()):
+        raise PatternError(f"weight {use.weight} at node {use.use.node} holds NaN or Inf. Please report this.")
     return Verified(use.use.node, use.weight, matrix.size // GROUP, violations(matrix))
 
 
 def violations(matrix: Array) -> int:
     """Groups of four along the last axis with more than two entries that are not +0.0."""
     bits = np.ascontiguousarray(matrix).view(f"u{matrix.dtype.itemsize}")
-    return int((np.count_nonzero(bits.reshape(-1, GROUP), axis=1) > MOST_NONZEROS).sum())
+    return int((np.count_nonzero(bits.reshape(-1, GROUP), axis=1) > KEPT).sum())

@@ -12,12 +12,11 @@ from prox24_export.errors import Prox24Error
 from prox24_export.progress import Terminal
 from prox24_export.settings import Method, Settings, parse_shape
 
-PASSED, GATE_FAILED, UNUSABLE, UNAVAILABLE, FAILED, INTERRUPTED = 0, 1, 2, 3, 4, 130
+PASSED, GATE_FAILED, UNUSABLE, FAILED, INTERRUPTED = 0, 1, 2, 4, 130
 
 EPILOGUE = """\
 Exit codes: 0 exported and every gate passed (also: nothing eligible) · 1 exported, a gate failed · 2 usage, or
-unsuitable input, nothing written · 3 a required stage is not available here · 4 the run failed, nothing written ·
-130 interrupted, nothing written.
+unsuitable input, nothing written · 4 the run failed, nothing written · 130 interrupted, nothing written.
 """
 
 USAGE = """\

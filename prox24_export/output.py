@@ -39,14 +39,20 @@ def check(out: Path, model: Path, *data: object, force: bool) -> None:
     for source in (model, *data):
         if isinstance(source, (str, Path)) and place in Path(source).resolve().parents:
             raise InputError(f"{source}, which is read, lies inside the output folder {out}. Choose another with -o.")
+    _expect_replaceable(out, force=force)
+    _expect_writable(place.parent)
+
+
+def _expect_replaceable(out: Path, *, force: bool) -> None:
     if not out.is_dir():
         raise InputError(f"{out} is a file. Expected a folder that does not exist yet; choose one with -o.")
+    if out.is_mount():
+        raise InputError(f"{out} is a mount point, which cannot be replaced. Give a folder in it: -o {out / 'run'}.")
     if any(out.iterdir()):
         if not _is_finished_run(out):
             raise InputError(f"{out} holds files that are not a finished run. Choose another folder with -o.")
         if not force:
             raise InputError(f"{out} holds a finished run. Replace it with --force, or choose another folder with -o.")
-    _expect_writable(place.parent)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from prox24_export import calibration as data
 from prox24_export import facts, output, preparation
-from prox24_export.passes.find_linears import FindLinears
+from prox24_export.passes.find_linears import FindLinears, matches
 from prox24_export.passes.graph import Array, Linear, Skipped
 from prox24_export.passes.onnx_graph import OnnxGraph
 from prox24_export.passes.rewrite_weights import RewriteWeights, copy_unchanged
@@ -85,6 +85,7 @@ def export(
         if linears:
             preparation.check_gates(graph, parts, settings, size)
     run.warn_about(graph, facts_of_data)
+    run.warn_about_globs(settings, found)
     with run.timed("prune"):
         pruned = prune(graph, found, parts, size=size, settings=settings, progress=progress)
     with output.folder(target) as folder:
@@ -131,6 +132,12 @@ class _Run:
         begun = time.perf_counter()
         yield
         self.seconds[name] = round(time.perf_counter() - begun, 3)
+
+    def warn_about_globs(self, settings: Settings, found: Sequence[Linear | Skipped]) -> None:
+        for option, globs in (("--include", settings.include), ("--exclude", settings.exclude)):
+            for glob in globs:
+                if not any(matches(glob, {layer.name, layer.weight or ""}) for layer in found):
+                    self.warnings.append(f"{option} {glob} matches no layer.")
 
     def warn_about(self, graph: OnnxGraph, facts_of_data: DataFacts | None) -> None:
         if graph.runs_in_float32:

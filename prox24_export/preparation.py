@@ -28,6 +28,8 @@ def samples_of(
         settings: Seed, number and shapes of samples.
         needed: Whether anything is eligible. Where nothing is, nothing is drawn at random.
     """
+    if settings.shapes and calibration is not None:
+        raise InputError("--shapes sizes random inputs, and --calibration gives real ones. Leave one of them out.")
     if not needed and calibration is None and evaluation is None:
         return data.Parts((), (), ()), None
     if calibration is None and not needed:
@@ -59,21 +61,22 @@ def batch_size(graph: OnnxGraph, parts: data.Parts) -> int:
     """Samples per call. One where the model declares a dynamic batch but cannot run a larger one.
 
     Raises:
-        InputError: ONNX Runtime cannot run the model on the first sample.
+        InputError: ONNX Runtime cannot run the model on the largest sample.
     """
-    samples = parts.fit or parts.report
-    if not samples:
+    every = [part for part in (parts.fit, parts.choice, parts.report) if part]
+    if not every:
         return 1
-    size = data.batch_size(samples)
+    size = min(data.batch_size(part) for part in every)
     session = graph.session()
     for attempt in dict.fromkeys((size, 1)):
-        feeds, _ = next(data.joined(samples, graph.inputs, attempt))
+        groups = (feeds for part in every for feeds, _ in data.joined(part, graph.inputs, attempt))
+        feeds = max(groups, key=lambda group: sum(array.size for array in group.values()))  # the largest there will be
         try:
             session.run(None, feeds)
         except Exception as error:
             if attempt == 1:
                 raise InputError(
-                    f"ONNX Runtime cannot run {graph.path} on the first sample: {runtime.one_sentence(error)}."
+                    f"ONNX Runtime cannot run {graph.path} on the largest sample: {runtime.one_sentence(error)}."
                 ) from error
         else:
             return attempt
@@ -90,6 +93,10 @@ def check_gates(graph: OnnxGraph, parts: data.Parts, settings: Settings, size: i
         )
     if settings.min_snr is not None and not parts.report:
         raise InputError("--min-snr needs at least one sample to compare outputs on. Give --evaluation.")
+    if settings.min_snr is not None:
+        feeds, _ = next(data.joined(parts.report, graph.inputs, size))
+        if not any(accuracy.is_float(output) for output in graph.session().run(None, feeds)):
+            raise InputError("--min-snr needs a float output. This model has none; leave the gate out.")
     if labelled:
         feeds, labels = next(data.joined(labelled, graph.inputs, size))
         if labels is not None:

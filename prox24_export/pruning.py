@@ -115,6 +115,6 @@ def _solved_row(row: LayerReport, solved: Solved) -> LayerReport:
         blend=solved.blend,
         damping=solved.damping,
         iterations=solution.iterations,
-        seconds=round(solution.seconds, 4),
+        seconds=round(solved.seconds, 4),
         status=solution.status.value,
     )

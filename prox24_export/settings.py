@@ -54,6 +54,9 @@ class Settings:
         _expect(self.seed >= 0, "--seed", "0 or more", self.seed)
         _expect(self.damping is None or 0 <= self.damping <= 1, "--damping", "between 0 and 1", self.damping)
         _expect(self.blend is None or 0 <= self.blend <= 1, "--blend", "between 0 and 1", self.blend)
+        for option, value in (("--damping", self.damping), ("--blend", self.blend)):
+            aims = self.method in AIMS_AT_DENSE_OUTPUT
+            _expect(value is None or aims, option, f"left out with --method {self.method}, which has none", value)
         drop = self.max_accuracy_drop
         _expect(drop is None or 0 <= drop < math.inf, "--max-accuracy-drop", "0 points or more", drop)
         _expect(self.min_snr is None or math.isfinite(self.min_snr), "--min-snr", "a number of dB", self.min_snr)

@@ -86,7 +86,7 @@ def tables(report: Report) -> dict[str, Table]:
     by_snr = sorted(accuracy.outputs, key=lambda output: math.inf if output.snr_db is None else output.snr_db)
     parts = data and [
         ("fit", f"{data.fit:,}", "masks and weights", data.calibration),
-        ("choice", f"{data.choice:,}", "damping and blend, then masks and weights", data.calibration),
+        ("choice", f"{data.choice:,}", "blend, then masks and weights", data.calibration),
         ("report", f"{data.report:,}", "accuracy, and nothing else", data.evaluation),
     ]
     files = [(file.path, f"{file.bytes:,} bytes", file.sha256) for file in (report.input, report.output)]

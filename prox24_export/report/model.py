@@ -181,7 +181,7 @@ class Report:
         return all(gate.passed for gate in self.gates)
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values; numbers that JSON cannot hold become None."""
+        """Plain values; infinities and NaN, which JSON cannot hold as numbers, become `"inf"`, `"-inf"`, `"nan"`."""
         plain: dict[str, Any] = _plain(asdict(self))
         return {"schema_version": plain.pop("schema_version"), **plain}
 
@@ -196,5 +196,5 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_plain(entry) for entry in value]
     if isinstance(value, float) and not math.isfinite(value):
-        return None
+        return str(value)
     return value

@@ -20,7 +20,6 @@ class AdmmState:
     penalty: float  # ρ
     strength: float  # λ
     iteration: int = 0
-    unsettled: int = -1  # groups with more than two non-zeros after the last step
     quiet: int = 0  # iterations since the support last changed
 
 
@@ -67,7 +66,6 @@ class ProximalAdmm:
         dense = right.div_(values + state.penalty) @ vectors.T
         unsettled, changed = prox_dual_step(dense, state.dual, state.sparse, state.strength / state.penalty)
         state.iteration += 1
-        state.unsettled = unsettled
         state.quiet = 0 if changed or unsettled else state.quiet + 1
         state.strength *= self.strength_growth
         if state.iteration % self.penalty_every == 0:

@@ -17,12 +17,15 @@ Decorator = Callable[[Callable[..., Any]], Any]
 
 
 def folder() -> Path:
-    """The user's cache folder; numba falls back to others where it cannot be written."""
+    """The user's cache folder, or a temporary one where that cannot be written."""
     try:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    except RuntimeError:  # a user without a home, as in some containers
-        base = Path(tempfile.gettempdir()) / f"cache-{os.getuid()}"
-    return base / "prox24-export"
+        chosen = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "prox24-export"
+        chosen.mkdir(parents=True, exist_ok=True)
+        if os.access(chosen, os.W_OK):
+            return chosen
+    except (OSError, RuntimeError):  # a home that is missing or cannot be written, as in some containers
+        pass
+    return Path(tempfile.gettempdir()) / f"prox24-export-{os.getuid()}"
 
 
 def kept(jit: Decorator) -> Decorator:

@@ -19,7 +19,6 @@ class GradientState:
     step: float  # η = 1 / λ_max
     strength: float
     iteration: int = 0
-    unsettled: int = -1
     quiet: int = 0
 
 
@@ -50,7 +49,6 @@ class ProximalGradient:
         moved = state.sparse - state.step * gradient
         unsettled, changed = prox_dual_step(moved, torch.zeros_like(moved), state.sparse, state.step * state.strength)
         state.iteration += 1
-        state.unsettled = unsettled
         state.quiet = 0 if changed or unsettled else state.quiet + 1
         state.strength *= self.strength_growth
         return state

@@ -3,13 +3,13 @@
 import enum
 import time
 from dataclasses import dataclass, field
-from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.linalg import LinAlgError  # type: ignore[attr-defined] # documented, but missing from the stubs
 
+from prox24_export.settings import Method
 from prox24_export.solver import baselines
 from prox24_export.solver.admm import ProximalAdmm
 from prox24_export.solver.driver import find_mask
@@ -18,7 +18,6 @@ from prox24_export.solver.pattern import GROUP, is_two_four, positive_zeros, two
 from prox24_export.solver.quadratic import Quadratic, automatic_damping, loss
 from prox24_export.solver.refine import conjugate_gradient
 
-Method = Literal["prox", "prox-gradient", "sparsegpt", "wanda", "magnitude"]
 ROWS_AT_ONCE = 1 << 24  # entries of W solved together; rows are independent, so this bounds memory
 
 
@@ -83,6 +82,7 @@ def solve_layer(
     settings: SolverSettings | None = None,
     *,
     residual: Float[Tensor, "N K"] | None = None,
+    squared_norms: Float[Tensor, " K"] | None = None,
     quadratic: Quadratic | None = None,
 ) -> LayerSolution:
     """Makes one weight 2:4 along its last axis, with the least change of the layer's output.
@@ -95,6 +95,7 @@ def solve_layer(
         settings: How to solve; None means the defaults.
         residual: `(r_d − rₛ)ᵀXₛ` on the same scale, for a branch `r` that is added to the layer's product and has
             moved away from the dense network's; the target then makes good for it too.
+        squared_norms: Diagonal of `X_dᵀX_d` for Wanda, which reads the dense network; None: that of `gram`.
         quadratic: `Quadratic.of(gram, cross, damping)` where the caller shares it between layers.
 
     Returns:
@@ -115,7 +116,7 @@ def solve_layer(
         )
     else:
         target, iterations = work, 0
-        solved, status = _solve_baseline(work, gram, settings.method)
+        solved, status = _solve_baseline(work, gram, settings.method, squared_norms)
     solved = positive_zeros(solved.to(weight.dtype))
     scale = float(loss(work, torch.zeros_like(work), gram).sum())
     lost = float(loss(solved, target, gram).sum())
@@ -166,14 +167,17 @@ def _solve_prox(
     return target, torch.cat(pieces), iterations, Status.SETTLED if settled else Status.LIMIT
 
 
-def _solve_baseline(weight: Tensor, gram: Tensor, method: Method) -> tuple[Tensor, Status]:
+def _solve_baseline(
+    weight: Tensor, gram: Tensor, method: Method, squared_norms: Tensor | None
+) -> tuple[Tensor, Status]:
     if method == "sparsegpt":
         try:
             return baselines.sparsegpt(weight, gram), Status.DIRECT
         except LinAlgError:
             mask = baselines.wanda(weight, gram.diagonal().clamp_min(0))
             return torch.where(mask, weight, 0.0), Status.FACTORISATION_FAILED
-    mask = baselines.wanda(weight, gram.diagonal()) if method == "wanda" else baselines.magnitude(weight)
+    norms = gram.diagonal() if squared_norms is None else squared_norms
+    mask = baselines.wanda(weight, norms) if method == "wanda" else baselines.magnitude(weight)
     return torch.where(mask, weight, 0.0), Status.DIRECT
 
 

@@ -31,6 +31,9 @@ class _Output:
     positions: int = 0
 
     def add(self, dense: Array, sparse: Array) -> None:
+        if dense.shape != sparse.shape:  # its size depends on the data, as that of detections does
+            self.noise = math.inf
+            return
         left, right, alike = _finite(dense, sparse)
         difference = left - right
         self.signal += float((left * left).sum())
@@ -87,7 +90,8 @@ class _Top1:
             self.index = labelled_output(dense, labels)
         truth = labels.reshape(-1)
         self.dense += int((dense[self.index].argmax(-1).reshape(-1) == truth).sum())
-        self.sparse += int((sparse[self.index].argmax(-1).reshape(-1) == truth).sum())
+        if sparse[self.index].shape == dense[self.index].shape:
+            self.sparse += int((sparse[self.index].argmax(-1).reshape(-1) == truth).sum())
         self.total += truth.size
 
 
@@ -129,20 +133,30 @@ def compare(
 
 
 def labelled_output(outputs: Sequence[Array], labels: Array) -> int:
-    """Index of the first float output with one arg-max per label.
+    """Index of the float output that the labels are of.
+
+    It has one arg-max per label and a class for each. Where several do, such as an embedding beside the logits, it is
+    the one whose arg-max agrees with most labels.
 
     Raises:
         InputError: There is none, or labels are not integers.
     """
     if labels.dtype.kind not in "iu":
         raise InputError(f"'labels' are {labels.dtype}. Expected integers: the index of the true class.")
-    for index, output in enumerate(outputs):
-        if is_float(output) and has_classes(output) and output[..., 0].size == labels.size:
-            return index
+    truth = labels.reshape(-1)
+    hits = {
+        index: int((output.argmax(-1).reshape(-1) == truth).sum())
+        for index, output in enumerate(outputs)
+        if is_float(output) and has_classes(output) and output[..., 0].size == truth.size
+        if truth.size and truth.min() >= 0 and truth.max() < output.shape[-1]
+    }
+    if hits:
+        return max(hits, key=lambda index: hits[index])
     shapes = [list(output.shape) for output in outputs if isinstance(output, np.ndarray)]
     raise InputError(
-        f"'labels' of shape {list(labels.shape)} fit no output; outputs have shapes {shapes}. "
-        "Expected one label per arg-max over the last axis of a float output."
+        f"'labels' of shape {list(labels.shape)} from {truth.min(initial=0)} to {truth.max(initial=0)} fit no output; "
+        f"outputs have shapes {shapes}. Expected one label per arg-max over the last axis of a float output, counted "
+        "from 0."
     )
 
 

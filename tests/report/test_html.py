@@ -75,7 +75,7 @@ def test_figures_reasons_and_facts_appear() -> None:
         "one weight, 2 uses",
         "blend 1, damping 0.003, iterations 140, seconds 0.42: every group settled on its mask",
         "18,240 node executions in 41 stages, 2.4 × one dense pass",
-        "damping and blend, then masks and weights",
+        "blend, then masks and weights",
         "b" * 64,
         "*/head/*",
         "1.23.0",

@@ -4,9 +4,9 @@ from typing import get_args
 import pytest
 import torch
 
+from prox24_export.settings import Method
 from prox24_export.solver import SolverSettings, Status, solve_layer
 from prox24_export.solver.admm import ProximalAdmm
-from prox24_export.solver.layer import Method
 from prox24_export.solver.pattern import is_two_four
 from tests.solver.problems import best_on_mask, correlated, row_losses, two_four_masks, weights
 

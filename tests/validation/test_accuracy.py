@@ -124,13 +124,27 @@ def test_arg_max_agreement_is_given_where_the_last_axis_looks_like_classes(shape
     assert (only(compared([[x]], [[x]])).argmax_agreement is not None) is has
 
 
-def test_top_1_uses_the_first_output_that_the_labels_fit_and_every_token() -> None:
+def test_top_1_uses_the_output_that_the_labels_fit_and_every_token() -> None:
     wide, tokens = normal(2, 6), normal(2, 3, 4)
     labels = tokens.argmax(-1)
     labels[0, 0] = (labels[0, 0] + 1) % 4
     report = compared([[wide, tokens]], [[wide, -tokens]], [labels])
     assert report.dense == {"top1": pytest.approx(100 * 5 / 6)}
     assert report.sparse["top1"] == pytest.approx(100 * float(((-tokens).argmax(-1) == labels).mean()))
+
+
+def test_top_1_is_of_the_logits_and_not_of_an_embedding_of_the_same_size() -> None:
+    embedding, logits = normal(20, 32), normal(20, 8, seed=1)
+    for outputs in ([embedding, logits], [logits, embedding]):
+        report = compared([outputs], [outputs], [logits.argmax(-1)])
+        assert report.dense == report.sparse == {"top1": 100.0}
+
+
+def test_outputs_whose_size_depends_on_the_data_are_infinitely_far_apart_and_count_no_hit() -> None:
+    report = compared([[normal(4, 3)]], [[normal(2, 3)]], [normal(4, 3).argmax(-1)])
+    assert report.outputs[0].snr_db == -math.inf
+    assert report.dense == {"top1": 100.0}
+    assert report.sparse == {"top1": 0.0}
 
 
 def test_batches_without_labels_do_not_count_for_top_1() -> None:
@@ -146,15 +160,21 @@ def test_batches_without_labels_do_not_count_for_top_1() -> None:
             np.zeros(4, np.float32),
             "'labels' are float32. Expected integers: the index of the true class.",
         ),
-        (normal(4, 3), np.zeros(5, int), "'labels' of shape [5] fit no output; outputs have shapes [[4, 3]]."),
+        (
+            normal(4, 3),
+            np.zeros(5, int),
+            "'labels' of shape [5] from 0 to 0 fit no output; outputs have shapes [[4, 3]].",
+        ),
         (normal(4, 3), np.zeros((4, 3), int), "fit no output"),
+        (normal(4, 3), np.full(4, 3), "from 3 to 3 fit no output"),
+        (normal(4, 3), np.full(4, -1), "from -1 to -1 fit no output"),
         (normal(4, 1), np.zeros(4, int), "fit no output"),
         (normal(4), np.zeros(4, int), "fit no output"),
         (normal(4, 0), np.zeros(4, int), "fit no output"),
         (
             np.zeros((4, 3), int),
             np.zeros(4, int),
-            "Expected one label per arg-max over the last axis of a float output.",
+            "Expected one label per arg-max over the last axis of a float output, counted from 0.",
         ),
     ],
 )

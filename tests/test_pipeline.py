@@ -1,0 +1,160 @@
+"""The whole pipeline on small models: what only shows when the passes work together."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from prox24_export import export
+from prox24_export import preparation as prep
+from prox24_export.calibration import Parts, Sample
+from prox24_export.errors import InputError
+from prox24_export.passes import activations
+from prox24_export.passes.activations import Patches
+from prox24_export.passes.verify_pattern import PatternError, verify_pattern
+from prox24_export.settings import Settings
+from prox24_export.solver import Status
+from tests.graphs import Array, is_two_four, linears, model, normal, opened, save
+
+ONE = "g (float[N,16] x) => (float[N,8] y) { y = MatMul(x, w) }"
+
+
+def feeds(count: int = 12, width: int = 16) -> list[dict[str, Array]]:
+    return [{"x": normal(1, width, seed=seed)} for seed in range(count)]
+
+
+def test_a_gram_matrix_that_cannot_be_factorised_is_a_status_and_no_error(tmp_path: Path) -> None:
+    data = feeds()
+    for item in data:
+        item["x"][:, 3] = 0  # a dead channel, and no damping to make up for it
+    path = save(model(ONE, {"w": normal(16, 8)}), tmp_path)
+    report = export(path, data, tmp_path / "out", settings=Settings(damping=0.0))
+    assert report.layers[0].status == Status.FACTORISATION_FAILED.value
+    assert is_two_four(opened(onnx.load(tmp_path / "out" / "model.onnx"), tmp_path).stored("w").T)
+
+
+def test_wandas_relative_error_is_measured_on_the_gram_matrix_like_all_others(tmp_path: Path) -> None:
+    x = normal(64, 16) @ normal(16, 16, seed=1)
+    weight = normal(16, 8)
+    path = save(model(ONE, {"w": weight}), tmp_path)
+    report = export(path, [{"x": x}], tmp_path / "out", evaluation=[{"x": x}], settings=Settings(method="wanda"))
+    sparse = opened(onnx.load(tmp_path / "out" / "model.onnx"), tmp_path).stored("w")
+    lost = np.square(x @ (weight - sparse)).sum() / np.square(x @ weight).sum()
+    assert report.layers[0].relative_error == pytest.approx(lost, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("graph", "stored"),
+    [
+        ("g (float16[N,16] x) => (float16[N,8] y) { y = MatMul(x, w) }", np.float16),
+        ("g (float16[N,16] x) => (float16[N,8] y) { c = Cast<to=10>(w) y = MatMul(x, c) }", np.float32),
+    ],
+)
+def test_a_weight_is_clipped_to_what_its_type_and_the_casts_behind_it_can_hold(
+    graph: str, stored: type, tmp_path: Path
+) -> None:
+    proto = model(graph, {"w": normal(16, 8, dtype=stored)})
+    graph_of_it = opened(proto, tmp_path)
+    (linear,) = linears(graph_of_it)
+    rounded = graph_of_it.rounded(linear, torch.full((8, 16), 1e6))
+    assert rounded.dtype == stored
+    assert rounded.astype(np.float16).max() == np.finfo(np.float16).max
+
+
+def test_verification_refuses_a_weight_that_is_not_finite(tmp_path: Path) -> None:
+    weight = np.zeros((16, 8), np.float32)
+    weight[0] = np.inf
+    graph = opened(model(ONE, {"w": weight}), tmp_path)
+    with pytest.raises(PatternError, match=r"weight w at node .* holds NaN or Inf"):
+        verify_pattern(graph, linears(graph))
+
+
+def test_outputs_whose_size_depends_on_the_data_do_not_end_the_run(tmp_path: Path) -> None:
+    graph = """g (float[N,16] x) => (float[M] found) {
+        y = MatMul(x, w) large = Greater(y, zero) flat = Reshape(large, minus) found = Compress(y, flat) }"""
+    weights = {"w": normal(16, 8), "zero": np.full((), 0.1, np.float32), "minus": np.array([-1])}
+    report = export(save(model(graph, weights), tmp_path), feeds(), tmp_path / "out")
+    assert report.accuracy is not None
+    assert [output.name for output in report.accuracy.outputs] == ["found"]
+
+
+def test_a_bfloat16_input_runs_on_a_float32_copy(tmp_path: Path) -> None:
+    graph = "g (bfloat16[N,16] x) => (float[N,8] y) { c = Cast<to=1>(x) y = MatMul(c, w) }"
+    path = save(model(graph, {"w": normal(16, 8)}), tmp_path)
+    report = export(path, feeds(), tmp_path / "out")
+    assert any("bfloat16" in warning for warning in report.warnings)
+    kept = onnx.load(tmp_path / "out" / "model.onnx").graph.input[0].type.tensor_type.elem_type
+    assert kept == onnx.TensorProto.BFLOAT16
+
+
+def test_the_batch_is_probed_on_the_largest_group_of_any_part(tmp_path: Path) -> None:
+    # declares a dynamic batch, but squeezes it away
+    graph = "g (float[N,T,16] x) => (float[T,8] y) { one = Squeeze(x, first) y = MatMul(one, w) }"
+    proto = model(graph, {"w": normal(16, 8), "first": np.array([0])})
+    samples = [Sample({"x": normal(1, length, 16)}) for length in (3, 5, 5, 5)]
+    assert prep.batch_size(opened(proto, tmp_path), Parts(samples, (), ())) == 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "calibrated", "said"),
+    [
+        ({"shapes": {"x": (1, 16)}}, True, "--shapes sizes random inputs"),
+        ({"method": "wanda", "damping": 0.1}, True, "--damping must be left out with --method wanda"),
+        ({"method": "sparsegpt", "blend": 0.5}, True, "--blend must be left out with --method sparsegpt"),
+    ],
+)
+def test_an_option_that_would_be_ignored_is_refused(
+    settings: dict[str, object], calibrated: bool, said: str, tmp_path: Path
+) -> None:
+    path = save(model(ONE, {"w": normal(16, 8)}), tmp_path)
+    with pytest.raises(InputError, match=said):
+        export(path, feeds() if calibrated else None, tmp_path / "out", settings=Settings(**settings))  # type: ignore[arg-type]
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_glob_that_matches_no_layer_is_a_warning(tmp_path: Path) -> None:
+    path = save(model(ONE, {"w": normal(16, 8)}), tmp_path)
+    report = export(path, feeds(), tmp_path / "out", settings=Settings(exclude=("hed*",)))
+    assert "--exclude hed* matches no layer." in report.warnings
+
+
+def test_min_snr_without_a_float_output_is_refused_before_the_work(tmp_path: Path) -> None:
+    graph = "g (float[N,16] x) => (int64[N] y) { z = MatMul(x, w) y = ArgMax<axis=1, keepdims=0>(z) }"
+    path = save(model(graph, {"w": normal(16, 8)}), tmp_path)
+    with pytest.raises(InputError, match="--min-snr needs a float output"):
+        export(path, feeds(), tmp_path / "out", settings=Settings(min_snr=1.0))
+
+
+def test_a_mount_point_is_refused_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = save(model(ONE, {"w": normal(16, 8)}), tmp_path)
+    (tmp_path / "out").mkdir()
+    monkeypatch.setattr(Path, "is_mount", lambda _self: True)
+    with pytest.raises(InputError, match=r"mount point.*-o .*out/run"):
+        export(path, feeds(), tmp_path / "out")
+
+
+def test_patches_of_one_large_sample_come_in_bounded_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    view = Patches((3, 3), (1, 1), (1, 1), (1, 1, 1, 1))
+    image = normal(1, 4, 40, 40)
+    whole = torch.cat(list(view.chunks(image)))
+    monkeypatch.setattr(activations, "CHUNK_VALUES", 36 * 40 * 3)  # three rows of positions
+    pieces = list(view.chunks(image))
+    assert max(piece.numel() for piece in pieces) <= 36 * 40 * 3
+    assert torch.equal(torch.cat(pieces), whole)
+
+
+def test_onnx_runtime_leaves_nothing_in_the_users_home(tmp_path: Path) -> None:
+    path = save(model(ONE, {"w": normal(16, 8)}), tmp_path / "model")
+    home = tmp_path / "home"
+    home.mkdir()
+    left_out = {"ORT_DISABLE_TELEMETRY", "XDG_CACHE_HOME"}
+    environment = {name: value for name, value in os.environ.items() if name not in left_out} | {"HOME": str(home)}
+    command = [sys.executable, "-m", "prox24_export", str(path), "--out", str(tmp_path / "out")]
+    subprocess.run(command, env=environment, check=True, capture_output=True, cwd=tmp_path)
+    assert {file.name for file in home.rglob("*") if file.is_dir()} >= {"prox24-export"}
+    assert not list(home.rglob("*icrosoft*"))
