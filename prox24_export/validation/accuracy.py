@@ -152,9 +152,10 @@ def labelled_output(outputs: Sequence[Array], labels: Array) -> int:
     }
     if hits:
         return max(hits, key=lambda index: hits[index])
+    span = f"from {truth.min()} to {truth.max()} " if truth.size else ""
     shapes = [list(output.shape) for output in outputs if isinstance(output, np.ndarray)]
     raise InputError(
-        f"'labels' of shape {list(labels.shape)} from {truth.min(initial=0)} to {truth.max(initial=0)} fit no output; "
+        f"'labels' of shape {list(labels.shape)} {span}fit no output; "
         f"outputs have shapes {shapes}. Expected one label per arg-max over the last axis of a float output, counted "
         "from 0."
     )
