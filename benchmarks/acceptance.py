@@ -36,6 +36,7 @@ class Check:
 def digits(files: Files, folder: Path, *, quick: bool) -> Iterator[Check]:
     """README's first command."""
     run = export(files, folder)
+    yield Check("digits sample", "pruned weights that Polygraphy calls dense", run.called_dense, "≤", 0)
     yield Check("digits sample", "top-1 lost, points", run.dense - run.sparse, "≤", 1.0)
     yield Check("digits sample", "seconds", run.seconds, "≤", 180)
     yield Check("digits sample", "dense passes per stream (4 blocks)", run.passes_per_stream, "≤", 3)
@@ -47,6 +48,7 @@ def digits(files: Files, folder: Path, *, quick: bool) -> Iterator[Check]:
 def kwt1(files: Files, folder: Path, *, quick: bool) -> Iterator[Check]:
     """A 12-block speech transformer."""
     run = export(files, folder)
+    yield Check("KWT-1", "pruned weights that Polygraphy calls dense", run.called_dense, "≤", 0)
     yield Check("KWT-1", "sparse top-1, % (dense 97.6)", run.sparse, "≥", 96.8)
     yield Check("KWT-1", "seconds", run.seconds, "≤", 90)
     yield Check("KWT-1", "peak memory, GB", run.peak_gb, "≤", 1.5)
@@ -63,6 +65,7 @@ def kwt1(files: Files, folder: Path, *, quick: bool) -> Iterator[Check]:
 def resnet20(files: Files, folder: Path, *, quick: bool) -> Iterator[Check]:
     """A convolutional network."""
     run = export(files, folder)
+    yield Check("ResNet-20", "pruned weights that Polygraphy calls dense", run.called_dense, "≤", 0)
     yield Check("ResNet-20", "sparse top-1, % (dense 81.3)", run.sparse, "≥", 80.0)
     yield Check("ResNet-20", "seconds", run.seconds, "≤", 90)
     if not quick:
@@ -73,6 +76,7 @@ def resnet20(files: Files, folder: Path, *, quick: bool) -> Iterator[Check]:
 def magika(files: Files, folder: Path, *, quick: bool) -> Iterator[Check]:  # noqa: ARG001 (as the others)
     """A production model with a layer that does not fit."""
     run = export(files, folder)
+    yield Check("Magika", "pruned weights that Polygraphy calls dense", run.called_dense, "≤", 0)
     yield Check("Magika", "top-1 lost, points", run.dense - run.sparse, "≤", 0.3)
     odd = [layer for layer in run.report["layers"] if layer["k"] == 257]
     told = [layer for layer in odd if layer["op"] == "MatMul" and "multiple of 4" in layer["reason"]]

@@ -11,6 +11,7 @@ import onnx
 import onnx.parser
 import onnxruntime as ort
 import torch
+from polygraphy.tools.sparse import SparsityPruner
 
 from prox24_export.passes.calibrate import Batch, Calibration, Observation
 from prox24_export.passes.find_linears import FindLinears
@@ -110,3 +111,11 @@ class Walk:
         for stage in self.stages:
             self.seen |= self.calibration.advance(stage, self.weights, lambda: None)
             self.weights |= {linear.weight: magnitude(graph, linear) for linear in stage.linears}
+
+
+def polygraphys_verdict(proto: onnx.ModelProto) -> tuple[set[str], set[str]]:
+    """Names of the weights that Polygraphy's own checker looks at, and of those that it calls sparse."""
+    pruner = SparsityPruner(proto)
+    with np.errstate(over="ignore"):  # it writes the largest double over a value of the weight's own type
+        pruner.check()
+    return set(pruner.prune_infos), set(pruner.sparse_tensors)

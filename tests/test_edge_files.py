@@ -13,7 +13,7 @@ import onnxruntime as ort
 import pytest
 
 from tests.command import command, expect_refusal, in_process, snapshot
-from tests.graphs import Array, is_two_four, normal
+from tests.graphs import Array, is_two_four, normal, polygraphys_verdict
 
 PRUNED = {
     "mnist_cntk": 2,
@@ -94,6 +94,10 @@ def test_a_real_model_is_pruned_verified_and_runs(copied: Path, expected: int, t
     dense = weights_as_multiplied(copied, sparse)
     assert not all(is_two_four(groups_along_k(node, weight)) for node, weight in dense.values())
 
+    weights = {layer["weight"] for layer in report["layers"] if layer["state"] == "sparse"}
+    looked_at, called_sparse = polygraphys_verdict(onnx.load(written))
+    assert looked_at & weights, "Polygraphy sees no weight behind a Reshape or a Constant, but some of these"
+    assert looked_at & weights <= called_sparse
     onnx.checker.check_model(written)
     session = ort.InferenceSession(written, providers=["CPUExecutionProvider"])
     outputs = session.run(None, random_feeds(session))
