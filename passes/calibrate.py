@@ -238,6 +238,3 @@ def _pairs(view: View, dense: Array, pruned: Array) -> Iterator[tuple[Tensor, Te
             yield chunk, chunk
         return
     yield from zip(view.chunks(dense), view.chunks(pruned), strict=True)
-
-
-__all__ = ["Batch", "Calibration", "Moments", "Observation", "Use"]

@@ -136,12 +136,10 @@ def _recognise(node: ir.Node, functions: Mapping[ir.OperatorIdentifier, bool]) -
 
 
 def _matmul(node: ir.Node) -> _Match | _Refusal:
-    left, right = (_resolve(value) for value in node.inputs[:2])
-    side = _constant_side(left, right)
-    if isinstance(side, _Refusal):
-        return side
-    constant = (left, right)[side]
-    assert isinstance(constant, _Constant)  # noqa: S101 (narrowing: _constant_side picked it)
+    operand = _constant_operand(node)
+    if isinstance(operand, _Refusal):
+        return operand
+    constant, side = operand
     shape = constant.layout.shape
     if len(shape) < MATRIX:
         return _Refusal(Reason.VECTOR_WEIGHT, f"shape {list(shape)}", constant)
@@ -154,12 +152,10 @@ def _matmul(node: ir.Node) -> _Match | _Refusal:
 
 
 def _gemm(node: ir.Node) -> _Match | _Refusal:
-    left, right = (_resolve(value) for value in node.inputs[:2])
-    side = _constant_side(left, right)
-    if isinstance(side, _Refusal):
-        return side
-    constant = (left, right)[side]
-    assert isinstance(constant, _Constant)  # noqa: S101 (narrowing: _constant_side picked it)
+    operand = _constant_operand(node)
+    if isinstance(operand, _Refusal):
+        return operand
+    constant, side = operand
     if len(constant.layout.shape) != MATRIX:
         return _Refusal(Reason.VECTOR_WEIGHT, f"shape {list(constant.layout.shape)}", constant)
     trans_a, trans_b = (node.attributes.get_int(name, 0) != 0 for name in ("transA", "transB"))
@@ -195,18 +191,15 @@ def _conv(node: ir.Node) -> _Match | _Refusal:
     return _Match(constant, 1, 0, layout, view, shape[1])
 
 
-def _constant_side(left: "_Constant | _Refusal", right: "_Constant | _Refusal") -> int | _Refusal:
-    match left, right:
-        case _Constant(), _Constant():
-            return _Refusal(Reason.NO_ACTIVATION, weight=right)
-        case _Refusal(), _Constant():
-            return 1
-        case _Constant(), _Refusal():
-            return 0
-        case _Refusal(), _Refusal():
-            told = [side for side in (right, left) if side.reason is not Reason.NOT_CONSTANT or side.detail]
-            return told[0] if told else _Refusal(Reason.NOT_CONSTANT, "both operands are activations")
-    raise AssertionError("unreachable")
+def _constant_operand(node: ir.Node) -> tuple[_Constant, int] | _Refusal:
+    """The one constant among a product's two operands, and which of them it is."""
+    left, right = (_resolve(value) for value in node.inputs[:2])
+    if isinstance(right, _Constant):
+        return _Refusal(Reason.NO_ACTIVATION, weight=right) if isinstance(left, _Constant) else (right, 1)
+    if isinstance(left, _Constant):
+        return left, 0
+    told = [side for side in (right, left) if side.reason is not Reason.NOT_CONSTANT or side.detail]
+    return told[0] if told else _Refusal(Reason.NOT_CONSTANT, "both operands are activations")
 
 
 def _resolve(value: ir.Value | None) -> _Constant | _Refusal:  # noqa: C901, PLR0911 (one case per operator)

@@ -64,28 +64,6 @@ def prox24(weight: Float[Tensor, "..."], strength: float) -> Float[Tensor, "..."
     return _rounded(solved, weight.dtype).reshape(weight.shape)
 
 
-def prox24_into(weight: Float[Tensor, "N K"], strength: float, out: Float[Tensor, "N K"]) -> int:
-    """`prox24` for a loop: writes to `out`, which may be `weight` itself, and does not look for NaN or infinity.
-
-    Args:
-        weight: contiguous float32 or float64 on CPU, or of any strides on another device.
-        strength: `s ≥ 0`, finite.
-        out: as `weight`.
-
-    Returns:
-        The number of groups left with more than two non-zeros.
-
-    Raises:
-        ValueError: shapes, dtypes or strides do not fit, or the strength is negative or not finite.
-    """
-    strength = _checked_strength(strength)
-    _check_alike(weight=weight, out=out)
-    if weight.device.type == "cpu":
-        return int(kernels_cpu.prox(_rows(weight), _rows(out), strength))
-    out.copy_(prox24_reference(weight, strength))
-    return int(((groups_of_four(out) != 0).sum(dim=-1) > KEPT).sum())
-
-
 def prox_dual_step(
     x: Float[Tensor, "N K"], u: Float[Tensor, "N K"], z: Float[Tensor, "N K"], strength: float
 ) -> tuple[int, int]:

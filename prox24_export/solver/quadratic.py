@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-TOKENS_FOR_FIRM_DAMPING = 0.11  # damping × tokens per dimension: .01 at 11 and .0275 at 4, both measured best
+TOKENS_FOR_FIRM_DAMPING = 0.11  # damping × tokens per dimension: .01 at 11 and .0275 at 4, near what is best there
 LEAST_DAMPING, MOST_DAMPING = 0.01, 0.1
 
 

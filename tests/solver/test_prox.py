@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from prox24_export.solver.pattern import two_four_mask
-from prox24_export.solver.prox import prox24, prox24_into, prox24_reference, prox_dual_step
+from prox24_export.solver.prox import prox24, prox24_reference, prox_dual_step
 
 Array = NDArray[Any]
 Searched = dict[str, list[tuple[float, Array, Array]]]
@@ -311,26 +311,12 @@ def test_a_strength_without_meaning_is_refused(strength: float) -> None:
     for call in (
         lambda: prox24(z, strength),
         lambda: prox24_reference(z, strength),
-        lambda: prox24_into(z, strength, z),
         lambda: prox_dual_step(z, z.clone(), z.clone(), strength),
     ):
         with pytest.raises(
             ValueError, match=r"strength must be finite and not negative\. Got (-1e-09|nan|inf)\. Pass 0"
         ):
             call()
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_into_counts_unsettled_groups_and_may_overwrite_its_input(dtype: torch.dtype) -> None:
-    z = torch.randn(64, 32, generator=torch.Generator().manual_seed(8)).to(dtype)
-    expected = prox24(z, 0.4)
-    out = torch.full_like(z, torch.nan)
-    unsettled = prox24_into(z, 0.4, out)
-    assert torch.equal(out, expected)
-    assert unsettled == int(((expected.view(-1, 4) != 0).sum(dim=-1) > 2).sum())
-    assert 0 < unsettled < 512
-    assert prox24_into(z, 0.4, z) == unsettled
-    assert torch.equal(z, expected)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -352,11 +338,9 @@ def test_dual_step_is_its_three_statements_in_one(dtype: torch.dtype) -> None:
 
 def test_loop_entries_refuse_what_they_would_misread() -> None:
     z = torch.ones(4, 8)
-    with pytest.raises(ValueError, match=r"out must be contiguous\. Got strides .*Call \.contiguous\(\)"):
-        prox24_into(z, 1.0, torch.ones(8, 4).T)
-    with pytest.raises(
-        ValueError, match=r"out must be float32 or float64 and have .*Got \(4, 8\) torch\.float64 on cpu"
-    ):
-        prox24_into(z, 1.0, z.double())
+    with pytest.raises(ValueError, match=r"u must be contiguous\. Got strides .*Call \.contiguous\(\)"):
+        prox_dual_step(z, torch.ones(8, 4).T, z.clone(), 1.0)
+    with pytest.raises(ValueError, match=r"u must be float32 or float64 and have .*Got \(4, 8\) torch\.float64 on cpu"):
+        prox_dual_step(z, z.double(), z.clone(), 1.0)
     with pytest.raises(ValueError, match=r"x must be float32 or float64"):
         prox_dual_step(z.half(), z.half(), z.half(), 1.0)
