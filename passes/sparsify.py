@@ -90,7 +90,7 @@ class Sparsify:
         blend = self.settings.blend
         if blend is None:
             blend = best_blend(weight, seen, quadratics.of(seen.fit, damping)) if seen.choice else USUAL_BLEND
-        settings = SolverSettings(method=self.settings.method, damping=damping, blend=blend)
+        settings = SolverSettings(self.settings.method, self.settings.effort, damping=damping, blend=blend)
         residual = torch.stack(list(seen.residuals.values())).sum(0) if seen.residuals else None
         solution = solve_layer(
             weight,

@@ -10,7 +10,7 @@ from cyclopts import App, CycloptsError, Parameter
 
 from prox24_export.errors import Prox24Error
 from prox24_export.progress import Terminal
-from prox24_export.settings import Method, Settings, parse_shape
+from prox24_export.settings import Effort, Method, Settings, parse_shape
 
 PASSED, GATE_FAILED, UNUSABLE, FAILED, INTERRUPTED = 0, 1, 2, 4, 130
 
@@ -41,6 +41,7 @@ def export(
     evaluation: str | None = None,
     out: Annotated[Path | None, Parameter(name=["--out", "-o"])] = None,
     method: Method = "prox",
+    effort: Effort = "default",
     include: Annotated[list[str] | None, Parameter(negative="")] = None,
     exclude: Annotated[list[str] | None, Parameter(negative="")] = None,
     samples: int | None = None,
@@ -62,6 +63,7 @@ def export(
             fifth of the calibration samples is set aside.
         out: Folder to write. Default: MODEL_STEM-2to4 in the current folder.
         method: Mask solver; the last three are baselines to compare with.
+        effort: Of the mask solver: less error for more time.
         include: Prune only layers whose node or weight name matches this glob. May be repeated. Default: all.
         exclude: Leave layers whose node or weight name matches this glob dense. May be repeated. Default: none.
         samples: Use at most so many calibration samples, drawn with --seed. Default: all; 32 random ones.
@@ -76,6 +78,7 @@ def export(
     """
     settings = Settings(
         method=method,
+        effort=effort,
         include=tuple(include or ()),
         exclude=tuple(exclude or ()),
         samples=samples,

@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 from prox24_export.errors import InputError
 
 Method = Literal["prox", "prox-gradient", "sparsegpt", "wanda", "magnitude"]
+Effort = Literal["fast", "default", "thorough"]
 AIMS_AT_DENSE_OUTPUT: frozenset[Method] = frozenset({"prox", "prox-gradient"})
 
 
@@ -17,6 +18,7 @@ class Settings:
 
     Attributes:
         method: Mask solver: `prox` (proximal ADMM), `prox-gradient` (the paper's), or a baseline to compare with.
+        effort: Of the mask solver: less error for more time. Baselines know only one.
         include: Globs on node or weight names; only layers that match one are pruned. Empty: all.
         exclude: Globs on node or weight names; layers that match one stay dense.
         samples: Calibration samples used, drawn with `seed`; None: all (32 where inputs are random).
@@ -30,6 +32,7 @@ class Settings:
     """
 
     method: Method = "prox"
+    effort: Effort = "default"
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     samples: int | None = None
@@ -48,6 +51,7 @@ class Settings:
             InputError: A value is outside its range.
         """
         _expect(self.method in get_args(Method), "--method", f"one of {', '.join(get_args(Method))}", self.method)
+        _expect(self.effort in get_args(Effort), "--effort", f"one of {', '.join(get_args(Effort))}", self.effort)
         for option, globs in (("--include", self.include), ("--exclude", self.exclude)):
             _expect(not isinstance(globs, str), option, "a tuple of globs", repr(globs))
         _expect(self.samples is None or self.samples >= 1, "--samples", "at least 1", self.samples)
@@ -57,6 +61,8 @@ class Settings:
         for option, value in (("--damping", self.damping), ("--blend", self.blend)):
             aims = self.method in AIMS_AT_DENSE_OUTPUT
             _expect(value is None or aims, option, f"left out with --method {self.method}, which has none", value)
+        plain = self.effort == "default" or self.method in AIMS_AT_DENSE_OUTPUT
+        _expect(plain, "--effort", f"left out with --method {self.method}, which knows only one", self.effort)
         drop = self.max_accuracy_drop
         _expect(drop is None or 0 <= drop < math.inf, "--max-accuracy-drop", "0 points or more", drop)
         _expect(self.min_snr is None or math.isfinite(self.min_snr), "--min-snr", "a number of dB", self.min_snr)

@@ -6,29 +6,35 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from prox24_export.solver.prox import prox_dual_step
+from prox24_export.solver.pattern import GROUP
+from prox24_export.solver.products import Products, multiply, times_its_transpose
+from prox24_export.solver.prox import splitting_step
 from prox24_export.solver.quadratic import Quadratic
 
 
 @dataclass
 class AdmmState:
-    """Iterates in unit-diagonal coordinates, in the eigenbasis where named so."""
+    """Iterates in unit-diagonal coordinates. `X` and `U` of the splitting are implied, see `prox.splitting_step`."""
 
-    fixed: Float[Tensor, "N K"]  # T·Q·Λ: the constant part of the quadratic step, in the eigenbasis
+    target: Float[Tensor, "N K"]  # T
     sparse: Float[Tensor, "N K"]  # Z
-    dual: Float[Tensor, "N K"]  # U
+    gap: Float[Tensor, "N K"]  # Z − U − T
+    product: Float[Tensor, "N K"]  # X − T, of the last step
+    resolvent: Float[Tensor, "K K"] | None  # ρ(H+ρI)⁻¹; None where it does not pay to form it
     penalty: float  # ρ
     strength: float  # λ
     iteration: int = 0
-    quiet: int = 0  # iterations since the support last changed
+    quiet: int = 0  # iterations for which the masks have been settled
 
 
 @dataclass(frozen=True)
 class ProximalAdmm:
     """Minimises `½ tr((V−T) H (V−T)ᵀ) + λ R(V)` while λ grows until `R` vanishes.
 
-    X ← (T H + ρ(Z−U))(H+ρI)⁻¹,  Z ← prox_{λ/ρ}(X+U),  U ← U+X−Z, with H of unit diagonal and weights of mean
-    magnitude 1. Two products with a K × K matrix an iteration; one eigendecomposition of `H` serves every ρ.
+    X ← (T H + ρ(Z−U))(H+ρI)⁻¹,  Z ← prox_{λ/ρ}(X+U),  U ← U+X−Z, with H of unit diagonal and rows of mean magnitude 1.
+    Written for `X − T = (Z−U−T)·ρ(H+ρI)⁻¹` it costs one product with a K × K matrix an iteration, and another when ρ
+    changes; one eigendecomposition of `H` serves every ρ. Layers with few rows take two products an iteration instead
+    and never form the inverse.
 
     Attributes:
         penalty: First ρ.
@@ -36,43 +42,68 @@ class ProximalAdmm:
         penalty_growth: Factor on ρ every `penalty_every` iterations; `U` is rescaled with it.
         strength_growth: Factor on λ every iteration.
         penalty_every: See `penalty_growth`.
-        patience: Stops once every group is settled and the support has not changed for so many iterations.
+        unsettled: Share of the groups below which those that still change, or have more than two non-zeros, no longer
+            matter; their two largest entries are kept.
+        patience: Stops once that has held for so many iterations.
         limit: Most iterations.
+        products: Precision of the products, see `products`.
     """
 
-    penalty: float = 0.1
-    strength: float = 0.01
-    penalty_growth: float = 1.1
-    strength_growth: float = 1.1
-    penalty_every: int = 3
-    patience: int = 3
+    penalty: float = 0.2
+    strength: float = 0.03
+    penalty_growth: float = 1.2
+    strength_growth: float = 1.2
+    penalty_every: int = 6
+    unsettled: float = 1e-3
+    patience: int = 2
     limit: int = 300
+    products: Products = "auto"
 
     def init(self, quadratic: Quadratic, target: Float[Tensor, "N K"]) -> AdmmState:
-        """`target` is in unit-diagonal coordinates, float32, of mean magnitude 1."""
-        values, vectors = quadratic.spectrum
+        """`target` is in unit-diagonal coordinates, float32, its rows of mean magnitude 1."""
+        rows, columns = target.shape
+        pays = rows * self.penalty_every > columns
         return AdmmState(
-            fixed=(target @ vectors) * values,
-            sparse=target.clone(memory_format=torch.contiguous_format),
-            dual=torch.zeros_like(target),
+            target=target,
+            sparse=target.clone(),
+            gap=torch.zeros_like(target),
+            product=torch.empty_like(target),
+            resolvent=self._resolvent(quadratic, self.penalty) if pays else None,
             penalty=self.penalty,
             strength=self.strength,
         )
 
     def step(self, quadratic: Quadratic, state: AdmmState) -> AdmmState:
         """One iteration; `state` is updated in place and returned."""
-        values, vectors = quadratic.spectrum
-        right = ((state.sparse - state.dual) @ vectors).mul_(state.penalty).add_(state.fixed)
-        dense = right.div_(values + state.penalty) @ vectors.T
-        unsettled, changed = prox_dual_step(dense, state.dual, state.sparse, state.strength / state.penalty)
+        if state.resolvent is not None:
+            multiply(state.gap, state.resolvent, self.products, out=state.product)
+        else:
+            values, vectors = quadratic.spectrum
+            turned = multiply(state.gap, vectors, self.products).mul_(state.penalty / (values + state.penalty))
+            multiply(turned, vectors.T, self.products, out=state.product)
         state.iteration += 1
-        state.quiet = 0 if changed or unsettled else state.quiet + 1
+        grows = state.iteration % self.penalty_every == 0
+        unsettled, changed = splitting_step(
+            state.product,
+            state.gap,
+            state.sparse,
+            state.target,
+            state.strength / state.penalty,
+            1 / self.penalty_growth if grows else 1.0,
+        )
+        few = self.unsettled * (state.sparse.numel() // GROUP)
+        state.quiet = state.quiet + 1 if max(unsettled, changed) <= few else 0
         state.strength *= self.strength_growth
-        if state.iteration % self.penalty_every == 0:
+        if grows:
             state.penalty *= self.penalty_growth
-            state.dual /= self.penalty_growth
+            if state.resolvent is not None and not self.done(state):
+                state.resolvent = self._resolvent(quadratic, state.penalty)
         return state
 
     def done(self, state: AdmmState) -> bool:
         """Whether the masks have settled."""
         return state.quiet >= self.patience
+
+    def _resolvent(self, quadratic: Quadratic, penalty: float) -> Float[Tensor, "K K"]:
+        values, vectors = quadratic.spectrum
+        return times_its_transpose(vectors * (penalty / (values + penalty)).sqrt(), self.products)

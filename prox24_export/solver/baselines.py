@@ -1,5 +1,7 @@
 """The methods everybody compares with: magnitude, Wanda, SparseGPT. They aim at `W` and know no refinement."""
 
+from dataclasses import dataclass
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -25,39 +27,53 @@ def wanda(weight: Float[Tensor, "N K"], squared_norms: Float[Tensor, " K"]) -> B
     return two_four_mask(weight * squared_norms.sqrt().to(weight.dtype))
 
 
-def sparsegpt(weight: Float[Tensor, "N K"], gram: Float[Tensor, "K K"]) -> Float[Tensor, "N K"]:
-    """SparseGPT for 2:4 (Frantar and Alistarh 2023, arXiv 2301.00774, section 3.2).
+@dataclass(frozen=True)
+class SparseGpt:
+    """SparseGPT for 2:4 (Frantar and Alistarh 2023, arXiv 2301.00774, section 3.2), float32 as published.
 
-    Columns are visited in order; each group's mask is chosen when its first column is reached, and the error of
-    every pruned entry is spread over the columns not yet visited.
-
-    Args:
-        weight: `W`.
-        gram: `XᵀX`; its scale does not matter. Dead channels count as unit diagonal, as published.
-
-    Raises:
-        torch.linalg.LinAlgError: The damped Gram matrix is not positive definite.
+    Attributes:
+        upper: Upper Cholesky factor of the inverse of the damped Gram matrix.
+        dead: Channels that are always zero.
     """
-    columns = weight.shape[1]
-    work = weight.double().clone()
-    hessian = gram.double().clone()
-    dead = hessian.diagonal() == 0
-    hessian[dead, dead] = 1.0
-    work[:, dead] = 0.0
-    hessian.diagonal().add_(SPARSEGPT_DAMPING * hessian.diagonal().mean())
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(hessian))
-    upper = torch.linalg.cholesky(inverse, upper=True)
-    for start in range(0, columns, SPARSEGPT_BLOCK):
-        stop = min(start + SPARSEGPT_BLOCK, columns)
-        errors = torch.zeros_like(work[:, start:stop])
-        for column in range(start, stop):
-            if column % GROUP == 0:
-                group = slice(column, column + GROUP)
-                kept = two_four_mask(work[:, group] / upper.diagonal()[group])
-            survives = kept[:, column % GROUP]
-            error = torch.where(survives, 0.0, work[:, column]) / upper[column, column]
-            work[:, column:stop] -= error[:, None] * upper[column, column:stop]
-            work[:, column] = torch.where(survives, work[:, column], 0.0)
-            errors[:, column - start] = error
-        work[:, stop:] -= errors @ upper[start:stop, stop:]
-    return work.to(weight.dtype)
+
+    upper: Float[Tensor, "K K"]
+    dead: Bool[Tensor, " K"]
+
+    @classmethod
+    def of(cls, gram: Float[Tensor, "K K"]) -> "SparseGpt":
+        """From `XᵀX`; its scale does not matter. Dead channels count as unit diagonal, as published.
+
+        Raises:
+            torch.linalg.LinAlgError: The damped Gram matrix is not positive definite.
+        """
+        hessian = gram.double().clone()
+        dead = hessian.diagonal() == 0
+        hessian[dead, dead] = 1.0
+        hessian.diagonal().add_(SPARSEGPT_DAMPING * hessian.diagonal().mean())
+        inverse = torch.cholesky_inverse(torch.linalg.cholesky(hessian))
+        return cls(torch.linalg.cholesky(inverse, upper=True).float(), dead)
+
+    def solve(self, weight: Float[Tensor, "N K"]) -> Float[Tensor, "N K"]:
+        """Visits columns in order; each group's mask is chosen when its first column is reached.
+
+        The error of every pruned entry is spread over the columns not yet visited.
+        """
+        work = weight.float().clone()
+        work[:, self.dead] = 0.0
+        columns, upper = work.shape[1], self.upper
+        for start in range(0, columns, SPARSEGPT_BLOCK):
+            stop = min(start + SPARSEGPT_BLOCK, columns)
+            block = work[:, start:stop].T.contiguous()  # columns become rows: what is updated together lies together
+            errors = torch.empty_like(block)
+            for column in range(stop - start):
+                here = start + column
+                if column % GROUP == 0:
+                    group = slice(column, column + GROUP)
+                    kept = two_four_mask((block[group] / upper.diagonal()[here : here + GROUP, None]).T).T
+                error = block[column].masked_fill(kept[column % GROUP], 0.0) / upper[here, here]
+                block[column:].addr_(upper[here, here:stop], error, alpha=-1)
+                block[column].masked_fill_(~kept[column % GROUP], 0.0)
+                errors[column] = error
+            work[:, start:stop] = block.T
+            work[:, stop:].addmm_(errors.T, upper[start:stop, stop:], alpha=-1)
+        return work.to(weight.dtype)

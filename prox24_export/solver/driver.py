@@ -1,5 +1,6 @@
 """The loop around a mask solver: one driver for every iteration that has init, step and done."""
 
+from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from jaxtyping import Bool, Float
@@ -27,7 +28,7 @@ class MaskSolver(Protocol[State]):
         """Most iterations."""
 
     def init(self, quadratic: Quadratic, target: Float[Tensor, "N K"]) -> State:
-        """First state; `target` is in unit-diagonal coordinates, float32, of mean magnitude 1."""
+        """First state; `target` is in unit-diagonal coordinates, float32, its rows of mean magnitude 1."""
 
     def step(self, quadratic: Quadratic, state: State) -> State:
         """One iteration."""
@@ -36,19 +37,32 @@ class MaskSolver(Protocol[State]):
         """Whether the masks have settled."""
 
 
-def find_mask(
-    solver: MaskSolver[State], quadratic: Quadratic, target: Float[Tensor, "N K"]
-) -> tuple[Bool[Tensor, "N K"], int, bool]:
-    """Runs `solver` in unit-diagonal coordinates, weights of mean magnitude 1.
+@dataclass(frozen=True)
+class Masks:
+    """What a mask solver leaves.
 
-    Returns:
-        The mask, exactly two entries a group; iterations; whether the masks had settled before the limit.
+    Attributes:
+        mask: Exactly two entries a group.
+        start: The sparse iterate in the coordinates and dtype of the target: close to the best weights on the mask.
+        iterations: Steps taken.
+        settled: Whether the masks had settled before the limit.
     """
-    scaled = (target.double() * quadratic.scale).float()
-    size = float(scaled.abs().mean())
-    if size == 0:
-        return two_four_mask(scaled), 0, True
-    state = solver.init(quadratic, scaled / size)
+
+    mask: Bool[Tensor, "N K"]
+    start: Float[Tensor, "N K"]
+    iterations: int
+    settled: bool
+
+
+def find_mask(solver: MaskSolver[State], quadratic: Quadratic, target: Float[Tensor, "N K"]) -> Masks:
+    """Runs `solver` in unit-diagonal coordinates, every row scaled to mean magnitude 1: no row sees another's scale."""
+    scale = quadratic.scale.to(target.dtype)
+    scaled = target * scale
+    size = scaled.abs().mean(1, keepdim=True)
+    size = size.where(size > 0, 1.0)
+    state = solver.init(quadratic, (scaled / size).float().contiguous())
+    del scaled
     while state.iteration < solver.limit and not solver.done(state):
         state = solver.step(quadratic, state)
-    return two_four_mask(state.sparse), state.iteration, solver.done(state)
+    start = state.sparse.to(target.dtype) * (size / scale)
+    return Masks(two_four_mask(state.sparse), start, state.iteration, solver.done(state))

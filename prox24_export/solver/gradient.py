@@ -6,7 +6,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from prox24_export.solver.prox import prox_dual_step
+from prox24_export.solver.pattern import GROUP
+from prox24_export.solver.products import Products, multiply
+from prox24_export.solver.prox import gradient_step
 from prox24_export.solver.quadratic import Quadratic
 
 
@@ -14,8 +16,10 @@ from prox24_export.solver.quadratic import Quadratic
 class GradientState:
     """Iterates in unit-diagonal coordinates."""
 
-    target: Float[Tensor, "N K"]
-    sparse: Float[Tensor, "N K"]
+    target: Float[Tensor, "N K"]  # T
+    sparse: Float[Tensor, "N K"]  # Z
+    gap: Float[Tensor, "N K"]  # where the gradient is taken, less T
+    product: Float[Tensor, "N K"]  # gap·H
     step: float  # η = 1 / λ_max
     strength: float
     iteration: int = 0
@@ -24,32 +28,55 @@ class GradientState:
 
 @dataclass(frozen=True)
 class ProximalGradient:
-    """`V ← prox_{η λ_k}(V − η (V−T) H)` with `λ_k = λ_0 β^k`, one product with a K × K matrix an iteration.
+    """`V ← prox_{η λ_k}(Y − η (Y−T) H)` with `λ_k = λ_0 β^k` and `Y = V + momentum·(V − V_before)`.
+
+    One product with a K × K matrix an iteration. Without momentum it is the paper's.
 
     Attributes:
         strength: First λ.
         strength_growth: β.
-        patience: Stops once every group is settled and the support has not changed for so many iterations.
+        momentum: Between 0 and 1.
+        unsettled: Share of the groups below which those that still change, or have more than two non-zeros, no longer
+            matter; their two largest entries are kept.
+        patience: Stops once that has held for so many iterations.
         limit: Most iterations.
+        products: Precision of the products, see `products`.
     """
 
     strength: float = 0.01
-    strength_growth: float = 1.01
-    patience: int = 3
+    strength_growth: float = 1.03
+    momentum: float = 0.9
+    unsettled: float = 1e-3
+    patience: int = 2
     limit: int = 2000
+    products: Products = "auto"
 
     def init(self, quadratic: Quadratic, target: Float[Tensor, "N K"]) -> GradientState:
-        """`target` is in unit-diagonal coordinates, float32, of mean magnitude 1."""
-        largest = float(quadratic.spectrum[0][-1])
-        return GradientState(target, target.clone(), 1.0 / largest, self.strength)
+        """`target` is in unit-diagonal coordinates, float32, its rows of mean magnitude 1."""
+        return GradientState(
+            target=target,
+            sparse=target.clone(),
+            gap=torch.zeros_like(target),
+            product=torch.empty_like(target),
+            step=1.0 / quadratic.largest,
+            strength=self.strength,
+        )
 
     def step(self, quadratic: Quadratic, state: GradientState) -> GradientState:
         """One iteration; `state` is updated in place and returned."""
-        gradient = (state.sparse - state.target) @ quadratic.scaled_gram
-        moved = state.sparse - state.step * gradient
-        unsettled, changed = prox_dual_step(moved, torch.zeros_like(moved), state.sparse, state.step * state.strength)
+        multiply(state.gap, quadratic.scaled_gram, self.products, out=state.product)
+        unsettled, changed = gradient_step(
+            state.product,
+            state.gap,
+            state.sparse,
+            state.target,
+            state.step * state.strength,
+            state.step,
+            self.momentum,
+        )
+        few = self.unsettled * (state.sparse.numel() // GROUP)
+        state.quiet = state.quiet + 1 if max(unsettled, changed) <= few else 0
         state.iteration += 1
-        state.quiet = 0 if changed or unsettled else state.quiet + 1
         state.strength *= self.strength_growth
         return state
 

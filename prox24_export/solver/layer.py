@@ -2,21 +2,24 @@
 
 import enum
 import time
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.linalg import LinAlgError  # type: ignore[attr-defined] # documented, but missing from the stubs
 
-from prox24_export.settings import Method
+from prox24_export.settings import Effort, Method
 from prox24_export.solver import baselines
 from prox24_export.solver.admm import ProximalAdmm
-from prox24_export.solver.driver import find_mask
+from prox24_export.solver.driver import MaskSolver, find_mask
 from prox24_export.solver.gradient import ProximalGradient
 from prox24_export.solver.pattern import GROUP, is_two_four, positive_zeros, two_four_mask
-from prox24_export.solver.quadratic import Quadratic, automatic_damping, loss
-from prox24_export.solver.refine import conjugate_gradient
+from prox24_export.solver.products import Products
+from prox24_export.solver.quadratic import Quadratic, automatic_damping, energy, loss
+from prox24_export.solver.refine import ConjugateGradient, MaskedGradient
 
 ROWS_AT_ONCE = 1 << 24  # entries of W solved together; rows are independent, so this bounds memory
 
@@ -24,12 +27,24 @@ ROWS_AT_ONCE = 1 << 24  # entries of W solved together; rows are independent, so
 class Status(enum.Enum):
     """Why a layer's solver stopped; the value is the sentence the user reads."""
 
-    SETTLED = "every group settled on its mask"
+    SETTLED = "the masks settled"
     LIMIT = "the iteration limit was reached; remaining groups keep their two largest entries"
     DIRECT = "direct method: no iterations"
     ZERO_GRAM = "the layer's input is always zero: masks by magnitude"
     ALREADY_SPARSE = "the weight was 2:4 already"
     FACTORISATION_FAILED = "the Gram matrix could not be factorised; masks by magnitude scaled with input norms"
+
+
+MASK_SOLVERS: dict[tuple[Method, Effort], MaskSolver[Any]] = {
+    ("prox", "fast"): ProximalAdmm(0.3, 0.1, 1.5, 1.5, penalty_every=3, unsettled=1e-2, patience=1),
+    ("prox", "default"): ProximalAdmm(),
+    ("prox", "thorough"): ProximalAdmm(0.1, 0.01, 1.1, 1.1, unsettled=1e-4),
+    ("prox-gradient", "fast"): ProximalGradient(strength_growth=1.1),
+    ("prox-gradient", "default"): ProximalGradient(),
+    ("prox-gradient", "thorough"): ProximalGradient(strength_growth=1.01),
+}
+
+TOLERANCES: dict[Effort, float] = {"fast": 1e-2, "default": 1e-3, "thorough": 1e-5}  # of the refinement
 
 
 @dataclass(frozen=True)
@@ -38,17 +53,32 @@ class SolverSettings:
 
     Attributes:
         method: `prox` (proximal ADMM), `prox-gradient` (the paper's), or a baseline.
+        effort: Where on the curve of error against time; see `MASK_SOLVERS`. Baselines know only one.
         damping: Share of the Gram matrix's mean diagonal that is added to it; None: from tokens per dimension.
         blend: 0 aims at the weight, 1 at the dense network's output; only with `cross`.
-        mask_solver: The iteration behind `prox`.
-        gradient_solver: The iteration behind `prox-gradient`.
+        products: Precision of the mask solver's products.
+        mask_solver: The iteration behind `prox` and `prox-gradient`; None: from method, effort and products.
+        refinement: How the surviving weights are found; None: conjugate gradient, its tolerance from the effort.
     """
 
     method: Method = "prox"
+    effort: Effort = "default"
     damping: float | None = None
     blend: float = 1.0
-    mask_solver: ProximalAdmm = field(default_factory=ProximalAdmm)
-    gradient_solver: ProximalGradient = field(default_factory=ProximalGradient)
+    products: Products = "auto"
+    mask_solver: MaskSolver[Any] | None = None
+    refinement: ConjugateGradient | MaskedGradient | None = None
+
+    def refine(self) -> ConjugateGradient | MaskedGradient:
+        """The refinement that these settings choose."""
+        return self.refinement or ConjugateGradient(TOLERANCES[self.effort])
+
+    def solver(self) -> MaskSolver[Any]:
+        """The mask solver that these settings choose."""
+        if self.mask_solver is not None:
+            return self.mask_solver
+        chosen = MASK_SOLVERS[self.method, self.effort]
+        return replace(chosen, products=self.products)  # type: ignore[type-var] # every solver is a dataclass
 
 
 @dataclass(frozen=True)
@@ -60,7 +90,8 @@ class LayerSolution:
         mask: True where an entry survives.
         loss: `tr((V−T) gram (V−T)ᵀ)`, undamped, against the target `T`.
         relative_error: `loss` relative to `tr(W gram Wᵀ)`.
-        iterations: Steps of the mask solver; 0 for direct methods.
+        iterations: Steps of the mask solver; 0 for direct methods. Each costs one product of W with a K × K matrix.
+        refinement_iterations: Steps of the refinement, of the same cost for the rows that have not stopped.
         seconds: Wall time.
         status: Why the solver stopped.
     """
@@ -70,6 +101,7 @@ class LayerSolution:
     loss: float
     relative_error: float
     iterations: int
+    refinement_iterations: int
     seconds: float
     status: Status
 
@@ -107,78 +139,103 @@ def solve_layer(
     settings = settings or SolverSettings()
     started = time.perf_counter()
     _check(weight, gram, cross)
-    work = weight.double() if weight.dtype == torch.float64 else weight.float()
+    work = weight if weight.dtype == torch.float64 else weight.float()
+    solve: _Solve
     if is_two_four(work):
-        target, solved, iterations, status = work, work, 0, Status.ALREADY_SPARSE
+        solve, status = _keep, Status.ALREADY_SPARSE
     elif settings.method in {"prox", "prox-gradient"}:
-        target, solved, iterations, status = _solve_prox(
-            work, gram, cross, tokens=tokens, settings=settings, residual=residual, quadratic=quadratic
-        )
+        solve, status = _prox(weight.shape[1], gram, cross, tokens, settings, quadratic)
     else:
-        target, iterations = work, 0
-        solved, status = _solve_baseline(work, gram, settings.method, squared_norms)
-    solved = positive_zeros(solved.to(weight.dtype))
-    scale = float(loss(work, torch.zeros_like(work), gram).sum())
-    lost = float(loss(solved, target, gram).sum())
+        solve, status = _baseline(gram, settings.method, squared_norms)
+    solution, mask = torch.empty_like(weight), torch.empty_like(weight, dtype=torch.bool)
+    lost = scale = 0.0
+    iterations = refinements = 0
+    rows = max(1, ROWS_AT_ONCE // weight.shape[1])
+    for first in range(0, len(weight), rows):
+        part = slice(first, first + rows)
+        piece = solve(work[part], None if residual is None else residual[part])
+        solved = positive_zeros(piece.weight.to(weight.dtype))
+        solution[part], mask[part] = solved, solved != 0
+        scale += energy(work[part], gram)
+        lost += float(loss(solved, piece.target, gram).sum())
+        iterations = max(iterations, piece.iterations)
+        refinements = max(refinements, piece.refinements)
+        status = Status.LIMIT if piece.hit_the_limit else status
     return LayerSolution(
-        weight=solved,
-        mask=solved != 0,
+        weight=solution,
+        mask=mask,
         loss=lost,
         relative_error=lost / scale if scale > 0 else 0.0,
         iterations=iterations,
+        refinement_iterations=refinements,
         seconds=time.perf_counter() - started,
         status=status,
     )
 
 
-def _solve_prox(
-    weight: Tensor,
+@dataclass(frozen=True)
+class _Piece:
+    """Solved rows: their target, their sparse weights."""
+
+    target: Float[Tensor, "N K"]
+    weight: Float[Tensor, "N K"]
+    iterations: int = 0
+    refinements: int = 0
+    hit_the_limit: bool = False
+
+
+_Solve = Callable[[Tensor, Tensor | None], _Piece]  # rows of the weight and of the residual → piece
+
+
+def _keep(rows: Tensor, _residual: Tensor | None) -> _Piece:
+    return _Piece(rows, rows)
+
+
+def _masked(mask: Callable[[Tensor], Tensor]) -> _Solve:
+    return lambda rows, _residual: _Piece(rows, torch.where(mask(rows), rows, 0.0))
+
+
+def _prox(  # noqa: PLR0917 - as `solve_layer`, which passes them on
+    columns: int,
     gram: Tensor,
     cross: Tensor | None,
-    *,
     tokens: int | None,
     settings: SolverSettings,
-    residual: Tensor | None,
     quadratic: Quadratic | None,
-) -> tuple[Tensor, Tensor, int, Status]:
+) -> tuple[_Solve, Status]:
     if quadratic is None:
-        damping = automatic_damping(tokens, weight.shape[1]) if settings.damping is None else settings.damping
+        damping = automatic_damping(tokens, columns) if settings.damping is None else settings.damping
         try:
             quadratic = Quadratic.of(gram, cross, damping)
         except LinAlgError:
             diagonal = gram.diagonal().clamp_min(0)
-            masked = torch.where(baselines.wanda(weight, diagonal), weight, 0.0)
-            return weight, masked, 0, Status.FACTORISATION_FAILED
+            return _masked(lambda rows: baselines.wanda(rows, diagonal)), Status.FACTORISATION_FAILED
     if quadratic.degenerate:
-        return weight, torch.where(two_four_mask(weight), weight, 0.0), 0, Status.ZERO_GRAM
-    target = weight
-    correction = quadratic.correction(weight, residual) if settings.blend else None
-    if correction is not None:
-        target = weight + (settings.blend * correction).to(weight.dtype)
-    pieces, iterations, settled = [], 0, True
-    for rows in torch.split(target, max(1, ROWS_AT_ONCE // weight.shape[1])):
-        if settings.method == "prox":
-            mask, taken, all_settled = find_mask(settings.mask_solver, quadratic, rows)
-        else:
-            mask, taken, all_settled = find_mask(settings.gradient_solver, quadratic, rows)
-        refined, _ = conjugate_gradient(rows, mask, quadratic.gram.to(rows.dtype), rows)
-        pieces.append(refined)
-        iterations, settled = max(iterations, taken), settled and all_settled
-    return target, torch.cat(pieces), iterations, Status.SETTLED if settled else Status.LIMIT
+        return _masked(two_four_mask), Status.ZERO_GRAM
+    known = quadratic
+
+    def solve(rows: Tensor, residual: Tensor | None) -> _Piece:
+        correction = known.correction(rows, residual) if settings.blend else None
+        target = rows if correction is None else rows + (settings.blend * correction).to(rows.dtype)
+        masks = find_mask(settings.solver(), known, target)
+        refined, taken = settings.refine().solve(target, masks.mask, known.gram.to(rows.dtype), masks.start)
+        return _Piece(target, refined, masks.iterations, taken, not masks.settled)
+
+    return solve, Status.SETTLED
 
 
-def _solve_baseline(
-    weight: Tensor, gram: Tensor, method: Method, squared_norms: Tensor | None
-) -> tuple[Tensor, Status]:
-    if method == "sparsegpt":
-        try:
-            return baselines.sparsegpt(weight, gram), Status.DIRECT
-        except LinAlgError:
-            mask = baselines.wanda(weight, gram.diagonal().clamp_min(0))
-            return torch.where(mask, weight, 0.0), Status.FACTORISATION_FAILED
-    norms = gram.diagonal() if squared_norms is None else squared_norms
-    mask = baselines.wanda(weight, norms) if method == "wanda" else baselines.magnitude(weight)
-    return torch.where(mask, weight, 0.0), Status.DIRECT
+def _baseline(gram: Tensor, method: Method, squared_norms: Tensor | None) -> tuple[_Solve, Status]:
+    if method == "magnitude":
+        return _masked(baselines.magnitude), Status.DIRECT
+    if method == "wanda":
+        norms = gram.diagonal() if squared_norms is None else squared_norms
+        return _masked(lambda rows: baselines.wanda(rows, norms)), Status.DIRECT
+    try:
+        sparsegpt = baselines.SparseGpt.of(gram)
+    except LinAlgError:
+        diagonal = gram.diagonal().clamp_min(0)
+        return _masked(lambda rows: baselines.wanda(rows, diagonal)), Status.FACTORISATION_FAILED
+    return lambda rows, _residual: _Piece(rows, sparsegpt.solve(rows)), Status.DIRECT
 
 
 def _check(weight: Tensor, gram: Tensor, cross: Tensor | None) -> None:

@@ -4,21 +4,23 @@
 
 `R` vanishes exactly when at most two of the four entries are non-zero. The problem is not convex; the global minimiser
 is found as the best of at most three stationary points (two, three or four non-zeros), each the root of one scalar
-equation. The mathematics is written out in `kernels_cpu`, which serves CPU tensors; `prox24_reference` states it again
-in plain torch and serves every other device.
+equation. The mathematics is written out in `prox_math`. `kernels_cpu` serves CPU tensors and `kernels_cuda` serves CUDA
+tensors where Triton is installed; `prox24_reference` states it again in plain torch and serves everything else.
 
 Where several points are minimisers the one with fewer non-zeros is taken, and among equal magnitudes the lower index is
 kept. Zeros are +0.0. A strength of 0 returns the input, a large one keeps the two largest of each group as they are.
 """
 
+import importlib.util
 import math
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from prox24_export.solver import kernels_cpu
+from prox24_export.solver import kernels_cpu, prox_math
 from prox24_export.solver.pattern import GROUP, KEPT, groups_of_four, positive_zeros
 
 if TYPE_CHECKING:
@@ -45,7 +47,7 @@ def prox24(weight: Float[Tensor, "..."], strength: float) -> Float[Tensor, "..."
         ValueError: the last axis does not split into groups, a value is not finite, or the strength is negative or not
             finite.
 
-    Cost: 10 to 120 ns a group and core on CPU, nothing allocated but the result (float16 and bfloat16: two float64
+    Cost: 8 to 30 ns a group and core on CPU, nothing allocated but the result (float16 and bfloat16: two float64
     copies).
     """
     groups = groups_of_four(weight.detach())
@@ -55,25 +57,44 @@ def prox24(weight: Float[Tensor, "..."], strength: float) -> Float[Tensor, "..."
             f"weight must be finite. Got {int((~torch.isfinite(groups)).sum())} NaN or infinite entries in shape "
             f"{tuple(weight.shape)}. Repair the weight before pruning it."
         )
-    if groups.device.type != "cpu":
-        return _rounded(prox24_reference(weight, strength), weight.dtype)
     source = groups.reshape(-1, GROUP).contiguous()
     source = source if source.dtype in KERNEL_DTYPES else source.double()
     solved = torch.empty_like(source)
-    kernels_cpu.prox(source.numpy(), solved.numpy(), strength)
+    if _on_cpu(source):
+        kernels_cpu.prox(source.numpy(), solved.numpy(), strength)
+    elif _triton(source):
+        from prox24_export.solver import kernels_cuda  # noqa: PLC0415 - only where Triton is installed
+
+        kernels_cuda.prox(source, solved, strength)
+    else:
+        solved.copy_(prox24_reference(source, strength))
     return _rounded(solved, weight.dtype).reshape(weight.shape)
 
 
-def prox_dual_step(
-    x: Float[Tensor, "N K"], u: Float[Tensor, "N K"], z: Float[Tensor, "N K"], strength: float
+def splitting_step(  # noqa: PLR0917 - the symbols of its formula
+    product: Float[Tensor, "N K"],
+    gap: Float[Tensor, "N K"],
+    sparse: Float[Tensor, "N K"],
+    target: Float[Tensor, "N K"],
+    strength: float,
+    shrink: float,
 ) -> tuple[int, int]:
-    """In place, in one pass over memory on CPU: `v = x + u`, `z ← prox_s(v)`, `u ← v − z`.
+    """The prox and dual step of ADMM, in place and in one pass over memory.
+
+    With `T` the target and `U` the dual:
+
+        V = product + Z − gap,    Z ← prox_s(V),    U ← shrink·(V − Z),    gap ← Z − U − T
+
+    Before, `gap` is `Z − U − T` of the last step and `product` is `gap·ρ(H+ρI)⁻¹`, that is `X − T`; so `V = X + U`, and
+    neither `X` nor `U` has to be stored.
 
     Args:
-        x: contiguous float32 or float64 on CPU, or of any strides on another device. Finite, which is not checked.
-        u: as `x`; overwritten.
-        z: as `x`; overwritten, its old support is compared with the new one.
+        product: contiguous float32 or float64. Finite, which is not checked.
+        gap: as `product`; overwritten.
+        sparse: `Z`, as `product`; overwritten, its old support is compared with the new one.
+        target: as `product`.
         strength: `s ≥ 0`, finite.
+        shrink: old penalty / new penalty, where the penalty changes after this step; else 1.
 
     Returns:
         The number of groups left with more than two non-zeros, and the number of groups whose support changed.
@@ -82,22 +103,80 @@ def prox_dual_step(
         ValueError: shapes, dtypes or strides do not fit, or the strength is negative or not finite.
     """
     strength = _checked_strength(strength)
-    _check_alike(x=x, u=u, z=z)
-    if x.device.type == "cpu":
-        unsettled, changed = kernels_cpu.dual_step(_rows(x), _rows(u), _rows(z), strength)
-        return int(unsettled), int(changed)
-    v = x.double() + u.double()
-    was = groups_of_four(z) != 0
-    z.copy_(prox24_reference(v, strength))
-    u.copy_(v - z.double())
-    now = groups_of_four(z) != 0
-    return int((now.sum(dim=-1) > KEPT).sum()), int((was != now).any(dim=-1).sum())
+    _check_alike(product=product, gap=gap, sparse=sparse, target=target)
+    if _on_cpu(product):
+        counts = kernels_cpu.splitting_step(*map(_rows, (product, gap, sparse, target)), strength, shrink)
+        return int(counts[0]), int(counts[1])
+    if _triton(product):
+        from prox24_export.solver import kernels_cuda  # noqa: PLC0415 - only where Triton is installed
+
+        return kernels_cuda.splitting_step(product, gap, sparse, target, strength, shrink)
+    v = product.double() + (sparse.double() - gap.double())
+    z, counts = _solved(v, sparse, strength)
+    gap.copy_(z - shrink * (v - z) - target.double())
+    sparse.copy_(z)
+    return counts
+
+
+def gradient_step(  # noqa: PLR0917 - the symbols of its formula
+    product: Float[Tensor, "N K"],
+    gap: Float[Tensor, "N K"],
+    sparse: Float[Tensor, "N K"],
+    target: Float[Tensor, "N K"],
+    strength: float,
+    eta: float,
+    momentum: float,
+) -> tuple[int, int]:
+    """A proximal gradient step with momentum, in place and in one pass over memory.
+
+    With `T` the target:
+
+        Z' = prox_s(T + gap − η·product),    gap ← Z' + momentum·(Z' − Z) − T,    Z ← Z'
+
+    Before, `gap` is where the gradient was taken, less `T`, and `product` is `gap·H`.
+
+    Args, returns, raises: as `splitting_step`; `eta` is `η`, the length of the step.
+    """
+    strength = _checked_strength(strength)
+    _check_alike(product=product, gap=gap, sparse=sparse, target=target)
+    if _on_cpu(product):
+        counts = kernels_cpu.gradient_step(*map(_rows, (product, gap, sparse, target)), strength, eta, momentum)
+        return int(counts[0]), int(counts[1])
+    if _triton(product):
+        from prox24_export.solver import kernels_cuda  # noqa: PLC0415 - only where Triton is installed
+
+        return kernels_cuda.gradient_step(product, gap, sparse, target, strength, eta, momentum)
+    v = target.double() + gap.double() - eta * product.double()
+    z, counts = _solved(v, sparse, strength)
+    gap.copy_(z + momentum * (z - sparse.double()) - target.double())
+    sparse.copy_(z)
+    return counts
+
+
+def _solved(v: Tensor, sparse: Tensor, strength: float) -> tuple[Tensor, tuple[int, int]]:
+    z = prox24_reference(v, strength)
+    was, now = groups_of_four(sparse) != 0, groups_of_four(z) != 0
+    return z, (int((now.sum(dim=-1) > KEPT).sum()), int((was != now).any(dim=-1).sum()))
+
+
+def _on_cpu(tensor: Tensor) -> bool:
+    return tensor.device.type == "cpu"
+
+
+@cache
+def _triton_is_there() -> bool:
+    return importlib.util.find_spec("triton") is not None
+
+
+def _triton(tensor: Tensor) -> bool:
+    """Whether the Triton kernels can serve this tensor."""
+    return tensor.device.type == "cuda" and _triton_is_there()
 
 
 def prox24_reference(weight: Float[Tensor, "..."], strength: float) -> Float[Tensor, "..."]:
     """`prox24` in plain torch: all groups at once, on the device of `weight`, in float64, returned as float64.
 
-    Every candidate is computed for every group, without the tests and shortcuts of `kernels_cpu`. Ten times
+    Every candidate is computed for every group, without the tests and shortcuts of the kernels. Much
     slower on CPU; about 40 float64 temporaries of a quarter of the size of `weight`.
     """
     z = groups_of_four(weight.detach()).double()
@@ -121,31 +200,31 @@ def _prox_sorted(size: Float[Tensor, "... 4"], strength: float) -> Float[Tensor,
         gain = torch.where(better, here, gain)
         best = torch.where(better[..., None], candidate, best)
     # Far below 1, y loses digits against it, or underflows; there the problem is convex and any start will do.
-    faint = y[..., :1] < kernels_cpu.NEARLY_LINEAR
-    settled = _settle(torch.where(faint, size, best / max(strength, kernels_cpu.TINY)), size, strength)
+    faint = y[..., :1] < prox_math.NEARLY_LINEAR
+    settled = _settle(torch.where(faint, size, best / max(strength, prox_math.TINY)), size, strength)
     two = torch.cat([size[..., :2], torch.zeros_like(size[..., 2:])], dim=-1)
     return torch.where(~faint & (best[..., 2:3] == 0), two, settled)
 
 
 def _three_nonzeros(y: Float[Tensor, "... 4"]) -> Float[Tensor, "... 4"]:
-    """Monotone Newton on `k(c) = c + v1·v2 − y3`, see `kernels_cpu`; NaN where there is no root."""
+    """Monotone Newton on `k(c) = c + v1·v2 − y3`, see `prox_math`; NaN where there is no root."""
     y1, y2, y3, _ = y.unbind(-1)
     bound = y2 / y1
     bend = ((y1 - y2) / (y1 + y2)).sqrt()
-    c = torch.minimum((1 - bend) / (1 + bend), torch.minimum(y3, bound)).clamp(max=kernels_cpu.ROOT_HALF)
+    c = torch.minimum((1 - bend) / (1 + bend), torch.minimum(y3, bound)).clamp(max=prox_math.ROOT_HALF)
     for _ in range(MAX_STEPS):
         v1, v2 = (y1 - c * y2) / (1 - c * c), (y2 - c * y1) / (1 - c * c)
         slope = 1 - (v1 * v1 + v2 * v2 - 2 * c * v1 * v2) / (1 - c * c)
         step = (c + v1 * v2 - y3) / slope
         c = torch.where((slope > 0) & (c - step >= 0) & (c - step <= bound), c - step, math.nan)
-        if not (step.abs() > kernels_cpu.STEP * c).any():
+        if not (step.abs() > prox_math.STEP * c).any():
             break
     v1, v2 = (y1 - c * y2) / (1 - c * c), (y2 - c * y1) / (1 - c * c)
     return torch.stack([v1, v2, c, torch.zeros_like(c)], dim=-1)
 
 
 def _four_nonzeros(y: Float[Tensor, "... 4"]) -> Float[Tensor, "... 4"]:
-    """Monotone Newton from `v4 = y4` down to the larger root of `g`, see `kernels_cpu`; NaN where there is none."""
+    """Monotone Newton from `v4 = y4` down to the larger root of `g`, see `prox_math`; NaN where there is none."""
     y1, y2, y3, y4 = y.unbind(-1)
     kappa = 2 * (y1 + y2 + y3 - y4) - 1
     along_rho = kappa >= 0
@@ -157,8 +236,8 @@ def _four_nonzeros(y: Float[Tensor, "... 4"]) -> Float[Tensor, "... 4"]:
     for _ in range(MAX_STEPS):
         other = (x * x + kappa.abs()).sqrt()
         t, rho = torch.where(along_rho, other, x), torch.where(along_rho, x, other)
-        root = ((rho * rho + kernels_cpu.TINY)[..., None] + gap).sqrt()
-        if not (step.abs() > kernels_cpu.STEP).any():
+        root = ((rho * rho + prox_math.TINY)[..., None] + gap).sqrt()
+        if not (step.abs() > prox_math.STEP).any():
             break
         slope = (2 + t / rho + t * (1 / root).sum(dim=-1)) * torch.where(along_rho, rho / t, 1.0)
         step = (2 * t + rho + root.sum(dim=-1) - 4) / slope
@@ -216,7 +295,7 @@ def _check_alike(**tensors: Tensor) -> None:
                 f"{tuple(first.shape)} {first.dtype} on {first.device}. "
                 f"Got {kind[0]} {kind[1]} on {kind[2]}. Convert it before the loop."
             )
-        if tensor.device.type == "cpu" and not tensor.is_contiguous():
+        if not tensor.is_contiguous():
             raise ValueError(
                 f"{name} must be contiguous. Got strides {tensor.stride()} for shape {tuple(tensor.shape)}. "
                 "Call .contiguous() before the loop."

@@ -6,9 +6,11 @@ from functools import cached_property
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.linalg import LinAlgError  # type: ignore[attr-defined] # documented, but missing from the stubs
 
 TOKENS_FOR_FIRM_DAMPING = 0.11  # damping × tokens per dimension: .01 at 11 and .0275 at 4, near what is best there
 LEAST_DAMPING, MOST_DAMPING = 0.01, 0.1
+ENTRIES_AT_ONCE = 1 << 22  # of float64 temporaries of `loss`
 
 
 def automatic_damping(tokens: int | None, dimension: int) -> float:
@@ -67,9 +69,20 @@ class Quadratic:
 
     @cached_property
     def spectrum(self) -> tuple[Float[Tensor, " K"], Float[Tensor, "K K"]]:
-        """Eigenvalues and eigenvectors of `scaled_gram`, float32; computed once for every layer and every ρ."""
-        values, vectors = torch.linalg.eigh(self.gram / (self.scale[:, None] * self.scale))
+        """Eigenvalues and eigenvectors of `scaled_gram`, float32; computed once for every layer and every ρ.
+
+        Float32 is enough, and takes half the time: they are only used in `(H+ρI)⁻¹` with ρ far above rounding.
+        """
+        try:
+            values, vectors = torch.linalg.eigh(self.scaled_gram)
+        except LinAlgError:  # not converged
+            values, vectors = torch.linalg.eigh(self.scaled_gram.double())
         return values.clamp_min(0).float(), vectors.float().contiguous()
+
+    @cached_property
+    def largest(self) -> float:
+        """Largest eigenvalue of `scaled_gram`."""
+        return float(torch.linalg.eigvalsh(self.scaled_gram.double())[-1])
 
     def correction(
         self, weight: Float[Tensor, "N K"], residual: Float[Tensor, "N K"] | None
@@ -95,6 +108,17 @@ class Quadratic:
 def loss(
     solution: Float[Tensor, "N K"], target: Float[Tensor, "N K"], gram: Float[Tensor, "K K"]
 ) -> Float[Tensor, " N"]:
-    """`(v−t) gram (v−t)ᵀ` for every row, in float64."""
-    difference = solution.double() - target.double()
-    return ((difference @ gram.double()) * difference).sum(1)
+    """`(v−t) gram (v−t)ᵀ` for every row, in float64; few rows at a time."""
+    gram = gram.double()
+    rows = max(1, ENTRIES_AT_ONCE // solution.shape[1])
+    losses = []
+    for first in range(0, len(solution), rows):
+        part = slice(first, first + rows)
+        difference = solution[part].double() - target[part].double()
+        losses.append(((difference @ gram) * difference).sum(1))
+    return torch.cat(losses)
+
+
+def energy(weight: Float[Tensor, "N K"], gram: Float[Tensor, "K K"]) -> float:
+    """`tr(W gram Wᵀ)`; the product in the dtype of `weight`, which is enough for a sum without cancellation."""
+    return float(((weight @ gram.to(weight.dtype)) * weight).sum(dtype=torch.float64))

@@ -1,57 +1,113 @@
 """Masked refinement: the best surviving weights for given masks."""
 
+from collections import deque
+from dataclasses import dataclass
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+DELAY = 3  # what the last steps gained together stands for what is still to gain
+SHRINK_BELOW = 0.75  # of the rows still open: then the closed ones are taken out of the products
 
-def conjugate_gradient(
-    target: Float[Tensor, "N K"],
-    mask: Bool[Tensor, "N K"],
-    gram: Float[Tensor, "K K"],
-    start: Float[Tensor, "N K"],
-    *,
-    tolerance: float = 1e-4,
-    limit: int = 100,
-) -> tuple[Float[Tensor, "N K"], int]:
+
+@dataclass(frozen=True)
+class ConjugateGradient:
     """Minimises `tr((V−T) G (V−T)ᵀ)` over `V` that vanish outside `mask`, every row at once.
 
     Conjugate gradient with a Jacobi preconditioner; residuals are masked, so each row solves its own normal
-    equations on its support. One product with `G` an iteration.
+    equations on its support. One product with `G` an iteration, of the rows that have not stopped.
 
-    Args:
-        target: `T`.
-        mask: True where an entry survives.
-        gram: `G`, positive semi-definite; damping belongs in it.
-        start: First `V`; masked before use.
-        tolerance: A row stops when its preconditioned residual norm has fallen by this factor below that of `V = 0`.
+    Attributes:
+        tolerance: A row stops when its last three steps together lowered its loss by less than this share of it,
+            which leaves less than that above the optimum.
         limit: Most iterations.
-
-    Returns:
-        `V`, and the iterations taken.
     """
-    keep = mask.to(target.dtype)
-    inverse_diagonal = 1.0 / gram.diagonal().clamp_min(torch.finfo(gram.dtype).tiny)
-    solution = start * keep
-    scale = ((target @ gram) * keep).square().mul(inverse_diagonal).sum(1, keepdim=True)
-    residual = ((target - solution) @ gram) * keep
-    conditioned = residual * inverse_diagonal
-    direction = conditioned.clone()
-    energy = (residual * conditioned).sum(1, keepdim=True)
-    iterations = 0
-    while iterations < limit:
-        open_rows = energy > scale * tolerance**2
-        if not bool(open_rows.any()):
-            break
-        product = (direction @ gram) * keep
-        curvature = (direction * product).sum(1, keepdim=True)
-        step = torch.where(open_rows & (curvature > 0), energy / curvature, 0.0)
-        solution = solution + step * direction
-        residual = residual - step * product
-        conditioned = residual * inverse_diagonal
-        following = (residual * conditioned).sum(1, keepdim=True)
-        ratio = torch.where(energy > 0, following / energy, 0.0)
-        direction = conditioned + ratio * direction
-        energy = following
-        iterations += 1
-    return solution * keep, iterations
+
+    tolerance: float = 1e-3
+    limit: int = 100
+
+    def solve(
+        self,
+        target: Float[Tensor, "N K"],
+        mask: Bool[Tensor, "N K"],
+        gram: Float[Tensor, "K K"],
+        start: Float[Tensor, "N K"],
+    ) -> tuple[Float[Tensor, "N K"], int]:
+        """`V`, and the iterations taken.
+
+        Args:
+            target: `T`.
+            mask: True where an entry survives.
+            gram: `G`, positive semi-definite; damping belongs in it.
+            start: First `V`; masked before use.
+        """
+        keep = mask.to(target.dtype)
+        inverse = 1.0 / gram.diagonal().clamp_min(torch.finfo(gram.dtype).tiny)
+        solution = torch.empty_like(target)
+        rows = torch.arange(len(solution), device=solution.device)
+        here = start * keep  # the rows that are still open
+        residual = target - here
+        product = residual @ gram
+        loss = (residual * product).sum(1, keepdim=True)
+        floor = torch.finfo(gram.dtype).eps * (target.square() @ gram.diagonal())[:, None]
+        residual = product.mul_(keep)
+        direction = residual * inverse
+        energy = (residual * direction).sum(1, keepdim=True)
+        gains: deque[Tensor] = deque(maxlen=DELAY)
+        iterations = 0
+        while iterations < self.limit:
+            recent = torch.stack(list(gains)).sum(0) if len(gains) == DELAY else torch.full_like(loss, torch.inf)
+            is_open = ((recent > self.tolerance * loss + floor) & (energy > 0)).squeeze(1)
+            left = int(is_open.sum())
+            if left == 0:
+                break
+            if left < SHRINK_BELOW * len(rows):
+                solution[rows] = here
+                rows = rows[is_open]
+                here, keep, residual, direction = here[is_open], keep[is_open], residual[is_open], direction[is_open]
+                loss, floor, energy = loss[is_open], floor[is_open], energy[is_open]
+                gains = deque((gain[is_open] for gain in gains), maxlen=DELAY)
+            product = (direction @ gram).mul_(keep)
+            curvature = (direction * product).sum(1, keepdim=True)
+            step = torch.where(curvature > 0, energy / curvature, 0.0)
+            gains.append(step * energy)
+            loss = loss - gains[-1]
+            here = here.addcmul_(step, direction)
+            residual.addcmul_(step, product, value=-1)
+            conditioned = torch.mul(residual, inverse, out=product)
+            following = (residual * conditioned).sum(1, keepdim=True)
+            direction.mul_(torch.where(energy > 0, following / energy, 0.0)).add_(conditioned)
+            energy = following
+            iterations += 1
+        solution[rows] = here
+        return solution.mul_(mask), iterations
+
+
+@dataclass(frozen=True)
+class MaskedGradient:
+    """The paper's refinement: `V ← V − η·M⊙((V−T) G)`, a fixed number of steps (arXiv 2501.18015, section 4).
+
+    In coordinates in which `G` has unit diagonal, with `η = 1/λ_max`.
+
+    Attributes:
+        steps: How many.
+    """
+
+    steps: int = 1000
+
+    def solve(
+        self,
+        target: Float[Tensor, "N K"],
+        mask: Bool[Tensor, "N K"],
+        gram: Float[Tensor, "K K"],
+        start: Float[Tensor, "N K"],
+    ) -> tuple[Float[Tensor, "N K"], int]:
+        """As `ConjugateGradient.solve`."""
+        scale = gram.diagonal().clamp_min(torch.finfo(gram.dtype).tiny).sqrt()
+        largest = torch.linalg.eigvalsh((gram / scale / scale[:, None]).double())[-1]
+        step = (1.0 / (largest * scale.double().square())).to(target.dtype)
+        solution = start * mask
+        for _ in range(self.steps):
+            solution -= ((solution - target) @ gram).mul_(step).mul_(mask)
+        return solution, self.steps

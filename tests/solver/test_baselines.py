@@ -27,7 +27,7 @@ def sparsegpt_by_columns(weight: torch.Tensor, gram: torch.Tensor) -> torch.Tens
 def test_sparsegpt_equals_the_algorithm_written_column_by_column() -> None:
     x = correlated(600, 160)
     gram, weight = x.T @ x, weights(6, 160)
-    blocked = baselines.sparsegpt(weight, gram)
+    blocked = baselines.SparseGpt.of(gram).solve(weight)
     plain = sparsegpt_by_columns(weight, gram)
     assert torch.equal(blocked != 0, plain != 0)
     torch.testing.assert_close(blocked.double(), plain, rtol=1e-4, atol=1e-6)
@@ -47,6 +47,6 @@ def test_magnitude_keeps_the_two_largest() -> None:
 def test_sparsegpt_zeroes_dead_channels_as_published() -> None:
     x = correlated(100, 8)
     x[:, 2] = 0
-    solution = baselines.sparsegpt(weights(4, 8), x.T @ x)
+    solution = baselines.SparseGpt.of(x.T @ x).solve(weights(4, 8))
     assert is_two_four(solution)
     assert bool((solution[:, 2] == 0).all())

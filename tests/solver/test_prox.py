@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from prox24_export.solver.pattern import two_four_mask
-from prox24_export.solver.prox import prox24, prox24_reference, prox_dual_step
+from prox24_export.solver.prox import gradient_step, prox24, prox24_reference, splitting_step
 
 Array = NDArray[Any]
 Searched = dict[str, list[tuple[float, Array, Array]]]
@@ -311,7 +311,8 @@ def test_a_strength_without_meaning_is_refused(strength: float) -> None:
     for call in (
         lambda: prox24(z, strength),
         lambda: prox24_reference(z, strength),
-        lambda: prox_dual_step(z, z.clone(), z.clone(), strength),
+        lambda: splitting_step(z, z.clone(), z.clone(), z.clone(), strength, 1.0),
+        lambda: gradient_step(z, z.clone(), z.clone(), z.clone(), strength, 1.0, 0.0),
     ):
         with pytest.raises(
             ValueError, match=r"strength must be finite and not negative\. Got (-1e-09|nan|inf)\. Pass 0"
@@ -319,28 +320,68 @@ def test_a_strength_without_meaning_is_refused(strength: float) -> None:
             call()
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_dual_step_is_its_three_statements_in_one(dtype: torch.dtype) -> None:
+def four_tensors(dtype: torch.dtype) -> list[Tensor]:
+    """Product, gap, sparse (2:4) and target, for a number of groups that fills no block."""
     generator = torch.Generator().manual_seed(9)
-    x, u, z = (torch.randn(32, 16, generator=generator, dtype=torch.float64).to(dtype) for _ in range(3))
-    z *= two_four_mask(z)
-    v = x.double() + u.double()
-    new = prox24(v, 0.5).to(dtype)
-    change = ((new != 0) != (z != 0)).view(-1, 4).any(dim=-1).sum()
-    dual = (v - new.double()).to(dtype)
-    unsettled, changed = prox_dual_step(x, u, z, 0.5)
-    assert torch.equal(z, new)
-    assert torch.equal(u, dual)
-    assert unsettled == int(((new.view(-1, 4) != 0).sum(dim=-1) > 2).sum()) > 0
-    assert changed == int(change) > 0
-    assert prox_dual_step(x, x.new_zeros(x.shape).copy_(v) - x, z, 0.5) == (unsettled, 0)
+    tensors = [torch.randn(37, 20, generator=generator, dtype=torch.float64).to(dtype) for _ in range(4)]
+    tensors[2] *= two_four_mask(tensors[2])
+    return tensors
+
+
+def counts_of(before: Tensor, after: Tensor) -> tuple[int, int]:
+    was, now = before.view(-1, 4) != 0, after.view(-1, 4) != 0
+    return int((now.sum(dim=-1) > 2).sum()), int((was != now).any(dim=-1).sum())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_splitting_step_is_its_four_statements_in_one(dtype: torch.dtype) -> None:
+    product, gap, sparse, target = four_tensors(dtype)
+    v = product.double() + (sparse.double() - gap.double())
+    z = prox24(v, 0.5)
+    expected = z - 0.8 * (v - z) - target.double()
+    counts = counts_of(sparse, z)
+    assert splitting_step(product, gap, sparse, target, 0.5, 0.8) == counts
+    assert min(counts) > 0
+    assert torch.equal(sparse, z.to(dtype))
+    torch.testing.assert_close(gap, expected.to(dtype), rtol=torch.finfo(dtype).eps, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_gradient_step_is_its_three_statements_in_one(dtype: torch.dtype) -> None:
+    product, gap, sparse, target = four_tensors(dtype)
+    z = prox24(target.double() + gap.double() - 0.3 * product.double(), 0.5)
+    expected = z + 0.9 * (z - sparse.double()) - target.double()
+    counts = counts_of(sparse, z)
+    assert gradient_step(product, gap, sparse, target, 0.5, 0.3, 0.9) == counts
+    assert min(counts) > 0
+    assert torch.equal(sparse, z.to(dtype))
+    torch.testing.assert_close(gap, expected.to(dtype), rtol=4 * torch.finfo(dtype).eps, atol=torch.finfo(dtype).eps)
+
+
+def test_steps_without_a_kernel_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Devices for which there is no kernel take plain torch: sent there by hiding that this is a CPU."""
+
+    def both() -> tuple[list[tuple[int, int]], list[Tensor]]:
+        product, gap, sparse, target = four_tensors(torch.float64)
+        counts = [splitting_step(product, gap, sparse, target, 0.5, 0.8)]
+        counts.append(gradient_step(product, gap, sparse, target, 0.5, 0.3, 0.9))
+        return counts, [gap, sparse]
+
+    counts, fused = both()
+    monkeypatch.setattr("prox24_export.solver.prox._on_cpu", lambda _: False)
+    other_counts, plain = both()
+    assert counts == other_counts
+    for one, other in zip(fused, plain, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
 
 
 def test_loop_entries_refuse_what_they_would_misread() -> None:
     z = torch.ones(4, 8)
-    with pytest.raises(ValueError, match=r"u must be contiguous\. Got strides .*Call \.contiguous\(\)"):
-        prox_dual_step(z, torch.ones(8, 4).T, z.clone(), 1.0)
-    with pytest.raises(ValueError, match=r"u must be float32 or float64 and have .*Got \(4, 8\) torch\.float64 on cpu"):
-        prox_dual_step(z, z.double(), z.clone(), 1.0)
-    with pytest.raises(ValueError, match=r"x must be float32 or float64"):
-        prox_dual_step(z.half(), z.half(), z.half(), 1.0)
+    with pytest.raises(ValueError, match=r"gap must be contiguous\. Got strides .*Call \.contiguous\(\)"):
+        splitting_step(z, torch.ones(8, 4).T, z.clone(), z, 1.0, 1.0)
+    with pytest.raises(
+        ValueError, match=r"gap must be float32 or float64 and have .*Got \(4, 8\) torch\.float64 on cpu"
+    ):
+        splitting_step(z, z.double(), z.clone(), z, 1.0, 1.0)
+    with pytest.raises(ValueError, match=r"product must be float32 or float64"):
+        gradient_step(z.half(), z.half(), z.half(), z.half(), 1.0, 1.0, 0.0)
