@@ -11,26 +11,12 @@ import argparse
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
+from checks import Check, table
 from models import MODELS, Files, available, export, write
-
-
-@dataclass(frozen=True)
-class Check:
-    """One figure and its limit."""
-
-    model: str
-    figure: str
-    value: float
-    relation: str
-    limit: float
-
-    @property
-    def passed(self) -> bool:
-        """Whether the figure keeps the limit."""
-        return self.value >= self.limit if self.relation == "≥" else self.value <= self.limit
+from solver_limits import solver_checks
 
 
 def digits(files: Files, folder: Path, *, quick: bool) -> Iterator[Check]:
@@ -83,16 +69,6 @@ def magika(files: Files, folder: Path, *, quick: bool) -> Iterator[Check]:  # no
     yield Check("Magika", "K = 257 MatMul skipped with its reason", len(told), "≥", 1)
 
 
-def table(checks: list[Check]) -> str:
-    """The figures as Markdown."""
-    lines = ["| model | figure | value | limit | |", "|---|---|---|---|---|"]
-    for check in checks:
-        verdict = "pass" if check.passed else "**FAIL**"
-        limit = f"{check.relation} {check.limit:g}"
-        lines.append(f"| {check.model} | {check.figure} | {check.value:.2f} | {limit} | {verdict} |")
-    return "\n".join(lines) + "\n"
-
-
 def main() -> int:
     """Runs the parts whose data are there; 1 if a figure misses its limit."""
     parser = argparse.ArgumentParser(description="Checks every promised figure.")
@@ -107,6 +83,9 @@ def main() -> int:
             for check in parts[model](MODELS[model][1](folder), folder, quick=arguments.quick):
                 checks.append(check)
                 print(table([check]).splitlines()[-1], flush=True)
+    for check in solver_checks(quick=arguments.quick):
+        checks.append(check)
+        print(table([check]).splitlines()[-1], flush=True)
     if arguments.write:
         write("acceptance", [asdict(check) | {"passed": check.passed} for check in checks], table(checks))
     return int(not all(check.passed for check in checks))

@@ -18,6 +18,7 @@ OPTIONS = {
     "--out": "Default: MODEL_STEM-2to4 in the current folder",
     "-o": "Folder to write",
     "--method": "[default: prox]",
+    "--effort": "[default: default]",
     "--include": "Default: all",
     "--exclude": "Default: none",
     "--samples": "Default: all; 32 random ones",

@@ -13,6 +13,14 @@ from prox24_export.settings import Settings, parse_shape
     ("options", "said"),
     [
         (
+            {"effort": "heroic"},
+            "--effort must be one of fast, default, thorough. Got heroic.",
+        ),
+        (
+            {"method": "wanda", "effort": "fast"},
+            "--effort must be left out with --method wanda, which knows only one. Got fast.",
+        ),
+        (
             {"method": "lottery"},
             "--method must be one of prox, prox-gradient, sparsegpt, wanda, magnitude. Got lottery.",
         ),
@@ -52,7 +60,7 @@ def test_values_at_the_limits_are_taken(options: dict[str, Any]) -> None:
 def test_the_report_gets_every_option_as_plain_values() -> None:
     plain = Settings(shapes={"x": (1, 3)}, include=("a*",)).as_dict()
     assert plain.keys() == {
-        *("method", "include", "exclude", "samples", "seed", "shapes"),
+        *("method", "effort", "include", "exclude", "samples", "seed", "shapes"),
         *("damping", "blend", "max_accuracy_drop", "min_snr", "force"),
     }
     assert plain["shapes"] == {"x": [1, 3]}

@@ -51,8 +51,8 @@ class ProximalAdmm:
 
     penalty: float = 0.2
     strength: float = 0.03
-    penalty_growth: float = 1.2
-    strength_growth: float = 1.2
+    penalty_growth: float = 1.15
+    strength_growth: float = 1.15
     penalty_every: int = 6
     unsettled: float = 1e-3
     patience: int = 2

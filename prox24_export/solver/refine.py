@@ -50,7 +50,8 @@ class ConjugateGradient:
         residual = target - here
         product = residual @ gram
         loss = (residual * product).sum(1, keepdim=True)
-        floor = torch.finfo(gram.dtype).eps * (target.square() @ gram.diagonal())[:, None]
+        rounding = gram.shape[0] * torch.finfo(gram.dtype).eps ** 2  # of a loss: the square of a product's
+        floor = rounding * (target.square() @ gram.diagonal())[:, None]
         residual = product.mul_(keep)
         direction = residual * inverse
         energy = (residual * direction).sum(1, keepdim=True)

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from prox24_export.solver.products import multiply, tf32, times_its_transpose
+from prox24_export.solver.products import Products, multiply, split, tf32, times_its_transpose
 
 
 def test_tf32_keeps_ten_bits_and_rounds_to_the_nearest() -> None:
@@ -13,16 +13,27 @@ def test_tf32_keeps_ten_bits_and_rounds_to_the_nearest() -> None:
     assert torch.equal(tf32(tf32(random)), tf32(random))
 
 
-@pytest.mark.parametrize("products", ["auto", "float32", "tf32"])
-def test_a_product_is_as_precise_as_it_says(products: str) -> None:
-    left, right = torch.randn(30, 40), torch.randn(40, 20)
+def test_a_split_has_sixteen_bits() -> None:
+    random = torch.randn(10_000, generator=torch.Generator().manual_seed(0))
+    high, low = split(random)
+    assert high.dtype == low.dtype == torch.bfloat16
+    assert ((high.double() + low.double() - random).abs() <= random.abs() * 2.0**-16).all()
+
+
+@pytest.mark.parametrize(
+    ("products", "least", "most"),
+    [("auto", 0, 2e-6), ("float32", 0, 2e-6), ("bf16x3", 3e-6, 6e-5), ("tf32", 1e-4, 3e-3)],
+)
+def test_a_product_is_as_precise_as_it_says(products: Products, least: float, most: float) -> None:
+    generator = torch.Generator().manual_seed(2)
+    left, right = torch.randn(30, 40, generator=generator), torch.randn(40, 20, generator=generator)
     exact = left.double() @ right.double()
     into = torch.empty(30, 20)
-    result = multiply(left, right, products, out=into)  # type: ignore[arg-type] # one of the three
+    result = multiply(left, right, products, out=into)
     assert result is into
-    error = float((result - exact).abs().max())
-    assert error < (1e-2 if products == "tf32" else 1e-5)
-    assert (error > 1e-5) == (products == "tf32")
+    assert torch.equal(result, multiply(left, right, products))
+    error = float((result - exact).abs().max() / exact.abs().max())
+    assert least <= error <= most
 
 
 @pytest.mark.parametrize("size", [1, 4, 10, 33])
