@@ -133,18 +133,22 @@ def plot(rows: list[dict[str, Any]], file: Path) -> None:
     mpl.use("Agg")
     mpl.rcParams["svg.hashsalt"] = "prox24"
     from matplotlib import pyplot as plt  # noqa: PLC0415 - after the backend is chosen
+    from matplotlib import ticker  # noqa: PLC0415
 
     problems = list(dict.fromkeys(row["problem"] for row in rows))
     figure, panels = plt.subplots(1, len(problems), figsize=(4.2 * len(problems), 4.2), squeeze=False)
-    names = [name for name in METHODS if name not in {"fast", "default", "thorough"}]
+    shown = [name for name in METHODS if name not in {"fast", "default", "thorough", "magnitude", "Wanda"}]
     for panel, problem in zip(panels[0], problems, strict=True):
         at = {row["method"]: (row["seconds"], row["held_out"]) for row in rows if row["problem"] == problem}
         line = [at[effort] for effort in ("fast", "default", "thorough") if effort in at]
         panel.plot(*zip(*line, strict=True), "o-", color="#0b6e4f", linewidth=2, label="ours: fast, default, thorough")
-        for name, marker in zip(names, "sDv^P*X", strict=True):
-            if name in at and name not in {"magnitude", "Wanda"}:  # far above the others
-                panel.plot(*at[name], marker, markersize=7, label=name)
+        for index, (name, marker) in enumerate(zip(shown, "sDv^P", strict=True)):  # magnitude, Wanda: far above
+            if name in at:
+                panel.plot(*at[name], marker, color=f"C{index}", markersize=7, label=name)
         panel.set(xscale="log", title=problem, xlabel="seconds, one thread", ylabel="relative error, held-out")
+        panel.xaxis.set_major_formatter("{x:g}")
+        panel.xaxis.set_minor_formatter(ticker.NullFormatter())
+        panel.margins(x=0.15)
         panel.grid(alpha=0.3)
     handles, labels = panels[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="lower center", ncols=len(labels), frameon=False)

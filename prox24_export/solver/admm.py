@@ -49,8 +49,8 @@ class ProximalAdmm:
         products: Precision of the products, see `products`.
     """
 
-    penalty: float = 0.2
-    strength: float = 0.03
+    penalty: float = 0.22
+    strength: float = 0.04
     penalty_growth: float = 1.15
     strength_growth: float = 1.15
     penalty_every: int = 6
