@@ -12,7 +12,7 @@ import torch.nn.functional as F  # noqa: N812 (the name torch's own documentatio
 from jaxtyping import Float
 from torch import Tensor
 
-Array = npt.NDArray[Any]
+Array = npt.NDArray[Any] | Tensor
 CHUNK_VALUES = 1 << 22  # entries of X held at once: 16 MB of float32
 CHUNK_TOKENS = 1 << 13  # rows whose products are summed in float32
 
@@ -61,10 +61,11 @@ class Patches:
     def chunks(self, activation: Array) -> Iterator[Float[Tensor, "tokens K"]]:
         """`X` in pieces of at most about `CHUNK_VALUES` entries (one row of positions where a row is larger)."""
         per_sample = max(1, math.prod(self.kernel) * math.prod(activation.shape[1:]))
+        size = math.prod(activation.shape)
         step = max(1, CHUNK_VALUES // per_sample)
-        if activation.size == 0:  # no sample, or samples without extent: no token
+        if size == 0:  # no sample, or samples without extent: no token
             yield torch.zeros(0, math.prod(self.kernel) * activation.shape[1])
-        for start in range(0, activation.shape[0] if activation.size else 0, step):
+        for start in range(0, activation.shape[0] if size else 0, step):
             windows = self._windows(_as_float(activation[start : start + step]))
             rows = windows.shape[2] if step > 1 else max(1, CHUNK_VALUES * windows.shape[2] // max(1, windows.numel()))
             for piece in torch.split(windows, max(1, rows), dim=2):  # the first spatial axis: tokens keep their order
@@ -110,5 +111,7 @@ View = Rows | Patches
 
 def _as_float(activation: Array) -> Tensor:
     """float64 stays float64; everything else is read as float32."""
+    if isinstance(activation, Tensor):
+        return activation.detach().cpu().to(torch.float64 if activation.dtype == torch.float64 else torch.float32)
     dtype = np.float64 if activation.dtype == np.float64 else np.float32
     return torch.from_numpy(np.ascontiguousarray(activation, dtype=dtype))

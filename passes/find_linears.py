@@ -55,7 +55,7 @@ class FindLinears:
             return Reason.TWO_AXES, "nodes " + ", ".join(sharer.use.node for sharer in sharers)
         odd = next((sharer for sharer in sharers if sharer.group_size % GROUP), None)
         if odd is not None:
-            what = "C_in" if odd.op == "Conv" else "K"
+            what = "C_in" if _is_convolution(odd) else "K"
             return Reason.NOT_MULTIPLE_OF_FOUR, f"{what} = {odd.group_size}"
         names = {first.weight, *(sharer.use.node for sharer in sharers)}
         excluded = next((glob for glob in self.exclude if matches(glob, names)), None)
@@ -87,7 +87,7 @@ def _merge(sharers: Sequence[Candidate]) -> Linear:
     n, k = first.layout.shape
     notes = []
     if first.group_size % FP16_TILE_K:
-        what = "C_in" if first.op == "Conv" else "K"
+        what = "C_in" if _is_convolution(first) else "K"
         notes.append(f"{what} % {FP16_TILE_K} ≠ 0: an fp16 sparse kernel is unlikely")
     if n % FP16_TILE_N:
         notes.append(f"N % {FP16_TILE_N} ≠ 0: an fp16 sparse kernel is unlikely")
@@ -106,6 +106,10 @@ def _merge(sharers: Sequence[Candidate]) -> Linear:
         tuple(notes),
         min(sharer.limit for sharer in sharers),
     )
+
+
+def _is_convolution(candidate: Candidate) -> bool:
+    return candidate.op.lower().startswith("conv")
 
 
 def _skip(candidate: Candidate, reason: Reason, detail: str) -> Skipped:

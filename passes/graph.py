@@ -4,6 +4,7 @@ import enum
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -35,6 +36,7 @@ class Reason(enum.Enum):
     QUANTISED_WEIGHT = "the weight is stored as integers behind DequantizeLinear: prune before quantising"
     FUSED_OPERATOR = "fused vendor operator: prune the model before it is fused"
     RECURRENT = "recurrent layer: TensorRT has no sparse kernel for it"
+    NO_BATCH_AXIS = "convolution without a batch axis"
     IN_SUBGRAPH = "inside an If, Loop or Scan body"
     IN_FUNCTION = "inside a model-local function"
     READ_ELSEWHERE = "the weight is also read by a node that is not a linear layer"
@@ -152,8 +154,58 @@ class Node:
     is_random: bool = False
 
 
+@dataclass(frozen=True)
+class Input:
+    """A value the user feeds.
+
+    Attributes:
+        name: Its name.
+        dtype: NumPy dtype of an array to feed.
+        shape: Sizes; a name or None where the size is dynamic. None where even the rank is unknown.
+    """
+
+    name: str
+    dtype: np.dtype[Any]
+    shape: tuple[int | str | None, ...] | None
+
+
 class TracedGraph(Protocol):
-    """What a pass may ask of a graph, whichever front end it came from."""
+    """What a pass may ask of a graph, whichever front end it came from.
+
+    Values between nodes are whatever the front end computes with; what `compile` observes and what is fed are arrays or
+    tensors.
+    """
+
+    @property
+    def path(self) -> Path:
+        """Where the model was read from."""
+
+    @property
+    def inputs(self) -> tuple[Input, ...]:
+        """What the user feeds."""
+
+    @property
+    def parameters(self) -> int:
+        """Entries of all stored weights."""
+
+    @property
+    def gathered_rows(self) -> Mapping[str, int]:
+        """Rows of the embedding table that an integer input indexes, by name of the input."""
+
+    @property
+    def runs_in_float32(self) -> tuple[str, ...]:
+        """Types for which the runtime has no kernels here, so that a float32 copy is executed."""
+
+    @property
+    def predicts_next_token(self) -> bool:
+        """Whether the model is a causal language model: perplexity then is its metric."""
+
+    def runner(self) -> Callable[[Feeds], Sequence[Array]]:
+        """The whole model: feeds to outputs, in the order of `outputs`.
+
+        Raises:
+            InputError: The model cannot be run.
+        """
 
     @property
     def nodes(self) -> Sequence[Node]:
@@ -180,8 +232,8 @@ class TracedGraph(Protocol):
         """`matrix` in the stored shape and dtype: +0.0 for zeros, clipped to what weight and casts can hold."""
 
     def compile(
-        self, nodes: Sequence[Node], sample: Feeds, fetches: Sequence[str], weights: Mapping[str, Array]
-    ) -> Callable[[Feeds], dict[str, Array]]:
+        self, nodes: Sequence[Node], sample: Mapping[str, Any], fetches: Sequence[str], weights: Mapping[str, Array]
+    ) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
         """A function that runs `nodes` on feeds typed like `sample`; `weights` replaces stored ones by name."""
 
 

@@ -1,11 +1,10 @@
 """The TracedGraph over an ONNX file: onnx_ir says what is there, ONNX Runtime runs it."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from graphlib import TopologicalSorter
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import onnx
@@ -16,7 +15,7 @@ from torch import Tensor
 
 from prox24_export.errors import InputError
 from prox24_export.passes import float32_copy, onnx_operators, runtime
-from prox24_export.passes.graph import Array, Candidate, Feeds, Linear, Node, Skipped, as_numpy_dtype, largest
+from prox24_export.passes.graph import Array, Candidate, Feeds, Input, Linear, Node, Skipped, as_numpy_dtype, largest
 
 LAYOUT_ONLY = {"Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
 Owner = TypeVar("Owner", onnx.NodeProto, onnx.FunctionProto)
@@ -28,21 +27,6 @@ RANDOM_OPERATORS = {
     "RandomUniform",
     "RandomUniformLike",
 }
-
-
-@dataclass(frozen=True)
-class Input:
-    """A value the user feeds.
-
-    Attributes:
-        name: Its name.
-        dtype: NumPy dtype of an array to feed.
-        shape: Sizes; a name or None where the size is dynamic. None where even the rank is unknown.
-    """
-
-    name: str
-    dtype: np.dtype[Any]
-    shape: tuple[int | str | None, ...] | None
 
 
 class OnnxGraph:
@@ -174,6 +158,22 @@ class OnnxGraph:
             raise InputError(
                 f"ONNX Runtime cannot load {self.path}, nor a float32 copy of it: {runtime.one_sentence(error)}."
             ) from error
+
+    predicts_next_token = False
+
+    def runner(self) -> Callable[[Feeds], Sequence[Array]]:
+        """The whole model: feeds to outputs.
+
+        Raises:
+            InputError: ONNX Runtime cannot load the model.
+        """
+        session = self.session()
+
+        def run(feeds: Feeds) -> Sequence[Array]:
+            results: Sequence[Array] = session.run(None, dict(feeds))
+            return results
+
+        return run
 
     def compile(
         self, nodes: Sequence[Node], sample: Feeds, fetches: Sequence[str], weights: Mapping[str, Array]

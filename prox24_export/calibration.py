@@ -12,8 +12,7 @@ import numpy as np
 
 from prox24_export.errors import InputError
 from prox24_export.passes.calibrate import Batch
-from prox24_export.passes.graph import Array
-from prox24_export.passes.onnx_graph import Input
+from prox24_export.passes.graph import Array, Input
 
 Source = str | Path | Iterable[Mapping[str, Array]]
 

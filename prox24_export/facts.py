@@ -16,12 +16,16 @@ CHUNK = 1 << 20
 
 
 def file_facts(path: Path, shown: Path) -> FileFacts:
-    """Size and digest of `path`, reported under the name `shown`."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(CHUNK):
-            digest.update(chunk)
-    return FileFacts(str(shown), path.stat().st_size, digest.hexdigest())
+    """Size and digest of `path`, reported under the name `shown`; of a directory those of its files, by name."""
+    digest, size = hashlib.sha256(), 0
+    for file in sorted(entry for entry in path.iterdir() if entry.is_file()) if path.is_dir() else [path]:
+        if path.is_dir():
+            digest.update(file.name.encode())
+        size += file.stat().st_size
+        with file.open("rb") as content:
+            while chunk := content.read(CHUNK):
+                digest.update(chunk)
+    return FileFacts(str(shown), size, digest.hexdigest())
 
 
 def versions() -> dict[str, str]:

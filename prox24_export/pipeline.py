@@ -1,18 +1,16 @@
 """The pipeline on one page: what goes in, which passes it walks through, what comes out."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
 from prox24_export import calibration as data
-from prox24_export import facts, output, preparation
+from prox24_export import facts, frontends, output, preparation
 from prox24_export.passes.find_linears import FindLinears, matches
-from prox24_export.passes.graph import Array, Linear, Skipped
-from prox24_export.passes.onnx_graph import OnnxGraph
-from prox24_export.passes.rewrite_weights import RewriteWeights, copy_unchanged
+from prox24_export.passes.graph import Linear, Skipped, TracedGraph
 from prox24_export.passes.verify_pattern import verify_pattern
 from prox24_export.progress import Progress, Silent
 from prox24_export.pruning import prune, row_of
@@ -29,13 +27,13 @@ def inspect(model: str | Path, settings: Settings | None = None) -> list[Linear 
         InputError: The model is unreadable. Whether ONNX Runtime can run it shows only in `export`.
     """
     settings = settings or Settings()
-    return FindLinears(settings.include, settings.exclude).call(OnnxGraph(Path(model)))
+    return FindLinears(settings.include, settings.exclude).call(frontends.of(Path(model)).open(Path(model)))
 
 
 def inspect_layers(model: str | Path, settings: Settings | None = None) -> list[LayerReport]:
     """`inspect` as rows of the report, with each layer's share of the model's parameters."""
     settings = settings or Settings()
-    graph = OnnxGraph(Path(model))
+    graph = frontends.of(Path(model)).open(Path(model))
     found = FindLinears(settings.include, settings.exclude).call(graph)
     return [row_of(layer, graph.parameters) for layer in found]
 
@@ -49,10 +47,10 @@ def export(
     settings: Settings | None = None,
     progress: Progress | None = None,
 ) -> Report:
-    """Makes a 2:4-sparse copy of an ONNX model, verifies it, and measures what it is worth.
+    """Makes a 2:4-sparse copy of a model, verifies it, and measures what it is worth.
 
     Args:
-        model: Path of an `.onnx` file; never modified.
+        model: Path of an `.onnx` file or of a Hugging Face directory; never modified.
         calibration: `.npz`, `.npy`, a folder of `.npz`, `module:function`, or an iterable of feed dictionaries. None
             draws random inputs: then the masks are not based on data, and the report says so.
         out: Folder to write; default `MODEL_STEM-2to4` in the current folder. Appears whole or not at all.
@@ -75,8 +73,9 @@ def export(
     run = _Run()
 
     with run.timed("load"):
-        graph = OnnxGraph(path)
-        graph.session()  # a model that cannot be run is refused before anything else
+        frontend = frontends.of(path)
+        graph = frontend.open(path)
+        graph.runner()  # a model that cannot be run is refused before anything else
         found = FindLinears(settings.include, settings.exclude).call(graph)
         linears = [layer for layer in found if isinstance(layer, Linear)]
     with run.timed("data"):
@@ -91,8 +90,8 @@ def export(
     with output.folder(target) as folder:
         with run.timed("save"):
             weights = pruned.weights
-            written = RewriteWeights().call(graph, weights, folder) if weights else copy_unchanged(graph, folder)
-            sparse = OnnxGraph(written)
+            written = frontend.write(graph, weights, folder)
+            sparse = frontend.open(written)
             verify_pattern(sparse, [layer for layer in linears if layer.weight in weights])
         with run.timed("accuracy"):
             measured = _accuracy(graph, sparse, parts.report, size, progress)
@@ -139,7 +138,7 @@ class _Run:
                 if not any(matches(glob, {layer.name, layer.weight or ""}) for layer in found):
                     self.warnings.append(f"{option} {glob} matches no layer.")
 
-    def warn_about(self, graph: OnnxGraph, facts_of_data: DataFacts | None) -> None:
+    def warn_about(self, graph: TracedGraph, facts_of_data: DataFacts | None) -> None:
         if graph.runs_in_float32:
             self.warnings.append(
                 f"ONNX Runtime has no CPU kernels for {' and '.join(graph.runs_in_float32)} here: calibration and "
@@ -154,21 +153,19 @@ class _Run:
 
 
 def _accuracy(
-    dense: OnnxGraph, sparse: OnnxGraph, samples: Sequence[data.Sample], size: int, progress: Progress
+    dense: TracedGraph, sparse: TracedGraph, samples: Sequence[data.Sample], size: int, progress: Progress
 ) -> AccuracyReport | None:
     if not samples:
         return None
-    runs = [_runner(graph) for graph in (dense, sparse)]
+    runs = [graph.runner() for graph in (dense, sparse)]
     batches = list(data.joined(samples, dense.inputs, size))
     with progress.stage("accuracy", len(batches)) as tick:
-        return accuracy.compare(runs[0], runs[1], dense.outputs, batches, samples=len(samples), tick=tick)
-
-
-def _runner(graph: OnnxGraph) -> Callable[[Mapping[str, Array]], Sequence[Array]]:
-    session = graph.session()
-
-    def run(feeds: Mapping[str, Array]) -> Sequence[Array]:
-        results: Sequence[Array] = session.run(None, dict(feeds))
-        return results
-
-    return run
+        return accuracy.compare(
+            runs[0],
+            runs[1],
+            dense.outputs,
+            batches,
+            samples=len(samples),
+            next_token=dense.inputs[0].name if dense.predicts_next_token else None,
+            tick=tick,
+        )

@@ -5,14 +5,14 @@ from pathlib import Path
 from prox24_export import calibration as data
 from prox24_export.errors import InputError
 from prox24_export.passes import runtime
-from prox24_export.passes.onnx_graph import OnnxGraph
+from prox24_export.passes.graph import TracedGraph
 from prox24_export.report.model import DataFacts
 from prox24_export.settings import Settings
 from prox24_export.validation import accuracy
 
 
 def samples_of(
-    graph: OnnxGraph,
+    graph: TracedGraph,
     calibration: data.Source | None,
     evaluation: data.Source | None,
     settings: Settings,
@@ -57,33 +57,33 @@ def _described(source: data.Source) -> str:
     return str(source) if isinstance(source, (str, Path)) else "feed dictionaries"
 
 
-def batch_size(graph: OnnxGraph, parts: data.Parts) -> int:
+def batch_size(graph: TracedGraph, parts: data.Parts) -> int:
     """Samples per call. One where the model declares a dynamic batch but cannot run a larger one.
 
     Raises:
-        InputError: ONNX Runtime cannot run the model on the largest sample.
+        InputError: The model cannot be run on the largest sample.
     """
     every = [part for part in (parts.fit, parts.choice, parts.report) if part]
     if not every:
         return 1
     size = min(data.batch_size(part) for part in every)
-    session = graph.session()
+    run = graph.runner()
     for attempt in dict.fromkeys((size, 1)):
         groups = (feeds for part in every for feeds, _ in data.joined(part, graph.inputs, attempt))
         feeds = max(groups, key=lambda group: sum(array.size for array in group.values()))  # the largest there will be
         try:
-            session.run(None, feeds)
+            run(feeds)
         except Exception as error:
             if attempt == 1:
                 raise InputError(
-                    f"ONNX Runtime cannot run {graph.path} on the largest sample: {runtime.one_sentence(error)}."
+                    f"{graph.path} cannot be run on the largest sample: {runtime.one_sentence(error)}."
                 ) from error
         else:
             return attempt
     return 1
 
 
-def check_gates(graph: OnnxGraph, parts: data.Parts, settings: Settings, size: int) -> None:
+def check_gates(graph: TracedGraph, parts: data.Parts, settings: Settings, size: int) -> None:
     """Refuses gates that the report part cannot answer, before any work is done."""
     labelled = [sample for sample in parts.report if sample.labels is not None]
     if settings.max_accuracy_drop is not None and (not labelled or len(labelled) != len(parts.report)):
@@ -95,9 +95,9 @@ def check_gates(graph: OnnxGraph, parts: data.Parts, settings: Settings, size: i
         raise InputError("--min-snr needs at least one sample to compare outputs on. Give --evaluation.")
     if settings.min_snr is not None:
         feeds, _ = next(data.joined(parts.report, graph.inputs, size))
-        if not any(accuracy.is_float(output) for output in graph.session().run(None, feeds)):
+        if not any(accuracy.is_float(output) for output in graph.runner()(feeds)):
             raise InputError("--min-snr needs a float output. This model has none; leave the gate out.")
     if labelled:
         feeds, labels = next(data.joined(labelled, graph.inputs, size))
         if labels is not None:
-            accuracy.labelled_output(graph.session().run(None, feeds), labels)
+            accuracy.labelled_output(graph.runner()(feeds), labels)

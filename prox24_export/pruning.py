@@ -10,8 +10,7 @@ from prox24_export.calibration import batches as batches_of
 from prox24_export.errors import InputError
 from prox24_export.passes.calibrate import Calibration, Observation
 from prox24_export.passes.find_linears import not_reached
-from prox24_export.passes.graph import Array, Linear, Skipped
-from prox24_export.passes.onnx_graph import OnnxGraph
+from prox24_export.passes.graph import Array, Linear, Skipped, TracedGraph
 from prox24_export.passes.schedule import schedule
 from prox24_export.passes.sparsify import Solved, Sparsify
 from prox24_export.progress import Progress
@@ -29,7 +28,7 @@ class Pruned:
 
 
 def prune(
-    graph: OnnxGraph,
+    graph: TracedGraph,
     found: Sequence[Linear | Skipped],
     parts: Parts,
     *,
@@ -89,7 +88,7 @@ def _unreached(seen: Observation) -> str:
     return "its input was always zero" if float(seen.fit.dense.sum()) == 0 else ""
 
 
-def _expect_finite(graph: OnnxGraph, linears: Sequence[Linear]) -> None:
+def _expect_finite(graph: TracedGraph, linears: Sequence[Linear]) -> None:
     for linear in linears:
         if not bool(np.isfinite(graph.stored(linear.weight).astype(np.float64)).all()):
             raise InputError(

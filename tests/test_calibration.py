@@ -11,7 +11,7 @@ import pytest
 
 from prox24_export import calibration as data
 from prox24_export.errors import InputError
-from prox24_export.passes.onnx_graph import Input
+from prox24_export.passes.graph import Input
 from tests.graphs import Array, normal
 
 Shape = tuple[int | str | None, ...] | None

@@ -95,6 +95,34 @@ class _Top1:
         self.total += truth.size
 
 
+@dataclass
+class _Perplexity:
+    """Of every token but the first of each row, given those before it in the row."""
+
+    dense: float = 0.0
+    sparse: float = 0.0
+    tokens: int = 0
+
+    def add(self, dense: Array, sparse: Array, tokens: Array) -> None:
+        self.dense += _surprise(dense, tokens)
+        self.sparse += _surprise(sparse, tokens)
+        self.tokens += tokens[..., 1:].size
+
+    def values(self) -> list[dict[str, float]]:
+        """For the dense and the sparse model; nothing where there was no token."""
+        if not self.tokens:
+            return [{}, {}]
+        return [{"perplexity": math.exp(min(total / self.tokens, 700.0))} for total in (self.dense, self.sparse)]
+
+
+def _surprise(logits: Array, tokens: Array) -> float:
+    """Sum of `−log p` of each next token, float64."""
+    wide = logits[..., :-1, :].astype(np.float64)
+    wide -= wide.max(axis=-1, keepdims=True)
+    chosen = np.take_along_axis(wide, tokens[..., 1:, None].astype(np.int64), axis=-1)[..., 0]
+    return float((np.log(np.exp(wide).sum(axis=-1)) - chosen).sum())
+
+
 def compare(
     dense: Model,
     sparse: Model,
@@ -102,6 +130,7 @@ def compare(
     batches: Iterable[tuple[Mapping[str, Array], Array | None]],
     *,
     samples: int,
+    next_token: str | None = None,
     tick: Callable[[], None],
 ) -> AccuracyReport:
     """Runs both models on the same batches.
@@ -112,13 +141,14 @@ def compare(
         names: Outputs of both.
         batches: (feeds, labels or None).
         samples: How many the batches hold.
+        next_token: Input whose next token the first output predicts: perplexity is then measured.
         tick: Called once a batch.
 
     Raises:
         InputError: Labels fit no output.
     """
     sums: dict[int, _Output] = {}
-    top1 = _Top1()
+    top1, perplexity = _Top1(), _Perplexity()
     for feeds, labels in batches:
         left, right = dense(feeds), sparse(feeds)
         for index, (one, other) in enumerate(zip(left, right, strict=True)):
@@ -126,8 +156,11 @@ def compare(
                 sums.setdefault(index, _Output()).add(one, other)
         if labels is not None:
             top1.add(left, right, labels)
+        if next_token is not None:
+            perplexity.add(left[0], right[0], feeds[next_token])
         tick()
     metrics = [{}, {}] if not top1.total else [{"top1": 100 * hit / top1.total} for hit in (top1.dense, top1.sparse)]
+    metrics = [metric | value for metric, value in zip(metrics, perplexity.values(), strict=True)]
     outputs = tuple(sums[index].report(names[index]) for index in sorted(sums))
     return AccuracyReport(samples, metrics[0], metrics[1], outputs)
 

@@ -8,7 +8,8 @@ import pytest
 from onnx import helper, numpy_helper
 
 from prox24_export.errors import InputError
-from prox24_export.passes.onnx_graph import Input, OnnxGraph
+from prox24_export.passes.graph import Input
+from prox24_export.passes.onnx_graph import OnnxGraph
 from tests.graphs import Array, Walk, linears, model, normal, opened, run, save
 
 

@@ -11,7 +11,8 @@ from prox24_export.solver.gradient import ProximalGradient
 from prox24_export.solver.layer import MASK_SOLVERS
 from prox24_export.solver.prox import prox24
 from prox24_export.solver.quadratic import Quadratic
-from tests.solver.problems import correlated, weights
+from prox24_export.solver.refine import ConjugateGradient
+from tests.solver.problems import correlated, row_losses, weights
 
 SOLVERS = pytest.mark.parametrize("solver", [ProximalAdmm(), ProximalGradient()])
 
@@ -97,13 +98,13 @@ def test_rows_of_zeros_are_no_trouble() -> None:
 
 @pytest.mark.parametrize("method", ["prox", "prox-gradient"])
 def test_more_effort_means_more_iterations_and_less_loss(method: Any) -> None:
-    quadratic, weight = quadratic_of(1000, 96), weights(96, 96)
+    quadratic, weight = quadratic_of(1000, 192), weights(192, 192)
     iterations, losses = [], []
     for effort in get_args(Effort):
         masks = find_mask(MASK_SOLVERS[method, effort], quadratic, weight)
-        difference = (masks.start * masks.mask - weight).double()
+        solved, _ = ConjugateGradient(1e-6).solve(weight.double(), masks.mask, quadratic.gram, masks.start.double())
         iterations.append(masks.iterations)
-        losses.append(float(((difference @ quadratic.gram) * difference).sum()))
+        losses.append(float(row_losses(solved, weight, quadratic.gram).sum()))
         assert masks.settled
     assert iterations == sorted(set(iterations))
     assert losses == sorted(losses, reverse=True)

@@ -1,0 +1,258 @@
+"""A TracedGraph over a program traced by `torch.export`."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, fx
+from torch.export import ExportedProgram
+
+from prox24_export.passes.fx_operators import Operators, keeps_entries
+from prox24_export.passes.graph import Array, Candidate, Feeds, Input, Linear, Node, Skipped, as_numpy_dtype, largest
+
+
+@dataclass(frozen=True)
+class FxGraph:
+    """The graph of an exported program, run node by node with torch.
+
+    Values of the streams are what torch computes: tensors, tuples of tensors, sizes.
+
+    Attributes:
+        path: Where the model was read from.
+        program: Parameters are placeholders of its graph.
+        predicts_next_token: Whether it is a causal language model.
+        runs_in_float32: Empty: torch has kernels for every type.
+    """
+
+    path: Path
+    program: ExportedProgram
+    predicts_next_token: bool = False
+    runs_in_float32: tuple[str, ...] = ()
+
+    @cached_property
+    def nodes(self) -> tuple[Node, ...]:
+        """Main graph in topological order."""
+        labels = {node: found.use.node for node, found in self._found.items() if isinstance(found, Candidate)}
+        labels |= {node: found.name for node, found in self._found.items() if isinstance(found, Skipped)}
+        return tuple(
+            Node(
+                index,
+                labels.get(node, node.name),
+                str(node.target),
+                tuple(operand.name for operand in node.all_input_nodes),
+                (node.name,),
+                node.target in RANDOM,
+            )
+            for index, node in enumerate(self._calls)
+            if node not in self._folded
+        )
+
+    @cached_property
+    def constants(self) -> frozenset[str]:
+        """Names of parameters, buffers, lifted constants, nested graphs, and of what is computed from them alone."""
+        return frozenset(self._constants) | {node.name for node in self._folded}
+
+    @cached_property
+    def inputs(self) -> tuple[Input, ...]:
+        """What the user feeds: tensors; other arguments were fixed when the program was traced."""
+        names = self.program.graph_signature.user_inputs
+        values = {node.name: node.meta.get("val") for node in self.program.graph.nodes if node.op == "placeholder"}
+        return tuple(
+            Input(name, _as_numpy(value.dtype), tuple(s if isinstance(s, int) else None for s in value.shape))
+            for name in names
+            if isinstance(name, str) and isinstance(value := values.get(name), Tensor)
+        )
+
+    @cached_property
+    def gathered_rows(self) -> dict[str, int]:
+        """Rows of the embedding table that an integer input indexes, by name of the input."""
+        fed = {entry.name for entry in self.inputs}
+        rows: dict[str, int] = {}
+        for node in self._calls:
+            if node.target is torch.ops.aten.embedding.default:
+                table, index = node.all_input_nodes[:2]
+                while index.op == "call_function" and isinstance(index.args[0], fx.Node) and keeps_entries(index):
+                    index = index.args[0]
+                if index.name in fed and table.name in self._tensors:
+                    rows[index.name] = min(self._tensors[table.name].shape[0], rows.get(index.name, 1 << 62))
+        return rows
+
+    @cached_property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of the graph's outputs."""
+        return tuple(name for name in self.program.graph_signature.user_outputs if isinstance(name, str))
+
+    @cached_property
+    def parameters(self) -> int:
+        """Entries of all parameters; those of tied ones once."""
+        names = self.program.graph_signature.inputs_to_parameters
+        return sum(self._tensors[place].numel() for place in {self._names[name]: name for name in names}.values())
+
+    def operators(self) -> list[Candidate | Skipped]:
+        """Every linear-like node, in topological order."""
+        return list(self._found.values())
+
+    def weight(self, linear: Linear) -> Float[Tensor, "N K"]:
+        """The stored weight as a matrix, float32 (float64 where stored so)."""
+        matrix = linear.layout.to_matrix(self.stored(linear.weight))
+        wide = np.float64 if matrix.dtype == np.float64 else np.float32
+        return torch.from_numpy(np.ascontiguousarray(matrix.astype(wide)))
+
+    def stored(self, name: str) -> Array:
+        """A stored tensor, in its own dtype and shape."""
+        return as_array(self._tensors[next(place for place, stored in self._names.items() if stored == name)])
+
+    def rounded(self, linear: Linear, matrix: Float[Tensor, "N K"]) -> Array:
+        """`matrix` in the stored shape and dtype: +0.0 for zeros, clipped to what the type can hold."""
+        limit = min(linear.limit, largest(linear.dtype))
+        clipped = matrix.detach().clamp(-limit, limit).cpu().numpy()
+        array = linear.layout.from_matrix(clipped).astype(as_numpy_dtype(linear.dtype))
+        array[array == 0] = 0
+        return array
+
+    def compile(
+        self, nodes: Sequence[Node], sample: Mapping[str, Any], fetches: Sequence[str], weights: Mapping[str, Array]
+    ) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
+        """A function that runs `nodes` on values by name; `weights` replaces stored ones by name."""
+        calls = self._with_folded([self._calls[node.index] for node in nodes])
+        constants = dict(self._constants)
+        for place, stored in self._names.items():
+            if stored in weights:
+                constants[place] = as_tensor(weights[stored])
+        wanted, last = set(fetches), _last_reader(calls)
+        del sample  # torch needs no types in advance
+
+        def run(values: Mapping[str, Any]) -> dict[str, Any]:
+            interpreter = fx.Interpreter(self.program.graph_module, garbage_collect_values=False)
+            env = interpreter.env
+            known = constants | {
+                name: as_tensor(value) if isinstance(value, np.ndarray) else value for name, value in values.items()
+            }
+            for call in calls:
+                for operand in call.all_input_nodes:
+                    if operand.name in known:
+                        env[operand] = known[operand.name]
+            results = {}
+            with torch.no_grad():
+                for index, call in enumerate(calls):
+                    env[call] = interpreter.run_node(call)
+                    if call.name in wanted:
+                        results[call.name] = env[call]
+                    for done in last.get(index, ()):
+                        del env[done]
+            return results
+
+        return run
+
+    def runner(self) -> Callable[[Feeds], Sequence[Array]]:
+        """The whole model: feeds to outputs."""
+        whole = self.compile(self.nodes, {}, self.outputs, {})
+
+        def run(feeds: Feeds) -> Sequence[Array]:
+            results = whole(feeds)
+            return [as_array(results[name]) for name in self.outputs]
+
+        return run
+
+    @cached_property
+    def _calls(self) -> list[fx.Node]:
+        return [node for node in self.program.graph.nodes if node.op == "call_function"]
+
+    @cached_property
+    def _folded(self) -> frozenset[fx.Node]:
+        """Calls that depend on no input: they run wherever they are read, with the weights of that run."""
+        folded: set[fx.Node] = set()
+        for node in self._calls:
+            if node.target not in RANDOM and all(
+                operand.name in self._constants or operand in folded for operand in node.all_input_nodes
+            ):
+                folded.add(node)
+        return frozenset(folded)
+
+    def _with_folded(self, calls: Sequence[fx.Node]) -> list[fx.Node]:
+        wanted, pending = set(calls), list(calls)
+        while pending:
+            for operand in pending.pop().all_input_nodes:
+                if operand in self._folded and operand not in wanted:
+                    wanted.add(operand)
+                    pending.append(operand)
+        return [node for node in self._calls if node in wanted]
+
+    @cached_property
+    def _found(self) -> dict[fx.Node, Candidate | Skipped]:
+        return Operators(
+            self.program.graph, self._tensors, self._names, self.program.graph_signature.inputs_to_parameters
+        ).find()
+
+    @cached_property
+    def _tensors(self) -> dict[str, Tensor]:
+        """Parameter, buffer or lifted constant by name of its placeholder."""
+        signature, state = self.program.graph_signature, self.program.state_dict
+        stored = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+        lifted = signature.inputs_to_lifted_tensor_constants
+        constants = self.program.constants
+        tensors = {place: state[name] if name in state else constants[name] for place, name in stored.items()}
+        return tensors | {place: constants[name] for place, name in lifted.items()}
+
+    @cached_property
+    def _names(self) -> dict[str, str]:
+        """Name of the stored parameter by name of its placeholder; of tied ones the first in the state."""
+        first: dict[tuple[int, tuple[int, ...]], str] = {}
+        for name, tensor in self.program.state_dict.items():
+            first.setdefault((tensor.data_ptr(), tuple(tensor.shape)), name)
+        places = self.program.graph_signature.inputs_to_parameters
+        state = self.program.state_dict
+        return {
+            place: first[state[name].data_ptr(), tuple(state[name].shape)] if state[name].numel() else name
+            for place, name in places.items()
+        }
+
+    @cached_property
+    def _constants(self) -> dict[str, Any]:
+        nested = {node.name: node.target for node in self.program.graph.nodes if node.op == "get_attr"}
+        modules = {name: _attribute(self.program.graph_module, str(target)) for name, target in nested.items()}
+        return {**self._tensors, **modules}
+
+
+RANDOM = {torch.ops.aten.rand.default, torch.ops.aten.randn.default, torch.ops.aten.bernoulli.default}
+
+
+def as_array(tensor: Tensor) -> Array:
+    """A tensor as NumPy has it, bfloat16 through ml_dtypes."""
+    tensor = tensor.detach().cpu()
+    if tensor.dtype == torch.bfloat16:
+        return tensor.contiguous().view(torch.int16).numpy().view(as_numpy_dtype("bfloat16"))
+    return tensor.numpy()
+
+
+def _as_numpy(dtype: torch.dtype) -> np.dtype[Any]:
+    return as_numpy_dtype(str(dtype).removeprefix("torch."))
+
+
+def as_tensor(array: Array) -> Tensor:
+    """The inverse of `as_array`."""
+    if array.dtype == as_numpy_dtype("bfloat16"):
+        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(array)
+
+
+def _attribute(module: torch.nn.Module, path: str) -> Any:
+    for part in path.split("."):
+        module = getattr(module, part)
+    return module
+
+
+def _last_reader(calls: Sequence[fx.Node]) -> dict[int, list[fx.Node]]:
+    """By place in `calls`: the values that no later call reads."""
+    last: dict[fx.Node, int] = {}
+    for index, call in enumerate(calls):
+        last.update(dict.fromkeys(call.all_input_nodes, index))
+    done: dict[int, list[fx.Node]] = {}
+    for node, index in last.items():
+        done.setdefault(index, []).append(node)
+    return done

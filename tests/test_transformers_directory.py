@@ -1,0 +1,171 @@
+"""Hugging Face directories through the whole pipeline, built small and at random from their configurations."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from prox24_export import Settings, export, inspect
+from prox24_export.errors import InputError
+from prox24_export.passes.graph import Linear
+from prox24_export.solver.pattern import is_two_four
+
+transformers: Any = pytest.importorskip("transformers", reason="transformers is not installed")
+SMALL: dict[str, Any] = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+}
+TEXT = SMALL | {"vocab_size": 96, "max_position_embeddings": 64, "bos_token_id": 1, "eos_token_id": 2}
+DECODER = TEXT | {"num_key_value_heads": 2, "pad_token_id": 0}
+IMAGE = SMALL | {"image_size": 32, "patch_size": 8}
+WHISPER = {
+    "d_model": 32, "encoder_layers": 2, "encoder_attention_heads": 4, "decoder_layers": 1, "encoder_ffn_dim": 64,
+    "decoder_attention_heads": 4, "decoder_ffn_dim": 64, "num_mel_bins": 16, "max_source_positions": 32,
+    "vocab_size": 96, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1,
+}  # fmt: skip
+GPT2 = {"n_embd": 32, "n_layer": 2, "n_head": 4, "vocab_size": 96, "n_positions": 64, "bos_token_id": 1}
+T5 = {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4, "vocab_size": 96}
+OPT = {"hidden_size": 32, "ffn_dim": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "word_embed_proj_dim": 32}
+MOE = {"num_experts_per_tok": 2}
+FAMILIES: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "llama": ("LlamaForCausalLM", "LlamaConfig", DECODER),
+    "qwen2": ("Qwen2ForCausalLM", "Qwen2Config", DECODER),
+    "qwen3": ("Qwen3ForCausalLM", "Qwen3Config", DECODER | {"head_dim": 8}),
+    "mistral": ("MistralForCausalLM", "MistralConfig", DECODER),
+    "gemma2": ("Gemma2ForCausalLM", "Gemma2Config", DECODER | {"head_dim": 8}),
+    "gpt2": ("GPT2LMHeadModel", "GPT2Config", GPT2 | {"eos_token_id": 2}),
+    "opt": ("OPTForCausalLM", "OPTConfig", OPT | {"vocab_size": 96, "max_position_embeddings": 64}),
+    "bert": ("BertForSequenceClassification", "BertConfig", TEXT),
+    "vit": ("ViTForImageClassification", "ViTConfig", IMAGE),
+    "clip": ("CLIPVisionModel", "CLIPVisionConfig", IMAGE),
+    "whisper": ("WhisperForAudioClassification", "WhisperConfig", WHISPER),
+    "t5": ("T5ForConditionalGeneration", "T5Config", T5),
+    "mixtral": ("MixtralForCausalLM", "MixtralConfig", DECODER | MOE | {"num_local_experts": 4}),
+}
+EXPLAINED = ("tied to an embedding", "C_in = 3", "batched", "not a constant")
+
+
+def saved(family: str, folder: Path, dtype: torch.dtype = torch.float32) -> nn.Module:
+    architecture, config, options = FAMILIES[family]
+    torch.manual_seed(0)
+    module: nn.Module = getattr(transformers, architecture)(getattr(transformers, config)(**options)).eval().to(dtype)
+    transformers.utils.logging.disable_progress_bar()
+    module.save_pretrained(folder)  # type: ignore[operator]
+    return module
+
+
+def linear_modules(module: nn.Module) -> set[str]:
+    kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, transformers.pytorch_utils.Conv1D)
+    return {name for name, child in module.named_modules() if isinstance(child, kinds)}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_linear_module_is_found_or_explained_and_the_export_loads(family: str, tmp_path: Path) -> None:
+    module = saved(family, tmp_path / "dense")
+    found = inspect(tmp_path / "dense")
+    assert linear_modules(module) <= {layer.name for layer in found}
+    for layer in found:
+        assert isinstance(layer, Linear) or any(word in layer.sentence for word in EXPLAINED), layer
+    report = export(tmp_path / "dense", out=tmp_path / "out", settings=Settings(samples=8))
+    assert len(report.sparse_layers) == sum(isinstance(layer, Linear) for layer in found) > 0
+    again = type(module).from_pretrained(tmp_path / "out" / "model")  # type: ignore[attr-defined]
+    for layer in found:
+        weight = again.get_parameter(layer.weight).detach() if layer.weight else None
+        if isinstance(layer, Linear) and weight is not None:
+            matrix = torch.from_numpy(np.ascontiguousarray(layer.layout.to_matrix(weight.numpy())))
+            assert is_two_four(matrix)
+    changed = {layer.weight for layer in found if isinstance(layer, Linear)}
+    dense, sparse = module.state_dict(), again.state_dict()
+    assert all(torch.equal(dense[name], sparse[name]) for name in dense if name not in changed)
+
+
+def test_config_files_types_and_ties_stay(tmp_path: Path) -> None:
+    saved("gemma2", tmp_path / "dense", torch.bfloat16)
+    (tmp_path / "dense" / "tokenizer.json").write_text("{}", encoding="utf-8")
+    config = (tmp_path / "dense" / "config.json").read_bytes()
+    export(tmp_path / "dense", out=tmp_path / "out", settings=Settings(samples=8))
+    out = tmp_path / "out" / "model"
+    assert (out / "config.json").read_bytes() == config
+    assert (out / "tokenizer.json").read_text(encoding="utf-8") == "{}"
+    before, after = (load_file(folder / "model.safetensors") for folder in (tmp_path / "dense", out))
+    assert before.keys() == after.keys()
+    assert {tensor.dtype for tensor in after.values()} == {torch.bfloat16}
+    assert not list((tmp_path / "dense").glob("report*"))
+
+
+def test_a_language_model_is_measured_by_perplexity_of_each_row(tmp_path: Path) -> None:
+    module = saved("llama", tmp_path / "dense")
+    tokens = np.random.default_rng(0).integers(0, 96, size=(12, 10))
+    np.savez(tmp_path / "calibration.npz", input_ids=tokens)
+    np.savez(tmp_path / "evaluation.npz", tokens[:5])
+    report = export(
+        tmp_path / "dense", tmp_path / "calibration.npz", tmp_path / "out", evaluation=tmp_path / "evaluation.npz"
+    )
+    assert report.accuracy is not None
+    sparse = type(module).from_pretrained(tmp_path / "out" / "model")  # type: ignore[attr-defined]
+    for model, figures in ((module, report.accuracy.dense), (sparse, report.accuracy.sparse)):
+        ids = torch.from_numpy(tokens[:5])
+        with torch.no_grad():
+            loss = float(model(input_ids=ids, labels=ids).loss)
+        assert figures["perplexity"] == pytest.approx(np.exp(loss), rel=1e-4)
+    assert report.accuracy.dense["perplexity"] != report.accuracy.sparse["perplexity"]
+    assert "perplexity" in (tmp_path / "out" / "summary.md").read_text(encoding="utf-8")
+
+
+def without_weights(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+
+
+def of_a_future(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    (folder / "config.json").write_text(json.dumps(config | {"architectures": ["LlamaOfTomorrow"]}), encoding="utf-8")
+
+
+def without_config(folder: Path) -> None:
+    (folder / "config.json").unlink()
+
+
+def torn(folder: Path) -> None:
+    (folder / "model.safetensors").write_bytes(b"nonsense")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (without_weights, r"holds no \.safetensors file\. Save the model with save_pretrained"),
+        (of_a_future, "names the architecture LlamaOfTomorrow, which transformers does not have"),
+        (without_config, r"holds no config\.json\. Expected a Hugging Face model directory"),
+        (torn, "transformers cannot load"),
+    ],
+)
+def test_unsuitable_directories_are_refused_and_nothing_is_written(
+    spoil: Callable[[Path], None], said: str, tmp_path: Path
+) -> None:
+    saved("llama", tmp_path / "dense")
+    spoil(tmp_path / "dense")
+    with pytest.raises(InputError, match=said):
+        export(tmp_path / "dense", out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["model.pt", "pytorch_model.bin", "weights.pth"])
+def test_pickles_are_refused_unread(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(b"")
+    with pytest.raises(InputError, match="is a pickle, which can run any code when it is read"):
+        inspect(tmp_path / name)
+
+
+def test_without_transformers_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved("llama", tmp_path / "dense")
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(InputError, match=r"pip install 'prox24-export\[transformers\]'"):
+        inspect(tmp_path / "dense")
