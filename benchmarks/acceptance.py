@@ -8,14 +8,16 @@ reason. `--quick` leaves out repeats and the methods to compare with. `--write` 
 """
 
 import argparse
+import statistics
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 from checks import Check, table
-from models import MODELS, Files, available, export, write
+from models import MODELS, Files, available, export, save, write
 from solver_limits import solver_checks
 
 
@@ -50,13 +52,14 @@ def kwt1(files: Files, folder: Path, *, quick: bool) -> Iterator[Check]:
 
 def resnet20(files: Files, folder: Path, *, quick: bool) -> Iterator[Check]:
     """A convolutional network."""
-    run = export(files, folder)
-    yield Check("ResNet-20", "pruned weights that Polygraphy calls dense", run.called_dense, "≤", 0)
-    yield Check("ResNet-20", "sparse top-1, % (dense 81.3)", run.sparse, "≥", 80.0)
-    yield Check("ResNet-20", "seconds", run.seconds, "≤", 90)
+    runs = [export(files, folder, "--seed", str(seed)) for seed in range(3)]  # one seed moves top-1 by half a point
+    top1 = statistics.median(run.sparse for run in runs)
+    yield Check("ResNet-20", "pruned weights that Polygraphy calls dense", runs[0].called_dense, "≤", 0)
+    yield Check("ResNet-20", "sparse top-1, % (dense 81.3), median of 3 seeds", top1, "≥", 80.0)
+    yield Check("ResNet-20", "seconds", runs[0].seconds, "≤", 90)
     if not quick:
-        half = export(files, folder, "--samples", "256")
-        yield Check("ResNet-20", "256 images: sparse top-1, %", half.sparse, "≥", 80.0)
+        half = [export(files, folder, "--samples", "256", "--seed", str(seed)).sparse for seed in range(3)]
+        yield Check("ResNet-20", "256 images: sparse top-1, %, median of 3 seeds", statistics.median(half), "≥", 80.0)
 
 
 def magika(files: Files, folder: Path, *, quick: bool) -> Iterator[Check]:  # noqa: ARG001 (as the others)
@@ -69,13 +72,34 @@ def magika(files: Files, folder: Path, *, quick: bool) -> Iterator[Check]:  # no
     yield Check("Magika", "K = 257 MatMul skipped with its reason", len(told), "≥", 1)
 
 
+def stories(files: Files, folder: Path, *, quick: bool) -> Iterator[Check]:
+    """A Hugging Face directory: a Llama decoder, calibrated on disjoint blocks of 512 rows."""
+    model, calibration, evaluation = files
+    rows = np.load(calibration)["input_ids"]
+    runs = []
+    for block in range(1 if quick else 3):
+        cut = save(folder / f"stories_{block}.npz", input_ids=rows[block * 512 :][:512])
+        runs.append(export((model, cut, evaluation), folder))
+    found = [layer for layer in runs[0].report["layers"] if layer["state"] == "sparse"]
+    head = [layer for layer in runs[0].report["layers"] if "tied to an embedding" in (layer["reason"] or "")]
+    sparse = [run.report["accuracy"]["sparse"]["perplexity"] for run in runs]
+    yield Check("stories260K", "linear layers found (of 35)", len(found), "≥", 35)
+    yield Check("stories260K", "tied head left dense with its reason", len(head), "≥", 1)
+    yield Check("stories260K", "perplexity, dense", runs[0].report["accuracy"]["dense"]["perplexity"], "≤", 4.76)
+    name = "perplexity, sparse, rows 0 to 511" if quick else "perplexity, sparse, median of 3 blocks of 512 rows"
+    yield Check("stories260K", name, statistics.median(sparse), "≤", 16.0)
+    yield Check("stories260K", "seconds", runs[0].seconds, "≤", 120)
+
+
 def main() -> int:
     """Runs the parts whose data are there; 1 if a figure misses its limit."""
     parser = argparse.ArgumentParser(description="Checks every promised figure.")
     parser.add_argument("--quick", action="store_true", help="no repeats, no other methods")
     parser.add_argument("--write", action="store_true", help="write benchmarks/results/acceptance.{json,md}")
     arguments = parser.parse_args()
-    parts: dict[str, Callable[..., Iterator[Check]]] = dict(zip(MODELS, (digits, kwt1, resnet20, magika), strict=True))
+    parts: dict[str, Callable[..., Iterator[Check]]] = dict(
+        zip(MODELS, (digits, kwt1, resnet20, magika, stories), strict=True)
+    )
     checks: list[Check] = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -22,8 +22,9 @@ def measure(model: str, folder: Path) -> dict[str, Any]:
     row: dict[str, Any] = {"model": model}
     for method in METHODS:
         run = export(files, folder, "--method", method)
-        row |= {"dense": run.dense, method: run.sparse, "seconds": run.seconds, "peak_gb": run.peak_gb}
-        print(f"{model}: {method} {run.sparse:.2f} (dense {run.dense:.2f}) in {run.seconds:.1f} s", flush=True)
+        dense, sparse = run.metric("dense"), run.metric("sparse")
+        row |= {"dense": dense, method: sparse, "seconds": run.seconds, "peak_gb": run.peak_gb}
+        print(f"{model}: {method} {sparse:.2f} (dense {dense:.2f}) in {run.seconds:.1f} s", flush=True)
     return row
 
 

@@ -39,6 +39,11 @@ class Run:
     digest: str
     called_dense: int
 
+    def metric(self, which: str) -> float:
+        """Top-1 in per cent, or perplexity, of the `dense` or the `sparse` model."""
+        figures = self.report["accuracy"][which]
+        return float(figures.get("top1", figures.get("perplexity")))
+
     @property
     def dense(self) -> float:
         """Top-1 of the dense model, per cent."""
@@ -76,6 +81,8 @@ def export(files: Files, folder: Path, *options: str) -> Run:
 
 def called_dense(out: Path, report: dict[str, Any]) -> int:
     """Pruned weights in which Polygraphy's checker finds a group that is not 2:4."""
+    if not (out / "model.onnx").is_file():
+        return 0  # it reads ONNX only
     pruner = SparsityPruner(onnx.load(out / "model.onnx"))
     with G_LOGGER.verbosity(G_LOGGER.CRITICAL), np.errstate(over="ignore"):
         pruner.check()
@@ -113,11 +120,20 @@ def magika(folder: Path) -> Files:
     return DATA / "files" / "magika_v3_3.onnx", calibration, evaluation
 
 
+def stories(folder: Path) -> Files:
+    """stories260K, a Llama decoder: 1,385 calibration rows, 323 test rows of 256 tokens."""
+    arrays = np.load(DATA / "lm" / "tokens.npz")
+    calibration = save(folder / "stories_calibration.npz", input_ids=arrays["calib"].astype(np.int64))
+    evaluation = save(folder / "stories_evaluation.npz", input_ids=arrays["test"].astype(np.int64))
+    return DATA / "lm" / "stories260K-hf", calibration, evaluation
+
+
 MODELS: dict[str, tuple[str, Callable[[Path], Files]]] = {
     "digits sample": ("", digits),
     "KWT-1": ("speech", kwt1),
     "ResNet-20": ("images", resnet20),
     "Magika": ("files", magika),
+    "stories260K": ("lm", stories),
 }  # name: (folder of the data, files)
 
 

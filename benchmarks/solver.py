@@ -20,7 +20,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import numba
 import torch
 from models import RESULTS, available, write
@@ -130,6 +129,8 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 def plot(rows: list[dict[str, Any]], file: Path) -> None:
     """Held-out error against time, one panel a problem; our efforts joined by a line."""
+    import matplotlib as mpl  # noqa: PLC0415 - only to draw
+
     mpl.use("Agg")
     mpl.rcParams["svg.hashsalt"] = "prox24"
     from matplotlib import pyplot as plt  # noqa: PLC0415 - after the backend is chosen
