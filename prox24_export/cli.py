@@ -51,12 +51,13 @@ def export(
     blend: float | None = None,
     max_accuracy_drop: float | None = None,
     min_snr: float | None = None,
+    onnx: Annotated[bool, Parameter(negative="", show_default=False)] = False,
     force: Annotated[bool, Parameter(negative="", show_default=False)] = False,
 ) -> int:
     """Prune MODEL to 2:4 sparsity, verify what was written, and measure its accuracy.
 
     Args:
-        model: An .onnx file. It is never modified.
+        model: An .onnx file, or a Hugging Face directory with safetensors. It is never modified.
         calibration: Unlabelled samples: .npz (arrays named as the inputs), .npy, a folder of .npz, or
             module:function. Default: none; then inputs are random and the masks are not based on data.
         evaluation: Samples for the accuracy, as for --calibration, with an array `labels` for top-1. Default: a
@@ -74,6 +75,7 @@ def export(
         blend: 0 aims at the dense weights, 1 at the dense network's outputs. Default: chosen on held-back samples.
         max_accuracy_drop: Gate: most percentage points of top-1 that may be lost. Default: no gate.
         min_snr: Gate: least signal-to-noise ratio of every float output, in dB. Default: no gate.
+        onnx: Also write model.onnx of a Hugging Face directory. Default: only the directory.
         force: Replace a finished run in the output folder. Default: refuse.
     """
     settings = Settings(
@@ -88,6 +90,7 @@ def export(
         blend=blend,
         max_accuracy_drop=max_accuracy_drop,
         min_snr=min_snr,
+        onnx=onnx,
         force=force,
     )
     from prox24_export import pipeline  # noqa: PLC0415 (torch and ONNX Runtime load here)
@@ -110,7 +113,7 @@ def inspect(
     """List every linear layer of MODEL: what would be pruned, what not, and why.
 
     Args:
-        model: An .onnx file.
+        model: An .onnx file, or a Hugging Face directory with safetensors.
         include: As for the main command. Default: all.
         exclude: As for the main command. Default: none.
         format: A table to read, or JSON.

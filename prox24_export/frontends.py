@@ -9,6 +9,7 @@ from prox24_export.passes.graph import Array, TracedGraph
 
 PICKLES = {".pt", ".pth", ".bin", ".ckpt", ".pkl"}
 CONFIG = "config.json"
+ONNX_ALREADY = "--onnx is for models that are not ONNX files, and {path} is one. Leave it out."
 
 
 class Frontend(Protocol):
@@ -26,6 +27,13 @@ class Frontend(Protocol):
 
         Raises:
             OSError: The folder cannot be written.
+        """
+
+    def write_onnx(self, graph: TracedGraph, folder: Path) -> Path:
+        """Writes an opened model as `folder/model.onnx`.
+
+        Raises:
+            InputError: It is an ONNX file already, or cannot be exported.
         """
 
 
@@ -46,6 +54,10 @@ class Onnx:
         if not isinstance(graph, OnnxGraph):
             raise TypeError(f"graph must be an OnnxGraph. Got {type(graph).__name__}.")
         return RewriteWeights().call(graph, weights, folder) if weights else copy_unchanged(graph, folder)
+
+    def write_onnx(self, graph: TracedGraph, folder: Path) -> Path:  # noqa: ARG002 - as the protocol has it
+        """See `Frontend.write_onnx`."""
+        raise InputError(ONNX_ALREADY.format(path=graph.path))
 
 
 def of(path: Path) -> Frontend:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from prox24_export import calibration as data
 from prox24_export import facts, frontends, output, preparation
+from prox24_export.errors import InputError
+from prox24_export.passes.emit_onnx import verify_onnx
 from prox24_export.passes.find_linears import FindLinears, matches
 from prox24_export.passes.graph import Linear, Skipped, TracedGraph
 from prox24_export.passes.verify_pattern import verify_pattern
@@ -74,6 +76,8 @@ def export(
 
     with run.timed("load"):
         frontend = frontends.of(path)
+        if settings.onnx and isinstance(frontend, frontends.Onnx):
+            raise InputError(frontends.ONNX_ALREADY.format(path=path))
         graph = frontend.open(path)
         graph.runner()  # a model that cannot be run is refused before anything else
         found = FindLinears(settings.include, settings.exclude).call(graph)
@@ -92,7 +96,13 @@ def export(
             weights = pruned.weights
             written = frontend.write(graph, weights, folder)
             sparse = frontend.open(written)
-            verify_pattern(sparse, [layer for layer in linears if layer.weight in weights])
+            solved = [layer for layer in linears if layer.weight in weights]
+            verify_pattern(sparse, solved)
+        if settings.onnx:
+            with run.timed("onnx"):
+                onnx = frontends.Onnx().open(frontend.write_onnx(sparse, folder))
+                samples = data.joined(parts.report or parts.fit, graph.inputs, 1)
+                verify_onnx(onnx, sparse, solved, next(samples, (None, None))[0])
         with run.timed("accuracy"):
             measured = _accuracy(graph, sparse, parts.report, size, progress)
         report = Report(

@@ -28,6 +28,7 @@ class Settings:
         blend: 0 aims at the dense weight, 1 at the dense network's output; None: chosen on held-back data.
         max_accuracy_drop: Gate: most percentage points of top-1 that may be lost. Needs labels.
         min_snr: Gate: least signal-to-noise ratio of any float output, in dB.
+        onnx: Also write `model.onnx`, where the model is not an ONNX file.
         force: Replace a finished run in the output folder.
     """
 
@@ -42,6 +43,7 @@ class Settings:
     blend: float | None = None
     max_accuracy_drop: float | None = None
     min_snr: float | None = None
+    onnx: bool = False
     force: bool = False
 
     def __post_init__(self) -> None:

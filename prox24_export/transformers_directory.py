@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from prox24_export.errors import InputError
+from prox24_export.passes.emit_onnx import emit_onnx
 from prox24_export.passes.fx_graph import FxGraph, as_tensor
 from prox24_export.passes.graph import Array, TracedGraph
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-MODEL = "model"
+MODEL, ONNX_MODEL = "model", "model.onnx"
 CONFIG = "config.json"
 EXAMPLE_BATCH, EXAMPLE_TOKENS = 2, 12
 WEIGHT_FILES = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.bin.index.json", "*.pt", "*.pth")
@@ -51,6 +52,14 @@ class TransformersDirectory:
             if source.is_file() and source not in kept:
                 shutil.copyfile(source, out / source.name)
         return out
+
+    def write_onnx(self, graph: TracedGraph, folder: Path) -> Path:
+        """See `Frontend.write_onnx`."""
+        if not isinstance(graph, FxGraph):
+            raise TypeError(f"graph must be an FxGraph. Got {type(graph).__name__}.")
+        file = folder / ONNX_MODEL
+        emit_onnx(graph.program, file)
+        return file
 
 
 def load(path: Path) -> "PreTrainedModel":

@@ -7,14 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from prox24_export import Settings, export, inspect
+from prox24_export import Settings, export, frontends, inspect
 from prox24_export.errors import InputError
+from prox24_export.passes.emit_onnx import OnnxMismatchError, verify_onnx
+from prox24_export.passes.find_linears import FindLinears
 from prox24_export.passes.graph import Linear
+from prox24_export.passes.onnx_graph import OnnxGraph
+from prox24_export.passes.verify_pattern import PatternError
 from prox24_export.solver.pattern import is_two_four
 
 transformers: Any = pytest.importorskip("transformers", reason="transformers is not installed")
@@ -119,6 +124,41 @@ def test_a_language_model_is_measured_by_perplexity_of_each_row(tmp_path: Path) 
         assert figures["perplexity"] == pytest.approx(np.exp(loss), rel=1e-4)
     assert report.accuracy.dense["perplexity"] != report.accuracy.sparse["perplexity"]
     assert "perplexity" in (tmp_path / "out" / "summary.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("family", ["llama", "vit"])
+def test_the_onnx_file_is_the_pruned_model(family: str, tmp_path: Path) -> None:
+    saved(family, tmp_path / "dense")
+    report = export(tmp_path / "dense", out=tmp_path / "out", settings=Settings(samples=8, onnx=True))
+    graph = OnnxGraph(tmp_path / "out" / "model.onnx")
+    layers = [layer for layer in FindLinears().call(graph) if isinstance(layer, Linear)]
+    assert sum(is_two_four(graph.weight(layer)) for layer in layers) == len(report.sparse_layers)
+    assert all(None in (entry.shape or ())[:1] or isinstance((entry.shape or (1,))[0], str) for entry in graph.inputs)
+
+
+def test_an_onnx_file_that_computes_something_else_is_noticed(tmp_path: Path) -> None:
+    saved("bert", tmp_path / "dense")
+    export(tmp_path / "dense", out=tmp_path / "out", settings=Settings(samples=8, onnx=True))
+    file = tmp_path / "out" / "model.onnx"
+    sparse = frontends.of(tmp_path / "out" / "model").open(tmp_path / "out" / "model")
+    linears = [layer for layer in FindLinears().call(sparse) if isinstance(layer, Linear)]
+    feeds = {entry.name: np.ones((2, 12), entry.dtype) for entry in sparse.inputs}
+    verify_onnx(OnnxGraph(file), sparse, linears, feeds)
+    model = onnx.load(file)
+    floats = (tensor for tensor in model.graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT)
+    bias = next(tensor for tensor in floats if list(tensor.dims) == [2])  # of the two classes
+    bias.CopyFrom(onnx.numpy_helper.from_array(np.array([5.0, 5.0], np.float32), bias.name))
+    onnx.save(model, file)
+    with pytest.raises(OnnxMismatchError, match="differs from the torch model's by"):
+        verify_onnx(OnnxGraph(file), sparse, linears, feeds)
+    dense = frontends.of(tmp_path / "dense").open(tmp_path / "dense")
+    with pytest.raises(PatternError, match="holds no 2:4 linear layer with the weight"):
+        verify_onnx(OnnxGraph(file), dense, linears, feeds)
+
+
+def test_an_onnx_model_needs_no_onnx_option(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="--onnx is for models that are not ONNX files"):
+        export(tmp_path / "model.onnx", out=tmp_path / "out", settings=Settings(onnx=True))
 
 
 def without_weights(folder: Path) -> None:

@@ -41,7 +41,8 @@ def _accuracy(report: Report) -> list[str]:
     if accuracy is None:
         return []
     lines = [
-        f"{name}: {value:.2f} % dense, {accuracy.sparse[name]:.2f} % sparse on {accuracy.samples} samples"
+        f"{name}: {value:.2f}{_unit(name)} dense, {accuracy.sparse[name]:.2f}{_unit(name)} sparse "
+        f"on {accuracy.samples} samples"
         for name, value in accuracy.dense.items()
     ]
     for output in accuracy.outputs:
@@ -49,6 +50,10 @@ def _accuracy(report: Report) -> list[str]:
         agreement = "" if output.argmax_agreement is None else f", {100 * output.argmax_agreement:.2f} % same arg-max"
         lines.append(f"output {output.name}: {snr}, cosine {output.cosine:.5f}{agreement}")
     return lines
+
+
+def _unit(metric: str) -> str:
+    return " %" if metric.startswith("top") else ""
 
 
 def layers_json(layers: Sequence[LayerReport]) -> str:

@@ -1,0 +1,98 @@
+"""A traced torch program as an ONNX file, checked against it."""
+
+import logging
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.export import ExportedProgram
+
+from prox24_export.errors import InputError, Prox24Error
+from prox24_export.passes.graph import Array, Candidate, Feeds, Linear, TracedGraph
+from prox24_export.passes.verify_pattern import PatternError, violations
+
+EXTERNAL_ABOVE = 1_800_000_000  # bytes of weights: protobuf ends at 2 GiB
+CLOSE = 1e-3  # of the largest magnitude of an output
+
+
+class OnnxMismatchError(Prox24Error):
+    """The ONNX file does not compute what the traced program does."""
+
+
+def emit_onnx(program: ExportedProgram, file: Path) -> None:
+    """Writes `program` to `file`, its weights beside it where they are too large for one file.
+
+    Raises:
+        InputError: onnxscript is not installed, or torch cannot export an operator.
+        OSError: The file cannot be written.
+    """
+    size = sum(tensor.numel() * tensor.element_size() for tensor in program.state_dict.values())
+    try:
+        with _quiet():
+            exported = torch.onnx.export(program, dynamo=True, verbose=False)
+    except ImportError as error:
+        raise InputError("--onnx needs onnxscript. Install it with: pip install onnxscript.") from error
+    except Exception as error:
+        raise InputError(f"torch cannot export the model to ONNX: {str(error).splitlines()[0]}") from error
+    if exported is None:
+        raise InputError("torch returned no ONNX program for the model.")
+    exported.save(file, external_data=size > EXTERNAL_ABOVE)
+
+
+def verify_onnx(written: TracedGraph, traced: TracedGraph, linears: Sequence[Linear], feeds: Feeds | None) -> None:
+    """Checks that every pruned weight is in the ONNX graph, 2:4 along its reduction axis, and that outputs agree.
+
+    Args:
+        written: The ONNX file, read again.
+        traced: The torch program with the pruned weights.
+        linears: Its pruned layers.
+        feeds: One batch to compare outputs on; None where there is none.
+
+    Raises:
+        PatternError: A pruned weight is not there as a 2:4 matrix of a linear node.
+        OnnxMismatchError: Outputs differ.
+    """
+    matrices = {
+        (candidate.weight, candidate.layout): candidate.layout.to_matrix(written.stored(candidate.weight))
+        for candidate in written.operators()
+        if isinstance(candidate, Candidate)
+    }
+    there = Counter(_digest(matrix) for matrix in matrices.values() if not violations(matrix))
+    for linear in linears:
+        if not there[_digest(linear.layout.to_matrix(traced.stored(linear.weight)))]:
+            raise PatternError(f"the ONNX file holds no 2:4 linear layer with the weight {linear.weight}.")
+    if feeds is None:
+        return
+    known = {entry.name for entry in written.inputs}  # inputs that the model does not read are gone from the file
+    ours_fed = {name: array for name, array in feeds.items() if name in known}
+    pairs = zip(written.outputs, written.runner()(ours_fed), traced.runner()(feeds), strict=True)
+    for name, ours, theirs in pairs:
+        largest = float(np.abs(theirs.astype(np.float64)).max(initial=0.0))
+        apart = float(np.abs(ours.astype(np.float64) - theirs.astype(np.float64)).max(initial=0.0))
+        if ours.shape != theirs.shape or not apart <= CLOSE * largest:
+            raise OnnxMismatchError(
+                f"output {name} of the ONNX file differs from the torch model's by {apart:.3g}, of at most "
+                f"{largest:.3g}. Expected agreement to a thousandth. Leave --onnx out, and report this."
+            )
+
+
+def _digest(matrix: Array) -> tuple[tuple[int, ...], bytes]:
+    return matrix.shape, np.ascontiguousarray(matrix).tobytes()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Torch's exporter tells of packages that are not installed and of its own deprecations."""
+    logger = logging.getLogger("torch.onnx")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(before)
