@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, fx
 from torch.export import ExportedProgram
 
+from prox24_export.errors import InputError
 from prox24_export.passes.fx_operators import Operators, keeps_entries
 from prox24_export.passes.graph import Array, Candidate, Feeds, Input, Linear, Node, Skipped, as_numpy_dtype, largest
 
@@ -34,6 +35,16 @@ class FxGraph:
     predicts_next_token: bool = False
     runs_in_float32: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        """Refuses programs that change tensors in place: streams share tensors, and stages reorder calls."""
+        for node in self._calls:
+            schema = getattr(node.target, "_schema", None)
+            if schema is not None and schema.is_mutable:
+                raise InputError(
+                    f"{self.path}: node {node.name} ({node.target}) changes a tensor in place. Expected a functional "
+                    "program: trace it with torch.export and run_decompositions({})."
+                )
+
     @cached_property
     def nodes(self) -> tuple[Node, ...]:
         """Main graph in topological order."""
@@ -46,7 +57,7 @@ class FxGraph:
                 str(node.target),
                 tuple(operand.name for operand in node.all_input_nodes),
                 (node.name,),
-                node.target in RANDOM,
+                _is_random(node),
             )
             for index, node in enumerate(self._calls)
             if node not in self._folded
@@ -119,27 +130,28 @@ class FxGraph:
         self, nodes: Sequence[Node], sample: Mapping[str, Any], fetches: Sequence[str], weights: Mapping[str, Array]
     ) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
         """A function that runs `nodes` on values by name; `weights` replaces stored ones by name."""
-        calls = self._with_folded([self._calls[node.index] for node in nodes])
-        constants = dict(self._constants)
-        for place, stored in self._names.items():
-            if stored in weights:
-                constants[place] = as_tensor(weights[stored])
+        folded = [node for node in self._folded if node.name in fetches]
+        calls = self._with_folded([*(self._calls[node.index] for node in nodes), *folded])
+        places = {call: place for place, call in enumerate(self._calls)}
+        constants = self._constants | {
+            place: as_tensor(weights[stored]) for place, stored in self._names.items() if stored in weights
+        }
         wanted, last = set(fetches), _last_reader(calls)
         del sample  # torch needs no types in advance
 
         def run(values: Mapping[str, Any]) -> dict[str, Any]:
             interpreter = fx.Interpreter(self.program.graph_module, garbage_collect_values=False)
             env = interpreter.env
-            known = constants | {
-                name: as_tensor(value) if isinstance(value, np.ndarray) else value for name, value in values.items()
-            }
+            known = constants | _tensors(values)
             for call in calls:
                 for operand in call.all_input_nodes:
                     if operand.name in known:
                         env[operand] = known[operand.name]
-            results = {}
-            with torch.no_grad():
+            results = {name: known[name] for name in wanted if name in known}
+            with torch.no_grad(), torch.random.fork_rng():
                 for index, call in enumerate(calls):
+                    if _is_random(call):
+                        torch.manual_seed(places[call])  # the same draw in both streams, and in every run
                     env[call] = interpreter.run_node(call)
                     if call.name in wanted:
                         results[call.name] = env[call]
@@ -155,7 +167,8 @@ class FxGraph:
 
         def run(feeds: Feeds) -> Sequence[Array]:
             results = whole(feeds)
-            return [as_array(results[name]) for name in self.outputs]
+            tensors = [torch.as_tensor(results[name]) for name in self.outputs]
+            return [as_array(t.float() if t.dtype == torch.bfloat16 else t) for t in tensors]
 
         return run
 
@@ -168,7 +181,7 @@ class FxGraph:
         """Calls that depend on no input: they run wherever they are read, with the weights of that run."""
         folded: set[fx.Node] = set()
         for node in self._calls:
-            if node.target not in RANDOM and all(
+            if not _is_random(node) and all(
                 operand.name in self._constants or operand in folded for operand in node.all_input_nodes
             ):
                 folded.add(node)
@@ -185,9 +198,8 @@ class FxGraph:
 
     @cached_property
     def _found(self) -> dict[fx.Node, Candidate | Skipped]:
-        return Operators(
-            self.program.graph, self._tensors, self._names, self.program.graph_signature.inputs_to_parameters
-        ).find()
+        own_names = self.program.graph_signature.inputs_to_parameters
+        return Operators(self.program.graph, self._tensors, self._names, own_names, self._overlapping).find()
 
     @cached_property
     def _tensors(self) -> dict[str, Tensor]:
@@ -202,15 +214,25 @@ class FxGraph:
     @cached_property
     def _names(self) -> dict[str, str]:
         """Name of the stored parameter by name of its placeholder; of tied ones the first in the state."""
-        first: dict[tuple[int, tuple[int, ...]], str] = {}
-        for name, tensor in self.program.state_dict.items():
-            first.setdefault((tensor.data_ptr(), tuple(tensor.shape)), name)
-        places = self.program.graph_signature.inputs_to_parameters
+        first: dict[tuple[Any, ...], str] = {}
         state = self.program.state_dict
-        return {
-            place: first[state[name].data_ptr(), tuple(state[name].shape)] if state[name].numel() else name
-            for place, name in places.items()
-        }
+        for name, tensor in state.items():
+            first.setdefault(_place(tensor) if tensor.numel() else (name,), name)
+        places = self.program.graph_signature.inputs_to_parameters
+        return {place: first[_place(state[name]) if state[name].numel() else (name,)] for place, name in places.items()}
+
+    @cached_property
+    def _overlapping(self) -> frozenset[str]:
+        """Parameters that share memory with one of other shape, order or place: none of them can change alone."""
+        seen: dict[int, set[tuple[Any, ...]]] = {}
+        state = self.program.state_dict
+        for tensor in state.values():
+            seen.setdefault(tensor.untyped_storage().data_ptr(), set()).add(_place(tensor))
+        return frozenset(
+            name
+            for name, tensor in state.items()
+            if tensor.numel() and len(seen[tensor.untyped_storage().data_ptr()]) > 1
+        )
 
     @cached_property
     def _constants(self) -> dict[str, Any]:
@@ -219,7 +241,8 @@ class FxGraph:
         return {**self._tensors, **modules}
 
 
-RANDOM = {torch.ops.aten.rand.default, torch.ops.aten.randn.default, torch.ops.aten.bernoulli.default}
+def _is_random(node: fx.Node) -> bool:
+    return torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
 
 
 def as_array(tensor: Tensor) -> Array:
@@ -237,8 +260,17 @@ def _as_numpy(dtype: torch.dtype) -> np.dtype[Any]:
 def as_tensor(array: Array) -> Tensor:
     """The inverse of `as_array`."""
     if array.dtype == as_numpy_dtype("bfloat16"):
-        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
-    return torch.from_numpy(array)
+        bits = np.require(array, requirements=["C", "W"]).view(np.int16)
+        return torch.from_numpy(bits).view(torch.bfloat16)
+    return torch.from_numpy(np.require(array, requirements=["C", "W"]))
+
+
+def _tensors(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: as_tensor(value) if isinstance(value, np.ndarray) else value for name, value in values.items()}
+
+
+def _place(tensor: Tensor) -> tuple[Any, ...]:
+    return tensor.data_ptr(), tuple(tensor.shape), tensor.stride()
 
 
 def _attribute(module: torch.nn.Module, path: str) -> Any:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,12 +58,14 @@ class Operators:
         tensors: Parameter, buffer or constant by name of its placeholder.
         names: Name of the stored weight by name of its placeholder; tied weights share one.
         own_names: The same, but of tied weights each has its own.
+        overlapping: Stored weights that share memory with others of another shape or order.
     """
 
     graph: fx.Graph
     tensors: Mapping[str, torch.Tensor]
     names: Mapping[str, str]
     own_names: Mapping[str, str]
+    overlapping: AbstractSet[str] = frozenset()
 
     def find(self) -> dict[fx.Node, Candidate | Skipped]:
         """Every linear-like node with what it is, in topological order."""
@@ -144,7 +147,7 @@ class Operators:
         if not isinstance(node, fx.Node):
             return None
         if node.op == "placeholder":
-            known = self.tensors.get(node.name)
+            known = self.tensors.get(node.name) if node.name in self.names else None
             return None if known is None else Weight(node.name, Layout(tuple(known.shape)), (node,))
         if node.op != "call_function" or not node.args:
             return None
@@ -155,7 +158,7 @@ class Operators:
     def _labels(self, found: Mapping[fx.Node, Any]) -> dict[fx.Node, str]:
         """Names that a user knows: the module's path where a node belongs to one weight, the node's own elsewhere."""
         labels: dict[fx.Node, str] = {}
-        taken: set[str] = set()
+        taken = {node.name for node in self.graph.nodes if node not in found}
         for node, result in found.items():
             label = node.name
             if isinstance(result, tuple):
@@ -185,8 +188,29 @@ class Operators:
         refusal = self._read_elsewhere(name, found, paths)
         if refusal is not None:
             return Skipped(label, op, name, k, n, n * k, *refusal)
-        use = Use(label, activation, view, _residual(node, n))
+        if name in self.overlapping:
+            return Skipped(label, op, name, k, n, n * k, Reason.READ_ELSEWHERE, "shares memory with another weight")
+        plain = isinstance(view, Rows) and view.k_axis == -1 and not node.kwargs
+        use = Use(label, activation, view, self._residual(node, n) if plain else None)
         return Candidate(use, op, name, FLOAT_TYPES[stored.dtype], weight.layout, group)
+
+    def _residual(self, node: fx.Node, width: int) -> str | None:
+        """The activation that is added to a node's result, past constant biases and nodes that keep its entries."""
+        value = node
+        while len(value.users) == 1:
+            user = next(iter(value.users))
+            if user.target is aten.add.Tensor and not user.kwargs:
+                others = [arg for arg in user.args if isinstance(arg, fx.Node) and arg is not value]
+                if len(others) == 1 and others[0].name not in self.tensors:
+                    return str(others[0].name)
+                if not others:
+                    return None
+            elif not keeps_entries(user):
+                return None
+            if not _shape(user) or _shape(user)[-1] != width:
+                return None
+            value = user
+        return None
 
     def _read_elsewhere(
         self, name: str, found: Mapping[fx.Node, Any], paths: set[fx.Node]
@@ -212,7 +236,8 @@ def _moved(node: fx.Node, layout: Layout) -> Layout | None:
     """`layout` after a node that only reorders entries; None where it does more."""
     target, args, rank = node.target, node.args, len(layout.shape)
     if target in SAME_VALUE or str(target).startswith(("aten.to.", "aten._to_copy")):
-        return layout
+        value = node.meta.get("val")
+        return layout if isinstance(value, torch.Tensor) and value.dtype.is_floating_point else None
     if target in {aten.t.default, aten.numpy_T.default}:
         return layout.permute(tuple(reversed(range(rank))))
     if target is aten.transpose.int:
@@ -225,20 +250,6 @@ def _moved(node: fx.Node, layout: Layout) -> Layout | None:
     if target in {aten.view.default, aten.reshape.default, aten.squeeze.dim, aten.unsqueeze.default}:
         shape = _shape(node)
         return layout.reshape(shape) if all(isinstance(size, int) for size in shape) else None
-    return None
-
-
-def _residual(node: fx.Node, width: int) -> str | None:
-    """The value that is added to a node's result, past nodes that keep its entries in order."""
-    value = node
-    while len(value.users) == 1:
-        user = next(iter(value.users))
-        if user.target is aten.add.Tensor:
-            others = [arg for arg in user.args if isinstance(arg, fx.Node) and arg is not value]
-            return others[0].name if len(others) == 1 and not user.kwargs else None
-        if not keeps_entries(user) or not _shape(user) or _shape(user)[-1] != width:
-            return None
-        value = user
     return None
 
 

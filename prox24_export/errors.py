@@ -11,3 +11,9 @@ class InputError(Prox24Error):
     """The model, the data or the options are unsuitable; nothing was written."""
 
     exit_code = 2
+
+
+def first_line(error: BaseException) -> str:
+    """The first line that says something of a foreign error; its type where it says nothing."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__

@@ -6,12 +6,14 @@ import platform
 import resource
 import sys
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from prox24_export.report.model import FileFacts
 
 PACKAGES = ("prox24-export", "torch", "onnx", "onnx-ir", "onnxruntime", "numpy", "numba")
+OPTIONAL = ("transformers", "safetensors", "triton")
 CHUNK = 1 << 20
 
 
@@ -30,7 +32,8 @@ def file_facts(path: Path, shown: Path) -> FileFacts:
 
 def versions() -> dict[str, str]:
     """Version of every package that takes part."""
-    return {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}
+    there = [name for name in OPTIONAL if find_spec(name) is not None]
+    return {"python": platform.python_version()} | {name: version(name) for name in (*PACKAGES, *there)}
 
 
 def machine() -> dict[str, Any]:

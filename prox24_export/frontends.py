@@ -73,7 +73,10 @@ def of(path: Path) -> Frontend:
         )
     if path.is_dir():
         if not (path / CONFIG).is_file():
-            raise InputError(f"the directory {path} holds no {CONFIG}. Expected a Hugging Face model directory.")
+            raise InputError(
+                f"no such model: the directory {path} holds no {CONFIG}. Expected an .onnx file or a Hugging Face "
+                "model directory."
+            )
         from prox24_export.transformers_directory import TransformersDirectory  # noqa: PLC0415 - an extra
 
         return TransformersDirectory()

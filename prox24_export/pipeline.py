@@ -26,7 +26,7 @@ def inspect(model: str | Path, settings: Settings | None = None) -> list[Linear 
     """Every linear layer of a model, and every linear-like node that stays dense with its reason.
 
     Raises:
-        InputError: The model is unreadable. Whether ONNX Runtime can run it shows only in `export`.
+        InputError: The model is unreadable. Whether it can be run shows only in `export`.
     """
     settings = settings or Settings()
     return FindLinears(settings.include, settings.exclude).call(frontends.of(Path(model)).open(Path(model)))
@@ -69,7 +69,7 @@ def export(
     """
     settings = settings or Settings()
     path = Path(model)
-    target = Path(out) if out is not None else Path(f"{path.stem}-2to4")
+    target = Path(out) if out is not None else Path(f"{path.resolve().name if path.is_dir() else path.stem}-2to4")
     output.check(target, path, calibration, evaluation, force=settings.force)
     progress = progress or Silent()
     run = _Run()

@@ -1,14 +1,17 @@
 """Before any work: the samples in their parts, how many go into one call, and whether the gates can be answered."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from prox24_export import calibration as data
 from prox24_export.errors import InputError
 from prox24_export.passes import runtime
-from prox24_export.passes.graph import TracedGraph
+from prox24_export.passes.graph import Array, TracedGraph
 from prox24_export.report.model import DataFacts
 from prox24_export.settings import Settings
 from prox24_export.validation import accuracy
+
+OUTPUT_VALUES = 1 << 26  # entries of one output in one batch
 
 
 def samples_of(
@@ -66,8 +69,10 @@ def batch_size(graph: TracedGraph, parts: data.Parts) -> int:
     every = [part for part in (parts.fit, parts.choice, parts.report) if part]
     if not every:
         return 1
-    size = min(data.batch_size(part) for part in every)
     run = graph.runner()
+    size = min(data.batch_size(part) for part in every)
+    if size > 1 and graph.predicts_next_token:  # its output is as many times its input as there are tokens to choose
+        size = max(1, min(size, OUTPUT_VALUES // _largest_output(run(every[0][0].feeds))))
     for attempt in dict.fromkeys((size, 1)):
         groups = (feeds for part in every for feeds, _ in data.joined(part, graph.inputs, attempt))
         feeds = max(groups, key=lambda group: sum(array.size for array in group.values()))  # the largest there will be
@@ -81,6 +86,10 @@ def batch_size(graph: TracedGraph, parts: data.Parts) -> int:
         else:
             return attempt
     return 1
+
+
+def _largest_output(outputs: Sequence[Array]) -> int:
+    return max((output.size for output in outputs), default=1)
 
 
 def check_gates(graph: TracedGraph, parts: data.Parts, settings: Settings, size: int) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from prox24_export.errors import InputError
+from prox24_export.errors import InputError, first_line
 from prox24_export.passes.emit_onnx import emit_onnx
 from prox24_export.passes.fx_graph import FxGraph, as_tensor
 from prox24_export.passes.graph import Array, TracedGraph
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 MODEL, ONNX_MODEL = "model", "model.onnx"
 CONFIG = "config.json"
 EXAMPLE_BATCH, EXAMPLE_TOKENS = 2, 12
-WEIGHT_FILES = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.bin.index.json", "*.pt", "*.pth")
+WEIGHTS = "safetensors safetensors.index.json bin bin.index.json pt pth ckpt pkl h5 msgpack gguf onnx"
 
 
 class TransformersDirectory:
@@ -39,7 +39,7 @@ class TransformersDirectory:
         return FxGraph(path, trace(module, path), predicts)
 
     def write(self, graph: TracedGraph, weights: Mapping[str, Array], folder: Path) -> Path:
-        """`folder/model`: the new weights as safetensors, every other file as it was."""
+        """`folder/model`: the new weights as safetensors, every other file of the directory itself as it was."""
         out = folder / MODEL
         module = load(graph.path)
         tensors = module.state_dict()
@@ -47,7 +47,7 @@ class TransformersDirectory:
             for name, array in weights.items():
                 tensors[name].copy_(as_tensor(array))
         module.save_pretrained(out)
-        kept = {path for pattern in WEIGHT_FILES for path in graph.path.glob(pattern)}
+        kept = {path for ending in WEIGHTS.split() for path in graph.path.glob(f"*.{ending}")}
         for source in sorted(graph.path.iterdir()):
             if source.is_file() and source not in kept:
                 shutil.copyfile(source, out / source.name)
@@ -63,7 +63,7 @@ class TransformersDirectory:
 
 
 def load(path: Path) -> "PreTrainedModel":
-    """The module, in evaluation mode, in the types of its file.
+    """The module, in evaluation mode, in the type that its configuration names, or else its file has.
 
     Raises:
         InputError: See `TransformersDirectory.open`.
@@ -79,16 +79,24 @@ def load(path: Path) -> "PreTrainedModel":
         raise InputError(
             f"{path} holds no .safetensors file. Save the model with save_pretrained; pickles are not read."
         )
-    named = json.loads((path / CONFIG).read_text(encoding="utf-8")).get("architectures") or ["none"]
+    try:
+        named = json.loads((path / CONFIG).read_text(encoding="utf-8")).get("architectures") or ["none"]
+    except (ValueError, AttributeError, OSError) as error:
+        raise InputError(f"{path / CONFIG} cannot be read: {first_line(error)}") from error
     architecture = getattr(transformers, named[0], None)
     if architecture is None:
         raise InputError(f"{path / CONFIG} names the architecture {named[0]}, which transformers does not have.")
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
-        module = architecture.from_pretrained(path, local_files_only=True, dtype="auto").eval()
+        module, told = architecture.from_pretrained(
+            path, local_files_only=True, use_safetensors=True, dtype="auto", output_loading_info=True
+        )
     except Exception as error:
-        raise InputError(f"transformers cannot load {path}: {str(error).splitlines()[0]}") from error
-    loaded: PreTrainedModel = module
+        raise InputError(f"transformers cannot load {path}: {first_line(error)}") from error
+    if told["missing_keys"]:
+        missing = ", ".join(sorted(told["missing_keys"])[:5])
+        raise InputError(f"{path} lacks weights that {named[0]} has: {missing}. Expected a complete checkpoint.")
+    loaded: PreTrainedModel = module.eval()
     return loaded
 
 
@@ -98,7 +106,10 @@ def trace(module: "PreTrainedModel", path: Path) -> torch.export.ExportedProgram
     Raises:
         InputError: `torch.export` cannot trace it.
     """
-    examples = example_inputs(module)
+    try:
+        examples = example_inputs(module)
+    except AttributeError as error:
+        raise InputError(f"no example input can be made for {path}: {first_line(error)}.") from error
     # Batch; and sequence, of token ids. The sizes of images and of sound are the model's.
     dynamic: dict[str, Any] = {
         name: dict.fromkeys(range(1 if value.is_floating_point() else value.ndim), torch.export.Dim.AUTO)
@@ -109,11 +120,14 @@ def trace(module: "PreTrainedModel", path: Path) -> torch.export.ExportedProgram
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of torch's own tracing
-            return torch.export.export(
+            program = torch.export.export(
                 module, (), examples | without, dynamic_shapes=dynamic | dict.fromkeys(without), strict=False
             )
+            # Nothing is decomposed, but nothing changes in place any more.
+            functional: torch.export.ExportedProgram = program.run_decompositions({})
+            return functional
     except Exception as error:
-        raise InputError(f"torch.export cannot trace {path}: {str(error).splitlines()[0]}") from error
+        raise InputError(f"torch.export cannot trace {path}: {first_line(error)}") from error
 
 
 def example_inputs(module: "PreTrainedModel") -> dict[str, torch.Tensor]:
@@ -130,6 +144,8 @@ def example_inputs(module: "PreTrainedModel") -> dict[str, torch.Tensor]:
         frames = 2 * config.max_source_positions
         sound = torch.randn(EXAMPLE_BATCH, config.num_mel_bins, frames, generator=generator)
         return {name: sound.to(module.dtype)}
+    if name != "input_ids":
+        raise InputError(f"{type(module).__name__} takes {name}. Expected input_ids, pixel_values or input_features.")
     vocabulary = min(getattr(config, "vocab_size", 2), 1 << 15)
     tokens = torch.randint(0, vocabulary, (EXAMPLE_BATCH, EXAMPLE_TOKENS), generator=generator)
     inputs = {name: tokens}

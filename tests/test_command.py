@@ -6,7 +6,6 @@ import resource
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -404,12 +403,19 @@ def test_a_fault_of_ours_exits_4_in_one_line_and_leaves_nothing(
 
 # --- interrupted: exit 130 ---------------------------------------------------------------------------------------
 
-READY = """\
-import numpy as np
+WHILE_SOLVING = """\
+import os, signal, sys
+from prox24_export import cli
+from prox24_export.solver import layer
 
-def feeds():
-    yield from ({"x": row[None]} for row in np.random.default_rng(0).standard_normal((24, 1024), np.float32))
-    open("ready", "w").close()
+find_mask = layer.find_mask
+
+def interrupt(*arguments):
+    os.kill(os.getpid(), int(sys.argv[1]))
+    return find_mask(*arguments)
+
+layer.find_mask = interrupt
+sys.exit(cli.main(["net.onnx", "--calibration", "data.npz", "-o", "new/out"]))
 """
 
 
@@ -417,23 +423,13 @@ def feeds():
 def test_an_interrupt_while_layers_are_solved_exits_130_and_leaves_nothing(
     sent: signal.Signals, tmp_path: Path
 ) -> None:
-    network(tmp_path, k=1024, hidden=1024, n=1024)
-    (tmp_path / "big.py").write_text(READY, "utf-8")
-    (tmp_path / "ready").touch()
+    network(tmp_path)
+    samples(tmp_path)
     before = snapshot(tmp_path)
-    (tmp_path / "ready").unlink()
-    arguments = [SCRIPT, "net.onnx", "--calibration", "big:feeds", "-o", "new/out"]
-    with subprocess.Popen(
-        arguments, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
-        deadline = time.monotonic() + 60
-        while not (tmp_path / "ready").exists() and time.monotonic() < deadline:
-            time.sleep(0.02)
-        time.sleep(0.3)
-        process.send_signal(sent)
-        out, err = process.communicate(timeout=60)
-    assert (process.returncode, out) == (130, "")
-    assert err == f"{PREFIX}interrupted; nothing was written.\n"
+    command = [sys.executable, "-c", WHILE_SOLVING, str(int(sent))]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (130, "")
+    assert done.stderr == f"{PREFIX}interrupted; nothing was written.\n"
     assert snapshot(tmp_path) == before
 
 

@@ -11,7 +11,7 @@ import pytest
 from tests.command import command, network
 from tests.graphs import normal
 
-HEAVY = {"torch", "onnx", "onnx_ir", "onnxruntime", "numba"}
+HEAVY = {"torch", "onnx", "onnxruntime", "numba"}
 OPTIONS = {
     "--calibration": "Default: none",
     "--evaluation": "Default: a fifth of the calibration samples",

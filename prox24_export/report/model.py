@@ -101,7 +101,7 @@ class OutputReport:
 
 @dataclass(frozen=True)
 class AccuracyReport:
-    """Measured on the report part through ONNX Runtime.
+    """Measured on the report part, by the runtime of the front end.
 
     Attributes:
         samples: How many.

@@ -4,9 +4,11 @@ Numba's own choice is `__pycache__` beside the source. Inside an installed packa
 and the folder they leave behind then hides an editable install of the same name.
 """
 
+import hashlib
 import os
 import tempfile
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +21,22 @@ Decorator = Callable[[Callable[..., Any]], Any]
 def folder() -> Path:
     """The user's cache folder, or a temporary one where that cannot be written."""
     try:
-        chosen = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "prox24-export"
+        chosen = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "prox24-export" / _version()
         chosen.mkdir(parents=True, exist_ok=True)
         if os.access(chosen, os.W_OK):
             return chosen
     except (OSError, RuntimeError):  # a home that is missing or cannot be written, as in some containers
         pass
     return Path(tempfile.gettempdir()) / f"prox24-export-{os.getuid()}"
+
+
+@cache
+def _version() -> str:
+    """Of the kernels together: numba looks only at the file of a function, not at those of what it calls."""
+    digest = hashlib.sha256()
+    for name in ("prox_math.py", "kernels_cpu.py"):
+        digest.update((Path(__file__).parent / name).read_bytes())
+    return digest.hexdigest()[:12]
 
 
 def kept(jit: Decorator) -> Decorator:

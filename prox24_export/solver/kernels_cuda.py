@@ -310,4 +310,5 @@ def _launch(kernel: Any, tensors: tuple[Tensor, ...], numbers: tuple[float, ...]
     if groups:
         carried = torch.tensor(numbers, dtype=torch.float64, device=tensors[0].device)
         grid = (triton.cdiv(groups, TILE),)
-        kernel[grid](*tensors, carried, groups, **LIMITS[kind], kind=kind, tile=TILE, enable_fp_fusion=True)
+        with torch.cuda.device_of(tensors[0]):  # type: ignore[no-untyped-call] # Triton launches on the current one
+            kernel[grid](*tensors, carried, groups, **LIMITS[kind], kind=kind, tile=TILE, enable_fp_fusion=True)

@@ -150,7 +150,7 @@ def solve_layer(
     solution, mask = torch.empty_like(weight), torch.empty_like(weight, dtype=torch.bool)
     lost = scale = 0.0
     iterations = refinements = 0
-    rows = max(1, ROWS_AT_ONCE // weight.shape[1])
+    rows = max(1, ROWS_AT_ONCE // max(1, weight.shape[1]))
     for first in range(0, len(weight), rows):
         part = slice(first, first + rows)
         piece = solve(work[part], None if residual is None else residual[part])
@@ -240,8 +240,8 @@ def _baseline(gram: Tensor, method: Method, squared_norms: Tensor | None) -> tup
 
 def _check(weight: Tensor, gram: Tensor, cross: Tensor | None) -> None:
     n, k = weight.shape
-    if k % GROUP:
-        raise ValueError(f"weight must have K % {GROUP} == 0. Got shape [{n}, {k}]. Leave this layer dense.")
+    if k % GROUP or not k:
+        raise ValueError(f"weight must have K > 0 and K % {GROUP} == 0. Got shape [{n}, {k}]. Leave this layer dense.")
     for name, matrix in (("gram", gram), ("cross", cross)):
         if matrix is not None and tuple(matrix.shape) != (k, k):
             raise ValueError(f"{name} must have shape (K, K) = ({k}, {k}). Got {tuple(matrix.shape)}.")

@@ -14,11 +14,12 @@ Products = Literal["auto", "float32", "bf16x3", "tf32"]
 
 `bf16x3` splits each operand into two bfloat16 parts, 16 bits of mantissa together, and adds three of the four products
 in float32; `tf32` rounds the operands to 10 bits. Both run on the tensor cores of CUDA devices since Ampere; elsewhere
-they are computed with the same roundings, for comparison. Refinement of the surviving weights is always in float32.
+they are computed with the same roundings, for comparison. Refinement of the surviving weights follows torch's own
+settings for float32 products.
 
 Measured on CPU with those roundings, P(768), against float32: `bf16x3` changes as many mask entries as another number
 of threads does (0.03 and 0.04 %), `tf32` changes 1.3 %; the held-out error moves by less than 0.001 % with either. So
-`auto` is `bf16x3` on CUDA, and float32 elsewhere.
+`auto` is `bf16x3` on such devices, and float32 elsewhere.
 """
 TF32_DROPS = 13  # of float32's 23 bits of mantissa
 TRIANGLE_BLOCKS = 4  # a symmetric product needs 10 of 16 blocks
@@ -29,7 +30,9 @@ def multiply(
 ) -> Float[Tensor, "N M"]:
     """`left @ right`."""
     on_cuda = left.device.type == "cuda"
-    if products == "bf16x3" or (products == "auto" and on_cuda):
+    if products == "auto":
+        products = "bf16x3" if on_cuda and _has_bfloat16(left.device) else "float32"
+    if products == "bf16x3":
         # (high + low)(high + low) without low·low, as one product over three times the inner dimension
         (high, low), (right_high, right_low) = split(left), split(right)
         left = torch.cat([high, high, low], dim=1)
@@ -43,6 +46,11 @@ def multiply(
     if products == "tf32":
         left, right = tf32(left), tf32(right)
     return torch.mm(left, right, out=out)
+
+
+def _has_bfloat16(device: torch.device) -> bool:
+    """Whether its matrix units take bfloat16: NVIDIA GPUs since Ampere."""
+    return torch.version.hip is None and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 def times_its_transpose(half: Float[Tensor, "K K"], products: Products) -> Float[Tensor, "K K"]:

@@ -210,6 +210,8 @@ def four_nonzeros(y1: float, y2: float, y3: float, y4: float) -> tuple[float, fl
             x -= step
             if abs(step) <= STEP:
                 break
+    if not alive:
+        return 0.0, 0.0, 0.0, 0.0, 0.0
     v1, v2, v3, v4, gain = four_end(x, kappa, d1, d2, d3)
     return (v1, v2, v3, v4, gain) if (gain < 0) & (v4 > 0) else (0.0, 0.0, 0.0, 0.0, 0.0)
 

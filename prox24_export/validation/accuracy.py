@@ -1,4 +1,4 @@
-"""Dense against sparse through ONNX Runtime, on samples that were used for nothing else."""
+"""Dense against sparse, on samples that were used for nothing else."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence

@@ -1,5 +1,6 @@
 """The torch front end: which nodes are linear, as which matrix, and that running stages is running the model."""
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (the name torch's own documentation uses)
 from torch import Tensor, nn
 
+from prox24_export.errors import InputError
 from prox24_export.passes.calibrate import Batch, Calibration
 from prox24_export.passes.find_linears import FindLinears
 from prox24_export.passes.fx_graph import FxGraph, as_array, as_tensor
@@ -49,7 +51,10 @@ class Tied(nn.Module):
 
 def traced(module: nn.Module, *inputs: Tensor) -> FxGraph:
     dynamic = {"dynamic_shapes": tuple({0: AUTO} for _ in inputs)}
-    return FxGraph(Path("model"), torch.export.export(module.eval(), inputs, **dynamic))  # type: ignore[arg-type]
+    program = torch.export.export(module.eval(), inputs, **dynamic)  # type: ignore[arg-type]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of torch's own
+        return FxGraph(Path("model"), program.run_decompositions({}))
 
 
 def told(graph: FxGraph) -> list[str]:
@@ -87,6 +92,7 @@ FOUND: list[tuple[nn.Module, tuple[int, ...], list[str]]] = [
         (2, 8, 9),
         ["conv_transpose1d: conv_transpose1d: transposed convolution: TensorRT has no sparse kernel for it"],
     ),
+    (nn.Conv1d(4, 6, 3), (4, 9), ["conv1d: conv1d: convolution without a batch axis"]),
     (
         Of(torch.bmm, (2, 8, 4)),
         TOKENS,
@@ -130,6 +136,73 @@ FOUND: list[tuple[nn.Module, tuple[int, ...], list[str]]] = [
 @pytest.mark.parametrize(("module", "shape", "expected"), FOUND, ids=[f"{i}" for i in range(len(FOUND))])
 def test_what_is_found_and_why_not(module: nn.Module, shape: tuple[int, ...], expected: list[str]) -> None:
     assert told(traced(module, torch.randn(shape))) == expected
+
+
+class Buffered(nn.Module):
+    """Multiplies by a buffer, changes a sum in place, and returns a parameter's function and its input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(8, 8), nn.Linear(8, 8)
+        self.mixing: Tensor
+        self.register_buffer("mixing", torch.ones(8, 8))
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        y = self.first(x)
+        y += self.second(x @ self.mixing)
+        y[:, 0] = 0
+        return y, self.scale.exp(), x
+
+
+def test_buffers_outputs_that_are_inputs_and_changes_in_place_are_no_trouble() -> None:
+    module = Buffered()
+    graph = traced(module, torch.randn(3, 8))
+    assert told(graph) == [
+        "first: linear [8, 8]",
+        "matmul: matmul: the weight is not a constant of the model",
+        "second: linear [8, 8]",
+    ]
+    x = np.random.default_rng(0).normal(size=(4, 8)).astype(np.float32)
+    kept = x.copy()
+    results = graph.runner()({"x": x})
+    with torch.no_grad():
+        expected = module(torch.from_numpy(x))
+    for ours, theirs in zip(results, expected, strict=True):
+        np.testing.assert_allclose(ours, theirs.numpy(), rtol=1e-5, atol=1e-6)
+    assert np.array_equal(x, kept)
+
+
+def test_a_program_that_changes_tensors_in_place_is_refused() -> None:
+    program = torch.export.export(Buffered().eval(), (torch.randn(3, 8),))
+    with pytest.raises(InputError, match=r"changes a tensor in place\. Expected a functional program"):
+        FxGraph(Path("model"), program)
+
+
+def test_a_weight_that_is_another_one_turned_stays_dense() -> None:
+    first, second = nn.Linear(8, 8, bias=False), nn.Linear(8, 8, bias=False)
+    second.weight = nn.Parameter(first.weight.detach().t())
+    lines = told(traced(nn.Sequential(first, second), torch.randn(3, 8)))
+    assert len(lines) == 2
+    assert all("shares memory with another weight" in line for line in lines)
+
+
+def test_a_random_node_draws_the_same_in_both_streams() -> None:
+    graph = traced(Of(lambda x, w: F.linear(x + torch.rand_like(x), w), (4, 8)), torch.randn(3, 8))
+    x = np.zeros((3, 8), np.float32)
+    assert np.array_equal(graph.runner()({"x": x})[0], graph.runner()({"x": x})[0])
+    assert any(node.is_random for node in graph.nodes)
+
+
+def test_the_residual_is_none_where_rows_would_not_pair() -> None:
+    left = traced(Of(lambda x, w: w @ x + x.relu(), (8, 8)), torch.randn(2, 8, 8))
+    (linear,) = FindLinears().call(left)
+    assert isinstance(linear, Linear)
+    assert linear.uses[0].residual is None
+    past_bias = traced(Of(lambda x, w, b: x @ w + b + x.relu(), (8, 8), (8,)), torch.randn(3, 8))
+    (linear,) = FindLinears().call(past_bias)
+    assert isinstance(linear, Linear)
+    assert linear.uses[0].residual == "relu"
 
 
 def test_a_head_tied_to_the_embedding_stays_dense_under_its_own_name() -> None:
