@@ -156,6 +156,19 @@ def test_an_onnx_file_that_computes_something_else_is_noticed(tmp_path: Path) ->
         verify_onnx(OnnxGraph(file), dense, linears, feeds)
 
 
+def test_the_onnx_route_prunes_the_same_layers_with_the_same_errors(tmp_path: Path) -> None:
+    saved("llama", tmp_path / "dense")
+    frontend = frontends.of(tmp_path / "dense")
+    file = frontend.write_onnx(frontend.open(tmp_path / "dense"), tmp_path)
+    np.savez(tmp_path / "data.npz", input_ids=np.random.default_rng(0).integers(0, 96, size=(80, 24)))
+    errors = []
+    for number, model in enumerate((tmp_path / "dense", file)):
+        report = export(model, tmp_path / "data.npz", tmp_path / f"out{number}")
+        errors.append([layer.relative_error for layer in report.sparse_layers])
+    assert len(errors[0]) == 15
+    assert errors[0] == pytest.approx(errors[1], rel=0.01)
+
+
 def test_an_onnx_model_needs_no_onnx_option(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="--onnx is for models that are not ONNX files"):
         export(tmp_path / "model.onnx", out=tmp_path / "out", settings=Settings(onnx=True))

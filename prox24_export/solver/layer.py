@@ -126,7 +126,8 @@ def solve_layer(
         tokens: Rows of `X`, for the automatic damping.
         settings: How to solve; None means the defaults.
         residual: `(r_d − rₛ)ᵀXₛ` on the same scale, for a branch `r` that is added to the layer's product and has
-            moved away from the dense network's; the target then makes good for it too.
+            moved away from the dense network's; the target then makes good for it too. All moments are moved to the
+            device of `weight`.
         squared_norms: Diagonal of `X_dᵀX_d` for Wanda, which reads the dense network; None: that of `gram`.
         quadratic: `Quadratic.of(gram, cross, damping)` where the caller shares it between layers.
 
@@ -138,6 +139,10 @@ def solve_layer(
     """
     settings = settings or SolverSettings()
     started = time.perf_counter()
+    gram = gram.to(weight.device)
+    cross, residual, squared_norms = (
+        None if moment is None else moment.to(weight.device) for moment in (cross, residual, squared_norms)
+    )
     _check(weight, gram, cross)
     work = weight if weight.dtype == torch.float64 else weight.float()
     solve: _Solve
