@@ -14,7 +14,18 @@ from torch.export import ExportedProgram
 
 from prox24_export.errors import InputError
 from prox24_export.passes.fx_operators import Operators, keeps_entries
-from prox24_export.passes.graph import Array, Candidate, Feeds, Input, Linear, Node, Skipped, as_numpy_dtype, largest
+from prox24_export.passes.graph import (
+    Array,
+    Candidate,
+    Feeds,
+    Input,
+    Linear,
+    Node,
+    Skipped,
+    as_numpy_dtype,
+    matrix_of,
+    stored_as,
+)
 
 
 @dataclass(frozen=True)
@@ -110,9 +121,7 @@ class FxGraph:
 
     def weight(self, linear: Linear) -> Float[Tensor, "N K"]:
         """The stored weight as a matrix, float32 (float64 where stored so)."""
-        matrix = linear.layout.to_matrix(self.stored(linear.weight))
-        wide = np.float64 if matrix.dtype == np.float64 else np.float32
-        return torch.from_numpy(np.ascontiguousarray(matrix.astype(wide)))
+        return matrix_of(linear, self.stored(linear.weight))
 
     def stored(self, name: str) -> Array:
         """A stored tensor, in its own dtype and shape."""
@@ -120,11 +129,7 @@ class FxGraph:
 
     def rounded(self, linear: Linear, matrix: Float[Tensor, "N K"]) -> Array:
         """`matrix` in the stored shape and dtype: +0.0 for zeros, clipped to what the type can hold."""
-        limit = min(linear.limit, largest(linear.dtype))
-        clipped = matrix.detach().clamp(-limit, limit).cpu().numpy()
-        array = linear.layout.from_matrix(clipped).astype(as_numpy_dtype(linear.dtype))
-        array[array == 0] = 0
-        return array
+        return stored_as(linear, matrix)
 
     def compile(
         self, nodes: Sequence[Node], sample: Mapping[str, Any], fetches: Sequence[str], weights: Mapping[str, Array]
@@ -148,7 +153,7 @@ class FxGraph:
                     if operand.name in known:
                         env[operand] = known[operand.name]
             results = {name: known[name] for name in wanted if name in known}
-            with torch.no_grad(), torch.random.fork_rng():
+            with torch.no_grad(), torch.random.fork_rng(devices=[]):
                 for index, call in enumerate(calls):
                     if _is_random(call):
                         torch.manual_seed(places[call])  # the same draw in both streams, and in every run

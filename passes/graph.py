@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -235,6 +236,22 @@ class TracedGraph(Protocol):
         self, nodes: Sequence[Node], sample: Mapping[str, Any], fetches: Sequence[str], weights: Mapping[str, Array]
     ) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
         """A function that runs `nodes` on feeds typed like `sample`; `weights` replaces stored ones by name."""
+
+
+def matrix_of(linear: Linear, stored: Array) -> Float[Tensor, "N K"]:
+    """A stored weight as a matrix, float32 (float64 where stored so)."""
+    matrix = linear.layout.to_matrix(stored)
+    wide = np.float64 if matrix.dtype == np.float64 else np.float32
+    return torch.from_numpy(np.ascontiguousarray(matrix.astype(wide)))
+
+
+def stored_as(linear: Linear, matrix: Float[Tensor, "N K"]) -> Array:
+    """A matrix in the stored shape and dtype: +0.0 for zeros, clipped to what weight and casts can hold."""
+    limit = min(linear.limit, largest(linear.dtype))
+    clipped = matrix.detach().clamp(-limit, limit).cpu().numpy()
+    array = linear.layout.from_matrix(clipped).astype(as_numpy_dtype(linear.dtype))
+    array[array == 0] = 0
+    return array
 
 
 def as_numpy_dtype(name: str) -> np.dtype[Any]:

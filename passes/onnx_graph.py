@@ -9,13 +9,22 @@ from typing import TypeVar
 import numpy as np
 import onnx
 import onnx_ir as ir
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from prox24_export.errors import InputError
 from prox24_export.passes import float32_copy, onnx_operators, runtime
-from prox24_export.passes.graph import Array, Candidate, Feeds, Input, Linear, Node, Skipped, as_numpy_dtype, largest
+from prox24_export.passes.graph import (
+    Array,
+    Candidate,
+    Feeds,
+    Input,
+    Linear,
+    Node,
+    Skipped,
+    matrix_of,
+    stored_as,
+)
 
 LAYOUT_ONLY = {"Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
 Owner = TypeVar("Owner", onnx.NodeProto, onnx.FunctionProto)
@@ -125,9 +134,7 @@ class OnnxGraph:
 
     def weight(self, linear: Linear) -> Float[Tensor, "N K"]:
         """The stored weight as a matrix, float32 (float64 where stored so)."""
-        matrix = linear.layout.to_matrix(self.stored(linear.weight))
-        wide = np.float64 if matrix.dtype == np.float64 else np.float32
-        return torch.from_numpy(np.ascontiguousarray(matrix.astype(wide)))
+        return matrix_of(linear, self.stored(linear.weight))
 
     def stored(self, name: str) -> Array:
         """A stored tensor, in its own dtype and shape."""
@@ -138,11 +145,7 @@ class OnnxGraph:
 
     def rounded(self, linear: Linear, matrix: Float[Tensor, "N K"]) -> Array:
         """`matrix` in the stored shape and dtype: +0.0 for zeros, clipped to what weight and casts can hold."""
-        limit = min(linear.limit, largest(linear.dtype))
-        clipped = matrix.detach().clamp(-limit, limit).cpu().numpy()
-        array = linear.layout.from_matrix(clipped).astype(as_numpy_dtype(linear.dtype))
-        array[array == 0] = 0
-        return array
+        return stored_as(linear, matrix)
 
     def session(self) -> runtime.Session:
         """The whole model, ready to run.

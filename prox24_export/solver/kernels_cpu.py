@@ -5,7 +5,8 @@ that each loop below is straight-line arithmetic that the compiler turns into ve
 all; pack those that four non-zeros may win and run Newton on them together; the same for three; unpack. Few groups are
 left to the scalar code: those with tiny entries, which need its care.
 
-Cost: 8 ns a settled and 20 ns an unsettled group on one core of 2025, three to five times less than group by group.
+Cost, on iterates of P(768) and one core of 2025: 12 ns a group where all have settled, 36 ns where nine in ten have
+not, in which case group by group takes three to four times as long.
 Float64 inside, rounded once on writing. Not checked here: NaN and infinity, shapes, dtypes.
 """
 
