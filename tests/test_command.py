@@ -403,8 +403,10 @@ def test_a_fault_of_ours_exits_4_in_one_line_and_leaves_nothing(
 
 # --- interrupted: exit 130 ---------------------------------------------------------------------------------------
 
+# A runner in the background starts its children with SIGINT ignored, and so would they leave it.
+DEFAULT_SIGINT = "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
 WHILE_SOLVING = """\
-import os, signal, sys
+import os, sys
 from prox24_export import cli
 from prox24_export.solver import layer
 
@@ -426,7 +428,7 @@ def test_an_interrupt_while_layers_are_solved_exits_130_and_leaves_nothing(
     network(tmp_path)
     samples(tmp_path)
     before = snapshot(tmp_path)
-    command = [sys.executable, "-c", WHILE_SOLVING, str(int(sent))]
+    command = [sys.executable, "-c", DEFAULT_SIGINT + WHILE_SOLVING, str(int(sent))]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (130, "")
     assert done.stderr == f"{PREFIX}interrupted; nothing was written.\n"
@@ -434,7 +436,7 @@ def test_an_interrupt_while_layers_are_solved_exits_130_and_leaves_nothing(
 
 
 WHILE_WRITING = """\
-import os, signal, sys
+import os, sys
 from prox24_export import cli
 from prox24_export.report import html
 
@@ -452,7 +454,7 @@ def test_an_interrupt_while_the_folder_is_written_exits_130_and_leaves_no_tempor
     samples(tmp_path)
     before = snapshot(tmp_path)
     done = subprocess.run(
-        [sys.executable, "-c", WHILE_WRITING], cwd=tmp_path, capture_output=True, text=True, check=False
+        [sys.executable, "-c", DEFAULT_SIGINT + WHILE_WRITING], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stdout) == (130, "")
     assert done.stderr == f"{PREFIX}interrupted; nothing was written.\n"
