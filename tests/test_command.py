@@ -454,7 +454,11 @@ def test_an_interrupt_while_the_folder_is_written_exits_130_and_leaves_no_tempor
     samples(tmp_path)
     before = snapshot(tmp_path)
     done = subprocess.run(
-        [sys.executable, "-c", DEFAULT_SIGINT + WHILE_WRITING], cwd=tmp_path, capture_output=True, text=True, check=False
+        [sys.executable, "-c", DEFAULT_SIGINT + WHILE_WRITING],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert (done.returncode, done.stdout) == (130, "")
     assert done.stderr == f"{PREFIX}interrupted; nothing was written.\n"
