@@ -13,8 +13,11 @@ from torch import Tensor
 
 from prox24_export.errors import InputError
 from prox24_export.passes.activations import View
+from prox24_export.passes.experts import Expert
 from prox24_export.passes.graph import Array, Linear, TracedGraph, Use
 from prox24_export.passes.schedule import Stage
+
+Observed = tuple[str, View, Expert | None]  # what layers share whose Gram matrix is the same
 
 
 @dataclass(frozen=True)
@@ -114,7 +117,7 @@ class Calibration:
         """
         dense, pruned = _Runner(self.graph, stage, {}), _Runner(self.graph, stage, weights)
         views = _distinct_views(stage)
-        sums: dict[tuple[str, View], dict[str, Moments]] = {view: {} for view in views}
+        sums: dict[Observed, dict[str, Moments]] = {view: {} for view in views}
         residuals: dict[str, dict[str, Tensor]] = {}
         for index, batch in enumerate(self.batches):
             same = all(self._dense[index][name] is self._pruned[index][name] for name in self._pruned[index])
@@ -122,10 +125,10 @@ class Calibration:
             self._dense[index] = dense.run(self._dense[index])
             self._pruned[index] = self._dense[index] if untouched else pruned.run(self._pruned[index])
             self.executions += len(stage.nodes) * (1 if untouched else 2)
-            for (name, view), users in views.items():
+            for observed, users in views.items():
                 where = f"layer {users[0].name}, calibration batch {index}"
-                moments = _moments(view, self._dense[index][name], self._pruned[index][name], where)
-                part = sums[name, view]
+                moments = _moments(observed, self._dense[index], self._pruned[index], where)
+                part = sums[observed]
                 part[batch.part] = part[batch.part] + moments if batch.part in part else moments
             for linear, use in stage.observed:
                 product = _residual_product(linear, use, self._dense[index], self._pruned[index])
@@ -143,11 +146,11 @@ class Calibration:
     def _collect(
         self,
         stage: Stage,
-        sums: Mapping[tuple[str, View], dict[str, Moments]],
+        sums: Mapping[Observed, dict[str, Moments]],
         residuals: Mapping[str, Mapping[str, Tensor]],
     ) -> dict[str, Observation]:
         for linear, use in stage.observed:
-            seen = sums[use.activation, use.view]
+            seen = sums[use.activation, use.view, use.expert]
             known = self._pending.get(linear.name)
             self._pending[linear.name] = seen if known is None else _added(known, seen)
         result = {}
@@ -173,10 +176,10 @@ class _Runner:
         return values | self._call(values)
 
 
-def _distinct_views(stage: Stage) -> dict[tuple[str, View], list[Linear]]:
-    views: dict[tuple[str, View], list[Linear]] = {}
+def _distinct_views(stage: Stage) -> dict[Observed, list[Linear]]:
+    views: dict[Observed, list[Linear]] = {}
     for linear, use in stage.observed:
-        views.setdefault((use.activation, use.view), []).append(linear)
+        views.setdefault((use.activation, use.view, use.expert), []).append(linear)
     return views
 
 
@@ -204,14 +207,16 @@ def _residual_product(
     return total if start == len(moved) and bool(torch.isfinite(total).all()) else None
 
 
-def _moments(view: View, dense: Array, pruned: Array, where: str) -> Moments:
+def _moments(observed: Observed, dense: Mapping[str, Array], pruned: Mapping[str, Array], where: str) -> Moments:
     """Float32 products over bounded chunks, float64 totals.
 
     Where the graph chose other tokens in the pruned stream than in the dense one (NonZero, TopK, ...), rows cannot be
     paired: the batch then counts as if the dense stream had seen the pruned one's input.
     """
     totals: Moments | None = None
-    for x_dense, x_pruned in _pairs(view, dense if dense.shape == pruned.shape else pruned, pruned):
+    name, view, expert = observed
+    left, right = (dense[name], pruned[name]) if expert is None else expert.rows(name, dense, pruned)
+    for x_dense, x_pruned in _pairs(view, left if left.shape == right.shape else right, right):
         chunk = _products(x_dense, x_pruned)
         if not chunk.is_finite:
             if not bool(torch.isfinite(x_dense).all() and torch.isfinite(x_pruned).all()):

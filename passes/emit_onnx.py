@@ -24,6 +24,19 @@ class OnnxMismatchError(Prox24Error):
     """The ONNX file does not compute what the traced program does."""
 
 
+def expect_onnx(program: ExportedProgram, name: str) -> None:
+    """Refuses a program that torch cannot export to ONNX, as far as that is known before.
+
+    Raises:
+        InputError: It multiplies by grouped experts.
+    """
+    if any("grouped_mm" in str(node.target) for node in program.graph.nodes):
+        raise InputError(
+            f"{name} multiplies by grouped experts, for which ONNX has no operator. Leave --onnx out: the pruned torch "
+            "model is written all the same."
+        )
+
+
 def emit_onnx(program: ExportedProgram, file: Path) -> None:
     """Writes `program` to `file`, its weights beside it where they are too large for one file.
 

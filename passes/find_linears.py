@@ -57,7 +57,7 @@ class FindLinears:
         if odd is not None:
             what = "C_in" if _is_convolution(odd) else "K"
             return Reason.NOT_MULTIPLE_OF_FOUR, f"{what} = {odd.group_size}"
-        names = {first.weight, *(sharer.use.node for sharer in sharers)}
+        names = {first.weight, *(name for sharer in sharers for name in (sharer.use.node, sharer.use.label))}
         excluded = next((glob for glob in self.exclude if matches(glob, names)), None)
         if excluded is not None:
             return Reason.EXCLUDED, f"--exclude {excluded}"
@@ -95,7 +95,7 @@ def _merge(sharers: Sequence[Candidate]) -> Linear:
         notes.append(f"one weight, {len(sharers)} uses")
     uses = tuple(sharer.use for sharer in sharers)
     return Linear(
-        first.use.node,
+        first.use.label,
         first.op,
         first.weight,
         first.dtype,
@@ -114,7 +114,7 @@ def _is_convolution(candidate: Candidate) -> bool:
 
 def _skip(candidate: Candidate, reason: Reason, detail: str) -> Skipped:
     n, k = candidate.layout.shape
-    return Skipped(candidate.use.node, candidate.op, candidate.weight, k, n, n * k, reason, detail)
+    return Skipped(candidate.use.label, candidate.op, candidate.weight, k, n, n * k, reason, detail)
 
 
 def _live_nodes(graph: TracedGraph) -> set[str]:

@@ -13,6 +13,7 @@ from torch import Tensor, fx
 from torch.export import ExportedProgram
 
 from prox24_export.errors import InputError
+from prox24_export.passes.experts import whole_name, with_parts
 from prox24_export.passes.fx_operators import Operators, keeps_entries
 from prox24_export.passes.graph import (
     Array,
@@ -22,6 +23,7 @@ from prox24_export.passes.graph import (
     Linear,
     Node,
     Skipped,
+    TracedGraph,
     as_numpy_dtype,
     matrix_of,
     stored_as,
@@ -59,8 +61,10 @@ class FxGraph:
     @cached_property
     def nodes(self) -> tuple[Node, ...]:
         """Main graph in topological order."""
-        labels = {node: found.use.node for node, found in self._found.items() if isinstance(found, Candidate)}
-        labels |= {node: found.name for node, found in self._found.items() if isinstance(found, Skipped)}
+        labels = {
+            node: found[0].use.node if isinstance(found[0], Candidate) else node.name
+            for node, found in self._found.items()
+        }
         return tuple(
             Node(
                 index,
@@ -117,7 +121,7 @@ class FxGraph:
 
     def operators(self) -> list[Candidate | Skipped]:
         """Every linear-like node, in topological order."""
-        return list(self._found.values())
+        return [layer for layers in self._found.values() for layer in layers]
 
     def weight(self, linear: Linear) -> Float[Tensor, "N K"]:
         """The stored weight as a matrix, float32 (float64 where stored so)."""
@@ -125,7 +129,9 @@ class FxGraph:
 
     def stored(self, name: str) -> Array:
         """A stored tensor, in its own dtype and shape."""
-        return as_array(self._tensors[next(place for place, stored in self._names.items() if stored == name)])
+        weight, index = whole_name(name, self._places)
+        tensor = self._tensors[self._places[weight]]
+        return as_array(tensor if index is None else tensor[index])
 
     def rounded(self, linear: Linear, matrix: Float[Tensor, "N K"]) -> Array:
         """`matrix` in the stored shape and dtype: +0.0 for zeros, clipped to what the type can hold."""
@@ -138,9 +144,11 @@ class FxGraph:
         folded = [node for node in self._folded if node.name in fetches]
         calls = self._with_folded([*(self._calls[node.index] for node in nodes), *folded])
         places = {call: place for place, call in enumerate(self._calls)}
-        constants = self._constants | {
-            place: as_tensor(weights[stored]) for place, stored in self._names.items() if stored in weights
-        }
+        read = {operand.name for call in calls for operand in call.all_input_nodes}
+        stored = {name: self._tensors[place] for name, place in self._places.items()}
+        wanted_names = {self._names[place] for place in read if place in self._names}
+        replaced = with_parts(weights, stored, as_tensor, wanted_names.__contains__)
+        constants = self._constants | {place: replaced[name] for place, name in self._names.items() if name in replaced}
         wanted, last = set(fetches), _last_reader(calls)
         del sample  # torch needs no types in advance
 
@@ -202,7 +210,7 @@ class FxGraph:
         return [node for node in self._calls if node in wanted]
 
     @cached_property
-    def _found(self) -> dict[fx.Node, Candidate | Skipped]:
+    def _found(self) -> dict[fx.Node, list[Candidate | Skipped]]:
         own_names = self.program.graph_signature.inputs_to_parameters
         return Operators(self.program.graph, self._tensors, self._names, own_names, self._overlapping).find()
 
@@ -227,6 +235,11 @@ class FxGraph:
         return {place: first[_place(state[name]) if state[name].numel() else (name,)] for place, name in places.items()}
 
     @cached_property
+    def _places(self) -> dict[str, str]:
+        """Name of a placeholder by name of the stored parameter."""
+        return {name: place for place, name in reversed(self._names.items())}
+
+    @cached_property
     def _overlapping(self) -> frozenset[str]:
         """Parameters that share memory with one of other shape, order or place: none of them can change alone."""
         seen: dict[int, set[tuple[Any, ...]]] = {}
@@ -244,6 +257,17 @@ class FxGraph:
         nested = {node.name: node.target for node in self.program.graph.nodes if node.op == "get_attr"}
         modules = {name: _attribute(self.program.graph_module, str(target)) for name, target in nested.items()}
         return {**self._tensors, **modules}
+
+
+def fx_of(graph: TracedGraph) -> FxGraph:
+    """A graph that a torch front end opened, as what it is.
+
+    Raises:
+        TypeError: Another front end opened it.
+    """
+    if not isinstance(graph, FxGraph):
+        raise TypeError(f"graph must be an FxGraph. Got {type(graph).__name__}.")
+    return graph
 
 
 def _is_random(node: fx.Node) -> bool:

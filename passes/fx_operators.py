@@ -3,13 +3,14 @@
 import math
 from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import fx
 
 from prox24_export.passes.activations import Patches, Rows, View
+from prox24_export.passes.experts import Expert, part_name
 from prox24_export.passes.graph import Candidate, Reason, Skipped, Use
 from prox24_export.passes.layout import Layout
 
@@ -42,11 +43,35 @@ class Weight:
         placeholder: Name of the placeholder that stands for it.
         layout: From its stored shape to the operand.
         path: Every node on the way, the last one is the operand.
+        part: Index along the stored first axis, where the operand is only that.
     """
 
     placeholder: str
     layout: Layout
     path: tuple[fx.Node, ...]
+    part: int | None = None
+
+
+@dataclass(frozen=True)
+class Product:
+    """A multiplication by a parameter.
+
+    Attributes:
+        weight: The parameter as `W` [N, K].
+        activation: Name of the other operand.
+        view: How that becomes a matrix.
+        group_size: Entries that are contiguous along K.
+        expert: Which rows of the activation are multiplied; None: all.
+    """
+
+    weight: Weight
+    activation: str
+    view: View
+    group_size: int
+    expert: Expert | None = None
+
+
+Recognised = list[Product] | Reason
 
 
 @dataclass(frozen=True)
@@ -67,20 +92,33 @@ class Operators:
     own_names: Mapping[str, str]
     overlapping: AbstractSet[str] = frozenset()
 
-    def find(self) -> dict[fx.Node, Candidate | Skipped]:
-        """Every linear-like node with what it is, in topological order."""
-        found: dict[fx.Node, tuple[Weight, str, View, int] | Reason] = {}
+    def find(self) -> dict[fx.Node, list[Candidate | Skipped]]:
+        """Every linear-like node with what it is, in topological order; a node with experts is as many layers."""
+        found: dict[fx.Node, Recognised] = {}
         for node in self.graph.nodes:
             result = self._recognised(node) if node.op == "call_function" else None
             if result is not None:
                 found[node] = result
-        paths = {step for result in found.values() if isinstance(result, tuple) for step in result[0].path}
+        paths = {
+            step
+            for result in found.values()
+            if isinstance(result, list)
+            for seen in result
+            for step in seen.weight.path
+        }
         labels = self._labels(found)
-        return {node: self._told(node, labels[node], result, found, paths) for node, result in found.items()}
+        told: dict[fx.Node, list[Candidate | Skipped]] = {}
+        for node, result in found.items():
+            if isinstance(result, Reason):
+                told[node] = [self._skipped(node, labels[node], result)]
+                continue
+            refusal = self._read_elsewhere(self.names[result[0].weight.placeholder], found, paths)
+            told[node] = [self._told(node, labels[node], product, refusal) for product in result]
+        return told
 
-    def _recognised(self, node: fx.Node) -> tuple[Weight, str, View, int] | Reason | None:  # noqa: PLR0911 - one a kind of node
-        """Weight, operand, view and group size of a linear node; why not; None for nodes that are not linear."""
-        name = str(getattr(node.target, "__name__", node.target)).split(".", maxsplit=1)[0]
+    def _recognised(self, node: fx.Node) -> Recognised | None:  # noqa: PLR0911 - one a kind of node
+        """The products of a linear node; why it stays dense; None for nodes that are not linear."""
+        name = _operator(node)
         if name in CONVOLUTIONS or name == "convolution":
             return self._convolution(node)
         if name == "linear":
@@ -90,18 +128,17 @@ class Operators:
         if name in {"mm", "matmul"}:
             left, right = (self.weight(operand) for operand in node.args[:2])
             if right is None and left is not None and len(left.layout.shape) == 2:  # noqa: PLR2004 - a matrix
-                return left, _name(node.args[1]), Rows(-2), left.layout.shape[1]
+                return [Product(left, _name(node.args[1]), Rows(-2), left.layout.shape[1])]
             return self._product(node, 0, 1, transposed=True)
-        batched = name in {"bmm", "baddbmm"} or "grouped_mm" in name
-        if (batched or name == "einsum") and any(self.weight(arg) for arg in _operands(node)):
-            return Reason.BATCHED_WEIGHT if batched else Reason.EINSUM
+        if name in {"bmm", "baddbmm"} or "grouped_mm" in name:
+            return self._experts(node, name)
+        if name == "einsum" and any(self.weight(arg) for arg in _operands(node)):
+            return Reason.EINSUM
         if name in TRANSPOSED:
             return Reason.TRANSPOSED_CONV
         return Reason.RECURRENT if name in RECURRENT else None
 
-    def _product(
-        self, node: fx.Node, activation: int, weight: int, *, transposed: bool
-    ) -> tuple[Weight, str, View, int] | Reason:
+    def _product(self, node: fx.Node, activation: int, weight: int, *, transposed: bool) -> Recognised:
         found = self.weight(node.args[weight])
         if found is None:
             return Reason.NOT_CONSTANT
@@ -109,10 +146,49 @@ class Operators:
         if rank != 2:  # noqa: PLR2004 - a matrix
             return Reason.VECTOR_WEIGHT if rank == 1 else Reason.BATCHED_WEIGHT
         layout = found.layout.permute((1, 0)) if transposed else found.layout
-        found = Weight(found.placeholder, layout, found.path)
-        return found, _name(node.args[activation]), Rows(), layout.shape[1]
+        return [Product(replace(found, layout=layout), _name(node.args[activation]), Rows(), layout.shape[1])]
 
-    def _convolution(self, node: fx.Node) -> tuple[Weight, str, View, int] | Reason:
+    def _experts(self, node: fx.Node, name: str) -> Recognised | None:
+        """A product for each entry along the weight's first axis; None where both operands are computed."""
+        first = 1 if name == "baddbmm" else 0
+        left, right = (self.weight(operand) for operand in node.args[first : first + 2])
+        found = left if right is None else right
+        if found is None:
+            return None
+        layout = found.layout.of_part() if found.part is None else None
+        if layout is None or len(layout.shape) != 2:  # noqa: PLR2004 - a matrix
+            return Reason.BATCHED_WEIGHT
+        layout = layout if right is None else layout.permute((1, 0))
+        activation = node.args[first + (right is None)]
+        offsets, tokens = self._routing(node) if "grouped_mm" in name else (None, None)
+        return [
+            Product(
+                Weight(found.placeholder, layout, found.path, index),
+                _name(activation),
+                Rows(-2 if right is None else -1),
+                layout.shape[1],
+                Expert(index, offsets, tokens),
+            )
+            for index in range(found.layout.shape[0])
+        ]
+
+    def _routing(self, node: fx.Node) -> tuple[str | None, str | None]:
+        """Names of the offsets of a grouped product and of the tokens of its rows.
+
+        Rows are gathered by token before the first product of an expert; later ones keep their order and offsets.
+        """
+        offsets = node.args[2] if len(node.args) > 2 else node.kwargs["offs"]  # noqa: PLR2004
+        if not isinstance(offsets, fx.Node):
+            return None, None
+        for other in offsets.users:
+            gathered = other.args[0] if other.args else None
+            if "grouped_mm" not in _operator(other) or not isinstance(gathered, fx.Node):
+                continue
+            if gathered.target is aten.index.Tensor and len(indices := gathered.args[1]) == 1:  # type: ignore[arg-type]
+                return offsets.name, _name(indices[0])  # type: ignore[index]
+        return offsets.name, None
+
+    def _convolution(self, node: fx.Node) -> Recognised:
         names = ("input", "weight", "bias", "stride", "padding", "dilation")
         given = dict(zip(names, node.args, strict=False)) | node.kwargs
         if str(node.target).startswith("aten.convolution"):
@@ -140,7 +216,7 @@ class Operators:
             {"same": "SAME_UPPER", "valid": "VALID"}.get(str(padding), "NOTSET"),
         )
         layout = found.layout.permute((0, *range(2, 2 + spatial), 1)).reshape((found.layout.shape[0], -1))
-        return Weight(found.placeholder, layout, found.path), _name(given["input"]), view, channels
+        return [Product(replace(found, layout=layout), _name(given["input"]), view, channels)]
 
     def weight(self, node: Any) -> Weight | None:
         """The parameter behind an operand, through what only reorders its entries or changes their type."""
@@ -152,17 +228,21 @@ class Operators:
         if node.op != "call_function" or not node.args:
             return None
         inner = self.weight(node.args[0])
-        layout = None if inner is None else _moved(node, inner.layout)
-        return None if inner is None or layout is None else Weight(inner.placeholder, layout, (*inner.path, node))
+        if inner is None:
+            return None
+        if node.target is aten.select.int:
+            return _selected(node, inner)
+        layout = _moved(node, inner.layout)
+        return None if layout is None else replace(inner, layout=layout, path=(*inner.path, node))
 
-    def _labels(self, found: Mapping[fx.Node, Any]) -> dict[fx.Node, str]:
+    def _labels(self, found: Mapping[fx.Node, Recognised]) -> dict[fx.Node, str]:
         """Names that a user knows: the module's path where a node belongs to one weight, the node's own elsewhere."""
         labels: dict[fx.Node, str] = {}
         taken = {node.name for node in self.graph.nodes if node not in found}
         for node, result in found.items():
             label = node.name
-            if isinstance(result, tuple):
-                label = self.own_names[result[0].placeholder].removesuffix(".weight")
+            if isinstance(result, list):
+                label = self.own_names[result[0].weight.placeholder].removesuffix(".weight")
             count = 2
             unique = label
             while unique in taken:
@@ -171,28 +251,30 @@ class Operators:
             labels[node] = unique
         return labels
 
+    def _skipped(self, node: fx.Node, label: str, reason: Reason) -> Skipped:
+        operand = next((seen for arg in _operands(node) if (seen := self.weight(arg)) is not None), None)
+        size = math.prod(operand.layout.shape) if operand else 0
+        name = self.names[operand.placeholder] if operand else None
+        return Skipped(label, _operator(node), name, None, None, size, reason)
+
     def _told(
-        self, node: fx.Node, label: str, result: Any, found: Mapping[fx.Node, Any], paths: set[fx.Node]
+        self, node: fx.Node, label: str, product: Product, refusal: tuple[Reason, str] | None
     ) -> Candidate | Skipped:
-        op = str(getattr(node.target, "__name__", node.target)).split(".", maxsplit=1)[0]
-        if isinstance(result, Reason):
-            operand = next((seen for arg in _operands(node) if (seen := self.weight(arg)) is not None), None)
-            size = math.prod(operand.layout.shape) if operand else 0
-            name = self.names[operand.placeholder] if operand else None
-            return Skipped(label, op, name, None, None, size, result)
-        weight, activation, view, group = result
+        op, weight = _operator(node), product.weight
         stored, name = self.tensors[weight.placeholder], self.names[weight.placeholder]
         n, k = weight.layout.shape
         if stored.dtype not in FLOAT_TYPES:
-            return Skipped(label, op, name, k, n, n * k, Reason.WEIGHT_TYPE, str(stored.dtype).removeprefix("torch."))
-        refusal = self._read_elsewhere(name, found, paths)
+            refusal = Reason.WEIGHT_TYPE, str(stored.dtype).removeprefix("torch.")
+        elif refusal is None and name in self.overlapping:
+            refusal = Reason.READ_ELSEWHERE, "shares memory with another weight"
+        part = part_name(name, weight.part)
+        expert = product.expert
         if refusal is not None:
-            return Skipped(label, op, name, k, n, n * k, *refusal)
-        if name in self.overlapping:
-            return Skipped(label, op, name, k, n, n * k, Reason.READ_ELSEWHERE, "shares memory with another weight")
-        plain = isinstance(view, Rows) and view.k_axis == -1 and not node.kwargs
-        use = Use(label, activation, view, self._residual(node, n) if plain else None)
-        return Candidate(use, op, name, FLOAT_TYPES[stored.dtype], weight.layout, group)
+            return Skipped(part_name(label, expert.index if expert else None), op, part, k, n, n * k, *refusal)
+        plain = isinstance(product.view, Rows) and product.view.k_axis == -1 and not node.kwargs and expert is None
+        residual = self._residual(node, n) if plain else None
+        use = Use(label, product.activation, product.view, residual, expert)
+        return Candidate(use, op, part, FLOAT_TYPES[stored.dtype], weight.layout, product.group_size)
 
     def _residual(self, node: fx.Node, width: int) -> str | None:
         """The activation that is added to a node's result, past constant biases and nodes that keep its entries."""
@@ -213,7 +295,7 @@ class Operators:
         return None
 
     def _read_elsewhere(
-        self, name: str, found: Mapping[fx.Node, Any], paths: set[fx.Node]
+        self, name: str, found: Mapping[fx.Node, Recognised], paths: set[fx.Node]
     ) -> tuple[Reason, str] | None:
         """Why a weight cannot change although a linear node reads it, or None."""
         roots = [node for node in self.graph.nodes if node.op == "placeholder" and self.names.get(node.name) == name]
@@ -227,7 +309,7 @@ class Operators:
                     return Reason.IS_GRAPH_OUTPUT, ""
                 elif "embedding" in str(user.target) or "gather" in str(user.target):
                     return Reason.TIED_TO_EMBEDDING, user.name
-                elif not (isinstance(found.get(user), tuple) and found[user][0].path[-1] is value):
+                elif not any(product.weight.path[-1] is value for product in _products(found.get(user))):
                     return Reason.READ_ELSEWHERE, user.name
         return None
 
@@ -251,6 +333,24 @@ def _moved(node: fx.Node, layout: Layout) -> Layout | None:
         shape = _shape(node)
         return layout.reshape(shape) if all(isinstance(size, int) for size in shape) else None
     return None
+
+
+def _selected(node: fx.Node, whole: Weight) -> Weight | None:
+    """One entry along the first axis of a batched weight."""
+    axis, index = (int(argument) for argument in node.args[1:3])  # type: ignore[arg-type] # integers by its schema
+    layout = whole.layout.of_part() if whole.part is None else None
+    rank = len(whole.layout.shape)
+    if layout is None or axis % rank or rank < 3:  # noqa: PLR2004 - a batch of matrices
+        return None
+    return Weight(whole.placeholder, layout, (*whole.path, node), index % whole.layout.shape[0])
+
+
+def _products(result: Recognised | None) -> list[Product]:
+    return result if isinstance(result, list) else []
+
+
+def _operator(node: fx.Node) -> str:
+    return str(getattr(node.target, "__name__", node.target)).split(".", maxsplit=1)[0]
 
 
 def keeps_entries(node: fx.Node) -> bool:

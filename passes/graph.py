@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from prox24_export.passes.activations import View
+from prox24_export.passes.experts import Expert, part_name
 from prox24_export.passes.layout import Layout
 
 Array = npt.NDArray[Any]
@@ -29,7 +30,7 @@ class Reason(enum.Enum):
     NOT_MULTIPLE_OF_FOUR = "the reduction dimension is not a multiple of 4"
     NOT_CONSTANT = "the weight is not a constant of the model"
     NO_ACTIVATION = "both operands are constants: nothing is computed from the input"
-    BATCHED_WEIGHT = "the weight is batched (more than two dimensions)"
+    BATCHED_WEIGHT = "the weight is batched (more than two dimensions), and not by expert"
     VECTOR_WEIGHT = "the weight is a vector, not a matrix"
     WEIGHT_TYPE = "the weight is not float32, float16, bfloat16 or float64"
     EINSUM = "Einsum: no sparse kernel reads its operands"
@@ -58,12 +59,24 @@ class Use:
         activation: Name of the value that is multiplied.
         view: How that value becomes a matrix [tokens, K].
         residual: Name of the activation that is added to the product, past constant biases; None where there is none.
+        expert: Which rows of the activation are multiplied; None: all of them.
     """
 
     node: str
     activation: str
     view: View
     residual: str | None = None
+    expert: Expert | None = None
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Names of every value that calibration has to see."""
+        return (self.activation, *(self.expert.reads if self.expert else ()))
+
+    @property
+    def label(self) -> str:
+        """Name of the node, and of the expert where it multiplies by several."""
+        return part_name(self.node, self.expert.index if self.expert else None)
 
 
 @dataclass(frozen=True)
@@ -71,7 +84,7 @@ class Linear:
     """A weight that can be made 2:4, with every node that multiplies by it.
 
     Attributes:
-        name: Name of the first node that uses the weight.
+        name: Name of the first node that uses the weight, and of the expert where it is one of several.
         op: Its operator.
         weight: Name of the stored weight.
         dtype: Type in which the weight is stored, e.g. `float16`.

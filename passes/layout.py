@@ -81,6 +81,13 @@ class Layout:
             matrix = step.undo(matrix)
         return np.ascontiguousarray(matrix)
 
+    def of_part(self) -> "Layout | None":
+        """Layout of one entry along the stored first axis; None where the steps do not leave that axis first."""
+        axes = [step.axes for step in self.steps if isinstance(step, Permute)]
+        if len(axes) < len(self.steps) or any(order[0] for order in axes):
+            return None
+        return Layout(self.stored[1:], tuple(Permute(tuple(axis - 1 for axis in order[1:])) for order in axes))
+
     def same_matrix(self, other: "Layout") -> bool:
         """Whether both layouts read the stored weight as the same matrix, whatever way they take there."""
         if self.steps == other.steps:

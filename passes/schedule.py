@@ -25,7 +25,7 @@ class Stage:
     @property
     def fetches(self) -> tuple[str, ...]:
         """Values that have to leave the nodes: observed activations and what is kept."""
-        wanted = {use.activation for _, use in self.observed} | self.kept
+        wanted = {name for _, use in self.observed for name in use.reads} | self.kept
         return tuple(name for node in self.nodes for name in node.outputs if name in wanted)
 
 
@@ -74,7 +74,8 @@ def _last_wanted(graph: TracedGraph, level: Mapping[str, int], linears: Sequence
     last: dict[str, int] = {}
     for linear in linears:
         for use in linear.uses:
-            last[use.activation] = max(last.get(use.activation, 0), level.get(use.activation, 0))
+            for name in use.reads:
+                last[name] = max(last.get(name, 0), level.get(use.activation, 0))
     for node in reversed(graph.nodes):
         if not last.keys() & set(node.outputs):
             continue

@@ -41,7 +41,7 @@ def verify_pattern(graph: TracedGraph, linears: Sequence[Linear]) -> list[Verifi
     """
     wanted = {linear.weight for linear in linears}
     found = [check(graph, use) for use in graph.operators() if isinstance(use, Candidate) and use.weight in wanted]
-    missing = {use.node for linear in linears for use in linear.uses} - {verified.node for verified in found}
+    missing = {use.label for linear in linears for use in linear.uses} - {verified.node for verified in found}
     if missing:
         raise PatternError(f"node {min(missing)} is no longer a linear layer with a constant weight.")
     for verified in found:
@@ -61,8 +61,8 @@ def check(graph: TracedGraph, use: Candidate) -> Verified:
     """
     matrix = use.layout.to_matrix(graph.stored(use.weight))
     if not bool(np.isfinite(matrix.astype(np.float64)).all()):
-        raise PatternError(f"weight {use.weight} at node {use.use.node} holds NaN or Inf. Please report this.")
-    return Verified(use.use.node, use.weight, matrix.size // GROUP, violations(matrix))
+        raise PatternError(f"weight {use.weight} at node {use.use.label} holds NaN or Inf. Please report this.")
+    return Verified(use.use.label, use.weight, matrix.size // GROUP, violations(matrix))
 
 
 def violations(matrix: Array) -> int:

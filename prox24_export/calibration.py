@@ -1,20 +1,21 @@
 """Where samples come from: arrays, folders, functions or a random generator; and how they are split into parts."""
 
-import contextlib
-import importlib
-import sys
+import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
+from prox24_export import user_code
 from prox24_export.errors import InputError
 from prox24_export.passes.calibrate import Batch
+from prox24_export.passes.fx_graph import as_array
 from prox24_export.passes.graph import Array, Input
 
-Source = str | Path | Iterable[Mapping[str, Array]]
+Source = str | Path | Iterable[Any]
 
 LABELS = "labels"
 RANDOM_SAMPLES = 32
@@ -47,7 +48,9 @@ class Parts:
 
 
 def read(source: Source, inputs: Sequence[Input], option: str) -> list[Sample]:
-    """Samples from `.npz`, `.npy`, a folder of `.npz`, `module:function`, or an iterable of feed dictionaries.
+    """Samples from `.npz`, `.npy`, a folder of `.npz`, `module:function`, or an iterable of batches.
+
+    A batch is a feed dictionary, or arrays or tensors in the order of the inputs.
 
     Args:
         source: Where they are.
@@ -66,6 +69,15 @@ def read(source: Source, inputs: Sequence[Input], option: str) -> list[Sample]:
     if not samples:
         raise InputError(f"{option} {source} holds no sample. Expected at least one.")
     return samples
+
+
+def peeked(source: Source | None) -> tuple[Source | None, Any]:
+    """A source and its first batch, which an iterable that can be read only once keeps; None where it has none."""
+    if source is None or isinstance(source, (str, Path)):
+        return source, None
+    items = iter(source)
+    first = list(itertools.islice(items, 1))
+    return itertools.chain(first, items), first[0] if first else None
 
 
 def random(
@@ -153,7 +165,7 @@ def _alike(left: Sample, right: Sample) -> bool:
 def _feeds(source: Source, option: str, inputs: Sequence[Input]) -> Iterator[tuple[str, Mapping[str, Array]]]:
     """(where, arrays) of every file or yielded dictionary."""
     if not isinstance(source, (str, Path)):
-        yield from _yielded(source, "batch", option)
+        yield from _yielded(source, "batch", option, inputs)
         return
     path = Path(source)
     if path.is_dir():
@@ -165,7 +177,8 @@ def _feeds(source: Source, option: str, inputs: Sequence[Input]) -> Iterator[tup
     elif path.is_file():
         yield str(path), _load(path, option, inputs)
     elif ":" in str(source):
-        yield from _yielded(_call(str(source), option), str(source), option)
+        items = user_code.run(str(source), option, "yields feed dictionaries", lambda function: list(function()))
+        yield from _yielded(items, str(source), option, inputs)
     else:
         raise InputError(
             f"{option} {source} does not exist. Expected an .npz or .npy file, a folder of .npz, or module:function."
@@ -187,40 +200,33 @@ def _load(path: Path, option: str, inputs: Sequence[Input]) -> Mapping[str, Arra
     return arrays
 
 
-def _call(spec: str, option: str) -> list[Any]:
-    """What `module:function` yields. What it prints goes to stderr: stdout is for the result."""
-    module_name, _, name = spec.partition(":")
-    here = str(Path.cwd())
-    sys.path.insert(0, here)
-    try:
-        with contextlib.redirect_stdout(sys.stderr):
-            return list(getattr(importlib.import_module(module_name), name)())
-    except (Exception, SystemExit) as error:
-        raise InputError(
-            f"{option} {spec} failed: {type(error).__name__}: {error}. "
-            "Expected module:function, importable from here, that yields feed dictionaries."
-        ) from error
-    finally:
-        with contextlib.suppress(ValueError):
-            sys.path.remove(here)
-
-
-def _yielded(items: Iterable[Any], where: str, option: str) -> Iterator[tuple[str, Mapping[str, Array]]]:
+def _yielded(
+    items: Iterable[Any], where: str, option: str, inputs: Sequence[Input]
+) -> Iterator[tuple[str, Mapping[str, Array]]]:
     for index, item in enumerate(items):
-        if not isinstance(item, Mapping):
+        place = f"{where} {index}"
+        arrays = {name: _array(name, value, f"{option} {place}") for name, value in _named(item, inputs).items()}
+        if not arrays:
             raise InputError(
-                f"{option} {where}: item {index} is a {type(item).__name__}. Expected a dictionary of arrays by input."
+                f"{option} {where}: item {index} is a {type(item).__name__}. Expected a dictionary of arrays by input, "
+                f"or {len(inputs)} arrays in the order of the inputs."
             )
-        yield (
-            f"{where} {index}",
-            {name: _array(name, value, f"{option} {where} {index}") for name, value in item.items()},
-        )
+        yield place, arrays
+
+
+def _named(item: Any, inputs: Sequence[Input]) -> Mapping[str, Any]:
+    """Arrays by name of the input; empty where the item is nothing that could be fed."""
+    if isinstance(item, Mapping):
+        return item
+    values = item if isinstance(item, (tuple, list)) else (item,)
+    fits = len(values) == len(inputs) and all(hasattr(value, "shape") for value in values)
+    return {value.name: array for value, array in zip(inputs, values, strict=True)} if fits else {}
 
 
 def _array(name: str, value: Any, where: str) -> Array:
     try:
-        return np.asarray(value)
-    except Exception as error:  # ragged lists, tensors that want detach() or cpu()
+        return as_array(value) if isinstance(value, Tensor) else np.asarray(value)
+    except Exception as error:  # ragged lists
         raise InputError(f"{where}: {name!r} is no array: {error}. Expected what numpy.asarray accepts.") from error
 
 

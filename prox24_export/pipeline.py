@@ -6,10 +6,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
+
+from torch import nn
 
 from prox24_export import calibration as data
 from prox24_export import facts, frontends, output, preparation
-from prox24_export.errors import InputError
 from prox24_export.passes.emit_onnx import verify_onnx
 from prox24_export.passes.find_linears import FindLinears, matches
 from prox24_export.passes.graph import Linear, Skipped, TracedGraph
@@ -21,27 +23,34 @@ from prox24_export.report.model import AccuracyReport, DataFacts, LayerReport, R
 from prox24_export.settings import Settings
 from prox24_export.validation import accuracy, gates
 
+Model = str | Path | nn.Module
 
-def inspect(model: str | Path, settings: Settings | None = None) -> list[Linear | Skipped]:
+
+def inspect(model: Model, settings: Settings | None = None, *, example: Any = None) -> list[Linear | Skipped]:
     """Every linear layer of a model, and every linear-like node that stays dense with its reason.
+
+    Args:
+        model: As for `export`.
+        settings: `include` and `exclude` count.
+        example: Inputs to trace a torch module with: a tensor, a tuple of them, or a dictionary by argument.
 
     Raises:
         InputError: The model is unreadable. Whether it can be run shows only in `export`.
     """
     settings = settings or Settings()
-    return FindLinears(settings.include, settings.exclude).call(frontends.of(Path(model)).open(Path(model)))
+    return FindLinears(settings.include, settings.exclude).call(frontends.of(model, example).open())
 
 
 def inspect_layers(model: str | Path, settings: Settings | None = None) -> list[LayerReport]:
     """`inspect` as rows of the report, with each layer's share of the model's parameters."""
     settings = settings or Settings()
-    graph = frontends.of(Path(model)).open(Path(model))
+    graph = frontends.of(model).open()
     found = FindLinears(settings.include, settings.exclude).call(graph)
     return [row_of(layer, graph.parameters) for layer in found]
 
 
 def export(
-    model: str | Path,
+    model: Model,
     calibration: data.Source | None = None,
     out: str | Path | None = None,
     *,
@@ -52,9 +61,11 @@ def export(
     """Makes a 2:4-sparse copy of a model, verifies it, and measures what it is worth.
 
     Args:
-        model: Path of an `.onnx` file or of a Hugging Face directory; never modified.
-        calibration: `.npz`, `.npy`, a folder of `.npz`, `module:function`, or an iterable of feed dictionaries. None
-            draws random inputs: then the masks are not based on data, and the report says so.
+        model: Path of an `.onnx` file, a Hugging Face directory or a `.pt2` file; `module:function` that returns a
+            torch module and example inputs; or a torch module. Never modified.
+        calibration: `.npz`, `.npy`, a folder of `.npz`, `module:function`, or an iterable of batches: feed
+            dictionaries, or arrays or tensors in the order of the inputs. None draws random inputs: then the masks are
+            not based on data, and the report says so. A torch module is traced on the first batch.
         out: Folder to write; default `MODEL_STEM-2to4` in the current folder. Appears whole or not at all.
         evaluation: Samples for the accuracy, as for `calibration`; None sets a fifth of the calibration samples aside.
         settings: Every option; None means the defaults.
@@ -68,17 +79,19 @@ def export(
         OSError: The output cannot be written; nothing was left behind.
     """
     settings = settings or Settings()
-    path = Path(model)
-    target = Path(out) if out is not None else Path(f"{path.resolve().name if path.is_dir() else path.stem}-2to4")
+    calibration, example = data.peeked(calibration)
+    frontend = frontends.of(model, example)
+    path = frontend.path
+    target = Path(out) if out is not None else Path(_default_out(path))
     output.check(target, path, calibration, evaluation, force=settings.force)
     progress = progress or Silent()
     run = _Run()
 
     with run.timed("load"):
-        frontend = frontends.of(path)
-        if settings.onnx and isinstance(frontend, frontends.Onnx):
-            raise InputError(frontends.ONNX_ALREADY.format(path=path))
-        graph = frontend.open(path)
+        wants_onnx = settings.onnx or frontend.always_onnx
+        graph = frontend.open()
+        if wants_onnx:
+            frontend.expect_onnx(graph)
         graph.runner()  # a model that cannot be run is refused before anything else
         found = FindLinears(settings.include, settings.exclude).call(graph)
         linears = [layer for layer in found if isinstance(layer, Linear)]
@@ -95,12 +108,12 @@ def export(
         with run.timed("save"):
             weights = pruned.weights
             written = frontend.write(graph, weights, folder)
-            sparse = frontend.open(written)
+            sparse = frontends.of(written).open()
             solved = [layer for layer in linears if layer.weight in weights]
             verify_pattern(sparse, solved)
-        if settings.onnx:
+        if wants_onnx:
             with run.timed("onnx"):
-                onnx = frontends.Onnx().open(frontend.write_onnx(sparse, folder))
+                onnx = frontends.of(frontend.write_onnx(sparse, folder)).open()
                 samples = data.joined(parts.report or parts.fit, graph.inputs, 1)
                 verify_onnx(onnx, sparse, solved, next(samples, (None, None))[0])
         with run.timed("accuracy"):
@@ -111,7 +124,7 @@ def export(
             machine=facts.machine() | {"peak_memory_mb": round(facts.peak_memory_mb(), 1)},
             started=run.started,
             settings=settings.as_dict(),
-            input=facts.file_facts(path, path),
+            input=frontend.facts(),
             output=facts.file_facts(written, target / written.name),
             data=facts_of_data,
             layers=tuple(pruned.layers),
@@ -125,6 +138,11 @@ def export(
         (folder / "report.html").write_text(html.render(report), encoding="utf-8")
         (folder / "summary.md").write_text(markdown.render(report), encoding="utf-8")
     return report
+
+
+def _default_out(path: Path) -> str:
+    name = path.resolve().name if path.is_dir() else path.stem
+    return f"{name.replace(':', '-')}-2to4"
 
 
 @dataclass

@@ -3,17 +3,21 @@
 import inspect
 import json
 import shutil
-import warnings
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from prox24_export import facts
 from prox24_export.errors import InputError, first_line
-from prox24_export.passes.emit_onnx import emit_onnx
-from prox24_export.passes.fx_graph import FxGraph, as_tensor
+from prox24_export.passes.emit_onnx import emit_onnx, expect_onnx
+from prox24_export.passes.experts import with_parts
+from prox24_export.passes.fx_graph import FxGraph, as_tensor, fx_of
 from prox24_export.passes.graph import Array, TracedGraph
+from prox24_export.passes.trace import trace
+from prox24_export.report.model import FileFacts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -24,19 +28,27 @@ EXAMPLE_BATCH, EXAMPLE_TOKENS = 2, 12
 WEIGHTS = "safetensors safetensors.index.json bin bin.index.json pt pth ckpt pkl h5 msgpack gguf onnx"
 
 
+@dataclass(frozen=True)
 class TransformersDirectory:
     """The front end; see `frontends.Frontend`."""
 
-    def open(self, path: Path) -> TracedGraph:
+    path: Path
+    always_onnx: bool = False
+
+    def open(self) -> TracedGraph:
         """Loads and traces; nothing is downloaded.
 
         Raises:
             InputError: transformers is not installed, the directory holds no safetensors, or the model cannot be loaded
                 or traced.
         """
-        module = load(path)
+        module = load(self.path)
         predicts = type(module).__name__.endswith(("ForCausalLM", "LMHeadModel"))
-        return FxGraph(path, trace(module, path), predicts)
+        return FxGraph(self.path, traced(module, self.path), predicts)
+
+    def facts(self) -> FileFacts:
+        """See `frontends.Frontend`."""
+        return facts.file_facts(self.path, self.path)
 
     def write(self, graph: TracedGraph, weights: Mapping[str, Array], folder: Path) -> Path:
         """`folder/model`: the new weights as safetensors, every other file of the directory itself as it was."""
@@ -44,8 +56,8 @@ class TransformersDirectory:
         module = load(graph.path)
         tensors = module.state_dict()
         with torch.no_grad():
-            for name, array in weights.items():
-                tensors[name].copy_(as_tensor(array))
+            for name, tensor in with_parts(weights, tensors, as_tensor).items():
+                tensors[name].copy_(tensor)
         module.save_pretrained(out)
         kept = {path for ending in WEIGHTS.split() for path in graph.path.glob(f"*.{ending}")}
         for source in sorted(graph.path.iterdir()):
@@ -53,12 +65,14 @@ class TransformersDirectory:
                 shutil.copyfile(source, out / source.name)
         return out
 
+    def expect_onnx(self, graph: TracedGraph) -> None:
+        """See `frontends.Frontend`."""
+        expect_onnx(fx_of(graph).program, str(self.path))
+
     def write_onnx(self, graph: TracedGraph, folder: Path) -> Path:
         """See `Frontend.write_onnx`."""
-        if not isinstance(graph, FxGraph):
-            raise TypeError(f"graph must be an FxGraph. Got {type(graph).__name__}.")
         file = folder / ONNX_MODEL
-        emit_onnx(graph.program, file)
+        emit_onnx(fx_of(graph).program, file)
         return file
 
 
@@ -100,7 +114,7 @@ def load(path: Path) -> "PreTrainedModel":
     return loaded
 
 
-def trace(module: "PreTrainedModel", path: Path) -> torch.export.ExportedProgram:
+def traced(module: "PreTrainedModel", path: Path) -> torch.export.ExportedProgram:
     """The module's forward pass with the cache off, batch and sequence of any size where the model allows it.
 
     Raises:
@@ -110,27 +124,11 @@ def trace(module: "PreTrainedModel", path: Path) -> torch.export.ExportedProgram
         examples = example_inputs(module)
     except AttributeError as error:
         raise InputError(f"no example input can be made for {path}: {first_line(error)}.") from error
-    # Batch; and sequence, of token ids. The sizes of images and of sound are the model's.
-    dynamic: dict[str, Any] = {
-        name: dict.fromkeys(range(1 if value.is_floating_point() else value.ndim), torch.export.Dim.AUTO)
-        for name, value in examples.items()
-    }
     cached = "use_cache" in inspect.signature(module.forward).parameters
-    without = {"use_cache": False} if cached else {}
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of torch's own tracing
-            program = torch.export.export(
-                module, (), examples | without, dynamic_shapes=dynamic | dict.fromkeys(without), strict=False
-            )
-            # Nothing is decomposed, but nothing changes in place any more.
-            functional: torch.export.ExportedProgram = program.run_decompositions({})
-            return functional
-    except Exception as error:
-        raise InputError(f"torch.export cannot trace {path}: {first_line(error)}") from error
+    return trace(module, (), examples | ({"use_cache": False} if cached else {}), str(path))
 
 
-def example_inputs(module: "PreTrainedModel") -> dict[str, torch.Tensor]:
+def example_inputs(module: "PreTrainedModel") -> dict[str, Any]:
     """Inputs to trace with, by the model's main input."""
     config: Any = module.config
     name = module.main_input_name

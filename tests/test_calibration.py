@@ -120,7 +120,11 @@ def test_an_iterable_of_dictionaries_is_read_lists_included() -> None:
 @pytest.mark.parametrize(
     ("items", "said"),
     [
-        ([normal(2, 3)], "batch: item 0 is a ndarray. Expected a dictionary of arrays by input."),
+        (
+            [(normal(2, 3), normal(2, 3))],
+            "batch: item 0 is a tuple. Expected a dictionary of arrays by input, or 1 arr",
+        ),
+        (["text"], "batch: item 0 is a str. Expected a dictionary of arrays by input"),
         ([{"x": normal(1, 3)}, {"y": normal(1, 3)}], "--calibration batch 1 has arrays ['y']"),
         ([{"x": [[1.0], [1.0, 2.0]]}], "--calibration batch 0: 'x' is no array"),
         ([], "holds no sample"),

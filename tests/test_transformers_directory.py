@@ -41,6 +41,7 @@ GPT2 = {"n_embd": 32, "n_layer": 2, "n_head": 4, "vocab_size": 96, "n_positions"
 T5 = {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4, "vocab_size": 96}
 OPT = {"hidden_size": 32, "ffn_dim": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "word_embed_proj_dim": 32}
 MOE = {"num_experts_per_tok": 2}
+QWEN_MOE = {"num_experts": 4, "moe_intermediate_size": 64, "head_dim": 8}
 FAMILIES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "llama": ("LlamaForCausalLM", "LlamaConfig", DECODER),
     "qwen2": ("Qwen2ForCausalLM", "Qwen2Config", DECODER),
@@ -55,8 +56,9 @@ FAMILIES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "whisper": ("WhisperForAudioClassification", "WhisperConfig", WHISPER),
     "t5": ("T5ForConditionalGeneration", "T5Config", T5),
     "mixtral": ("MixtralForCausalLM", "MixtralConfig", DECODER | MOE | {"num_local_experts": 4}),
+    "qwen3_moe": ("Qwen3MoeForCausalLM", "Qwen3MoeConfig", DECODER | MOE | QWEN_MOE),
 }
-EXPLAINED = ("tied to an embedding", "C_in = 3", "batched", "not a constant")
+EXPLAINED = ("tied to an embedding", "C_in = 3", "not a constant")
 
 
 def saved(family: str, folder: Path, dtype: torch.dtype = torch.float32) -> nn.Module:
@@ -84,13 +86,45 @@ def test_every_linear_module_is_found_or_explained_and_the_export_loads(family: 
     assert len(report.sparse_layers) == sum(isinstance(layer, Linear) for layer in found) > 0
     again = type(module).from_pretrained(tmp_path / "out" / "model")  # type: ignore[attr-defined]
     for layer in found:
-        weight = again.get_parameter(layer.weight).detach() if layer.weight else None
-        if isinstance(layer, Linear) and weight is not None:
-            matrix = torch.from_numpy(np.ascontiguousarray(layer.layout.to_matrix(weight.numpy())))
-            assert is_two_four(matrix)
-    changed = {layer.weight for layer in found if isinstance(layer, Linear)}
+        if isinstance(layer, Linear):
+            weight, _, expert = layer.weight.removesuffix("]").partition("[")
+            stored = again.get_parameter(weight).detach()[int(expert) if expert else ...]
+            assert is_two_four(torch.from_numpy(np.ascontiguousarray(layer.layout.to_matrix(stored.numpy()))))
+    changed = {layer.weight.partition("[")[0] for layer in found if isinstance(layer, Linear)}
     dense, sparse = module.state_dict(), again.state_dict()
     assert all(torch.equal(dense[name], sparse[name]) for name in dense if name not in changed)
+
+
+@pytest.mark.parametrize("family", ["mixtral", "qwen3_moe"])
+def test_experts_in_one_parameter_are_as_many_layers(family: str, tmp_path: Path) -> None:
+    module = saved(family, tmp_path)
+    batched = {name for name, parameter in module.named_parameters() if parameter.ndim == 3}
+    found = [layer.weight for layer in inspect(tmp_path) if isinstance(layer, Linear)]
+    assert len(batched) == 4
+    assert {f"{name}[{expert}]" for name in batched for expert in range(4)} <= set(found)
+
+
+def test_an_expert_that_no_token_reaches_stays_dense_and_is_reported(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    config = transformers.MixtralConfig(**DECODER, **MOE, num_local_experts=16)
+    module = transformers.MixtralForCausalLM(config).eval()
+    module.save_pretrained(tmp_path / "dense")
+    tokens = np.random.default_rng(0).integers(0, 96, size=(1, 4))  # 4 tokens, 2 experts each: at most 8 of 16
+    np.savez(tmp_path / "evaluation.npz", tokens)
+    report = export(
+        tmp_path / "dense", [{"input_ids": tokens}], tmp_path / "out", evaluation=tmp_path / "evaluation.npz"
+    )
+    again = transformers.MixtralForCausalLM.from_pretrained(tmp_path / "out" / "model")
+    rows = [layer for layer in report.layers if ".experts." in layer.name]
+    dense = [layer for layer in rows if layer.state == "dense"]
+    assert len(rows) == 2 * 2 * 16
+    assert len(dense) >= 2 * 2 * 8
+    assert all(layer.reason and "no token came to it" in layer.reason for layer in dense)
+    for layer in rows:
+        weight, _, expert = str(layer.weight).removesuffix("]").partition("[")
+        before, after = (side.get_parameter(weight).detach()[int(expert)] for side in (module, again))
+        assert torch.equal(before, after) == (layer.state == "dense")
+        assert is_two_four(after) == (layer.state == "sparse")
 
 
 def test_config_files_types_and_ties_stay(tmp_path: Path) -> None:
@@ -140,7 +174,7 @@ def test_an_onnx_file_that_computes_something_else_is_noticed(tmp_path: Path) ->
     saved("bert", tmp_path / "dense")
     export(tmp_path / "dense", out=tmp_path / "out", settings=Settings(samples=8, onnx=True))
     file = tmp_path / "out" / "model.onnx"
-    sparse = frontends.of(tmp_path / "out" / "model").open(tmp_path / "out" / "model")
+    sparse = frontends.of(tmp_path / "out" / "model").open()
     linears = [layer for layer in FindLinears().call(sparse) if isinstance(layer, Linear)]
     feeds = {entry.name: np.ones((2, 12), entry.dtype) for entry in sparse.inputs}
     verify_onnx(OnnxGraph(file), sparse, linears, feeds)
@@ -151,7 +185,7 @@ def test_an_onnx_file_that_computes_something_else_is_noticed(tmp_path: Path) ->
     onnx.save(model, file)
     with pytest.raises(OnnxMismatchError, match="differs from the torch model's by"):
         verify_onnx(OnnxGraph(file), sparse, linears, feeds)
-    dense = frontends.of(tmp_path / "dense").open(tmp_path / "dense")
+    dense = frontends.of(tmp_path / "dense").open()
     with pytest.raises(PatternError, match="holds no 2:4 linear layer with the weight"):
         verify_onnx(OnnxGraph(file), dense, linears, feeds)
 
@@ -159,7 +193,7 @@ def test_an_onnx_file_that_computes_something_else_is_noticed(tmp_path: Path) ->
 def test_the_onnx_route_prunes_the_same_layers_with_the_same_errors(tmp_path: Path) -> None:
     saved("llama", tmp_path / "dense")
     frontend = frontends.of(tmp_path / "dense")
-    file = frontend.write_onnx(frontend.open(tmp_path / "dense"), tmp_path)
+    file = frontend.write_onnx(frontend.open(), tmp_path)
     np.savez(tmp_path / "data.npz", input_ids=np.random.default_rng(0).integers(0, 96, size=(80, 24)))
     errors = []
     for number, model in enumerate((tmp_path / "dense", file)):

@@ -1,0 +1,95 @@
+"""Experts: one stored weight `[E, …]` that is E matrices, each multiplying rows of its own."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Expert:
+    """Which rows of an activation one expert multiplies.
+
+    Attributes:
+        index: Of the expert along the weight's first axis.
+        offsets: Name of the value [E] that holds the end of each expert's rows. None where the activation has an
+            expert axis too: its first.
+        tokens: Name of the value that holds the token of each row. None where it is not known.
+    """
+
+    index: int
+    offsets: str | None = None
+    tokens: str | None = None
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Values beside the activation."""
+        return tuple(name for name in (self.offsets, self.tokens) if name is not None)
+
+    def rows(self, activation: str, dense: Mapping[str, Any], pruned: Mapping[str, Any]) -> tuple[Any, Any]:
+        """This expert's rows in both streams, paired by token.
+
+        The streams may route a token differently. One that only the pruned stream sends here has no counterpart, and
+        counts as if the dense stream had seen the pruned one's row.
+        """
+        if self.offsets is None:
+            return dense[activation][self.index], pruned[activation][self.index]
+        here = self._span(pruned[self.offsets])
+        rows = pruned[activation][here]
+        if all(dense[name] is pruned[name] for name in (activation, *self.reads)):
+            return rows, rows
+        if self.tokens is None:
+            return rows, rows
+        there = self._span(dense[self.offsets])
+        place = {int(token): row for row, token in enumerate(dense[self.tokens][there])}
+        paired = [place.get(int(token), -1) for token in pruned[self.tokens][here]]
+        index = torch.tensor(paired, dtype=torch.int64)
+        counterpart = torch.as_tensor(dense[activation][there])[index] if place else torch.as_tensor(rows)
+        return torch.where((index >= 0)[:, None], counterpart, torch.as_tensor(rows)), rows
+
+    def _span(self, offsets: Any) -> slice:
+        return slice(int(offsets[self.index - 1]) if self.index else 0, int(offsets[self.index]))
+
+
+def part_name(weight: str, index: int | None) -> str:
+    """Name of one expert's matrix; of the whole weight where `index` is None."""
+    return weight if index is None else f"{weight}[{index}]"
+
+
+def whole_name(name: str, stored: Iterable[str]) -> tuple[str, int | None]:
+    """The inverse of `part_name`; `stored` are the names of whole weights."""
+    if name in stored:
+        return name, None
+    weight, _, index = name.removesuffix("]").rpartition("[")
+    return weight, int(index)
+
+
+def with_parts(
+    weights: Mapping[str, np.ndarray[Any, Any]],
+    stored: Mapping[str, Tensor],
+    as_tensor: Callable[[np.ndarray[Any, Any]], Tensor],
+    wanted: Callable[[str], bool] = lambda _: True,
+) -> dict[str, Tensor]:
+    """Whole tensors by name: those that `weights` replaces, and copies of those of which it replaces experts.
+
+    Args:
+        weights: By name of a whole weight or of one expert's matrix.
+        stored: Every whole weight by name.
+        as_tensor: How an array becomes a tensor.
+        wanted: Whether a whole weight, by name, is of interest.
+    """
+    result: dict[str, Tensor] = {}
+    for name, array in weights.items():
+        weight, index = whole_name(name, stored)
+        if not wanted(weight):
+            continue
+        if index is None:
+            result[weight] = as_tensor(array)
+        else:
+            if weight not in result:
+                result[weight] = stored[weight].detach().clone()
+            result[weight][index] = as_tensor(array)
+    return result
