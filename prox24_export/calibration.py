@@ -1,7 +1,7 @@
 """Where samples come from: arrays, folders, functions or a random generator; and how they are split into parts."""
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from prox24_export import user_code
+from prox24_export import text, user_code
 from prox24_export.errors import InputError
 from prox24_export.passes.calibrate import Batch
 from prox24_export.passes.fx_graph import as_array
@@ -47,8 +47,10 @@ class Parts:
     report: Sequence[Sample]
 
 
-def read(source: Source, inputs: Sequence[Input], option: str) -> list[Sample]:
-    """Samples from `.npz`, `.npy`, a folder of `.npz`, `module:function`, or an iterable of batches.
+def read(
+    source: Source, inputs: Sequence[Input], option: str, tokenize: Callable[[Path, str], Array] | None = None
+) -> list[Sample]:
+    """Samples from `.npz`, `.npy`, a folder of `.npz`, `.txt`, `module:function`, or an iterable of batches.
 
     A batch is a feed dictionary, or arrays or tensors in the order of the inputs.
 
@@ -56,6 +58,7 @@ def read(source: Source, inputs: Sequence[Input], option: str) -> list[Sample]:
         source: Where they are.
         inputs: What the model takes.
         option: How messages name the source, e.g. `--calibration`.
+        tokenize: Token ids [rows, T] of a text file, for a model whose only input they are.
 
     Raises:
         InputError: The source is missing or unreadable, or an array fits no input, has the wrong dtype or shape, or
@@ -63,7 +66,7 @@ def read(source: Source, inputs: Sequence[Input], option: str) -> list[Sample]:
     """
     samples = [
         sample
-        for where, arrays in _feeds(source, option, inputs)
+        for where, arrays in _feeds(source, option, inputs, tokenize)
         for sample in _samples(arrays, inputs, f"{option} {where}")
     ]
     if not samples:
@@ -162,7 +165,9 @@ def _alike(left: Sample, right: Sample) -> bool:
     return all(left.feeds[name].shape[1:] == right.feeds[name].shape[1:] for name in left.feeds)
 
 
-def _feeds(source: Source, option: str, inputs: Sequence[Input]) -> Iterator[tuple[str, Mapping[str, Array]]]:
+def _feeds(
+    source: Source, option: str, inputs: Sequence[Input], tokenize: Callable[[Path, str], Array] | None
+) -> Iterator[tuple[str, Mapping[str, Array]]]:
     """(where, arrays) of every file or yielded dictionary."""
     if not isinstance(source, (str, Path)):
         yield from _yielded(source, "batch", option, inputs)
@@ -174,6 +179,13 @@ def _feeds(source: Source, option: str, inputs: Sequence[Input]) -> Iterator[tup
             raise InputError(f"{option} {path} is a folder without .npz files. Expected one feed dictionary a file.")
         for file in files:
             yield str(file), _load(file, option, inputs)
+    elif path.is_file() and path.suffix.lower() == text.ENDING and tokenize is not None:
+        if len(inputs) != 1:
+            names = ", ".join(value.name for value in inputs)
+            raise InputError(
+                f"{option} {path} is text, and the model takes {names}. Expected a model of token ids alone."
+            )
+        yield str(path), {inputs[0].name: tokenize(path, option)}
     elif path.is_file():
         yield str(path), _load(path, option, inputs)
     elif ":" in str(source):
@@ -181,7 +193,8 @@ def _feeds(source: Source, option: str, inputs: Sequence[Input]) -> Iterator[tup
         yield from _yielded(items, str(source), option, inputs)
     else:
         raise InputError(
-            f"{option} {source} does not exist. Expected an .npz or .npy file, a folder of .npz, or module:function."
+            f"{option} {source} does not exist. Expected an .npz, .npy or .txt file, a folder of .npz, or "
+            "module:function."
         )
 
 

@@ -49,6 +49,9 @@ def export(
     shapes: Annotated[list[str] | None, Parameter(negative="")] = None,
     damping: float | None = None,
     blend: float | None = None,
+    sequence: int = 256,
+    stride: int | None = None,
+    metric: str | None = None,
     max_accuracy_drop: float | None = None,
     min_snr: float | None = None,
     onnx: Annotated[bool, Parameter(negative="", show_default=False)] = False,
@@ -57,9 +60,10 @@ def export(
     """Prune MODEL to 2:4 sparsity, verify what was written, and measure its accuracy.
 
     Args:
-        model: An .onnx file, or a Hugging Face directory with safetensors. It is never modified.
-        calibration: Unlabelled samples: .npz (arrays named as the inputs), .npy, a folder of .npz, or
-            module:function. Default: none; then inputs are random and the masks are not based on data.
+        model: An .onnx file, a Hugging Face directory with safetensors, a .pt2 file, or module:function that returns
+            a torch module and example inputs. It is never modified.
+        calibration: Unlabelled samples: .npz (arrays named as the inputs), .npy, a folder of .npz, .txt for a directory
+            with a tokenizer, or module:function. Default: none; then inputs are random and the masks not based on data.
         evaluation: Samples for the accuracy, as for --calibration, with an array `labels` for top-1. Default: a
             fifth of the calibration samples is set aside.
         out: Folder to write. Default: MODEL_STEM-2to4 in the current folder.
@@ -73,9 +77,13 @@ def export(
             (the first) and 32.
         damping: Share of the mean diagonal added to every Gram matrix. Default: from tokens per input dimension.
         blend: 0 aims at the dense weights, 1 at the dense network's outputs. Default: chosen on held-back samples.
+        sequence: Tokens in a row of a text file.
+        stride: Tokens by which windows over an evaluation text advance. Default: they do not overlap.
+        metric: Your own metric, module:function; see README. Default: top-1 with labels, perplexity of language models.
         max_accuracy_drop: Gate: most percentage points of top-1 that may be lost. Default: no gate.
         min_snr: Gate: least signal-to-noise ratio of every float output, in dB. Default: no gate.
-        onnx: Also write model.onnx of a Hugging Face directory. Default: only the directory.
+        onnx: Also write model.onnx of a Hugging Face directory. Default: only the directory. Other torch models always
+            give one.
         force: Replace a finished run in the output folder. Default: refuse.
     """
     settings = Settings(
@@ -88,6 +96,9 @@ def export(
         shapes=dict(parse_shape(text) for text in shapes or ()),
         damping=damping,
         blend=blend,
+        sequence=sequence,
+        stride=stride,
+        metric=metric,
         max_accuracy_drop=max_accuracy_drop,
         min_snr=min_snr,
         onnx=onnx,
@@ -113,7 +124,7 @@ def inspect(
     """List every linear layer of MODEL: what would be pruned, what not, and why.
 
     Args:
-        model: An .onnx file, or a Hugging Face directory with safetensors.
+        model: As for the main command.
         include: As for the main command. Default: all.
         exclude: As for the main command. Default: none.
         format: A table to read, or JSON.

@@ -1,9 +1,9 @@
 """The pipeline on one page: what goes in, which passes it walks through, what comes out."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,14 +14,14 @@ from prox24_export import calibration as data
 from prox24_export import facts, frontends, output, preparation
 from prox24_export.passes.emit_onnx import verify_onnx
 from prox24_export.passes.find_linears import FindLinears, matches
-from prox24_export.passes.graph import Linear, Skipped, TracedGraph
+from prox24_export.passes.graph import Array, Linear, Skipped, TracedGraph
 from prox24_export.passes.verify_pattern import verify_pattern
 from prox24_export.progress import Progress, Silent
 from prox24_export.pruning import prune, row_of
 from prox24_export.report import html, markdown
 from prox24_export.report.model import AccuracyReport, DataFacts, LayerReport, Report
 from prox24_export.settings import Settings
-from prox24_export.validation import accuracy, gates
+from prox24_export.validation import accuracy, custom_metric, gates
 
 Model = str | Path | nn.Module
 
@@ -100,6 +100,10 @@ def export(
         size = preparation.batch_size(graph, parts)
         if linears:
             preparation.check_gates(graph, parts, settings, size)
+        batches = list(data.joined(parts.report, graph.inputs, size))
+        own: dict[str, float] = {}
+        if settings.metric is not None:  # a metric that fails does so before any work
+            own = custom_metric.measure(settings.metric, graph.runner(), graph.outputs, batches)
     run.warn_about(graph, facts_of_data)
     run.warn_about_globs(settings, found)
     with run.timed("prune"):
@@ -117,7 +121,8 @@ def export(
                 samples = data.joined(parts.report or parts.fit, graph.inputs, 1)
                 verify_onnx(onnx, sparse, solved, next(samples, (None, None))[0])
         with run.timed("accuracy"):
-            measured = _accuracy(graph, sparse, parts.report, size, progress)
+            count = len(parts.report)
+            measured = _accuracy(graph, sparse, batches, count, settings, own_dense=own, progress=progress)
         report = Report(
             tool="prox24-export",
             versions=facts.versions(),
@@ -181,19 +186,30 @@ class _Run:
 
 
 def _accuracy(
-    dense: TracedGraph, sparse: TracedGraph, samples: Sequence[data.Sample], size: int, progress: Progress
+    dense: TracedGraph,
+    sparse: TracedGraph,
+    batches: Sequence[tuple[dict[str, Array], Array | None]],
+    samples: int,
+    settings: Settings,
+    *,
+    own_dense: Mapping[str, float],
+    progress: Progress,
 ) -> AccuracyReport | None:
-    if not samples:
+    if not batches:
         return None
     runs = [graph.runner() for graph in (dense, sparse)]
-    batches = list(data.joined(samples, dense.inputs, size))
     with progress.stage("accuracy", len(batches)) as tick:
-        return accuracy.compare(
+        measured = accuracy.compare(
             runs[0],
             runs[1],
             dense.outputs,
             batches,
-            samples=len(samples),
+            samples=samples,
             next_token=dense.inputs[0].name if dense.predicts_next_token else None,
+            stride=settings.stride,
             tick=tick,
         )
+    if settings.metric is None:
+        return measured
+    own = custom_metric.measure(settings.metric, runs[1], dense.outputs, batches)
+    return replace(measured, dense={**own_dense, **measured.dense}, sparse=own | measured.sparse)

@@ -1,9 +1,10 @@
 """Before any work: the samples in their parts, how many go into one call, and whether the gates can be answered."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from prox24_export import calibration as data
+from prox24_export import text
 from prox24_export.errors import InputError
 from prox24_export.passes import runtime
 from prox24_export.passes.graph import Array, TracedGraph
@@ -33,6 +34,12 @@ def samples_of(
     """
     if settings.shapes and calibration is not None:
         raise InputError("--shapes sizes random inputs, and --calibration gives real ones. Leave one of them out.")
+    if settings.stride is not None and Path(str(evaluation)).suffix.lower() != text.ENDING:
+        raise InputError("--stride is for windows over one text. Give --evaluation a .txt file, or leave it out.")
+
+    def tokenizer(stride: int | None) -> Callable[[Path, str], Array]:
+        return lambda file, option: text.rows(file, graph.path, settings.sequence, stride, option)
+
     if not needed and calibration is None and evaluation is None:
         return data.Parts((), (), ()), None
     if calibration is None and not needed:
@@ -41,10 +48,11 @@ def samples_of(
         count = settings.samples or data.RANDOM_SAMPLES
         samples = data.random(graph.inputs, graph.gathered_rows, settings.shapes, count, settings.seed)
     else:
-        samples = data.read(calibration, graph.inputs, "--calibration")
+        samples = data.read(calibration, graph.inputs, "--calibration", tokenizer(None))
     parts = data.split(samples, with_report=evaluation is None, seed=settings.seed, limit=settings.samples)
     if evaluation is not None:
-        parts = data.Parts(parts.fit, parts.choice, data.read(evaluation, graph.inputs, "--evaluation"))
+        report = data.read(evaluation, graph.inputs, "--evaluation", tokenizer(settings.stride))
+        parts = data.Parts(parts.fit, parts.choice, report)
     source = ("random" if needed else "none") if calibration is None else _described(calibration)
     return parts, DataFacts(
         calibration=source,

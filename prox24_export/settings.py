@@ -26,6 +26,10 @@ class Settings:
         shapes: Sizes of random inputs by input name, where dynamic axes should not be 1 (first) and 32 (others).
         damping: Share of the mean diagonal added to each Gram matrix; None: from tokens per input dimension.
         blend: 0 aims at the dense weight, 1 at the dense network's output; None: chosen on held-back data.
+        sequence: Tokens in a row of a text file.
+        stride: Tokens by which windows over an evaluation text advance; None: they do not overlap.
+        metric: `module:function` of the user's own metric; None: top-1 where there are labels, perplexity of a
+            causal language model.
         max_accuracy_drop: Gate: most percentage points of top-1 that may be lost. Needs labels.
         min_snr: Gate: least signal-to-noise ratio of any float output, in dB.
         onnx: Also write `model.onnx`, where the model is not an ONNX file.
@@ -41,6 +45,9 @@ class Settings:
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     damping: float | None = None
     blend: float | None = None
+    sequence: int = 256
+    stride: int | None = None
+    metric: str | None = None
     max_accuracy_drop: float | None = None
     min_snr: float | None = None
     onnx: bool = False
@@ -65,6 +72,9 @@ class Settings:
             _expect(value is None or aims, option, f"left out with --method {self.method}, which has none", value)
         plain = self.effort == "default" or self.method in AIMS_AT_DENSE_OUTPUT
         _expect(plain, "--effort", f"left out with --method {self.method}, which knows only one", self.effort)
+        _expect(self.sequence >= 2, "--sequence", "at least 2 tokens", self.sequence)  # noqa: PLR2004 - one to predict
+        _expect(self.stride is None or 1 <= self.stride <= self.sequence, "--stride", "1 to --sequence", self.stride)
+        _expect(self.metric is None or ":" in self.metric, "--metric", "module:function", self.metric)
         drop = self.max_accuracy_drop
         _expect(drop is None or 0 <= drop < math.inf, "--max-accuracy-drop", "0 points or more", drop)
         _expect(self.min_snr is None or math.isfinite(self.min_snr), "--min-snr", "a number of dB", self.min_snr)

@@ -9,6 +9,7 @@ import numpy as np
 from prox24_export.errors import InputError
 from prox24_export.passes.graph import Array
 from prox24_export.report.model import AccuracyReport, OutputReport
+from prox24_export.validation.perplexity import Perplexity
 
 Model = Callable[[Mapping[str, Array]], Sequence[Array]]
 MOST_CLASS_AXES = 3  # [N, C] or [N, T, C]; a fourth axis is an image
@@ -95,34 +96,6 @@ class _Top1:
         self.total += truth.size
 
 
-@dataclass
-class _Perplexity:
-    """Of every token but the first of each row, given those before it in the row."""
-
-    dense: float = 0.0
-    sparse: float = 0.0
-    tokens: int = 0
-
-    def add(self, dense: Array, sparse: Array, tokens: Array) -> None:
-        self.dense += _surprise(dense, tokens)
-        self.sparse += _surprise(sparse, tokens)
-        self.tokens += tokens[..., 1:].size
-
-    def values(self) -> list[dict[str, float]]:
-        """For the dense and the sparse model; nothing where there was no token."""
-        if not self.tokens:
-            return [{}, {}]
-        return [{"perplexity": math.exp(min(total / self.tokens, 700.0))} for total in (self.dense, self.sparse)]
-
-
-def _surprise(logits: Array, tokens: Array) -> float:
-    """Sum of `−log p` of each next token, float64."""
-    wide = logits[..., :-1, :].astype(np.float64)
-    wide -= wide.max(axis=-1, keepdims=True)
-    chosen = np.take_along_axis(wide, tokens[..., 1:, None].astype(np.int64), axis=-1)[..., 0]
-    return float((np.log(np.exp(wide).sum(axis=-1)) - chosen).sum())
-
-
 def compare(
     dense: Model,
     sparse: Model,
@@ -131,6 +104,7 @@ def compare(
     *,
     samples: int,
     next_token: str | None = None,
+    stride: int | None = None,
     tick: Callable[[], None],
 ) -> AccuracyReport:
     """Runs both models on the same batches.
@@ -142,13 +116,14 @@ def compare(
         batches: (feeds, labels or None).
         samples: How many the batches hold.
         next_token: Input whose next token the first output predicts: perplexity is then measured.
+        stride: See `Perplexity`.
         tick: Called once a batch.
 
     Raises:
         InputError: Labels fit no output.
     """
     sums: dict[int, _Output] = {}
-    top1, perplexity = _Top1(), _Perplexity()
+    top1, perplexity = _Top1(), Perplexity(stride)
     for feeds, labels in batches:
         left, right = dense(feeds), sparse(feeds)
         for index, (one, other) in enumerate(zip(left, right, strict=True)):
