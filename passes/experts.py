@@ -82,10 +82,11 @@ def with_parts(
         wanted: Whether a whole weight, by name, is of interest.
     """
     result: dict[str, Tensor] = {}
-    for name, array in weights.items():
+    for name in weights:
         weight, index = whole_name(name, stored)
         if not wanted(weight):
             continue
+        array = weights[name]
         if index is None:
             result[weight] = as_tensor(array)
         else:

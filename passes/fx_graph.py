@@ -28,6 +28,8 @@ from prox24_export.passes.graph import (
     matrix_of,
     stored_as,
 )
+from prox24_export.passes.lazy_tensors import LazyTensors
+from prox24_export.passes.trace import with_tensors
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,8 @@ class FxGraph:
     Attributes:
         path: Where the model was read from.
         program: Parameters are placeholders of its graph.
+        read: Reads a parameter by its name in the program's state, whose own tensors then are nothing but shapes. None
+            where they are the values.
         predicts_next_token: Whether it is a causal language model.
         runs_in_float32: Empty: torch has kernels for every type.
     """
@@ -46,6 +50,7 @@ class FxGraph:
     path: Path
     program: ExportedProgram
     predicts_next_token: bool = False
+    read: Callable[[str], Tensor] | None = None
     runs_in_float32: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -130,8 +135,12 @@ class FxGraph:
     def stored(self, name: str) -> Array:
         """A stored tensor, in its own dtype and shape."""
         weight, index = whole_name(name, self._places)
-        tensor = self._tensors[self._places[weight]]
+        tensor = self._stored[weight]
         return as_array(tensor if index is None else tensor[index])
+
+    def whole_program(self) -> ExportedProgram:
+        """The program with its values, all in memory."""
+        return self.program if self.read is None else with_tensors(self.program, dict(self._stored))
 
     def rounded(self, linear: Linear, matrix: Float[Tensor, "N K"]) -> Array:
         """`matrix` in the stored shape and dtype: +0.0 for zeros, clipped to what the type can hold."""
@@ -143,28 +152,31 @@ class FxGraph:
         """A function that runs `nodes` on values by name; `weights` replaces stored ones by name."""
         folded = [node for node in self._folded if node.name in fetches]
         calls = self._with_folded([*(self._calls[node.index] for node in nodes), *folded])
-        places = {call: place for place, call in enumerate(self._calls)}
-        read = {operand.name for call in calls for operand in call.all_input_nodes}
-        stored = {name: self._tensors[place] for name, place in self._places.items()}
-        wanted_names = {self._names[place] for place in read if place in self._names}
-        replaced = with_parts(weights, stored, as_tensor, wanted_names.__contains__)
-        constants = self._constants | {place: replaced[name] for place, name in self._names.items() if name in replaced}
-        wanted, last = set(fetches), _last_reader(calls)
         del sample  # torch needs no types in advance
+        return self._compiled(calls, fetches, weights, resident=True)
+
+    def _compiled(
+        self, calls: Sequence[fx.Node], fetches: Sequence[str], weights: Mapping[str, Array], *, resident: bool
+    ) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
+        """Runs `calls` in order; their parameters are held between runs, or read anew for each where not `resident`."""
+        places = {call: place for place, call in enumerate(self._calls)}
+        read = {operand.name for call in calls for operand in call.all_input_nodes} & self._constants.keys()
+        held = {place: self._constant(place, weights) for place in read} if resident else {}
+        wanted, last = set(fetches), _last_reader(calls)
 
         def run(values: Mapping[str, Any]) -> dict[str, Any]:
             interpreter = fx.Interpreter(self.program.graph_module, garbage_collect_values=False)
             env = interpreter.env
-            known = constants | _tensors(values)
-            for call in calls:
-                for operand in call.all_input_nodes:
-                    if operand.name in known:
-                        env[operand] = known[operand.name]
+            known = held | _tensors(values)
             results = {name: known[name] for name in wanted if name in known}
             with torch.no_grad(), torch.random.fork_rng(devices=[]):
                 for index, call in enumerate(calls):
                     if _is_random(call):
                         torch.manual_seed(places[call])  # the same draw in both streams, and in every run
+                    for operand in call.all_input_nodes:
+                        if operand not in env:
+                            name = operand.name
+                            env[operand] = known[name] if name in known else self._constant(name, weights)
                     env[call] = interpreter.run_node(call)
                     if call.name in wanted:
                         results[call.name] = env[call]
@@ -176,7 +188,10 @@ class FxGraph:
 
     def runner(self) -> Callable[[Feeds], Sequence[Array]]:
         """The whole model: feeds to outputs."""
-        whole = self.compile(self.nodes, {}, self.outputs, {})
+        calls = self._with_folded(
+            [call for call in self._calls if call not in self._folded or call.name in self.outputs]
+        )
+        whole = self._compiled(calls, self.outputs, {}, resident=self.read is None)
 
         def run(feeds: Feeds) -> Sequence[Array]:
             results = whole(feeds)
@@ -233,6 +248,28 @@ class FxGraph:
             first.setdefault(_place(tensor) if tensor.numel() else (name,), name)
         places = self.program.graph_signature.inputs_to_parameters
         return {place: first[_place(state[name]) if state[name].numel() else (name,)] for place, name in places.items()}
+
+    def _constant(self, place: str, weights: Mapping[str, Array]) -> Any:
+        """A parameter, buffer, constant or nested graph, by name of its placeholder; `weights` replaces stored ones."""
+        name = self._names.get(place)
+        if name is None:
+            return self._constants[place] if self.read is None else self._read(place)
+        replaced = with_parts(weights, self._stored, as_tensor, name.__eq__)
+        return replaced[name] if name in replaced else self._stored[name]
+
+    def _read(self, place: str) -> Any:
+        """A constant or buffer as it is in memory, or read where it is stored."""
+        stored = self.program.graph_signature.inputs_to_buffers.get(place)
+        if self.read is None or stored is None or stored not in self.program.state_dict:
+            return self._constants[place]
+        return self.read(stored)
+
+    @cached_property
+    def _stored(self) -> Mapping[str, Tensor]:
+        """Parameters by name; read when they are asked for, and shared while somebody holds them."""
+        if self.read is None:
+            return {name: self._tensors[place] for name, place in self._places.items()}
+        return LazyTensors(self.read, tuple(self._places))
 
     @cached_property
     def _places(self) -> dict[str, str]:

@@ -19,6 +19,7 @@ from prox24_export.passes.layout import Layout
 
 Array = npt.NDArray[Any]
 Feeds = Mapping[str, Array]
+PIECE = 1 << 22  # entries looked at at once
 
 
 class Reason(enum.Enum):
@@ -249,6 +250,12 @@ class TracedGraph(Protocol):
         self, nodes: Sequence[Node], sample: Mapping[str, Any], fetches: Sequence[str], weights: Mapping[str, Array]
     ) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
         """A function that runs `nodes` on feeds typed like `sample`; `weights` replaces stored ones by name."""
+
+
+def is_finite(array: Array) -> bool:
+    """Whether a float array holds neither NaN nor Inf; needs no copy of it."""
+    pieces = np.array_split(array.reshape(-1), max(1, array.size // PIECE))
+    return all(bool(np.isfinite(piece).all()) for piece in pieces)
 
 
 def matrix_of(linear: Linear, stored: Array) -> Float[Tensor, "N K"]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from prox24_export.errors import Prox24Error
-from prox24_export.passes.graph import Array, Candidate, Linear, TracedGraph
+from prox24_export.passes.graph import Array, Candidate, Linear, TracedGraph, is_finite
 from prox24_export.solver.pattern import GROUP, KEPT
 
 
@@ -60,7 +60,7 @@ def check(graph: TracedGraph, use: Candidate) -> Verified:
         PatternError: The weight holds NaN or Inf.
     """
     matrix = use.layout.to_matrix(graph.stored(use.weight))
-    if not bool(np.isfinite(matrix.astype(np.float64)).all()):
+    if not is_finite(matrix):
         raise PatternError(f"weight {use.weight} at node {use.use.label} holds NaN or Inf. Please report this.")
     return Verified(use.use.label, use.weight, matrix.size // GROUP, violations(matrix))
 

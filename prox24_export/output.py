@@ -78,6 +78,16 @@ def folder(out: Path) -> Iterator[Path]:
         raise
 
 
+@contextmanager
+def scratch(folder: Path) -> Iterator[Path]:
+    """A folder in `folder` that vanishes when the block ends."""
+    place = Path(tempfile.mkdtemp(prefix=".scratch.", dir=folder))
+    try:
+        yield place
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
 def _replace(out: Path, work: Path) -> None:
     """Puts `work` where `out` is; what was there stays until the new folder stands, and comes back if it cannot."""
     if not out.exists():

@@ -22,6 +22,7 @@ from prox24_export.report import html, markdown
 from prox24_export.report.model import AccuracyReport, DataFacts, LayerReport, Report
 from prox24_export.settings import Settings
 from prox24_export.validation import accuracy, custom_metric, gates
+from prox24_export.weight_store import WeightStore
 
 Model = str | Path | nn.Module
 
@@ -106,12 +107,14 @@ def export(
             own = custom_metric.measure(settings.metric, graph.runner(), graph.outputs, batches)
     run.warn_about(graph, facts_of_data)
     run.warn_about_globs(settings, found)
-    with run.timed("prune"):
-        pruned = prune(graph, found, parts, size=size, settings=settings, progress=progress)
     with output.folder(target) as folder:
-        with run.timed("save"):
-            weights = pruned.weights
-            written = frontend.write(graph, weights, folder)
+        with output.scratch(folder) as scratch:
+            weights = WeightStore(scratch)
+            with run.timed("prune"):
+                pruned = prune(graph, found, parts, weights, size=size, settings=settings, progress=progress)
+            with run.timed("save"):
+                written = frontend.write(graph, weights, folder)
+        with run.timed("verify"):
             sparse = frontends.of(written).open()
             solved = [layer for layer in linears if layer.weight in weights]
             verify_pattern(sparse, solved)
@@ -134,7 +137,7 @@ def export(
             data=facts_of_data,
             layers=tuple(pruned.layers),
             accuracy=measured,
-            gates=gates.evaluate(settings, measured, is_copy=not pruned.weights),
+            gates=gates.evaluate(settings, measured, is_copy=not weights),
             warnings=tuple(run.warnings),
             executions=pruned.executions,
             seconds=run.seconds | {"total": round(time.perf_counter() - run.start, 3)},

@@ -12,7 +12,7 @@ from prox24_export.report.model import DataFacts
 from prox24_export.settings import Settings
 from prox24_export.validation import accuracy
 
-OUTPUT_VALUES = 1 << 26  # entries of one output in one batch
+OUTPUT_VALUES = 1 << 25  # entries of one output in one batch
 
 
 def samples_of(

@@ -1,16 +1,14 @@
 """Stage by stage: observe a layer's input in both streams, solve it, carry on with the pruned weight."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import MutableMapping, Sequence
 from dataclasses import dataclass, replace
-
-import numpy as np
 
 from prox24_export.calibration import Parts
 from prox24_export.calibration import batches as batches_of
 from prox24_export.errors import InputError
 from prox24_export.passes.calibrate import Calibration, Observation
 from prox24_export.passes.find_linears import not_reached
-from prox24_export.passes.graph import Array, Linear, Skipped, TracedGraph
+from prox24_export.passes.graph import Array, Linear, Skipped, TracedGraph, is_finite
 from prox24_export.passes.schedule import schedule
 from prox24_export.passes.sparsify import Solved, Sparsify
 from prox24_export.progress import Progress
@@ -20,10 +18,9 @@ from prox24_export.settings import Settings
 
 @dataclass(frozen=True)
 class Pruned:
-    """What pruning leaves: a row for every layer, and the solved weights by name, as they are stored."""
+    """What pruning leaves beside the weights: a row for every layer."""
 
     layers: Sequence[LayerReport]
-    weights: Mapping[str, Array]
     executions: Executions | None
 
 
@@ -31,6 +28,7 @@ def prune(
     graph: TracedGraph,
     found: Sequence[Linear | Skipped],
     parts: Parts,
+    weights: MutableMapping[str, Array],
     *,
     size: int,
     settings: Settings,
@@ -42,6 +40,7 @@ def prune(
         graph: The dense model.
         found: What `FindLinears` made of its nodes.
         parts: Samples; the report part is not looked at.
+        weights: Takes the solved weights by name, as they are stored.
         size: Samples in one call.
         settings: How to solve.
         progress: Where to show progress.
@@ -53,7 +52,7 @@ def prune(
     place = {layer.name: index for index, layer in enumerate(found) if isinstance(layer, Linear)}
     linears = [layer for layer in found if isinstance(layer, Linear)]
     if not linears:
-        return Pruned(rows, {}, None)
+        return Pruned(rows, None)
     _expect_finite(graph, linears)
     stages = schedule(graph, linears)
     batches = [
@@ -61,7 +60,6 @@ def prune(
         *batches_of(parts.choice, graph.inputs, "choice", size),
     ]
     calibration = Calibration(graph, batches)
-    weights: dict[str, Array] = {}
     with progress.stage("calibrate and prune", len(stages) * len(batches) + len(linears)) as tick:
         for stage in stages:
             seen = calibration.advance(stage, weights, tick)
@@ -79,7 +77,7 @@ def prune(
                 rows[row] = _solved_row(rows[row], result[linear.name])
                 weights[linear.weight] = graph.rounded(linear, result[linear.name].solution.weight)
     executions = Executions(calibration.executions, calibration.one_pass, len(stages))
-    return Pruned(rows, weights, executions)
+    return Pruned(rows, executions)
 
 
 def _unreached(seen: Observation) -> str:
@@ -90,7 +88,7 @@ def _unreached(seen: Observation) -> str:
 
 def _expect_finite(graph: TracedGraph, linears: Sequence[Linear]) -> None:
     for linear in linears:
-        if not bool(np.isfinite(graph.stored(linear.weight).astype(np.float64)).all()):
+        if not is_finite(graph.stored(linear.weight)):
             raise InputError(
                 f"weight {linear.weight} of layer {linear.name} holds NaN or Inf. Expected finite weights: repair the "
                 f"model, or leave the layer dense with --exclude {linear.name!r}."

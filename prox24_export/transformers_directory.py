@@ -3,14 +3,16 @@
 import inspect
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from prox24_export import facts
+from prox24_export.checkpoint import Checkpoint
 from prox24_export.errors import InputError, first_line
 from prox24_export.passes.emit_onnx import emit_onnx, expect_onnx
 from prox24_export.passes.experts import with_parts
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 MODEL, ONNX_MODEL = "model", "model.onnx"
 CONFIG = "config.json"
 EXAMPLE_BATCH, EXAMPLE_TOKENS = 2, 12
+INDEX = "model.safetensors.index.json"
 WEIGHTS = "safetensors safetensors.index.json bin bin.index.json pt pth ckpt pkl h5 msgpack gguf onnx"
 
 
@@ -42,9 +45,9 @@ class TransformersDirectory:
             InputError: transformers is not installed, the directory holds no safetensors, or the model cannot be loaded
                 or traced.
         """
-        module = load(self.path)
+        module, read = load(self.path)
         predicts = type(module).__name__.endswith(("ForCausalLM", "LMHeadModel"))
-        return FxGraph(self.path, traced(module, self.path), predicts)
+        return FxGraph(self.path, traced(module, self.path), predicts, read)
 
     def facts(self) -> FileFacts:
         """See `frontends.Frontend`."""
@@ -53,14 +56,19 @@ class TransformersDirectory:
     def write(self, graph: TracedGraph, weights: Mapping[str, Array], folder: Path) -> Path:
         """`folder/model`: the new weights as safetensors, every other file of the directory itself as it was."""
         out = folder / MODEL
-        module = load(graph.path)
-        tensors = module.state_dict()
-        with torch.no_grad():
-            for name, tensor in with_parts(weights, tensors, as_tensor).items():
-                tensors[name].copy_(tensor)
-        module.save_pretrained(out)
-        kept = {path for ending in WEIGHTS.split() for path in graph.path.glob(f"*.{ending}")}
-        for source in sorted(graph.path.iterdir()):
+        out.mkdir()
+        kept = {path for ending in WEIGHTS.split() for path in self.path.glob(f"*.{ending}")}
+        if fx_of(graph).read is not None:
+            Checkpoint(self.path).write(out, weights)
+            kept -= {self.path / INDEX}
+        else:
+            module = loaded(self.path)
+            tensors = module.state_dict()
+            with torch.no_grad():
+                for name, tensor in with_parts(weights, tensors, as_tensor).items():
+                    tensors[name].copy_(tensor)
+            module.save_pretrained(out)
+        for source in sorted(self.path.iterdir()):
             if source.is_file() and source not in kept:
                 shutil.copyfile(source, out / source.name)
         return out
@@ -72,16 +80,58 @@ class TransformersDirectory:
     def write_onnx(self, graph: TracedGraph, folder: Path) -> Path:
         """See `Frontend.write_onnx`."""
         file = folder / ONNX_MODEL
-        emit_onnx(fx_of(graph).program, file)
+        emit_onnx(fx_of(graph).whole_program(), file)
         return file
 
 
-def load(path: Path) -> "PreTrainedModel":
-    """The module, in evaluation mode, in the type that its configuration names, or else its file has.
+def load(path: Path) -> "tuple[PreTrainedModel, Callable[[str], Tensor] | None]":
+    """The module, and how its tensors are read where it holds none of their values itself.
+
+    A checkpoint whose tensors have the model's own names and types is read lazily, one that transformers converts
+    while it loads (renamed, merged or cast weights) whole.
 
     Raises:
         InputError: See `TransformersDirectory.open`.
     """
+    architecture = _architecture(path)
+    checkpoint = Checkpoint(path)
+    module = _without_values(architecture, path, checkpoint)
+    if module is None:
+        return loaded(path), None
+    return module, _reader(module, checkpoint)
+
+
+def _reader(module: "PreTrainedModel", checkpoint: Checkpoint) -> "Callable[[str], Tensor]":
+    """Reads by any of the names that a tied weight has."""
+    owner = {tensor.data_ptr(): name for name, tensor in module.state_dict().items() if name in checkpoint.places}
+    stored = {name: owner[tensor.data_ptr()] for name, tensor in module.state_dict().items() if tensor.numel()}
+    return lambda name: checkpoint.read(stored[name])
+
+
+def _without_values(architecture: Any, path: Path, checkpoint: Checkpoint) -> "PreTrainedModel | None":
+    """The module with memory for its parameters that nothing has been written to; None where the checkpoint differs."""
+    from transformers import AutoConfig, initialization  # noqa: PLC0415 - an extra
+
+    try:
+        config = AutoConfig.from_pretrained(path, local_files_only=True)
+        types = {place.dtype for place in checkpoint.places.values() if place.dtype.is_floating_point}
+        with initialization.no_init_weights():
+            build = architecture._from_config  # noqa: SLF001 - the one way to a module without values
+            module: PreTrainedModel = build(config, dtype=config.dtype or min(types, key=str)).eval()
+        module.tie_weights()
+    except Exception:  # noqa: BLE001 - whatever it is, loading the usual way tells it better
+        return None
+    state = module.state_dict()
+    there = {state[name].data_ptr() for name in checkpoint.places if name in state}
+    same = all(
+        name in state and (place.dtype, place.shape) == (state[name].dtype, tuple(state[name].shape))
+        for name, place in checkpoint.places.items()
+    )
+    complete = all(tensor.data_ptr() in there for tensor in state.values() if tensor.numel())
+    return module if same and complete else None
+
+
+def _architecture(path: Path) -> Any:
     try:
         import transformers  # noqa: PLC0415 - an extra
     except ImportError as error:
@@ -100,7 +150,19 @@ def load(path: Path) -> "PreTrainedModel":
     architecture = getattr(transformers, named[0], None)
     if architecture is None:
         raise InputError(f"{path / CONFIG} names the architecture {named[0]}, which transformers does not have.")
-    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    return architecture
+
+
+def loaded(path: Path) -> "PreTrainedModel":
+    """The module with its values, in evaluation mode, in the type that its configuration names, or else its file has.
+
+    Raises:
+        InputError: See `TransformersDirectory.open`.
+    """
+    architecture = _architecture(path)
+    from transformers.utils import logging  # noqa: PLC0415 - an extra
+
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         module, told = architecture.from_pretrained(
             path, local_files_only=True, use_safetensors=True, dtype="auto", output_loading_info=True
@@ -109,9 +171,11 @@ def load(path: Path) -> "PreTrainedModel":
         raise InputError(f"transformers cannot load {path}: {first_line(error)}") from error
     if told["missing_keys"]:
         missing = ", ".join(sorted(told["missing_keys"])[:5])
-        raise InputError(f"{path} lacks weights that {named[0]} has: {missing}. Expected a complete checkpoint.")
-    loaded: PreTrainedModel = module.eval()
-    return loaded
+        raise InputError(
+            f"{path} lacks weights that {architecture.__name__} has: {missing}. Expected a complete checkpoint."
+        )
+    result: PreTrainedModel = module.eval()
+    return result
 
 
 def traced(module: "PreTrainedModel", path: Path) -> torch.export.ExportedProgram:

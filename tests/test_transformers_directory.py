@@ -21,6 +21,7 @@ from prox24_export.passes.graph import Linear
 from prox24_export.passes.onnx_graph import OnnxGraph
 from prox24_export.passes.verify_pattern import PatternError
 from prox24_export.solver.pattern import is_two_four
+from tests.command import network
 
 transformers: Any = pytest.importorskip("transformers", reason="transformers is not installed")
 SMALL: dict[str, Any] = {
@@ -205,7 +206,7 @@ def test_the_onnx_route_prunes_the_same_layers_with_the_same_errors(tmp_path: Pa
 
 def test_an_onnx_model_needs_no_onnx_option(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="--onnx is for models that are not ONNX files"):
-        export(tmp_path / "model.onnx", out=tmp_path / "out", settings=Settings(onnx=True))
+        export(network(tmp_path), out=tmp_path / "out", settings=Settings(onnx=True))
 
 
 def without_weights(folder: Path) -> None:
