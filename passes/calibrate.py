@@ -4,6 +4,7 @@ The dense stream is the model as it came; the pruned stream carries the weights 
 the last stage kept, so that every node runs once per stream and batch, however deep the network is.
 """
 
+import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -33,13 +34,15 @@ class Batch:
     feeds: Mapping[str, Array]
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Moments:
     """Sums over the tokens of one part of the data, not divided by their number.
 
+    The matrices are the largest things a run holds, so they are added to in place.
+
     Attributes:
         gram: `XₛᵀXₛ` of the pruned stream, float64.
-        cross: `X_dᵀXₛ` of the dense and the pruned stream, float64.
+        cross: `X_dᵀXₛ` of the dense and the pruned stream, float64; `gram` itself where both streams are the same.
         dense: Diagonal of `X_dᵀX_d`, float64.
         tokens: Number of rows of `X`.
     """
@@ -54,11 +57,21 @@ class Moments:
         """Whether no sum is NaN or Inf."""
         return all(bool(torch.isfinite(sums).all()) for sums in (self.gram, self.cross, self.dense))
 
-    def __add__(self, other: "Moments") -> "Moments":
-        """Sums over both sets of tokens."""
-        return Moments(
-            self.gram + other.gram, self.cross + other.cross, self.dense + other.dense, self.tokens + other.tokens
-        )
+    @classmethod
+    def zeros(cls, columns: int) -> "Moments":
+        """Of no token."""
+        gram = torch.zeros(columns, columns, dtype=torch.float64)
+        return cls(gram, gram, torch.zeros(columns, dtype=torch.float64), 0)
+
+    def add(self, other: "Moments") -> None:
+        """Takes in another set of tokens."""
+        if self.cross is self.gram and other.cross is not other.gram:
+            self.cross = self.gram.clone()
+        if self.cross is not self.gram:
+            self.cross += other.cross
+        self.gram += other.gram
+        self.dense += other.dense
+        self.tokens += other.tokens
 
 
 @dataclass(frozen=True)
@@ -127,14 +140,12 @@ class Calibration:
             self.executions += len(stage.nodes) * (1 if untouched else 2)
             for observed, users in views.items():
                 where = f"layer {users[0].name}, calibration batch {index}"
-                moments = _moments(observed, self._dense[index], self._pruned[index], where)
-                part = sums[observed]
-                part[batch.part] = part[batch.part] + moments if batch.part in part else moments
+                _add(sums[observed], batch.part, observed, (self._dense[index], self._pruned[index]), where)
             for linear, use in stage.observed:
                 product = _residual_product(linear, use, self._dense[index], self._pruned[index])
                 if product is not None:
                     known = residuals.setdefault(linear.name, {})
-                    known[batch.part] = known[batch.part] + product if batch.part in known else product
+                    known[batch.part] = known[batch.part].add_(product) if batch.part in known else product
             self._forget(index, stage)
             tick()
         return self._collect(stage, sums, residuals)
@@ -152,7 +163,11 @@ class Calibration:
         for linear, use in stage.observed:
             seen = sums[use.activation, use.view, use.expert]
             known = self._pending.get(linear.name)
-            self._pending[linear.name] = seen if known is None else _added(known, seen)
+            if known is None:
+                self._pending[linear.name] = seen if len(linear.uses) == 1 else copy.deepcopy(seen)
+            else:
+                for part, moments in seen.items():
+                    known[part].add(moments)
         result = {}
         for linear in stage.linears:
             parts = self._pending.pop(linear.name)
@@ -183,10 +198,6 @@ def _distinct_views(stage: Stage) -> dict[Observed, list[Linear]]:
     return views
 
 
-def _added(left: Mapping[str, Moments], right: Mapping[str, Moments]) -> dict[str, Moments]:
-    return {part: left[part] + right[part] for part in left}
-
-
 def _residual_product(
     linear: Linear, use: Use, dense: Mapping[str, Array], pruned: Mapping[str, Array]
 ) -> Tensor | None:
@@ -202,20 +213,27 @@ def _residual_product(
         rows = moved[start : start + len(chunk)]
         if rows.shape != (len(chunk), linear.n):
             return None
-        total += rows.to(chunk.dtype).T @ chunk
+        total += rows.to(chunk.dtype).T @ chunk  # a float32 product, a float64 sum
         start += len(chunk)
     return total if start == len(moved) and bool(torch.isfinite(total).all()) else None
 
 
-def _moments(observed: Observed, dense: Mapping[str, Array], pruned: Mapping[str, Array], where: str) -> Moments:
-    """Float32 products over bounded chunks, float64 totals.
+def _add(
+    sums: dict[str, Moments],
+    part: str,
+    observed: Observed,
+    streams: tuple[Mapping[str, Array], Mapping[str, Array]],
+    where: str,
+) -> None:
+    """Adds one batch of both streams to the sums of its part: float32 products over bounded chunks, float64 totals.
 
     Where the graph chose other tokens in the pruned stream than in the dense one (NonZero, TopK, ...), rows cannot be
     paired: the batch then counts as if the dense stream had seen the pruned one's input.
     """
-    totals: Moments | None = None
     name, view, expert = observed
+    dense, pruned = streams
     left, right = (dense[name], pruned[name]) if expert is None else expert.rows(name, dense, pruned)
+    empty = True
     for x_dense, x_pruned in _pairs(view, left if left.shape == right.shape else right, right):
         chunk = _products(x_dense, x_pruned)
         if not chunk.is_finite:
@@ -225,16 +243,19 @@ def _moments(observed: Observed, dense: Mapping[str, Array], pruned: Mapping[str
                     "Check that calibration data and weights are finite and that the model does not overflow on them."
                 )
             chunk = _products(x_dense.double(), x_pruned.double())  # finite, but its squares leave float32
-        totals = chunk if totals is None else totals + chunk
-    if totals is None:
+        if part not in sums:
+            sums[part] = Moments.zeros(x_pruned.shape[1])
+        sums[part].add(chunk)
+        empty = False
+    if empty:
         raise InputError(f"no activation reached {where}: expected at least one sample per batch.")
-    return totals
 
 
 def _products(x_dense: Tensor, x_pruned: Tensor) -> Moments:
-    gram = (x_pruned.T @ x_pruned).double()
-    cross = gram if x_dense is x_pruned else (x_dense.T @ x_pruned).double()
-    return Moments(gram, cross, x_dense.square().sum(0).double(), x_pruned.shape[0])
+    """Moments of a few tokens, in their own dtype."""
+    gram = x_pruned.T @ x_pruned
+    cross = gram if x_dense is x_pruned else x_dense.T @ x_pruned
+    return Moments(gram, cross, x_dense.double().square().sum(0), x_pruned.shape[0])
 
 
 def _pairs(view: View, dense: Array, pruned: Array) -> Iterator[tuple[Tensor, Tensor]]:

@@ -1,10 +1,9 @@
 """Per layer: settings chosen on held-back tokens, mask solver, masked refinement. Knows no graph format."""
 
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.linalg import LinAlgError  # type: ignore[attr-defined] # documented, but missing from the stubs
@@ -27,24 +26,6 @@ class Solved:
     seconds: float = 0.0
 
 
-class _Quadratics:
-    """Factorises each Gram matrix once, for all layers of a stage that read the same input."""
-
-    def __init__(self) -> None:
-        self._known: dict[tuple[int, float], tuple[Moments, Quadratic | None]] = {}
-
-    def of(self, moments: Moments, damping: float) -> Quadratic | None:
-        """None where the matrix cannot be factorised."""
-        key = (id(moments), damping)
-        if key not in self._known:
-            try:
-                quadratic = Quadratic.of(moments.gram, moments.cross, damping)
-            except LinAlgError:
-                quadratic = None
-            self._known[key] = (moments, quadratic)
-        return self._known[key][1]
-
-
 @dataclass(frozen=True)
 class Sparsify:
     """Settings of the pass."""
@@ -54,59 +35,94 @@ class Sparsify:
     def call(
         self,
         weights: Mapping[str, Float[Tensor, "N K"]],
-        observations: Mapping[str, Observation],
+        observations: dict[str, Observation],
         tick: Callable[[], None],
-    ) -> dict[str, Solved]:
-        """Solves the layers of one stage; calls `tick` once a layer.
+    ) -> Iterator[tuple[str, Solved]]:
+        """Solves the layers of one stage, one after the other; calls `tick` once a layer.
 
         Args:
-            weights: `W` by layer.
-            observations: What calibration learnt of each layer's input.
+            weights: `W` by layer; asked for when the layer's turn comes.
+            observations: What calibration learnt of each layer's input. Emptied, and its moments summed up in place:
+                they are the largest things a run holds.
             tick: Progress.
         """
-        quadratics = _Quadratics()
-        whole: dict[int, Moments] = {}
-        result = {}
-        for name, weight in weights.items():
-            started = time.perf_counter()
-            seen = observations[name]
-            shared = id(seen.fit)  # layers that read the same value share its moments
-            if shared not in whole:
-                whole[shared] = seen.fit + seen.choice if seen.choice else seen.fit
-            if self.settings.method in AIMS_AT_DENSE_OUTPUT:
-                result[name] = self._aimed(weight, seen, whole[shared], quadratics)
-            else:
-                result[name] = self._baseline(weight, whole[shared])
-            result[name] = replace(result[name], seconds=time.perf_counter() - started)
-            tick()
-        return result
+        sharers: dict[int, list[str]] = {}  # layers that read the same value share its moments
+        for name in weights:
+            sharers.setdefault(id(observations[name].fit), []).append(name)
+        for names in sharers.values():
+            seen = {name: observations.pop(name) for name in names}
+            for name, solved in self._aimed(weights, seen) if self._aims else self._baseline(weights, seen):
+                tick()
+                yield name, solved
 
-    def _aimed(self, weight: Tensor, seen: Observation, whole: Moments, quadratics: _Quadratics) -> Solved:
-        """Blend from held-back tokens, where there are some; then solved on all tokens."""
-        width = weight.shape[1]
+    @property
+    def _aims(self) -> bool:
+        return self.settings.method in AIMS_AT_DENSE_OUTPUT
+
+    def _aimed(self, weights: Mapping[str, Tensor], seen: dict[str, Observation]) -> Iterator[tuple[str, Solved]]:
+        """Blends from held-back tokens, where there are some; then solved on all tokens."""
+        started = time.perf_counter()
+        whole, choice = (first := next(iter(seen.values()))).fit, first.choice
+        del first
+        tokens = whole.tokens + (choice.tokens if choice else 0)
+        width = whole.gram.shape[0]
         damping = self.settings.damping
         if damping is None:
-            damping = automatic_damping(whole.tokens, width)
-        blend = self.settings.blend
-        if blend is None:
-            blend = best_blend(weight, seen, quadratics.of(seen.fit, damping)) if seen.choice else USUAL_BLEND
-        settings = SolverSettings(self.settings.method, self.settings.effort, damping=damping, blend=blend)
-        residual = torch.stack(list(seen.residuals.values())).sum(0) if seen.residuals else None
-        solution = solve_layer(
-            weight,
-            whole.gram,
-            whole.cross,
-            whole.tokens,
-            settings,
-            residual=residual,
-            quadratic=quadratics.of(whole, damping),
-        )
-        return Solved(solution, blend, damping)
+            damping = automatic_damping(tokens, width)
+        blends = self._blends(weights, seen, damping)
+        residuals = {name: _sum(list(one.residuals.values())) for name, one in seen.items()}
+        seen.clear()
+        if choice is not None:
+            whole.add(choice)
+        del choice
+        quadratic = _factorised(whole, damping)
+        for name, blend in blends.items():
+            settings = SolverSettings(self.settings.method, self.settings.effort, damping=damping, blend=blend)
+            solution = solve_layer(
+                weights[name],
+                whole.gram,
+                whole.cross,
+                whole.tokens,
+                settings,
+                residual=residuals.pop(name),
+                quadratic=quadratic,
+            )
+            yield name, Solved(solution, blend, damping, time.perf_counter() - started)
+            started = time.perf_counter()
 
-    def _baseline(self, weight: Tensor, moments: Moments) -> Solved:
+    def _blends(
+        self, weights: Mapping[str, Tensor], seen: Mapping[str, Observation], damping: float
+    ) -> dict[str, float]:
+        if self.settings.blend is not None:
+            return dict.fromkeys(seen, self.settings.blend)
+        first = next(iter(seen.values()))
+        if first.choice is None:
+            return dict.fromkeys(seen, USUAL_BLEND)
+        fitted = _factorised(first.fit, damping)
+        return {name: best_blend(weights[name], one, fitted) for name, one in seen.items()}
+
+    def _baseline(self, weights: Mapping[str, Tensor], seen: dict[str, Observation]) -> Iterator[tuple[str, Solved]]:
+        names, first = list(seen), next(iter(seen.values()))
+        moments = first.fit
+        if first.choice is not None:
+            moments.add(first.choice)
         settings = SolverSettings(method=self.settings.method)
-        solution = solve_layer(weight, moments.gram, settings=settings, squared_norms=moments.dense)
-        return Solved(solution, 0.0, 0.0)
+        for name in names:
+            started = time.perf_counter()
+            solution = solve_layer(weights[name], moments.gram, settings=settings, squared_norms=moments.dense)
+            yield name, Solved(solution, 0.0, 0.0, time.perf_counter() - started)
+
+
+def _factorised(moments: Moments, damping: float) -> Quadratic | None:
+    """None where the matrix cannot be factorised."""
+    try:
+        return Quadratic.of(moments.gram, moments.cross, damping)
+    except LinAlgError:
+        return None
+
+
+def _sum(parts: list[Tensor]) -> Tensor | None:
+    return None if not parts else parts[0] if len(parts) == 1 else parts[0].add_(parts[1])
 
 
 def best_blend(weight: Float[Tensor, "N K"], seen: Observation, fitted: Quadratic | None) -> float:
@@ -123,7 +139,7 @@ def best_blend(weight: Float[Tensor, "N K"], seen: Observation, fitted: Quadrati
     correction = None if fitted is None else fitted.correction(weight, seen.residuals.get("fit"))
     if held is None or correction is None:
         return 0.0
-    wanted = weight.double() @ (held.cross - held.gram)
+    wanted = weight.double() @ held.cross - weight.double() @ held.gram
     if "choice" in seen.residuals:
         wanted = wanted + seen.residuals["choice"]
     curvature = float(((correction @ held.gram) * correction).sum())

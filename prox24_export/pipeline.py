@@ -114,15 +114,13 @@ def export(
                 pruned = prune(graph, found, parts, weights, size=size, settings=settings, progress=progress)
             with run.timed("save"):
                 written = frontend.write(graph, weights, folder)
+        solved = [layer for layer in linears if layer.weight in weights]
         with run.timed("verify"):
             sparse = frontends.of(written).open()
-            solved = [layer for layer in linears if layer.weight in weights]
             verify_pattern(sparse, solved)
-        if wants_onnx:
-            with run.timed("onnx"):
-                onnx = frontends.of(frontend.write_onnx(sparse, folder)).open()
-                samples = data.joined(parts.report or parts.fit, graph.inputs, 1)
-                verify_onnx(onnx, sparse, solved, next(samples, (None, None))[0])
+            if wants_onnx:
+                feeds, _ = next(data.joined(parts.report or parts.fit, graph.inputs, 1), (None, None))
+                verify_onnx(frontends.of(frontend.write_onnx(sparse, folder)).open(), sparse, solved, feeds)
         with run.timed("accuracy"):
             count = len(parts.report)
             measured = _accuracy(graph, sparse, batches, count, settings, own_dense=own, progress=progress)
@@ -142,10 +140,14 @@ def export(
             executions=pruned.executions,
             seconds=run.seconds | {"total": round(time.perf_counter() - run.start, 3)},
         )
-        (folder / output.REPORT).write_text(report.to_json(), encoding="utf-8")
-        (folder / "report.html").write_text(html.render(report), encoding="utf-8")
-        (folder / "summary.md").write_text(markdown.render(report), encoding="utf-8")
+        _render(report, folder)
     return report
+
+
+def _render(report: Report, folder: Path) -> None:
+    (folder / output.REPORT).write_text(report.to_json(), encoding="utf-8")
+    (folder / "report.html").write_text(html.render(report), encoding="utf-8")
+    (folder / "summary.md").write_text(markdown.render(report), encoding="utf-8")
 
 
 def _default_out(path: Path) -> str:

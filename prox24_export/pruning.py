@@ -1,7 +1,10 @@
 """Stage by stage: observe a layer's input in both streams, solve it, carry on with the pruned weight."""
 
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+
+from torch import Tensor
 
 from prox24_export.calibration import Parts
 from prox24_export.calibration import batches as batches_of
@@ -9,6 +12,7 @@ from prox24_export.errors import InputError
 from prox24_export.passes.calibrate import Calibration, Observation
 from prox24_export.passes.find_linears import not_reached
 from prox24_export.passes.graph import Array, Linear, Skipped, TracedGraph, is_finite
+from prox24_export.passes.lazy_tensors import LazyTensors
 from prox24_export.passes.schedule import schedule
 from prox24_export.passes.sparsify import Solved, Sparsify
 from prox24_export.progress import Progress
@@ -70,14 +74,17 @@ def prune(
                     rows[place[linear.name]] = row_of(not_reached(linear, why), graph.parameters)
                 else:
                     reached.append(linear)
-            dense = {linear.name: graph.weight(linear) for linear in reached}
-            result = Sparsify(settings).call(dense, seen, tick)
-            for linear in reached:
-                row = place[linear.name]
-                rows[row] = _solved_row(rows[row], result[linear.name])
-                weights[linear.weight] = graph.rounded(linear, result[linear.name].solution.weight)
+            by_name = {linear.name: linear for linear in reached}
+            dense = LazyTensors(partial(_weight, graph, by_name), tuple(by_name))
+            for name, solved in Sparsify(settings).call(dense, seen, tick):
+                rows[place[name]] = _solved_row(rows[place[name]], solved)
+                weights[by_name[name].weight] = graph.rounded(by_name[name], solved.solution.weight)
     executions = Executions(calibration.executions, calibration.one_pass, len(stages))
     return Pruned(rows, executions)
+
+
+def _weight(graph: TracedGraph, by_name: Mapping[str, Linear], name: str) -> Tensor:
+    return graph.weight(by_name[name])
 
 
 def _unreached(seen: Observation) -> str:

@@ -219,11 +219,14 @@ def _prox(  # noqa: PLR0917 - as `solve_layer`, which passes them on
         return _masked(two_four_mask), Status.ZERO_GRAM
     known = quadratic
 
+    def gram_of(dtype: torch.dtype) -> Tensor:
+        return known.gram_float32 if dtype == torch.float32 else known.gram.to(dtype)
+
     def solve(rows: Tensor, residual: Tensor | None) -> _Piece:
         correction = known.correction(rows, residual) if settings.blend else None
         target = rows if correction is None else rows + (settings.blend * correction).to(rows.dtype)
         masks = find_mask(settings.solver(), known, target)
-        refined, taken = settings.refine().solve(target, masks.mask, known.gram.to(rows.dtype), masks.start)
+        refined, taken = settings.refine().solve(target, masks.mask, gram_of(rows.dtype), masks.start)
         return _Piece(target, refined, masks.iterations, taken, not masks.settled)
 
     return solve, Status.SETTLED

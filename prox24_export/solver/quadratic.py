@@ -27,19 +27,23 @@ def automatic_damping(tokens: int | None, dimension: int) -> float:
 class Quadratic:
     """`tr((V−T) G (V−T)ᵀ)` with `G = XₛᵀXₛ/m + δI`, where `m` is the mean diagonal of `XₛᵀXₛ`.
 
+    Of the large matrices only the factor is held in float64; the others are made of the moments when they are needed.
+
     Attributes:
-        gram: `G`, float64.
-        factor: Its lower Cholesky factor.
-        excess: `(X_dᵀXₛ − XₛᵀXₛ)/m`, float64; None where both streams are the same.
+        moment: `XₛᵀXₛ`, float64.
+        cross: `X_dᵀXₛ`; None where both streams are the same.
+        damping: `δ`; 1 where the Gram matrix is zero.
         mean: `m`; 1 where the Gram matrix is zero, which `G` then replaces by the identity.
         degenerate: Whether it is zero.
+        factor: Lower Cholesky factor of `G`, float64.
     """
 
-    gram: Float[Tensor, "K K"]
-    factor: Float[Tensor, "K K"]
-    excess: Float[Tensor, "K K"] | None
+    moment: Float[Tensor, "K K"]
+    cross: Float[Tensor, "K K"] | None
+    damping: float
     mean: float
     degenerate: bool
+    factor: Float[Tensor, "K K"]
 
     @classmethod
     def of(cls, gram: Float[Tensor, "K K"], cross: Float[Tensor, "K K"] | None, damping: float) -> "Quadratic":
@@ -51,21 +55,29 @@ class Quadratic:
         gram = gram.double()
         mean = float(gram.diagonal().mean())
         degenerate = mean <= 0
-        mean = 1.0 if degenerate else mean
-        damped = (gram + gram.T) / (2 * mean)
-        damped.diagonal().add_(1.0 if degenerate else damping)
-        excess = None if cross is None or cross is gram else (cross.double() - gram) / mean
-        return cls(damped, torch.linalg.cholesky(damped), excess, mean, degenerate)
+        mean, damping = (1.0, 1.0) if degenerate else (mean, damping)
+        factor = torch.linalg.cholesky(_damped(gram, mean, damping))
+        return cls(gram, None if cross is gram else cross, damping, mean, degenerate, factor)
+
+    @property
+    def gram(self) -> Float[Tensor, "K K"]:
+        """`G`, float64; made anew each time."""
+        return _damped(self.moment, self.mean, self.damping)
+
+    @cached_property
+    def gram_float32(self) -> Float[Tensor, "K K"]:
+        """`G`, float32."""
+        return self.gram.float()
 
     @cached_property
     def scale(self) -> Float[Tensor, " K"]:
         """Square root of the diagonal of `G`: `V·scale` are the coordinates with unit diagonal."""
-        return self.gram.diagonal().sqrt()
+        return (self.moment.diagonal() / self.mean + self.damping).sqrt()
 
     @cached_property
     def scaled_gram(self) -> Float[Tensor, "K K"]:
         """`G` with unit diagonal, float32."""
-        return (self.gram / (self.scale[:, None] * self.scale)).float()
+        return self.gram.div_(self.scale[:, None]).div_(self.scale).float()
 
     @cached_property
     def spectrum(self) -> tuple[Float[Tensor, " K"], Float[Tensor, "K K"]]:
@@ -95,14 +107,22 @@ class Quadratic:
             weight: `W`.
             residual: `R = (r_d − rₛ)ᵀXₛ` of a branch added to the layer's product, on the scale of the moments.
         """
-        if self.excess is None and residual is None:
+        if self.cross is None and residual is None:
             return None
         right = torch.zeros_like(weight, dtype=torch.float64)
-        if self.excess is not None:
-            right += weight.double() @ self.excess
+        if self.cross is not None:
+            right += weight.double() @ self.cross.double()
+            right -= weight.double() @ self.moment
         if residual is not None:
-            right += residual / self.mean
+            right += residual
+        right /= self.mean
         return torch.cholesky_solve(right.T.contiguous(), self.factor).T.contiguous()
+
+
+def _damped(moment: Float[Tensor, "K K"], mean: float, damping: float) -> Float[Tensor, "K K"]:
+    damped = (moment + moment.T).div_(2 * mean)
+    damped.diagonal().add_(damping)
+    return damped
 
 
 def loss(

@@ -12,6 +12,7 @@ from prox24_export.report.model import AccuracyReport, OutputReport
 from prox24_export.validation.perplexity import Perplexity
 
 Model = Callable[[Mapping[str, Array]], Sequence[Array]]
+PIECE = 1 << 22  # entries held as float64 at once
 MOST_CLASS_AXES = 3  # [N, C] or [N, T, C]; a fourth axis is an image
 
 
@@ -35,13 +36,15 @@ class _Output:
         if dense.shape != sparse.shape:  # its size depends on the data, as that of detections does
             self.noise = math.inf
             return
-        left, right, alike = _finite(dense, sparse)
-        difference = left - right
-        self.signal += float((left * left).sum())
-        self.other += float((right * right).sum())
-        self.noise += float((difference * difference).sum()) if alike else math.inf
-        self.dot += float((left * right).sum())
-        self.largest = max(self.largest, float(np.abs(difference).max(initial=0.0)))
+        pieces = max(1, dense.size // PIECE)
+        for one, other in zip(*(np.array_split(side.reshape(-1), pieces) for side in (dense, sparse)), strict=True):
+            left, right, alike = _finite(one, other)
+            difference = left - right
+            self.signal += float((left * left).sum())
+            self.other += float((right * right).sum())
+            self.noise += float((difference * difference).sum()) if alike else math.inf
+            self.dot += float((left * right).sum())
+            self.largest = max(self.largest, float(np.abs(difference).max(initial=0.0)))
         if looks_like_classes(dense):
             self.agree += int((dense.argmax(-1) == sparse.argmax(-1)).sum())
             self.positions += dense.argmax(-1).size

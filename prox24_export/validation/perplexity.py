@@ -7,6 +7,7 @@ import numpy as np
 
 from prox24_export.passes.graph import Array
 
+PIECE = 1 << 22  # logits held as float64 at once
 LARGEST = 700.0  # exp of more is no float
 
 
@@ -50,8 +51,18 @@ class Perplexity:
 
 def _surprise(logits: Array, tokens: Array) -> Array:
     """`−log p` of each next token [rows, T − 1], float64."""
-    wide = logits[..., :-1, :].astype(np.float64)
-    wide -= wide.max(axis=-1, keepdims=True)
-    chosen = np.take_along_axis(wide, tokens[..., 1:, None].astype(np.int64), axis=-1)[..., 0]
-    result: Array = np.log(np.exp(wide).sum(axis=-1)) - chosen
+    return np.stack([_row_surprise(row, ids) for row, ids in zip(logits, tokens, strict=True)])
+
+
+def _row_surprise(logits: Array, tokens: Array) -> Array:
+    """The same of one row, of which no more than a piece is float64 at a time."""
+    steps = max(1, PIECE // logits.shape[-1])
+    pieces = []
+    for start in range(0, len(tokens) - 1, steps):
+        stop = min(start + steps, len(tokens) - 1)
+        wide = logits[start:stop].astype(np.float64)
+        wide -= wide.max(axis=-1, keepdims=True)
+        chosen = np.take_along_axis(wide, tokens[start + 1 : stop + 1, None].astype(np.int64), axis=-1)[:, 0]
+        pieces.append(np.log(np.exp(wide).sum(axis=-1)) - chosen)
+    result: Array = np.concatenate(pieces) if pieces else np.zeros(0)
     return result

@@ -96,7 +96,7 @@ FOUND: list[tuple[nn.Module, tuple[int, ...], list[str]]] = [
     (
         Of(torch.bmm, (2, 8, 4)),
         TOKENS,
-        ["bmm: bmm: the weight is batched (more than two dimensions)"],
+        ["weights.0[0]: bmm [4, 8]", "weights.0[1]: bmm [4, 8]"],
     ),
     (
         Of(lambda x, w: torch.einsum("btk,kn->btn", x, w), (8, 4)),
