@@ -53,7 +53,7 @@ def check(converted: Converted, graph: OnnxGraph, feeds: Feeds) -> None:
         InputError: ONNX Runtime cannot load the model.
     """
     tolerance = TOLERANCE_WIDENED if converted.is_widened else TOLERANCE
-    outputs = evaluate(converted, feeds)
+    outputs = evaluate(converted, _arguments(converted, feeds))
     wanted = graph.runner()(feeds)
     found = (
         difference(ours, theirs, tolerance, exact_type=not converted.is_widened)
@@ -64,13 +64,13 @@ def check(converted: Converted, graph: OnnxGraph, feeds: Feeds) -> None:
         raise _first_difference(converted, graph, feeds, tolerance) or _at_output(graph, *differing[0])
 
 
-def evaluate(converted: Converted, feeds: Mapping[str, Array]) -> tuple[Tensor, ...]:
-    """The outputs for these feeds, node by node, without gradients.
+def evaluate(converted: Converted, arguments: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """The outputs for these inputs, node by node, without gradients.
 
     Raises:
         NotDifferentiableError: torch cannot run a node on these feeds.
     """
-    outputs: tuple[Tensor, ...] = _Recorder(converted.module).run(*_arguments(converted, feeds))
+    outputs: tuple[Tensor, ...] = _Recorder(converted.module).run(*arguments)
     return outputs
 
 
@@ -103,6 +103,7 @@ class _Recorder(fx.Interpreter):
 
     def __init__(self, module: fx.GraphModule) -> None:
         super().__init__(module)
+        self.extra_traceback = False  # the message is ours
         self.values: dict[str, Tensor] = {}
 
     def run(self, *args: Any) -> Any:  # type: ignore[override]
@@ -126,9 +127,7 @@ def _arguments(converted: Converted, feeds: Mapping[str, Array]) -> list[Tensor]
     return [torch.from_numpy(np.array(feeds[name])).to(device) for name in converted.inputs]
 
 
-def _first_difference(
-    converted: Converted, graph: OnnxGraph, feeds: Feeds, tolerance: float
-) -> DivergenceError | None:
+def _first_difference(converted: Converted, graph: OnnxGraph, feeds: Feeds, tolerance: float) -> DivergenceError | None:
     """The first node, in ONNX order, whose value differs."""
     recorder = _Recorder(converted.module)
     recorder.run(*_arguments(converted, feeds))

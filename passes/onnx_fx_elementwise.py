@@ -2,14 +2,15 @@
 
 import functools
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (torch's own habit)
 from torch import Tensor
 
-from prox24_export.passes.onnx_fx_table import Unsupported, one_of, operator
+from prox24_export.passes.onnx_fx_table import Floats, Unsupported, number, one_of, operator
 
-WITHOUT_ATTRIBUTES = {
+WITHOUT_ATTRIBUTES: dict[str, Callable[..., Tensor]] = {
     "Abs": torch.abs,
     "Acos": torch.acos,
     "Acosh": torch.acosh,
@@ -36,7 +37,7 @@ WITHOUT_ATTRIBUTES = {
     "Tanh": torch.tanh,
     "Where": torch.where,
 }
-WITHOUT_GRADIENT = {
+WITHOUT_GRADIENT: dict[str, Callable[..., Tensor]] = {
     "And": torch.logical_and,
     "BitwiseAnd": torch.bitwise_and,
     "BitwiseNot": torch.bitwise_not,
@@ -81,11 +82,10 @@ def mod(a: Tensor, b: Tensor, *, fmod: int = 0) -> Tensor:
 
 
 @operator("Pow", literals=[1])
-def power(a: Tensor, b: Tensor | float) -> Tensor:
+def power(a: Tensor, b: Floats) -> Tensor:
     """A power, in the base's type."""
-    if isinstance(b, tuple):
-        b = torch.tensor(b, device=a.device, dtype=a.dtype)
-    return torch.pow(a, b).to(a.dtype)
+    exponent = b if isinstance(b, Tensor | float | int) else torch.tensor(b, device=a.device)
+    return torch.pow(a, exponent).to(a.dtype)
 
 
 @operator("BitShift", detached=True)
@@ -119,11 +119,12 @@ def mean_of_all(*values: Tensor) -> Tensor:
 
 
 @operator("Clip", since=11, literals=[1, 2])
-def clip(x: Tensor, low: Tensor | float | None = None, high: Tensor | float | None = None) -> Tensor:
+def clip(x: Tensor, low: Floats | None = None, high: Floats | None = None) -> Tensor:
     """Entries within bounds."""
-    if isinstance(low, tuple) or isinstance(high, tuple):
-        raise Unsupported("bounds that are no scalars")
-    return x if low is None and high is None else torch.clamp(x, low, high)
+    if isinstance(low, Tensor) or isinstance(high, Tensor):
+        x = x if low is None else torch.maximum(x, torch.as_tensor(low, dtype=x.dtype, device=x.device))
+        return x if high is None else torch.minimum(x, torch.as_tensor(high, dtype=x.dtype, device=x.device))
+    return clip_by_attributes(x, min=None if low is None else number(low), max=None if high is None else number(high))
 
 
 @operator("Clip", since=6)
@@ -226,10 +227,16 @@ def thresholded_relu(x: Tensor, *, alpha: float = 1.0) -> Tensor:
     return torch.where(x > alpha, x, torch.zeros_like(x))
 
 
-@operator("Dropout", since=12, literals=[1, 2])
-def dropout(x: Tensor, ratio: float | None = None, training: bool | None = None, *, outputs: int = 1) -> tuple[Tensor, ...]:  # noqa: ARG001, E501 (ONNX's order)
+@operator("Dropout", since=12, literals=[1, 2], only={"seed": lambda _: True})
+def dropout(
+    x: Tensor,
+    ratio: Floats | None = None,  # noqa: ARG001 (ONNX's order)
+    training: Floats | None = None,
+    *,
+    outputs: int = 1,
+) -> tuple[Tensor, ...]:
     """The value itself, as in inference, and a mask that keeps all."""
-    if training is not None and bool(training):
+    if training is not None and number(training):
         raise Unsupported("training_mode")
     return (x, torch.ones_like(x, dtype=torch.bool))[:outputs]
 

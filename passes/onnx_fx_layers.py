@@ -1,7 +1,7 @@
 """ONNX operators with weights, and pooling and normalisation between them, as torch functions."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (torch's own habit)
@@ -10,8 +10,8 @@ from torch import Tensor
 from prox24_export.passes.onnx_fx_table import Unsupported, all_ones, one_of, operator
 
 AUTO_PAD = one_of("NOTSET", "VALID", "SAME_UPPER", "SAME_LOWER", "")
-MAX_POOL = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
-AVERAGE_POOL = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
+MAX_POOL: dict[int, Callable[..., Tensor]] = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
+AVERAGE_POOL: dict[int, Callable[..., Tensor]] = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
 Pads = list[tuple[int, int]]  # by spatial axis: before, after
 
 operator("MatMul")(torch.matmul)
@@ -19,7 +19,14 @@ operator("MatMul")(torch.matmul)
 
 @operator("Gemm", since=7)
 def gemm(
-    a: Tensor, b: Tensor, c: Tensor | None = None, *, alpha: float = 1.0, beta: float = 1.0, transA: int = 0, transB: int = 0  # noqa: E501, N803
+    a: Tensor,
+    b: Tensor,
+    c: Tensor | None = None,
+    *,
+    alpha: float = 1.0,
+    beta: float = 1.0,
+    transA: int = 0,  # noqa: N803 (ONNX's name)
+    transB: int = 0,  # noqa: N803
 ) -> Tensor:
     """α·op(A)·op(B) + β·C."""
     left, right = a.T if transA else a, b.T if transB else b
@@ -55,7 +62,7 @@ def conv(
     if any(before != after for before, after in margins):
         x, margins = _padded(x, margins), [(0, 0)] * rank
     padding = [before for before, _ in margins]
-    return torch.convolution(x, w, b, strides, padding, dilations, False, [0] * rank, group)  # noqa: FBT003
+    return torch.convolution(x, w, b, strides, padding, dilations, False, [0] * rank, group)
 
 
 @operator("ConvTranspose", only={"auto_pad": AUTO_PAD, "kernel_shape": lambda _: True})
@@ -87,8 +94,8 @@ def conv_transpose(
         margins = _pads(x.shape[2:], w.shape[2:], strides, dilations, pads, auto_pad)
     if not any(beyond) and all(before == after >= 0 for before, after in margins):
         padding = [before for before, _ in margins]
-        return torch.convolution(x, w, b, strides, padding, dilations, True, beyond, group)  # noqa: FBT003
-    y = torch.convolution(x, w, None, strides, [0] * rank, dilations, True, [0] * rank, group)  # noqa: FBT003
+        return torch.convolution(x, w, b, strides, padding, dilations, True, beyond, group)
+    y = torch.convolution(x, w, None, strides, [0] * rank, dilations, True, [0] * rank, group)
     y = _padded(y, [(-before, more - after) for (before, after), more in zip(margins, beyond, strict=True)])
     return y if b is None else y + b.reshape(-1, *[1] * rank)
 
@@ -111,13 +118,13 @@ def max_pool(
     if ceil_mode:
         margins = _rounded_up(x.shape[2:], kernel_shape, strides, dilations, margins)
     padding = [before for before, _ in margins]
-    if any(before != after or 2 * before > size for (before, after), size in zip(margins, kernel_shape, strict=True)):
+    fits = all(before == after <= size // 2 for (before, after), size in zip(margins, kernel_shape, strict=True))
+    if not (fits and x.is_floating_point()):
         lowest = -math.inf if x.is_floating_point() else torch.iinfo(x.dtype).min
         x, padding = _padded(x, margins, lowest), [0] * rank
     if not x.is_floating_point():
         return _windows(x, kernel_shape, strides, dilations).amax(tuple(range(-rank, 0)))
-    pooled: Tensor = _of_rank(MAX_POOL, rank)(x, tuple(kernel_shape), tuple(strides), padding, tuple(dilations))
-    return pooled
+    return _of_rank(MAX_POOL, rank)(x, tuple(kernel_shape), tuple(strides), padding, tuple(dilations))
 
 
 @operator("AveragePool", since=7, only={"auto_pad": AUTO_PAD})
@@ -140,14 +147,13 @@ def average_pool(
     if plain and all(2 * before <= size for (before, _), size in zip(margins, kernel_shape, strict=True)):
         padding = [before for before, _ in margins]
         pool = _of_rank(AVERAGE_POOL, rank)
-        return pool(x, kernel_shape, strides, padding, False, bool(count_include_pad))  # type: ignore[no-any-return]  # noqa: FBT003
+        return pool(x, kernel_shape, strides, padding, False, bool(count_include_pad))
     counted = torch.ones((1, 1, *x.shape[2:]), dtype=x.dtype, device=x.device)
     counted = _padded(counted, margins, 1 if count_include_pad else 0)
-    x, inner = _padded(x, margins), [0] * rank
+    x = _padded(x, margins)
     if ceil_mode:
         beyond = _rounded_up(x.shape[2:], kernel_shape, strides, dilations, [(0, 0)] * rank, margins)
         x, counted = _padded(x, beyond), _padded(counted, beyond)
-    del inner
     axes = tuple(range(-rank, 0))
     sums, counts = (_windows(values, kernel_shape, strides, dilations).sum(axes) for values in (x, counted))
     return sums / counts
@@ -172,7 +178,8 @@ def lp_pool(
     if ceil_mode:
         margins = _rounded_up(x.shape[2:], kernel_shape, strides, dilations, margins)
     windows = _windows(_padded(x, margins), kernel_shape, strides, dilations)
-    return torch.linalg.vector_norm(windows, p, tuple(range(-rank, 0)))
+    norm: Tensor = torch.linalg.vector_norm(windows, p, tuple(range(-rank, 0)))
+    return norm
 
 
 @operator("GlobalAveragePool")
@@ -190,7 +197,8 @@ def global_max_pool(x: Tensor) -> Tensor:
 @operator("GlobalLpPool", since=2)
 def global_lp_pool(x: Tensor, *, p: int = 2) -> Tensor:
     """The p-norm over all spatial axes."""
-    return torch.linalg.vector_norm(x, p, tuple(range(2, x.dim())), keepdim=True)
+    norm: Tensor = torch.linalg.vector_norm(x, p, tuple(range(2, x.dim())), keepdim=True)
+    return norm
 
 
 # Statistics are measured, not learnt: no gradient reaches them.
@@ -251,9 +259,7 @@ def group_norm_by_group(x: Tensor, scale: Tensor, bias: Tensor, *, num_groups: i
 
 
 @operator("LRN")
-def local_response_norm(
-    x: Tensor, *, size: int, alpha: float = 1e-4, beta: float = 0.75, bias: float = 1.0
-) -> Tensor:
+def local_response_norm(x: Tensor, *, size: int, alpha: float = 1e-4, beta: float = 0.75, bias: float = 1.0) -> Tensor:
     """Entries over (bias + α/size · sum of squares over neighbouring channels)^β."""
     before, after = (size - 1) // 2, size // 2
     squares = F.pad(x.square().movedim(1, -1), (before, after))
@@ -282,7 +288,11 @@ def _pads(
 
 
 def _rounded_up(
-    sizes: Sequence[int], kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int], margins: Pads,
+    sizes: Sequence[int],
+    kernel: Sequence[int],
+    strides: Sequence[int],
+    dilations: Sequence[int],
+    margins: Pads,
     inside: Pads | None = None,
 ) -> Pads:
     """Padding with which the last window, begun inside the data or before it, is whole.
@@ -323,7 +333,7 @@ def _halves(total: int, *, more_after: bool) -> tuple[int, int]:
     return (small, large) if more_after else (large, small)
 
 
-def _of_rank(functions: dict[int, object], rank: int) -> "object":
+def _of_rank(functions: Mapping[int, Callable[..., Tensor]], rank: int) -> Callable[..., Tensor]:
     try:
         return functions[rank]
     except KeyError:

@@ -169,7 +169,7 @@ def scatter_nd(x: Tensor, index: Tensor, updates: Tensor, *, reduction: str = "n
 @operator("Expand", literals=[1])
 def expand(x: Tensor, shape: Ints) -> Tensor:
     """Broadcast against these sizes."""
-    return x.expand(torch.broadcast_shapes(x.shape, ints(shape)))
+    return x.expand(torch.broadcast_shapes(x.shape, ints(shape)))  # type: ignore[no-untyped-call]
 
 
 @operator("Tile", since=6, literals=[1])
@@ -179,7 +179,9 @@ def tile(x: Tensor, repeats: Ints) -> Tensor:
 
 
 @operator("Pad", since=11, literals=[1, 2, 3], only={"mode": one_of("constant", "reflect", "edge", "wrap")})
-def pad(x: Tensor, pads: Ints, value: Floats | None = None, axes: Ints | None = None, *, mode: str = "constant") -> Tensor:  # noqa: E501
+def pad(
+    x: Tensor, pads: Ints, value: Floats | None = None, axes: Ints | None = None, *, mode: str = "constant"
+) -> Tensor:
     """More (or, where negative, fewer) entries before and after axes."""
     amounts = ints(pads)
     places = [axis % x.dim() for axis in (range(x.dim()) if axes is None else ints(axes))]

@@ -16,7 +16,7 @@ class _Round(torch.autograd.Function):
         return torch.round(x)
 
     @staticmethod
-    def backward(ctx: object, gradient: Tensor) -> Tensor:  # type: ignore[override]  # noqa: ARG004
+    def backward(ctx: object, gradient: Tensor) -> Tensor:  # noqa: ARG004
         return gradient
 
 
@@ -68,7 +68,7 @@ def fake_quantise(
 
 def _quantised(x: Tensor, scale: Tensor, zero: Tensor | None, axis: int, output_dtype: torch.dtype | None) -> Tensor:
     limits = torch.iinfo(_type(zero, output_dtype))
-    codes: Tensor = _Round.apply(x / _along(scale, x, axis))
+    codes: Tensor = _Round.apply(x / _along(scale, x, axis))  # type: ignore[no-untyped-call]
     codes = codes if zero is None else codes + _along(zero, x, axis)
     return codes.clamp(limits.min, limits.max)
 

@@ -1,6 +1,6 @@
 """ONNX operators that combine entries along axes, as torch functions."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (torch's own habit)
@@ -52,13 +52,18 @@ def arg_extreme(x: Tensor, *, largest: bool, axis: int = 0, keepdims: int = 1, s
     return x.shape[axis] - 1 - pick(x.flip(axis), axis, keepdim=bool(keepdims))
 
 
-@operator("TopK", since=11, literals=[1])
+@operator("TopK", since=11, literals=[1], only={"sorted": lambda _: True})
 def top_k(
-    x: Tensor, k: Ints, *, axis: int = -1, largest: int = 1, sorted: int = 1, outputs: int = 2  # noqa: A002, ARG001
+    x: Tensor,
+    k: Ints,
+    *,
+    axis: int = -1,
+    largest: int = 1,
+    outputs: int = 2,
 ) -> tuple[Tensor, ...]:
     """The `k` largest or smallest entries along an axis, in order, and their positions; the first among equals."""
     (count,) = ints(k)
-    values, positions = torch.sort(x, axis, descending=bool(largest), stable=True)
+    values, positions = torch.sort(x, stable=True, dim=axis, descending=bool(largest))
     return (values.narrow(axis, 0, count), positions.narrow(axis, 0, count))[:outputs]
 
 
@@ -104,31 +109,38 @@ def mean_variance_normalised(x: Tensor, *, axes: Sequence[int] = (0, 2, 3)) -> T
     return centred / (centred.square().mean(tuple(axes), keepdim=True).sqrt() + 1e-9)
 
 
-def _combined(x: Tensor, axes: list[int], how: str, *, keepdims: bool) -> Tensor:  # noqa: PLR0911 (one line a kind)
+def _combined(x: Tensor, axes: list[int], how: str, *, keepdims: bool) -> Tensor:
     if not x.dim():  # a scalar has one entry, but no axis to combine it along
         return _combined(x.reshape(1), [0], how, keepdims=False)
-    match how:
-        case "l1":
-            return x.abs().sum(axes, keepdims, dtype=x.dtype)
-        case "l2":
-            if not x.is_floating_point():
-                return x.square().sum(axes, keepdims).double().sqrt().to(x.dtype)
-            return torch.linalg.vector_norm(x, 2, axes, keepdims)
-        case "log_sum":
-            return x.sum(axes, keepdims).log()
-        case "log_sum_exp":
-            return torch.logsumexp(x, axes, keepdims).to(x.dtype)
-        case "max":
-            return torch.amax(x, axes, keepdims)
-        case "mean":
-            wide = x if x.is_floating_point() else x.double()
-            return wide.mean(axes, keepdims).to(x.dtype)
-        case "min":
-            return torch.amin(x, axes, keepdims)
-        case "sum":
-            return x.sum(axes, keepdims, dtype=x.dtype)
-        case "sum_square":
-            return x.square().sum(axes, keepdims, dtype=x.dtype)
+    return COMBINATIONS[how](x, axes, keepdims).to(x.dtype)
+
+
+def _norm(x: Tensor, axes: list[int], keepdims: bool) -> Tensor:
+    wide = x if x.is_floating_point() else x.double()
+    norm: Tensor = torch.linalg.vector_norm(wide, 2, axes, keepdims)
+    return norm
+
+
+def _mean(x: Tensor, axes: list[int], keepdims: bool) -> Tensor:
+    wide = x if x.is_floating_point() else x.double()
+    return wide.mean(axes, keepdims)
+
+
+def _product(x: Tensor, axes: list[int], keepdims: bool) -> Tensor:
     for axis in reversed(axes):  # torch multiplies along one axis at a time
-        x = x.prod(axis, keepdims, dtype=x.dtype)
+        x = x.prod(axis, keepdims)
     return x
+
+
+COMBINATIONS: dict[str, Callable[[Tensor, list[int], bool], Tensor]] = {
+    "l1": lambda x, axes, keepdims: x.abs().sum(axes, keepdims),
+    "l2": _norm,
+    "log_sum": lambda x, axes, keepdims: x.sum(axes, keepdims).log(),
+    "log_sum_exp": torch.logsumexp,
+    "max": torch.amax,
+    "mean": _mean,
+    "min": torch.amin,
+    "prod": _product,
+    "sum": lambda x, axes, keepdims: x.sum(axes, keepdims),
+    "sum_square": lambda x, axes, keepdims: x.square().sum(axes, keepdims),
+}

@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ OLDEST_OPSET = 7  # of what ONNX Runtime promises to run
 NEWEST_OPSET = 28  # of what the operators here were tested with
 Ints = Tensor | Sequence[int] | int  # sizes, axes, positions: literals where the model stores them, else computed
 Floats = Tensor | Sequence[float] | float
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 class NotDifferentiableError(Prox24Error):
@@ -79,7 +80,7 @@ class Operator:
             if name in self.only and not self.only[name](value):
                 raise Unsupported(f"{name} = {value}")
         known = {name: value for name, value in attributes.items() if name in self.keywords}
-        return known | self.extra | ({"outputs": outputs} if "outputs" in self.keywords else {})
+        return known | dict(self.extra) | ({"outputs": outputs} if "outputs" in self.keywords else {})
 
 
 TABLE: dict[str, list[Operator]] = {}
@@ -93,10 +94,10 @@ def operator(
     literals: Iterable[int] = (),
     fixed: Iterable[int] = (),
     detached: bool = False,
-) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+) -> Callable[[Function], Function]:
     """Enters a function into the table under these operators' names, from opset `since` on; see `Operator`."""
 
-    def enter(function: Callable[..., Any]) -> Callable[..., Any]:
+    def enter(function: Function) -> Function:
         keywords, arity = _signature(function)
         keywords -= (extra or {}).keys()
         for name in names:

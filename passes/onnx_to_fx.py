@@ -13,7 +13,6 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-import onnx
 import onnx_ir as ir
 import torch
 from onnx import inliner
@@ -29,6 +28,7 @@ from prox24_export.passes import (  # noqa: F401 (each enters its operators into
     onnx_operators,
 )
 from prox24_export.passes.onnx_fx_table import (
+    TABLE,
     NotDifferentiableError,
     Operator,
     Unsupported,
@@ -133,6 +133,15 @@ def item(values: Sequence[Tensor], index: int) -> Tensor:
     return values[index]
 
 
+class LeafTracer(fx.Tracer):
+    """Traces a module of these functions without looking into them: torch does so when it reads a pickled one."""
+
+    def __init__(self) -> None:
+        """Takes every function of the table as it is."""
+        functions = {entry.function for entries in TABLE.values() for entry in entries}
+        super().__init__(autowrap_functions=(widened, item, *functions))
+
+
 class _Conversion:
     """The state of one conversion: what every ONNX value has become so far."""
 
@@ -143,18 +152,19 @@ class _Conversion:
         self._opset = model.graph.opset_imports.get("", 0)
         self._names = onnx_operators.node_names(model)
         self._root = nn.Module()
-        self._graph = fx.Graph(self._root)
+        self._graph = fx.Graph(tracer_cls=LeafTracer)
         self._nodes: dict[str, fx.Node] = {}  # computed when the function is called
         self._folded: dict[str, Tensor] = {}  # known now
         self._parameters: dict[str, str] = {}
         self._taken: set[str] = set()
+        self._unsupported: dict[str, str] = {}  # inputs by name, with their type
 
     def result(self) -> Converted:
         model = self._model.graph
         model.sort()
         outputs = [str(value.name) for value in model.outputs]
         inputs = {str(value.name): self._placeholder(value) for value in model.inputs if not value.is_initializer()}
-        steps = _paired(self._live(outputs))
+        steps = _paired(self._live(outputs), outputs)
         wanted = _reached(steps, outputs)
         for name, tensor in self._stored(steps, outputs):
             self._store(name, tensor, is_parameter=name in wanted)
@@ -172,7 +182,7 @@ class _Conversion:
         name = str(value.name)
         dtype = TORCH_TYPES.get(value.dtype) if isinstance(value.type, ir.TensorType) and value.dtype else None
         if dtype is None:
-            raise NotDifferentiableError("input", name, str(value.type))
+            self._unsupported[name] = str(value.type).lower()
         argument = self._identifier(name)
         node = self._graph.placeholder(argument)
         if self._widen and dtype in NARROW:
@@ -198,6 +208,9 @@ class _Conversion:
         operator = look_up(op, opset)
         if operator is None:
             raise NotDifferentiableError(op, name, f"opset {opset}" if look_up(op, 28) else "")
+        for value in node.inputs:
+            if value is not None and value.name in self._unsupported:
+                raise NotDifferentiableError(op, name, f"input {value.name} is {self._unsupported[value.name]}")
         inputs = _without_trailing([value.name if value is not None and value.name else None for value in node.inputs])
         outputs = _without_trailing([value.name or None for value in node.outputs])
         try:
@@ -282,7 +295,12 @@ class _Conversion:
                 self._nodes[name] = self._call(step, item, (call, index), {}, name)
 
     def _call(
-        self, step: _Step, function: Callable[..., Any], arguments: tuple[Any, ...], keywords: dict[str, Any], value: str
+        self,
+        step: _Step,
+        function: Callable[..., Any],
+        arguments: tuple[Any, ...],
+        keywords: dict[str, Any],
+        value: str,
     ) -> fx.Node:
         node = self._graph.create_node("call_function", function, arguments, keywords, name=_sanitised(step.node))
         is_tuple = "outputs" in step.operator.keywords and function is not item
@@ -320,7 +338,9 @@ def _sanitised(name: str) -> str:
 
 
 def _is_reserved(name: str) -> bool:
-    return name in {"self", "torch", "device", "inf", "nan"} or hasattr(fx.GraphModule, name) or name in vars(nn.Module())
+    return (
+        name in {"self", "torch", "device", "inf", "nan"} or hasattr(fx.GraphModule, name) or name in vars(nn.Module())
+    )
 
 
 def _without_trailing(names: Sequence[str | None]) -> tuple[str | None, ...]:
@@ -328,7 +348,7 @@ def _without_trailing(names: Sequence[str | None]) -> tuple[str | None, ...]:
     return tuple(names[: last + 1])
 
 
-def _paired(steps: Sequence[_Step]) -> list[_Step]:
+def _paired(steps: Sequence[_Step], outputs: Sequence[str]) -> list[_Step]:
     """A DequantizeLinear behind a QuantizeLinear becomes one step with it, so that gradients pass."""
     pair = look_up(PAIR, 28)
     producers = {step.outputs[0]: step for step in steps if step.op == "QuantizeLinear"}
@@ -342,7 +362,7 @@ def _paired(steps: Sequence[_Step]) -> list[_Step]:
         axes = {"axis": before.keywords.get("axis", 1), "axis_back": step.keywords.get("axis", 1)}
         keywords = {**before.keywords, **axes}
         result.append(replace(step, operator=pair, inputs=(*first, *step.inputs[1:]), keywords=keywords))
-    read = {name for step in result for name in step.inputs}
+    read = {name for step in result for name in step.inputs}.union(outputs)
     return [step for step in result if step.op != "QuantizeLinear" or not read.isdisjoint(step.outputs)]
 
 
