@@ -25,6 +25,7 @@ from prox24_export.passes import (  # noqa: F401 (each enters its operators into
     onnx_fx_layout,
     onnx_fx_quantise,
     onnx_fx_reduce,
+    onnx_fx_windows,
     onnx_operators,
 )
 from prox24_export.passes.onnx_fx_table import (
