@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import torch
 from onnx import inliner
@@ -105,7 +106,7 @@ def onnx_to_fx(graph: OnnxGraph) -> Converted:
         NotDifferentiableError: An operator of it, or a case of one, is not in the table.
         InputError: ONNX Runtime cannot load the model.
     """
-    proto = float32_copy.convert(graph.proto, graph.path.parent) if graph.runs_in_float32 else graph.proto
+    proto = executed(graph)
     for tensor in proto.graph.sparse_initializer:
         raise NotDifferentiableError("SparseTensor", tensor.values.name)
     if proto.functions:
@@ -113,6 +114,15 @@ def onnx_to_fx(graph: OnnxGraph) -> Converted:
     model = ir.from_proto(proto)
     ir.external_data.set_base_dir(model.graph, graph.path.parent)
     return convert(model, widen=True)
+
+
+def executed(graph: OnnxGraph) -> onnx.ModelProto:
+    """What ONNX Runtime runs here: the file, or a float32 copy of it.
+
+    Raises:
+        InputError: ONNX Runtime cannot load the model.
+    """
+    return float32_copy.convert(graph.proto, graph.path.parent) if graph.runs_in_float32 else graph.proto
 
 
 def convert(model: ir.Model, *, widen: bool) -> Converted:
