@@ -287,6 +287,21 @@ def size_of(x: Tensor) -> Tensor:
     return torch.tensor(x.numel(), dtype=torch.int64, device=x.device)
 
 
+@operator("Constant", detached=True)
+def constant(
+    *,
+    value_float: float | None = None,
+    value_floats: Sequence[float] | None = None,
+    value_int: int | None = None,
+    value_ints: Sequence[int] | None = None,
+) -> Tensor:
+    """Numbers in attributes; a whole tensor in one is stored, and never comes here."""
+    reals = value_floats if value_float is None else value_float
+    if reals is not None:
+        return torch.tensor(reals, dtype=torch.float32)
+    return torch.tensor(value_ints if value_int is None else value_int, dtype=torch.int64)
+
+
 @operator("ConstantOfShape", detached=True)
 def constant_of_shape(shape: Tensor, *, value: tuple[float, torch.dtype] = (0.0, torch.float32)) -> Tensor:
     """One number everywhere."""

@@ -25,7 +25,9 @@ from prox24_export.passes import (  # noqa: F401 (each enters its operators into
     onnx_fx_layers,
     onnx_fx_layout,
     onnx_fx_quantise,
+    onnx_fx_recurrent,
     onnx_fx_reduce,
+    onnx_fx_resize,
     onnx_fx_windows,
     onnx_operators,
 )
@@ -237,7 +239,7 @@ class _Conversion:
                 return self._dtype(ir.DataType(attribute.as_int())) if attribute.as_int() else None
             case ir.AttributeType.INT | ir.AttributeType.FLOAT | ir.AttributeType.STRING:
                 return attribute.value
-            case ir.AttributeType.INTS | ir.AttributeType.FLOATS:
+            case ir.AttributeType.INTS | ir.AttributeType.FLOATS | ir.AttributeType.STRINGS:
                 return tuple(attribute.value)
             case ir.AttributeType.TENSOR:
                 tensor = self._tensor(attribute.as_tensor())

@@ -25,7 +25,7 @@ from tests.graphs import Array, model, normal, opened
 REAL = ["speech/kwt1_encoder", "images/resnet20", "files/magika_v3_3"]
 EDGE = {
     "mnist_cntk": "",
-    "nnsplit_en": "not differentiable here: operator LSTM at node LSTM_15",
+    "nnsplit_en": "",
     "ppocrv3_det_en": "ONNX Runtime cannot load",
     "shufflenet-v2-12-int8": "not differentiable here: operator QLinearConv at node fused Conv_0_quant",
     "silero_vad_op18_ifless": "not differentiable here: operator If at node node_cond__1",
