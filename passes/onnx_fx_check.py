@@ -8,7 +8,7 @@ import onnx
 import torch
 from torch import Tensor, fx
 
-from prox24_export.errors import Prox24Error
+from prox24_export.errors import InputError, Prox24Error
 from prox24_export.passes import runtime
 from prox24_export.passes.graph import Array, Feeds, Node
 from prox24_export.passes.onnx_fx_table import NotDifferentiableError
@@ -149,18 +149,30 @@ def _reference(graph: OnnxGraph, names: Sequence[str], feeds: Feeds) -> Sequence
 
     ONNX Runtime's fusions are off: some of them compute with less precision than the nodes they replace.
     """
-    model = onnx.ModelProto()
-    model.CopyFrom(executed(graph))
-    known = {value.name for value in model.graph.output}
-    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in known)
     options = ort.SessionOptions()
     options.log_severity_level = runtime.FATAL_ONLY
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(graph.path.parent))
-    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    try:
+        session = ort.InferenceSession(_source(graph, names), options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        sentence = runtime.one_sentence(error)
+        raise InputError(f"ONNX Runtime cannot load {graph.path} without its fusions: {sentence}.") from error
     results: Sequence[Array] = session.run(list(names), dict(feeds))
     return results
+
+
+def _source(graph: OnnxGraph, names: Sequence[str]) -> str | bytes:
+    """The file where it gives these values, otherwise a copy that does."""
+    if not graph.runs_in_float32 and set(names) <= set(graph.outputs):
+        return str(graph.path)
+    model = onnx.ModelProto()
+    model.CopyFrom(executed(graph))
+    known = {value.name for value in model.graph.output}
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in known)
+    serialised: bytes = model.SerializeToString()
+    return serialised
 
 
 def _at_output(graph: OnnxGraph, name: str, found: str) -> DivergenceError:

@@ -21,6 +21,7 @@ from torch import Tensor, fx, nn
 
 from prox24_export.passes import (  # noqa: F401 (each enters its operators into the table)
     float32_copy,
+    onnx_fx_attention,
     onnx_fx_elementwise,
     onnx_fx_layers,
     onnx_fx_layout,
@@ -32,6 +33,7 @@ from prox24_export.passes import (  # noqa: F401 (each enters its operators into
     onnx_operators,
 )
 from prox24_export.passes.onnx_fx_table import (
+    NEWEST_OPSET,
     TABLE,
     NotDifferentiableError,
     Operator,
@@ -220,7 +222,7 @@ class _Conversion:
         opset = node.version or self._opset
         operator = look_up(op, opset)
         if operator is None:
-            raise NotDifferentiableError(op, name, f"opset {opset}" if look_up(op, 28) else "")
+            raise NotDifferentiableError(op, name, f"opset {opset}" if look_up(op, NEWEST_OPSET) else "")
         for value in node.inputs:
             if value is not None and value.name in self._unsupported:
                 raise NotDifferentiableError(op, name, f"input {value.name} is {self._unsupported[value.name]}")
@@ -363,7 +365,7 @@ def _without_trailing(names: Sequence[str | None]) -> tuple[str | None, ...]:
 
 def _paired(steps: Sequence[_Step], outputs: Sequence[str]) -> list[_Step]:
     """A DequantizeLinear behind a QuantizeLinear becomes one step with it, so that gradients pass."""
-    pair = look_up(PAIR, 28)
+    pair = look_up(PAIR, NEWEST_OPSET)
     producers = {step.outputs[0]: step for step in steps if step.op == "QuantizeLinear"}
     result = []
     for step in steps:

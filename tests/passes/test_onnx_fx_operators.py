@@ -25,7 +25,8 @@ REFUSALS = {
     "older than ONNX Runtime promises to run": r"opset 1\)",
     "training, not inference": r"training_mode|BatchNormalization.*3 outputs",
     "sampling of another kind": "tf_crop_and_resize|antialias|align_corners of",
-    "another recurrence than torch's": "linear_before_reset|attribute clip|\\d inputs|different lengths",
+    "another recurrence than torch's": "linear_before_reset|LSTM.*8 inputs",
+    "attention with a cache or a window": r"Attention.*(outputs|inputs|window_size)",
     "strings": "attribute value_string",
     "scales by blocks": "block_size",
     "positions as a second output": "MaxPool.*2 outputs",
@@ -130,6 +131,8 @@ def test_every_case_of_the_onnx_package_agrees_or_is_refused_and_most_agree(kept
 GRADIENTS: dict[str, tuple[str, list[tuple[int, ...]]]] = {
     "Abs": ("y = Abs(a)", [(3, 4)]),
     "Add": ("y = Add(a, b)", [(3, 4), (4,)]),
+    "Attention": ("y = Attention<is_causal = 1>(a, b, c)", [(1, 2, 3, 4), (1, 1, 3, 4), (1, 1, 3, 4)]),
+    "RotaryEmbedding": ("y = RotaryEmbedding(a, b, c)", [(1, 2, 3, 4), (1, 3, 2), (1, 3, 2)]),
     "AveragePool": ("y = AveragePool<kernel_shape = [3, 3], pads = [1, 0, 1, 1], ceil_mode = 1>(a)", [(1, 2, 6, 5)]),
     "BatchNormalization": ("y = BatchNormalization(a, b, c, mean, var)", [(2, 3, 4), (3,), (3,)]),
     "Clip": ("y = Clip(a, half)", [(3, 4)]),
