@@ -25,10 +25,12 @@ from prox24_export.passes import (  # noqa: F401 (each enters its operators into
     onnx_fx_elementwise,
     onnx_fx_layers,
     onnx_fx_layout,
+    onnx_fx_make,
     onnx_fx_quantise,
     onnx_fx_recurrent,
     onnx_fx_reduce,
     onnx_fx_resize,
+    onnx_fx_select,
     onnx_fx_windows,
     onnx_operators,
 )
