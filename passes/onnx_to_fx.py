@@ -166,7 +166,8 @@ class _Conversion:
         self._model = model
         self._widen = widen
         self._is_widened = False
-        self._opset = model.graph.opset_imports.get("", 0)
+        opsets = model.graph.opset_imports
+        self._opset = opsets.get("", opsets.get("ai.onnx", 0))
         self._names = onnx_operators.node_names(model)
         self._root = nn.Module()
         self._graph = fx.Graph(tracer_cls=LeafTracer)
