@@ -1,0 +1,169 @@
+"""The table of ONNX operators that run as differentiable torch functions, and how one is looked up for a node."""
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from prox24_export.errors import Prox24Error
+
+OLDEST_OPSET = 7  # of what ONNX Runtime promises to run
+NEWEST_OPSET = 28  # of what the operators here were tested with
+Ints = Tensor | Sequence[int] | int  # sizes, axes, positions: literals where the model stores them, else computed
+Floats = Tensor | Sequence[float] | float
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+class NotDifferentiableError(Prox24Error):
+    """The model cannot run as a differentiable function.
+
+    Attributes:
+        operator: The ONNX operator that stands in the way.
+        node: Its node.
+    """
+
+    def __init__(self, operator: str, node: str, detail: str = "") -> None:
+        """Says which operator, at which node, and what of it where that is less than all."""
+        because = f" ({detail})" if detail else ""
+        super().__init__(f"not differentiable here: operator {operator} at node {node}{because}")
+        self.operator = operator
+        self.node = node
+
+
+class Unsupported(ValueError):  # noqa: N818 (a verdict that becomes a NotDifferentiableError once the node is known)
+    """A function met a case of its operator that it does not compute."""
+
+
+@dataclass(frozen=True)
+class Operator:
+    """One operator, from one opset on.
+
+    Attributes:
+        function: Takes the node's inputs in order, None for one left out, and its attributes by name. Where it has a
+            keyword `outputs`, it takes their number and returns a tuple; otherwise it returns the one output.
+        since: The first opset of this meaning.
+        keywords: Names that the function takes by keyword.
+        arity: Inputs that the function takes; None where any number.
+        extra: Further keywords, the same for every node.
+        only: By attribute, whether a value of it is covered.
+        literals: Inputs that arrive as Python numbers where the model stores them. No gradient reaches them.
+        fixed: Other inputs that no gradient reaches.
+        detached: No gradient passes at all.
+    """
+
+    function: Callable[..., Any]
+    since: int
+    keywords: frozenset[str]
+    arity: int | None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    only: Mapping[str, Callable[[Any], bool]] = field(default_factory=dict)
+    literals: frozenset[int] = frozenset()
+    fixed: frozenset[int] = frozenset()
+    detached: bool = False
+
+    def keyword_arguments(self, attributes: Mapping[str, Any], inputs: int, outputs: int) -> dict[str, Any]:
+        """What the function takes by keyword for a node of these attributes, of so many inputs and outputs.
+
+        Raises:
+            Unsupported: An attribute, an input or an output is not covered.
+        """
+        if self.arity is not None and inputs > self.arity:
+            raise Unsupported(f"{inputs} inputs")
+        if outputs > 1 and "outputs" not in self.keywords:
+            raise Unsupported(f"{outputs} outputs")
+        for name, value in attributes.items():
+            if name not in self.keywords and name not in self.only:
+                raise Unsupported(f"attribute {name}")
+            if name in self.only and not self.only[name](value):
+                raise Unsupported(f"{name} = {value}")
+        known = {name: value for name, value in attributes.items() if name in self.keywords}
+        return known | dict(self.extra) | ({"outputs": outputs} if "outputs" in self.keywords else {})
+
+
+TABLE: dict[str, list[Operator]] = {}
+
+
+def operator(
+    *names: str,
+    since: int = 1,
+    extra: Mapping[str, Any] | None = None,
+    only: Mapping[str, Callable[[Any], bool]] | None = None,
+    literals: Iterable[int] = (),
+    fixed: Iterable[int] = (),
+    detached: bool = False,
+) -> Callable[[Function], Function]:
+    """Enters a function into the table under these operators' names, from opset `since` on; see `Operator`."""
+
+    def enter(function: Function) -> Function:
+        keywords, arity = _signature(function)
+        keywords -= (extra or {}).keys()
+        for name in names:
+            entry = Operator(
+                *(function, since, keywords, arity, extra or {}, only or {}),
+                *(frozenset(literals), frozenset(fixed), detached),
+            )
+            TABLE.setdefault(name, []).append(entry)
+        return function
+
+    return enter
+
+
+def look_up(name: str, opset: int) -> Operator | None:
+    """What the table holds for an operator of the default domain; None where it does not cover that opset."""
+    if not OLDEST_OPSET <= opset <= NEWEST_OPSET:
+        return None
+    found = [entry for entry in TABLE.get(name, ()) if entry.since <= opset]
+    return max(found, key=lambda entry: entry.since, default=None)
+
+
+def one_of(*values: Any) -> Callable[[Any], bool]:
+    """Whether a value is among these."""
+    return values.__contains__
+
+
+def all_ones(values: Sequence[int]) -> bool:
+    """Whether an attribute of one number per axis changes nothing."""
+    return all(value == 1 for value in values)
+
+
+def ints(value: Ints) -> list[int]:
+    """Sizes, axes or positions as Python integers."""
+    if isinstance(value, Tensor):
+        return [int(entry) for entry in value.reshape(-1).tolist()]
+    return [int(value)] if isinstance(value, int | float) else [int(entry) for entry in value]
+
+
+def floats(value: Floats) -> list[float]:
+    """A stored or computed vector as Python numbers."""
+    if isinstance(value, Tensor):
+        return [float(entry) for entry in value.reshape(-1).tolist()]
+    return [float(value)] if isinstance(value, int | float) else [float(entry) for entry in value]
+
+
+def number(value: Floats) -> int | float | bool:
+    """The one entry of a tensor or of a literal."""
+    if isinstance(value, Tensor):
+        return value.item()
+    return value if isinstance(value, int | float) else value[0]
+
+
+def as_tensor(value: Ints, like: Tensor) -> Tensor:
+    """Positions as an int64 tensor where `like` lies."""
+    if isinstance(value, Tensor):
+        return value.to(like.device, torch.int64)
+    return torch.tensor(value, dtype=torch.int64, device=like.device)
+
+
+def _signature(function: Callable[..., Any]) -> tuple[frozenset[str], int | None]:
+    """Keyword names and the number of positional arguments; torch's own functions say neither."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except ValueError:
+        return frozenset(), None
+    keywords = frozenset(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)
+    if any(p.kind is p.VAR_POSITIONAL for p in parameters):
+        return keywords, None
+    return keywords, sum(p.kind in {p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD} for p in parameters)
