@@ -98,12 +98,14 @@ class Calibration:
     Attributes:
         graph: What is run.
         batches: Calibration data; each is carried through all stages.
+        with_cross: Whether the cross Gram matrix is wanted; if not, `cross` of the moments is their `gram`.
         executions: Node executions so far, both streams together.
         one_pass: Node executions of one dense pass over the same batches.
     """
 
     graph: TracedGraph
     batches: Sequence[Batch]
+    with_cross: bool = True
     executions: int = 0
     _dense: list[dict[str, Array]] = field(init=False)
     _pruned: list[dict[str, Array]] = field(init=False)
@@ -128,7 +130,7 @@ class Calibration:
         Raises:
             InputError: An activation holds NaN or Inf; the message names the layer and the batch.
         """
-        dense, pruned = _Runner(self.graph, stage, {}), _Runner(self.graph, stage, weights)
+        dense, pruned = StageRunner(self.graph, stage, {}), StageRunner(self.graph, stage, weights)
         views = _distinct_views(stage)
         sums: dict[Observed, dict[str, Moments]] = {view: {} for view in views}
         residuals: dict[str, dict[str, Tensor]] = {}
@@ -140,8 +142,9 @@ class Calibration:
             self.executions += len(stage.nodes) * (1 if untouched else 2)
             for observed, users in views.items():
                 where = f"layer {users[0].name}, calibration batch {index}"
-                _add(sums[observed], batch.part, observed, (self._dense[index], self._pruned[index]), where)
-            for linear, use in stage.observed:
+                streams = self._dense[index], self._pruned[index]
+                _add(sums[observed], batch.part, observed, streams, where, with_cross=self.with_cross)
+            for linear, use in stage.observed if self.with_cross else ():
                 product = _residual_product(linear, use, self._dense[index], self._pruned[index])
                 if product is not None:
                     known = residuals.setdefault(linear.name, {})
@@ -175,10 +178,11 @@ class Calibration:
         return result
 
 
-class _Runner:
+class StageRunner:
     """Compiles a stage at its first batch, because only then the types of what it reads are known."""
 
     def __init__(self, graph: TracedGraph, stage: Stage, weights: Mapping[str, Array]) -> None:
+        """Runs nothing yet; `weights` replaces stored ones by name."""
         self._graph, self._stage, self._weights = graph, stage, weights
         self._call: Callable[[Mapping[str, Array]], dict[str, Array]] | None = None
 
@@ -224,6 +228,8 @@ def _add(
     observed: Observed,
     streams: tuple[Mapping[str, Array], Mapping[str, Array]],
     where: str,
+    *,
+    with_cross: bool,
 ) -> None:
     """Adds one batch of both streams to the sums of its part: float32 products over bounded chunks, float64 totals.
 
@@ -235,14 +241,15 @@ def _add(
     left, right = (dense[name], pruned[name]) if expert is None else expert.rows(name, dense, pruned)
     empty = True
     for x_dense, x_pruned in _pairs(view, left if left.shape == right.shape else right, right):
-        chunk = _products(x_dense, x_pruned)
+        chunk = _products(x_dense, x_pruned, with_cross=with_cross)
         if not chunk.is_finite:
             if not bool(torch.isfinite(x_dense).all() and torch.isfinite(x_pruned).all()):
                 raise InputError(
                     f"NaN or Inf in the activations of {where}: expected finite values. "
                     "Check that calibration data and weights are finite and that the model does not overflow on them."
                 )
-            chunk = _products(x_dense.double(), x_pruned.double())  # finite, but its squares leave float32
+            wide = x_dense.double(), x_pruned.double()  # finite, but its squares leave float32
+            chunk = _products(*wide, with_cross=with_cross)
         if part not in sums:
             sums[part] = Moments.zeros(x_pruned.shape[1])
         sums[part].add(chunk)
@@ -251,10 +258,10 @@ def _add(
         raise InputError(f"no activation reached {where}: expected at least one sample per batch.")
 
 
-def _products(x_dense: Tensor, x_pruned: Tensor) -> Moments:
+def _products(x_dense: Tensor, x_pruned: Tensor, *, with_cross: bool) -> Moments:
     """Moments of a few tokens, in their own dtype."""
     gram = x_pruned.T @ x_pruned
-    cross = gram if x_dense is x_pruned else x_dense.T @ x_pruned
+    cross = x_dense.T @ x_pruned if with_cross and x_dense is not x_pruned else gram
     return Moments(gram, cross, x_dense.double().square().sum(0), x_pruned.shape[0])
 
 

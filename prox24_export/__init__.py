@@ -3,10 +3,10 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from prox24_export.pipeline import export, inspect
+    from prox24_export.pipeline import export, inspect, plan
     from prox24_export.settings import Settings
 
-__all__ = ["Settings", "export", "inspect"]
+__all__ = ["Settings", "export", "inspect", "plan"]
 
 
 def __getattr__(name: str) -> Any:

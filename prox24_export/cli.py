@@ -56,6 +56,7 @@ def export(
     min_snr: float | None = None,
     onnx: Annotated[bool, Parameter(negative="", show_default=False)] = False,
     force: Annotated[bool, Parameter(negative="", show_default=False)] = False,
+    plan: Annotated[bool, Parameter(negative="", show_default=False)] = False,
 ) -> int:
     """Prune MODEL to 2:4 sparsity, verify what was written, and measure its accuracy.
 
@@ -85,6 +86,7 @@ def export(
         onnx: Also write model.onnx of a Hugging Face directory. Default: only the directory. Other torch models always
             give one.
         force: Replace a finished run in the output folder. Default: refuse.
+        plan: Only print the peak memory and the time that the run would take. Default: run.
     """
     settings = Settings(
         method=method,
@@ -107,6 +109,10 @@ def export(
     from prox24_export import pipeline  # noqa: PLC0415 (torch and ONNX Runtime load here)
     from prox24_export.report import terminal  # noqa: PLC0415
 
+    if plan:
+        planned = pipeline.plan(model, calibration, evaluation=evaluation, settings=settings, progress=Terminal())
+        _print(terminal.plan_table(planned))
+        return PASSED
     report = pipeline.export(model, calibration, out, evaluation=evaluation, settings=settings, progress=Terminal())
     _print(terminal.render(report))
     return PASSED if report.passed else GATE_FAILED

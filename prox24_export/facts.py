@@ -41,7 +41,16 @@ def machine() -> dict[str, Any]:
     return {"system": platform.platform(), "processor": platform.machine(), "cores": os.cpu_count()}
 
 
+def resident_memory_mb() -> float:
+    """Resident size of this process now, in MB (2²⁰ bytes); the largest so far where the system does not tell."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    except OSError:
+        return peak_memory_mb()
+    return pages * resource.getpagesize() / 2**20
+
+
 def peak_memory_mb() -> float:
-    """Largest resident size of this process so far, in MB."""
+    """Largest resident size of this process so far, in MB (2²⁰ bytes)."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10

@@ -1,5 +1,6 @@
 """The pipeline on one page: what goes in, which passes it walks through, what comes out."""
 
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,11 +12,13 @@ from typing import Any
 from torch import nn
 
 from prox24_export import calibration as data
-from prox24_export import facts, frontends, output, preparation
+from prox24_export import facts, frontends, output, planning, preparation
+from prox24_export.frontends import Frontend
 from prox24_export.passes.emit_onnx import verify_onnx
 from prox24_export.passes.find_linears import FindLinears, matches
 from prox24_export.passes.graph import Array, Linear, Skipped, TracedGraph
 from prox24_export.passes.verify_pattern import verify_pattern
+from prox24_export.planning import Plan
 from prox24_export.progress import Progress, Silent
 from prox24_export.pruning import prune, row_of
 from prox24_export.report import html, markdown
@@ -79,48 +82,31 @@ def export(
         InputError: Model, data or options are unsuitable; nothing was written.
         OSError: The output cannot be written; nothing was left behind.
     """
-    settings = settings or Settings()
-    calibration, example = data.peeked(calibration)
-    frontend = frontends.of(model, example)
-    path = frontend.path
-    target = Path(out) if out is not None else Path(_default_out(path))
-    output.check(target, path, calibration, evaluation, force=settings.force)
-    progress = progress or Silent()
     run = _Run()
-
-    with run.timed("load"):
-        wants_onnx = settings.onnx or frontend.always_onnx
-        graph = frontend.open()
-        if wants_onnx:
-            frontend.expect_onnx(graph)
-        graph.runner()  # a model that cannot be run is refused before anything else
-        found = FindLinears(settings.include, settings.exclude).call(graph)
-        linears = [layer for layer in found if isinstance(layer, Linear)]
+    progress = progress or Silent()
+    job = _prepared(model, calibration, out, evaluation, settings or Settings(), run)
+    graph, parts, settings, size = job.graph, job.parts, job.settings, job.size
     with run.timed("data"):
-        parts, facts_of_data = preparation.samples_of(graph, calibration, evaluation, settings, needed=bool(linears))
-        size = preparation.batch_size(graph, parts)
-        if linears:
-            preparation.check_gates(graph, parts, settings, size)
         batches = list(data.joined(parts.report, graph.inputs, size))
         own: dict[str, float] = {}
         if settings.metric is not None:  # a metric that fails does so before any work
             own = custom_metric.measure(settings.metric, graph.runner(), graph.outputs, batches)
-    run.warn_about(graph, facts_of_data)
-    run.warn_about_globs(settings, found)
-    with output.folder(target) as folder:
+    run.warn_about(graph, job.facts)
+    run.warn_about_globs(settings, job.found)
+    with output.folder(job.target) as folder:
         with output.scratch(folder) as scratch:
             weights = WeightStore(scratch)
             with run.timed("prune"):
-                pruned = prune(graph, found, parts, weights, size=size, settings=settings, progress=progress)
+                pruned = prune(graph, job.found, parts, weights, size=size, settings=settings, progress=progress)
             with run.timed("save"):
-                written = frontend.write(graph, weights, folder)
-        solved = [layer for layer in linears if layer.weight in weights]
+                written = job.frontend.write(graph, weights, folder)
+        solved = [layer for layer in job.linears if layer.weight in weights]
         with run.timed("verify"):
             sparse = frontends.of(written).open()
             verify_pattern(sparse, solved)
-            if wants_onnx:
+            if job.wants_onnx:
                 feeds, _ = next(data.joined(parts.report or parts.fit, graph.inputs, 1), (None, None))
-                verify_onnx(frontends.of(frontend.write_onnx(sparse, folder)).open(), sparse, solved, feeds)
+                verify_onnx(frontends.of(job.frontend.write_onnx(sparse, folder)).open(), sparse, solved, feeds)
         with run.timed("accuracy"):
             count = len(parts.report)
             measured = _accuracy(graph, sparse, batches, count, settings, own_dense=own, progress=progress)
@@ -130,9 +116,9 @@ def export(
             machine=facts.machine() | {"peak_memory_mb": round(facts.peak_memory_mb(), 1)},
             started=run.started,
             settings=settings.as_dict(),
-            input=frontend.facts(),
-            output=facts.file_facts(written, target / written.name),
-            data=facts_of_data,
+            input=job.frontend.facts(),
+            output=facts.file_facts(written, job.target / written.name),
+            data=job.facts,
             layers=tuple(pruned.layers),
             accuracy=measured,
             gates=gates.evaluate(settings, measured, is_copy=not weights),
@@ -144,6 +130,33 @@ def export(
     return report
 
 
+def plan(
+    model: Model,
+    calibration: data.Source | None = None,
+    *,
+    evaluation: data.Source | None = None,
+    settings: Settings | None = None,
+    progress: Progress | None = None,
+) -> Plan:
+    """Peak memory and time of the `export` with the same arguments, on this machine; writes nothing.
+
+    Raises:
+        InputError: As `export`.
+    """
+    run, settings = _Run(), replace(settings or Settings(), force=True)
+    with tempfile.TemporaryDirectory() as name:
+        job = _prepared(model, calibration, Path(name) / "out", evaluation, settings, run)
+    return planning.plan(
+        job.graph,
+        job.linears,
+        job.parts,
+        size=job.size,
+        settings=settings,
+        opening=run.seconds["load"],
+        progress=progress or Silent(),
+    )
+
+
 def _render(report: Report, folder: Path) -> None:
     (folder / output.REPORT).write_text(report.to_json(), encoding="utf-8")
     (folder / "report.html").write_text(html.render(report), encoding="utf-8")
@@ -153,6 +166,55 @@ def _render(report: Report, folder: Path) -> None:
 def _default_out(path: Path) -> str:
     name = path.resolve().name if path.is_dir() else path.stem
     return f"{name.replace(':', '-')}-2to4"
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What is known before any work: model, layers, samples, all of them checked."""
+
+    frontend: Frontend
+    graph: TracedGraph
+    settings: Settings
+    target: Path
+    found: Sequence[Linear | Skipped]
+    parts: data.Parts
+    facts: DataFacts | None
+    size: int
+
+    @property
+    def linears(self) -> list[Linear]:
+        return [layer for layer in self.found if isinstance(layer, Linear)]
+
+    @property
+    def wants_onnx(self) -> bool:
+        return self.settings.onnx or self.frontend.always_onnx
+
+
+def _prepared(  # noqa: PLR0917 - as `export` has them
+    model: Model,
+    calibration: data.Source | None,
+    out: str | Path | None,
+    evaluation: data.Source | None,
+    settings: Settings,
+    run: "_Run",
+) -> _Job:
+    calibration, example = data.peeked(calibration)
+    frontend = frontends.of(model, example)
+    target = Path(out) if out is not None else Path(_default_out(frontend.path))
+    output.check(target, frontend.path, calibration, evaluation, force=settings.force)
+    with run.timed("load"):
+        graph = frontend.open()
+        if settings.onnx or frontend.always_onnx:
+            frontend.expect_onnx(graph)
+        graph.runner()  # a model that cannot be run is refused before anything else
+        found = FindLinears(settings.include, settings.exclude).call(graph)
+        needed = any(isinstance(layer, Linear) for layer in found)
+    with run.timed("data"):
+        parts, facts_of_data = preparation.samples_of(graph, calibration, evaluation, settings, needed=needed)
+        size = preparation.batch_size(graph, parts)
+        if needed:
+            preparation.check_gates(graph, parts, settings, size)
+    return _Job(frontend, graph, settings, target, found, parts, facts_of_data, size)
 
 
 @dataclass
@@ -168,7 +230,7 @@ class _Run:
     def timed(self, name: str) -> Iterator[None]:
         begun = time.perf_counter()
         yield
-        self.seconds[name] = round(time.perf_counter() - begun, 3)
+        self.seconds[name] = round(self.seconds.get(name, 0.0) + time.perf_counter() - begun, 3)
 
     def warn_about_globs(self, settings: Settings, found: Sequence[Linear | Skipped]) -> None:
         for option, globs in (("--include", settings.include), ("--exclude", settings.exclude)):

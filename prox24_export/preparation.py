@@ -81,7 +81,7 @@ def batch_size(graph: TracedGraph, parts: data.Parts) -> int:
     size = min(data.batch_size(part) for part in every)
     if size > 1 and graph.predicts_next_token:  # its output is as many times its input as there are tokens to choose
         size = max(1, min(size, OUTPUT_VALUES // _largest_output(run(every[0][0].feeds))))
-    for attempt in dict.fromkeys((size, 1)):
+    for attempt in dict.fromkeys((min(size, 2), 1)):  # a model that runs two samples at once runs more
         groups = (feeds for part in every for feeds, _ in data.joined(part, graph.inputs, attempt))
         feeds = max(groups, key=lambda group: sum(array.size for array in group.values()))  # the largest there will be
         try:
@@ -92,7 +92,7 @@ def batch_size(graph: TracedGraph, parts: data.Parts) -> int:
                     f"{graph.path} cannot be run on the largest sample: {runtime.one_sentence(error)}."
                 ) from error
         else:
-            return attempt
+            return size if attempt > 1 else 1
     return 1
 
 

@@ -17,7 +17,7 @@ from prox24_export.passes.schedule import schedule
 from prox24_export.passes.sparsify import Solved, Sparsify
 from prox24_export.progress import Progress
 from prox24_export.report.model import Executions, LayerReport
-from prox24_export.settings import Settings
+from prox24_export.settings import AIMS_AT_DENSE_OUTPUT, Settings
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def prune(
         *batches_of(parts.fit, graph.inputs, "fit", size),
         *batches_of(parts.choice, graph.inputs, "choice", size),
     ]
-    calibration = Calibration(graph, batches)
+    calibration = Calibration(graph, batches, with_cross=settings.method in AIMS_AT_DENSE_OUTPUT)
     with progress.stage("calibrate and prune", len(stages) * len(batches) + len(linears)) as tick:
         for stage in stages:
             seen = calibration.advance(stage, weights, tick)

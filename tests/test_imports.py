@@ -29,6 +29,10 @@ OPTIONS = {
     "--max-accuracy-drop": "Default: no gate",
     "--min-snr": "Default: no gate",
     "--onnx": "Default: only the directory",
+    "--sequence": "default: 256",
+    "--stride": "Default: they do not overlap",
+    "--metric": "Default: top-1",
+    "--plan": "Default: run",
     "--force": "Default: refuse",
 }
 
@@ -74,7 +78,7 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def test_help_lists_no_option_that_the_table_above_lacks(shown: str) -> None:
-    assert set(re.findall(r" (--[a-z-]+) (?:-o )?(?:[A-Z]{3}|Replace|Also)", shown)) == OPTIONS.keys() - {"-o"}
+    assert set(re.findall(r" (--[a-z-]+) (?:-o )?(?:[A-Z]{3}|Replace|Also|Only)", shown)) == OPTIONS.keys() - {"-o"}
 
 
 def test_help_explains_every_exit_code_and_inspect(shown: str, tmp_path: Path) -> None:

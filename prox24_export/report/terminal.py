@@ -7,6 +7,7 @@ from dataclasses import asdict
 from io import StringIO
 from typing import Any
 
+from prox24_export.planning import Plan
 from prox24_export.report.model import Gate, LayerReport, Report
 
 WIDTH = 100
@@ -50,6 +51,17 @@ def _accuracy(report: Report) -> list[str]:
         agreement = "" if output.argmax_agreement is None else f", {100 * output.argmax_agreement:.2f} % same arg-max"
         lines.append(f"output {output.name}: {snr}, cosine {output.cosine:.5f}{agreement}")
     return lines
+
+
+def plan_table(plan: Plan) -> str:
+    """What `--plan` prints: the whole, and the stages that take most memory and most time."""
+    lines = [f"peak memory {plan.memory_mb:,.0f} MB, time {plan.seconds:,.0f} s"]
+    if plan.stages:
+        largest = max(plan.stages, key=lambda stage: stage.memory_mb)
+        longest = max(plan.stages, key=lambda stage: stage.seconds)
+        lines.append(f"  most memory: {largest.memory_mb:,.0f} MB at {', '.join(largest.layers)}")
+        lines.append(f"  most time: {longest.seconds:,.1f} s at {', '.join(longest.layers)}")
+    return "\n".join(lines) + "\n"
 
 
 def _unit(metric: str) -> str:

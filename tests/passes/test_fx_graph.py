@@ -230,8 +230,10 @@ def test_view_and_weight_give_the_nodes_result(module: nn.Module, shape: tuple[i
             values.setdefault(use.activation, torch.from_numpy(x))
             zeros = {linear.weight: np.zeros_like(graph.stored(linear.weight))}
             bias = graph.compile([node], {}, node.outputs, zeros)(values)[node.outputs[0]]
-            product = torch.cat(list(use.view.chunks(values[use.activation]))) @ graph.weight(linear).T
-            result = values[node.outputs[0]] - bias
+            activation, result = values[use.activation], values[node.outputs[0]] - bias
+            if use.expert is not None:
+                activation, result = activation[use.expert.index], result[use.expert.index]
+            product = torch.cat(list(use.view.chunks(activation))) @ graph.weight(linear).T
             if result.shape[-1] != linear.n or linear.op.startswith("conv"):  # [N, tokens] or [N, positions]
                 result = result.movedim(1, -1)
             torch.testing.assert_close(product, result.reshape(-1, linear.n), rtol=1e-4, atol=1e-4)

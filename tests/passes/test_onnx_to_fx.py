@@ -88,7 +88,7 @@ def test_every_linear_layer_of_a_real_model_is_a_parameter(name: str, shared_dat
 def test_a_language_model_exported_to_onnx_agrees_for_any_length(shared_data: Path, tmp_path: Path) -> None:
     folder = shared_data / "lm" / "stories260K-hf"
     frontend = frontends.of(folder)
-    graph = OnnxGraph(frontend.write_onnx(frontend.open(folder), tmp_path))
+    graph = OnnxGraph(frontend.write_onnx(frontend.open(), tmp_path))
     converted = onnx_to_fx(graph)
     for shape in ((1, 7), (2, 40)):
         check(converted, graph, {"input_ids": np.random.default_rng(0).integers(0, 512, shape)})

@@ -1,0 +1,224 @@
+"""Peak memory and time of a run, stated before it: one batch is carried through the stages, and costs are added up."""
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import torch
+
+from prox24_export.calibration import Parts, batches
+from prox24_export.facts import resident_memory_mb
+from prox24_export.passes.calibrate import StageRunner
+from prox24_export.passes.graph import Linear, TracedGraph
+from prox24_export.passes.schedule import Stage, schedule
+from prox24_export.progress import Progress
+from prox24_export.settings import AIMS_AT_DENSE_OUTPUT, Effort, Settings
+
+MB = 2**20
+TRIAL = 1024  # size of the matrices that the machine's rates are measured on
+ITERATIONS: Mapping[Effort, int] = {"fast": 20, "default": 50, "thorough": 110}  # mask solver and refinement together
+OVERHEAD = 1.2  # of an iteration over its product: the prox pass, the norms
+INVERSES = 8  # times that (H + ρI)⁻¹ is formed
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """What one stage will take.
+
+    Attributes:
+        layers: Names of the layers that it solves.
+        memory_mb: Peak of resident memory, MB (2²⁰ bytes).
+        seconds: Wall time.
+    """
+
+    layers: tuple[str, ...]
+    memory_mb: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run will take on this machine.
+
+    Attributes:
+        memory_mb: Peak of resident memory, MB (2²⁰ bytes).
+        seconds: Wall time of the whole run.
+        stages: In order.
+    """
+
+    memory_mb: float
+    seconds: float
+    stages: tuple[StagePlan, ...]
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What this machine does in a second.
+
+    Attributes:
+        single: Floating-point operations of a float32 matrix product.
+        double: The same in float64.
+        eigen: `K³` of a float32 eigendecomposition.
+        cholesky: `K³` of a float64 Cholesky factorisation.
+    """
+
+    single: float
+    double: float
+    eigen: float
+    cholesky: float
+
+    @classmethod
+    def measured(cls) -> "Rates":
+        """Measured now, in about a second."""
+        x = torch.randn(TRIAL, TRIAL, generator=torch.Generator().manual_seed(0))
+        gram = x @ x.T / TRIAL + torch.eye(TRIAL)
+        cube, wide = float(TRIAL) ** 3, gram.double()
+        return cls(
+            single=2 * cube / _fastest(lambda: x @ x),
+            double=2 * cube / _fastest(lambda: wide @ wide),
+            eigen=cube / _fastest(lambda: torch.linalg.eigh(gram)),
+            cholesky=cube / _fastest(lambda: torch.linalg.cholesky(wide)),
+        )
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Seconds and memory of what a stage does beside running the graph.
+
+    Attributes:
+        rates: Of the machine.
+        settings: Of the run.
+        parts: Into which the data are divided: fit, and choice where there is one.
+    """
+
+    rates: Rates
+    settings: Settings
+    parts: int
+
+    @property
+    def aims(self) -> bool:
+        """Whether there is a cross Gram matrix, a target and an iteration."""
+        return self.settings.method in AIMS_AT_DENSE_OUTPUT
+
+    def sums_mb(self, widths: Sequence[int]) -> float:
+        """Gram matrices of inputs of such widths, float64, and the products of one chunk, float32."""
+        matrices = 2 if self.aims else 1
+        return matrices * (8 * self.parts * sum(k * k for k in widths) + 4 * max(widths, default=0) ** 2) / MB
+
+    def solver_mb(self, widths: Sequence[int], linears: Sequence[Linear]) -> float:
+        """Peak while layers are solved: the sums, and what is made of them for the widest input."""
+        widest = max(widths, default=0) ** 2
+        rows = max((linear.n * linear.k for linear in linears), default=0)
+        sums = (2 if self.aims else 1) * 8 * self.parts * sum(k * k for k in widths) / MB
+        merged = (2 if self.aims else 1) * 8 * widest * (self.parts - 1) / MB  # gone before the factors are made
+        blending = 16 * widest / MB  # damped matrix and its factor
+        solving = (8 + 5 * 4) * widest / MB - merged  # factor; spectrum with workspace, two Gram matrices in float32
+        return sums + (max(blending, solving) if self.aims else 16 * widest / MB) + 24 * rows / MB
+
+    def seconds(self, widths: Sequence[int], linears: Sequence[Linear], tokens: float) -> float:
+        """Moments of `tokens` rows, factors, and every layer's solution."""
+        rates, products = self.rates, 2 if self.aims else 1
+        total = sum(products * 2 * tokens * k * k / rates.single for k in widths)
+        if self.aims:
+            total += sum(self.parts * k**3 / rates.cholesky + k**3 / rates.eigen for k in widths)
+        for linear in linears:
+            product = 2.0 * linear.n * linear.k**2
+            total += product / rates.double  # the loss
+            if self.aims:
+                steps = ITERATIONS[self.settings.effort] * OVERHEAD * product + INVERSES * 2.0 * linear.k**3
+                total += steps / rates.single + (3 * self.parts + 2) * product / rates.double
+        return total
+
+
+@dataclass
+class _Walk:
+    """What running one batch through the dense model showed."""
+
+    base_mb: float
+    loading: float = 0.0  # seconds to read every weight once
+    running: float = 0.0  # seconds of one batch
+    stages: list[StagePlan] = field(default_factory=list)
+
+
+def plan(
+    graph: TracedGraph,
+    linears: Sequence[Linear],
+    parts: Parts,
+    *,
+    size: int,
+    settings: Settings,
+    opening: float,
+    progress: Progress,
+) -> Plan:
+    """Carries one batch through the dense model, stage by stage, and adds up what the run will take.
+
+    Args:
+        graph: The dense model.
+        linears: Layers to be pruned.
+        parts: The samples of the run.
+        size: Samples in one call.
+        settings: Of the run.
+        opening: Seconds that it took to open the model.
+        progress: Where to show progress.
+    """
+    fit = batches(parts.fit, graph.inputs, "fit", size)
+    costs = Costs(Rates.measured(), settings, 2 if parts.choice else 1)
+    samples = max(1, min(size, len(parts.fit)))  # of the batch that is run here
+    repeats = (len(parts.fit) + len(parts.choice)) / samples
+    walk = _Walk(resident_memory_mb())
+    values: dict[str, Any] = dict(fit[0].feeds) if fit else {}
+    stages = schedule(graph, linears) if fit else []
+    with progress.stage("plan", len(stages)) as tick:
+        for stage in stages:
+            runner = StageRunner(graph, stage, {})
+            values = _walk(runner, stage, values, repeats, costs=costs, walk=walk)
+            tick()
+    reports = 2 * len(parts.report) / samples  # batches of the accuracy, dense and sparse
+    checks = 2 * opening + 5 * walk.loading + 2 * walk.running / samples  # opened twice; read, written, verified
+    accuracy = reports * (walk.running + walk.loading)
+    seconds = checks + accuracy + sum(stage.seconds for stage in walk.stages)
+    return Plan(max((stage.memory_mb for stage in walk.stages), default=walk.base_mb), seconds, tuple(walk.stages))
+
+
+def _walk(
+    runner: StageRunner, stage: Stage, values: dict[str, Any], repeats: float, *, costs: Costs, walk: _Walk
+) -> dict[str, Any]:
+    """Runs one stage twice, the first time with its weights to load; returns what later stages read."""
+    first, _ = _timed(lambda: runner.run(values))
+    again, results = _timed(lambda: runner.run(values))
+    loading = max(0.0, first - again)
+    walk.loading += loading
+    walk.running += again
+    kept = {name: value for name, value in results.items() if name in stage.kept}
+    inputs = {(use.activation, use.view, use.expert): linear for linear, use in stage.observed}
+    tokens = {key: _tokens(linear, results[key[0]]) for key, linear in inputs.items()}
+    widths = [linear.k for linear in inputs.values()]
+    streams = 2 * repeats * _mb(kept.values()) + 2 * _mb(results[name] for name in stage.fetches)
+    weights = 2 * 4 * sum(linear.parameters for linear, _ in stage.observed) / MB
+    memory = walk.base_mb + streams + weights + max(costs.sums_mb(widths), costs.solver_mb(widths, stage.linears))
+    seconds = 2 * (loading + repeats * again)
+    seconds += costs.seconds(widths, stage.linears, repeats * max(tokens.values(), default=0))
+    walk.stages.append(StagePlan(tuple(linear.name for linear in stage.linears), memory, seconds))
+    return kept
+
+
+def _tokens(linear: Linear, activation: Any) -> float:
+    """Rows of the matrix that an activation becomes, as far as its size tells."""
+    entries = activation.numel() if isinstance(activation, torch.Tensor) else activation.size
+    return float(entries / linear.k)
+
+
+def _mb(values: Iterable[Any]) -> float:
+    return sum(float(getattr(value, "nbytes", 0)) for value in values) / MB
+
+
+def _timed(action: Callable[[], Result]) -> tuple[float, Result]:
+    started = time.perf_counter()
+    result = action()
+    return time.perf_counter() - started, result
+
+
+def _fastest(action: Callable[[], Any]) -> float:
+    return min(_timed(action)[0] for _ in range(3))
