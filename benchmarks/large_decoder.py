@@ -17,9 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-from benchmarks.acceptance import write
-from benchmarks.checks import Check, table
+from checks import Check, table
+from models import write
 
 CONFIG = {
     "hidden_size": 2048,

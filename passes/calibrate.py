@@ -7,6 +7,7 @@ the last stage kept, so that every node runs once per stream and batch, however 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from jaxtyping import Float
@@ -15,6 +16,7 @@ from torch import Tensor
 from prox24_export.errors import InputError
 from prox24_export.passes.activations import View
 from prox24_export.passes.experts import Expert
+from prox24_export.passes.frontier import Frontier, InMemory, OnDisk
 from prox24_export.passes.graph import Array, Linear, TracedGraph, Use
 from prox24_export.passes.schedule import Stage
 
@@ -98,6 +100,7 @@ class Calibration:
     Attributes:
         graph: What is run.
         batches: Calibration data; each is carried through all stages.
+        offload: Folder for what the streams carry from stage to stage; None keeps it in memory.
         with_cross: Whether the cross Gram matrix is wanted; if not, `cross` of the moments is their `gram`.
         executions: Node executions so far, both streams together.
         one_pass: Node executions of one dense pass over the same batches.
@@ -105,16 +108,16 @@ class Calibration:
 
     graph: TracedGraph
     batches: Sequence[Batch]
+    offload: Path | None = None
     with_cross: bool = True
     executions: int = 0
-    _dense: list[dict[str, Array]] = field(init=False)
-    _pruned: list[dict[str, Array]] = field(init=False)
+    _frontier: Frontier = field(init=False)
     _pending: dict[str, dict[str, Moments]] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         """Both streams start as the feeds, sharing the arrays."""
-        self._dense = [dict(batch.feeds) for batch in self.batches]
-        self._pruned = [dict(batch.feeds) for batch in self.batches]
+        feeds = [batch.feeds for batch in self.batches]
+        self._frontier = InMemory(feeds) if self.offload is None else OnDisk(feeds, self.offload)
 
     @property
     def one_pass(self) -> int:
@@ -135,27 +138,25 @@ class Calibration:
         sums: dict[Observed, dict[str, Moments]] = {view: {} for view in views}
         residuals: dict[str, dict[str, Tensor]] = {}
         for index, batch in enumerate(self.batches):
-            same = all(self._dense[index][name] is self._pruned[index][name] for name in self._pruned[index])
+            streams = self._frontier.take(index)
+            same = all(streams[0][name] is streams[1][name] for name in streams[1])
             untouched = same and not weights  # nothing is pruned yet: one run serves both streams
-            self._dense[index] = dense.run(self._dense[index])
-            self._pruned[index] = self._dense[index] if untouched else pruned.run(self._pruned[index])
+            x_dense = dense.run(streams[0])
+            streams = x_dense, (x_dense if untouched else pruned.run(streams[1]))
             self.executions += len(stage.nodes) * (1 if untouched else 2)
             for observed, users in views.items():
                 where = f"layer {users[0].name}, calibration batch {index}"
-                streams = self._dense[index], self._pruned[index]
                 _add(sums[observed], batch.part, observed, streams, where, with_cross=self.with_cross)
             for linear, use in stage.observed if self.with_cross else ():
-                product = _residual_product(linear, use, self._dense[index], self._pruned[index])
+                product = _residual_product(linear, use, *streams)
                 if product is not None:
                     known = residuals.setdefault(linear.name, {})
                     known[batch.part] = known[batch.part].add_(product) if batch.part in known else product
-            self._forget(index, stage)
+            kept = ({name: value for name, value in stream.items() if name in stage.kept} for stream in streams)
+            self._frontier.put(index, *kept)
+            del streams, x_dense
             tick()
         return self._collect(stage, sums, residuals)
-
-    def _forget(self, index: int, stage: Stage) -> None:
-        for stream in (self._dense, self._pruned):
-            stream[index] = {name: value for name, value in stream[index].items() if name in stage.kept}
 
     def _collect(
         self,

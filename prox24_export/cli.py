@@ -54,6 +54,7 @@ def export(
     metric: str | None = None,
     max_accuracy_drop: float | None = None,
     min_snr: float | None = None,
+    offload: Annotated[bool, Parameter(negative="", show_default=False)] = False,
     onnx: Annotated[bool, Parameter(negative="", show_default=False)] = False,
     force: Annotated[bool, Parameter(negative="", show_default=False)] = False,
     plan: Annotated[bool, Parameter(negative="", show_default=False)] = False,
@@ -83,6 +84,7 @@ def export(
         metric: Your own metric, module:function; see README. Default: top-1 with labels, perplexity of language models.
         max_accuracy_drop: Gate: most percentage points of top-1 that may be lost. Default: no gate.
         min_snr: Gate: least signal-to-noise ratio of every float output, in dB. Default: no gate.
+        offload: Keep activations between stages on disk, beside the output folder. Default: in memory.
         onnx: Also write model.onnx of a Hugging Face directory. Default: only the directory. Other torch models always
             give one.
         force: Replace a finished run in the output folder. Default: refuse.
@@ -103,6 +105,7 @@ def export(
         metric=metric,
         max_accuracy_drop=max_accuracy_drop,
         min_snr=min_snr,
+        offload=offload,
         onnx=onnx,
         force=force,
     )

@@ -97,7 +97,9 @@ def export(
         with output.scratch(folder) as scratch:
             weights = WeightStore(scratch)
             with run.timed("prune"):
-                pruned = prune(graph, job.found, parts, weights, size=size, settings=settings, progress=progress)
+                pruned = prune(
+                    graph, job.found, parts, weights, scratch=scratch, size=size, settings=settings, progress=progress
+                )
             with run.timed("save"):
                 written = job.frontend.write(graph, weights, folder)
         solved = [layer for layer in job.linears if layer.weight in weights]

@@ -195,7 +195,8 @@ def _walk(
     inputs = {(use.activation, use.view, use.expert): linear for linear, use in stage.observed}
     tokens = {key: _tokens(linear, results[key[0]]) for key, linear in inputs.items()}
     widths = [linear.k for linear in inputs.values()]
-    streams = 2 * repeats * _mb(kept.values()) + 2 * _mb(results[name] for name in stage.fetches)
+    held = 1 if costs.settings.offload else repeats  # batches whose activations are in memory
+    streams = 2 * held * _mb(kept.values()) + 2 * _mb(results[name] for name in stage.fetches)
     weights = 2 * 4 * sum(linear.parameters for linear, _ in stage.observed) / MB
     memory = walk.base_mb + streams + weights + max(costs.sums_mb(widths), costs.solver_mb(widths, stage.linears))
     seconds = 2 * (loading + repeats * again)

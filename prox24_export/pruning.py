@@ -3,6 +3,7 @@
 from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 
 from torch import Tensor
 
@@ -34,6 +35,7 @@ def prune(
     parts: Parts,
     weights: MutableMapping[str, Array],
     *,
+    scratch: Path,
     size: int,
     settings: Settings,
     progress: Progress,
@@ -45,6 +47,7 @@ def prune(
         found: What `FindLinears` made of its nodes.
         parts: Samples; the report part is not looked at.
         weights: Takes the solved weights by name, as they are stored.
+        scratch: Folder for what is not kept in memory.
         size: Samples in one call.
         settings: How to solve.
         progress: Where to show progress.
@@ -63,7 +66,8 @@ def prune(
         *batches_of(parts.fit, graph.inputs, "fit", size),
         *batches_of(parts.choice, graph.inputs, "choice", size),
     ]
-    calibration = Calibration(graph, batches, with_cross=settings.method in AIMS_AT_DENSE_OUTPUT)
+    offload = scratch if settings.offload else None
+    calibration = Calibration(graph, batches, offload, with_cross=settings.method in AIMS_AT_DENSE_OUTPUT)
     with progress.stage("calibrate and prune", len(stages) * len(batches) + len(linears)) as tick:
         for stage in stages:
             seen = calibration.advance(stage, weights, tick)

@@ -32,6 +32,7 @@ class Settings:
             causal language model.
         max_accuracy_drop: Gate: most percentage points of top-1 that may be lost. Needs labels.
         min_snr: Gate: least signal-to-noise ratio of any float output, in dB.
+        offload: Keep activations between stages on disk.
         onnx: Also write `model.onnx`, where the model is not an ONNX file.
         force: Replace a finished run in the output folder.
     """
@@ -50,6 +51,7 @@ class Settings:
     metric: str | None = None
     max_accuracy_drop: float | None = None
     min_snr: float | None = None
+    offload: bool = False
     onnx: bool = False
     force: bool = False
 

@@ -28,6 +28,7 @@ OPTIONS = {
     "--blend": "Default: chosen on held-back samples",
     "--max-accuracy-drop": "Default: no gate",
     "--min-snr": "Default: no gate",
+    "--offload": "Default: in memory",
     "--onnx": "Default: only the directory",
     "--sequence": "default: 256",
     "--stride": "Default: they do not overlap",
@@ -78,7 +79,8 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def test_help_lists_no_option_that_the_table_above_lacks(shown: str) -> None:
-    assert set(re.findall(r" (--[a-z-]+) (?:-o )?(?:[A-Z]{3}|Replace|Also|Only)", shown)) == OPTIONS.keys() - {"-o"}
+    listed = re.findall(r" (--[a-z-]+) (?:-o )?(?:[A-Z]{3}|Replace|Keep|Also|Only)", shown)
+    assert set(listed) == OPTIONS.keys() - {"-o"}
 
 
 def test_help_explains_every_exit_code_and_inspect(shown: str, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from prox24_export.passes.activations import Patches
 from prox24_export.passes.verify_pattern import PatternError, verify_pattern
 from prox24_export.settings import Settings
 from prox24_export.solver import Status
+from tests.command import network, samples
 from tests.graphs import Array, is_two_four, linears, model, normal, opened, save
 
 ONE = "g (float[N,16] x) => (float[N,8] y) { y = MatMul(x, w) }"
@@ -158,3 +159,13 @@ def test_onnx_runtime_leaves_nothing_in_the_users_home(tmp_path: Path) -> None:
     subprocess.run(command, env=environment, check=True, capture_output=True, cwd=tmp_path)
     assert {file.name for file in home.rglob("*") if file.is_dir()} >= {"prox24-export"}
     assert not list(home.rglob("*icrosoft*"))
+
+
+def test_activations_on_disk_give_the_same_bytes_and_leave_nothing(tmp_path: Path) -> None:
+    model, data = network(tmp_path), samples(tmp_path)
+    plain = export(model, data, tmp_path / "plain")
+    offloaded = export(model, data, tmp_path / "offloaded", settings=Settings(offload=True))
+    assert plain.output.sha256 == offloaded.output.sha256
+    assert plain.executions == offloaded.executions  # what both streams share still runs once
+    names = [{path.name for path in (tmp_path / name).iterdir()} for name in ("plain", "offloaded")]
+    assert names[0] == names[1] == {"model.onnx", "report.json", "report.html", "summary.md"}

@@ -61,7 +61,18 @@ def test_the_report_gets_every_option_as_plain_values() -> None:
     plain = Settings(shapes={"x": (1, 3)}, include=("a*",)).as_dict()
     assert plain.keys() == {
         *("method", "effort", "include", "exclude", "samples", "seed", "shapes"),
-        *("damping", "blend", "sequence", "stride", "metric", "max_accuracy_drop", "min_snr", "onnx", "force"),
+        *(
+            "damping",
+            "blend",
+            "sequence",
+            "stride",
+            "metric",
+            "max_accuracy_drop",
+            "min_snr",
+            "offload",
+            "onnx",
+            "force",
+        ),
     }
     assert plain["shapes"] == {"x": [1, 3]}
 

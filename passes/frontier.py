@@ -1,0 +1,61 @@
+"""What the streams carry from stage to stage, a batch at a time: in memory, or on disk."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+Values = dict[str, Any]
+
+
+class Frontier(Protocol):
+    """Values of the dense and the pruned stream by batch. A value that both streams share stays one object."""
+
+    def take(self, batch: int) -> tuple[Values, Values]:
+        """What was put last: (dense, pruned)."""
+
+    def put(self, batch: int, dense: Values, pruned: Values) -> None:
+        """Replaces a batch's values.
+
+        Raises:
+            OSError: They cannot be written.
+        """
+
+
+class InMemory:
+    """Values as they are."""
+
+    def __init__(self, feeds: Sequence[Mapping[str, Any]]) -> None:
+        """Both streams start as the feeds, sharing the arrays."""
+        self._values = [(dict(feed), dict(feed)) for feed in feeds]
+
+    def take(self, batch: int) -> tuple[Values, Values]:
+        """See `Frontier`."""
+        return self._values[batch]
+
+    def put(self, batch: int, dense: Values, pruned: Values) -> None:
+        """See `Frontier`."""
+        self._values[batch] = dense, pruned
+
+
+class OnDisk:
+    """A file a batch."""
+
+    def __init__(self, feeds: Sequence[Mapping[str, Any]], folder: Path) -> None:
+        """Both streams start as the feeds; `folder` must exist."""
+        self._folder = folder
+        for batch, feed in enumerate(feeds):
+            self.put(batch, dict(feed), dict(feed))
+
+    def take(self, batch: int) -> tuple[Values, Values]:
+        """See `Frontier`."""
+        values: tuple[Values, Values] = torch.load(self._file(batch), weights_only=False)  # written by this process
+        return values
+
+    def put(self, batch: int, dense: Values, pruned: Values) -> None:
+        """See `Frontier`."""
+        torch.save((dense, pruned), self._file(batch))
+
+    def _file(self, batch: int) -> Path:
+        return self._folder / f"frontier-{batch}.pt"
