@@ -8,17 +8,24 @@ reason. `--quick` leaves out repeats and the methods to compare with. `--write` 
 """
 
 import argparse
+import math
 import statistics
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import onnxruntime
+import torch
+import transformers
 from checks import Check, table
 from models import MODELS, Files, available, export, save, write
 from solver_limits import solver_checks
+
+from prox24_export import frontends
 
 
 def digits(files: Files, folder: Path, *, quick: bool) -> Iterator[Check]:
@@ -79,7 +86,7 @@ def stories(files: Files, folder: Path, *, quick: bool) -> Iterator[Check]:
     runs = []
     for block in range(1 if quick else 3):
         cut = save(folder / f"stories_{block}.npz", input_ids=rows[block * 512 :][:512])
-        runs.append(export((model, cut, evaluation), folder))
+        runs.append(export((model, cut, evaluation), folder, *([] if block else ["--onnx"])))
     found = [layer for layer in runs[0].report["layers"] if layer["state"] == "sparse"]
     head = [layer for layer in runs[0].report["layers"] if "tied to an embedding" in (layer["reason"] or "")]
     sparse = [run.report["accuracy"]["sparse"]["perplexity"] for run in runs]
@@ -89,6 +96,52 @@ def stories(files: Files, folder: Path, *, quick: bool) -> Iterator[Check]:
     name = "perplexity, sparse, rows 0 to 511" if quick else "perplexity, sparse, median of 3 blocks of 512 rows"
     yield Check("stories260K", name, statistics.median(sparse), "≤", 16.0)
     yield Check("stories260K", "seconds", runs[0].seconds, "≤", 120)
+    reported, rows = sparse[0], np.load(evaluation)["input_ids"]
+    for name, perplexity in (
+        ("reloaded", reloaded(runs[0].out, rows)),
+        ("in ONNX Runtime", by_onnx(runs[0].out, rows)),
+    ):
+        away = abs(perplexity / reported - 1)
+        yield Check("stories260K", f"perplexity {name}, away from the reported", away, "≤", 1e-3)
+    if not quick:
+        yield from both_routes(files, folder)
+
+
+def reloaded(out: Path, rows: np.ndarray[Any, Any]) -> float:
+    """Perplexity of the written directory, by transformers and its own loss."""
+    model = transformers.AutoModelForCausalLM.from_pretrained(out / "model", local_files_only=True)
+    with torch.no_grad():
+        losses = [float(model(input_ids=(ids := torch.from_numpy(row[None])), labels=ids).loss) for row in rows]
+    return math.exp(statistics.fmean(losses))
+
+
+def by_onnx(out: Path, rows: np.ndarray[Any, Any]) -> float:
+    """Perplexity of the written ONNX file."""
+    session = onnxruntime.InferenceSession(out / "model.onnx", providers=["CPUExecutionProvider"])
+    losses = []
+    for row in rows:
+        (logits,) = session.run(None, {"input_ids": row[None]})
+        losses.append(
+            float(torch.nn.functional.cross_entropy(torch.from_numpy(logits[0, :-1]), torch.from_numpy(row[1:])))
+        )
+    return math.exp(statistics.fmean(losses))
+
+
+def both_routes(files: Files, folder: Path) -> Iterator[Check]:
+    """The directory, and the ONNX file of the dense model, on the same 128 rows."""
+    model, calibration, evaluation = files
+    front = frontends.of(model)
+    file = front.write_onnx(front.open(), folder)
+    cut = save(folder / "stories_routes.npz", input_ids=np.load(calibration)["input_ids"][:128])
+    errors = []
+    for source in (model, file):
+        layers = export((source, cut, evaluation), folder).report["layers"]
+        errors.append([layer["relative_error"] for layer in layers if layer["state"] == "sparse"])
+    same = len(errors[0]) == len(errors[1])
+    yield Check("stories260K", "ONNX and torch route find the same layers", float(same), "≥", 1)
+    if same:
+        apart = max(abs(one / other - 1) for one, other in zip(*errors, strict=True))
+        yield Check("stories260K", "their relative errors apart, at most", apart, "≤", 0.01)
 
 
 def main() -> int:

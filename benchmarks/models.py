@@ -38,6 +38,7 @@ class Run:
     peak_gb: float
     digest: str
     called_dense: int
+    out: Path
 
     def metric(self, which: str) -> float:
         """Top-1 in per cent, or perplexity, of the `dense` or the `sparse` model."""
@@ -76,7 +77,7 @@ def export(files: Files, folder: Path, *options: str) -> Run:
         sys.exit(f"{' '.join(command)} ended with {process.returncode}")
     report = json.loads((out / "report.json").read_text(encoding="utf-8"))
     digest = report["output"]["sha256"]
-    return Run(report, seconds, usage.ru_maxrss / 2**20, digest, called_dense(out, report))
+    return Run(report, seconds, usage.ru_maxrss / 2**20, digest, called_dense(out, report), out)
 
 
 def called_dense(out: Path, report: dict[str, Any]) -> int:
