@@ -85,9 +85,9 @@ def spread(dense: Tensor) -> float:
     return max(float((dense - centre).square().mean()), SMALLEST)
 
 
-def samples_of(batch: Sequence[Tensor], results: Sequence[Tensor]) -> int:
-    """How many samples a batch holds that every result has along its first axis; 1 where they differ."""
-    sizes = {len(tensor) if tensor.ndim else 0 for tensor in (*(feed for feed in batch if feed.ndim), *results)}
+def samples_of(results: Sequence[Tensor]) -> int:
+    """How many samples a network's results hold along their first axis; 1 where they differ."""
+    sizes = {len(result) if result.ndim else 0 for result in results}
     return max(1, sizes.pop()) if len(sizes) == 1 else 1
 
 

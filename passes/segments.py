@@ -223,4 +223,3 @@ def _segment(
     graph.output((*results, *(env[value] for value in inner)))
     part = fx.GraphModule(module, graph)
     return Segment(part, tuple(inputs), tuple(value.name for value in inner), tuple(dict.fromkeys(used)))
-
