@@ -1,0 +1,324 @@
+"""Tunes the surviving weights of all pruned layers together, so that the network's outputs match the dense one's.
+
+Layer by layer nobody sees what matters to the output. Masks stay; no labels are needed; held-back samples decide whether
+the result is kept.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, fx
+
+from prox24_export.passes.refine_data import Feeds, Samples
+from prox24_export.passes.refine_loss import Custom, Kind
+from prox24_export.passes.refine_memory import available, kept_for_gradient
+from prox24_export.passes.refine_objective import Objective, Pair
+from prox24_export.passes.refine_segments import Streams
+from prox24_export.passes.refine_train import Epoch, Part, Progress, State, Training, Weights
+from prox24_export.passes.segments import Segment, blocks, cuts, with_outputs
+
+Which = Literal["weights", "weights+bias", "all"]
+Mode = Literal["model", "segments", "auto"]
+Tick = Callable[[float, Epoch], None]
+
+STEPS, FEWEST, MOST = 320, 6, 20  # steps wanted; epochs at least and at most
+BATCH, LEAST_BATCHES = 16, 4
+RATE_PER_ERROR, SLOWEST, FASTEST = 1 / 7, 1e-3, 3e-2
+SHARE_OF_MEMORY = 0.5  # that model mode may take of what is free
+QUANTILE, QUANTILE_SLOPE = 1.28, 0.85  # Student's t, one-sided 10 %: about 1.28 + 0.85 / degrees of freedom
+
+
+@dataclass(frozen=True)
+class Refined:
+    """What refinement leaves.
+
+    Attributes:
+        weights: Float32, by parameter, all that were given or chosen to move; pruned entries +0.0. Exactly those given
+            where nothing is kept.
+        kept: Whether any of it is kept.
+        before: Mean objective of the held-back samples at the start; NaN without such samples.
+        after: The same with `weights`.
+        parts: The network, or its segments in order: curve and decision of each.
+        mode: How it was done.
+        seconds: Wall time.
+    """
+
+    weights: Mapping[str, Tensor]
+    kept: bool
+    before: float
+    after: float
+    parts: Sequence[Part]
+    mode: Mode
+    seconds: float
+
+
+@dataclass(frozen=True)
+class RefineModel:
+    """Settings of the pass.
+
+    Attributes:
+        which: What moves: surviving weights of pruned layers; with `weights+bias` all vectors too; with `all` every float
+            parameter.
+        mode: `model` tunes everything together, `segments` one block after the other in the memory of one block; `auto`
+            takes `model` where that needs at most half of the memory that is free.
+        losses: Measure of each output; None is detected, see `OutputLoss.detect`.
+        custom: Measures all outputs instead: (pruned, dense) → a scalar or one value a sample.
+        temperature: Of the logits; None is automatic, see `OutputLoss.detect`.
+        epochs: None: about 320 steps, in 6 to 20 epochs.
+        rate: Relative learning rate; None: a seventh of the mean normalised error at the cuts, 0.001 to 0.03.
+        batch: Samples in a step; None: 16, or a quarter of them where they are fewer.
+        mixed: Blend float inputs of some samples with others; see `refine_data.mix`. In model mode only.
+        minutes: Limit of the time spent on it; the same result twice is promised only without one.
+        checkpointed: Compute activations again for the gradient instead of keeping them: slower, less memory.
+        half: Multiply matrices in bfloat16 on a GPU.
+        seed: Of the order of samples and of their blends.
+    """
+
+    which: Which = "weights"
+    mode: Mode = "auto"
+    losses: tuple[Kind | None, ...] = ()
+    custom: Custom | None = None
+    temperature: float | None = None
+    epochs: int | None = None
+    rate: float | None = None
+    batch: int | None = None
+    mixed: bool = True
+    minutes: float | None = None
+    checkpointed: bool = False
+    half: bool = False
+    seed: int = 0
+
+    def call(
+        self,
+        dense: fx.GraphModule,
+        weights: Mapping[str, Tensor],
+        masks: Mapping[str, Tensor],
+        fit: Sequence[Feeds],
+        choice: Sequence[Feeds],
+        *,
+        joinable: bool = True,
+        tick: Tick = lambda _share, _epoch: None,
+        progress: Progress | None = None,
+        saved: Callable[[Progress], None] = lambda _progress: None,
+    ) -> Refined:
+        """Refines.
+
+        Args:
+            dense: `forward(*inputs) -> tuple of tensors`, with the dense network's parameters, on the device to use.
+            weights: Solved weights by name of the parameter, in its shape and any float type.
+            masks: The same names: True where a weight survives.
+            fit: Samples to tune on: of each, a tensor for every input.
+            choice: Held-back samples, which decide. They should not have been used to solve the weights either, or the
+                comparison favours those. Without at least two nothing is kept.
+            joinable: Whether samples can be joined along the first axis of every input.
+            tick: Called after each epoch with the share of the work that is done, and the epoch.
+            progress: Of an interrupted run with the same arguments; changed in place.
+            saved: Called after each epoch with what can be given as `progress` later.
+
+        Raises:
+            ValueError: A weight has no parameter, or its mask has another shape.
+        """
+        started = time.perf_counter()
+        run = _Run(self, dense, dict(weights), masks, fit, choice, joinable, tick, saved, progress or Progress())
+        result = run.segments() if run.mode == "segments" else run.model()
+        return replace(result, seconds=time.perf_counter() - started)
+
+
+class _Run:
+    """One call: data on the device, what moves, and how far it is."""
+
+    def __init__(
+        self,
+        settings: RefineModel,
+        dense: fx.GraphModule,
+        weights: Weights,
+        masks: Mapping[str, Tensor],
+        fit: Sequence[Feeds],
+        choice: Sequence[Feeds],
+        joinable: bool,
+        tick: Tick,
+        saved: Callable[[Progress], None],
+        progress: Progress,
+    ) -> None:
+        self.settings, self.dense, self.tick, self.saved, self.progress = settings, dense, tick, saved, progress
+        self.device = next((parameter.device for parameter in dense.parameters()), torch.device("cpu"))
+        self.weights, self.masks = _checked(dense, weights, masks, self.device)
+        self.weights |= {name: value for name, value in _moving(dense, settings.which) if name not in weights}
+        size = settings.batch or max(1, min(BATCH, len(fit) // LEAST_BATCHES))
+        self.fit, self.choice = Samples(fit, size, joinable), Samples(choice, size, joinable)
+        steps = max(1, self.fit.steps)
+        self.epochs = settings.epochs or min(MOST, max(FEWEST, round(STEPS / steps)))
+        self.outputs = len(next(node for node in dense.graph.nodes if node.op == "output").args[0])
+        self.mode = self._mode()
+
+    def _mode(self) -> Mode:
+        if self.settings.mode != "auto" or not len(self.fit):
+            return "model" if self.settings.mode == "auto" else self.settings.mode
+        objective = self._whole(self.weights)[0]
+        sample = self._on_device(self.fit.samples[0])
+        rows = self.fit.batch if self.fit.joinable else 1
+        wanted = rows * kept_for_gradient(objective, self.weights, (sample, sample))
+        return "model" if wanted <= SHARE_OF_MEMORY * available(self.device) else "segments"
+
+    def model(self) -> Refined:
+        """Everything together."""
+        objective, error = self._whole(self.weights)
+        part = self._part(
+            objective,
+            self.weights,
+            error,
+            lambda epoch: self._pairs(self.fit.shuffled(epoch, self.settings.seed, mixed=self.settings.mixed)),
+            lambda: self._pairs(self.choice.in_order()),
+            parts=1,
+        )
+        return self._result([part], part, "model")
+
+    def segments(self) -> Refined:
+        """One segment after the other; the whole network then has the last word."""
+        segments = blocks(self.dense, self.weights)
+        fit = Streams(self.dense, segments, self.fit.shuffled(0, self.settings.seed, mixed=False), self.device)
+        choice = Streams(self.dense, segments, self.choice.in_order(), self.device)
+        parts = []
+        for place, segment in enumerate(segments):
+            weights = {name: self.weights[name] for name in segment.weights}
+            if place < len(self.progress.parts):
+                part = self.progress.parts[place]
+            else:
+                part = self._segment(place, segment, weights, fit, choice, len(segments))
+            parts.append(part)
+            if place + 1 < len(segments):
+                fit.advance(place, segment, part.weights)
+                choice.advance(place, segment, part.weights)
+        weights = {name: weight for part in parts for name, weight in part.weights.items()}
+        return self._result(parts, self._judged(self.weights | weights), "segments")
+
+    def _segment(
+        self, place: int, segment: Segment, weights: Weights, fit: Streams, choice: Streams, parts: int
+    ) -> Part:
+        outputs = self.outputs if place + 1 == parts else 0
+        objective, error = self._fitted(segment.module, weights, fit.pairs(segment), outputs)
+        return self._part(
+            objective,
+            weights,
+            error,
+            lambda epoch: fit.shuffled(segment, epoch, self.settings.seed),
+            lambda: choice.pairs(segment),
+            parts=parts,
+        )
+
+    def _part(
+        self,
+        objective: Objective,
+        weights: Weights,
+        error: float,
+        epoch: Callable[[int], Iterable[Pair]],
+        held: Callable[[], Iterable[Pair]],
+        parts: int,
+    ) -> Part:
+        """Trains and decides."""
+        minutes, done = self.settings.minutes, len(self.progress.parts)
+        limit = None if minutes is None else 60 * minutes / parts
+        rate = self.settings.rate or min(FASTEST, max(SLOWEST, RATE_PER_ERROR * error))
+        masks = {name: mask for name, mask in self.masks.items() if name in weights}
+        training = Training(objective.of, masks, rate, self.epochs, max(1, self.fit.steps), limit)
+        state = self.progress.state or State.of(weights, masks)
+
+        def note(state: State) -> None:
+            self.progress.state = state
+            self.saved(self.progress)
+            share = (done + min(1.0, training.progress(state))) / parts
+            self.tick(share, state.curve[-1])
+
+        training.run(state, epoch, held, note)
+        kept = improves(state.before, state.after)
+        part = Part(state.best if kept else weights, tuple(state.curve), state.before, state.after, kept)
+        self.progress.parts.append(part)
+        self.progress.state = None
+        self.saved(self.progress)
+        return part
+
+    def _judged(self, weights: Weights) -> Part:
+        """The whole network with refined segments."""
+        objective, _ = self._whole(self.weights)
+        judge = Training(objective.of, {}, 0, 0, 0)
+        before = judge.measure(self.weights, self._pairs(self.choice.in_order()))
+        after = judge.measure(weights, self._pairs(self.choice.in_order()))
+        return Part(weights, (), before, after, improves(before, after))
+
+    def _result(self, parts: Sequence[Part], whole: Part, mode: Mode) -> Refined:
+        before, after = (
+            float(values.double().mean()) if len(values) else math.nan for values in (whole.before, whole.after)
+        )
+        weights = {name: _exact(weight, self.masks.get(name)) for name, weight in whole.weights.items()}
+        if not whole.kept:
+            weights, after = self.weights, before
+        return Refined(weights, whole.kept, before, after, parts, mode, 0.0)
+
+    def _whole(self, weights: Weights) -> tuple[Objective, float]:
+        module = with_outputs(self.dense, cuts(self.dense, weights))
+        return self._fitted(module, weights, self._pairs(self.fit.in_order()), self.outputs)
+
+    def _fitted(
+        self, module: fx.GraphModule, weights: Weights, pairs: Iterable[Pair], outputs: int
+    ) -> tuple[Objective, float]:
+        settings = self.settings
+        custom = settings.custom if outputs else None
+        objective = Objective(module, custom=custom, checkpointed=settings.checkpointed, half=settings.half)
+        return objective.fitted(weights, pairs, outputs, settings.losses, settings.temperature)
+
+    def _pairs(self, batches: Iterable[Feeds]) -> Iterator[Pair]:
+        for feeds in batches:
+            moved = self._on_device(feeds)
+            yield moved, moved
+
+    def _on_device(self, feeds: Feeds) -> Feeds:
+        return tuple(feed.to(self.device) for feed in feeds)
+
+
+def improves(before: Float[Tensor, " samples"], after: Float[Tensor, " samples"]) -> bool:
+    """Whether `after` is lower by more than noise: by the 90 % quantile of Student's t in standard errors, paired.
+
+    With fewer than two samples nobody can tell, and the answer is no.
+    """
+    gains = (before - after).double()
+    if len(gains) < 2 or not bool(torch.isfinite(gains).all()):  # noqa: PLR2004 (a deviation takes two)
+        return False
+    noise = float(gains.std()) / math.sqrt(len(gains))
+    return float(gains.mean()) > (QUANTILE + QUANTILE_SLOPE / (len(gains) - 1)) * noise
+
+
+def _checked(
+    dense: fx.GraphModule, weights: Weights, masks: Mapping[str, Tensor], device: torch.device
+) -> tuple[Weights, dict[str, Tensor]]:
+    """Weights and masks on the device.
+
+    Raises:
+        ValueError: See `RefineModel.call`.
+    """
+    parameters = dict(dense.named_parameters())
+    for name, weight in weights.items():
+        if name not in parameters or parameters[name].shape != weight.shape:
+            raise ValueError(
+                f"weights must be parameters of the module, in their shape. Got {name} {tuple(weight.shape)}."
+            )
+        if name not in masks or masks[name].shape != weight.shape:
+            raise ValueError(f"masks must have the shape of their weight. Got none such for {name}.")
+    moved = {name: weight.detach().to(device, torch.float32) for name, weight in weights.items()}
+    return moved, {name: masks[name].to(device) for name in weights}
+
+
+def _moving(dense: fx.GraphModule, which: Which) -> Iterator[tuple[str, Tensor]]:
+    """Parameters that move beside the solved weights, float32."""
+    for name, parameter in dense.named_parameters():
+        if parameter.is_floating_point() and (which == "all" or (which == "weights+bias" and parameter.ndim == 1)):
+            yield name, parameter.detach().float()
+
+
+def _exact(weight: Tensor, mask: Tensor | None) -> Tensor:
+    """+0.0 where pruned."""
+    return weight if mask is None else torch.where(mask.bool(), weight, torch.zeros_like(weight))

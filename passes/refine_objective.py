@@ -1,0 +1,137 @@
+"""The objective of a network or a segment of one: its outputs, and the values at its cuts, against the dense network's."""
+
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, fx
+from torch.func import functional_call
+from torch.utils.checkpoint import checkpoint
+
+from prox24_export.passes.refine_data import Feeds
+from prox24_export.passes.refine_loss import AT_CUTS, Custom, Kind, OutputLoss, normalised_error, samples_of, spread
+
+Values = tuple[Any, ...]  # tensors, and sizes
+Pair = tuple[Values, Values]  # what the dense and the pruned network read: the same in a whole network
+
+SCALE_BATCHES = 8  # that scales and the first error are measured on
+
+
+@dataclass(frozen=True)
+class Objective:
+    """`mean over outputs of their loss + 10 · mean over cuts of (s − d)² / variance of d`, sample by sample.
+
+    The values at the cuts hold far more about a sample than a few logits do: with them a few hundred samples are not
+    learnt by heart.
+
+    Attributes:
+        module: Returns outputs, then the values at the cuts. Its own parameters are the dense network's.
+        outputs: How the outputs are measured.
+        scales: Variance of each cut.
+        custom: Measures all outputs instead: (pruned, dense) → a scalar or one value a sample.
+        checkpointed: Compute activations again for the gradient instead of keeping them.
+        half: Multiply matrices in bfloat16 on a GPU.
+    """
+
+    module: fx.GraphModule
+    outputs: tuple[OutputLoss, ...] = ()
+    scales: tuple[float, ...] = ()
+    custom: Custom | None = None
+    checkpointed: bool = False
+    half: bool = False
+
+    def of(self, weights: Mapping[str, Tensor], pair: Pair) -> Float[Tensor, " samples"]:
+        """Of each sample of a batch.
+
+        Args:
+            weights: By name of the parameter they replace; computed in that parameter's type, so float32 masters of
+                float16 weights get the gradient of what is stored.
+            pair: Inputs.
+        """
+        dense_feeds, sparse_feeds = pair
+        with self._precision(dense_feeds):
+            with torch.no_grad():
+                dense = self.module(*dense_feeds)
+            cast = self._cast(weights)
+            if self.checkpointed and torch.is_grad_enabled():
+                sparse = checkpoint(self._call, cast, sparse_feeds, use_reentrant=False, preserve_rng_state=False)
+            else:
+                sparse = self._call(cast, sparse_feeds)
+        samples = samples_of(dense)
+        return self._of_outputs(sparse, dense, samples) + AT_CUTS * self._of_cuts(sparse, dense, samples)
+
+    def fitted(
+        self,
+        weights: Mapping[str, Tensor],
+        pairs: Iterable[Pair],
+        outputs: int,
+        kinds: Sequence[Kind | None] = (),
+        temperature: float | None = None,
+    ) -> tuple["Objective", float]:
+        """With measures that fit the first batches, and the mean normalised error they begin at.
+
+        Args:
+            weights: Where refinement starts.
+            pairs: Inputs; the first eight are looked at.
+            outputs: How many of the module's results are outputs.
+            kinds: Measures of the first outputs where they are given; the others are detected.
+            temperature: See `OutputLoss.detect`.
+
+        Returns:
+            The objective; and the mean over cuts, or else over outputs, of squared error divided by variance.
+        """
+        losses: list[OutputLoss] = []
+        spreads: list[Tensor] = []
+        errors: list[Tensor] = []
+        for dense_feeds, sparse_feeds in itertools.islice(pairs, SCALE_BATCHES):
+            with torch.no_grad(), self._precision(dense_feeds):
+                dense = self.module(*dense_feeds)
+                sparse = self._call(self._cast(weights), sparse_feeds)
+            if not losses:
+                known = [*kinds, *[None] * outputs][:outputs]
+                losses = [OutputLoss.detect(d, kind, temperature) for d, kind in zip(dense, known, strict=False)]
+            spreads.append(torch.tensor([spread(d) for d in dense]))
+            errors.append(torch.tensor([_squared_error(s, d) for s, d in zip(sparse, dense, strict=True)]))
+        scales = torch.stack(spreads).mean(0)
+        relative = torch.stack(errors).mean(0) / scales
+        seen = relative[outputs:] if len(relative) > outputs else relative
+        losses = [replace(loss, scale=float(scale)) for loss, scale in zip(losses, scales, strict=False)]
+        fitted = replace(self, outputs=tuple(losses), scales=tuple(scales[outputs:].tolist()))
+        return fitted, float(seen.mean())
+
+    def _of_outputs(self, sparse: Feeds, dense: Feeds, samples: int) -> Tensor:
+        count = len(self.outputs)
+        if self.custom is not None:
+            value = self.custom(sparse[:count], dense[:count])
+            return value if value.ndim else value.expand(samples)
+        terms = [loss.of(s, d, samples) for loss, s, d in zip(self.outputs, sparse, dense, strict=False)]
+        return _mean(terms, samples, dense[0].device)
+
+    def _of_cuts(self, sparse: Feeds, dense: Feeds, samples: int) -> Tensor:
+        count = len(self.outputs)
+        pairs = zip(sparse[count:], dense[count:], self.scales, strict=True)
+        return _mean([normalised_error(s, d, scale, samples) for s, d, scale in pairs], samples, dense[0].device)
+
+    def _cast(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {name: weight.to(self.module.get_parameter(name).dtype) for name, weight in weights.items()}
+
+    def _call(self, weights: Mapping[str, Tensor], feeds: Values) -> Feeds:
+        results: Feeds = functional_call(self.module, dict(weights), feeds)
+        return results
+
+    def _precision(self, feeds: Values) -> torch.autocast:
+        kind = next((feed.device.type for feed in feeds if isinstance(feed, Tensor)), "cpu")
+        return torch.autocast(kind, torch.bfloat16, enabled=self.half and kind == "cuda")
+
+
+def _squared_error(sparse: Tensor, dense: Tensor) -> float:
+    if not dense.is_floating_point():
+        return 0.0
+    return float((sparse.float() - dense.float()).square().mean())
+
+
+def _mean(terms: Sequence[Tensor], samples: int, device: torch.device) -> Tensor:
+    return torch.stack(list(terms)).mean(0) if terms else torch.zeros(samples, device=device)

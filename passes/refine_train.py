@@ -1,0 +1,235 @@
+"""Adam under fixed masks, from one epoch to the next; what a run has so far can be saved and taken up again."""
+
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+Weights = dict[str, Tensor]
+PerSample = Callable[[Mapping[str, Tensor], Any], Float[Tensor, " samples"]]
+
+FIRST, SECOND, SMALL = 0.9, 0.95, 1e-12  # decay of Adam's moments; what keeps it from dividing by zero
+WARM_UP = 0.05  # share of the run
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One point of the curve.
+
+    Attributes:
+        number: From 0, which is before the first step.
+        train: Mean objective over the epoch's batches; NaN at 0.
+        held: Mean objective of the held-back samples after it; NaN where there are none.
+    """
+
+    number: int
+    train: float
+    held: float
+
+
+@dataclass
+class State:
+    """A run between two epochs.
+
+    Attributes:
+        weights: Float32 masters, by parameter.
+        first: Adam's mean of gradients.
+        second: Adam's mean of squared gradients.
+        best: Weights of the best epoch on the held-back samples.
+        scales: Root mean square of the surviving weights at the start.
+        before: Objective of each held-back sample at the start.
+        after: The same with `best`.
+        step: Steps done.
+        seconds: Time spent.
+        curve: Epochs done, the start included.
+    """
+
+    weights: Weights
+    first: Weights
+    second: Weights
+    best: Weights
+    scales: dict[str, float]
+    before: Tensor
+    after: Tensor
+    step: int = 0
+    seconds: float = 0.0
+    curve: list[Epoch] = field(default_factory=list)
+
+    @staticmethod
+    def of(weights: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> "State":
+        """The start of a run: float32 copies; without a mask every weight of a parameter survives."""
+        masters = {name: weight.detach().float().clone() for name, weight in weights.items()}
+        zeros = {name: torch.zeros_like(weight) for name, weight in masters.items()}
+        moments = [{name: zero.clone() for name, zero in zeros.items()} for _ in range(2)]
+        best = {name: weight.clone() for name, weight in masters.items()}
+        scales = {name: _rms(weight, masks.get(name)) for name, weight in masters.items()}
+        return State(masters, moments[0], moments[1], best, scales, torch.zeros(0), torch.zeros(0))
+
+
+@dataclass(frozen=True)
+class Part:
+    """A network or a segment that is done.
+
+    Attributes:
+        weights: Float32, what goes on: refined where that is kept, and else as they came.
+        curve: Every epoch.
+        before: Objective of each held-back sample at the start.
+        after: The same with the best epoch's weights.
+        kept: Whether refinement is kept.
+    """
+
+    weights: Weights
+    curve: tuple[Epoch, ...]
+    before: Tensor
+    after: Tensor
+    kept: bool
+
+
+@dataclass
+class Progress:
+    """A refinement between two epochs.
+
+    Attributes:
+        parts: Segments that are done; a whole network is one part.
+        state: Of the next one; None before its start.
+    """
+
+    parts: list[Part] = field(default_factory=list)
+    state: State | None = None
+
+    def save(self, path: Path) -> None:
+        """Writes it to a file, which appears whole or not at all."""
+        partial = path.with_name(path.name + ".partial")
+        torch.save(_plain(self), partial)
+        partial.replace(path)
+
+    @staticmethod
+    def load(path: Path) -> "Progress":
+        """Reads what `save` wrote."""
+        stored = torch.load(path, weights_only=True)
+        parts = [Part(**part | {"curve": tuple(Epoch(**epoch) for epoch in part["curve"])}) for part in stored["parts"]]
+        state = stored["state"]
+        if state is not None:
+            state = State(**state | {"curve": [Epoch(**epoch) for epoch in state["curve"]]})
+        return Progress(parts, state)
+
+
+@dataclass(frozen=True)
+class Training:
+    """A run.
+
+    Each tensor's step is `rate` times the root mean square of its surviving weights, so that one rate fits all; it
+    warms up over a twentieth of the run and falls to zero along a cosine. Gradients are multiplied by the masks: a pruned
+    weight never leaves +0.0.
+
+    Attributes:
+        objective: Weights and a batch → one value a sample.
+        masks: By parameter, True where a weight survives. Parameters without one move as a whole.
+        rate: Relative learning rate.
+        epochs: How many at most.
+        steps: Batches in an epoch.
+        limit: Seconds; None where there is none. With one, the cosine follows the clock where that is ahead.
+    """
+
+    objective: PerSample
+    masks: Mapping[str, Tensor]
+    rate: float
+    epochs: int
+    steps: int
+    limit: float | None = None
+
+    def run(
+        self,
+        state: State,
+        epoch: Callable[[int], Iterable[Any]],
+        held: Callable[[], Iterable[Any]],
+        done: Callable[[State], None],
+    ) -> State:
+        """Trains to the end; the same seed gives the same bytes on a CPU.
+
+        Args:
+            state: A fresh one, or one of an interrupted run; changed in place.
+            epoch: Batches of an epoch by its number, from 1.
+            held: Batches of the held-back samples.
+            done: Called after the start is measured and after each epoch.
+        """
+        if not state.curve:
+            state.before = state.after = self.measure(state.weights, held())
+            state.curve.append(Epoch(0, math.nan, _mean(state.before)))
+            done(state)
+        for number in range(len(state.curve), self.epochs + 1):
+            if self.progress(state) >= 1:
+                break
+            losses = [self._step(state, batch) for batch in epoch(number)]
+            started = time.perf_counter()
+            values = self.measure(state.weights, held())
+            if not len(values) or _mean(values) < _mean(state.after):
+                state.after = values
+                state.best = {name: weight.clone() for name, weight in state.weights.items()}
+            state.curve.append(Epoch(number, math.fsum(losses) / max(1, len(losses)), _mean(values)))
+            state.seconds += time.perf_counter() - started
+            done(state)
+        return state
+
+    def measure(self, weights: Mapping[str, Tensor], batches: Iterable[Any]) -> Float[Tensor, " samples"]:
+        """The objective of each sample."""
+        with torch.no_grad():
+            values = [self.objective(weights, batch).float().cpu() for batch in batches]
+        return torch.cat(values) if values else torch.zeros(0)
+
+    def _step(self, state: State, batch: Any) -> float:
+        """One step of Adam; a step whose gradient is not finite is left out."""
+        started = time.perf_counter()
+        weights = {name: weight.detach().requires_grad_() for name, weight in state.weights.items()}
+        loss = self.objective(weights, batch).mean()
+        gradients = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
+        state.step += 1
+        if all(gradient is None or bool(torch.isfinite(gradient).all()) for gradient in gradients):
+            for name, gradient in zip(weights, gradients, strict=True):
+                if gradient is not None:
+                    self._move(state, name, gradient)
+        state.seconds += time.perf_counter() - started
+        return float(loss.detach())
+
+    def _move(self, state: State, name: str, gradient: Tensor) -> None:
+        first, second = state.first[name], state.second[name]
+        mask = self.masks.get(name)
+        gradient = gradient if mask is None else gradient * mask
+        first.lerp_(gradient, 1 - FIRST)
+        second.mul_(SECOND).addcmul_(gradient, gradient, value=1 - SECOND)
+        spread = (second / (1 - SECOND**state.step)).sqrt_().add_(SMALL)
+        size = self._rate(state) * state.scales[name] / (1 - FIRST**state.step)
+        state.weights[name].addcdiv_(first, spread, value=-size)
+
+    def _rate(self, state: State) -> float:
+        progress = min(1.0, self.progress(state))
+        warm = min(1.0, state.step / max(1.0, WARM_UP * self.epochs * self.steps))
+        return self.rate * warm * 0.5 * (1 + math.cos(math.pi * progress))
+
+    def progress(self, state: State) -> float:
+        """Share of the run that is over, by steps or by the clock."""
+        by_step = state.step / max(1, self.epochs * self.steps)
+        return by_step if self.limit is None else max(by_step, state.seconds / self.limit)
+
+
+def _rms(weight: Tensor, mask: Tensor | None) -> float:
+    """Of the survivors; 1 where all are zero, which says nothing of their size."""
+    kept = weight if mask is None else weight[mask.bool()]
+    return float(kept.square().mean().sqrt()) or 1.0 if kept.numel() else 1.0
+
+
+def _mean(values: Tensor) -> float:
+    return float(values.double().mean()) if len(values) else math.nan
+
+
+def _plain(value: Any) -> Any:
+    """Dataclasses as dictionaries, so that the file holds tensors and numbers only."""
+    if is_dataclass(value):
+        return {entry.name: _plain(getattr(value, entry.name)) for entry in fields(value)}
+    return [_plain(entry) for entry in value] if isinstance(value, (list, tuple)) else value

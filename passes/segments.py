@@ -1,0 +1,225 @@
+"""Where a network can be cut in two: points at which one value carries everything that is still read."""
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import fx
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Consecutive nodes between two cuts, as a module of their own.
+
+    Attributes:
+        module: Takes `inputs`, returns the values at `cuts` and, in the last segment, the network's outputs before
+            them. It shares the parameters of the network.
+        inputs: Names of the values it reads: the one at the cut before it, and such as no weight changes.
+        cuts: Names of the values it hands back, in order; the next segment reads the last of them. The last segment
+            may have none.
+        weights: Those of the weights asked for that it reads.
+    """
+
+    module: fx.GraphModule
+    inputs: tuple[str, ...]
+    cuts: tuple[str, ...]
+    weights: tuple[str, ...]
+
+
+def cuts(module: fx.GraphModule, weights: Collection[str]) -> tuple[fx.Node, ...]:
+    """Nodes behind which every value that is still read, and that changes with `weights`, is that node's own.
+
+    Of several with no weight between them the last is taken. What depends on no weight (masks, positions, the stem's
+    output) is the same in both networks and no part of a cut. The network's end is no cut.
+
+    Args:
+        module: Nodes in topological order.
+        weights: Names of parameters.
+
+    Returns:
+        In topological order.
+    """
+    order = list(module.graph.nodes)
+    place = {node: index for index, node in enumerate(order)}
+    moving = _moving(module, weights)
+    last = {node: max((place[user] for user in node.users), default=-1) for node in moving}
+    alive: set[fx.Node] = set()
+    found: list[fx.Node] = []
+    fresh = False  # whether a weight was read since the last cut
+    for index, node in enumerate(order):
+        if node not in moving or node.op == "get_attr":
+            continue
+        fresh = fresh or any(read.op == "get_attr" and read.target in weights for read in node.all_input_nodes)
+        alive = {value for value in (*alive, node) if last[value] > index}
+        if alive == {node} and any(user.op != "output" for user in node.users):
+            if fresh or not found:
+                found.append(node)
+            else:
+                found[-1] = node
+            fresh = False
+    while found and not _reads_weight_after(order, place[found[-1]], weights):
+        found.pop()
+    return tuple(found)
+
+
+def blocks(module: fx.GraphModule, weights: Collection[str]) -> list[Segment]:
+    """The network as segments: of the longest run of like pieces each repetition is one, e.g. a transformer block.
+
+    Pieces before and after such a run join its first and last segment where they have no more weights than a repetition.
+    Without a run of several different pieces every piece between two cuts is a segment.
+
+    Args:
+        module: Nodes in topological order.
+        weights: Names of parameters.
+    """
+    at = cuts(module, weights)
+    pieces = list(_pieces(module, at))
+    groups = _grouped([_signature(piece, weights) for piece in pieces])
+    segments, start = [], 0
+    for size in groups:
+        inner = at[start : start + size]
+        nodes = [node for piece in pieces[start : start + size] for node in piece]
+        segments.append(_segment(module, nodes, inner, weights))
+        start += size
+    return segments
+
+
+def with_outputs(module: fx.GraphModule, values: Sequence[fx.Node]) -> fx.GraphModule:
+    """A copy that returns the values of these nodes behind its own outputs; parameters are shared."""
+    graph = fx.Graph()
+    env: dict[fx.Node, Any] = {}
+    for node in module.graph.nodes:
+        if node.op == "output":
+            graph.output((*(env[result] for result in node.args[0]), *(env[value] for value in values)))
+        else:
+            env[node] = graph.node_copy(node, env.__getitem__)
+    return fx.GraphModule(module, graph)
+
+
+def shared_values(module: fx.GraphModule, segments: Sequence[Segment]) -> fx.GraphModule:
+    """A module of the network's inputs that returns what segments read and no weight changes, by name.
+
+    Its outputs are in the order of `shared_names`.
+    """
+    wanted = set(shared_names(segments))
+    graph = fx.Graph()
+    env: dict[fx.Node, fx.Node] = {}
+    for node in module.graph.nodes:
+        if node.op != "output":
+            env[node] = graph.node_copy(node, env.__getitem__)
+    by_name = {node.name: copy for node, copy in env.items() if node.name in wanted}
+    graph.output(tuple(by_name[name] for name in shared_names(segments)))
+    graph.eliminate_dead_code()
+    return fx.GraphModule(module, graph)
+
+
+def shared_names(segments: Sequence[Segment]) -> tuple[str, ...]:
+    """Names of values that segments read and none of them hands back, each once."""
+    made = {name for segment in segments for name in segment.cuts}
+    return tuple(dict.fromkeys(name for segment in segments for name in segment.inputs if name not in made))
+
+
+def _moving(module: fx.GraphModule, weights: Collection[str]) -> frozenset[fx.Node]:
+    """The nodes whose value changes with one of `weights`."""
+    found: set[fx.Node] = set()
+    for node in module.graph.nodes:
+        named = node.op == "get_attr" and node.target in weights
+        if node.op != "output" and (named or any(read in found for read in node.all_input_nodes)):
+            found.add(node)
+    return frozenset(found)
+
+
+def _reads_weight_after(order: Sequence[fx.Node], start: int, weights: Collection[str]) -> bool:
+    later = (read for node in order[start + 1 :] for read in node.all_input_nodes)
+    return any(read.op == "get_attr" and read.target in weights for read in later)
+
+
+def _pieces(module: fx.GraphModule, at: Sequence[fx.Node]) -> Iterator[list[fx.Node]]:
+    """The calls between cuts; the last piece ends with the network."""
+    ends, piece = set(at), []
+    for node in module.graph.nodes:
+        if node.op in {"placeholder", "get_attr", "output"}:
+            continue
+        piece.append(node)
+        if node in ends:
+            yield piece
+            piece = []
+    yield piece
+
+
+def _signature(piece: Sequence[fx.Node], weights: Collection[str]) -> tuple[str, ...]:
+    """Of the calls that read a weight: function and shape."""
+    signature = []
+    for node in piece:
+        for read in node.all_input_nodes:
+            if read.op == "get_attr" and read.target in weights:
+                tensor = read.graph.owning_module.get_parameter(str(read.target))
+                signature.append(f"{node.target} {tuple(tensor.shape)}")
+    return tuple(signature)
+
+
+def _grouped(signatures: Sequence[tuple[str, ...]]) -> list[int]:
+    """How many consecutive pieces each segment takes."""
+    count = len(signatures)
+    start, period, repeats = max(
+        (
+            (start, period, _repeats(signatures, start, period))
+            for period in range(1, count // 2 + 1)
+            for start in range(count - period)
+        ),
+        key=lambda run: (run[1] * run[2] if run[2] > 1 else 0, -run[1], -run[0]),
+        default=(0, 1, 1),
+    )
+    before, after = start, count - start - period * repeats
+    if repeats == 1 or 2 * period * repeats < count:
+        return [1] * count
+    groups = [period] * repeats
+    block = _weights(signatures[start : start + period])
+    if _weights(signatures[:before]) <= block:
+        groups[0] += before
+    else:
+        groups = [1] * before + groups
+    if _weights(signatures[count - after :]) <= block:
+        groups[-1] += after
+    else:
+        groups += [1] * after
+    return groups
+
+
+def _weights(signatures: Sequence[tuple[str, ...]]) -> int:
+    return sum(len(signature) for signature in signatures)
+
+
+def _repeats(signatures: Sequence[tuple[str, ...]], start: int, period: int) -> int:
+    first, repeats = signatures[start : start + period], 1
+    while signatures[start + repeats * period : start + (repeats + 1) * period] == first:
+        repeats += 1
+    return repeats
+
+
+def _segment(
+    module: fx.GraphModule, nodes: Sequence[fx.Node], inner: Sequence[fx.Node], weights: Collection[str]
+) -> Segment:
+    """The nodes as a module; what they read from outside becomes a placeholder, parameters stay attributes."""
+    graph = fx.Graph()
+    env: dict[fx.Node, Any] = {}
+    inside, inputs, used = set(nodes), [], []
+    outputs = next(node for node in module.graph.nodes if node.op == "output")
+    is_last = any(result in inside for result in outputs.all_input_nodes)
+    outside = [read for node in nodes for read in node.all_input_nodes if read not in inside]
+    outside += [result for result in outputs.all_input_nodes if is_last and result not in inside]
+    outside = list(dict.fromkeys(outside))
+    for node in outside:
+        if node.op != "get_attr":
+            env[node] = graph.placeholder(node.name)
+            inputs.append(node.name)
+    for node in outside:
+        if node.op == "get_attr":
+            env[node] = graph.get_attr(str(node.target))
+            used += [str(node.target)] if node.target in weights else []
+    for node in nodes:
+        env[node] = graph.node_copy(node, env.__getitem__)
+    results = tuple(env[result] for result in outputs.args[0]) if is_last else ()  # type: ignore[union-attr]
+    graph.output((*results, *(env[value] for value in inner)))
+    part = fx.GraphModule(module, graph)
+    return Segment(part, tuple(inputs), tuple(value.name for value in inner), tuple(dict.fromkeys(used)))
