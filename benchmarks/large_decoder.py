@@ -30,8 +30,13 @@ CONFIG = {
     "max_position_embeddings": 2048,
 }
 ROWS, TOKENS = 16, 128
-FIRST = [argument for block in range(3) for argument in ("--include", f"model.layers.{block}.*")]
-REST = ["--method", "magnitude", *(part for block in range(3) for part in ("--exclude", f"model.layers.{block}.*"))]
+FIRST = ["--no-refine", *(part for block in range(3) for part in ("--include", f"model.layers.{block}.*"))]
+REST = [
+    "--no-refine",
+    "--method",
+    "magnitude",
+    *(part for block in range(3) for part in ("--exclude", f"model.layers.{block}.*")),
+]
 MAKE = """\
 import json, sys
 import torch, transformers

@@ -18,6 +18,7 @@ from prox24_export.passes.fx_operators import Operators, keeps_entries
 from prox24_export.passes.graph import (
     Array,
     Candidate,
+    Differentiable,
     Feeds,
     Input,
     Linear,
@@ -29,6 +30,7 @@ from prox24_export.passes.graph import (
     stored_as,
 )
 from prox24_export.passes.lazy_tensors import LazyTensors
+from prox24_export.passes.refine_program import flat_module
 from prox24_export.passes.trace import with_tensors
 
 
@@ -185,6 +187,12 @@ class FxGraph:
             return results
 
         return run
+
+    def differentiable(self, feeds: Feeds) -> Differentiable:
+        """The program as a module of its own; all of it in memory."""
+        del feeds  # it is the same runtime
+        flat = flat_module(self.whole_program())
+        return Differentiable(flat.module, flat.parameters)
 
     def runner(self) -> Callable[[Feeds], Sequence[Array]]:
         """The whole model: feeds to outputs."""

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, fx
 
 from prox24_export.passes.activations import View
 from prox24_export.passes.experts import Expert, part_name
@@ -184,6 +184,19 @@ class Input:
     shape: tuple[int | str | None, ...] | None
 
 
+@dataclass(frozen=True)
+class Differentiable:
+    """A graph as a differentiable function.
+
+    Attributes:
+        module: `forward(*inputs) -> tuple of tensors`, inputs and outputs in the graph's order.
+        parameters: Name of the module's parameter by name of the stored tensor.
+    """
+
+    module: fx.GraphModule
+    parameters: Mapping[str, str]
+
+
 class TracedGraph(Protocol):
     """What a pass may ask of a graph, whichever front end it came from.
 
@@ -245,6 +258,14 @@ class TracedGraph(Protocol):
 
     def rounded(self, linear: Linear, matrix: Float[Tensor, "N K"]) -> Array:
         """`matrix` in the stored shape and dtype: +0.0 for zeros, clipped to what weight and casts can hold."""
+
+    def differentiable(self, feeds: Feeds) -> Differentiable:
+        """The whole graph as a differentiable function, compared with `runner` on `feeds` where it is another runtime.
+
+        Raises:
+            NotDifferentiableError: An operator has no gradient here.
+            DivergenceError: It computes something else.
+        """
 
     def compile(
         self, nodes: Sequence[Node], sample: Mapping[str, Any], fetches: Sequence[str], weights: Mapping[str, Array]

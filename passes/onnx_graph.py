@@ -17,6 +17,7 @@ from prox24_export.passes import float32_copy, onnx_operators, runtime
 from prox24_export.passes.graph import (
     Array,
     Candidate,
+    Differentiable,
     Feeds,
     Input,
     Linear,
@@ -177,6 +178,20 @@ class OnnxGraph:
             return results
 
         return run
+
+    def differentiable(self, feeds: Feeds) -> Differentiable:
+        """The model as a torch function, checked against ONNX Runtime on `feeds`.
+
+        Raises:
+            NotDifferentiableError: An operator has no gradient here.
+            DivergenceError: The function computes something else; names the first node that differs.
+        """
+        from prox24_export.passes.onnx_fx_check import check  # noqa: PLC0415 - they read this class
+        from prox24_export.passes.onnx_to_fx import onnx_to_fx  # noqa: PLC0415
+
+        converted = onnx_to_fx(self)
+        check(converted, self, feeds)
+        return Differentiable(converted.module, converted.parameters)
 
     def compile(
         self, nodes: Sequence[Node], sample: Feeds, fetches: Sequence[str], weights: Mapping[str, Array]

@@ -100,7 +100,7 @@ def _detected(dense: Tensor) -> Kind:
         return "cosine"
     logarithms = dense.log_softmax(-1)
     entropy = -(logarithms.exp() * logarithms).sum(-1).mean()
-    decided = float(entropy) < 0.9 * float(torch.tensor(float(dense.shape[-1])).log())  # noqa: PLR2004 (see `detect`)
+    decided = float(entropy) < 0.9 * float(torch.tensor(float(dense.shape[-1])).log())
     return "kl" if decided else "mse"
 
 

@@ -10,7 +10,7 @@ from cyclopts import App, CycloptsError, Parameter
 
 from prox24_export.errors import Prox24Error
 from prox24_export.progress import Terminal
-from prox24_export.settings import Effort, Method, Settings, parse_shape
+from prox24_export.settings import Effort, Method, Refine, RefineMode, Settings, parse_shape
 
 PASSED, GATE_FAILED, UNUSABLE, FAILED, INTERRUPTED = 0, 1, 2, 4, 130
 
@@ -54,6 +54,11 @@ def export(
     metric: str | None = None,
     max_accuracy_drop: float | None = None,
     min_snr: float | None = None,
+    refine: Refine = "weights",
+    no_refine: Annotated[bool, Parameter(negative="", show_default=False)] = False,
+    refine_mode: RefineMode = "auto",
+    refine_minutes: float | None = None,
+    refine_loss: str | None = None,
     offload: Annotated[bool, Parameter(negative="", show_default=False)] = False,
     onnx: Annotated[bool, Parameter(negative="", show_default=False)] = False,
     force: Annotated[bool, Parameter(negative="", show_default=False)] = False,
@@ -84,6 +89,11 @@ def export(
         metric: Your own metric, module:function; see README. Default: top-1 with labels, perplexity of language models.
         max_accuracy_drop: Gate: most percentage points of top-1 that may be lost. Default: no gate.
         min_snr: Gate: least signal-to-noise ratio of every float output, in dB. Default: no gate.
+        refine: Tune the surviving weights of all layers together against the dense outputs; and what else moves.
+        no_refine: Layer by layer only, as --refine no. Default: refine.
+        refine_mode: All layers at once, or a segment (a block) at a time in the memory of one.
+        refine_minutes: Most minutes spent on it. Default: about 320 steps.
+        refine_loss: Your own measure of pruned against dense outputs, module:function; see README. Default: detected.
         offload: Keep activations between stages on disk, beside the output folder. Default: in memory.
         onnx: Also write model.onnx of a Hugging Face directory. Default: only the directory. Other torch models always
             give one.
@@ -105,6 +115,10 @@ def export(
         metric=metric,
         max_accuracy_drop=max_accuracy_drop,
         min_snr=min_snr,
+        refine="no" if no_refine else refine,
+        refine_mode=refine_mode,
+        refine_minutes=refine_minutes,
+        refine_loss=refine_loss,
         offload=offload,
         onnx=onnx,
         force=force,

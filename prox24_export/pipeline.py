@@ -21,6 +21,7 @@ from prox24_export.passes.verify_pattern import verify_pattern
 from prox24_export.planning import Plan
 from prox24_export.progress import Progress, Silent
 from prox24_export.pruning import prune, row_of
+from prox24_export.refinement import refine
 from prox24_export.report import html, markdown
 from prox24_export.report.model import AccuracyReport, DataFacts, LayerReport, Report
 from prox24_export.settings import Settings
@@ -100,9 +101,11 @@ def export(
                 pruned = prune(
                     graph, job.found, parts, weights, scratch=scratch, size=size, settings=settings, progress=progress
                 )
+            solved = [layer for layer in job.linears if layer.weight in weights]
+            with run.timed("refine"):
+                refined = refine(graph, solved, weights, parts, settings=settings, progress=progress)
             with run.timed("save"):
                 written = job.frontend.write(graph, weights, folder)
-        solved = [layer for layer in job.linears if layer.weight in weights]
         with run.timed("verify"):
             sparse = frontends.of(written).open()
             verify_pattern(sparse, solved)
@@ -126,6 +129,7 @@ def export(
             gates=gates.evaluate(settings, measured, is_copy=not weights),
             warnings=tuple(run.warnings),
             executions=pruned.executions,
+            refinement=refined,
             seconds=run.seconds | {"total": round(time.perf_counter() - run.start, 3)},
         )
         _render(report, folder)

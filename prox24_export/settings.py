@@ -9,6 +9,8 @@ from prox24_export.errors import InputError
 
 Method = Literal["prox", "prox-gradient", "sparsegpt", "wanda", "magnitude"]
 Effort = Literal["fast", "default", "thorough"]
+Refine = Literal["no", "weights", "weights+bias", "all"]
+RefineMode = Literal["auto", "model", "segments"]
 AIMS_AT_DENSE_OUTPUT: frozenset[Method] = frozenset({"prox", "prox-gradient"})
 
 
@@ -32,6 +34,10 @@ class Settings:
             causal language model.
         max_accuracy_drop: Gate: most percentage points of top-1 that may be lost. Needs labels.
         min_snr: Gate: least signal-to-noise ratio of any float output, in dB.
+        refine: Tune the surviving weights of all layers together afterwards; what moves beside them.
+        refine_mode: Together, or a segment (a block) at a time; `auto`: together where half of free memory suffices.
+        refine_minutes: Most minutes spent on it; None: about 320 steps.
+        refine_loss: `module:function` that measures pruned against dense outputs; None: detected for each output.
         offload: Keep activations between stages on disk.
         onnx: Also write `model.onnx`, where the model is not an ONNX file.
         force: Replace a finished run in the output folder.
@@ -51,6 +57,10 @@ class Settings:
     metric: str | None = None
     max_accuracy_drop: float | None = None
     min_snr: float | None = None
+    refine: Refine = "weights"
+    refine_mode: RefineMode = "auto"
+    refine_minutes: float | None = None
+    refine_loss: str | None = None
     offload: bool = False
     onnx: bool = False
     force: bool = False
@@ -77,6 +87,13 @@ class Settings:
         _expect(self.sequence >= 2, "--sequence", "at least 2 tokens", self.sequence)  # noqa: PLR2004 - one to predict
         _expect(self.stride is None or 1 <= self.stride <= self.sequence, "--stride", "1 to --sequence", self.stride)
         _expect(self.metric is None or ":" in self.metric, "--metric", "module:function", self.metric)
+        _expect(self.refine in get_args(Refine), "--refine", f"one of {', '.join(get_args(Refine))}", self.refine)
+        modes = get_args(RefineMode)
+        _expect(self.refine_mode in modes, "--refine-mode", f"one of {', '.join(modes)}", self.refine_mode)
+        minutes = self.refine_minutes
+        _expect(minutes is None or 0 < minutes < math.inf, "--refine-minutes", "more than 0 minutes", minutes)
+        loss = self.refine_loss
+        _expect(loss is None or ":" in loss, "--refine-loss", "module:function", loss)
         drop = self.max_accuracy_drop
         _expect(drop is None or 0 <= drop < math.inf, "--max-accuracy-drop", "0 points or more", drop)
         _expect(self.min_snr is None or math.isfinite(self.min_snr), "--min-snr", "a number of dB", self.min_snr)

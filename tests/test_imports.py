@@ -28,6 +28,11 @@ OPTIONS = {
     "--blend": "Default: chosen on held-back samples",
     "--max-accuracy-drop": "Default: no gate",
     "--min-snr": "Default: no gate",
+    "--refine": "[default: weights]",
+    "--no-refine": "Default: refine",
+    "--refine-mode": "[default: auto]",
+    "--refine-minutes": "Default: about 320 steps",
+    "--refine-loss": "Default: detected",
     "--offload": "Default: in memory",
     "--onnx": "Default: only the directory",
     "--sequence": "default: 256",
@@ -79,7 +84,7 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def test_help_lists_no_option_that_the_table_above_lacks(shown: str) -> None:
-    listed = re.findall(r" (--[a-z-]+) (?:-o )?(?:[A-Z]{3}|Replace|Keep|Also|Only)", shown)
+    listed = re.findall(r" (--[a-z-]+) (?:-o )?(?:[A-Z]{3}|Replace|Layer|Keep|Also|Only)", shown)
     assert set(listed) == OPTIONS.keys() - {"-o"}
 
 

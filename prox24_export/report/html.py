@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jinja2
 
 from prox24_export.report import markdown
-from prox24_export.report.model import LayerReport, Report
+from prox24_export.report.model import LayerReport, RefinementReport, Report
 
 HEIGHT = 180  # pixels of the plot
 NOISE = 1e-9  # relative errors below are drawn as zero
@@ -21,6 +21,15 @@ class Bar(NamedTuple):
     width: float
     height: float
     title: str
+
+
+class Curve(NamedTuple):
+    """Objective over epochs: polylines as SVG points in per cent and pixels, ticks as in `Chart`."""
+
+    held: str
+    train: str
+    ticks: Sequence[tuple[float, str]]
+    description: str
 
 
 class Chart(NamedTuple):
@@ -48,6 +57,7 @@ def render(report: Report) -> str:
         reasons=markdown.reasons(report),
         cost=markdown.cost(report),
         chart=chart(report.sparse_layers),
+        curve=curve(report.refinement),
         height=HEIGHT,
         share=sum(layer.share for layer in report.sparse_layers),
         figures=markdown.figures,
@@ -74,6 +84,30 @@ def chart(layers: Sequence[LayerReport]) -> Chart | None:
     ticks = [(HEIGHT * i * step / top, f"{markdown.number(100 * i * step)} %") for i in range(round(top / step) + 1)]
     described = f"{len(known):,} sparse layers in network order; the largest error is {markdown.figures(worst)[2]}"
     return Chart(bars, ticks, f"{described}, at {worst.name}.")
+
+
+def curve(refinement: RefinementReport | None) -> Curve | None:
+    """Curves of the held-back samples and of the training batches; None where nothing was tried or held back."""
+    points = [] if refinement is None else [point for point in refinement.curve if point.held is not None]
+    if refinement is None or len(points) < 2:  # noqa: PLR2004 - a line has two ends
+        return None
+    values = [value for point in points for value in (point.held, point.train) if value is not None]
+    step = _step(max(values))
+    top = step * max(1, math.ceil(max(values) / step - 1e-9))
+
+    def line(values: Sequence[float | None]) -> str:
+        known = [(place, value) for place, value in enumerate(values) if value is not None]
+        return " ".join(
+            f"{1000 * place / (len(values) - 1):.1f},{HEIGHT + 10 - HEIGHT * value / top:.1f}" for place, value in known
+        )
+
+    ticks = [(HEIGHT * i * step / top, markdown.number(i * step)) for i in range(round(top / step) + 1)]
+    first, last = points[0].held or 0.0, points[-1].held or 0.0
+    epochs = "epochs" if refinement.mode == "model" else "epochs of all segments, one after the other"
+    described = (
+        f"{len(points) - 1} {epochs}; held-back samples from {markdown.number(first)} to {markdown.number(last)}."
+    )
+    return Curve(line([point.held for point in points]), line([point.train for point in points]), ticks, described)
 
 
 def details(layer: LayerReport) -> str:

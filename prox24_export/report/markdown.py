@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from itertools import accumulate
 from typing import NamedTuple
 
-from prox24_export.report.model import AccuracyReport, Gate, LayerReport, OutputReport, Report
+from prox24_export.report.model import AccuracyReport, Gate, LayerReport, OutputReport, RefinementReport, Report
 
 RANDOM_WARNING = (
     "No calibration data were given: inputs were random, so the masks are not based on data. "
@@ -39,6 +39,7 @@ def render(report: Report) -> str:
         *_table(shared["gates"]),
         *_table(shared["metrics"]),
         *_table(shared["outputs"]),
+        *_table(shared["refinement"]),
         *_table(Table(f"Sparse layers ({len(layers):,}), worst relative error first", header, pruned), 24_000),
         *_table(Table("Why layers stay dense", ("Reason", "Layers"), reasons(report))),
         *_table(Table(f"Dense layers ({len(dense):,})", ("Layer", "Operator", "Reason"), dense), 10_000),
@@ -95,9 +96,24 @@ def tables(report: Report) -> dict[str, Table]:
         "gates": Table("Gates", ("Gate", "Measured", "Limit", "Verdict"), [_gate(gate) for gate in report.gates]),
         "metrics": Table(f"Accuracy {on}", ("Metric", "Dense", "Sparse", "Change"), _metrics(accuracy)),
         "outputs": Table(f"Outputs against dense {on}", header, [_output(output) for output in by_snr]),
+        "refinement": Table("Refinement of all layers together", ("", ""), _refinement(report.refinement)),
         "data": Table("Data", ("Part", "Samples", "Used for", "Source"), parts or ()),
         "files": Table("Input and output", ("File", "Size", "SHA-256"), files),
     }
+
+
+def _refinement(refinement: RefinementReport | None) -> list[tuple[str, str]]:
+    """Decision, its reason, and what it rests on."""
+    if refinement is None:
+        return []
+    rows = [("Decision", f"{'kept' if refinement.kept else 'not kept'}: {refinement.reason}")]
+    if refinement.before is not None and refinement.after is not None:
+        both = f"{number(refinement.before, 4)} layer by layer, {number(refinement.after, 4)} refined"
+        rows.append(("Objective of held-back samples", f"{both}, {refinement.samples:,} samples"))
+    if refinement.curve:
+        epochs = len({point.epoch for point in refinement.curve}) - 1
+        rows.append(("Work", f"{refinement.mode}, {epochs:,} epochs, {number(refinement.seconds)} s"))
+    return rows
 
 
 def figures(layer: LayerReport) -> tuple[str, str, str]:

@@ -100,6 +100,48 @@ class OutputReport:
 
 
 @dataclass(frozen=True)
+class EpochReport:
+    """One point of the refinement's curve: mean objective of an epoch's batches, and of the held-back samples after it.
+
+    Attributes:
+        segment: Which segment, from 0; 0 where the whole model is refined.
+        epoch: From 0, which is before the first step.
+        train: None at epoch 0.
+        held: None where no sample was held back.
+    """
+
+    segment: int
+    epoch: int
+    train: float | None
+    held: float | None
+
+
+@dataclass(frozen=True)
+class RefinementReport:
+    """All surviving weights together against the dense model's outputs: what came of it.
+
+    Attributes:
+        kept: Whether the result is used.
+        reason: Why it is or is not, in one sentence.
+        mode: `model`, or `segments`; empty where nothing was tried.
+        samples: Held-back samples that decided.
+        before: Their mean objective with the layer-wise weights; None where there were none.
+        after: The same with the refined weights.
+        curve: Every epoch.
+        seconds: Wall time.
+    """
+
+    kept: bool
+    reason: str
+    mode: str = ""
+    samples: int = 0
+    before: float | None = None
+    after: float | None = None
+    curve: tuple[EpochReport, ...] = ()
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
 class AccuracyReport:
     """Measured on the report part, by the runtime of the front end.
 
@@ -168,6 +210,7 @@ class Report:
     warnings: tuple[str, ...]
     executions: Executions | None
     seconds: dict[str, float] = field(default_factory=dict)
+    refinement: RefinementReport | None = None
     schema_version: int = SCHEMA_VERSION
 
     @property

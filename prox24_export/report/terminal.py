@@ -23,6 +23,8 @@ def render(report: Report) -> str:
         lines = [f"nothing eligible: {report.output.path} is a copy of {report.input.path}"]
     reasons = Counter(layer.reason.split(" (")[0] for layer in report.layers if layer.state == "dense")
     lines += [f"  dense: {count} × {reason}" for reason, count in reasons.most_common()]
+    if report.refinement is not None:
+        lines.append(f"{'refined' if report.refinement.kept else 'not refined'}: {report.refinement.reason}")
     if report.accuracy is not None:
         lines += _accuracy(report)
     lines += [_gate(gate) for gate in report.gates]

@@ -6,11 +6,13 @@ from typing import Any
 from prox24_export.report.model import (
     AccuracyReport,
     DataFacts,
+    EpochReport,
     Executions,
     FileFacts,
     Gate,
     LayerReport,
     OutputReport,
+    RefinementReport,
     Report,
 )
 
@@ -77,6 +79,19 @@ def build(count: int = 98, **changes: Any) -> Report:
         warnings=("12 samples were left out: their shapes fit no other.",),
         executions=Executions(calibration=18_240, dense_pass=7_600, stages=41),
         seconds={"calibrate": 38.2, "solve": 31.1, "verify": 0.4},
+        refinement=RefinementReport(
+            kept=True,
+            reason="the held-back samples' objective went from 0.52 to 0.31",
+            mode="model",
+            samples=877,
+            before=0.52,
+            after=0.31,
+            curve=tuple(
+                EpochReport(0, epoch, None if epoch == 0 else 0.6 / (1 + epoch), 0.3 + 0.22 / (1 + epoch))
+                for epoch in range(7)
+            ),
+            seconds=41.5,
+        ),
     )
     return replace(report, **changes)
 
@@ -84,5 +99,12 @@ def build(count: int = 98, **changes: Any) -> Report:
 def nothing_eligible() -> Report:
     """Dense layers only: the output is the input."""
     same = FileFacts("depthwise-2to4/model.onnx", 9_000, "c" * 64)
-    nothing: dict[str, Any] = {"data": None, "accuracy": None, "gates": (), "warnings": (), "executions": None}
+    nothing: dict[str, Any] = {
+        "data": None,
+        "accuracy": None,
+        "gates": (),
+        "warnings": (),
+        "executions": None,
+        "refinement": None,
+    }
     return build(input=same, output=same, layers=tuple(layer(index) for index in range(3, 24, 4)), **nothing)

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from prox24_export.report import html
 from prox24_export.report.html import HEIGHT, chart, details, render, written
-from prox24_export.report.model import DataFacts, Gate
+from prox24_export.report.model import DataFacts, Gate, RefinementReport
 from tests.report.example import build, layer, nothing_eligible
 
 VOID = {"meta", "link", "input", "wbr", "br"}
@@ -189,3 +190,27 @@ def test_a_browser_runs_it(tmp_path: Path) -> None:
     assert shown is not None
     assert done.stdout.count('<tr hidden="">') == 98 - int(shown[1])
     assert int(shown[1]) == sum("q_proj" in entry.name for entry in build().sparse_layers)
+
+
+def test_the_refinement_shows_its_decision_and_its_curve() -> None:
+    page = html.render(build())
+    assert "kept: the held-back samples&#39; objective went from 0.52 to 0.31" in page
+    assert "0.52 layer by layer, 0.31 refined, 877 samples" in page
+    drawn = html.curve(build().refinement)
+    assert drawn is not None
+    held = [tuple(map(float, point.split(","))) for point in drawn.held.split()]
+    assert (len(held), len(drawn.train.split())) == (7, 6)  # nothing was trained before the first epoch
+    assert [x for x, _ in held] == sorted(x for x, _ in held)
+    assert [y for _, y in held] == sorted(y for _, y in held)  # down the page: it fell
+    assert (held[0][0], held[-1][0]) == (0, 1000)
+    assert "6 epochs; held-back samples from 0.52 to 0.331" in drawn.description
+
+
+@pytest.mark.parametrize(
+    "refinement", [None, RefinementReport(kept=False, reason="not differentiable here: operator If at node n")]
+)
+def test_what_was_not_tried_has_no_curve(refinement: RefinementReport | None) -> None:
+    page = html.render(build(refinement=refinement))
+    assert html.curve(refinement) is None
+    assert "<polyline" not in page
+    assert ("operator If at node n" in page) == (refinement is not None)

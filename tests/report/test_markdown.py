@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from prox24_export.report import markdown
 from prox24_export.report.markdown import RANDOM_WARNING, figures, number, render, tables, verdict
 from prox24_export.report.model import AccuracyReport, DataFacts, Gate, LayerReport, OutputReport, Report
 from tests.report.example import build, layer, nothing_eligible
@@ -161,3 +162,10 @@ def test_a_change_has_its_sign(sparse: float, expected: str) -> None:
 
 def test_unknown_dimensions_are_left_empty() -> None:
     assert figures(layer(3)) == ("", "", "")
+
+
+def test_the_refinement_has_its_table_where_there_was_one() -> None:
+    text = markdown.render(build())
+    assert "0.52 layer by layer, 0.31 refined, 877 samples" in text
+    assert "model, 6 epochs, 41.5 s" in text
+    assert "Refinement" not in markdown.render(build(refinement=None))

@@ -8,7 +8,7 @@ import pytest
 from rich.cells import cell_len
 
 from prox24_export.report import terminal
-from prox24_export.report.model import Gate, LayerReport, OutputReport
+from prox24_export.report.model import Gate, LayerReport, OutputReport, RefinementReport
 from tests.report.example import build, layer, nothing_eligible
 
 SECONDS = {"total": 12.34}
@@ -105,3 +105,9 @@ def test_json_has_every_column_of_the_table_and_more_digits() -> None:
     assert rows[0]["notes"] == ["one weight, 2 uses"]
     assert rows[1]["reason"].startswith("grouped or depthwise")
     assert rows[0]["share"] == pytest.approx(0.9 / 98)
+
+
+@pytest.mark.parametrize(("kept", "said"), [(True, "refined: why"), (False, "not refined: why")])
+def test_what_came_of_the_refinement_is_one_line(kept: bool, said: str) -> None:
+    report = build(refinement=RefinementReport(kept, "why"), seconds={"total": 1.0})
+    assert said in terminal.render(report).splitlines()

@@ -1,0 +1,183 @@
+"""Refinement after the layers: from stored weights to a differentiable model and back, and what is reported of it."""
+
+import math
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from prox24_export import calibration as data
+from prox24_export import user_code
+from prox24_export.errors import Prox24Error
+from prox24_export.passes.experts import whole_name
+from prox24_export.passes.fx_graph import as_array, as_tensor
+from prox24_export.passes.graph import Array, Differentiable, Linear, TracedGraph, as_numpy_dtype
+from prox24_export.passes.refine_memory import available
+from prox24_export.passes.refine_model import Refined, RefineModel
+from prox24_export.progress import Progress
+from prox24_export.report.model import EpochReport, RefinementReport
+from prox24_export.settings import Settings
+
+COPIES = 7  # of a weight, float32: master, best, two moments of Adam, gradient, what came in, what goes out
+SHARE_OF_MEMORY = 0.7  # that weights may take of what is free
+STEPS = 100  # of the progress bar
+WANTED = "takes (pruned outputs, dense outputs), tuples of tensors, and returns a loss: a scalar or one value a sample"
+
+
+def refine(
+    graph: TracedGraph,
+    linears: Sequence[Linear],
+    weights: MutableMapping[str, Array],
+    parts: data.Parts,
+    *,
+    settings: Settings,
+    progress: Progress,
+) -> RefinementReport | None:
+    """Tunes the solved weights together and replaces those in `weights` where that is better on held-back samples.
+
+    Args:
+        graph: The dense model.
+        linears: Its pruned layers.
+        weights: Solved weights by name, as they are stored; changed where the result is kept.
+        parts: The choice part decides.
+        settings: What to refine, and how.
+        progress: Where to show progress.
+
+    Returns:
+        What came of it; None where it was not asked for or nothing is pruned.
+    """
+    if settings.refine == "no" or not linears:
+        return None
+    if len(parts.choice) < 2:  # noqa: PLR2004 - a deviation takes two
+        return RefinementReport(False, "too few samples to hold any back, on which it could be judged")
+    needed, free = _needed(graph, linears), available(torch.device("cpu"))
+    if needed > SHARE_OF_MEMORY * free:
+        return RefinementReport(
+            False, f"it takes about {needed / 2**30:.1f} GB of memory, and {free / 2**30:.1f} GB are free"
+        )
+    try:
+        function = graph.differentiable(parts.fit[0].feeds)
+    except Prox24Error as error:
+        return RefinementReport(False, str(error))
+    solved = _solved(function, linears, weights)
+    order = [value.name for value in graph.inputs]
+    with progress.stage("refine", STEPS) as tick:
+        result = _settings(settings).call(
+            function.module,
+            {name: tensor for name, (_, tensor) in solved.items()},
+            {name: tensor != 0 for name, (_, tensor) in solved.items()},
+            _feeds(parts.fit, order),
+            _feeds(parts.choice, order),
+            joinable=data.can_join(graph.inputs),
+            tick=_ticks(tick),
+        )
+    if result.kept:
+        _take(graph, linears, function, result.weights, weights)
+    return _report(result, len(parts.choice))
+
+
+def _settings(settings: Settings) -> RefineModel:
+    custom = None
+    if (spec := settings.refine_loss) is not None:
+
+        def custom(pruned: tuple[Tensor, ...], dense: tuple[Tensor, ...]) -> Tensor:
+            value: Tensor = user_code.run(spec, "--refine-loss", WANTED, lambda function: function(pruned, dense))
+            return value
+
+    return RefineModel(
+        which=settings.refine,  # type: ignore[arg-type] # "no" does not come here
+        mode=settings.refine_mode,
+        minutes=settings.refine_minutes,
+        custom=custom,
+        seed=settings.seed,
+    )
+
+
+def _needed(graph: TracedGraph, linears: Sequence[Linear]) -> float:
+    """Bytes: the dense model, and what is held of every pruned weight."""
+    return 4.0 * graph.parameters + 4.0 * COPIES * sum(linear.parameters for linear in linears)
+
+
+def _solved(
+    function: Differentiable, linears: Sequence[Linear], weights: Mapping[str, Array]
+) -> dict[str, tuple[str, Tensor]]:
+    """(stored name, tensor) by parameter. A weight of which only some experts are pruned stays as it is."""
+    result: dict[str, tuple[str, Tensor]] = {}
+    found: dict[str, dict[int | None, Array]] = {}
+    for linear in linears:
+        name, index = whole_name(linear.weight, function.parameters)
+        if name in function.parameters:
+            found.setdefault(name, {})[index] = weights[linear.weight]
+    for name, pieces in found.items():
+        place = function.parameters[name]
+        parameter = function.module.get_parameter(place)
+        if None in pieces:
+            array = pieces[None]
+        elif len(pieces) == len(parameter):
+            array = np.stack([pieces[index] for index in range(len(parameter))])
+        else:
+            continue
+        tensor = as_tensor(array).float()
+        if tensor.shape == parameter.shape:
+            result[place] = name, tensor
+    return result
+
+
+def _take(
+    graph: TracedGraph,
+    linears: Sequence[Linear],
+    function: Differentiable,
+    refined: Mapping[str, Tensor],
+    weights: MutableMapping[str, Array],
+) -> None:
+    """Puts refined tensors back, in the stored dtype: pruned weights, and what else moved."""
+    stored = {place: name for name, place in function.parameters.items()}
+    pruned = set()
+    for linear in linears:
+        name, index = whole_name(linear.weight, function.parameters)
+        place = function.parameters.get(name)
+        if place is None or place not in refined:
+            continue
+        pruned.add(place)
+        tensor = refined[place] if index is None else refined[place][index]
+        matrix = torch.from_numpy(np.ascontiguousarray(linear.layout.to_matrix(as_array(tensor))))
+        weights[linear.weight] = graph.rounded(linear, matrix)
+    for place in refined.keys() - pruned:
+        name = stored[place]
+        weights[name] = as_array(refined[place]).astype(as_numpy_dtype(str(graph.stored(name).dtype)))
+
+
+def _feeds(samples: Sequence[data.Sample], order: Sequence[str]) -> list[tuple[Tensor, ...]]:
+    return [tuple(as_tensor(sample.feeds[name]) for name in order) for sample in samples]
+
+
+def _ticks(tick: Callable[[], None]) -> Callable[[float, object], None]:
+    """Steps of a bar from shares of the work."""
+    done = 0
+
+    def to(share: float, _epoch: object) -> None:
+        nonlocal done
+        while done < math.floor(STEPS * min(1.0, share)):
+            tick()
+            done += 1
+
+    return to
+
+
+def _report(result: Refined, samples: int) -> RefinementReport:
+    change = f"the held-back samples' objective went from {result.before:.4g} to {result.after:.4g}"
+    reason = change if result.kept else "it was not better on the held-back samples by more than noise"
+    curve = tuple(
+        EpochReport(segment, epoch.number, _known(epoch.train), _known(epoch.held))
+        for segment, part in enumerate(result.parts)
+        for epoch in part.curve
+    )
+    mode, seconds = result.mode, round(result.seconds, 3)
+    return RefinementReport(
+        result.kept, reason, mode, samples, _known(result.before), _known(result.after), curve, seconds
+    )
+
+
+def _known(value: float) -> float | None:
+    return value if math.isfinite(value) else None
