@@ -17,6 +17,7 @@ from prox24_export import Settings, export, frontends, inspect
 from prox24_export.errors import InputError
 from prox24_export.passes.emit_onnx import OnnxMismatchError, verify_onnx
 from prox24_export.passes.find_linears import FindLinears
+from prox24_export.passes.fx_graph import FxGraph
 from prox24_export.passes.graph import Linear
 from prox24_export.passes.onnx_graph import OnnxGraph
 from prox24_export.passes.verify_pattern import PatternError
@@ -257,3 +258,27 @@ def test_without_transformers_the_extra_is_named(tmp_path: Path, monkeypatch: py
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(InputError, match=r"pip install 'prox24-export\[transformers\]'"):
         inspect(tmp_path / "dense")
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2", "t5", "bert", "qwen3_moe"])
+def test_a_directory_is_read_lazily_and_computes_what_transformers_does(family: str, tmp_path: Path) -> None:
+    module = saved(family, tmp_path, torch.float32)
+    graph = frontends.of(tmp_path).open()
+    assert isinstance(graph, FxGraph)
+    assert graph.read is not None or family == "qwen3_moe"  # experts are merged while transformers loads them
+    feeds = {entry.name: np.random.default_rng(0).integers(0, 96, (2, 12)) for entry in graph.inputs}
+    with torch.no_grad():
+        expected = module(**{name: torch.from_numpy(array) for name, array in feeds.items()}, return_dict=True)
+    np.testing.assert_allclose(graph.runner()(feeds)[0], expected[0].numpy(), atol=1e-5)
+
+
+def test_a_lazy_graph_holds_no_weight(tmp_path: Path) -> None:
+    saved("llama", tmp_path)
+    graph = frontends.of(tmp_path).open()
+    assert isinstance(graph, FxGraph)
+    assert graph.read is not None
+    linear = next(layer for layer in FindLinears().call(graph) if isinstance(layer, Linear))
+    weight = graph.weight(linear)
+    stored = load_file(tmp_path / "model.safetensors")[linear.weight]
+    assert torch.equal(weight, stored)
+    assert not torch.equal(graph.program.state_dict[linear.weight], stored)  # memory that nothing was written to
