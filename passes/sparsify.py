@@ -28,9 +28,15 @@ class Solved:
 
 @dataclass(frozen=True)
 class Sparsify:
-    """Settings of the pass."""
+    """Settings of the pass.
+
+    Attributes:
+        settings: Of the run.
+        held_back: Whether the choice part only chooses; else layers are solved on fit and choice together.
+    """
 
     settings: Settings
+    held_back: bool = False
 
     def call(
         self,
@@ -64,15 +70,17 @@ class Sparsify:
         started = time.perf_counter()
         whole, choice = (first := next(iter(seen.values()))).fit, first.choice
         del first
-        tokens = whole.tokens + (choice.tokens if choice else 0)
+        joins = choice is not None and not self.held_back
+        tokens = whole.tokens + (choice.tokens if choice is not None and joins else 0)
         width = whole.gram.shape[0]
         damping = self.settings.damping
         if damping is None:
             damping = automatic_damping(tokens, width)
         blends = self._blends(weights, seen, damping)
-        residuals = {name: _sum(list(one.residuals.values())) for name, one in seen.items()}
+        parts = ("fit", "choice") if joins else ("fit",)
+        residuals = {name: _sum([one.residuals.get(part) for part in parts]) for name, one in seen.items()}
         seen.clear()
-        if choice is not None:
+        if choice is not None and joins:
             whole.add(choice)
         del choice
         quadratic = _factorised(whole, damping)
@@ -104,7 +112,7 @@ class Sparsify:
     def _baseline(self, weights: Mapping[str, Tensor], seen: dict[str, Observation]) -> Iterator[tuple[str, Solved]]:
         names, first = list(seen), next(iter(seen.values()))
         moments = first.fit
-        if first.choice is not None:
+        if first.choice is not None and not self.held_back:
             moments.add(first.choice)
         settings = SolverSettings(method=self.settings.method)
         for name in names:
@@ -121,8 +129,9 @@ def _factorised(moments: Moments, damping: float) -> Quadratic | None:
         return None
 
 
-def _sum(parts: list[Tensor]) -> Tensor | None:
-    return None if not parts else parts[0] if len(parts) == 1 else parts[0].add_(parts[1])
+def _sum(parts: list[Tensor | None]) -> Tensor | None:
+    known = [part for part in parts if part is not None]
+    return None if not known else known[0] if len(known) == 1 else known[0].add_(known[1])
 
 
 def best_blend(weight: Float[Tensor, "N K"], seen: Observation, fitted: Quadratic | None) -> float:

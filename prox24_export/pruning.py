@@ -35,6 +35,7 @@ def prune(
     parts: Parts,
     weights: MutableMapping[str, Array],
     *,
+    held_back: bool = False,
     scratch: Path,
     size: int,
     settings: Settings,
@@ -47,6 +48,7 @@ def prune(
         found: What `FindLinears` made of its nodes.
         parts: Samples; the report part is not looked at.
         weights: Takes the solved weights by name, as they are stored.
+        held_back: Whether the choice part only chooses: masks and weights then do not see it.
         scratch: Folder for what is not kept in memory.
         size: Samples in one call.
         settings: How to solve.
@@ -80,7 +82,7 @@ def prune(
                     reached.append(linear)
             by_name = {linear.name: linear for linear in reached}
             dense = LazyTensors(partial(_weight, graph, by_name), tuple(by_name))
-            for name, solved in Sparsify(settings).call(dense, seen, tick):
+            for name, solved in Sparsify(settings, held_back=held_back).call(dense, seen, tick):
                 rows[place[name]] = _solved_row(rows[place[name]], solved)
                 weights[by_name[name].weight] = graph.rounded(by_name[name], solved.solution.weight)
     executions = Executions(calibration.executions, calibration.one_pass, len(stages))

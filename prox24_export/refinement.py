@@ -25,7 +25,33 @@ STEPS = 100  # of the progress bar
 WANTED = "takes (pruned outputs, dense outputs), tuples of tensors, and returns a loss: a scalar or one value a sample"
 
 
+def opened(
+    graph: TracedGraph, linears: Sequence[Linear], parts: data.Parts, settings: Settings
+) -> Differentiable | RefinementReport | None:
+    """The model as what can be refined, or why it cannot be; None where it is not asked for or nothing is eligible.
+
+    Args:
+        graph: The dense model.
+        linears: Layers to be pruned.
+        parts: The choice part will decide, the fit part is refined on.
+        settings: Of the run.
+    """
+    if settings.refine == "no" or not linears:
+        return None
+    if len(parts.choice) < 2:  # noqa: PLR2004 - a deviation takes two
+        return RefinementReport(kept=False, reason="too few samples to hold any back, on which it could be judged")
+    needed, free = _needed(graph, linears), available(torch.device("cpu"))
+    if needed > SHARE_OF_MEMORY * free:
+        sizes = f"it takes about {needed / 2**30:.1f} GB of memory, and {free / 2**30:.1f} GB are free"
+        return RefinementReport(kept=False, reason=sizes)
+    try:
+        return graph.differentiable(parts.fit[0].feeds)
+    except Prox24Error as error:
+        return RefinementReport(kept=False, reason=str(error))
+
+
 def refine(
+    function: Differentiable,
     graph: TracedGraph,
     linears: Sequence[Linear],
     weights: MutableMapping[str, Array],
@@ -33,40 +59,25 @@ def refine(
     *,
     settings: Settings,
     progress: Progress,
-) -> RefinementReport | None:
+) -> RefinementReport:
     """Tunes the solved weights together and replaces those in `weights` where that is better on held-back samples.
 
     Args:
-        graph: The dense model.
+        function: The dense model.
+        graph: The same.
         linears: Its pruned layers.
         weights: Solved weights by name, as they are stored; changed where the result is kept.
         parts: The choice part decides.
         settings: What to refine, and how.
         progress: Where to show progress.
-
-    Returns:
-        What came of it; None where it was not asked for or nothing is pruned.
     """
-    if settings.refine == "no" or not linears:
-        return None
-    if len(parts.choice) < 2:  # noqa: PLR2004 - a deviation takes two
-        return RefinementReport(False, "too few samples to hold any back, on which it could be judged")
-    needed, free = _needed(graph, linears), available(torch.device("cpu"))
-    if needed > SHARE_OF_MEMORY * free:
-        return RefinementReport(
-            False, f"it takes about {needed / 2**30:.1f} GB of memory, and {free / 2**30:.1f} GB are free"
-        )
-    try:
-        function = graph.differentiable(parts.fit[0].feeds)
-    except Prox24Error as error:
-        return RefinementReport(False, str(error))
     solved = _solved(function, linears, weights)
     order = [value.name for value in graph.inputs]
     with progress.stage("refine", STEPS) as tick:
         result = _settings(settings).call(
             function.module,
-            {name: tensor for name, (_, tensor) in solved.items()},
-            {name: tensor != 0 for name, (_, tensor) in solved.items()},
+            solved,
+            {name: tensor != 0 for name, tensor in solved.items()},
             _feeds(parts.fit, order),
             _feeds(parts.choice, order),
             joinable=data.can_join(graph.inputs),
@@ -99,11 +110,9 @@ def _needed(graph: TracedGraph, linears: Sequence[Linear]) -> float:
     return 4.0 * graph.parameters + 4.0 * COPIES * sum(linear.parameters for linear in linears)
 
 
-def _solved(
-    function: Differentiable, linears: Sequence[Linear], weights: Mapping[str, Array]
-) -> dict[str, tuple[str, Tensor]]:
-    """(stored name, tensor) by parameter. A weight of which only some experts are pruned stays as it is."""
-    result: dict[str, tuple[str, Tensor]] = {}
+def _solved(function: Differentiable, linears: Sequence[Linear], weights: Mapping[str, Array]) -> dict[str, Tensor]:
+    """Float32 tensors by parameter. A weight of which only some experts are pruned stays as it is."""
+    result: dict[str, Tensor] = {}
     found: dict[str, dict[int | None, Array]] = {}
     for linear in linears:
         name, index = whole_name(linear.weight, function.parameters)
@@ -120,7 +129,7 @@ def _solved(
             continue
         tensor = as_tensor(array).float()
         if tensor.shape == parameter.shape:
-            result[place] = name, tensor
+            result[place] = tensor
     return result
 
 

@@ -14,7 +14,7 @@ class WeightStore(MutableMapping[str, Array]):
 
     def __init__(self, folder: Path) -> None:
         """Starts empty; `folder` must exist."""
-        self._folder = folder
+        self._folder, self._files = folder, 0
         self._known: dict[str, tuple[Path, np.dtype[Any], tuple[int, ...]]] = {}
 
     def __setitem__(self, name: str, array: Array) -> None:
@@ -23,7 +23,10 @@ class WeightStore(MutableMapping[str, Array]):
         Raises:
             OSError: The folder cannot be written.
         """
-        file, _, _ = self._known.get(name, (self._folder / f"{len(self._known)}.bin", None, None))
+        if name in self._known:
+            file = self._known[name][0]
+        else:
+            file, self._files = self._folder / f"{self._files}.bin", self._files + 1
         np.ascontiguousarray(array).tofile(file)
         self._known[name] = file, array.dtype, array.shape
 
