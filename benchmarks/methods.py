@@ -2,8 +2,9 @@
 
     python benchmarks/methods.py [--write]
 
-Top-1 in per cent on the evaluation data, which no method sees; no labels and no training anywhere. Models and data are
-read from `PROX24_TEST_DATA` (default `../shared/data`); what is absent is skipped with the reason.
+Top-1 in per cent (perplexity of language models) on the evaluation data, which no method sees; no labels anywhere.
+`refined` is the default command, the others are layer by layer. Models and data are read from `PROX24_TEST_DATA`
+(default `../shared/data`); what is absent is skipped with the reason.
 """
 
 import argparse
@@ -13,7 +14,7 @@ from typing import Any
 
 from models import MODELS, available, export, write
 
-METHODS = ("magnitude", "wanda", "sparsegpt", "prox-gradient", "prox")
+METHODS = ("magnitude", "wanda", "sparsegpt", "prox-gradient", "prox", "refined")
 
 
 def measure(model: str, folder: Path) -> dict[str, Any]:
@@ -21,7 +22,8 @@ def measure(model: str, folder: Path) -> dict[str, Any]:
     files = MODELS[model][1](folder)
     row: dict[str, Any] = {"model": model}
     for method in METHODS:
-        run = export(files, folder, "--method", method)
+        options = () if method == "refined" else ("--no-refine", "--method", method)
+        run = export(files, folder, *options)
         dense, sparse = run.metric("dense"), run.metric("sparse")
         row |= {"dense": dense, method: sparse, "seconds": run.seconds, "peak_gb": run.peak_gb}
         print(f"{model}: {method} {sparse:.2f} (dense {dense:.2f}) in {run.seconds:.1f} s", flush=True)
