@@ -142,7 +142,11 @@ class FxGraph:
 
     def whole_program(self) -> ExportedProgram:
         """The program with its values, all in memory."""
-        return self.program if self.read is None else with_tensors(self.program, dict(self._stored))
+        if self.read is None:
+            return self.program
+        return with_tensors(
+            self.program, {name: self.read(name) for name, tensor in self.program.state_dict.items() if tensor.numel()}
+        )
 
     def rounded(self, linear: Linear, matrix: Float[Tensor, "N K"]) -> Array:
         """`matrix` in the stored shape and dtype: +0.0 for zeros, clipped to what the type can hold."""

@@ -48,11 +48,11 @@ def functional(program: ExportedProgram) -> ExportedProgram:
 def with_tensors(program: ExportedProgram, tensors: Mapping[str, Tensor]) -> ExportedProgram:
     """A program with other parameters; tied ones stay tied. The one given is not touched."""
     state = program.state_dict
-    by_place = {_place(state[name]): tensor for name, tensor in tensors.items()}
+    by_place = {_place(state[name]) if state[name].numel() else (name,): tensor for name, tensor in tensors.items()}
     changed = {
         name: nn.Parameter(new, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else new
         for name, old in state.items()
-        if (new := by_place.get(_place(old))) is not None
+        if (new := by_place.get(_place(old) if old.numel() else (name,))) is not None
     }
     with _quiet():
         return ExportedProgram(

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import torch
 
 from prox24_export.calibration import Parts, batches
-from prox24_export.facts import resident_memory_mb
+from prox24_export.facts import resident_memory_mb, return_free_memory
 from prox24_export.passes.calibrate import StageRunner
 from prox24_export.passes.graph import Linear, TracedGraph
 from prox24_export.passes.schedule import Stage, schedule
@@ -167,6 +167,7 @@ def plan(
     costs = Costs(Rates.measured(), settings, 2 if parts.choice else 1)
     samples = max(1, min(size, len(parts.fit)))  # of the batch that is run here
     repeats = (len(parts.fit) + len(parts.choice)) / samples
+    return_free_memory()
     walk = _Walk(resident_memory_mb())
     values: dict[str, Any] = dict(fit[0].feeds) if fit else {}
     stages = schedule(graph, linears) if fit else []

@@ -10,6 +10,7 @@ from torch import Tensor
 from prox24_export.calibration import Parts
 from prox24_export.calibration import batches as batches_of
 from prox24_export.errors import InputError
+from prox24_export.facts import return_free_memory
 from prox24_export.passes.calibrate import Calibration, Observation
 from prox24_export.passes.find_linears import not_reached
 from prox24_export.passes.graph import Array, Linear, Skipped, TracedGraph, is_finite
@@ -72,6 +73,7 @@ def prune(
     calibration = Calibration(graph, batches, offload, with_cross=settings.method in AIMS_AT_DENSE_OUTPUT)
     with progress.stage("calibrate and prune", len(stages) * len(batches) + len(linears)) as tick:
         for stage in stages:
+            return_free_memory()
             seen = calibration.advance(stage, weights, tick)
             reached = []
             for linear in stage.linears:
