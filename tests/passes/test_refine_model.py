@@ -67,7 +67,8 @@ def program_of(module: nn.Module, sample: Tensor) -> torch.export.ExportedProgra
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of torch's own
         exported = torch.export.export(module.eval(), (sample,), dynamic_shapes=({0: AUTO},))
-        return exported.run_decompositions({})
+        functional: torch.export.ExportedProgram = exported.run_decompositions({})
+        return functional
 
 
 def halved(weight: Tensor) -> Tensor:
