@@ -67,8 +67,8 @@ class Samples:
 def mix(feeds: Feeds, generator: torch.Generator) -> Feeds:
     """Half of the rows blended with another row of the batch: floats `l·x + (1−l)·y`, `l` in [½, 1].
 
-    The dense network's output is the target whatever the input is, so that blends are as good as new samples. All inputs
-    of a row share partner and `l`; integers stay as they are, because nothing lies between two of them.
+    The dense network's output is the target whatever the input is, so that blends are as good as new samples. All
+    inputs of a row share partner and `l`; integers stay as they are, because nothing lies between two of them.
     """
     if not any(feed.is_floating_point() for feed in feeds):
         return feeds

@@ -1,7 +1,8 @@
 """What refinement minimises: how far the outputs of a network are from another's, sample by sample."""
 
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -10,11 +11,12 @@ from torch import Tensor
 
 Outputs = tuple[Tensor, ...]
 Custom = Callable[[Outputs, Outputs], Tensor]
-Kind = Literal["kl", "probabilities", "cosine", "mse", "none"]
+Kind = Literal["kl", "logits", "probabilities", "cosine", "mse", "none"]
 
 AT_CUTS = 10.0  # weight of the mean over cuts against the mean over outputs
-CLASSIFIER, SEQUENCE = 4.0, 1.0  # temperatures
 MATRIX, SEQUENCES = 2, 3  # axes of [N, C] and [N, T, C]
+UNDECIDED = 0.9  # of the largest entropy there can be
+ROUNDING = 1e-3
 SMALLEST = 1e-30
 
 
@@ -22,14 +24,16 @@ SMALLEST = 1e-30
 class OutputLoss:
     """The measure of one output.
 
-    - `kl`: `T²·KL(softmax(d/T) ‖ softmax(s/T))` along the last axis, in nats; `probabilities` the same of logarithms.
+    - `kl`: `T²·KL(softmax(d/T) ‖ softmax(s/T))` along the last axis, in nats.
+    - `logits`: `(s − d)²` about the means along the last axis, divided by `scale`: what `kl` tends to for large T.
+    - `probabilities`: `logits` of their logarithms.
     - `cosine`: `1 − cos(s, d)` along the last axis.
     - `mse`: `(s − d)²` divided by `scale`.
     - `none`: 0, of outputs that are no floats.
 
     Attributes:
         kind: Which.
-        scale: Variance of the dense output, for `mse`.
+        scale: Variance of what is compared, in the dense network.
         temperature: `T`.
     """
 
@@ -41,40 +45,50 @@ class OutputLoss:
         """Mean of each sample; `samples` is 1 where outputs cannot be told apart along their first axis."""
         if self.kind == "none":
             return torch.zeros(samples, device=dense.device)
-        sparse, dense = sparse.float(), dense.float()
-        if self.kind == "mse":
-            return normalised_error(sparse, dense, self.scale, samples)
         if self.kind == "cosine":
-            return _by_sample(1 - torch.cosine_similarity(sparse, dense, dim=-1), samples)
-        if self.kind == "probabilities":
-            sparse, dense = sparse.clamp_min(SMALLEST).log(), dense.clamp_min(SMALLEST).log()
-        wanted = (dense / self.temperature).log_softmax(-1)
-        got = (sparse / self.temperature).log_softmax(-1)
-        terms = (wanted.exp() * (wanted - got)).sum(-1) * self.temperature**2
-        return _by_sample(terms, samples)
+            return by_sample(1 - torch.cosine_similarity(sparse.float(), dense.float(), dim=-1), samples)
+        if self.kind == "kl":
+            wanted = (dense.float() / self.temperature).log_softmax(-1)
+            got = (sparse.float() / self.temperature).log_softmax(-1)
+            return by_sample((wanted.exp() * (wanted - got)).sum(-1) * self.temperature**2, samples)
+        return normalised_error(self._compared(sparse), self._compared(dense), self.scale, samples)
 
     @staticmethod
-    def detect(dense: Tensor, kind: Kind | None = None, temperature: float | None = None) -> "OutputLoss":
+    def detect(dense: Tensor, kind: Kind | None = None, temperature: float = 1.0) -> "OutputLoss":
         """The measure that fits an output by its values: they tell logits, probabilities and unit vectors apart.
 
-        Logits are [N, C] or [N, T, C] whose softmax is decided, its mean entropy below nine tenths of `log C`.
+        Logits are [N, C] or [N, T, C] whose softmax is decided, its mean entropy below nine tenths of `log C`. Of
+        [N, C] a sample gives only one distribution, and a few samples make up most of a confident network's divergence
+        and are soon learnt by heart: there `logits` is taken, for sequences `kl`.
 
         Args:
             dense: What the dense network returns for a batch.
             kind: The measure, where it is given.
-            temperature: None takes 4 for [N, C], of which a sample gives only one distribution, and 1 for [N, T, C].
+            temperature: Of `kl`.
         """
         if not dense.is_floating_point() or dense.numel() == 0:
             return OutputLoss("none")
-        dense = dense.float()
-        kind = kind or _detected(dense)
-        automatic = CLASSIFIER if dense.ndim == MATRIX else SEQUENCE
-        return OutputLoss(kind, spread(dense), temperature or automatic)
+        return OutputLoss(kind or _detected(dense.float()), 1.0, temperature).scaled(dense)
+
+    def scaled(self, dense: Tensor) -> "OutputLoss":
+        """With the variance that this dense output has."""
+        return self if self.kind == "none" else replace(self, scale=spread(self._compared(dense)))
+
+    def _compared(self, output: Tensor) -> Tensor:
+        if self.kind not in {"logits", "probabilities"}:
+            return output.float()
+        logits = output.float() if self.kind == "logits" else output.float().clamp_min(SMALLEST).log()
+        return logits - logits.mean(-1, keepdim=True)
 
 
 def normalised_error(sparse: Tensor, dense: Tensor, scale: float, samples: int) -> Float[Tensor, " samples"]:
     """`(s − d)² / scale`, the mean of each sample."""
-    return _by_sample((sparse.float() - dense.float()).square() / scale, samples)
+    return by_sample((sparse.float() - dense.float()).square() / scale, samples)
+
+
+def by_sample(terms: Tensor, samples: int) -> Float[Tensor, " samples"]:
+    """The mean of each sample, which lie one after the other."""
+    return terms.reshape(samples, -1).mean(1)
 
 
 def spread(dense: Tensor) -> float:
@@ -92,17 +106,14 @@ def samples_of(results: Sequence[Tensor]) -> int:
 
 
 def _detected(dense: Tensor) -> Kind:
-    if dense.ndim not in {MATRIX, SEQUENCES} or dense.shape[-1] < MATRIX:
+    if dense.ndim not in {MATRIX, SEQUENCES} or dense.shape[-1] == 1:
         return "mse"
-    if bool((dense >= 0).all()) and bool((dense.sum(-1) - 1).abs().max() < 1e-3):  # noqa: PLR2004 (rounding)
+    if bool((dense >= 0).all()) and bool((dense.sum(-1) - 1).abs().max() < ROUNDING):
         return "probabilities"
-    if bool((dense.norm(dim=-1) - 1).abs().max() < 1e-3):  # noqa: PLR2004 (as above)
+    if bool((dense.norm(dim=-1) - 1).abs().max() < ROUNDING):
         return "cosine"
     logarithms = dense.log_softmax(-1)
-    entropy = -(logarithms.exp() * logarithms).sum(-1).mean()
-    decided = float(entropy) < 0.9 * float(torch.tensor(float(dense.shape[-1])).log())
-    return "kl" if decided else "mse"
-
-
-def _by_sample(terms: Tensor, samples: int) -> Tensor:
-    return terms.reshape(samples, -1).mean(1)
+    entropy = -float((logarithms.exp() * logarithms).sum(-1).mean())
+    if entropy >= UNDECIDED * math.log(dense.shape[-1]):
+        return "mse"
+    return "logits" if dense.ndim == MATRIX else "kl"

@@ -1,13 +1,14 @@
 """Tunes the surviving weights of all pruned layers together, so that the network's outputs match the dense one's.
 
-Layer by layer nobody sees what matters to the output. Masks stay; no labels are needed; held-back samples decide whether
-the result is kept.
+Layer by layer nobody sees what matters to the output. Masks stay; no labels are needed; held-back samples decide
+whether the result is kept.
 """
 
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 import torch
@@ -20,15 +21,15 @@ from prox24_export.passes.refine_memory import available, kept_for_gradient
 from prox24_export.passes.refine_objective import Objective, Pair
 from prox24_export.passes.refine_segments import Streams
 from prox24_export.passes.refine_train import Epoch, Part, Progress, State, Training, Weights
-from prox24_export.passes.segments import Segment, blocks, cuts, with_outputs
+from prox24_export.passes.segments import blocks, cuts, with_outputs
 
 Which = Literal["weights", "weights+bias", "all"]
 Mode = Literal["model", "segments", "auto"]
 Tick = Callable[[float, Epoch], None]
 
-STEPS, FEWEST, MOST = 320, 6, 20  # steps wanted; epochs at least and at most
+STEPS, FEWEST, MOST = 360, 6, 20  # steps wanted; epochs at least and at most
 BATCH, LEAST_BATCHES = 16, 4
-RATE_PER_ERROR, SLOWEST, FASTEST = 1 / 7, 1e-3, 3e-2
+RATE_PER_ERROR, SLOWEST, FASTEST = 1 / 3, 1e-3, 3e-2
 SHARE_OF_MEMORY = 0.5  # that model mode may take of what is free
 QUANTILE, QUANTILE_SLOPE = 1.28, 0.85  # Student's t, one-sided 10 %: about 1.28 + 0.85 / degrees of freedom
 
@@ -62,15 +63,15 @@ class RefineModel:
     """Settings of the pass.
 
     Attributes:
-        which: What moves: surviving weights of pruned layers; with `weights+bias` all vectors too; with `all` every float
-            parameter.
-        mode: `model` tunes everything together, `segments` one block after the other in the memory of one block; `auto`
-            takes `model` where that needs at most half of the memory that is free.
+        which: What moves: surviving weights of pruned layers; with `weights+bias` all vectors too; with `all` every
+            float parameter.
+        mode: `model` tunes everything together, `segments` one block after the other in the memory of one block;
+            `auto` takes `model` where that needs at most half of the memory that is free.
         losses: Measure of each output; None is detected, see `OutputLoss.detect`.
         custom: Measures all outputs instead: (pruned, dense) → a scalar or one value a sample.
-        temperature: Of the logits; None is automatic, see `OutputLoss.detect`.
-        epochs: None: about 320 steps, in 6 to 20 epochs.
-        rate: Relative learning rate; None: a seventh of the mean normalised error at the cuts, 0.001 to 0.03.
+        temperature: Of logits where they are measured by `kl`.
+        epochs: None: about 360 steps, in 6 to 20 epochs.
+        rate: Relative learning rate; None: a third of the mean normalised error at the cuts, 0.001 to 0.03.
         batch: Samples in a step; None: 16, or a quarter of them where they are fewer.
         mixed: Blend float inputs of some samples with others; see `refine_data.mix`. In model mode only.
         minutes: Limit of the time spent on it; the same result twice is promised only without one.
@@ -83,7 +84,7 @@ class RefineModel:
     mode: Mode = "auto"
     losses: tuple[Kind | None, ...] = ()
     custom: Custom | None = None
-    temperature: float | None = None
+    temperature: float = 1.0
     epochs: int | None = None
     rate: float | None = None
     batch: int | None = None
@@ -124,109 +125,129 @@ class RefineModel:
             ValueError: A weight has no parameter, or its mask has another shape.
         """
         started = time.perf_counter()
-        run = _Run(self, dense, dict(weights), masks, fit, choice, joinable, tick, saved, progress or Progress())
-        result = run.segments() if run.mode == "segments" else run.model()
-        return replace(result, seconds=time.perf_counter() - started)
+        start, masks = _checked(dense, weights, masks)
+        start |= {name: value for name, value in _moving(dense, self.which) if name not in start}
+        size = self.batch or max(1, min(BATCH, len(fit) // LEAST_BATCHES))
+        tuned, held = Samples(fit, size, joinable), Samples(choice, size, joinable)
+        epochs = self.epochs or min(MOST, max(FEWEST, round(STEPS / max(1, tuned.steps))))
+        run = _Run(self, dense, start, masks, tuned, held, epochs, progress or Progress(), tick, saved)
+        if not tuned.steps:
+            return Refined(start, False, math.nan, math.nan, (), "model", 0.0)
+        return replace(run.result(), seconds=time.perf_counter() - started)
 
 
+@dataclass(frozen=True)
+class _Tuned:
+    """What is tuned: its objective, the weights it starts at, the error it has there."""
+
+    objective: Objective
+    start: Weights
+    error: float
+
+
+@dataclass(frozen=True)
 class _Run:
-    """One call: data on the device, what moves, and how far it is."""
+    """One call.
 
-    def __init__(
-        self,
-        settings: RefineModel,
-        dense: fx.GraphModule,
-        weights: Weights,
-        masks: Mapping[str, Tensor],
-        fit: Sequence[Feeds],
-        choice: Sequence[Feeds],
-        joinable: bool,
-        tick: Tick,
-        saved: Callable[[Progress], None],
-        progress: Progress,
-    ) -> None:
-        self.settings, self.dense, self.tick, self.saved, self.progress = settings, dense, tick, saved, progress
-        self.device = next((parameter.device for parameter in dense.parameters()), torch.device("cpu"))
-        self.weights, self.masks = _checked(dense, weights, masks, self.device)
-        self.weights |= {name: value for name, value in _moving(dense, settings.which) if name not in weights}
-        size = settings.batch or max(1, min(BATCH, len(fit) // LEAST_BATCHES))
-        self.fit, self.choice = Samples(fit, size, joinable), Samples(choice, size, joinable)
-        steps = max(1, self.fit.steps)
-        self.epochs = settings.epochs or min(MOST, max(FEWEST, round(STEPS / steps)))
-        self.outputs = len(next(node for node in dense.graph.nodes if node.op == "output").args[0])
-        self.mode = self._mode()
+    Attributes:
+        settings: Of the pass.
+        dense: The dense network.
+        start: What moves, where it starts, on the device.
+        masks: Of the solved weights, on the device.
+        fit: Samples to tune on.
+        choice: Held-back samples.
+        epochs: At most.
+        progress: How far it is.
+        tick: See `RefineModel.call`.
+        saved: The same.
+    """
+
+    settings: RefineModel
+    dense: fx.GraphModule
+    start: Weights
+    masks: Mapping[str, Tensor]
+    fit: Samples
+    choice: Samples
+    epochs: int
+    progress: Progress
+    tick: Tick
+    saved: Callable[[Progress], None]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return next((parameter.device for parameter in self.dense.parameters()), torch.device("cpu"))
+
+    @property
+    def outputs(self) -> int:
+        """How many the network has."""
+        returned = next(node for node in self.dense.graph.nodes if node.op == "output").args[0]
+        return len(returned) if isinstance(returned, (tuple, list)) else 1
+
+    def result(self) -> Refined:
+        """Refines as the settings have it."""
+        return self._segments() if self._mode() == "segments" else self._model()
 
     def _mode(self) -> Mode:
-        if self.settings.mode != "auto" or not len(self.fit):
-            return "model" if self.settings.mode == "auto" else self.settings.mode
-        objective = self._whole(self.weights)[0]
+        if self.settings.mode != "auto":
+            return self.settings.mode
+        objective = self._whole(self.start)[0]
         sample = self._on_device(self.fit.samples[0])
         rows = self.fit.batch if self.fit.joinable else 1
-        wanted = rows * kept_for_gradient(objective, self.weights, (sample, sample))
+        wanted = rows * kept_for_gradient(objective, self.start, (sample, sample))
         return "model" if wanted <= SHARE_OF_MEMORY * available(self.device) else "segments"
 
-    def model(self) -> Refined:
+    def _model(self) -> Refined:
         """Everything together."""
-        objective, error = self._whole(self.weights)
+        objective, error = self._whole(self.start)
         part = self._part(
-            objective,
-            self.weights,
-            error,
+            _Tuned(objective, self.start, error),
             lambda epoch: self._pairs(self.fit.shuffled(epoch, self.settings.seed, mixed=self.settings.mixed)),
             lambda: self._pairs(self.choice.in_order()),
-            parts=1,
+            1,
         )
         return self._result([part], part, "model")
 
-    def segments(self) -> Refined:
+    def _segments(self) -> Refined:
         """One segment after the other; the whole network then has the last word."""
-        segments = blocks(self.dense, self.weights)
+        segments = blocks(self.dense, self.start)
         fit = Streams(self.dense, segments, self.fit.shuffled(0, self.settings.seed, mixed=False), self.device)
         choice = Streams(self.dense, segments, self.choice.in_order(), self.device)
         parts = []
         for place, segment in enumerate(segments):
-            weights = {name: self.weights[name] for name in segment.weights}
+            weights = {name: self.start[name] for name in segment.weights}
             if place < len(self.progress.parts):
                 part = self.progress.parts[place]
             else:
-                part = self._segment(place, segment, weights, fit, choice, len(segments))
+                outputs = self.outputs if place + 1 == len(segments) else 0
+                objective, error = self._fitted(segment.module, weights, fit.pairs(segment), outputs)
+                part = self._part(
+                    _Tuned(objective, weights, error),
+                    partial(fit.shuffled, segment, seed=self.settings.seed),
+                    partial(choice.pairs, segment),
+                    len(segments),
+                )
             parts.append(part)
             if place + 1 < len(segments):
                 fit.advance(place, segment, part.weights)
                 choice.advance(place, segment, part.weights)
         weights = {name: weight for part in parts for name, weight in part.weights.items()}
-        return self._result(parts, self._judged(self.weights | weights), "segments")
-
-    def _segment(
-        self, place: int, segment: Segment, weights: Weights, fit: Streams, choice: Streams, parts: int
-    ) -> Part:
-        outputs = self.outputs if place + 1 == parts else 0
-        objective, error = self._fitted(segment.module, weights, fit.pairs(segment), outputs)
-        return self._part(
-            objective,
-            weights,
-            error,
-            lambda epoch: fit.shuffled(segment, epoch, self.settings.seed),
-            lambda: choice.pairs(segment),
-            parts=parts,
-        )
+        return self._result(parts, self._judged(self.start | weights), "segments")
 
     def _part(
         self,
-        objective: Objective,
-        weights: Weights,
-        error: float,
+        tuned: _Tuned,
         epoch: Callable[[int], Iterable[Pair]],
         held: Callable[[], Iterable[Pair]],
         parts: int,
     ) -> Part:
-        """Trains and decides."""
+        """Trains one of `parts` and decides."""
         minutes, done = self.settings.minutes, len(self.progress.parts)
         limit = None if minutes is None else 60 * minutes / parts
-        rate = self.settings.rate or min(FASTEST, max(SLOWEST, RATE_PER_ERROR * error))
-        masks = {name: mask for name, mask in self.masks.items() if name in weights}
-        training = Training(objective.of, masks, rate, self.epochs, max(1, self.fit.steps), limit)
-        state = self.progress.state or State.of(weights, masks)
+        rate = self.settings.rate or min(FASTEST, max(SLOWEST, RATE_PER_ERROR * tuned.error))
+        masks = {name: mask for name, mask in self.masks.items() if name in tuned.start}
+        training = Training(tuned.objective.of, masks, rate, self.epochs, max(1, self.fit.steps), limit)
+        state = self.progress.state or State.of(tuned.start, masks)
 
         def note(state: State) -> None:
             self.progress.state = state
@@ -236,7 +257,7 @@ class _Run:
 
         training.run(state, epoch, held, note)
         kept = improves(state.before, state.after)
-        part = Part(state.best if kept else weights, tuple(state.curve), state.before, state.after, kept)
+        part = Part(state.best if kept else tuned.start, tuple(state.curve), state.before, state.after, kept)
         self.progress.parts.append(part)
         self.progress.state = None
         self.saved(self.progress)
@@ -244,9 +265,9 @@ class _Run:
 
     def _judged(self, weights: Weights) -> Part:
         """The whole network with refined segments."""
-        objective, _ = self._whole(self.weights)
+        objective, _ = self._whole(self.start)
         judge = Training(objective.of, {}, 0, 0, 0)
-        before = judge.measure(self.weights, self._pairs(self.choice.in_order()))
+        before = judge.measure(self.start, self._pairs(self.choice.in_order()))
         after = judge.measure(weights, self._pairs(self.choice.in_order()))
         return Part(weights, (), before, after, improves(before, after))
 
@@ -256,7 +277,7 @@ class _Run:
         )
         weights = {name: _exact(weight, self.masks.get(name)) for name, weight in whole.weights.items()}
         if not whole.kept:
-            weights, after = self.weights, before
+            weights, after = self.start, before
         return Refined(weights, whole.kept, before, after, parts, mode, 0.0)
 
     def _whole(self, weights: Weights) -> tuple[Objective, float]:
@@ -293,7 +314,7 @@ def improves(before: Float[Tensor, " samples"], after: Float[Tensor, " samples"]
 
 
 def _checked(
-    dense: fx.GraphModule, weights: Weights, masks: Mapping[str, Tensor], device: torch.device
+    dense: fx.GraphModule, weights: Mapping[str, Tensor], masks: Mapping[str, Tensor]
 ) -> tuple[Weights, dict[str, Tensor]]:
     """Weights and masks on the device.
 
@@ -303,13 +324,11 @@ def _checked(
     parameters = dict(dense.named_parameters())
     for name, weight in weights.items():
         if name not in parameters or parameters[name].shape != weight.shape:
-            raise ValueError(
-                f"weights must be parameters of the module, in their shape. Got {name} {tuple(weight.shape)}."
-            )
+            raise ValueError(f"weights must be parameters of the module. Got {name} of shape {tuple(weight.shape)}.")
         if name not in masks or masks[name].shape != weight.shape:
             raise ValueError(f"masks must have the shape of their weight. Got none such for {name}.")
-    moved = {name: weight.detach().to(device, torch.float32) for name, weight in weights.items()}
-    return moved, {name: masks[name].to(device) for name in weights}
+    moved = {name: w.detach().to(parameters[name].device, torch.float32) for name, w in weights.items()}
+    return moved, {name: masks[name].to(weight.device) for name, weight in moved.items()}
 
 
 def _moving(dense: fx.GraphModule, which: Which) -> Iterator[tuple[str, Tensor]]:

@@ -1,4 +1,4 @@
-"""The objective of a network or a segment of one: its outputs, and the values at its cuts, against the dense network's."""
+"""The objective of a network or a segment: outputs, and values at cuts, against the dense network's."""
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
@@ -69,7 +69,7 @@ class Objective:
         pairs: Iterable[Pair],
         outputs: int,
         kinds: Sequence[Kind | None] = (),
-        temperature: float | None = None,
+        temperature: float = 1.0,
     ) -> tuple["Objective", float]:
         """With measures that fit the first batches, and the mean normalised error they begin at.
 
@@ -84,6 +84,7 @@ class Objective:
             The objective; and the mean over cuts, or else over outputs, of squared error divided by variance.
         """
         losses: list[OutputLoss] = []
+        measures: list[Tensor] = []
         spreads: list[Tensor] = []
         errors: list[Tensor] = []
         for dense_feeds, sparse_feeds in itertools.islice(pairs, SCALE_BATCHES):
@@ -93,12 +94,15 @@ class Objective:
             if not losses:
                 known = [*kinds, *[None] * outputs][:outputs]
                 losses = [OutputLoss.detect(d, kind, temperature) for d, kind in zip(dense, known, strict=False)]
+            scaled = [loss.scaled(d) for loss, d in zip(losses, dense, strict=False)]
+            measures.append(torch.tensor([loss.scale for loss in scaled]))
             spreads.append(torch.tensor([spread(d) for d in dense]))
             errors.append(torch.tensor([_squared_error(s, d) for s, d in zip(sparse, dense, strict=True)]))
         scales = torch.stack(spreads).mean(0)
         relative = torch.stack(errors).mean(0) / scales
         seen = relative[outputs:] if len(relative) > outputs else relative
-        losses = [replace(loss, scale=float(scale)) for loss, scale in zip(losses, scales, strict=False)]
+        means = torch.stack(measures).mean(0).tolist()
+        losses = [replace(loss, scale=scale) for loss, scale in zip(losses, means, strict=True)]
         fitted = replace(self, outputs=tuple(losses), scales=tuple(scales[outputs:].tolist()))
         return fitted, float(seen.mean())
 

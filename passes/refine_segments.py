@@ -1,4 +1,4 @@
-"""Segment after segment: each is tuned on what the refined ones before it hand on, aimed at the dense network's value."""
+"""What each segment reads and hands on, in the dense network and in the refined one."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -17,8 +17,8 @@ CPU = torch.device("cpu")
 class Streams:
     """What the next segment reads, of every batch: in the dense network and in the refined one.
 
-    Batches keep their samples, because a value at a cut need not have its samples along the first axis. All of it lies in
-    the machine's memory; only the batch in work is on the device.
+    Batches keep their samples, because a value at a cut need not have its samples along the first axis. All of it lies
+    in the machine's memory; only the batch in work is on the device.
     """
 
     def __init__(

@@ -15,7 +15,8 @@ Weights = dict[str, Tensor]
 PerSample = Callable[[Mapping[str, Tensor], Any], Float[Tensor, " samples"]]
 
 FIRST, SECOND, SMALL = 0.9, 0.95, 1e-12  # decay of Adam's moments; what keeps it from dividing by zero
-WARM_UP = 0.05  # share of the run
+WARM_UP = 0.1  # share of the run
+MATRIX, WIDTH = 2, 64  # axes; reduction dimension at which a step is the relative rate
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class State:
         first: Adam's mean of gradients.
         second: Adam's mean of squared gradients.
         best: Weights of the best epoch on the held-back samples.
-        scales: Root mean square of the surviving weights at the start.
+        scales: Size of a step at a relative rate of 1.
         before: Objective of each held-back sample at the start.
         after: The same with `best`.
         step: Steps done.
@@ -68,7 +69,7 @@ class State:
         zeros = {name: torch.zeros_like(weight) for name, weight in masters.items()}
         moments = [{name: zero.clone() for name, zero in zeros.items()} for _ in range(2)]
         best = {name: weight.clone() for name, weight in masters.items()}
-        scales = {name: _rms(weight, masks.get(name)) for name, weight in masters.items()}
+        scales = {name: _scale(weight, masks.get(name)) for name, weight in masters.items()}
         return State(masters, moments[0], moments[1], best, scales, torch.zeros(0), torch.zeros(0))
 
 
@@ -124,8 +125,9 @@ class Progress:
 class Training:
     """A run.
 
-    Each tensor's step is `rate` times the root mean square of its surviving weights, so that one rate fits all; it
-    warms up over a twentieth of the run and falls to zero along a cosine. Gradients are multiplied by the masks: a pruned
+    A step of each tensor is `rate` times the root mean square of its surviving weights at the start, times √(64 / K)
+    for a reduction dimension K: Adam moves all K weights of an output at once, and one rate then fits every width. It
+    warms up over a tenth of the run and falls to zero along a cosine. Gradients are multiplied by the masks: a pruned
     weight never leaves +0.0.
 
     Attributes:
@@ -218,10 +220,14 @@ class Training:
         return by_step if self.limit is None else max(by_step, state.seconds / self.limit)
 
 
-def _rms(weight: Tensor, mask: Tensor | None) -> float:
-    """Of the survivors; 1 where all are zero, which says nothing of their size."""
+def _scale(weight: Tensor, mask: Tensor | None) -> float:
+    """`rms √(64 / K)`; the root of the size stands for the K of a matrix, whose orientation is not known here."""
     kept = weight if mask is None else weight[mask.bool()]
-    return float(kept.square().mean().sqrt()) or 1.0 if kept.numel() else 1.0
+    rms = float(kept.square().mean().sqrt()) if kept.numel() else 0.0
+    if weight.ndim < MATRIX:
+        return rms or 1.0
+    width = math.sqrt(weight.numel()) if weight.ndim == MATRIX else weight.numel() / len(weight)
+    return (rms or 1.0) * math.sqrt(WIDTH / max(1.0, width))
 
 
 def _mean(values: Tensor) -> float:

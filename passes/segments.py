@@ -65,8 +65,8 @@ def cuts(module: fx.GraphModule, weights: Collection[str]) -> tuple[fx.Node, ...
 def blocks(module: fx.GraphModule, weights: Collection[str]) -> list[Segment]:
     """The network as segments: of the longest run of like pieces each repetition is one, e.g. a transformer block.
 
-    Pieces before and after such a run join its first and last segment where they have no more weights than a repetition.
-    Without a run of several different pieces every piece between two cuts is a segment.
+    Pieces before and after such a run join its first and last segment where they have no more weights than a
+    repetition. Without such a run every piece between two cuts is a segment.
 
     Args:
         module: Nodes in topological order.
@@ -74,7 +74,7 @@ def blocks(module: fx.GraphModule, weights: Collection[str]) -> list[Segment]:
     """
     at = cuts(module, weights)
     pieces = list(_pieces(module, at))
-    groups = _grouped([_signature(piece, weights) for piece in pieces])
+    groups = _grouped([_signature(module, piece, weights) for piece in pieces])
     segments, start = [], 0
     for size in groups:
         inner = at[start : start + size]
@@ -147,15 +147,14 @@ def _pieces(module: fx.GraphModule, at: Sequence[fx.Node]) -> Iterator[list[fx.N
     yield piece
 
 
-def _signature(piece: Sequence[fx.Node], weights: Collection[str]) -> tuple[str, ...]:
+def _signature(module: fx.GraphModule, piece: Sequence[fx.Node], weights: Collection[str]) -> tuple[str, ...]:
     """Of the calls that read a weight: function and shape."""
-    signature = []
-    for node in piece:
-        for read in node.all_input_nodes:
-            if read.op == "get_attr" and read.target in weights:
-                tensor = read.graph.owning_module.get_parameter(str(read.target))
-                signature.append(f"{node.target} {tuple(tensor.shape)}")
-    return tuple(signature)
+    return tuple(
+        f"{node.target} {tuple(module.get_parameter(str(read.target)).shape)}"
+        for node in piece
+        for read in node.all_input_nodes
+        if read.op == "get_attr" and read.target in weights
+    )
 
 
 def _grouped(signatures: Sequence[tuple[str, ...]]) -> list[int]:
@@ -219,7 +218,7 @@ def _segment(
             used += [str(node.target)] if node.target in weights else []
     for node in nodes:
         env[node] = graph.node_copy(node, env.__getitem__)
-    results = tuple(env[result] for result in outputs.args[0]) if is_last else ()  # type: ignore[union-attr]
+    results = tuple(env[result] for result in outputs.args[0]) if is_last else ()
     graph.output((*results, *(env[value] for value in inner)))
     part = fx.GraphModule(module, graph)
     return Segment(part, tuple(inputs), tuple(value.name for value in inner), tuple(dict.fromkeys(used)))
