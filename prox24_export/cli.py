@@ -54,7 +54,7 @@ def export(
     metric: str | None = None,
     max_accuracy_drop: float | None = None,
     min_snr: float | None = None,
-    refine: Refine = "weights",
+    refine: Refine | None = None,
     no_refine: Annotated[bool, Parameter(negative="", show_default=False)] = False,
     refine_mode: RefineMode = "auto",
     refine_minutes: float | None = None,
@@ -90,6 +90,7 @@ def export(
         max_accuracy_drop: Gate: most percentage points of top-1 that may be lost. Default: no gate.
         min_snr: Gate: least signal-to-noise ratio of every float output, in dB. Default: no gate.
         refine: Tune the surviving weights of all layers together against the dense outputs; and what else moves.
+            Default: weights; no with a baseline.
         no_refine: Layer by layer only, as --refine no. Default: refine.
         refine_mode: All layers at once, or a segment (a block) at a time in the memory of one.
         refine_minutes: Most minutes spent on it. Default: about 320 steps.

@@ -36,7 +36,7 @@ def opened(
         parts: The choice part will decide, the fit part is refined on.
         settings: Of the run.
     """
-    if settings.refine == "no" or not linears:
+    if settings.refines == "no" or not linears:
         return None
     if len(parts.choice) < 2:  # noqa: PLR2004 - a deviation takes two
         return RefinementReport(kept=False, reason="too few samples to hold any back, on which it could be judged")
@@ -97,7 +97,7 @@ def _settings(settings: Settings) -> RefineModel:
             return value
 
     return RefineModel(
-        which=settings.refine,  # type: ignore[arg-type] # "no" does not come here
+        which=settings.refines,  # type: ignore[arg-type] # "no" does not come here
         mode=settings.refine_mode,
         minutes=settings.refine_minutes,
         custom=custom,

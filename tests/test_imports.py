@@ -28,7 +28,7 @@ OPTIONS = {
     "--blend": "Default: chosen on held-back samples",
     "--max-accuracy-drop": "Default: no gate",
     "--min-snr": "Default: no gate",
-    "--refine": "[default: weights]",
+    "--refine": "Default: weights; no with a baseline",
     "--no-refine": "Default: refine",
     "--refine-mode": "[default: auto]",
     "--refine-minutes": "Default: about 320 steps",

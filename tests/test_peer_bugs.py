@@ -295,7 +295,9 @@ def test_polygraphy_takes_the_wrong_axis_of_matmul_weights_of_rank_3(tmp_path: P
     assert is_two_four(graph.stored("one")[0].T)
     assert not is_two_four(graph.stored("one")[0])
     assert np.array_equal(graph.stored("two"), weights["two"])
-    assert reasons(report)["batched"] == "the weight is batched (more than two dimensions) (shape [2, 8, 12])"
+    assert reasons(report)["batched"] == (
+        "the weight is batched (more than two dimensions), and not by expert (shape [2, 8, 12])"
+    )
 
 
 def test_polygraphy_prunes_a_third_of_a_million_weights_a_second(tmp_path: Path) -> None:

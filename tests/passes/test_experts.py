@@ -14,12 +14,13 @@ from prox24_export.passes.find_linears import FindLinears
 from prox24_export.passes.fx_graph import FxGraph, as_tensor
 from prox24_export.passes.graph import Linear, Reason, Skipped
 from prox24_export.passes.schedule import schedule
+from prox24_export.passes.trace import trace
 
 E, T, K, N = 3, 10, 8, 16
 
 
 def graph(module: nn.Module, *example: Tensor) -> FxGraph:
-    program = torch.export.export(module.eval(), example).run_decompositions({})
+    program = trace(module, example, {}, "module")
     return FxGraph(Path("module"), program)
 
 
