@@ -13,7 +13,7 @@ import math
 import statistics
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -166,7 +166,8 @@ def main() -> int:
             for check in parts[model](MODELS[model][1](folder), folder, quick=arguments.quick):
                 checks.append(check)
                 print(table([check]).splitlines()[-1], flush=True)
-    for check in itertools.chain(refinement_checks(quick=arguments.quick), solver_checks(quick=arguments.quick)):
+    refined: Iterable[Check] = () if arguments.quick else refinement_checks()
+    for check in itertools.chain(refined, solver_checks(quick=arguments.quick)):
         checks.append(check)
         print(table([check]).splitlines()[-1], flush=True)
     if arguments.write:

@@ -23,27 +23,25 @@ from prox24_export.passes.onnx_graph import model_tensors
 SEEDS = range(5)
 
 
-def refinement_checks(*, quick: bool = False) -> Iterator[Check]:
-    """Every figure; `quick` leaves out repeats and the small samples."""
+def refinement_checks() -> Iterator[Check]:
+    """Every figure."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if available("ResNet-20"):
-            yield from resnet20(MODELS["ResNet-20"][1](folder), folder, quick=quick)
-        if available("KWT-1") and not quick:
+            yield from resnet20(MODELS["ResNet-20"][1](folder), folder)
+        if available("KWT-1"):
             yield from kwt1(MODELS["KWT-1"][1](folder), folder)
         if available("stories260K"):
-            yield from stories(MODELS["stories260K"][1](folder), folder, quick=quick)
+            yield from stories(MODELS["stories260K"][1](folder), folder)
 
 
-def resnet20(files: Files, folder: Path, *, quick: bool) -> Iterator[Check]:
+def resnet20(files: Files, folder: Path) -> Iterator[Check]:
     """A convolutional network: the default command, and few samples."""
     run = export(files, folder)
     yield Check("ResNet-20, refined", "top-1, % (dense 81.3)", run.sparse, "≥", 81.6)
     yield Check("ResNet-20, refined", "seconds", run.seconds, "≤", 90)
     yield Check("ResNet-20, refined", "pruned weights that Polygraphy calls dense", run.called_dense, "≤", 0)
     yield Check("ResNet-20, refined", "tensors changed beside pruned weights", changed(files[0], run), "≤", 0)
-    if quick:
-        return
     for count in (16, 256):
         pairs = [compared(files, folder, count, seed) for seed in SEEDS]
         gains = [pair.gain for pair in pairs]
@@ -69,7 +67,7 @@ def kwt1(files: Files, folder: Path) -> Iterator[Check]:
     yield Check("KWT-1, segments", "peak memory above the start, of model mode's", peaks[0] / peaks[1], "≤", 0.5)
 
 
-def stories(files: Files, folder: Path, *, quick: bool) -> Iterator[Check]:
+def stories(files: Files, folder: Path) -> Iterator[Check]:
     """A decoder, with 512 calibration rows and with all."""
     model, calibration, evaluation = files
     rows = np.load(calibration)["input_ids"]
@@ -77,10 +75,9 @@ def stories(files: Files, folder: Path, *, quick: bool) -> Iterator[Check]:
     run = export((model, cut, evaluation), folder)
     yield Check("stories260K, refined", "perplexity, 512 rows (dense 4.76)", run.metric("sparse"), "≤", 8.0)
     yield Check("stories260K, refined", "seconds, 512 rows", run.seconds, "≤", 240)
-    if not quick:
-        run = export(files, folder)
-        yield Check("stories260K, refined", "perplexity, all rows (dense 4.76)", run.metric("sparse"), "≤", 6.2)
-        yield Check("stories260K, refined", "seconds, all rows", run.seconds)
+    run = export(files, folder)
+    yield Check("stories260K, refined", "perplexity, all rows (dense 4.76)", run.metric("sparse"), "≤", 6.2)
+    yield Check("stories260K, refined", "seconds, all rows", run.seconds)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -134,7 +134,7 @@ class Objective:
 def _squared_error(sparse: Tensor, dense: Tensor) -> float:
     if not dense.is_floating_point():
         return 0.0
-    return float((sparse.float() - dense.float()).square().mean())
+    return float((sparse.detach().float() - dense.detach().float()).square().mean())
 
 
 def _mean(terms: Sequence[Tensor], samples: int, device: torch.device) -> Tensor:

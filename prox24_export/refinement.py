@@ -9,7 +9,7 @@ from torch import Tensor
 
 from prox24_export import calibration as data
 from prox24_export import user_code
-from prox24_export.errors import Prox24Error
+from prox24_export.errors import Prox24Error, first_line
 from prox24_export.passes.experts import whole_name
 from prox24_export.passes.fx_graph import as_array, as_tensor
 from prox24_export.passes.graph import Array, Differentiable, Linear, TracedGraph, as_numpy_dtype
@@ -73,16 +73,19 @@ def refine(
     """
     solved = _solved(function, linears, weights)
     order = [value.name for value in graph.inputs]
-    with progress.stage("refine", STEPS) as tick:
-        result = _settings(settings).call(
-            function.module,
-            solved,
-            {name: tensor != 0 for name, tensor in solved.items()},
-            _feeds(parts.fit, order),
-            _feeds(parts.choice, order),
-            joinable=data.can_join(graph.inputs),
-            tick=_ticks(tick),
-        )
+    try:
+        with progress.stage("refine", STEPS) as tick:
+            result = _settings(settings).call(
+                function.module,
+                solved,
+                {name: tensor != 0 for name, tensor in solved.items()},
+                _feeds(parts.fit, order),
+                _feeds(parts.choice, order),
+                joinable=data.can_join(graph.inputs),
+                tick=_ticks(tick),
+            )
+    except (RuntimeError, ValueError) as error:  # e.g. outputs whose size depends on the data; layers stay as solved
+        return RefinementReport(kept=False, reason=f"torch cannot run it: {first_line(error)}")
     if result.kept:
         _take(graph, linears, function, result.weights, weights)
     return _report(result, len(parts.choice))

@@ -53,7 +53,13 @@ def of_transformers(printed: str) -> bool:
     return printed.count("{'perplexity': ") == 2
 
 
-@pytest.mark.parametrize(("block", "is_right"), list(zip(blocks("python"), (of_transformers, of_onnx), strict=True)))
+def of_a_module(printed: str) -> bool:
+    return not printed
+
+
+@pytest.mark.parametrize(
+    ("block", "is_right"), list(zip(blocks("python"), (of_transformers, of_a_module, of_onnx), strict=True))
+)
 def test_python_blocks_run(block: str, is_right: Callable[[str], bool], tmp_path: Path) -> None:
     shutil.copytree(ROOT / "samples" / "digits", tmp_path / "samples" / "digits")
     result = subprocess.run([sys.executable, "-c", block], cwd=tmp_path, capture_output=True, text=True, check=False)
