@@ -54,11 +54,6 @@ class Moments:
     dense: Float[Tensor, " K"]
     tokens: int
 
-    @property
-    def is_finite(self) -> bool:
-        """Whether no sum is NaN or Inf."""
-        return all(bool(torch.isfinite(sums).all()) for sums in (self.gram, self.cross, self.dense))
-
     @classmethod
     def zeros(cls, columns: int) -> "Moments":
         """Of no token."""
@@ -74,6 +69,29 @@ class Moments:
         self.gram += other.gram
         self.dense += other.dense
         self.tokens += other.tokens
+
+    def add_rows(
+        self, x_dense: Float[Tensor, "tokens K"], x_pruned: Float[Tensor, "tokens K"], *, with_cross: bool
+    ) -> bool:
+        """Takes in rows of both streams, one product at a time; the same object twice where they do not differ.
+
+        Returns:
+            Whether the rows are finite. If not, the sums are spoilt.
+        """
+        differ = with_cross and x_dense is not x_pruned
+        if differ and self.cross is self.gram:
+            self.cross = self.gram.clone()
+        product = _product(x_pruned, x_pruned)
+        self.gram += product
+        if self.cross is not self.gram:
+            if differ:
+                del product
+                product = _product(x_dense, x_pruned)
+            self.cross += product
+        norms = x_dense.double().square().sum(0)
+        self.dense += norms
+        self.tokens += x_pruned.shape[0]
+        return bool(torch.isfinite(norms).all() and torch.isfinite(x_pruned).all())
 
 
 @dataclass(frozen=True)
@@ -242,28 +260,23 @@ def _add(
     left, right = (dense[name], pruned[name]) if expert is None else expert.rows(name, dense, pruned)
     empty = True
     for x_dense, x_pruned in _pairs(view, left if left.shape == right.shape else right, right):
-        chunk = _products(x_dense, x_pruned, with_cross=with_cross)
-        if not chunk.is_finite:
-            if not bool(torch.isfinite(x_dense).all() and torch.isfinite(x_pruned).all()):
-                raise InputError(
-                    f"NaN or Inf in the activations of {where}: expected finite values. "
-                    "Check that calibration data and weights are finite and that the model does not overflow on them."
-                )
-            wide = x_dense.double(), x_pruned.double()  # finite, but its squares leave float32
-            chunk = _products(*wide, with_cross=with_cross)
         if part not in sums:
             sums[part] = Moments.zeros(x_pruned.shape[1])
-        sums[part].add(chunk)
+        if not sums[part].add_rows(x_dense, x_pruned, with_cross=with_cross):
+            raise InputError(
+                f"NaN or Inf in the activations of {where}: expected finite values. "
+                "Check that calibration data and weights are finite and that the model does not overflow on them."
+            )
         empty = False
     if empty:
         raise InputError(f"no activation reached {where}: expected at least one sample per batch.")
 
 
-def _products(x_dense: Tensor, x_pruned: Tensor, *, with_cross: bool) -> Moments:
-    """Moments of a few tokens, in their own dtype."""
-    gram = x_pruned.T @ x_pruned
-    cross = x_dense.T @ x_pruned if with_cross and x_dense is not x_pruned else gram
-    return Moments(gram, cross, x_dense.double().square().sum(0), x_pruned.shape[0])
+def _product(left: Tensor, right: Tensor) -> Tensor:
+    """`leftᵀ right` in the rows' own dtype; in float64 where finite rows leave that."""
+    product = left.T @ right
+    total = product.sum()  # NaN or Inf where any entry is, and sometimes where none is: then float64 costs time only
+    return product if bool(torch.isfinite(total)) else left.double().T @ right.double()
 
 
 def _pairs(view: View, dense: Array, pruned: Array) -> Iterator[tuple[Tensor, Tensor]]:

@@ -13,6 +13,7 @@ from prox24_export.settings import AIMS_AT_DENSE_OUTPUT, Settings
 from prox24_export.solver.layer import LayerSolution, SolverSettings, solve_layer
 from prox24_export.solver.quadratic import Quadratic, automatic_damping
 
+ENTRIES_AT_ONCE = 1 << 21  # of float64 temporaries
 USUAL_BLEND = 0.5  # where no tokens are held back to choose it: half-way was never far from the best
 
 
@@ -145,13 +146,20 @@ def best_blend(weight: Float[Tensor, "N K"], seen: Observation, fitted: Quadrati
         fitted: The quadratic of `seen.fit`; None where its Gram matrix could not be factorised.
     """
     held = seen.choice
-    correction = None if fitted is None else fitted.correction(weight, seen.residuals.get("fit"))
-    if held is None or correction is None:
+    if held is None or fitted is None:
         return 0.0
-    wanted = weight.double() @ held.cross - weight.double() @ held.gram
-    if "choice" in seen.residuals:
-        wanted = wanted + seen.residuals["choice"]
-    curvature = float(((correction @ held.gram) * correction).sum())
-    if curvature <= 0:
-        return 0.0
-    return min(1.0, max(0.0, float((wanted * correction).sum()) / curvature))
+    gain = curvature = 0.0
+    rows = max(1, ENTRIES_AT_ONCE // weight.shape[1])
+    for first in range(0, len(weight), rows):
+        part = slice(first, first + rows)
+        wide = weight[part].double()
+        residuals = {name: residual[part] for name, residual in seen.residuals.items()}
+        correction = fitted.correction(weight[part], residuals.get("fit"))
+        if correction is None:
+            return 0.0
+        wanted = (wide @ held.cross).sub_(wide @ held.gram)
+        if "choice" in residuals:
+            wanted += residuals["choice"]
+        gain += float((wanted * correction).sum())
+        curvature += float(((correction @ held.gram) * correction).sum())
+    return min(1.0, max(0.0, gain / curvature)) if curvature > 0 else 0.0

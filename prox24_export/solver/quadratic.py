@@ -56,7 +56,7 @@ class Quadratic:
         mean = float(gram.diagonal().mean())
         degenerate = mean <= 0
         mean, damping = (1.0, 1.0) if degenerate else (mean, damping)
-        factor = torch.linalg.cholesky(_damped(gram, mean, damping))
+        factor = _factor(_damped(gram, mean, damping))
         return cls(gram, None if cross is gram else cross, damping, mean, degenerate, factor)
 
     @property
@@ -123,6 +123,20 @@ def _damped(moment: Float[Tensor, "K K"], mean: float, damping: float) -> Float[
     damped = (moment + moment.T).div_(2 * mean)
     damped.diagonal().add_(damping)
     return damped
+
+
+def _factor(matrix: Float[Tensor, "K K"]) -> Float[Tensor, "K K"]:
+    """Lower Cholesky factor in the memory of `matrix`, which is symmetric: LAPACK's order is as good as its own.
+
+    Raises:
+        torch.linalg.LinAlgError: It is not positive definite.
+    """
+    by_columns = matrix.mT
+    status = torch.empty((), dtype=torch.int32, device=matrix.device)
+    torch.linalg.cholesky_ex(by_columns, out=(by_columns, status))
+    if int(status):
+        raise LinAlgError(f"the leading minor of order {int(status)} is not positive definite")
+    return by_columns
 
 
 def loss(

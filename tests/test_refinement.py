@@ -1,0 +1,128 @@
+"""Refinement in the whole pipeline: what moves, what decides, and what is reported where it cannot be."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from prox24_export import Settings, export
+from prox24_export.passes.graph import Array
+from prox24_export.report.model import RefinementReport, Report
+from tests.command import command
+from tests.graphs import is_two_four, model, normal, save
+
+DEEP = """g (float[N,16] x) => (float[N,8] y) {
+    a = MatMul(x, w0) b = Add(a, c) r = Relu(b) d = MatMul(r, w1) t = Tanh(d) y = MatMul(t, w2) }"""
+WEIGHTS = {
+    "w0": normal(16, 32) / 4,
+    "c": normal(32) / 4,
+    "w1": normal(32, 32, seed=1) / 4,
+    "w2": normal(32, 8, seed=2) / 4,
+}
+
+
+def network(folder: Path) -> Path:
+    return save(model(DEEP, WEIGHTS), folder, "deep.onnx")
+
+
+def samples(count: int, seed: int = 0) -> list[dict[str, Array]]:
+    x = normal(count, 16, seed=seed) @ normal(16, 16, seed=9) / 4
+    return [{"x": row[None]} for row in x]
+
+
+def refined(report: Report) -> RefinementReport:
+    assert report.refinement is not None
+    return report.refinement
+
+
+def stored(folder: Path) -> dict[str, Array]:
+    tensors = onnx.load(folder / "model.onnx").graph.initializer
+    return {tensor.name: numpy_helper.to_array(tensor) for tensor in tensors}
+
+
+def noise(report: Report) -> float:
+    assert report.accuracy is not None
+    ratio = report.accuracy.outputs[0].snr_db
+    assert ratio is not None
+    return ratio
+
+
+def test_the_outputs_come_closer_and_only_surviving_weights_move(tmp_path: Path) -> None:
+    path, data, held = network(tmp_path), samples(2000), samples(200, seed=5)
+    plain = export(path, data, tmp_path / "plain", evaluation=held, settings=Settings(refine="no"))
+    tuned = export(path, data, tmp_path / "tuned", evaluation=held)
+    assert plain.refinement is None
+    assert refined(tuned).kept
+    before, after = refined(tuned).before, refined(tuned).after
+    assert before is not None
+    assert after is not None
+    assert after < before
+    assert noise(tuned) > noise(plain) + 0.5
+    for name, array in stored(tmp_path / "tuned").items():
+        if name.startswith("w"):
+            assert is_two_four(array.T)
+            assert not np.array_equal(array, stored(tmp_path / "plain")[name])
+        else:
+            assert array.tobytes() == WEIGHTS[name].tobytes()
+
+
+def test_the_same_command_twice_gives_the_same_bytes(tmp_path: Path) -> None:
+    path = network(tmp_path)
+    reports = [export(path, samples(64), tmp_path / name) for name in ("a", "b")]
+    assert refined(reports[0]).curve == refined(reports[1]).curve != ()
+    assert reports[0].output.sha256 == reports[1].output.sha256
+
+
+def test_biases_move_where_they_are_asked_to(tmp_path: Path) -> None:
+    settings = Settings(refine="weights+bias")
+    report = export(network(tmp_path), samples(2000), tmp_path / "out", settings=settings)
+    assert refined(report).kept
+    assert not np.array_equal(stored(tmp_path / "out")["c"], WEIGHTS["c"])
+
+
+def test_a_model_that_is_not_differentiable_keeps_its_layer_wise_weights(tmp_path: Path) -> None:
+    text = "g (float[N,16] x) => (float[M] y) { a = MatMul(x, w) y = Unique(a) }"
+    path = save(model(text, {"w": normal(16, 8)}), tmp_path)
+    plain = export(path, samples(64), tmp_path / "plain", settings=Settings(refine="no"))
+    tuned = export(path, samples(64), tmp_path / "tuned")
+    assert not refined(tuned).kept
+    assert "not differentiable here: operator Unique at node" in refined(tuned).reason
+    assert tuned.output.sha256 == plain.output.sha256
+
+
+def test_what_does_not_help_leaves_the_layer_wise_weights_of_all_samples(tmp_path: Path) -> None:
+    worse = Settings(refine_loss="tests.test_refinement:backwards")
+    plain = export(network(tmp_path), samples(64), tmp_path / "plain", settings=Settings(refine="no"))
+    tuned = export(network(tmp_path), samples(64), tmp_path / "tuned", settings=worse)
+    assert not refined(tuned).kept
+    assert "not better on the held-back samples" in refined(tuned).reason
+    assert tuned.output.sha256 == plain.output.sha256
+
+
+def backwards(pruned: Any, dense: Any) -> Any:
+    """A loss without a gradient towards anything."""
+    return (pruned[0] * 0 + dense[0] * 0).sum()
+
+
+def test_a_loss_of_the_users_that_fails_is_reported(tmp_path: Path) -> None:
+    save(model(DEEP, WEIGHTS), tmp_path, "deep.onnx")
+    np.savez(tmp_path / "data.npz", x=np.concatenate([sample["x"] for sample in samples(64)]))
+    (tmp_path / "mine.py").write_text("def loss(pruned, dense):\n    raise KeyError('nothing')\n", encoding="utf-8")
+    arguments = ("deep.onnx", "--calibration", "data.npz", "--refine-loss", "mine:loss")
+    outcome = command(*arguments, folder=tmp_path)
+    assert outcome.code == 2
+    assert "--refine-loss mine:loss failed: KeyError: 'nothing'" in outcome.stderr
+    assert not (tmp_path / "deep-2to4").exists()
+
+
+def test_too_few_samples_are_said_to_be_too_few(tmp_path: Path) -> None:
+    report = export(network(tmp_path), samples(8), tmp_path / "out")
+    assert refined(report).reason == "too few samples to hold any back, on which it could be judged"
+
+
+@pytest.mark.parametrize("method", ["magnitude", "wanda", "sparsegpt"])
+def test_baselines_stay_what_they_are(method: Any, tmp_path: Path) -> None:
+    assert export(network(tmp_path), samples(64), tmp_path / "out", settings=Settings(method=method)).refinement is None
