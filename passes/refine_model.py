@@ -199,6 +199,8 @@ class _Run:
 
     def _model(self) -> Refined:
         """Everything together."""
+        if self.progress.parts:
+            return self._result(self.progress.parts, self.progress.parts[0], "model")
         objective, error = self._whole(self.start)
         part = self._part(
             _Tuned(objective, self.start, error),

@@ -240,6 +240,10 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(case: Case, mode: Any, tmp
     assert all(torch.equal(weight, resumed.weights[name]) for name, weight in whole.weights.items())
     assert resumed.after == whole.after
     assert [len(part.curve) for part in resumed.parts] == [4] * len(whole.parts)
+    finished = Progress()
+    case.refined(settings, progress=finished)
+    again = case.refined(settings, progress=finished, saved=lambda _: pytest.fail("nothing was left to do"))
+    assert all(torch.equal(weight, again.weights[name]) for name, weight in whole.weights.items())
 
 
 def test_what_does_not_hold_on_held_back_samples_is_thrown_away(case: Case) -> None:
