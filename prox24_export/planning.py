@@ -44,13 +44,15 @@ class Plan:
 
     Attributes:
         memory_mb: Peak of resident memory, MB (2²⁰ bytes).
-        seconds: Wall time of the whole run.
+        seconds: Wall time of the whole run, the refinement left out.
         stages: In order.
+        refines: Whether there is a refinement, whose memory and time are not in here.
     """
 
     memory_mb: float
     seconds: float
     stages: tuple[StagePlan, ...]
+    refines: bool = False
 
 
 @dataclass(frozen=True)
@@ -180,7 +182,8 @@ def plan(
     checks = 2 * opening + 5 * walk.loading + 2 * walk.running / samples  # opened twice; read, written, verified
     accuracy = reports * (walk.running + walk.loading)
     seconds = checks + accuracy + sum(stage.seconds for stage in walk.stages)
-    return Plan(max((stage.memory_mb for stage in walk.stages), default=walk.base_mb), seconds, tuple(walk.stages))
+    memory = max((stage.memory_mb for stage in walk.stages), default=walk.base_mb)
+    return Plan(memory, seconds, tuple(walk.stages), settings.refines != "no")
 
 
 def _walk(

@@ -63,6 +63,8 @@ def plan_table(plan: Plan) -> str:
         longest = max(plan.stages, key=lambda stage: stage.seconds)
         lines.append(f"  most memory: {largest.memory_mb:,.0f} MB at {', '.join(largest.layers)}")
         lines.append(f"  most time: {longest.seconds:,.1f} s at {', '.join(longest.layers)}")
+    if plan.refines:
+        lines.append("  the refinement of all layers together is not included")
     return "\n".join(lines) + "\n"
 
 
