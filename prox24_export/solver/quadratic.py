@@ -10,7 +10,7 @@ from torch.linalg import LinAlgError  # type: ignore[attr-defined] # documented,
 
 TOKENS_FOR_FIRM_DAMPING = 0.11  # damping × tokens per dimension: .01 at 11 and .0275 at 4, near what is best there
 LEAST_DAMPING, MOST_DAMPING = 0.01, 0.1
-ENTRIES_AT_ONCE = 1 << 22  # of float64 temporaries of `loss`
+ENTRIES_AT_ONCE = 1 << 22  # of float64 temporaries
 
 
 def automatic_damping(tokens: int | None, dimension: int) -> float:
@@ -67,7 +67,7 @@ class Quadratic:
     @cached_property
     def gram_float32(self) -> Float[Tensor, "K K"]:
         """`G`, float32."""
-        return self.gram.float()
+        return _damped(self.moment, self.mean, self.damping, dtype=torch.float32)
 
     @cached_property
     def scale(self) -> Float[Tensor, " K"]:
@@ -77,7 +77,7 @@ class Quadratic:
     @cached_property
     def scaled_gram(self) -> Float[Tensor, "K K"]:
         """`G` with unit diagonal, float32."""
-        return self.gram.div_(self.scale[:, None]).div_(self.scale).float()
+        return self._scaled()
 
     @cached_property
     def spectrum(self) -> tuple[Float[Tensor, " K"], Float[Tensor, "K K"]]:
@@ -85,11 +85,16 @@ class Quadratic:
 
         Float32 is enough, and takes half the time: they are only used in `(H+ρI)⁻¹` with ρ far above rounding.
         """
+        scaled = self._scaled()  # not kept: who needs the spectrum does not need the matrix
         try:
-            values, vectors = torch.linalg.eigh(self.scaled_gram)
+            values, vectors = torch.linalg.eigh(scaled)
         except LinAlgError:  # not converged
-            values, vectors = torch.linalg.eigh(self.scaled_gram.double())
+            values, vectors = torch.linalg.eigh(scaled.double())
+        del scaled
         return values.clamp_min(0).float(), vectors.float().contiguous()
+
+    def _scaled(self) -> Float[Tensor, "K K"]:
+        return _damped(self.moment, self.mean, self.damping, self.scale, torch.float32)
 
     @cached_property
     def largest(self) -> float:
@@ -119,10 +124,24 @@ class Quadratic:
         return torch.cholesky_solve(right.T.contiguous(), self.factor).T.contiguous()
 
 
-def _damped(moment: Float[Tensor, "K K"], mean: float, damping: float) -> Float[Tensor, "K K"]:
-    damped = (moment + moment.T).div_(2 * mean)
-    damped.diagonal().add_(damping)
-    return damped
+def _damped(
+    moment: Float[Tensor, "K K"],
+    mean: float,
+    damping: float,
+    scale: Float[Tensor, " K"] | None = None,
+    dtype: torch.dtype = torch.float64,
+) -> Float[Tensor, "K K"]:
+    """`G`, with unit diagonal where its square root is given as `scale`; few rows in float64 at a time."""
+    result = torch.empty_like(moment, dtype=dtype)
+    rows = max(1, ENTRIES_AT_ONCE // max(1, len(moment)))
+    for first in range(0, len(moment), rows):
+        part = slice(first, first + rows)
+        piece = (moment[part] + moment[:, part].T).div_(2 * mean)
+        piece[:, part].diagonal().add_(damping)
+        if scale is not None:
+            piece.div_(scale[part, None]).div_(scale)
+        result[part] = piece
+    return result
 
 
 def _factor(matrix: Float[Tensor, "K K"]) -> Float[Tensor, "K K"]:
