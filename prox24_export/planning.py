@@ -19,7 +19,7 @@ MB = 2**20
 TRIAL = 1024  # size of the matrices that the machine's rates are measured on
 ITERATIONS: Mapping[Effort, int] = {"fast": 20, "default": 50, "thorough": 110}  # mask solver and refinement together
 OVERHEAD = 1.2  # of an iteration over its product: the prox pass, the norms
-INVERSES = 8  # times that (H + ρI)⁻¹ is formed
+INVERSES = 8  # times that (H + ρI)⁻¹ is formed, at about the cost of a product
 Result = TypeVar("Result")
 
 
@@ -62,13 +62,11 @@ class Rates:
     Attributes:
         single: Floating-point operations of a float32 matrix product.
         double: The same in float64.
-        eigen: `K³` of a float32 eigendecomposition.
         cholesky: `K³` of a float64 Cholesky factorisation.
     """
 
     single: float
     double: float
-    eigen: float
     cholesky: float
 
     @classmethod
@@ -80,7 +78,6 @@ class Rates:
         return cls(
             single=2 * cube / _fastest(lambda: x @ x),
             double=2 * cube / _fastest(lambda: wide @ wide),
-            eigen=cube / _fastest(lambda: torch.linalg.eigh(gram)),
             cholesky=cube / _fastest(lambda: torch.linalg.cholesky(wide)),
         )
 
@@ -116,7 +113,7 @@ class Costs:
         sums = (2 if self.aims else 1) * 8 * self.parts * sum(k * k for k in widths) / MB
         merged = (2 if self.aims else 1) * 8 * widest * (self.parts - 1) / MB  # gone before the factors are made
         blending = 16 * widest / MB  # damped matrix and its factor
-        solving = (8 + 5 * 4) * widest / MB - merged  # factor; spectrum with workspace, two Gram matrices in float32
+        solving = (8 + 4 * 4) * widest / MB - merged  # factor; Gram matrix, its factor and two inverses in float32
         return sums + (max(blending, solving) if self.aims else 16 * widest / MB) + 24 * rows / MB
 
     def seconds(self, widths: Sequence[int], linears: Sequence[Linear], tokens: float) -> float:
@@ -124,7 +121,7 @@ class Costs:
         rates, products = self.rates, 2 if self.aims else 1
         total = sum(products * 2 * tokens * k * k / rates.single for k in widths)
         if self.aims:
-            total += sum(self.parts * k**3 / rates.cholesky + k**3 / rates.eigen for k in widths)
+            total += sum(self.parts * k**3 / rates.cholesky for k in widths)
         for linear in linears:
             product = 2.0 * linear.n * linear.k**2
             total += product / rates.double  # the loss

@@ -11,7 +11,7 @@ from prox24_export.passes.onnx_graph import OnnxGraph
 from prox24_export.planning import Costs, Rates
 from tests.command import command, network, samples, snapshot
 
-RATES = Rates(single=1e9, double=5e8, eigen=1e8, cholesky=1e9)
+RATES = Rates(single=1e9, double=5e8, cholesky=1e9)
 
 
 def linears(folder: Path, k: int) -> list[Linear]:
@@ -59,5 +59,5 @@ def test_more_effort_tokens_and_width_take_longer(tmp_path: Path) -> None:
 
 def test_the_machines_rates_are_measured() -> None:
     rates = Rates.measured()
-    assert min(rates.single, rates.double, rates.eigen, rates.cholesky) > 1e7
+    assert min(rates.single, rates.double, rates.cholesky) > 1e7
     assert rates.double < rates.single

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from prox24_export.solver.pattern import GROUP
-from prox24_export.solver.products import Products, multiply, times_its_transpose
+from prox24_export.solver.products import Products, multiply
 from prox24_export.solver.prox import splitting_step
 from prox24_export.solver.quadratic import Quadratic
 
@@ -105,5 +105,7 @@ class ProximalAdmm:
         return state.quiet >= self.patience
 
     def _resolvent(self, quadratic: Quadratic, penalty: float) -> Float[Tensor, "K K"]:
-        values, vectors = quadratic.spectrum
-        return times_its_transpose(vectors * (penalty / (values + penalty)).sqrt(), self.products)
+        """`ρ(H+ρI)⁻¹`: ρ is at least its start, far above rounding, so float32 is enough."""
+        matrix = quadratic.scaled_gram.clone()
+        matrix.diagonal().add_(penalty)
+        return torch.cholesky_inverse(torch.linalg.cholesky(matrix)).mul_(penalty)

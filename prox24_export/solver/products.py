@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -51,17 +50,6 @@ def multiply(
 def _has_bfloat16(device: torch.device) -> bool:
     """Whether its matrix units take bfloat16: NVIDIA GPUs since Ampere."""
     return torch.version.hip is None and torch.cuda.get_device_capability(device) >= (8, 0)
-
-
-def times_its_transpose(half: Float[Tensor, "K K"], products: Products) -> Float[Tensor, "K K"]:
-    """`half @ half.T`, of which only the blocks on and below the diagonal are computed."""
-    size = half.shape[0]
-    result = torch.empty_like(half)
-    edges = [size * block // TRIANGLE_BLOCKS for block in range(TRIANGLE_BLOCKS + 1)]
-    for start, stop in pairwise(edges):
-        result[start:, start:stop] = multiply(half[start:], half[start:stop].T, products)
-        result[start:stop, stop:] = result[stop:, start:stop].T
-    return result
 
 
 def split(matrix: Float[Tensor, "..."]) -> tuple[Tensor, Tensor]:
