@@ -44,7 +44,7 @@ def digits(files: Files, folder: Path, *, quick: bool) -> Iterator[Check]:
 
 def kwt1(files: Files, folder: Path, *, quick: bool) -> Iterator[Check]:
     """A 12-block speech transformer, layer by layer."""
-    run = export(files, folder, "--no-refine")
+    run = export(files, folder)
     yield Check("KWT-1", "pruned weights that Polygraphy calls dense", run.called_dense, "≤", 0)
     yield Check("KWT-1", "sparse top-1, % (dense 97.6)", run.sparse, "≥", 96.8)
     yield Check("KWT-1", "seconds", run.seconds, "≤", 90)
@@ -52,26 +52,22 @@ def kwt1(files: Files, folder: Path, *, quick: bool) -> Iterator[Check]:
     yield Check("KWT-1", "dense passes per stream (12 blocks)", run.passes_per_stream, "≤", 3)
     if quick:
         return
-    again = export(files, folder, "--no-refine")
+    again = export(files, folder)
     yield Check("KWT-1", "same bytes twice", float(again.digest == run.digest), "≥", 1)
     for method, published in (("sparsegpt", 94.9), ("wanda", 91.1)):
-        other = export(files, folder, "--no-refine", "--method", method)
+        other = export(files, folder, "--method", method)
         yield Check("KWT-1", f"{method}: top-1 away from {published}, points", abs(other.sparse - published), "≤", 1)
 
 
 def resnet20(files: Files, folder: Path, *, quick: bool) -> Iterator[Check]:
     """A convolutional network, layer by layer."""
-    runs = [
-        export(files, folder, "--no-refine", "--seed", str(seed)) for seed in range(3)
-    ]  # one seed moves top-1 by half a point
+    runs = [export(files, folder, "--seed", str(seed)) for seed in range(3)]  # one seed moves top-1 by half a point
     top1 = statistics.median(run.sparse for run in runs)
     yield Check("ResNet-20", "pruned weights that Polygraphy calls dense", runs[0].called_dense, "≤", 0)
     yield Check("ResNet-20", "sparse top-1, % (dense 81.3), median of 3 seeds", top1, "≥", 80.0)
     yield Check("ResNet-20", "seconds", runs[0].seconds, "≤", 90)
     if not quick:
-        half = [
-            export(files, folder, "--no-refine", "--samples", "256", "--seed", str(seed)).sparse for seed in range(3)
-        ]
+        half = [export(files, folder, "--samples", "256", "--seed", str(seed)).sparse for seed in range(3)]
         yield Check("ResNet-20", "256 images: sparse top-1, %, median of 3 seeds", statistics.median(half), "≥", 80.0)
 
 
@@ -92,7 +88,7 @@ def stories(files: Files, folder: Path, *, quick: bool) -> Iterator[Check]:
     runs = []
     for block in range(1 if quick else 3):
         cut = save(folder / f"stories_{block}.npz", input_ids=rows[block * 512 :][:512])
-        runs.append(export((model, cut, evaluation), folder, "--no-refine", *([] if block else ["--onnx"])))
+        runs.append(export((model, cut, evaluation), folder, *([] if block else ["--onnx"])))
     found = [layer for layer in runs[0].report["layers"] if layer["state"] == "sparse"]
     head = [layer for layer in runs[0].report["layers"] if "tied to an embedding" in (layer["reason"] or "")]
     sparse = [run.report["accuracy"]["sparse"]["perplexity"] for run in runs]
@@ -141,7 +137,7 @@ def both_routes(files: Files, folder: Path) -> Iterator[Check]:
     cut = save(folder / "stories_routes.npz", input_ids=np.load(calibration)["input_ids"][:128])
     errors = []
     for source in (model, file):
-        layers = export((source, cut, evaluation), folder, "--no-refine").report["layers"]
+        layers = export((source, cut, evaluation), folder).report["layers"]
         errors.append([layer["relative_error"] for layer in layers if layer["state"] == "sparse"])
     same = len(errors[0]) == len(errors[1])
     yield Check("stories260K", "ONNX and torch route find the same layers", float(same), "≥", 1)

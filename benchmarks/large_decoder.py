@@ -30,13 +30,8 @@ CONFIG = {
     "max_position_embeddings": 2048,
 }
 ROWS, TOKENS = 16, 128
-FIRST = ["--no-refine", *(part for block in range(3) for part in ("--include", f"model.layers.{block}.*"))]
-REST = [
-    "--no-refine",
-    "--method",
-    "magnitude",
-    *(part for block in range(3) for part in ("--exclude", f"model.layers.{block}.*")),
-]
+FIRST = [part for block in range(3) for part in ("--include", f"model.layers.{block}.*")]
+REST = ["--method", "magnitude", *(part for block in range(3) for part in ("--exclude", f"model.layers.{block}.*"))]
 MAKE = """\
 import json, sys
 import torch, transformers

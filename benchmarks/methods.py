@@ -3,7 +3,7 @@
     python benchmarks/methods.py [--write]
 
 Top-1 in per cent (perplexity of language models) on the evaluation data, which no method sees; no labels anywhere.
-`refined` is the default command, the others are layer by layer. Models and data are read from `PROX24_TEST_DATA`
+`refined` is `--refine weights`, the others are layer by layer. Models and data are read from `PROX24_TEST_DATA`
 (default `../shared/data`); what is absent is skipped with the reason.
 """
 
@@ -22,7 +22,7 @@ def measure(model: str, folder: Path) -> dict[str, Any]:
     files = MODELS[model][1](folder)
     row: dict[str, Any] = {"model": model}
     for method in METHODS:
-        options = () if method == "refined" else ("--no-refine", "--method", method)
+        options = ("--refine", "weights") if method == "refined" else ("--method", method)
         run = export(files, folder, *options)
         dense, sparse = run.metric("dense"), run.metric("sparse")
         row |= {"dense": dense, method: sparse, "seconds": run.seconds, "peak_gb": run.peak_gb}

@@ -5,6 +5,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -28,12 +29,14 @@ def expect_onnx(program: ExportedProgram, name: str) -> None:
     """Refuses a program that torch cannot export to ONNX, as far as that is known before.
 
     Raises:
-        InputError: It multiplies by grouped experts.
+        InputError: onnxscript is not installed, or the program multiplies by grouped experts.
     """
+    if find_spec("onnxscript") is None:
+        raise InputError("an ONNX file of a torch model needs onnxscript. Install it with: pip install onnxscript.")
     if any("grouped_mm" in str(node.target) for node in program.graph.nodes):
         raise InputError(
-            f"{name} multiplies by grouped experts, for which ONNX has no operator. Leave --onnx out: the pruned torch "
-            "model is written all the same."
+            f"{name} multiplies by grouped experts, for which ONNX has no operator: no ONNX file can be written. "
+            "A Hugging Face directory can be pruned without --onnx."
         )
 
 
@@ -47,7 +50,7 @@ def emit_onnx(program: ExportedProgram, file: Path) -> None:
     size = sum(tensor.numel() * tensor.element_size() for tensor in program.state_dict.values())
     try:
         with _quiet():
-            exported = torch.onnx.export(program, dynamo=True, verbose=False)
+            exported = torch.onnx.export(program, dynamo=True, verbose=False, optimize=False)
     except ImportError as error:
         raise InputError("--onnx needs onnxscript. Install it with: pip install onnxscript.") from error
     except Exception as error:

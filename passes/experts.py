@@ -60,10 +60,16 @@ def part_name(weight: str, index: int | None) -> str:
 
 
 def whole_name(name: str, stored: Iterable[str]) -> tuple[str, int | None]:
-    """The inverse of `part_name`; `stored` are the names of whole weights."""
+    """The inverse of `part_name`; `stored` are the names of whole weights.
+
+    Raises:
+        KeyError: It is neither of them.
+    """
     if name in stored:
         return name, None
-    weight, _, index = name.removesuffix("]").rpartition("[")
+    weight, opened, index = name.removesuffix("]").rpartition("[")
+    if not opened or not name.endswith("]") or not index.isdecimal():
+        raise KeyError(name)
     return weight, int(index)
 
 

@@ -12,7 +12,7 @@ from torch.export.graph_signature import ConstantArgument
 
 @dataclass(frozen=True)
 class FlatModule:
-    """A differentiable module.
+    """A differentiable module; statistics and other buffers are constants of it.
 
     Attributes:
         module: `forward(*inputs) -> tuple of tensors`, inputs and outputs in the program's order.
@@ -41,7 +41,9 @@ def flat_module(program: ExportedProgram) -> FlatModule:
         if node.op == "placeholder" and node.name in stored:
             name = stored[node.name]
             tensor = program.state_dict[name] if name in program.state_dict else program.constants[name]
-            names[name] = _registered(root, node.name, tensor, places)
+            names[name] = _registered(
+                root, node.name, tensor, places, trainable=node.name in signature.inputs_to_parameters
+            )
             env[node] = graph.get_attr(names[name])
         elif node.op == "placeholder":
             env[node] = fixed[node.name] if node.name in fixed else graph.placeholder(node.name)
@@ -67,13 +69,15 @@ def to_device(module: fx.GraphModule, device: torch.device) -> fx.GraphModule:
     return module.to(device)
 
 
-def _registered(root: nn.Module, name: str, tensor: Tensor, places: dict[tuple[Any, ...], str]) -> str:
+def _registered(
+    root: nn.Module, name: str, tensor: Tensor, places: dict[tuple[Any, ...], str], *, trainable: bool
+) -> str:
     """Name of the attribute that holds `tensor`, which may be there already under another name."""
     place = (tensor.data_ptr(), tuple(tensor.shape), tensor.stride()) if tensor.numel() else (name,)
     if place in places:
         return places[place]
     places[place] = name
-    if tensor.is_floating_point():
+    if trainable and tensor.is_floating_point():
         root.register_parameter(name, nn.Parameter(tensor.detach(), requires_grad=False))
     else:
         root.register_buffer(name, tensor.detach())

@@ -1,6 +1,7 @@
 """The safetensors files of a directory: tensors read one by one, and replaced in a copy."""
 
 import json
+import math
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from prox24_export.passes.experts import whole_name
 from prox24_export.passes.graph import Array
 
 ENDING = "*.safetensors"
+INDEX = "model.safetensors.index.json"
 TYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -58,7 +60,21 @@ class Checkpoint:
         Raises:
             InputError: A file is torn or holds a type that is not known here.
         """
-        return {name: place for file in sorted(self.folder.glob(ENDING)) for name, place in _header(file).items()}
+        return {name: place for file in self.files for name, place in _header(file).items()}
+
+    @cached_property
+    def files(self) -> list[Path]:
+        """The files that transformers reads: the one, or those that the index names; others may lie beside them."""
+        single, index = self.folder / "model.safetensors", self.folder / INDEX
+        if single.is_file():
+            return [single]
+        if not index.is_file():
+            return sorted(self.folder.glob(ENDING))
+        try:
+            named = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+            return sorted(self.folder / name for name in set(named))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise InputError(f"{index} cannot be read: {first_line(error)}. Expected an index of shards.") from error
 
     def read(self, name: str) -> Tensor:
         """A tensor in memory of its own."""
@@ -78,7 +94,7 @@ class Checkpoint:
         Raises:
             OSError: The folder cannot be written.
         """
-        for file in sorted(self.folder.glob(ENDING)):
+        for file in self.files:
             shutil.copyfile(file, folder / file.name)
         for name in weights:
             whole, index = whole_name(name, self.places)
@@ -91,18 +107,21 @@ class Checkpoint:
 
 def _header(file: Path) -> dict[str, Place]:
     try:
-        with file.open("rb") as content:
-            size = int.from_bytes(content.read(8), "little")
-            header: dict[str, Any] = json.loads(content.read(size))
-        header.pop("__metadata__", None)
-        return {
-            name: Place(
-                file,
-                TYPES[told["dtype"]],
-                tuple(told["shape"]),
-                *(8 + size + offset for offset in told["data_offsets"]),
-            )
-            for name, told in header.items()
-        }
+        return _places(file)
     except (ValueError, KeyError, TypeError, OSError, MemoryError, OverflowError) as error:
         raise InputError(f"{file} cannot be read: {first_line(error)}. Expected a safetensors file.") from error
+
+
+def _places(file: Path) -> dict[str, Place]:
+    with file.open("rb") as content:
+        start = 8 + int.from_bytes(content.read(8), "little")
+        header: dict[str, Any] = json.loads(content.read(start - 8))
+    header.pop("__metadata__", None)
+    places = {}
+    for name, told in header.items():
+        begin, end = (start + offset for offset in told["data_offsets"])
+        place = Place(file, TYPES[told["dtype"]], tuple(told["shape"]), begin, end)
+        if end - begin != math.prod(place.shape) * place.dtype.itemsize or end > file.stat().st_size:
+            raise ValueError(f"the file ends within {name}")
+        places[name] = place
+    return places

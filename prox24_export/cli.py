@@ -54,8 +54,7 @@ def export(
     metric: str | None = None,
     max_accuracy_drop: float | None = None,
     min_snr: float | None = None,
-    refine: Refine | None = None,
-    no_refine: Annotated[bool, Parameter(negative="", show_default=False)] = False,
+    refine: Refine = "no",
     refine_mode: RefineMode = "auto",
     refine_minutes: float | None = None,
     refine_loss: str | None = None,
@@ -90,10 +89,8 @@ def export(
         max_accuracy_drop: Gate: most percentage points of top-1 that may be lost. Default: no gate.
         min_snr: Gate: least signal-to-noise ratio of every float output, in dB. Default: no gate.
         refine: Tune the surviving weights of all layers together against the dense outputs; and what else moves.
-            Default: weights; no with a baseline.
-        no_refine: Layer by layer only, as --refine no. Default: refine.
         refine_mode: All layers at once, or a segment (a block) at a time in the memory of one.
-        refine_minutes: Most minutes spent on it. Default: about 320 steps.
+        refine_minutes: Most minutes spent on it. Default: about 360 steps.
         refine_loss: Your own measure of pruned against dense outputs, module:function; see README. Default: detected.
         offload: Keep activations between stages on disk, beside the output folder. Default: in memory.
         onnx: Also write model.onnx of a Hugging Face directory. Default: only the directory. Other torch models always
@@ -116,7 +113,7 @@ def export(
         metric=metric,
         max_accuracy_drop=max_accuracy_drop,
         min_snr=min_snr,
-        refine="no" if no_refine else refine,
+        refine=refine,
         refine_mode=refine_mode,
         refine_minutes=refine_minutes,
         refine_loss=refine_loss,

@@ -186,4 +186,4 @@ def _accuracy(
     if settings.metric is None:
         return measured
     own = custom_metric.measure(settings.metric, runs[1], dense.outputs, batches)
-    return replace(measured, dense={**own_dense, **measured.dense}, sparse=own | measured.sparse)
+    return replace(measured, dense={**measured.dense, **own_dense}, sparse=measured.sparse | own)

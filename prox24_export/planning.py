@@ -180,7 +180,7 @@ def plan(
     accuracy = reports * (walk.running + walk.loading)
     seconds = checks + accuracy + sum(stage.seconds for stage in walk.stages)
     memory = max((stage.memory_mb for stage in walk.stages), default=walk.base_mb)
-    return Plan(memory, seconds, tuple(walk.stages), settings.refines != "no")
+    return Plan(memory, seconds, tuple(walk.stages), settings.refine != "no")
 
 
 def _walk(

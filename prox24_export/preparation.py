@@ -49,9 +49,11 @@ def samples_of(
         samples = data.random(graph.inputs, graph.gathered_rows, settings.shapes, count, settings.seed)
     else:
         samples = data.read(calibration, graph.inputs, "--calibration", tokenizer(None))
+    _expect_rows(graph, samples, "--calibration")
     parts = data.split(samples, with_report=evaluation is None, seed=settings.seed, limit=settings.samples)
     if evaluation is not None:
         report = data.read(evaluation, graph.inputs, "--evaluation", tokenizer(settings.stride))
+        _expect_rows(graph, report, "--evaluation")
         parts = data.Parts(parts.fit, parts.choice, report)
     source = ("random" if needed else "none") if calibration is None else _described(calibration)
     return parts, DataFacts(
@@ -62,6 +64,18 @@ def samples_of(
         report=len(parts.report),
         is_random=calibration is None and needed,
     )
+
+
+def _expect_rows(graph: TracedGraph, samples: Sequence[data.Sample], option: str) -> None:
+    """Refuses indices beyond the table that they gather from."""
+    for name, rows in graph.gathered_rows.items():
+        for index, sample in enumerate(samples):
+            ids = sample.feeds[name]
+            if ids.size and (int(ids.max()) >= rows or int(ids.min()) < -rows):
+                raise InputError(
+                    f"{option}: {name!r} of sample {index} has values from {ids.min()} to {ids.max()}. Expected less "
+                    f"than the {rows} rows of the table that they index."
+                )
 
 
 def _described(source: data.Source) -> str:
@@ -80,7 +94,11 @@ def batch_size(graph: TracedGraph, parts: data.Parts) -> int:
     run = graph.runner()
     size = min(data.batch_size(part) for part in every)
     if size > 1 and graph.predicts_next_token:  # its output is as many times its input as there are tokens to choose
-        size = max(1, min(size, OUTPUT_VALUES // _largest_output(run(every[0][0].feeds))))
+        try:
+            size = max(1, min(size, OUTPUT_VALUES // _largest_output(run(every[0][0].feeds))))
+        except Exception as error:
+            told = runtime.one_sentence(error)
+            raise InputError(f"{graph.path} cannot be run on the first sample: {told}.") from error
     for attempt in dict.fromkeys((min(size, 2), 1)):  # a model that runs two samples at once runs more
         groups = (feeds for part in every for feeds, _ in data.joined(part, graph.inputs, attempt))
         feeds = max(groups, key=lambda group: sum(array.size for array in group.values()))  # the largest there will be
@@ -108,6 +126,8 @@ def check_gates(graph: TracedGraph, parts: data.Parts, settings: Settings, size:
             "--max-accuracy-drop needs labels: expected an array 'labels' in the --evaluation file (or in "
             "--calibration where that is set aside from). Add it, or use --min-snr."
         )
+    if settings.metric is not None and not parts.report:
+        raise InputError("--metric needs at least one sample to measure. Give --evaluation.")
     if settings.min_snr is not None and not parts.report:
         raise InputError("--min-snr needs at least one sample to compare outputs on. Give --evaluation.")
     if settings.min_snr is not None:

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from prox24_export import calibration as data
 from prox24_export import user_code
-from prox24_export.errors import Prox24Error, first_line
+from prox24_export.errors import InputError, Prox24Error, first_line
 from prox24_export.passes.experts import whole_name
 from prox24_export.passes.fx_graph import as_array, as_tensor
-from prox24_export.passes.graph import Array, Differentiable, Linear, TracedGraph, as_numpy_dtype
+from prox24_export.passes.graph import Array, Differentiable, Linear, TracedGraph, largest
 from prox24_export.passes.refine_memory import available
 from prox24_export.passes.refine_model import Refined, RefineModel
 from prox24_export.progress import Progress
@@ -36,7 +36,7 @@ def opened(
         parts: The choice part will decide, the fit part is refined on.
         settings: Of the run.
     """
-    if settings.refines == "no" or not linears:
+    if settings.refine == "no" or not linears:
         return None
     if len(parts.choice) < 2:  # noqa: PLR2004 - a deviation takes two
         return RefinementReport(kept=False, reason="too few samples to hold any back, on which it could be judged")
@@ -44,10 +44,32 @@ def opened(
     if needed > SHARE_OF_MEMORY * free:
         sizes = f"it takes about {needed / 2**30:.1f} GB of memory, and {free / 2**30:.1f} GB are free"
         return RefinementReport(kept=False, reason=sizes)
+    if settings.refine_loss is not None:
+        _expect_loss(settings.refine_loss, graph, parts.fit[0])
     try:
         return graph.differentiable(parts.fit[0].feeds)
     except Prox24Error as error:
         return RefinementReport(kept=False, reason=str(error))
+    except Exception as error:  # noqa: BLE001 - of torch or of its runtime; layers are solved all the same
+        return RefinementReport(kept=False, reason=f"torch cannot run it: {first_line(error)}")
+
+
+def _expect_loss(spec: str, graph: TracedGraph, sample: data.Sample) -> None:
+    """Calls the user's loss once, before any work.
+
+    Raises:
+        InputError: It fails, or returns no loss.
+    """
+    outputs = tuple(as_tensor(np.array(output)) for output in graph.runner()(sample.feeds))
+    tracked = tuple(output.clone().requires_grad_(output.is_floating_point()) for output in outputs)
+    value = user_code.run(spec, "--refine-loss", WANTED, lambda function: function(tracked, outputs))
+    samples = len(outputs[0]) if outputs and outputs[0].ndim else 1
+    if not isinstance(value, Tensor) or not value.requires_grad or tuple(value.shape) not in {(), (samples,)}:
+        shape = f" of shape {list(value.shape)}" if isinstance(value, Tensor) else ""
+        raise InputError(
+            f"--refine-loss {spec} returned a {type(value).__name__}{shape}. Expected a function that {WANTED}, "
+            "with a gradient."
+        )
 
 
 def refine(
@@ -84,7 +106,9 @@ def refine(
                 joinable=data.can_join(graph.inputs),
                 tick=_ticks(tick),
             )
-    except (RuntimeError, ValueError) as error:  # e.g. outputs whose size depends on the data; layers stay as solved
+    except InputError:
+        raise
+    except Exception as error:  # noqa: BLE001 - e.g. outputs whose size depends on the data; layers stay as solved
         return RefinementReport(kept=False, reason=f"torch cannot run it: {first_line(error)}")
     if result.kept:
         _take(graph, linears, function, result.weights, weights)
@@ -100,7 +124,7 @@ def _settings(settings: Settings) -> RefineModel:
             return value
 
     return RefineModel(
-        which=settings.refines,  # type: ignore[arg-type] # "no" does not come here
+        which=settings.refine,  # type: ignore[arg-type] # "no" does not come here
         mode=settings.refine_mode,
         minutes=settings.refine_minutes,
         custom=custom,
@@ -144,20 +168,23 @@ def _take(
     weights: MutableMapping[str, Array],
 ) -> None:
     """Puts refined tensors back, in the stored dtype: pruned weights, and what else moved."""
-    stored = {place: name for name, place in function.parameters.items()}
+    stored: dict[str, str] = {}
+    for name, place in function.parameters.items():
+        stored.setdefault(place, name)  # of tied weights the first
     pruned = set()
     for linear in linears:
-        name, index = whole_name(linear.weight, function.parameters)
-        place = function.parameters.get(name)
-        if place is None or place not in refined:
+        whole, index = whole_name(linear.weight, function.parameters)
+        owner = function.parameters.get(whole)
+        if owner is None or owner not in refined:
             continue
-        pruned.add(place)
-        tensor = refined[place] if index is None else refined[place][index]
+        pruned.add(owner)
+        tensor = refined[owner] if index is None else refined[owner][index]
         matrix = torch.from_numpy(np.ascontiguousarray(linear.layout.to_matrix(as_array(tensor))))
         weights[linear.weight] = graph.rounded(linear, matrix)
     for place in refined.keys() - pruned:
-        name = stored[place]
-        weights[name] = as_array(refined[place]).astype(as_numpy_dtype(str(graph.stored(name).dtype)))
+        array = graph.stored(name := stored[place])
+        limit = largest(str(array.dtype))
+        weights[name] = as_array(refined[place].clamp(-limit, limit)).astype(array.dtype)
 
 
 def _feeds(samples: Sequence[data.Sample], order: Sequence[str]) -> list[tuple[Tensor, ...]]:

@@ -34,10 +34,9 @@ class Settings:
             causal language model.
         max_accuracy_drop: Gate: most percentage points of top-1 that may be lost. Needs labels.
         min_snr: Gate: least signal-to-noise ratio of any float output, in dB.
-        refine: Tune the surviving weights of all layers together afterwards; what moves beside them. None: `weights`,
-            and `no` with a baseline.
+        refine: Tune the surviving weights of all layers together afterwards, and what moves beside them.
         refine_mode: Together, or a segment (a block) at a time; `auto`: together where half of free memory suffices.
-        refine_minutes: Most minutes spent on it; None: about 320 steps.
+        refine_minutes: Most minutes spent on it; None: about 360 steps.
         refine_loss: `module:function` that measures pruned against dense outputs; None: detected for each output.
         offload: Keep activations between stages on disk.
         onnx: Also write `model.onnx`, where the model is not an ONNX file.
@@ -58,7 +57,7 @@ class Settings:
     metric: str | None = None
     max_accuracy_drop: float | None = None
     min_snr: float | None = None
-    refine: Refine | None = None
+    refine: Refine = "no"
     refine_mode: RefineMode = "auto"
     refine_minutes: float | None = None
     refine_loss: str | None = None
@@ -88,9 +87,7 @@ class Settings:
         _expect(self.sequence >= 2, "--sequence", "at least 2 tokens", self.sequence)  # noqa: PLR2004 - one to predict
         _expect(self.stride is None or 1 <= self.stride <= self.sequence, "--stride", "1 to --sequence", self.stride)
         _expect(self.metric is None or ":" in self.metric, "--metric", "module:function", self.metric)
-        _expect(
-            self.refine in {None, *get_args(Refine)}, "--refine", f"one of {', '.join(get_args(Refine))}", self.refine
-        )
+        _expect(self.refine in get_args(Refine), "--refine", f"one of {', '.join(get_args(Refine))}", self.refine)
         modes = get_args(RefineMode)
         _expect(self.refine_mode in modes, "--refine-mode", f"one of {', '.join(modes)}", self.refine_mode)
         minutes = self.refine_minutes
@@ -103,11 +100,6 @@ class Settings:
 
         for name, shape in self.shapes.items():
             _expect(all(size >= 1 for size in shape), "--shapes", "sizes of at least 1", f"{name}: {shape}")
-
-    @property
-    def refines(self) -> Refine:
-        """What is refined, chosen by the method where it is not given."""
-        return self.refine or ("weights" if self.method in AIMS_AT_DENSE_OUTPUT else "no")
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for the report."""

@@ -35,12 +35,23 @@ def rows(file: Path, directory: Path, length: int, stride: int | None, option: s
     ids = np.asarray(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"], np.int64)
     if not len(ids):
         raise InputError(f"{option} {file} holds no token. Expected text.")
-    around = list(tokenizer("")["input_ids"])
-    before, after = around[:1], around[1:]
+    before, after = _around(tokenizer, [int(index) for index in ids[:8]], text)
+    around = [*before, *after]
     room = max(1, length - len(around))
     step = min(stride or room, room)
     starts = range(0, max(1, len(ids) - room + 1), step)
     return np.array([[*before, *ids[start : start + room], *after] for start in starts], np.int64)
+
+
+def _around(tokenizer: Any, ids: list[int], text: str) -> tuple[list[int], list[int]]:
+    """Special tokens before and after an input: what stands around the first words of the text."""
+    words = tokenizer.decode(ids) or text[:32]
+    plain = list(tokenizer(words, add_special_tokens=False)["input_ids"])
+    whole = list(tokenizer(words)["input_ids"])
+    for start in range(len(whole) - len(plain) + 1):
+        if whole[start : start + len(plain)] == plain:
+            return whole[:start], whole[start + len(plain) :]
+    return [], []
 
 
 def _tokenizer(directory: Path, option: str, file: Path) -> Any:

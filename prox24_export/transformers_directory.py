@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from prox24_export import facts
-from prox24_export.checkpoint import Checkpoint
+from prox24_export.checkpoint import INDEX, Checkpoint
 from prox24_export.errors import InputError, first_line
 from prox24_export.passes.emit_onnx import emit_onnx, expect_onnx
 from prox24_export.passes.experts import with_parts
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 MODEL, ONNX_MODEL = "model", "model.onnx"
 CONFIG = "config.json"
 EXAMPLE_BATCH, EXAMPLE_TOKENS = 2, 12
-INDEX = "model.safetensors.index.json"
 WEIGHTS = "safetensors safetensors.index.json bin bin.index.json pt pth ckpt pkl h5 msgpack gguf onnx"
 
 

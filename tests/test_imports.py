@@ -28,10 +28,9 @@ OPTIONS = {
     "--blend": "Default: chosen on held-back samples",
     "--max-accuracy-drop": "Default: no gate",
     "--min-snr": "Default: no gate",
-    "--refine": "Default: weights; no with a baseline",
-    "--no-refine": "Default: refine",
+    "--refine": "[default: no]",
     "--refine-mode": "[default: auto]",
-    "--refine-minutes": "Default: about 320 steps",
+    "--refine-minutes": "Default: about 360 steps",
     "--refine-loss": "Default: detected",
     "--offload": "Default: in memory",
     "--onnx": "Default: only the directory",
@@ -84,7 +83,7 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def test_help_lists_no_option_that_the_table_above_lacks(shown: str) -> None:
-    listed = re.findall(r" (--[a-z-]+) (?:-o )?(?:[A-Z]{3}|Replace|Layer|Keep|Also|Only)", shown)
+    listed = re.findall(r" (--[a-z-]+) (?:-o )?(?:[A-Z]{3}|Replace|Keep|Also|Only)", shown)
     assert set(listed) == OPTIONS.keys() - {"-o"}
 
 

@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import pytest
 from onnx import numpy_helper
 
 from prox24_export import Settings, export
@@ -23,6 +22,9 @@ WEIGHTS = {
     "w1": normal(32, 32, seed=1) / 4,
     "w2": normal(32, 8, seed=2) / 4,
 }
+
+
+TUNED = Settings(refine="weights")
 
 
 def network(folder: Path) -> Path:
@@ -54,8 +56,8 @@ def distance(folder: Path, dense: Path, feeds: list[dict[str, Array]]) -> float:
 
 def test_the_outputs_come_closer_and_only_surviving_weights_move(tmp_path: Path) -> None:
     path, data, held = network(tmp_path), samples(2000), samples(200, seed=5)
-    plain = export(path, data, tmp_path / "plain", evaluation=held, settings=Settings(refine="no"))
-    tuned = export(path, data, tmp_path / "tuned", evaluation=held)
+    plain = export(path, data, tmp_path / "plain", evaluation=held, settings=Settings())
+    tuned = export(path, data, tmp_path / "tuned", evaluation=held, settings=TUNED)
     assert plain.refinement is None
     assert refined(tuned).kept
     before, after = refined(tuned).before, refined(tuned).after
@@ -73,7 +75,7 @@ def test_the_outputs_come_closer_and_only_surviving_weights_move(tmp_path: Path)
 
 def test_the_same_command_twice_gives_the_same_bytes(tmp_path: Path) -> None:
     path = network(tmp_path)
-    reports = [export(path, samples(64), tmp_path / name) for name in ("a", "b")]
+    reports = [export(path, samples(64), tmp_path / name, settings=TUNED) for name in ("a", "b")]
     assert refined(reports[0]).curve == refined(reports[1]).curve != ()
     assert reports[0].output.sha256 == reports[1].output.sha256
 
@@ -88,16 +90,16 @@ def test_biases_move_where_they_are_asked_to(tmp_path: Path) -> None:
 def test_a_model_that_is_not_differentiable_keeps_its_layer_wise_weights(tmp_path: Path) -> None:
     text = "g (float[N,16] x) => (float[M] y) { a = MatMul(x, w) y = Unique(a) }"
     path = save(model(text, {"w": normal(16, 8)}), tmp_path)
-    plain = export(path, samples(64), tmp_path / "plain", settings=Settings(refine="no"))
-    tuned = export(path, samples(64), tmp_path / "tuned")
+    plain = export(path, samples(64), tmp_path / "plain", settings=Settings())
+    tuned = export(path, samples(64), tmp_path / "tuned", settings=TUNED)
     assert not refined(tuned).kept
     assert "not differentiable here: operator Unique at node" in refined(tuned).reason
     assert tuned.output.sha256 == plain.output.sha256
 
 
 def test_what_does_not_help_leaves_the_layer_wise_weights_of_all_samples(tmp_path: Path) -> None:
-    worse = Settings(refine_loss="tests.test_refinement:backwards")
-    plain = export(network(tmp_path), samples(64), tmp_path / "plain", settings=Settings(refine="no"))
+    worse = Settings(refine="weights", refine_loss="tests.test_refinement:backwards")
+    plain = export(network(tmp_path), samples(64), tmp_path / "plain", settings=Settings())
     tuned = export(network(tmp_path), samples(64), tmp_path / "tuned", settings=worse)
     assert not refined(tuned).kept
     assert "not better on the held-back samples" in refined(tuned).reason
@@ -113,7 +115,7 @@ def test_a_loss_of_the_users_that_fails_is_reported(tmp_path: Path) -> None:
     save(model(DEEP, WEIGHTS), tmp_path, "deep.onnx")
     np.savez(tmp_path / "data.npz", x=np.concatenate([sample["x"] for sample in samples(64)]))
     (tmp_path / "mine.py").write_text("def loss(pruned, dense):\n    raise KeyError('nothing')\n", encoding="utf-8")
-    arguments = ("deep.onnx", "--calibration", "data.npz", "--refine-loss", "mine:loss")
+    arguments = ("deep.onnx", "--calibration", "data.npz", "--refine", "weights", "--refine-loss", "mine:loss")
     outcome = command(*arguments, folder=tmp_path)
     assert outcome.code == 2
     assert "--refine-loss mine:loss failed: KeyError: 'nothing'" in outcome.stderr
@@ -121,10 +123,9 @@ def test_a_loss_of_the_users_that_fails_is_reported(tmp_path: Path) -> None:
 
 
 def test_too_few_samples_are_said_to_be_too_few(tmp_path: Path) -> None:
-    report = export(network(tmp_path), samples(8), tmp_path / "out")
+    report = export(network(tmp_path), samples(8), tmp_path / "out", settings=TUNED)
     assert refined(report).reason == "too few samples to hold any back, on which it could be judged"
 
 
-@pytest.mark.parametrize("method", ["magnitude", "wanda", "sparsegpt"])
-def test_baselines_stay_what_they_are(method: Any, tmp_path: Path) -> None:
-    assert export(network(tmp_path), samples(64), tmp_path / "out", settings=Settings(method=method)).refinement is None
+def test_nothing_is_refined_unless_asked(tmp_path: Path) -> None:
+    assert export(network(tmp_path), samples(64), tmp_path / "out").refinement is None

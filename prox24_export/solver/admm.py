@@ -97,6 +97,7 @@ class ProximalAdmm:
         if grows:
             state.penalty *= self.penalty_growth
             if state.resolvent is not None and not self.done(state):
+                state.resolvent = None  # two at a time would be the peak of a run's memory
                 state.resolvent = self._resolvent(quadratic, state.penalty)
         return state
 
@@ -106,6 +107,4 @@ class ProximalAdmm:
 
     def _resolvent(self, quadratic: Quadratic, penalty: float) -> Float[Tensor, "K K"]:
         """`ρ(H+ρI)⁻¹`: ρ is at least its start, far above rounding, so float32 is enough."""
-        matrix = quadratic.scaled_gram.clone()
-        matrix.diagonal().add_(penalty)
-        return torch.cholesky_inverse(torch.linalg.cholesky(matrix)).mul_(penalty)
+        return quadratic.inverse(penalty).mul_(penalty)

@@ -93,6 +93,16 @@ class Quadratic:
         del scaled
         return values.clamp_min(0).float(), vectors.float().contiguous()
 
+    def inverse(self, ridge: float) -> Float[Tensor, "K K"]:
+        """`(H + ridge·I)⁻¹` of `H = scaled_gram`, float32.
+
+        Raises:
+            torch.linalg.LinAlgError: The ridge is lost in rounding.
+        """
+        matrix = self._scaled()
+        matrix.diagonal().add_(ridge)
+        return torch.cholesky_inverse(_factor(matrix))
+
     def _scaled(self) -> Float[Tensor, "K K"]:
         return _damped(self.moment, self.mean, self.damping, self.scale, torch.float32)
 

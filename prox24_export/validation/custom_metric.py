@@ -31,9 +31,17 @@ def measure(
     def run(feeds: Mapping[str, Array]) -> dict[str, Array]:
         return dict(zip(names, model(feeds), strict=True))
 
-    returned = user_code.run(spec, "--metric", WANTED, lambda function: function(run, list(batches)))
+    returned = user_code.run(spec, "--metric", WANTED, lambda function: function(run, _copies(batches)))
     values = returned if isinstance(returned, Mapping) else {spec.rpartition(":")[2]: returned}
     return {str(name): _number(value, spec) for name, value in values.items()}
+
+
+def _copies(batches: Iterable[tuple[Mapping[str, Array], Array | None]]) -> list[Any]:
+    """The function may change what it gets."""
+    return [
+        ({name: array.copy() for name, array in feeds.items()}, None if labels is None else labels.copy())
+        for feeds, labels in batches
+    ]
 
 
 def _number(value: Any, spec: str) -> float:
