@@ -97,3 +97,26 @@ def test_lazy_tensors_are_read_when_asked_for_and_shared_while_held() -> None:
     assert read == ["a", "a"]
     with pytest.raises(KeyError):
         _ = lazy["c"]
+
+
+def test_other_files_beside_the_checkpoint_are_not_read(tmp_path: Path) -> None:
+    safetensors.save_file({"w": torch.ones(4)}, tmp_path / "model.safetensors")
+    safetensors.save_file({"w": torch.zeros(4)}, tmp_path / "model_ema.safetensors")
+    checkpoint = Checkpoint(tmp_path)
+    assert checkpoint.read("w").tolist() == [1, 1, 1, 1]
+    (tmp_path / "model.safetensors").rename(tmp_path / "shard.safetensors")
+    (tmp_path / "model.safetensors.index.json").write_text(
+        '{"weight_map": {"w": "shard.safetensors"}}', encoding="utf-8"
+    )
+    assert [file.name for file in Checkpoint(tmp_path).files] == ["shard.safetensors"]
+    (tmp_path / "model.safetensors.index.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(InputError, match="Expected an index of shards"):
+        _ = Checkpoint(tmp_path).files
+
+
+def test_a_file_that_ends_too_early_is_refused(tmp_path: Path) -> None:
+    safetensors.save_file({"w": torch.ones(64)}, tmp_path / "model.safetensors")
+    content = (tmp_path / "model.safetensors").read_bytes()
+    (tmp_path / "model.safetensors").write_bytes(content[:-4])
+    with pytest.raises(InputError, match="the file ends within w"):
+        _ = Checkpoint(tmp_path).places

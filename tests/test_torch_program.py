@@ -1,7 +1,9 @@
 """Modules, functions that return one, and `.pt2` files through the whole pipeline."""
 
+import pickle
 import subprocess
 import sys
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -139,16 +141,71 @@ class Evil:
         return sys.exit, (7,)
 
 
-def test_a_program_with_pickled_objects_is_refused_unread(tmp_path: Path) -> None:
+@pytest.mark.parametrize("protocol", [0, 2, 3, 5])
+@pytest.mark.parametrize("place", ["sample_inputs", "weights/weight_0"])
+def test_a_pickle_in_a_program_is_not_run(place: str, protocol: int, tmp_path: Path) -> None:
     program = trace(Two(), tuple(batches(1)[0].values()), {}, "two")
     torch.export.save(program, tmp_path / "two.pt2")
-    torch.save(Evil(), tmp_path / "evil.pt")
     with zipfile.ZipFile(tmp_path / "two.pt2") as source, zipfile.ZipFile(tmp_path / "evil.pt2", "w") as target:
-        for name in source.namelist():
-            is_inputs = "sample_inputs" in name
-            target.writestr(name, (tmp_path / "evil.pt").read_bytes() if is_inputs else source.read(name))
-    with pytest.raises(InputError, match=r"holds a pickled object .*sample_inputs"):
-        export(tmp_path / "evil.pt2", batches(), tmp_path / "out")
+        names = source.namelist()
+        assert any(place in name for name in names), names
+        for name in names:
+            content = source.read(name)
+            if name.endswith("weights_config.json"):
+                content = content.replace(b'"use_pickle": false', b'"use_pickle": true')
+            target.writestr(name, pickle.dumps(Evil(), protocol) if place in name else content)
+    with pytest.raises(InputError, match="is no exported program"):
+        inspect(tmp_path / "evil.pt2")
+
+
+def test_a_program_with_one_name_twice_or_custom_objects_is_refused(tmp_path: Path) -> None:
+    program = trace(Two(), tuple(batches(1)[0].values()), {}, "two")
+    for added in ("again", "archive/data/constants/custom_obj_0"):
+        path = tmp_path / f"{len(added)}.pt2"
+        torch.export.save(program, path)
+        with zipfile.ZipFile(path, "a") as archive, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the name is there already
+            archive.writestr(archive.namelist()[0] if added == "again" else added, b"")
+        with pytest.raises(InputError, match="holds an object that is no tensor"):
+            inspect(path)
+
+
+class Normed(nn.Module):
+    """What an exporter likes to fold into the weight before it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.norm, self.head = nn.Conv2d(4, 8, 3), nn.BatchNorm2d(8), nn.Linear(8, 4)
+        self.norm.running_mean.uniform_(-1, 1)  # type: ignore[union-attr]
+        self.norm.running_var.uniform_(0.5, 2)  # type: ignore[union-attr]
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.head(torch.relu(self.norm(self.conv(x))).mean((2, 3)))
+        return result
+
+
+@pytest.mark.parametrize("refine", ["no", "all"])
+def test_a_normalised_network_keeps_its_statistics(refine: Any, tmp_path: Path) -> None:
+    module = Normed()
+    data = [torch.randn(8, 4, 6, 6, generator=torch.Generator().manual_seed(seed)) for seed in range(8)]
+    report = export(module, data, tmp_path / "out", settings=Settings(refine=refine))
+    assert len(report.sparse_layers) == 2
+    after = loaded(tmp_path / "out" / "model.pt2").state_dict()
+    for name in ("norm.running_mean", "norm.running_var"):
+        assert torch.equal(after[name], module.state_dict()[name])
+
+
+def test_labels_beside_the_inputs_are_no_input(tmp_path: Path) -> None:
+    data = [batch | {"labels": torch.zeros(8, dtype=torch.int64)} for batch in batches()]
+    report = export(Two(), data, tmp_path / "out")
+    assert report.accuracy is not None
+    assert "top1" in report.accuracy.dense
+
+
+def test_numpys_own_float_type_is_taken_as_the_models(tmp_path: Path) -> None:
+    data = [{name: value.numpy().astype(np.float64) for name, value in batch.items()} for batch in batches()]
+    assert len(export(Two(), data, tmp_path / "out").sparse_layers) == 2
 
 
 def test_what_is_no_program_is_refused(tmp_path: Path) -> None:

@@ -282,3 +282,12 @@ def test_a_lazy_graph_holds_no_weight(tmp_path: Path) -> None:
     stored = load_file(tmp_path / "model.safetensors")[linear.weight]
     assert torch.equal(weight, stored)
     assert not torch.equal(graph.program.state_dict[linear.weight], stored)  # memory that nothing was written to
+
+
+@pytest.mark.parametrize("option", ["calibration", "evaluation"])
+def test_tokens_that_the_vocabulary_lacks_are_refused(option: str, tmp_path: Path) -> None:
+    saved("llama", tmp_path / "dense")
+    good, bad = ([{"input_ids": np.full((1, 6), token)} for _ in range(8)] for token in (5, 96))
+    sources = {"calibration": good, "evaluation": good} | {option: bad}
+    with pytest.raises(InputError, match=f"--{option}: 'input_ids' of sample 0 has values from 96 to 96"):
+        export(tmp_path / "dense", sources["calibration"], tmp_path / "out", evaluation=sources["evaluation"])
