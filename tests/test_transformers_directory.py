@@ -232,7 +232,10 @@ def torn(folder: Path) -> None:
     [
         (without_weights, r"holds no \.safetensors file\. Save the model with save_pretrained"),
         (of_a_future, "names the architecture LlamaOfTomorrow, which transformers does not have"),
-        (without_config, r"holds no config\.json\. Expected an \.onnx file or a Hugging Face model directory"),
+        (
+            without_config,
+            r"holds no config\.json\. Expected an \.onnx file, a Hugging Face directory, a \.pt2 file or module:function",
+        ),
         (torn, "transformers cannot load"),
     ],
 )
