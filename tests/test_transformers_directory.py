@@ -234,7 +234,7 @@ def torn(folder: Path) -> None:
         (of_a_future, "names the architecture LlamaOfTomorrow, which transformers does not have"),
         (
             without_config,
-            r"holds no config\.json\. Expected an \.onnx file, a Hugging Face directory, a \.pt2 file or module:function",
+            r"holds no config\.json\. Expected an \.onnx file, a Hugging Face directory, a \.pt2",
         ),
         (torn, "transformers cannot load"),
     ],
