@@ -31,7 +31,7 @@ from prox24_export.passes.graph import (
 )
 from prox24_export.passes.lazy_tensors import LazyTensors
 from prox24_export.passes.refine_program import flat_module
-from prox24_export.passes.trace import with_tensors
+from prox24_export.passes.trace import place_of, with_tensors
 
 
 @dataclass(frozen=True)
@@ -257,9 +257,9 @@ class FxGraph:
         first: dict[tuple[Any, ...], str] = {}
         state = self.program.state_dict
         for name, tensor in state.items():
-            first.setdefault(_place(tensor) if tensor.numel() else (name,), name)
+            first.setdefault(place_of(tensor, name), name)
         places = self.program.graph_signature.inputs_to_parameters
-        return {place: first[_place(state[name]) if state[name].numel() else (name,)] for place, name in places.items()}
+        return {place: first[place_of(state[name], name)] for place, name in places.items()}
 
     def _constant(self, place: str, weights: Mapping[str, Array]) -> Any:
         """A parameter, buffer, constant or nested graph, by name of its placeholder; `weights` replaces stored ones."""
@@ -293,8 +293,8 @@ class FxGraph:
         """Parameters that share memory with one of other shape, order or place: none of them can change alone."""
         seen: dict[int, set[tuple[Any, ...]]] = {}
         state = self.program.state_dict
-        for tensor in state.values():
-            seen.setdefault(tensor.untyped_storage().data_ptr(), set()).add(_place(tensor))
+        for name, tensor in state.items():
+            seen.setdefault(tensor.untyped_storage().data_ptr(), set()).add(place_of(tensor, name))
         return frozenset(
             name
             for name, tensor in state.items()
@@ -345,10 +345,6 @@ def as_tensor(array: Array) -> Tensor:
 
 def _tensors(values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: as_tensor(value) if isinstance(value, np.ndarray) else value for name, value in values.items()}
-
-
-def _place(tensor: Tensor) -> tuple[Any, ...]:
-    return tensor.data_ptr(), tuple(tensor.shape), tensor.stride()
 
 
 def _attribute(module: torch.nn.Module, path: str) -> Any:

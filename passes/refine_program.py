@@ -9,6 +9,8 @@ from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 from torch.export.graph_signature import ConstantArgument
 
+from prox24_export.passes.trace import place_of
+
 
 @dataclass(frozen=True)
 class FlatModule:
@@ -73,7 +75,7 @@ def _registered(
     root: nn.Module, name: str, tensor: Tensor, places: dict[tuple[Any, ...], str], *, trainable: bool
 ) -> str:
     """Name of the attribute that holds `tensor`, which may be there already under another name."""
-    place = (tensor.data_ptr(), tuple(tensor.shape), tensor.stride()) if tensor.numel() else (name,)
+    place = place_of(tensor, name)
     if place in places:
         return places[place]
     places[place] = name

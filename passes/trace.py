@@ -48,11 +48,11 @@ def functional(program: ExportedProgram) -> ExportedProgram:
 def with_tensors(program: ExportedProgram, tensors: Mapping[str, Tensor]) -> ExportedProgram:
     """A program with other parameters; tied ones stay tied. The one given is not touched."""
     state = program.state_dict
-    by_place = {_place(state[name]) if state[name].numel() else (name,): tensor for name, tensor in tensors.items()}
+    by_place = {place_of(state[name], name): tensor for name, tensor in tensors.items()}
     changed = {
         name: nn.Parameter(new, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else new
         for name, old in state.items()
-        if (new := by_place.get(_place(old) if old.numel() else (name,))) is not None
+        if (new := by_place.get(place_of(old, name))) is not None
     }
     with _quiet():
         return ExportedProgram(
@@ -67,8 +67,9 @@ def with_tensors(program: ExportedProgram, tensors: Mapping[str, Tensor]) -> Exp
         )
 
 
-def _place(tensor: Tensor) -> tuple[Any, ...]:
-    return tensor.data_ptr(), tuple(tensor.shape), tensor.stride()
+def place_of(tensor: Tensor, name: str) -> tuple[Any, ...]:
+    """What tied tensors share and no others do; of an empty one, which has no memory, its name."""
+    return (tensor.data_ptr(), tuple(tensor.shape), tensor.stride()) if tensor.numel() else (name,)
 
 
 def _dynamic(value: Any) -> dict[int, Any] | None:

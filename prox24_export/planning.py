@@ -112,8 +112,10 @@ class Costs:
         rows = max((linear.n * linear.k for linear in linears), default=0)
         sums = (2 if self.aims else 1) * 8 * self.parts * sum(k * k for k in widths) / MB
         merged = (2 if self.aims else 1) * 8 * widest * (self.parts - 1) / MB  # gone before the factors are made
-        blending = 16 * widest / MB  # damped matrix and its factor
-        solving = (8 + 4 * 4) * widest / MB - merged  # factor; Gram matrix, its factor and two inverses in float32
+        blending = 16 * widest / MB  # the factor, and the copy that solving with it makes
+        solving = (
+            8 + 4 * 4
+        ) * widest / MB - merged  # factor; in float32 the Gram matrix, its inverse twice, and the refinement's
         return sums + (max(blending, solving) if self.aims else 16 * widest / MB) + 24 * rows / MB
 
     def seconds(self, widths: Sequence[int], linears: Sequence[Linear], tokens: float) -> float:
