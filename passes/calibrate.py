@@ -20,6 +20,7 @@ from prox24_export.passes.frontier import Frontier, InMemory, OnDisk
 from prox24_export.passes.graph import Array, Linear, TracedGraph, Use
 from prox24_export.passes.schedule import Stage
 
+ENTRIES_AT_ONCE = 1 << 20  # of a sum in float64
 Observed = tuple[str, View, Expert | None]  # what layers share whose Gram matrix is the same
 
 
@@ -82,12 +83,12 @@ class Moments:
         if differ and self.cross is self.gram:
             self.cross = self.gram.clone()
         product = _product(x_pruned, x_pruned)
-        self.gram += product
+        _accumulate(self.gram, product)
         if self.cross is not self.gram:
             if differ:
                 del product
                 product = _product(x_dense, x_pruned)
-            self.cross += product
+            _accumulate(self.cross, product)
         norms = x_dense.double().square().sum(0)
         self.dense += norms
         self.tokens += x_pruned.shape[0]
@@ -270,6 +271,13 @@ def _add(
         empty = False
     if empty:
         raise InputError(f"no activation reached {where}: expected at least one sample per batch.")
+
+
+def _accumulate(total: Float[Tensor, "K K"], product: Float[Tensor, "K K"]) -> None:
+    """`total += product`, few rows at a time: torch first makes a float64 copy of what it adds."""
+    rows = max(1, ENTRIES_AT_ONCE // max(1, product.shape[1]))
+    for first in range(0, len(total), rows):
+        total[first : first + rows] += product[first : first + rows]
 
 
 def _product(left: Tensor, right: Tensor) -> Tensor:

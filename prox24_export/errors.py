@@ -13,6 +13,12 @@ class InputError(Prox24Error):
     exit_code = 2
 
 
+class UnavailableError(Prox24Error):
+    """A stage that was asked for cannot be had here; found out before any work, nothing was written."""
+
+    exit_code = 3
+
+
 def first_line(error: BaseException) -> str:
     """The first line that says something of a foreign error; its type where it says nothing."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]

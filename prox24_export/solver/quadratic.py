@@ -131,7 +131,9 @@ class Quadratic:
         if residual is not None:
             right += residual
         right /= self.mean
-        return torch.cholesky_solve(right.T.contiguous(), self.factor).T.contiguous()
+        # Two triangular solves in the memory of the right side; torch.cholesky_solve would copy factor and right side.
+        half = torch.linalg.solve_triangular(self.factor.mT, right, upper=True, left=False, out=right)
+        return torch.linalg.solve_triangular(self.factor, half, upper=False, left=False, out=half)
 
 
 def _damped(

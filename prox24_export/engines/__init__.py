@@ -1,0 +1,1 @@
+"""Engines: build, run and time; each says whether it is available here, and why not."""
