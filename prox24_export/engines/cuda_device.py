@@ -1,0 +1,94 @@
+"""Device memory, one stream, events and graphs, from `torch.cuda`.
+
+Why torch: it is required anyway, and brings the CUDA runtime that it needs; events and graph capture are there as
+documented classes. Polygraphy's `cuda` module has neither, and does not find the runtime where the CUDA 13 wheels put
+it; cuda-python would be one more package. Memory is handed to TensorRT by address, streams by handle.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from prox24_export.errors import first_line
+
+Array = npt.NDArray[Any]
+Launch = Callable[[], None]
+
+
+class CudaDevice:
+    """The current CUDA device and a stream of its own on it.
+
+    Args:
+        place: torch's name of the memory; a CPU twin passes `cpu`.
+    """
+
+    def __init__(self, place: str = "cuda") -> None:
+        """Makes the stream; torch raises where there is no GPU."""
+        import torch  # noqa: PLC0415 (seconds to import)
+
+        self._torch = torch
+        self._place = place
+        self._stream = torch.cuda.Stream()
+
+    @property
+    def stream(self) -> int:
+        """Handle of the stream, as TensorRT wants it."""
+        return int(self._stream.cuda_stream)
+
+    def empty(self, nbytes: int) -> Any:
+        """Uninitialised memory; a byte where none is wanted, since TensorRT refuses the null address."""
+        return self._torch.empty(max(nbytes, 1), dtype=self._torch.uint8, device=self._place)
+
+    def upload(self, array: Array) -> Any:
+        """Memory that holds `array`, C-contiguous; the copy is done on return."""
+        buffer = self.empty(array.nbytes)
+        if array.nbytes:
+            raw = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+            buffer.copy_(self._torch.from_numpy(raw.copy()))  # a copy: torch warns of memory that is read-only
+        self._torch.cuda.synchronize()  # torch's own stream did it, ours must not overtake
+        return buffer
+
+    def download(self, buffer: Any, shape: Sequence[int], dtype: Any) -> Array:
+        """A host array of what the stream has left in `buffer`; waits for the stream."""
+        self.synchronize()
+        wanted = np.empty(tuple(shape), dtype)
+        if wanted.nbytes:
+            wanted = buffer[: wanted.nbytes].cpu().numpy().view(dtype).reshape(tuple(shape))
+        return wanted
+
+    def synchronize(self) -> None:
+        """Waits until the stream has nothing left to do."""
+        self._stream.synchronize()
+
+    def capture(self, launch: Launch) -> tuple[Launch, str]:
+        """`launch` as a CUDA graph that one call replays on the stream; or `launch` itself, and why it cannot be one.
+
+        Args:
+            launch: Puts work on the stream; it has run before, since first calls may allocate.
+        """
+        torch = self._torch
+        graph = torch.cuda.CUDAGraph()
+        try:
+            # As trtexec captures: calls of other threads do no harm.
+            with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
+                launch()
+        except RuntimeError as error:
+            return launch, first_line(error)
+
+        def replay() -> None:
+            with torch.cuda.stream(self._stream):  # a graph is replayed on the current stream
+                graph.replay()
+
+        return replay, ""
+
+    def times(self, launch: Launch, runs: int) -> list[float]:
+        """Milliseconds of `runs` consecutive launches, each between two events on the stream."""
+        events = [[self._torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(runs)]
+        for start, end in events:
+            start.record(self._stream)
+            launch()
+            end.record(self._stream)
+        self.synchronize()
+        return [float(start.elapsed_time(end)) for start, end in events]
