@@ -69,8 +69,9 @@ class FxGraph:
     def nodes(self) -> tuple[Node, ...]:
         """Main graph in topological order."""
         labels = {
-            node: found[0].use.node if isinstance(found[0], Candidate) else node.name
+            node: found[0].use.node if isinstance(found[0], Candidate) else found[0].name
             for node, found in self._found.items()
+            if len(found) == 1 or isinstance(found[0], Candidate)
         }
         return tuple(
             Node(

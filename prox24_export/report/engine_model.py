@@ -152,12 +152,14 @@ class Estimate:
         sparse_share: Share of it in pruned layers.
         bound: Amdahl's bound `1 / (1 − share/2)`: sparse matrix instructions have at most twice the dense rate.
         shapes: By shape, the largest share first.
+        not_counted: Products that are in none of these figures, by kind and reason, with their number.
     """
 
     flops: float
     sparse_share: float
     bound: float
     shapes: tuple[ShapeShare, ...]
+    not_counted: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
