@@ -230,7 +230,7 @@ class _Setup:
 
     def point(self, modules: _Modules, feeds: Feeds) -> LatencyPoint:
         """All three on one batch."""
-        inputs = [as_tensor(feeds[entry.name]).to(self.device) for entry in self.sparse.inputs]
+        inputs = [self._placed(as_tensor(feeds[entry.name])) for entry in self.sparse.inputs]
         names = self.sparse.outputs
         models = [
             TorchTimed(name, self._run(rewritten.module, inputs), names, self.device)
@@ -289,6 +289,10 @@ class _Setup:
         doubt = "" if point.valid else f"; INVALID: {'; '.join(point.reasons)}"
         name = f"K = {shape.k}, N = {shape.n}, {shape.tokens} tokens, {shape.sparse} layers{doubt}"
         return LayerTime(name, point.dense.mean, point.sparse.mean)
+
+    def _placed(self, value: Tensor) -> Tensor:
+        """An input on the device; floats in the precision of the weights."""
+        return value.to(self.device, self.dtype if value.is_floating_point() else value.dtype)
 
     def _run(self, module: Callable[..., Sequence[Tensor]], inputs: Sequence[Tensor]) -> Callable[[], Sequence[Tensor]]:
         def run() -> Sequence[Tensor]:
