@@ -1,6 +1,6 @@
-"""The solver on a CUDA GPU: kernels against the reference, an iteration against the product it needs, a whole layer.
+"""On a CUDA GPU: the solver's kernels and iterations, a whole layer, and the engines (`gpu_engines.py`).
 
-    python benchmarks/gpu.py [--write]
+    python -m benchmarks.gpu [--write] [--quick] [--only solver|engines]
 
 Exits 2 where there is no CUDA GPU. CUDA events, medians of interleaved repeats after a warm-up.
 """
@@ -9,11 +9,10 @@ import argparse
 import statistics
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
-from models import write
-from problems import power_law
 from torch import Tensor
 
 from prox24_export.solver import SolverSettings, prox24, solve_layer
@@ -21,6 +20,12 @@ from prox24_export.solver.admm import ProximalAdmm
 from prox24_export.solver.products import Products, multiply
 from prox24_export.solver.prox import prox24_reference, splitting_step
 from prox24_export.solver.quadratic import Quadratic
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # for `python -m benchmarks.gpu`, too
+
+import gpu_engines
+from models import write
+from problems import power_law
 
 REPEATS = 20
 PRODUCTS: tuple[Products, ...] = ("float32", "bf16x3", "tf32")
@@ -100,19 +105,30 @@ def layer(size: int) -> list[dict[str, Any]]:
     return rows
 
 
+def solver() -> tuple[list[dict[str, Any]], str]:
+    """Rows and their table."""
+    rows = [*agreement(), *iteration(4096), *iteration(8192), *layer(2048), *layer(4096)]
+    lines = ["| figure | value |", "|---|---|", *(f"| {row['figure']} | {row['value']:.4g} |" for row in rows)]
+    return rows, "\n".join(lines)
+
+
 def main() -> int:
     """Measures and prints; 2 where there is no GPU."""
-    parser = argparse.ArgumentParser(description="The solver on a CUDA GPU.")
-    parser.add_argument("--write", action="store_true", help="write benchmarks/results/gpu.{json,md}")
+    parser = argparse.ArgumentParser(description="Solver and engines on a CUDA GPU.")
+    parser.add_argument("--write", action="store_true", help="write benchmarks/results/gpu.* and gpu_engines.*")
+    parser.add_argument("--quick", action="store_true", help="engines: two batch sizes, half a second each")
+    parser.add_argument("--only", choices=["solver", "engines"], help="one of the two parts")
     arguments = parser.parse_args()
     if not torch.cuda.is_available():
         print("no CUDA GPU here: nothing measured", file=sys.stderr)
         return 2
-    rows = [*agreement(), *iteration(4096), *iteration(8192), *layer(2048), *layer(4096)]
-    table = "\n".join(["| figure | value |", "|---|---|", *(f"| {r['figure']} | {r['value']:.4g} |" for r in rows)])
-    print(torch.cuda.get_device_name(), table, sep="\n")
-    if arguments.write:
-        write("gpu", rows, f"{torch.cuda.get_device_name()}\n\n{table}\n")
+    parts = {"solver": ("gpu", solver), "engines": ("gpu_engines", lambda: gpu_engines.measured(quick=arguments.quick))}
+    for part, (name, measured) in parts.items():
+        if arguments.only in {None, part}:
+            rows, table = measured()
+            print(torch.cuda.get_device_name(), table, sep="\n")
+            if arguments.write:
+                write(name, rows, f"{torch.cuda.get_device_name()}\n\n{table}\n")
     return 0
 
 
