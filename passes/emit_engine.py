@@ -154,16 +154,10 @@ def write_whole(place: Path, contents: Any) -> None:
     Raises:
         OSError: It cannot be written.
     """
-    with tempfile.NamedTemporaryFile(dir=place.parent, prefix=f".{place.name}.", delete=False) as file:
-        work = Path(file.name)
-        try:
-            file.write(contents)
-            file.close()
-            work.chmod(0o644)
-            work.replace(place)
-        except BaseException:
-            work.unlink(missing_ok=True)
-            raise
+    with tempfile.TemporaryDirectory(dir=place.parent, prefix=f".{place.name}.") as work:
+        copy = Path(work) / place.name
+        copy.write_bytes(contents)
+        copy.replace(place)
 
 
 def _build(onnx: Path, folder: Path, settings: BuildSettings, *, sparse_weights: bool) -> Any:

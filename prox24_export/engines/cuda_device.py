@@ -6,6 +6,7 @@ it; cuda-python would be one more package. Memory is handed to TensorRT by addre
 """
 
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -26,11 +27,9 @@ class CudaDevice:
 
     def __init__(self, place: str = "cuda") -> None:
         """Makes the stream; torch raises where there is no GPU."""
-        import torch  # noqa: PLC0415 (seconds to import)
-
-        self._torch = torch
+        self._torch: Any = import_module("torch")  # seconds to import
         self._place = place
-        self._stream = torch.cuda.Stream()
+        self._stream = self._torch.cuda.Stream()
 
     @property
     def stream(self) -> int:
@@ -63,32 +62,35 @@ class CudaDevice:
         self._stream.synchronize()
 
     def capture(self, launch: Launch) -> tuple[Launch, str]:
-        """`launch` as a CUDA graph that one call replays on the stream; or `launch` itself, and why it cannot be one.
+        """`launch` as a CUDA graph, for `run` and `times`; or `launch` itself, and why it cannot be one.
 
         Args:
             launch: Puts work on the stream; it has run before, since first calls may allocate.
         """
-        torch = self._torch
-        graph = torch.cuda.CUDAGraph()
+        cuda = self._torch.cuda
+        graph, current = cuda.CUDAGraph(), cuda.current_stream()
         try:
             # As trtexec captures: calls of other threads do no harm.
-            with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
+            with cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
                 launch()
         except RuntimeError as error:
+            cuda.set_stream(current)  # torch leaves a capture that fails without doing so
             return launch, first_line(error)
+        return graph.replay, ""
 
-        def replay() -> None:
-            with torch.cuda.stream(self._stream):  # a graph is replayed on the current stream
-                graph.replay()
-
-        return replay, ""
+    def run(self, launch: Launch) -> None:
+        """One launch, with our stream the current one, on which a graph is replayed; waits for it."""
+        with self._torch.cuda.stream(self._stream):
+            launch()
+        self.synchronize()
 
     def times(self, launch: Launch, runs: int) -> list[float]:
         """Milliseconds of `runs` consecutive launches, each between two events on the stream."""
         events = [[self._torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(runs)]
-        for start, end in events:
-            start.record(self._stream)
-            launch()
-            end.record(self._stream)
+        with self._torch.cuda.stream(self._stream):  # once: between the events it would count
+            for start, end in events:
+                start.record(self._stream)
+                launch()
+                end.record(self._stream)
         self.synchronize()
         return [float(start.elapsed_time(end)) for start, end in events]

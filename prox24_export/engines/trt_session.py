@@ -1,6 +1,6 @@
 """A TensorRT engine with its inputs on the device: outputs, times without transfers, and times of its layers."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from prox24_export.engines.tensorrt import import_tensorrt
 from prox24_export.errors import InputError, Prox24Error, first_line
 
 Array = npt.NDArray[Any]
-NUMPY = {  # by TensorRT's name
+NUMPY: dict[str, np.dtype[Any]] = {  # by TensorRT's name
     "FLOAT": np.dtype(np.float32),
     "HALF": np.dtype(np.float16),
     "BF16": np.dtype(ml_dtypes.bfloat16),
@@ -66,7 +66,6 @@ class TrtSession:
         self._trt = import_tensorrt()
         self._device = device or CudaDevice()
         self._memory: dict[str, Any] = {}
-        self._host: dict[str, Array] = {}
         plan = engine.read_bytes() if isinstance(engine, Path) else engine
         with captured() as log:
             self._engine = _deserialised(plan, name, log)
@@ -76,16 +75,14 @@ class TrtSession:
             self._feed(feeds, log)
             self._reserve(log)
             self._launch = self._enqueue
-            self._enqueue()  # the first call sets up what a graph cannot capture
-            self._device.synchronize()
+            self._device.run(self._enqueue)  # the first call sets up what a graph cannot capture
         if graph:
             self._capture()
 
     def outputs(self) -> dict[str, Array]:
         """Outputs of one inference by name, on the host."""
         with captured():
-            self._launch()
-            self._device.synchronize()
+            self._device.run(self._launch)
         return {name: self._read(name) for name in self._names("OUTPUT")}
 
     def times(self, runs: int) -> list[float]:
@@ -102,8 +99,7 @@ class TrtSession:
         with captured():
             self._context.profiler = profiler
             for _ in range(runs):
-                self._enqueue()
-                self._device.synchronize()
+                self._device.run(self._enqueue)
         return {name: total / runs for name, total in profiler.totals.items()}
 
     def close(self) -> None:
@@ -114,7 +110,6 @@ class TrtSession:
         self._launch = self._enqueue
         self._context = self._engine = None  # in this order: a context is its engine's
         self._memory.clear()
-        self._host.clear()
 
     def _feed(self, feeds: Mapping[str, Array], log: BuildLog) -> None:
         """Checks and copies the inputs, under the first profile that accepts their shapes."""
@@ -122,6 +117,7 @@ class TrtSession:
         missing = sorted(set(names) - feeds.keys())
         if missing:
             raise InputError(f"engine {self.name} needs an input {missing[0]!r}. Got {sorted(feeds)}.")
+        self._expect_on_device(names)
         arrays = {name: self._converted(name, np.asarray(feeds[name])) for name in names}
         index = self._profile(arrays)
         if index and not self._context.set_optimization_profile_async(index, self._device.stream):
@@ -149,8 +145,6 @@ class TrtSession:
         )
 
     def _accepts(self, name: str, array: Array, index: int) -> bool:
-        if self._on_host(name):  # its profile holds values, not sizes; TensorRT checks them
-            return True
         low, _, high = (tuple(shape) for shape in self._engine.get_tensor_profile_shape(name, index))
         return len(low) == array.ndim and all(a <= b <= c for a, b, c in zip(low, array.shape, high, strict=True))
 
@@ -161,8 +155,10 @@ class TrtSession:
             raise EngineRunError(
                 f"TensorRT cannot tell the shapes of {self.name}: {unknown} are not set. {log.complaint}"
             )
-        for name in self._names("OUTPUT"):
-            self._expect_linear(name, 0)
+        names = self._names("OUTPUT")
+        self._expect_on_device(names)
+        for name in names:
+            self._expect_linear(name, self._context.active_optimization_profile)
             shape = tuple(self._context.get_tensor_shape(name))
             if any(size < 0 for size in shape):
                 raise EngineRunError(
@@ -172,21 +168,13 @@ class TrtSession:
             self._address(name, np.empty(shape, self._dtype(name)))
 
     def _address(self, name: str, array: Array) -> None:
-        """Tells TensorRT where a tensor is: shape tensors on the host, all others on the device."""
-        if self._on_host(name):
-            self._host[name] = np.ascontiguousarray(array)
-            address = int(self._host[name].ctypes.data)
-        else:
-            self._memory[name] = self._device.upload(array) if self._mode(name) == "INPUT" else None
-            if self._memory[name] is None:
-                self._memory[name] = self._device.empty(array.nbytes)
-            address = int(self._memory[name].data_ptr())
-        if not self._context.set_tensor_address(name, address):
+        """Tells TensorRT where a tensor is."""
+        copied = self._mode(name) == "INPUT"
+        self._memory[name] = self._device.upload(array) if copied else self._device.empty(array.nbytes)
+        if not self._context.set_tensor_address(name, int(self._memory[name].data_ptr())):
             raise EngineRunError(f"TensorRT refuses the memory of tensor {name!r} of {self.name}")
 
     def _read(self, name: str) -> Array:
-        if name in self._host:
-            return self._host[name].copy()
         return self._device.download(self._memory[name], self._context.get_tensor_shape(name), self._dtype(name))
 
     def _enqueue(self) -> None:
@@ -218,6 +206,14 @@ class TrtSession:
             return np.ascontiguousarray(array, wanted).reshape(array.shape)
         raise InputError(f"engine {self.name}, input {name!r} must be {wanted}. Got {array.dtype}.")
 
+    def _expect_on_device(self, names: Iterable[str]) -> None:
+        for name in names:
+            if self._engine.get_tensor_location(name) != self._trt.TensorLocation.DEVICE:
+                raise InputError(
+                    f"engine {self.name}, tensor {name!r} must be in device memory. Got a shape tensor, whose values "
+                    "set the shapes of others. Make it a constant of the model."
+                )
+
     def _expect_linear(self, name: str, profile: int) -> None:
         layout = self._engine.get_tensor_format(name, profile)
         if layout != self._trt.TensorFormat.LINEAR:
@@ -232,9 +228,6 @@ class TrtSession:
 
     def _mode(self, name: str) -> str:
         return str(self._engine.get_tensor_mode(name).name)
-
-    def _on_host(self, name: str) -> bool:
-        return bool(self._engine.get_tensor_location(name) == self._trt.TensorLocation.HOST)
 
     def _dtype(self, name: str) -> np.dtype[Any]:
         kind = self._engine.get_tensor_dtype(name).name

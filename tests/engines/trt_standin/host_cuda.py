@@ -75,20 +75,18 @@ class CUDAGraph:
 
     def replay(self) -> None:
         self.replays += 1
-        current = _Current.stream
-        assert current is not None, "a graph must be replayed on the session's stream"
         for work in self.work:
-            current.submit(work)
+            current_stream().submit(work)
 
 
 class _Current:
-    stream: Stream | None = None
+    stream = Stream()  # the default one
 
 
 class stream:  # noqa: N801 (torch's name)
     """Makes a stream the current one."""
 
-    def __init__(self, stream: Stream | None) -> None:
+    def __init__(self, stream: Stream) -> None:
         self.wanted = stream
 
     def __enter__(self) -> None:
@@ -118,16 +116,26 @@ class graph:  # noqa: N801 (torch's name)
 
     def __enter__(self) -> None:
         synchronize()
+        self.before = current_stream()
+        set_stream(self.stream)
         self.stream.capturing = self.graph
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stream.capturing = None
-        if self.graph.invalid:
+        if self.graph.invalid:  # the current stream stays ours then, as torch leaves it
             raise RuntimeError(
                 f"CUDA error: operation failed due to a previous error during capture: {self.graph.invalid}"
             )
+
+
+def current_stream(device: object = None) -> Stream:
+    return _Current.stream
+
+
+def set_stream(stream: Stream) -> None:
+    _Current.stream = stream
 
 
 def synchronize(device: object = None) -> None:
@@ -137,5 +145,5 @@ def synchronize(device: object = None) -> None:
 
 def install(patch: Callable[[object, str, object], None]) -> None:
     """Puts all of it where `torch.cuda` has its own."""
-    for replacement in (Stream, Event, CUDAGraph, stream, graph, synchronize):
+    for replacement in (Stream, Event, CUDAGraph, stream, graph, synchronize, current_stream, set_stream):
         patch(torch.cuda, replacement.__name__, replacement)

@@ -15,7 +15,7 @@ from ._bound import Bound, bound
 from ._plan import linears, plan_of, sparsity_lines
 
 KNOWN = {"MatMul", "Gemm", "Add", "Relu", "Cast", "Identity", "Reshape", "Gelu", "Shape", "Mul", "NonZero"}
-TYPES = {
+TYPES: dict[int, str] = {
     onnx.TensorProto.FLOAT: "FLOAT",
     onnx.TensorProto.FLOAT16: "HALF",
     onnx.TensorProto.INT64: "INT64",
@@ -29,7 +29,7 @@ class ITensor(Bound):
         kind = value.type.tensor_type
         self._name = value.name
         self._shape = tuple(d.dim_value if d.HasField("dim_value") else -1 for d in kind.shape.dim)
-        self._dtype = enums.DataType[TYPES[kind.elem_type]]
+        self._dtype = getattr(enums.DataType, TYPES[kind.elem_type])
 
     @property
     def name(self) -> str:
@@ -304,13 +304,16 @@ class Builder(Bound):
     def build_serialized_network(self, network: INetworkDefinition, config: IBuilderConfig) -> IHostMemory | None:
         model = network._model
         if model is None:
-            return self._fail("Network validation failed: network must have at least one output.")
+            self._fail("Network validation failed: network must have at least one output.")
+            return None
         complaint = _uncovered(network, config)
         if complaint:
-            return self._fail(complaint)
+            self._fail(complaint)
+            return None
         typed = enums.MAJOR >= 11 or (enums.MAJOR == 10 and bool(network._flags & 2))
         if typed and config._flags & {"FP16", "INT8"}:
-            return self._fail("Precision flags are not supported with strongly typed networks.")
+            self._fail("Precision flags are not supported with strongly typed networks.")
+            return None
         halves = {t.name for t in model.graph.initializer if t.data_type == onnx.TensorProto.FLOAT16}
         half = bool(halves) if typed else "FP16" in config._flags
         sparse = "SPARSE_WEIGHTS" in config._flags
@@ -326,9 +329,9 @@ class Builder(Bound):
                 say(self._logger, "VERBOSE", f"{seen} tactics of {layer.name} in the timing cache")
                 config._cache._entries[key] = 0.1
         say(self._logger, "INFO", "Engine generation completed in 0.1 seconds.")
-        profile = config._profiles[0]._shapes
+        profiles = [profile._shapes for profile in config._profiles]
         detailed = config._verbosity == enums.ProfilingVerbosity.DETAILED
-        return IHostMemory(plan_of(model, sparse=sparse, half=half, detailed=detailed, profile=profile))
+        return IHostMemory(plan_of(model, sparse=sparse, half=half, detailed=detailed, profiles=profiles))
 
     def _fail(self, message: str) -> None:
         say(self._logger, "ERROR", f"IBuilder::buildSerializedNetwork: Error Code 4: API Usage Error ({message})")

@@ -74,7 +74,6 @@ class DeviceType(Enumeration):
 
 class LayerType(Enumeration):
     CONVOLUTION = 0
-    ELEMENTWISE = 5
     MATRIX_MULTIPLY = 17
     CONSTANT = 19
     SHAPE = 23

@@ -72,12 +72,14 @@ def sparsity_lines(layers: list[Built]) -> list[tuple[str, str]]:
     ]
 
 
-def plan_of(model: onnx.ModelProto, *, sparse: bool, half: bool, detailed: bool, profile: dict[str, Any]) -> bytes:
+def plan_of(
+    model: onnx.ModelProto, *, sparse: bool, half: bool, detailed: bool, profiles: list[dict[str, Any]]
+) -> bytes:
     """A serialised engine."""
     layers = [dataclasses.asdict(layer) for layer in linears(model, half=half)]
-    head = {"version": VERSION, "sparse": sparse, "detailed": detailed, "profile": profile, "layers": layers}
+    head = {"version": VERSION, "sparse": sparse, "detailed": detailed, "profiles": profiles, "layers": layers}
     text = json.dumps(head).encode()
-    return MAGIC + len(text).to_bytes(8, "big") + text + model.SerializeToString()
+    return b"".join((MAGIC, len(text).to_bytes(8, "big"), text, model.SerializeToString()))
 
 
 def read_plan(plan: bytes) -> tuple[dict[str, Any], onnx.ModelProto] | None:

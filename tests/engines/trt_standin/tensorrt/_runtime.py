@@ -30,7 +30,7 @@ class EngineInspector(Bound):
     @bound
     def get_engine_information(self, format: enums.LayerInformationFormat) -> str:  # noqa: A002 (TensorRT's name)
         if format != enums.LayerInformationFormat.JSON:
-            return "\n".join(layer["name"] for layer in self._engine._head["layers"])
+            return "\n".join(str(layer["name"]) for layer in self._engine._head["layers"])
         return inspector_json(self._engine._head, list(self._engine._inputs), list(self._engine._outputs))
 
 
@@ -48,11 +48,12 @@ class ICudaEngine(Bound):
 
     @property
     def num_optimization_profiles(self) -> int:
-        return 1
+        return len(self._head["profiles"])
 
     @bound
     def get_tensor_name(self, index: SupportsInt) -> str:
-        return list(self._tensors)[int(index)]
+        name: str = list(self._tensors)[int(index)]
+        return name
 
     @bound
     def get_tensor_mode(self, name: str) -> enums.TensorIOMode:
@@ -60,7 +61,8 @@ class ICudaEngine(Bound):
 
     @bound
     def get_tensor_dtype(self, name: str) -> enums.DataType:
-        return self._tensors[name]._dtype
+        dtype: enums.DataType = self._tensors[name]._dtype
+        return dtype
 
     @bound
     def get_tensor_format(self, name: str, profile_index: SupportsInt) -> enums.TensorFormat:
@@ -72,7 +74,7 @@ class ICudaEngine(Bound):
 
     @bound
     def get_tensor_profile_shape(self, name: str, profile_index: SupportsInt) -> list[Dims]:
-        return [Dims(shape) for shape in self._head["profile"][name]]
+        return [Dims(shape) for shape in self._head["profiles"][int(profile_index)][name]]
 
     @bound
     def create_execution_context(self) -> "IExecutionContext | None":
@@ -121,7 +123,8 @@ class IExecutionContext(Bound):
     def __init__(self, engine: ICudaEngine) -> None:
         self._engine = engine
         self._session = ort.InferenceSession(engine._model.SerializeToString(), providers=["CPUExecutionProvider"])
-        self._shapes = {name: tensor._shape for name, tensor in engine._inputs.items() if -1 not in tensor._shape}
+        self._active = 0
+        self._shapes = self._fixed()
         self._addresses: dict[str, int] = {}
         self._profiler: IProfiler | None = None
         self._prepared: dict[str, tuple[int, ...]] | None = None  # shapes of the last enqueue
@@ -138,12 +141,24 @@ class IExecutionContext(Bound):
 
     @bound
     def set_input_shape(self, name: str, shape: tuple | list | Dims) -> bool:  # type: ignore[type-arg] # pybind11's
-        low, _, high = self._engine._head["profile"][name]
+        low, _, high = self._engine._head["profiles"][self._active][name]
         fits = len(shape) == len(low) and all(a <= b <= c for a, b, c in zip(low, shape, high, strict=True))
         if not fits:
             return self._refuse(f"Static or profile dimension mismatch for tensor {name}")
         self._shapes[name] = tuple(shape)
         return True
+
+    @bound
+    def set_optimization_profile_async(self, profile_index: SupportsInt, stream_handle: SupportsInt) -> bool:
+        if not 0 <= int(profile_index) < len(self._engine._head["profiles"]):
+            return self._refuse(f"setOptimizationProfileAsync: no profile {profile_index}")
+        self._active = int(profile_index)
+        self._shapes = self._fixed()  # dynamic ones must be set anew
+        return True
+
+    @property
+    def active_optimization_profile(self) -> int:
+        return self._active
 
     @bound
     def infer_shapes(self) -> list[str]:
@@ -155,7 +170,7 @@ class IExecutionContext(Bound):
             return Dims(self._shapes.get(name, self._engine._inputs[name]._shape))
         if self.infer_shapes() or self._depends_on_data(name):
             return Dims(self._engine._outputs[name]._shape)
-        zeros = {
+        zeros: dict[str, Any] = {
             key: np.zeros(shape, NUMPY[self._engine._inputs[key]._dtype.name]) for key, shape in self._shapes.items()
         }
         return Dims(self._session.run([name], zeros)[0].shape)
@@ -203,7 +218,10 @@ class IExecutionContext(Bound):
         shape, dtype = tuple(self.get_tensor_shape(name)), np.dtype(NUMPY[self._engine._tensors[name]._dtype.name])
         size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
         raw = (ctypes.c_uint8 * size).from_address(self._addresses[name])
-        return np.frombuffer(raw, dtype).reshape(shape)
+        return np.ctypeslib.as_array(raw).view(dtype).reshape(shape)
+
+    def _fixed(self) -> dict[str, tuple[int, ...]]:
+        return {name: tensor._shape for name, tensor in self._engine._inputs.items() if -1 not in tensor._shape}
 
     def _depends_on_data(self, name: str) -> bool:
         return any(node.op_type == "NonZero" and name in node.output for node in self._engine._model.graph.node)
