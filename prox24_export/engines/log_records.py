@@ -12,6 +12,7 @@ POLYGRAPHY = r"\[[USXVIWE!]\](?:\s*\[TRT\])?(?:\s+\(\d\d:\d\d:\d\d\))?(?:\s+\[[^
 TORCH = r"(?:VERBOSE|DEBUG|INFO|WARNING|ERROR):\s*\[[^\]]*TensorRT[^\]]*\]\s*-"
 PREFIX = re.compile(rf"\s*(?:{STAMP}|{OLD}|{BARE}|{POLYGRAPHY}|{TORCH})(?:\s+|$)")
 LONGEST_PREFIX = 60  # characters that have to be seen to tell a prefix that is wrapped itself
+HEAD_PIECES = 4  # lines over which a prefix is looked for
 HEAD = re.compile(rf"(?:{PREFIX.pattern})?(?:\(foreignNode\)\s*)?")  # what stands before the first word of a message
 SPARSITY = re.compile(r"\s*\((?:Sparsity|foreignNode)\)")
 # How messages begin that a bare log (no prefix) has beside a list of layers: they never continue one.
@@ -41,7 +42,7 @@ class Record:
     @cached_property
     def has_prefix(self) -> bool:
         """Whether the first line begins as a logger begins it."""
-        return PREFIX.match("".join(self.pieces[:LONGEST_PREFIX])[:LONGEST_PREFIX]) is not None
+        return _is_prefixed(self.pieces, 0, self.width)
 
     @cached_property
     def wrapped(self) -> int:
@@ -110,9 +111,9 @@ def _begins(lines: Sequence[str], index: int, start: int, width: int) -> bool:
     if not line.strip() or not before.strip():
         return True
     if len(before) >= width - 1:
-        if index - 1 == start and _is_head(before):
+        if index - start <= HEAD_PIECES and _is_head(_beginning(lines[start:index], width)):
             return False  # the rest of a wrapped prefix looks like the prefix of another logger
-        if PREFIX.match(lines[start]) and not SPARSITY.match(line):
+        if _is_prefixed(lines, start, width) and not SPARSITY.match(line):
             return _is_prefixed(lines, index, width)
     return MESSAGE.match(line) is not None or _is_prefixed(lines, index, width)
 
@@ -123,13 +124,17 @@ def _is_prefixed(lines: Sequence[str], index: int, width: int) -> bool:
     if not width - 1 <= len(lines[index]) < LONGEST_PREFIX:
         return False
     # The prefix may be wrapped itself, where lines are as short as that.
-    head, length = [], 0
-    for piece in lines[index:]:
-        head.append(piece if len(piece) >= width else f"{piece} ")
-        length += len(piece)
-        if len(piece) < width - 1 or length >= LONGEST_PREFIX:
+    pieces = [lines[index]]
+    for piece in lines[index + 1 : index + HEAD_PIECES]:
+        if len(pieces[-1]) < width - 1:
             break
-    return PREFIX.match("".join(head)) is not None
+        pieces.append(piece)
+    return PREFIX.match(_beginning(pieces, width)) is not None
+
+
+def _beginning(pieces: Sequence[str], width: int) -> str:
+    """Full lines as one, with the spaces that were stripped at their ends."""
+    return "".join(piece if len(piece) >= width else f"{piece} " for piece in pieces)
 
 
 def _is_head(line: str) -> bool:

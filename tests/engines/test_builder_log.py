@@ -236,6 +236,22 @@ def test_what_may_be_a_wrapped_rest_is_told() -> None:
     assert "wrapped rest" in log.problems[0]
 
 
+@pytest.mark.parametrize("old", [False, True])
+def test_a_bare_message_after_the_longest_bare_line_is_no_part_of_its_list(old: bool) -> None:
+    found, chose = pair(["a_long_name_of_a_layer"], ["a_long_name_of_a_layer"], "bare", old=old)
+    log = builder_log.parse(f"{found}\nsomething else\n{chose}\nsomething else")
+    assert lists(log) == (["a_long_name_of_a_layer"], ["a_long_name_of_a_layer"])
+    assert len(log.problems) == 1  # of the longer line, whose rest it might be
+    assert "may go on" in log.problems[0]
+
+
+def test_a_prefix_may_be_wrapped_off_its_message() -> None:
+    lines = [*pair(["a"], ["a"], "python", foreign=True), *pair(["b", "c"], ["c"], "python")]
+    for width in (32, 33, 46, 47, 48):  # right after the prefix, and after what marks a region
+        text = "\n".join(line[start : start + width] for line in lines for start in range(0, len(line), width))
+        assert lists(builder_log.parse(text)) == (["a", "b", "c"], ["a", "c"])
+
+
 def test_names_after_a_break_that_is_no_wrapping_are_read_on_as_the_count_asks_and_told() -> None:
     found, chose = pair(["aa", "bb", "cc"], [], "trtexec")
     longer = "[V] [TRT] " + "x" * 200
@@ -396,7 +412,7 @@ def test_any_log_with_prefixes_is_read_exactly(log: tuple[list[str], list[str], 
     assert not found.problems
 
 
-@given(logs(PREFIXED), st.integers(48, 160), st.booleans())
+@given(logs(PREFIXED), st.integers(24, 160), st.booleans())
 @settings(max_examples=300, deadline=None)
 def test_any_log_is_read_exactly_wherever_a_terminal_wraps_it(
     log: tuple[list[str], list[str], list[str]], width: int, stripped: bool

@@ -417,6 +417,13 @@ def test_whatever_the_evidence_nothing_is_claimed_without_it(
     assert all(cell_len(line) <= 100 for line in table(diagnoses).splitlines())
 
 
+def test_a_layer_that_was_timed_under_several_names_has_the_fastest_of_them() -> None:
+    slower = replace(TIMES, layer="b + a", dense_ms=0.02, sparse_ms=0.016)
+    for times in ((TIMES, slower), (slower, TIMES)):
+        found = only(wide("a"), replace(LISTED, times=times), None)
+        assert "(0.016 ms sparse, 0.0153 ms dense)" in found.reason
+
+
 def test_the_log_alone_or_the_inspector_alone_decides_where_the_other_is_silent() -> None:
     assert only(wide("a"), log_of(["a"], ["a"]), None).chosen is True
     assert only(wide("a"), log_of(["a"], []), None).chosen is False
