@@ -7,6 +7,7 @@ interface is held against the real bindings (`test_trt_bindings.py`).
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -135,13 +136,15 @@ def test_engines_share_a_timing_cache_and_begin_with_an_earlier_one(
 
 
 def test_nothing_is_printed_and_polygraphys_logger_is_as_before(
-    trt: ModuleType, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    trt: ModuleType, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     del trt
     from polygraphy.logger import G_LOGGER  # noqa: PLC0415 (known only with the stand-in)
 
     names = ("use_python_logging_system", "module_severity", "colors", "letter", "once_logged")
     before = [getattr(G_LOGGER, name) for name in names]
+    # Polygraphy prints, once, that it cannot print in colours.
+    monkeypatch.setattr(import_module("polygraphy.logger.logger"), "COLORED_MODULE_PRESENT", None)
     engine = emit_engine(model(tmp_path / "s.onnx", sparse=True), "sparse", tmp_path, SETTINGS)
     TrtSession("s", engine.engine, {"x": rows()}, device=CudaDevice("cpu")).times(2)
     assert capfd.readouterr() == ("", "")
