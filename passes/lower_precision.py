@@ -123,7 +123,8 @@ class LowerPrecision:
         before = observe(graph, feeds)
         if self.converter == "autocast":
             model = ir.from_proto(autocast(graph.path, self.precision, feeds))
-            kept, notes = _left_in_float32(model), []
+            notes: list[str] = []
+            kept = _left_in_float32(model)
         else:
             model, notes = _prepared(graph, precision, before.ranges)
             kept = self._convert(graph, model, precision, before.ranges)

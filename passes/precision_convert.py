@@ -186,7 +186,7 @@ def _initializer(name: str, tensor: ir.TensorProtocol | None, dtype: ir.DataType
     def make() -> ir.TensorProtocol:
         return ir.tensor(rounded(tensor.numpy(), WORDS[dtype]), name=name)
 
-    shape = ir.Shape(tensor.shape)
+    shape = ir.Shape(tensor.shape.numpy())
     lazy = ir.LazyTensor(make, dtype=dtype, shape=shape, name=name)
     return ir.Value(name=name, type=ir.TensorType(dtype), shape=shape, const_value=lazy)
 
@@ -196,7 +196,7 @@ def _hoist(graph: ir.Graph, node: ir.Node) -> None:
     tensor = ir.convenience.get_const_tensor(value)
     if tensor is None or tensor.dtype not in WORDS or value.is_graph_output():
         return
-    stored = ir.Value(name=value.name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(tensor.shape))
+    stored = ir.Value(name=value.name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(tensor.shape.numpy()))
     stored.const_value = tensor
     value.replace_all_uses_with(stored)
     graph.remove(node, safe=True)

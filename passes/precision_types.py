@@ -1,14 +1,14 @@
 """What float16 and bfloat16 can hold, and which operands of an operator may have that type by ONNX's own schemas."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import ml_dtypes
 import numpy as np
 import onnx
 import onnx_ir as ir
 
-from prox24_export.passes.graph import Array, as_numpy_dtype
+from prox24_export.passes.graph import Array, as_numpy_dtype, largest
 from prox24_export.passes.onnx_operators import ONNX_DOMAINS
 
 PrecisionName = Literal["fp16", "bf16"]
@@ -49,7 +49,7 @@ PRECISIONS: dict[str, Precision] = {
 def rounded(array: Array, word: str) -> Array:
     """An array in the float type `word`: finite stays finite, zeros are +0.0."""
     dtype: np.dtype[Any] = as_numpy_dtype(word)
-    end = float(ml_dtypes.finfo(dtype).max)
+    end = largest(word)
     wide = np.where(np.isfinite(array), np.clip(array, -end, end), array) if dtype.itemsize < array.itemsize else array
     cast = np.ascontiguousarray(wide).astype(dtype)
     cast[cast == 0] = 0
@@ -115,6 +115,6 @@ def first_opset(op: str, precision: Precision) -> int | None:
     return None
 
 
-def _formal(parameters: list[onnx.defs.OpSchema.FormalParameter], index: int) -> str:
+def _formal(parameters: Sequence[onnx.defs.OpSchema.FormalParameter], index: int) -> str:
     """Type of an operand; the last formal parameter stands for all that follow (Concat, Max)."""
     return str(parameters[min(index, len(parameters) - 1)].type_str) if parameters else ""
