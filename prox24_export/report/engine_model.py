@@ -1,4 +1,4 @@
-"""What a run found out about engines: three states of every layer, latency, and the estimate where nothing was timed."""
+"""What a run found out about engines: states of every layer, latency, and the estimate where nothing was timed."""
 
 from dataclasses import dataclass, field
 from typing import Literal

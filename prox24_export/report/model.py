@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from prox24_export.report.engine_model import EngineReport, Estimate
+
 SCHEMA_VERSION = 1
 
 
@@ -142,6 +144,25 @@ class RefinementReport:
 
 
 @dataclass(frozen=True)
+class Change:
+    """A metric's change from the dense to the sparse model on the same samples, with its 95 % interval.
+
+    Attributes:
+        metric: Name, as in `AccuracyReport.dense`.
+        value: Sparse minus dense, in the metric's unit.
+        low: Lower end of a paired bootstrap interval over samples.
+        high: Upper end.
+        samples: How many were resampled.
+    """
+
+    metric: str
+    value: float
+    low: float
+    high: float
+    samples: int
+
+
+@dataclass(frozen=True)
 class AccuracyReport:
     """Measured on the report part, by the runtime of the front end.
 
@@ -150,12 +171,14 @@ class AccuracyReport:
         dense: Metrics of the dense model by name, e.g. `top1` in per cent; empty without labels.
         sparse: The same of the sparse model.
         outputs: Every float output.
+        changes: What is known of each metric's change; of metrics that are a sum over samples.
     """
 
     samples: int
     dense: dict[str, float]
     sparse: dict[str, float]
     outputs: tuple[OutputReport, ...]
+    changes: tuple[Change, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -167,7 +190,10 @@ class Gate:
         value: Measured.
         limit: Allowed.
         unit: Of both.
-        passed: Verdict.
+        passed: Whether the run may go on.
+        verdict: `inconclusive` where the limit lies within the interval of what was measured.
+        low: Lower end of that interval; None where there is none.
+        high: Upper end.
     """
 
     name: str
@@ -175,6 +201,9 @@ class Gate:
     limit: float
     unit: str
     passed: bool
+    verdict: Literal["", "passed", "failed", "inconclusive"] = ""
+    low: float | None = None
+    high: float | None = None
 
 
 @dataclass(frozen=True)
@@ -211,6 +240,8 @@ class Report:
     executions: Executions | None
     seconds: dict[str, float] = field(default_factory=dict)
     refinement: RefinementReport | None = None
+    estimate: Estimate | None = None
+    engine: EngineReport | None = None
     schema_version: int = SCHEMA_VERSION
 
     @property

@@ -133,7 +133,8 @@ class Quadratic:
         right /= self.mean
         # Two triangular solves in the memory of the right side; torch.cholesky_solve would copy factor and right side.
         half = torch.linalg.solve_triangular(self.factor.mT, right, upper=True, left=False, out=right)
-        return torch.linalg.solve_triangular(self.factor, half, upper=False, left=False, out=half)
+        result: Tensor = torch.linalg.solve_triangular(self.factor, half, upper=False, left=False, out=half)
+        return result
 
 
 def _damped(
