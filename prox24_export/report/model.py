@@ -9,6 +9,7 @@ from typing import Any, Literal
 from prox24_export.report.engine_model import EngineReport, Estimate
 
 SCHEMA_VERSION = 1
+Better = Literal["higher", "lower"]
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,9 @@ class OutputReport:
         cosine: Between both outputs over all samples.
         max_abs_error: Largest difference of one entry.
         argmax_agreement: Share of positions with the same arg-max; None where the last axis is not classes.
+        snr_low: Lower end of the 95 % bootstrap interval of `snr_db` over samples; None where there is none.
+        snr_high: Upper end.
+        psnr_db: Of an image output against the dense one, mean over images; None for others, and where all are equal.
     """
 
     name: str
@@ -99,6 +103,9 @@ class OutputReport:
     cosine: float
     max_abs_error: float
     argmax_agreement: float | None
+    snr_low: float | None = None
+    snr_high: float | None = None
+    psnr_db: float | None = None
 
 
 @dataclass(frozen=True)
@@ -172,6 +179,7 @@ class AccuracyReport:
         sparse: The same of the sparse model.
         outputs: Every float output.
         changes: What is known of each metric's change; of metrics that are a sum over samples.
+        better: Which direction of a metric is good, by name; a metric that is not in here has told none.
     """
 
     samples: int
@@ -179,6 +187,7 @@ class AccuracyReport:
     sparse: dict[str, float]
     outputs: tuple[OutputReport, ...]
     changes: tuple[Change, ...] = ()
+    better: dict[str, Better] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
