@@ -1,28 +1,33 @@
 """`summary.md`: the report for a CI summary, under 60 kB; and the sentences and tables that every page shares."""
 
 import math
-import re
-from bisect import bisect_right
 from collections import Counter
-from collections.abc import Sequence
-from itertools import accumulate
-from typing import NamedTuple
 
-from prox24_export.report.model import AccuracyReport, Gate, LayerReport, OutputReport, RefinementReport, Report
+from prox24_export.report import engine_tables
+from prox24_export.report.markdown_table import Table, fit, interval, number, signed, text, write
+from prox24_export.report.model import AccuracyReport, Change, Gate, LayerReport, OutputReport, RefinementReport, Report
+
+__all__ = (  # `number` and `Table` are read through here by the other writers
+    "RANDOM_WARNING",
+    "Table",
+    "cost",
+    "figures",
+    "gate_limit",
+    "gate_value",
+    "gate_verdict",
+    "number",
+    "reasons",
+    "render",
+    "tables",
+    "verdict",
+    "warnings",
+)
 
 RANDOM_WARNING = (
     "No calibration data were given: inputs were random, so the masks are not based on data. "
     "Give --calibration before you rely on this model."
 )
-_SPECIAL = re.compile(r"[\\`*\[\]<>|~&]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
-
-
-class Table(NamedTuple):
-    """Plain text; whoever renders it escapes it."""
-
-    title: str
-    header: tuple[str, ...]
-    rows: Sequence[tuple[str, ...]]
+LAYERS, WARNINGS, REASONS = 12_000, 3_000, 5_000  # bytes of rows; together with the tables' all stays under 60 kB
 
 
 def render(report: Report) -> str:
@@ -34,21 +39,38 @@ def render(report: Report) -> str:
     header = ("Layer", "Operator", "K × N", "Parameters", "Relative error", "Notes")
     versions = ", ".join(f"{name} {version}" for name, version in report.versions.items())
     lines = [
-        f"**{_text(verdict(report), 400)}**",
-        *_fit([f"\n> **Warning:** {_text(text, 400)}" for text in warnings(report)], 4_000, "warnings"),
-        *_table(shared["gates"]),
-        *_table(shared["metrics"]),
-        *_table(shared["outputs"]),
-        *_table(shared["refinement"]),
-        *_table(Table(f"Sparse layers ({len(layers):,}), worst relative error first", header, pruned), 24_000),
-        *_table(Table("Why layers stay dense", ("Reason", "Layers"), reasons(report))),
-        *_table(Table(f"Dense layers ({len(dense):,})", ("Layer", "Operator", "Reason"), dense), 10_000),
-        *_table(shared["data"]),
-        *_table(shared["files"]),
+        f"**{text(verdict(report), 400)}**",
+        *fit([f"\n> **Warning:** {text(entry, 400)}" for entry in warnings(report)], WARNINGS, "warnings"),
+        *write(shared["gates"]),
+        *write(shared["metrics"]),
+        *write(shared["outputs"]),
+        *_engine(report, shared),
+        *write(shared["refinement"]),
+        *write(Table(f"Sparse layers ({len(layers):,}), worst relative error first", header, pruned), LAYERS),
+        *write(Table("Why layers stay dense", ("Reason", "Layers"), reasons(report))),
+        *write(Table(f"Dense layers ({len(dense):,})", ("Layer", "Operator", "Reason"), dense), REASONS),
+        *write(shared["data"]),
+        *write(shared["files"]),
         *([f"\nCalibration took {cost(report)}."] if cost(report) else []),
-        "\n" + _text(f"{report.tool}, started {report.started}. Versions: {versions}.", 2_000),
+        "\n" + text(f"{report.tool}, started {report.started}. Versions: {versions}.", 800),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _engine(report: Report, shared: dict[str, Table]) -> list[str]:
+    """Latency or why there is none, states of layers, and the estimate."""
+    said, bound = engine_tables.speedup(report), engine_tables.estimate(report.estimate)
+    return [
+        *([f"\n{text(said[0].upper() + said[1:], 400)}."] if said else []),
+        *([f"\n*Estimate*, not a measurement: {text(bound, 400)}"] if bound else []),
+        *write(shared["latency"], 3_500, 300),
+        *write(shared["states"]),
+        *write(shared["missing"], REASONS, 300),
+        *write(shared["disagreements"]),
+        *write(shared["precision"]),
+        *write(shared["kept"]),
+        *write(shared["estimate"]),
+    ]
 
 
 def verdict(report: Report) -> str:
@@ -65,8 +87,14 @@ def verdict(report: Report) -> str:
         parts += [f"worst output SNR {shared['outputs'].rows[0][1]}"]
     else:
         parts += ["accuracy was not measured"]
-    failed = [gate.name for gate in report.gates if not gate.passed]
-    return "; ".join([*parts, *([f"gate failed: {', '.join(failed)}"] if failed else [])]) + "."
+    if report.engine is not None and report.engine.latency and not report.engine.not_measured:
+        parts += [engine_tables.speedup(report)]
+    for said, gates in (
+        ("gate failed", [gate for gate in report.gates if not gate.passed]),
+        ("gate inconclusive", [gate for gate in report.gates if gate.passed and gate.verdict == "inconclusive"]),
+    ):
+        parts += [f"{said}: {', '.join(gate.name for gate in gates)}"] if gates else []
+    return "; ".join(parts) + "."
 
 
 def warnings(report: Report) -> list[str]:
@@ -99,6 +127,7 @@ def tables(report: Report) -> dict[str, Table]:
         "refinement": Table("Refinement of all layers together", ("", ""), _refinement(report.refinement)),
         "data": Table("Data", ("Part", "Samples", "Used for", "Source"), parts or ()),
         "files": Table("Input and output", ("File", "Size", "SHA-256"), files),
+        **engine_tables.tables(report),
     }
 
 
@@ -132,64 +161,44 @@ def cost(report: Report) -> str:
     return f"{run.calibration:,} node executions in {run.stages:,} stages, {multiple} × one dense pass"
 
 
-def number(value: float, digits: int = 3) -> str:
-    """Significant digits, thousands separated, a real minus sign."""
-    if not math.isfinite(value):
-        return "not a number" if math.isnan(value) else "∞" if value > 0 else "−∞"
-    text = f"{value:,.0f}" if abs(value) >= 10**digits - 0.5 else f"{value:.{digits}g}"
-    return text.replace("-", "−")
+def gate_verdict(gate: Gate) -> str:
+    """`passed` or `failed`, and whether that is more than chance."""
+    said = "passed" if gate.passed else "failed"
+    return f"inconclusive, {said}" if gate.verdict == "inconclusive" else said
 
 
 def _gate(gate: Gate) -> tuple[str, str, str, str]:
-    value = "not measured" if gate.value is None else f"{number(gate.value, 5)} {gate.unit}"
-    bound = f"{'at least' if gate.name.startswith('min') else 'at most'} {number(gate.limit, 5)} {gate.unit}"
-    return gate.name, value, bound, "passed" if gate.passed else "failed"
+    return gate.name, gate_value(gate), gate_limit(gate), gate_verdict(gate)
+
+
+def gate_value(gate: Gate) -> str:
+    """What was measured, with its interval where there is one."""
+    if gate.value is None:
+        return "not measured"
+    return f"{number(gate.value, 5)} {gate.unit}".rstrip() + interval(gate.low, gate.high)
+
+
+def gate_limit(gate: Gate) -> str:
+    """What is allowed."""
+    return f"{'at least' if gate.name.startswith('min') else 'at most'} {number(gate.limit, 5)} {gate.unit}".rstrip()
 
 
 def _metrics(accuracy: AccuracyReport) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = []
+    intervals = {change.metric: change for change in accuracy.changes}
     for name, dense in accuracy.dense.items():
         change = round(accuracy.sparse[name] - dense, 9)  # 97.6 − 97.2 is not quite 0.4
-        sign = "+" if change > 0 else "" if change else "±"
         unit, points = (" %", " points") if name.startswith("top") else ("", "")
         both = (f"{number(value, 4)}{unit}" for value in (dense, accuracy.sparse[name]))
-        rows.append((name.replace("top", "top-"), *both, f"{sign}{number(change)}{points}"))
+        rows.append((name.replace("top", "top-"), *both, signed(change, points) + _known(intervals.get(name))))
     return rows
+
+
+def _known(change: Change | None) -> str:
+    return "" if change is None else f", 95 % interval {signed(change.low)} to {signed(change.high)}"
 
 
 def _output(output: OutputReport) -> tuple[str, ...]:
     snr = "∞ (equal)" if output.snr_db is None else f"{number(output.snr_db)} dB"
     agreement = "" if output.argmax_agreement is None else f"{number(100 * output.argmax_agreement, 4)} %"
     return output.name, snr, number(output.cosine, 6), number(output.max_abs_error), agreement
-
-
-def _table(table: Table, budget: int = 4_000) -> list[str]:
-    if not table.rows:
-        return []
-    first = _code if table.header[0] in {"Layer", "Output"} else _text
-    rows = [f"|{'|'.join((first(row[0]), *map(_text, row[1:])))}|" for row in table.rows]
-    head = [f"|{'|'.join(table.header)}|", f"|{'---|' * len(table.header)}"]
-    return ["", f"## {table.title}", "", *head, *_fit(rows, budget, "rows")]
-
-
-def _fit(lines: Sequence[str], budget: int, what: str) -> list[str]:
-    kept = bisect_right(list(accumulate(len(line.encode()) + 1 for line in lines)), budget)
-    rest = len(lines) - kept
-    return [*lines[:kept], *([f"\n{rest:,} more {what} left out; report.json has them all."] if rest else [])]
-
-
-def _text(text: str, longest: int = 160) -> str:
-    """One line of plain words, whatever they contain; long ones lose their middle."""
-    return _SPECIAL.sub(lambda found: "&#92;" if found[0] == "\\" else f"\\{found[0]}", _clip(text, longest))
-
-
-def _code(text: str) -> str:
-    """A code span that the name cannot end."""
-    name = _clip(text, 160).replace("|", "\\|")
-    fence = "`" * (1 + max(map(len, re.findall("`+", name)), default=0))
-    return f"{fence} {name} {fence}" if "`" in name else f"`{name}`"
-
-
-def _clip(text: str, longest: int) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= longest else f"{line[: longest // 2]}…{line[-longest // 2 :]}"

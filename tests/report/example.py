@@ -3,8 +3,19 @@
 from dataclasses import replace
 from typing import Any
 
+from prox24_export.report.engine_model import (
+    Distribution,
+    EngineReport,
+    Estimate,
+    LatencyPoint,
+    LayerDiagnosis,
+    LayerTime,
+    Ratio,
+    ShapeShare,
+)
 from prox24_export.report.model import (
     AccuracyReport,
+    Change,
     DataFacts,
     EpochReport,
     Executions,
@@ -54,8 +65,8 @@ def layer(index: int, count: int = 98) -> LayerReport:
 def build(count: int = 98, **changes: Any) -> Report:
     """A run that passed both of its gates; `changes` replace fields."""
     report = Report(
-        tool="prox24-export 0.1.0",
-        versions={"python": "3.11.9", "onnxruntime": "1.23.0", "torch": "2.8.0"},
+        tool="prox24-export",
+        versions={"python": "3.11.9", "prox24-export": "0.1.0", "onnxruntime": "1.23.0", "torch": "2.8.0"},
         machine={"system": "Linux x86_64", "cores": 8},
         started="2026-03-04T05:06:07+00:00",
         settings={"method": "prox", "include": (), "exclude": ("*/head/*",), "seed": 0, "damping": None, "shapes": {}},
@@ -108,3 +119,107 @@ def nothing_eligible() -> Report:
         "refinement": None,
     }
     return build(input=same, output=same, layers=tuple(layer(index) for index in range(3, 24, 4)), **nothing)
+
+
+def full() -> Report:
+    """One fixed run in which every part of a report is filled, and every kind of verdict occurs."""
+    short = build(12, seconds={"calibrate": 38.2, "solve": 31.1, "verify": 0.4, "total": 112.5})
+    assert short.accuracy is not None
+    return replace(
+        short,
+        accuracy=replace(
+            short.accuracy,
+            dense={"top1": 97.6, "word_errors": 4.125},
+            sparse={"top1": 97.2, "word_errors": 4.25},
+            changes=(Change("top1", -0.4, -1.1, 0.2, 1096),),
+        ),
+        gates=(
+            Gate("max-accuracy-drop", 0.4, 0.5, "points", passed=True, verdict="inconclusive", low=-0.2, high=1.1),
+            Gate("min-snr", 17.05, 15, "dB", passed=True, verdict="passed"),
+            Gate("max-metric-change", 0.125, 0.1, "", passed=False, verdict="failed"),
+            Gate("min-speedup", 1.231, 1.25, "", passed=False, verdict="inconclusive", low=1.19, high=1.27),
+            Gate("min-sparse-layers", None, 5, "layers", passed=False, verdict="failed"),
+        ),
+        estimate=Estimate(
+            flops=3.2e9,
+            sparse_share=0.74,
+            bound=1 / 0.63,
+            shapes=(
+                ShapeShare(256, 1024, 98, 4, 3, 1.6e9, 0.5),
+                ShapeShare(256, 256, 98, 8, 6, 1.6e9, 0.5),
+            ),
+            not_counted=("2 × Conv: grouped or depthwise convolution: TensorRT has no sparse kernel for it",),
+        ),
+        engine=_engine([layer.name for layer in short.sparse_layers]),
+    )
+
+
+def times(median: float, *, runs: int = 3000) -> Distribution:
+    """A distribution that rises evenly from 4 % below its median to 4 % above."""
+    quantiles = tuple(round(median * (0.96 + 0.0008 * per_cent), 6) for per_cent in range(101))
+    return Distribution(
+        runs=runs,
+        min=quantiles[0],
+        max=quantiles[100],
+        mean=median,
+        median=quantiles[50],
+        p90=quantiles[90],
+        p95=quantiles[95],
+        p99=quantiles[99],
+        throughput=1000 / median,
+        variation=0.023,
+        quantiles=quantiles,
+    )
+
+
+def _engine(names: list[str]) -> EngineReport:
+    """A build that chose sparse tactics for some layers, and was timed with two batches."""
+    states = [
+        LayerDiagnosis(name, True, True, True, f"{name}_myl0_{place}", "sm80_sparse_gemm_f16f16_128x128")
+        for place, name in enumerate(names)
+    ]
+    states[1] = replace(
+        states[1],
+        chosen=False,
+        tactic="sm80_xmma_gemm_f16f16_64x64",
+        reason="a dense tactic was faster by 0.0031 ms",
+        remedy="try a larger batch",
+    )
+    states[2] = replace(states[2], eligible=False, chosen=False, engine_layer="", tactic="", reason="a plugin took it")
+    states[3] = replace(states[3], eligible=None, chosen=None, disagreement="the log has it, the inspector has not")
+    return EngineReport(
+        engine="tensorrt",
+        version="10.16.1",
+        precision="fp16",
+        device="NVIDIA A30",
+        files={"dense": "engines/dense.fp16.onnx", "sparse": "engines/sparse.engine", "log": "engines/build.log"},
+        layers=tuple(states),
+        disagreements=("log and inspector disagree on 1 layer",),
+        latency=(
+            LatencyPoint(
+                shapes={"clip": (1, 98, 40)},
+                batch=1,
+                dense=times(0.812),
+                sparse=times(0.66),
+                flag_off=times(0.731),
+                speedup=Ratio(1.231, 1.19, 1.27, "faster"),
+                flag_speedup=Ratio(1.108, 1.06, 1.15, "faster"),
+                valid=True,
+                warnings=("the clocks are not locked",),
+            ),
+            LatencyPoint(
+                shapes={"clip": (8, 98, 40)},
+                batch=8,
+                dense=times(2.1, runs=800),
+                sparse=times(2.05, runs=800),
+                flag_off=None,
+                speedup=Ratio(1.024, 0.98, 1.07, "no measurable difference"),
+                flag_speedup=None,
+                valid=False,
+                reasons=("sparse: coefficient of variation 3.1 %, more than 2.5 %",),
+            ),
+        ),
+        layer_times=(LayerTime(names[0], 0.021, 0.013), LayerTime(names[1], 0.02, None)),
+        accuracy={"top1": 97.1},
+        kept_in_fp32={"/encoder/norm/ReduceMean": "values beyond 65,504 on calibration data"},
+    )

@@ -1,0 +1,119 @@
+"""What is said of engines in words and tables: latency, states of layers, and the estimate, always called that."""
+
+from collections.abc import Sequence
+
+from prox24_export.report.engine_model import Distribution, EngineReport, Estimate, LatencyPoint, LayerDiagnosis, Ratio
+from prox24_export.report.markdown_table import Table, interval, number
+from prox24_export.report.model import Report
+
+CALLED = {"tensorrt": "TensorRT", "torch": "torch.sparse", "onnxruntime": "ONNX Runtime", "none": "no engine"}
+
+
+def speedup(report: Report) -> str:
+    """The speed-up with its interval at the first set of shapes, or why there is none; empty where nobody asked."""
+    engine = report.engine
+    if engine is None:
+        return ""
+    if engine.not_measured or not engine.latency:
+        return f"speed-up not measured: {engine.not_measured or 'nothing was timed'}"
+    point = engine.latency[0]
+    where = f"{name(engine)}, {shapes(point)}"
+    if not point.valid:
+        return f"speed-up not valid ({where}): {'; '.join(point.reasons)}"
+    return f"speed-up {times(point.speedup)} with {where}: {point.speedup.verdict}"
+
+
+def name(engine: EngineReport) -> str:
+    """Engine with version and precision."""
+    return " ".join(part for part in (CALLED[engine.engine], engine.version, engine.precision) if part)
+
+
+def estimate(found: Estimate | None) -> str:
+    """The bound in one sentence, without the label that whoever renders it puts before it; empty where unknown."""
+    if found is None:
+        return ""
+    share = f"{number(100 * found.sparse_share)} % of the linear layers’ operations are in pruned layers"
+    left = f" Not counted: {'; '.join(found.not_counted)}." if found.not_counted else ""
+    return f"{share}; sparse kernels could make the model at most {number(found.bound)} × as fast.{left}"
+
+
+def tables(report: Report) -> dict[str, Table]:
+    """Everything about engines; a table of what does not exist has no rows."""
+    engine = report.engine or EngineReport("none")
+    missing = [layer for layer in engine.layers if not (layer.pattern and layer.eligible and layer.chosen)]
+    title = f"Latency with {name(engine)}{f' on {engine.device}' if engine.device else ''}"
+    columns = ("Shapes", "Dense", "Sparse", "Speed-up (95 %)", "By sparse kernels (95 %)", "Verdict")
+    shapes_of = report.estimate.shapes if report.estimate else ()
+    return {
+        "latency": Table(title, columns, [_point(point) for point in engine.latency]),
+        "states": Table("Pruned layers in the engine", ("State", "Layers"), _states(engine.layers)),
+        "missing": Table(
+            f"Pruned layers for which a state is missing or unknown ({len(missing):,})",
+            ("Layer", "Pattern, eligible, chosen", "Reason", "Remedy"),
+            [(layer.name, _three(layer), layer.reason or layer.disagreement, layer.remedy) for layer in missing],
+        ),
+        "disagreements": Table(
+            "Builder log against inspector", ("Disagreement",), [(x,) for x in engine.disagreements]
+        ),
+        "precision": Table(
+            f"Sparse model in {engine.precision}",
+            ("Metric", "Value"),
+            [(metric, number(value, 4)) for metric, value in engine.accuracy.items()],
+        ),
+        "kept": Table("Left in float32", ("Node", "Reason"), list(engine.kept_in_fp32.items())),
+        "estimate": Table(
+            "*Estimate*: where the operations are",
+            ("K × N", "Rows", "Layers", "Sparse", "Share of operations"),
+            [
+                (
+                    f"{entry.k:,} × {entry.n:,}",
+                    f"{entry.tokens:,}",
+                    f"{entry.layers:,}",
+                    f"{entry.sparse:,}",
+                    f"{number(100 * entry.share)} %",
+                )
+                for entry in shapes_of
+            ],
+        ),
+    }
+
+
+def shapes(point: LatencyPoint) -> str:
+    """Input shapes of one measurement."""
+    return ", ".join(f"{key} {'×'.join(map(str, shape))}" for key, shape in point.shapes.items())
+
+
+def times(ratio: Ratio) -> str:
+    """A ratio with its interval."""
+    return f"{number(ratio.value)} ×{interval(ratio.low, ratio.high)}"
+
+
+def _point(point: LatencyPoint) -> tuple[str, ...]:
+    verdict = point.speedup.verdict if point.valid else f"not valid: {'; '.join(point.reasons)}"
+    alone = "" if point.flag_speedup is None else times(point.flag_speedup)
+    said = "; ".join([verdict, *point.warnings])
+    return shapes(point), _median(point.dense), _median(point.sparse), times(point.speedup), alone, said
+
+
+def _median(found: Distribution) -> str:
+    return f"{number(found.median, 4)} ms, p99 {number(found.p99, 4)}"
+
+
+def _states(layers: Sequence[LayerDiagnosis]) -> list[tuple[str, str]]:
+    if not layers:
+        return []
+    rows = []
+    for said, values in (
+        ("2:4 pattern right", [layer.pattern for layer in layers]),
+        ("eligible for sparse tactics", [layer.eligible for layer in layers]),
+        ("sparse tactic chosen", [layer.chosen for layer in layers]),
+    ):
+        unknown = values.count(None)
+        left = f", {unknown:,} unknown" if unknown else ""
+        rows.append((said, f"{values.count(True):,} of {len(layers):,}{left}"))
+    return rows
+
+
+def _three(layer: LayerDiagnosis) -> str:
+    said = {True: "yes", False: "no", None: "unknown"}
+    return ", ".join(said[state] for state in (layer.pattern, layer.eligible, layer.chosen))
