@@ -120,10 +120,12 @@ def tables(report: Report) -> dict[str, Table]:
     ]
     files = [(file.path, f"{file.bytes:,} bytes", file.sha256) for file in (report.input, report.output)]
     on, header = f"on {accuracy.samples:,} samples", ("Output", "SNR", "Cosine", "Max. abs. error", "Arg-max agreement")
+    images = any(output.psnr_db is not None for output in accuracy.outputs)
+    outputs = [(*_output(output), *([_decibels(output.psnr_db)] if images else [])) for output in by_snr]
     return {
         "gates": Table("Gates", ("Gate", "Measured", "Limit", "Verdict"), [_gate(gate) for gate in report.gates]),
         "metrics": Table(f"Accuracy {on}", ("Metric", "Dense", "Sparse", "Change"), _metrics(accuracy)),
-        "outputs": Table(f"Outputs against dense {on}", header, [_output(output) for output in by_snr]),
+        "outputs": Table(f"Outputs against dense {on}", (*header, *(["PSNR"] if images else [])), outputs),
         "refinement": Table("Refinement of all layers together", ("", ""), _refinement(report.refinement)),
         "data": Table("Data", ("Part", "Samples", "Used for", "Source"), parts or ()),
         "files": Table("Input and output", ("File", "Size", "SHA-256"), files),
@@ -199,6 +201,10 @@ def _known(change: Change | None) -> str:
 
 
 def _output(output: OutputReport) -> tuple[str, ...]:
-    snr = "∞ (equal)" if output.snr_db is None else f"{number(output.snr_db)} dB"
+    snr = "∞ (equal)" if output.snr_db is None else _decibels(output.snr_db) + interval(output.snr_low, output.snr_high)
     agreement = "" if output.argmax_agreement is None else f"{number(100 * output.argmax_agreement, 4)} %"
     return output.name, snr, number(output.cosine, 6), number(output.max_abs_error), agreement
+
+
+def _decibels(value: float | None) -> str:
+    return "" if value is None else f"{number(value)} dB"

@@ -1,0 +1,120 @@
+"""`junit.xml`: what a pipeline's test view shows: whether the pattern was verified, what was timed, and every gate.
+
+Valid by the strictest of the schemas in use, that of Jenkins' xUnit plugin (`junit-10.xsd`).
+"""
+
+import math
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+from xml.etree.ElementTree import Element, SubElement, indent, tostring
+
+from prox24_export.report import engine_tables, markdown
+from prox24_export.report.model import Gate, Report
+
+SUITE = "prox24-export"
+_FORBIDDEN = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # what XML 1.0 cannot hold
+
+
+class Case(NamedTuple):
+    """One line of the test view; `outcome` is `failure`, `skipped`, or empty where it passed."""
+
+    group: str
+    name: str
+    seconds: float
+    outcome: str = ""
+    kind: str = ""
+    message: str = ""
+
+
+def render(report: Report) -> str:
+    """The report as JUnit XML. A gate that cannot be decided fails as `inconclusive`, or is skipped where it passes."""
+    cases = [*_verified(report), *_timed(report), *map(_gate, report.gates)]
+    total = _seconds(report.seconds.get("total", sum(report.seconds.values())))
+    counts = {
+        "tests": str(len(cases)),
+        "failures": str(sum(case.outcome == "failure" for case in cases)),
+        "errors": "0",
+        "time": total,
+    }
+    root = Element("testsuites", {"name": SUITE, **counts})
+    skipped = str(sum(case.outcome == "skipped" for case in cases))
+    suite = SubElement(root, "testsuite", {"name": SUITE, **counts, "skipped": skipped, "timestamp": report.started})
+    properties = SubElement(suite, "properties")
+    for name, value in _facts(report).items():
+        SubElement(properties, "property", {"name": _clean(name), "value": _clean(value)})
+    for case in cases:
+        _add(suite, case)
+    said = [markdown.verdict(report), *(f"warning: {text}" for text in markdown.warnings(report))]
+    SubElement(suite, "system-out").text = _clean("\n".join(said))
+    indent(root)
+    return '<?xml version="1.0" encoding="UTF-8"?>\n' + tostring(root, encoding="unicode") + "\n"
+
+
+def _add(suite: Element, case: Case) -> None:
+    attributes = {"classname": f"{SUITE}.{case.group}", "name": _clean(case.name), "time": _seconds(case.seconds)}
+    found = SubElement(suite, "testcase", attributes)
+    if case.outcome:
+        SubElement(found, case.outcome, {"type": case.kind, "message": _clean(case.message)})
+
+
+def _verified(report: Report) -> Sequence[Case]:
+    """A report exists only where verification passed."""
+    pruned = len(report.sparse_layers)
+    if not pruned:
+        return [Case("verification", "2:4 pattern", 0.0, "skipped", "nothing-eligible", markdown.verdict(report))]
+    name = f"2:4 pattern of {pruned:,} layer{'' if pruned == 1 else 's'}"
+    return [Case("verification", name, report.seconds.get("verify", 0.0))]
+
+
+def _timed(report: Report) -> Sequence[Case]:
+    """Whether the latency can be relied on; skipped where it was not measured, with the reason."""
+    engine = report.engine
+    if engine is None:
+        return []
+    if engine.not_measured or not engine.latency:
+        return [Case("latency", "measured", 0.0, "skipped", "not-measured", engine_tables.speedup(report))]
+    return [
+        Case("latency", engine_tables.shapes(point), 0.0)
+        if point.valid
+        else Case("latency", engine_tables.shapes(point), 0.0, "skipped", "not-valid", "; ".join(point.reasons))
+        for point in engine.latency
+    ]
+
+
+def _gate(gate: Gate) -> Case:
+    inconclusive = gate.verdict == "inconclusive"
+    outcome = "failure" if not gate.passed else "skipped" if inconclusive else ""
+    said = f"{markdown.gate_verdict(gate)}: {markdown.gate_value(gate)}, limit {markdown.gate_limit(gate)}"
+    return Case("gates", gate.name, 0.0, outcome, "inconclusive" if inconclusive else "limit", said)
+
+
+def _facts(report: Report) -> dict[str, str]:
+    accuracy, engine = report.accuracy, report.engine
+    facts = {
+        "version": report.versions.get(SUITE, ""),
+        "input": f"{report.input.path} {report.input.sha256}",
+        "output": f"{report.output.path} {report.output.sha256}",
+        "sparse layers": f"{len(report.sparse_layers)} of {len(report.layers)}",
+    }
+    if accuracy is not None:
+        facts |= {
+            f"{name} {model}": str(value)
+            for model, values in (("dense", accuracy.dense), ("sparse", accuracy.sparse))
+            for name, value in values.items()
+        }
+    if report.estimate is not None:
+        facts["estimate (not a measurement)"] = engine_tables.estimate(report.estimate)
+    if engine is not None:
+        facts["engine"] = " on ".join(part for part in (engine_tables.name(engine), engine.device) if part)
+        facts["speed-up"] = engine_tables.speedup(report)
+    return facts
+
+
+def _seconds(value: float) -> str:
+    return f"{value if math.isfinite(value) else 0:.3f}"
+
+
+def _clean(text: str) -> str:
+    """What XML can hold; the rest as an escape that shows what it was."""
+    return _FORBIDDEN.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
