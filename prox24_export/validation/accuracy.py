@@ -1,6 +1,5 @@
 """Dense against sparse, on samples that were used for nothing else."""
 
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -8,95 +7,59 @@ import numpy as np
 
 from prox24_export.errors import InputError
 from prox24_export.passes.graph import Array
-from prox24_export.report.model import AccuracyReport, OutputReport
+from prox24_export.report.model import AccuracyReport, Change
+from prox24_export.validation import intervals
+from prox24_export.validation.intervals import Rows
+from prox24_export.validation.metrics import BETTER, IGNORED, Embeddings, Hits, References, reference_output
+from prox24_export.validation.output_sums import OutputSums
 from prox24_export.validation.perplexity import Perplexity
+from prox24_export.validation.shapes import has_classes, is_float, is_image
 
 Model = Callable[[Mapping[str, Array]], Sequence[Array]]
-PIECE = 1 << 22  # entries held as float64 at once
-MOST_CLASS_AXES = 3  # [N, C] or [N, T, C]; a fourth axis is an image
 
 
 @dataclass
-class _Output:
-    """Running sums over batches, float64.
+class _Sums:
+    """Everything that is measured, over batches."""
 
-    Entries where both outputs hold the same NaN or Inf (a masked logit) count as equal; where only one does, the
-    noise is infinite.
-    """
+    names: Sequence[str]
+    next_token: str | None
+    perplexity: Perplexity
+    outputs: dict[int, OutputSums] = field(default_factory=dict)
+    labelled: Hits | References | None = None
+    embeddings: Embeddings = field(init=False)
 
-    signal: float = 0.0
-    other: float = 0.0
-    noise: float = 0.0
-    dot: float = 0.0
-    largest: float = 0.0
-    agree: int = 0
-    positions: int = 0
+    def __post_init__(self) -> None:
+        self.embeddings = Embeddings(self.names)
 
-    def add(self, dense: Array, sparse: Array) -> None:
-        if dense.shape != sparse.shape:  # its size depends on the data, as that of detections does
-            self.noise = math.inf
-            return
-        pieces = max(1, dense.size // PIECE)
-        for one, other in zip(*(np.array_split(side.reshape(-1), pieces) for side in (dense, sparse)), strict=True):
-            left, right, alike = _finite(one, other)
-            difference = left - right
-            self.signal += float((left * left).sum())
-            self.other += float((right * right).sum())
-            self.noise += float((difference * difference).sum()) if alike else math.inf
-            self.dot += float((left * right).sum())
-            self.largest = max(self.largest, float(np.abs(difference).max(initial=0.0)))
-        if looks_like_classes(dense):
-            self.agree += int((dense.argmax(-1) == sparse.argmax(-1)).sum())
-            self.positions += dense.argmax(-1).size
+    def add(
+        self, feeds: Mapping[str, Array], labels: Array | None, dense: Sequence[Array], sparse: Sequence[Array]
+    ) -> None:
+        samples = _samples(feeds, labels)
+        for index, (one, other) in enumerate(zip(dense, sparse, strict=True)):
+            if is_float(one):
+                self.outputs.setdefault(index, OutputSums()).add(one, other, samples)
+        if labels is not None:
+            self._add_labelled(dense, sparse, labels, samples)
+        if self.next_token is not None:
+            self.perplexity.add(dense[0], sparse[0], feeds[self.next_token])
+        self.embeddings.add(dense, sparse)
 
-    def report(self, name: str) -> OutputReport:
-        """The sums as figures."""
-        if not math.isfinite(self.noise):
-            return OutputReport(name, -math.inf, 0.0, math.inf, self._agreement)
-        norms = math.sqrt(self.signal) * math.sqrt(self.other)
-        return OutputReport(
-            name=name,
-            snr_db=self._snr(),
-            cosine=self.dot / norms if norms > 0 else float(self.noise == 0),
-            max_abs_error=self.largest,
-            argmax_agreement=self._agreement,
-        )
+    def _add_labelled(self, dense: Sequence[Array], sparse: Sequence[Array], labels: Array, samples: int) -> None:
+        if self.labelled is None:
+            index = labelled_output(dense, labels)
+            reference = reference_output(dense, labels) is not None
+            self.labelled = References(index, is_image(dense[index])) if reference else Hits(index)
+        if isinstance(self.labelled, Hits):
+            self.labelled.add(dense, sparse, labels, samples)
+        else:
+            self.labelled.add(dense, sparse, labels)
 
-    def _snr(self) -> float | None:
-        if self.noise == 0:
-            return None
-        return 10 * math.log10(self.signal / self.noise) if self.signal > 0 else -math.inf
-
-    @property
-    def _agreement(self) -> float | None:
-        return self.agree / self.positions if self.positions else None
-
-
-def _finite(dense: Array, sparse: Array) -> tuple[Array, Array, bool]:
-    """Both as float64 with 0 for NaN and Inf, and whether the same of those stood in both."""
-    left, right = dense.astype(np.float64), sparse.astype(np.float64)
-    odd = ~(np.isfinite(left) & np.isfinite(right))
-    if not odd.any():
-        return left, right, True
-    alike = np.array_equal(left[odd], right[odd], equal_nan=True)
-    return np.where(odd, 0.0, left), np.where(odd, 0.0, right), alike
-
-
-@dataclass
-class _Top1:
-    dense: int = 0
-    sparse: int = 0
-    total: int = 0
-    index: int | None = field(default=None)
-
-    def add(self, dense: Sequence[Array], sparse: Sequence[Array], labels: Array) -> None:
-        if self.index is None:
-            self.index = labelled_output(dense, labels)
-        truth = labels.reshape(-1)
-        self.dense += int((dense[self.index].argmax(-1).reshape(-1) == truth).sum())
-        if sparse[self.index].shape == dense[self.index].shape:
-            self.sparse += int((sparse[self.index].argmax(-1).reshape(-1) == truth).sum())
-        self.total += truth.size
+    def rows(self) -> dict[str, Rows]:
+        """Every metric by name. Embeddings are one where nothing else says what the model is worth."""
+        found = {} if self.labelled is None else dict(self.labelled.rows())
+        found |= dict(self.perplexity.rows())
+        return found or dict(self.embeddings.rows())
 
 
 def compare(
@@ -125,41 +88,58 @@ def compare(
     Raises:
         InputError: Labels fit no output.
     """
-    sums: dict[int, _Output] = {}
-    top1, perplexity = _Top1(), Perplexity(stride)
+    sums = _Sums(names, next_token, Perplexity(stride))
     for feeds, labels in batches:
-        left, right = dense(feeds), sparse(feeds)
-        for index, (one, other) in enumerate(zip(left, right, strict=True)):
-            if is_float(one):
-                sums.setdefault(index, _Output()).add(one, other)
-        if labels is not None:
-            top1.add(left, right, labels)
-        if next_token is not None:
-            perplexity.add(left[0], right[0], feeds[next_token])
+        sums.add(feeds, labels, dense(feeds), sparse(feeds))
         tick()
-    metrics = [{}, {}] if not top1.total else [{"top1": 100 * hit / top1.total} for hit in (top1.dense, top1.sparse)]
-    metrics = [metric | value for metric, value in zip(metrics, perplexity.values(), strict=True)]
-    outputs = tuple(sums[index].report(names[index]) for index in sorted(sums))
-    return AccuracyReport(samples, metrics[0], metrics[1], outputs)
+    rows = sums.rows()
+    values = {name: row.values() for name, row in rows.items()}
+    changes: list[Change | None] = [intervals.change(name, row) for name, row in rows.items()]
+    return AccuracyReport(
+        samples=samples,
+        dense={name: value for name, (value, _) in values.items()},
+        sparse={name: value for name, (_, value) in values.items()},
+        outputs=tuple(sums.outputs[index].report(names[index]) for index in sorted(sums.outputs)),
+        changes=tuple(change for change in changes if change is not None),
+        better={name: BETTER[name.split()[0]] for name in rows},
+    )
+
+
+def _samples(feeds: Mapping[str, Array], labels: Array | None) -> int:
+    """Of a batch: the first axis of its inputs, unless labels say that it is none."""
+    sizes = {len(array) for array in feeds.values() if np.ndim(array)}
+    count = max(sizes, default=1)
+    if labels is None:
+        return count
+    return count if len(sizes) == 1 and count and labels.size % count == 0 else len(labels)
 
 
 def labelled_output(outputs: Sequence[Array], labels: Array) -> int:
     """Index of the float output that the labels are of.
 
-    It has one arg-max per label and a class for each. Where several do, such as an embedding beside the logits, it is
-    the one whose arg-max agrees with most labels.
+    Floats of an output's shape, or an image, are its reference. Else it has one arg-max per label and a class for
+    each; where several do, such as an embedding beside the logits, it is the one whose arg-max agrees with most labels.
+    A label of −100 counts for nothing.
 
     Raises:
-        InputError: There is none, or labels are not integers.
+        InputError: There is none, or labels are neither integers nor a reference.
     """
+    reference = reference_output(outputs, labels)
+    if reference is not None:
+        return reference
     if labels.dtype.kind not in "iu":
-        raise InputError(f"'labels' are {labels.dtype}. Expected integers: the index of the true class.")
+        raise InputError(
+            f"'labels' are {labels.dtype}. Expected integers: the index of the true class. Floats are taken as the "
+            "reference of an output of the same shape (images, or vectors along the last axis)."
+        )
     truth = labels.reshape(-1)
+    counted = truth != IGNORED
+    known = truth[counted]
     hits = {
-        index: int((output.argmax(-1).reshape(-1) == truth).sum())
+        index: int((output.argmax(-1).reshape(-1) == truth)[counted].sum())
         for index, output in enumerate(outputs)
         if is_float(output) and has_classes(output) and output[..., 0].size == truth.size
-        if truth.size and truth.min() >= 0 and truth.max() < output.shape[-1]
+        if truth.size and (not known.size or (known.min() >= 0 and known.max() < output.shape[-1]))
     }
     if hits:
         return max(hits, key=lambda index: hits[index])
@@ -170,18 +150,3 @@ def labelled_output(outputs: Sequence[Array], labels: Array) -> int:
         f"outputs have shapes {shapes}. Expected one label per arg-max over the last axis of a float output, counted "
         "from 0."
     )
-
-
-def is_float(output: Array) -> bool:
-    """Whether an output is a tensor of floats."""
-    return isinstance(output, np.ndarray) and output.dtype.kind == "f"
-
-
-def has_classes(output: Array) -> bool:
-    """Whether an arg-max over the last axis says anything."""
-    return output.ndim > 1 and output.shape[-1] > 1
-
-
-def looks_like_classes(output: Array) -> bool:
-    """[N, C] or [N, T, C] with at least two classes."""
-    return has_classes(output) and output.ndim <= MOST_CLASS_AXES

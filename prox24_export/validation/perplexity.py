@@ -1,11 +1,13 @@
 """Perplexity of a causal language model."""
 
-import math
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from prox24_export.passes.graph import Array
+from prox24_export.validation.intervals import Rows, Values
+from prox24_export.validation.metrics import Lists
 
 PIECE = 1 << 22  # logits held as float64 at once
 LARGEST = 700.0  # exp of more is no float
@@ -21,10 +23,8 @@ class Perplexity:
     """
 
     stride: int | None = None
-    rows: int = 0
-    tokens: int = 0
-    dense: float = 0.0
-    sparse: float = 0.0
+    seen: int = 0
+    lists: Lists = field(default_factory=Lists)
 
     def add(self, dense: Array, sparse: Array, tokens: Array) -> None:
         """Counts a batch.
@@ -36,17 +36,21 @@ class Perplexity:
         """
         counted = np.ones((len(tokens), tokens.shape[-1] - 1), bool)
         if self.stride is not None:
-            counted[1 if self.rows == 0 else 0 :, : -self.stride] = False
-        self.rows += len(tokens)
-        self.tokens += int(counted.sum())
-        self.dense += float(_surprise(dense, tokens)[counted].sum())
-        self.sparse += float(_surprise(sparse, tokens)[counted].sum())
+            counted[1 if self.seen == 0 else 0 :, : -self.stride] = False
+        self.seen += len(tokens)
+        sides = [(_surprise(logits, tokens) * counted).sum(axis=1) for logits in (dense, sparse)]
+        self.lists.add(sides[0], sides[1], counted.sum(axis=1))
 
-    def values(self) -> list[dict[str, float]]:
-        """For the dense and the sparse model; nothing where there was no token."""
-        if not self.tokens:
-            return [{}, {}]
-        return [{"perplexity": math.exp(min(total / self.tokens, LARGEST))} for total in (self.dense, self.sparse)]
+    def rows(self) -> Iterator[tuple[str, Rows]]:
+        """`perplexity`; nothing where there was no token."""
+        dense, sparse, weight = self.lists.columns()
+        if weight.size:
+            yield "perplexity", Rows(dense, sparse, weight, of=_exp)
+
+
+def _exp(surprise: Values) -> Values:
+    powers: Values = np.exp(np.minimum(surprise, LARGEST))
+    return powers
 
 
 def _surprise(logits: Array, tokens: Array) -> Array:

@@ -1,0 +1,147 @@
+"""A run against an earlier one: accuracy, latency and the number of sparse layers may not get worse.
+
+Tolerances lie between what repeating a run changes and what must be caught. The same command on the same machine gives
+the same accuracy to the bit, and one image of 500 (0.2 points) more or less on another; 0.5 points are a regression.
+Medians of valid latencies (variation at most 2.5 %) repeat within 2 or 3 %; 5 % are one.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from prox24_export.report.engine_model import EngineReport, LatencyPoint
+from prox24_export.report.model import AccuracyReport, Gate, LayerReport, Report
+from prox24_export.report.schema import load
+from prox24_export.validation.gates import at_least, at_most, worsening
+from prox24_export.validation.metrics import UNITS
+
+__all__ = ["Comparison", "compare", "load"]
+
+POINTS = 0.25  # of a metric in points
+SHARE = 0.01  # of a metric in another unit, relative to its earlier value
+DECIBELS = 1.0  # of the signal-to-noise ratio, where no metric was measured
+SLOWER = 3.0  # per cent of the sparse engine's median
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Gates named `baseline …`, and what could not be compared."""
+
+    gates: tuple[Gate, ...]
+    warnings: tuple[str, ...]
+
+
+def compare(
+    earlier: Report,
+    accuracy: AccuracyReport | None,
+    *,
+    engine: EngineReport | None = None,
+    layers: Sequence[LayerReport] = (),
+    strict: bool = False,
+) -> Comparison:
+    """Verdicts on everything that the earlier run measured.
+
+    A metric that was measured before and is not now does not pass. Latency is compared where engine, precision and
+    device are the same, at shapes that both runs timed; else there is a warning and no verdict.
+
+    Args:
+        earlier: The baseline; `load(Path)` reads it, before any work.
+        accuracy: Of this run.
+        engine: Of this run.
+        layers: Of this run.
+        strict: Also compare the bad ends of both runs' intervals: an accuracy that fewer samples support has regressed.
+    """
+    warnings = [*_other_data(earlier.accuracy, accuracy)]
+    gates = [*_accuracy(earlier.accuracy, accuracy, strict=strict)]
+    times, why = _latency(earlier.engine, engine)
+    gates += times
+    warnings += why
+    before, now = (float(sum(layer.state == "sparse" for layer in rows)) for rows in (earlier.layers, layers))
+    gates.append(at_least("baseline sparse layers", (now, None, None), before, "layers", strict=False))
+    return Comparison(tuple(gates), tuple(warnings))
+
+
+def _accuracy(before: AccuracyReport | None, now: AccuracyReport | None, *, strict: bool) -> Iterator[Gate]:
+    if before is None:
+        return
+    if not before.sparse:
+        yield from _snr(before, now)
+    for metric, value in before.sparse.items():
+        unit = UNITS.get(metric.split()[0], "")
+        limit = POINTS if unit == "points" else SHARE * abs(value)
+        found = None if now is None else now.sparse.get(metric)
+        better = before.better.get(metric) or ("" if now is None else now.better.get(metric, ""))
+        drop = None if found is None else _worse(found - value, better)
+        yield at_most(f"baseline {metric}", None if drop is None else (drop, None, None), limit, unit, strict=False)
+        ends = [worsening(report, metric, better) for report in (before, now)]
+        if strict and ends[0] is not None and ends[0][2] is not None:
+            worst = None if ends[1] is None or ends[1][2] is None else (ends[1][2] - ends[0][2], None, None)
+            yield at_most(f"baseline {metric}, bad end", worst, limit, unit, strict=False)
+
+
+def _worse(change: float, better: str) -> float:
+    return {"higher": -change, "lower": change}.get(better, abs(change))
+
+
+def _snr(before: AccuracyReport, now: AccuracyReport | None) -> Iterator[Gate]:
+    """Agreement with the dense model, where nothing says what the model is worth."""
+    worst = [
+        min((math.inf if output.snr_db is None else output.snr_db for output in report.outputs), default=None)
+        for report in (before, now)
+        if report is not None
+    ]
+    if worst[0] is None:
+        return
+    found = worst[1] if len(worst) > 1 else None
+    drop = None if found is None else 0.0 if found == worst[0] else worst[0] - found  # inf − inf is no number
+    yield at_most("baseline snr", None if drop is None else (drop, None, None), DECIBELS, "dB", strict=False)
+
+
+def _other_data(before: AccuracyReport | None, now: AccuracyReport | None) -> Iterator[str]:
+    if before is None or now is None:
+        return
+    moved = [
+        name for name, value in before.dense.items() if name in now.dense and not math.isclose(value, now.dense[name])
+    ]
+    if before.samples != now.samples:
+        yield (
+            f"--baseline was measured on {before.samples} samples, this run on {now.samples}: part of a difference in "
+            "accuracy may be due to that. Evaluate both on the same file."
+        )
+    elif moved:
+        yield (
+            f"--baseline has another {', '.join(moved)} of the dense model: part of a difference in accuracy may be "
+            "due to other samples, another model or another runtime."
+        )
+
+
+def _latency(before: EngineReport | None, now: EngineReport | None) -> tuple[list[Gate], list[str]]:
+    if before is None or not before.latency:
+        return [], []
+    told = "--baseline: latency is not compared: "
+    if now is None or not now.latency:
+        return [], [f"{told}it was measured there and not here."]
+    for what in ("engine", "precision", "device"):
+        one, other = getattr(before, what), getattr(now, what)
+        if one != other:
+            return [], [f"{told}its {what} is {one or 'not known'}, this run's is {other or 'not known'}."]
+    pairs = [(point, other) for point in before.latency for other in now.latency if _shapes(point) == _shapes(other)]
+    if not pairs:
+        return [], [f"{told}no input shapes were timed in both runs."]
+    doubtful = [pair for pair in pairs if not (pair[0].valid and pair[1].valid)]
+    if doubtful:
+        reasons = dict.fromkeys(reason for pair in doubtful for point in pair for reason in point.reasons)
+        return [], [f"{told}figures of one run are not valid ({'; '.join(reasons) or 'no reason is given'})."]
+    warnings = []
+    if before.version != now.version:
+        warnings.append(
+            f"--baseline: {now.engine} was {before.version or 'of unknown version'} there and is "
+            f"{now.version or 'of unknown version'} here."
+        )
+    slower = max(100 * (point.sparse.median / earlier.sparse.median - 1) for earlier, point in pairs)
+    return [at_most("baseline latency", (slower, None, None), SLOWER, "%", strict=False)], warnings
+
+
+def _shapes(point: LatencyPoint) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(shape) for name, shape in point.shapes.items()}

@@ -1,0 +1,230 @@
+"""Metrics by sample, of the dense and the sparse model on the same samples."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from prox24_export.passes.graph import Array
+from prox24_export.report.model import Better
+from prox24_export.validation.intervals import Rows, Values
+from prox24_export.validation.output_sums import psnr
+from prox24_export.validation.shapes import is_float, is_image
+
+BETTER: Mapping[str, Better] = {
+    "top1": "higher",
+    "top5": "higher",
+    "perplexity": "lower",
+    "cosine": "higher",
+    "psnr": "higher",
+}
+UNITS: Mapping[str, str] = {"top1": "points", "top5": "points", "psnr": "dB"}  # of a difference; others have none
+IGNORED = -100  # the label of what does not count, such as padding or the later pieces of a word
+FIVE = 5
+LEAST_CLASSES = 10  # for top-5: of fewer it says little
+UNIT_LENGTH = 1e-3  # by how much the length of an embedding may differ from 1
+PER_CENT = 100.0
+
+
+class Metric(Protocol):
+    """Sums over batches."""
+
+    def rows(self) -> Iterator[tuple[str, Rows]]:
+        """What was measured, by name; nothing where no sample counted."""
+
+
+@dataclass
+class Lists:
+    """Totals and weight of each sample, as batches bring them."""
+
+    dense: list[Array] = field(default_factory=list)
+    sparse: list[Array] = field(default_factory=list)
+    weight: list[Array] = field(default_factory=list)
+
+    def add(self, dense: Array, sparse: Array, weight: Array) -> None:
+        """Three arrays [samples of the batch]."""
+        for values, more in ((self.dense, dense), (self.sparse, sparse), (self.weight, weight)):
+            values.append(np.asarray(more, np.float64))
+
+    def columns(self) -> tuple[Values, Values, Values]:
+        """Of the samples that count."""
+        dense, sparse, weight = (
+            np.concatenate(values) if values else np.zeros(0) for values in (self.dense, self.sparse, self.weight)
+        )
+        counts = weight > 0
+        return dense[counts], sparse[counts], weight[counts]
+
+
+@dataclass
+class Hits:
+    """Top-1 and, where there are at least ten classes, top-5, in per cent of all labels.
+
+    Labels [N] of logits [N, C] are classes of samples; labels [N, T] of logits [N, T, C] are those of tokens, and where
+    only the first piece of every word has one (the others −100) those of words. What is resampled is always N.
+
+    Attributes:
+        index: Which output the labels are of.
+    """
+
+    index: int
+    top1: Lists = field(default_factory=Lists)
+    top5: Lists = field(default_factory=Lists)
+
+    def add(self, dense: Sequence[Array], sparse: Sequence[Array], labels: Array, samples: int) -> None:
+        """Counts a batch of so many samples; an output whose size differs from the dense one's counts no hit."""
+        truth = labels.reshape(-1)
+        sides = [output[self.index] for output in (dense, sparse)]
+        classes = sides[0].shape[-1]
+        logits = [side.reshape(-1, classes) if side.shape == sides[0].shape else None for side in sides]
+        for wanted, lists in ((1, self.top1), (FIVE, self.top5)):
+            if wanted == 1 or classes >= LEAST_CLASSES:
+                hits = [_hits(side, truth, wanted) for side in logits]
+                dense_hits, sparse_hits, weight = (_by_sample(row, samples) for row in (*hits, truth != IGNORED))
+                lists.add(dense_hits, sparse_hits, weight)
+
+    def rows(self) -> Iterator[tuple[str, Rows]]:
+        """`top1`, `top5`."""
+        for name, lists in (("top1", self.top1), ("top5", self.top5)):
+            dense, sparse, weight = lists.columns()
+            if weight.size:
+                yield name, Rows(PER_CENT * dense, PER_CENT * sparse, weight, atom=PER_CENT)
+
+
+def _hits(logits: Array | None, truth: Array, most: int) -> Array:
+    """Whether each label is among the `most` largest; ties go to the lower index, NaN is larger than anything."""
+    if logits is None:
+        return np.zeros(truth.size, bool)
+    counted = truth != IGNORED
+    column = np.where(counted, truth, 0)[:, None].astype(np.int64)
+    if most == 1:
+        hits: Array = logits.argmax(-1) == column[:, 0]
+        return hits & counted
+    own = np.take_along_axis(logits, column, axis=-1)
+    before = ~(logits <= own) | ((logits == own) & (np.arange(logits.shape[-1]) < column))
+    return (before.sum(axis=-1) < most) & counted
+
+
+def _by_sample(values: Array, samples: int) -> Values:
+    sums: Values = values.reshape(samples, -1).sum(axis=1, dtype=np.float64)
+    return sums
+
+
+@dataclass
+class References:
+    """Outputs against the reference that `labels` hold: PSNR of images, else cosine along the last axis.
+
+    Attributes:
+        index: Which output the reference is of.
+        image: Whether it is one.
+    """
+
+    index: int
+    image: bool
+    lists: Lists = field(default_factory=Lists)
+    lowest: float = np.inf
+    highest: float = -np.inf
+    whole: bool = True
+
+    def add(self, dense: Sequence[Array], sparse: Sequence[Array], labels: Array) -> None:
+        """Counts a batch; what has not the reference's shape is as far from it as can be."""
+        truth = labels.astype(np.float64)
+        self.whole = self.whole and labels.dtype.kind in "iu"
+        self.lowest, self.highest = min(self.lowest, float(truth.min())), max(self.highest, float(truth.max()))
+        measure = _squared_error if self.image else cosine
+        found = [
+            measure(output[self.index].astype(np.float64), truth)
+            if output[self.index].shape == truth.shape
+            else np.full(len(truth), np.inf if self.image else -1.0)
+            for output in (dense, sparse)
+        ]
+        self.lists.add(found[0], found[1], np.ones(len(truth)))
+
+    def rows(self) -> Iterator[tuple[str, Rows]]:
+        """`psnr` or `cosine`."""
+        dense, sparse, weight = self.lists.columns()
+        if not weight.size:
+            return
+        if not self.image:
+            yield "cosine", Rows(dense, sparse, weight)
+            return
+        peak = self.peak
+        yield "psnr", Rows(*(np.maximum(psnr(side, peak), -PER_CENT) for side in (dense, sparse)), weight)
+
+    @property
+    def peak(self) -> float:
+        """255 of integers; 1 of floats from 0 to 1 and 2 of floats from −1 to 1; else the range of all."""
+        if self.whole:
+            return 255.0
+        if self.lowest >= -1 and self.highest <= 1:
+            return 1.0 if self.lowest >= 0 else 2.0
+        return self.highest - self.lowest
+
+
+def _squared_error(output: Array, truth: Array) -> Values:
+    """Mean over each sample; infinite where it is no number."""
+    errors: Values = np.square(output - truth).reshape(len(truth), -1).mean(axis=1)
+    return np.where(np.isfinite(errors), errors, np.inf)
+
+
+def cosine(left: Array, right: Array) -> Values:
+    """Along the last axis, mean over what else a sample holds; −1 where it is no number, 1 where both are zero."""
+    dot = (left * right).sum(axis=-1)
+    lengths = np.sqrt((left * left).sum(axis=-1)) * np.sqrt((right * right).sum(axis=-1))
+    both_zero = ~left.any(axis=-1) & ~right.any(axis=-1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratios = np.where(both_zero, 1.0, np.where(lengths > 0, dot / lengths, 0.0))
+    ratios = np.where(np.isfinite(dot) & np.isfinite(lengths), ratios, -1.0)
+    means: Values = np.clip(ratios, -1.0, 1.0).reshape(len(left), -1).mean(axis=1)
+    return means
+
+
+@dataclass
+class Embeddings:
+    """Cosine of each sample's embedding with the dense model's, whose own is 1.
+
+    An output is one where it is [N, D], its rows have unit length, and not all are positive (a softmax is).
+    """
+
+    names: Sequence[str]
+    lists: dict[int, Lists | None] = field(default_factory=dict)
+
+    def add(self, dense: Sequence[Array], sparse: Sequence[Array]) -> None:
+        """Counts a batch."""
+        for index, (one, other) in enumerate(zip(dense, sparse, strict=True)):
+            lists = self.lists.setdefault(index, Lists())
+            if lists is None or not is_embedding(one):
+                self.lists[index] = None  # what it is not once it is not at all
+                continue
+            ones = np.ones(len(one))
+            alike = one.shape == other.shape
+            found = cosine(one.astype(np.float64), other.astype(np.float64)) if alike else -ones
+            lists.add(ones, found, ones)
+
+    def rows(self) -> Iterator[tuple[str, Rows]]:
+        """`cosine`; with the output's name behind it where there are several."""
+        found = {index: lists for index, lists in self.lists.items() if lists is not None}
+        for index, lists in found.items():
+            columns = lists.columns()
+            if columns[0].size:
+                yield "cosine" if len(found) == 1 else f"cosine {self.names[index]}", Rows(*columns)
+
+
+def is_embedding(output: Array) -> bool:
+    """[N, D] floats with rows of unit length that are no probabilities."""
+    if not is_float(output) or output.ndim != 2 or output.shape[-1] < 2 or not output.size:  # noqa: PLR2004 (rows, entries)
+        return False
+    wide = output.astype(np.float64)
+    lengths = np.sqrt((wide * wide).sum(axis=-1))
+    return bool((np.abs(lengths - 1) <= UNIT_LENGTH).all() and (wide < 0).any())
+
+
+def reference_output(outputs: Sequence[Array], labels: Array) -> int | None:
+    """Index of the first float output whose reference the labels are; None where they are classes, or fit none."""
+    for index, output in enumerate(outputs):
+        if is_float(output) and output.shape == labels.shape and len(labels):
+            if is_image(output):
+                return index
+            if labels.dtype.kind == "f" and output.ndim > 1 and output.shape[-1] > 1:
+                return index
+    return None

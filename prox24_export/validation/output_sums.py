@@ -1,0 +1,114 @@
+"""Dense against sparse at one output: how far apart, and how sure that is."""
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from prox24_export.passes.graph import Array
+from prox24_export.report.model import OutputReport
+from prox24_export.validation import intervals
+from prox24_export.validation.shapes import is_image, looks_like_classes
+
+PIECE = 1 << 22  # entries held as float64 at once
+
+
+@dataclass
+class OutputSums:
+    """Running sums over batches, float64.
+
+    Entries where both outputs hold the same NaN or Inf (a masked logit) count as equal; where only one does, the
+    noise is infinite.
+    """
+
+    other: float = 0.0
+    dot: float = 0.0
+    largest: float = 0.0
+    agree: int = 0
+    positions: int = 0
+    lowest: float = math.inf
+    highest: float = -math.inf
+    apart: bool = False
+    images: bool = True
+    rows: list[tuple[float, float, int]] = field(default_factory=list)  # signal, noise, entries of each sample
+
+    def add(self, dense: Array, sparse: Array, samples: int) -> None:
+        """Counts a batch of so many samples, which stand along the first axis where that has as many entries."""
+        if dense.shape != sparse.shape:  # its size depends on the data, as that of detections does
+            self.apart = True
+            return
+        self.images = self.images and is_image(dense)
+        whole = dense.ndim == 0 or len(dense) != samples
+        for left, right in [(dense, sparse)] if whole else zip(dense, sparse, strict=True):
+            self._add_sample(np.asarray(left).reshape(-1), np.asarray(right).reshape(-1))
+        if looks_like_classes(dense):
+            self.agree += int((dense.argmax(-1) == sparse.argmax(-1)).sum())
+            self.positions += dense.argmax(-1).size
+
+    def _add_sample(self, dense: Array, sparse: Array) -> None:
+        signal = noise = 0.0
+        for start in range(0, dense.size, PIECE):
+            left, right, alike = _finite(dense[start : start + PIECE], sparse[start : start + PIECE])
+            difference = left - right
+            signal += float((left * left).sum())
+            noise += float((difference * difference).sum())
+            self.other += float((right * right).sum())
+            self.dot += float((left * right).sum())
+            self.largest = max(self.largest, float(np.abs(difference).max()))
+            self.lowest, self.highest = min(self.lowest, float(left.min())), max(self.highest, float(left.max()))
+            self.apart = self.apart or not alike
+        self.rows.append((signal, noise, dense.size))
+
+    def report(self, name: str) -> OutputReport:
+        """The sums as figures."""
+        agreement = self.agree / self.positions if self.positions else None
+        signal, noise, _ = np.asarray(self.rows, np.float64).reshape(-1, 3).sum(axis=0)
+        if self.apart or not math.isfinite(noise):
+            return OutputReport(name, -math.inf, 0.0, math.inf, agreement)
+        norms = math.sqrt(signal) * math.sqrt(self.other)
+        low, high = self._snr_interval()
+        return OutputReport(
+            name=name,
+            snr_db=None if noise == 0 else _decibels(signal, noise),
+            cosine=self.dot / norms if norms > 0 else float(noise == 0),
+            max_abs_error=self.largest,
+            argmax_agreement=agreement,
+            snr_low=low,
+            snr_high=high,
+            psnr_db=self._psnr() if self.images and noise > 0 else None,
+        )
+
+    def _snr_interval(self) -> tuple[float | None, float | None]:
+        table = np.asarray(self.rows, np.float64)[:, :2]
+        if len(table) < intervals.LEAST or not np.isfinite(table).all() or not table.any(axis=0).all():
+            return None, None
+        return intervals.interval(table, lambda sums: 10 * np.log10(sums[:, 0] / sums[:, 1]))
+
+    def _psnr(self) -> float:
+        """The peak is the range of the dense output over all samples."""
+        errors = np.array([noise / entries for _, noise, entries in self.rows])
+        return float(psnr(errors, self.highest - self.lowest).mean())
+
+
+MOST_PSNR = 100.0  # dB; of an equal image it would be infinite, and so would the mean of all
+
+
+def psnr(mean_squared_errors: Array, peak: float) -> Array:
+    """Peak signal-to-noise ratio of images in dB: `10·log10(peak² / mean squared error)`, at most 100."""
+    with np.errstate(divide="ignore"):
+        ratios: Array = 10 * np.log10(np.float64(peak) ** 2 / mean_squared_errors)
+    return np.minimum(ratios, MOST_PSNR)
+
+
+def _decibels(signal: float, noise: float) -> float:
+    return 10 * math.log10(signal / noise) if signal > 0 else -math.inf
+
+
+def _finite(dense: Array, sparse: Array) -> tuple[Array, Array, bool]:
+    """Both as float64 with 0 for NaN and Inf, and whether the same of those stood in both."""
+    left, right = dense.astype(np.float64), sparse.astype(np.float64)
+    odd = ~(np.isfinite(left) & np.isfinite(right))
+    if not odd.any():
+        return left, right, True
+    alike = np.array_equal(left[odd], right[odd], equal_nan=True)
+    return np.where(odd, 0.0, left), np.where(odd, 0.0, right), alike
