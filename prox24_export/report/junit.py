@@ -5,7 +5,7 @@ Valid by the strictest of the schemas in use, that of Jenkins' xUnit plugin (`ju
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
@@ -37,25 +37,26 @@ def render(report: Report) -> str:
         "errors": "0",
         "time": total,
     }
-    root = Element("testsuites", {"name": SUITE, **counts})
+    root = _new(None, "testsuites", {"name": SUITE, **counts})
     skipped = str(sum(case.outcome == "skipped" for case in cases))
-    suite = SubElement(root, "testsuite", {"name": SUITE, **counts, "skipped": skipped, "timestamp": report.started})
-    properties = SubElement(suite, "properties")
+    suite = _new(root, "testsuite", {"name": SUITE, **counts, "skipped": skipped, "timestamp": report.started})
+    properties = _new(suite, "properties", {})
     for name, value in _facts(report).items():
-        SubElement(properties, "property", {"name": _clean(name), "value": _clean(value)})
+        _new(properties, "property", {"name": name, "value": value})
     for case in cases:
-        _add(suite, case)
+        where = {"classname": f"{SUITE}.{case.group}", "name": case.name, "time": _seconds(case.seconds)}
+        found = _new(suite, "testcase", where)
+        if case.outcome:
+            _new(found, case.outcome, {"type": case.kind, "message": case.message})
     said = [markdown.verdict(report), *(f"warning: {text}" for text in markdown.warnings(report))]
-    SubElement(suite, "system-out").text = _clean("\n".join(said))
+    _new(suite, "system-out", {}).text = _clean("\n".join(said))
     indent(root)
     return '<?xml version="1.0" encoding="UTF-8"?>\n' + tostring(root, encoding="unicode") + "\n"
 
 
-def _add(suite: Element, case: Case) -> None:
-    attributes = {"classname": f"{SUITE}.{case.group}", "name": _clean(case.name), "time": _seconds(case.seconds)}
-    found = SubElement(suite, "testcase", attributes)
-    if case.outcome:
-        SubElement(found, case.outcome, {"type": case.kind, "message": _clean(case.message)})
+def _new(parent: Element | None, tag: str, attributes: Mapping[str, str]) -> Element:
+    clean = {name: _clean(value) for name, value in attributes.items()}
+    return Element(tag, clean) if parent is None else SubElement(parent, tag, clean)
 
 
 def _verified(report: Report) -> Sequence[Case]:
@@ -112,7 +113,7 @@ def _facts(report: Report) -> dict[str, str]:
 
 
 def _seconds(value: float) -> str:
-    return f"{value if math.isfinite(value) else 0:.3f}"
+    return f"{max(0.0, value) if math.isfinite(value) else 0.0:.3f}"
 
 
 def _clean(text: str) -> str:

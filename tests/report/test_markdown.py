@@ -4,11 +4,24 @@ import math
 from dataclasses import replace
 
 import pytest
+from hypothesis import HealthCheck, given, settings
 
 from prox24_export.report import markdown
+from prox24_export.report.engine_model import EngineReport, Estimate, LayerDiagnosis, ShapeShare
 from prox24_export.report.markdown import RANDOM_WARNING, figures, number, render, tables, verdict
-from prox24_export.report.model import AccuracyReport, DataFacts, Gate, LayerReport, OutputReport, Report
-from tests.report.example import build, layer, nothing_eligible
+from prox24_export.report.model import (
+    AccuracyReport,
+    Change,
+    DataFacts,
+    FileFacts,
+    Gate,
+    LayerReport,
+    OutputReport,
+    RefinementReport,
+    Report,
+)
+from tests.report.example import build, full, layer, nothing_eligible
+from tests.report.reports import reports
 
 MOST_BYTES = 60_000
 
@@ -109,6 +122,59 @@ def test_a_thousand_layers_stay_under_sixty_kilobytes() -> None:
     assert text.count(" more rows left out; report.json has them all.") == 2
 
 
+def heavy(count: int) -> Report:
+    """Everything that a report can hold, `count` times and long, in letters that take most bytes."""
+    long, report, engine = "*名" * 500, build(count), full().engine
+    assert engine is not None
+    outputs = tuple(OutputReport(f"{long}{i}", 3.0, 0.5, 1.0, 0.5, 2.0, 4.0, 9.0) for i in range(count))
+    metrics = {f"{long}{i}": 1.0 for i in range(count)}
+    states = LayerDiagnosis(long, True, False, None, long, long, long, long, long)
+    point = replace(engine.latency[1], shapes={long: (1, 2)}, reasons=(long,) * 9)
+    return replace(
+        report,
+        tool=long,
+        versions=dict.fromkeys(metrics, long),
+        warnings=tuple(f"{i}{long}" for i in range(count)),
+        gates=tuple(Gate(f"{long}{i}", 1.0, 2.0, long, passed=False) for i in range(count)),
+        accuracy=AccuracyReport(1, metrics, metrics, outputs),
+        layers=tuple(
+            replace(entry, name=long, op=long, reason=f"{entry.reason and i}{long}", notes=(long,))
+            for i, entry in enumerate(report.layers)
+        ),
+        data=DataFacts(long, long, 1, 1, 1, is_random=True),
+        input=FileFacts(long, 1, "a" * 64),
+        refinement=replace(report.refinement or RefinementReport(False, ""), reason=long, mode=long),
+        estimate=Estimate(1.0, 1.0, 2.0, (ShapeShare(1, 1, 1, 1, 1, 1.0, 1.0),) * count, (long,) * count),
+        engine=replace(
+            engine,
+            version=long,
+            device=long,
+            precision=long,
+            layers=(states,) * count,
+            latency=(point,) * count,
+            disagreements=(long,) * count,
+            accuracy=metrics,
+            kept_in_fp32=dict.fromkeys(metrics, long),
+        ),
+    )
+
+
+@pytest.mark.parametrize("count", [20, 100, 1000])
+def test_any_report_stays_under_sixty_kilobytes(count: int) -> None:
+    text = render(heavy(count))
+    assert len(text.encode()) < MOST_BYTES
+    assert text.count("left out; report.json has them all.") >= 10
+
+
+def test_a_thousand_layers_in_an_engine_stay_under_sixty_kilobytes() -> None:
+    report, engine = build(1000), full().engine
+    assert engine is not None
+    states = tuple(replace(engine.layers[1], name=entry.name) for entry in report.sparse_layers)
+    text = render(replace(full(), layers=report.layers, engine=replace(engine, layers=states)))
+    assert len(text.encode()) < MOST_BYTES
+    assert "|sparse tactic chosen|0 of 750|" in text
+
+
 def test_long_names_and_many_warnings_stay_under_sixty_kilobytes() -> None:
     long = tuple(replace(entry, name="名" * 999 + str(i), notes=("n" * 999,)) for i, entry in enumerate(build().layers))
     outputs = tuple(OutputReport("o" * 999, 3.0, 0.5, 1.0, 0.5) for _ in range(500))
@@ -169,3 +235,101 @@ def test_the_refinement_has_its_table_where_there_was_one() -> None:
     assert "0.52 layer by layer, 0.31 refined, 877 samples" in text
     assert "model, 6 epochs, 41.5 s" in text
     assert "Refinement" not in markdown.render(build(refinement=None))
+
+
+def test_a_measured_speed_up_is_in_the_verdict_with_its_interval() -> None:
+    first = render(full()).splitlines()[0]
+    assert "; speed-up 1.23 × (1.19 to 1.27) with TensorRT 10.16.1 fp16, clip 1×98×40: faster;" in first
+
+
+def test_every_latency_says_whether_it_can_be_trusted() -> None:
+    text = render(full())
+    assert "|clip 1×98×40|0.812 ms, p99 0.8438|0.66 ms, p99 0.6859|1.23 × (1.19 to 1.27)|1.11 × (1.06 to 1.15)|" in text
+    assert "|not valid: sparse: coefficient of variation 3.1 %, more than 2.5 %|" in text
+    assert "## Latency with TensorRT 10.16.1 fp16 on NVIDIA A30" in text
+
+
+def test_a_first_measurement_that_is_not_valid_gives_no_speed_up() -> None:
+    engine = full().engine
+    assert engine is not None
+    said = verdict(replace(full(), engine=replace(engine, latency=engine.latency[1:])))
+    assert "speed-up not valid (TensorRT 10.16.1 fp16, clip 8×98×40): sparse: coefficient of variation 3.1 %" in said
+    assert "1.02" not in said
+
+
+@pytest.mark.parametrize(
+    ("engine", "said"),
+    [
+        (EngineReport("none", not_measured="no GPU was found"), "Speed-up not measured: no GPU was found."),
+        (EngineReport("none"), "Speed-up not measured: nothing was timed."),
+    ],
+)
+def test_why_nothing_was_measured_is_said_and_nothing_else(engine: EngineReport, said: str) -> None:
+    text = render(build(engine=engine))
+    assert said in text.splitlines()
+    assert "## Latency" not in text
+    assert "speed-up" not in text.splitlines()[0]
+
+
+def test_without_an_engine_nothing_is_said_of_speed() -> None:
+    assert "peed-up" not in render(build())
+
+
+def test_the_estimate_is_labelled_wherever_it_stands() -> None:
+    text = render(full())
+    assert "\n*Estimate*, not a measurement: 74 % of the linear layers’ operations are in pruned layers;" in text
+    assert "## *Estimate*: where the operations are" in text
+    bound = [line for line in text.splitlines() if "1.59 ×" in line]
+    assert bound
+    assert all("*Estimate*" in line for line in bound)
+
+
+def test_states_are_counted_and_layers_without_one_have_reason_and_remedy() -> None:
+    text = render(full())
+    assert "|2:4 pattern right|9 of 9|" in text
+    assert "|eligible for sparse tactics|7 of 9, 1 unknown|" in text
+    assert "|sparse tactic chosen|6 of 9, 1 unknown|" in text
+    row = "|`/encoder/layers.0/k_proj/MatMul`|yes, yes, no|a dense tactic was faster by 0.0031 ms|try a larger batch|"
+    assert row in text
+
+
+@pytest.mark.parametrize(
+    ("gate", "said"),
+    [
+        (Gate("min-snr", 17.0, 15.0, "dB", True, "passed", 16.0, 18.0), "17 dB (16 to 18)|at least 15 dB|passed"),
+        (Gate("min-snr", 17.0, 15.0, "dB", True, "inconclusive", 14.0, 18.0), "inconclusive, passed"),
+        (Gate("min-snr", 17.0, 15.0, "dB", False, "inconclusive", 14.0, 18.0), "inconclusive, failed"),
+        (Gate("max-metric-change", 0.125, 0.1, "", False, "failed"), "|0.125|at most 0.1|failed|"),
+    ],
+)
+def test_a_verdict_says_whether_it_is_more_than_chance(gate: Gate, said: str) -> None:
+    assert said in render(build(gates=(gate,)))
+
+
+def test_a_doubt_is_in_the_first_line_apart_from_failures() -> None:
+    doubt = Gate("min-snr", 17.0, 15.0, "dB", passed=True, verdict="inconclusive")
+    first = render(build(gates=(doubt,))).splitlines()[0]
+    assert first.endswith("; gate inconclusive: min-snr.**")
+    assert "failed" not in first
+
+
+def test_a_change_has_its_interval_where_one_is_known() -> None:
+    accuracy = AccuracyReport(10, {"a": 1.0, "b": 1.0}, {"a": 2.0, "b": 1.5}, (), (Change("a", 1.0, -0.5, 2.5, 10),))
+    rows = tables(build(accuracy=accuracy))["metrics"].rows
+    assert [row[3] for row in rows] == ["+1, 95 % interval −0.5 to +2.5", "+0.5"]
+
+
+def test_the_snr_has_its_interval_and_images_have_their_psnr() -> None:
+    text = render(full())
+    assert "|Output|SNR|Cosine|Max. abs. error|Arg-max agreement|PSNR|" in text
+    assert "|`logits`|21.3 dB (20.9 to 21.8)|0.996412|1.82|98.81 %||" in text
+    assert "PSNR" not in render(build())
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(reports())
+def test_any_report_is_rendered_and_its_tables_have_even_rows(report: Report) -> None:
+    text = render(report)
+    assert len(text.encode()) < MOST_BYTES
+    for table in tables(report).values():
+        assert {len(row) for row in table.rows} <= {len(table.header)}, table.title
