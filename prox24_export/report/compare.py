@@ -156,8 +156,8 @@ def _accuracy(before: Report, after: Report) -> Iterator[tuple[str, ...]]:
     nothing = AccuracyReport(0, {}, {}, ())
     old, new = before.accuracy or nothing, after.accuracy or nothing
     for name in dict.fromkeys([*old.sparse, *new.sparse]):
-        unit = (" %", " points") if name.startswith("top") else ("", "")
-        yield _row(name.replace("top", "top-"), old.sparse.get(name), new.sparse.get(name), *unit)
+        figures = old.sparse.get(name), new.sparse.get(name)
+        yield _row(markdown.metric_name(name), *figures, *markdown.units(name))
     ratios = [
         {output.name: math.inf if output.snr_db is None else output.snr_db for output in accuracy.outputs}
         for accuracy in (old, new)

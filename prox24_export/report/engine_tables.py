@@ -102,12 +102,13 @@ def _median(found: Distribution) -> str:
 def _states(layers: Sequence[LayerDiagnosis]) -> list[tuple[str, str]]:
     if not layers:
         return []
+    states: dict[str, list[bool | None]] = {
+        "2:4 pattern right": [layer.pattern for layer in layers],
+        "eligible for sparse tactics": [layer.eligible for layer in layers],
+        "sparse tactic chosen": [layer.chosen for layer in layers],
+    }
     rows = []
-    for said, values in (
-        ("2:4 pattern right", [layer.pattern for layer in layers]),
-        ("eligible for sparse tactics", [layer.eligible for layer in layers]),
-        ("sparse tactic chosen", [layer.chosen for layer in layers]),
-    ):
+    for said, values in states.items():
         unknown = values.count(None)
         left = f", {unknown:,} unknown" if unknown else ""
         rows.append((said, f"{values.count(True):,} of {len(layers):,}{left}"))

@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from prox24_export.report import engine_tables
+from prox24_export.report import engine_tables, markdown
 from prox24_export.report.engine_model import Distribution, LatencyPoint
 from prox24_export.report.markdown_table import number
 from prox24_export.report.model import AccuracyReport, Better, Report
@@ -42,10 +42,10 @@ def _entries(report: Report, better: Better) -> Iterator[dict[str, Any]]:
 
 def _accuracy(accuracy: AccuracyReport, better: Better) -> Iterator[dict[str, Any]]:
     for name, value in accuracy.sparse.items():
-        known = accuracy.better.get(name, "higher" if name.startswith("top") else None)
+        known = accuracy.better.get(name, "higher" if markdown.units(name)[0] else None)  # per cent of hits, or PSNR
         if known == better:
             extra = f"dense: {number(accuracy.dense[name], 5)}; {accuracy.samples:,} samples"
-            yield _entry(name, value, "%" if name.startswith("top") else name, extra=extra)
+            yield _entry(name, value, markdown.units(name)[0].strip() or name, extra=extra)
     if better == "higher":
         for output in accuracy.outputs:
             if output.snr_db is not None:

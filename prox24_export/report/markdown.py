@@ -1,6 +1,7 @@
 """`summary.md`: the report for a CI summary, under 60 kB; and the sentences and tables that every page shares."""
 
 import math
+import re
 from collections import Counter
 
 from prox24_export.report import engine_tables
@@ -15,10 +16,12 @@ __all__ = (  # `number` and `Table` are read through here by the other writers
     "gate_limit",
     "gate_value",
     "gate_verdict",
+    "metric_name",
     "number",
     "reasons",
     "render",
     "tables",
+    "units",
     "verdict",
     "warnings",
 )
@@ -27,6 +30,7 @@ RANDOM_WARNING = (
     "No calibration data were given: inputs were random, so the masks are not based on data. "
     "Give --calibration before you rely on this model."
 )
+UNITS = {"top1": (" %", " points"), "top5": (" %", " points"), "psnr": (" dB", " dB")}  # of a metric, of its change
 LAYERS, WARNINGS, REASONS = 12_000, 3_000, 5_000  # bytes of rows; together with the tables' all stays under 60 kB
 
 
@@ -77,7 +81,9 @@ def verdict(report: Report) -> str:
     """The run in one sentence."""
     pruned, shared = len(report.sparse_layers), tables(report)
     parts = [f"{pruned:,} of {len(report.layers):,} linear layers {'is' if pruned == 1 else 'are'} 2:4 sparse"]
-    if not pruned:
+    if not report.layers and report.input.sha256 != report.output.sha256:  # two engines were timed
+        parts = ["Layers were not looked at"]
+    elif not pruned:
         same = report.input.sha256 == report.output.sha256
         parts = [f"Nothing eligible: model.onnx is {'a byte copy of the input' if same else 'as dense as the input'}"]
     elif shared["metrics"].rows:
@@ -182,7 +188,8 @@ def gate_value(gate: Gate) -> str:
 
 def gate_limit(gate: Gate) -> str:
     """What is allowed."""
-    return f"{'at least' if gate.name.startswith('min') else 'at most'} {number(gate.limit, 5)} {gate.unit}".rstrip()
+    least = gate.name.startswith("min") or gate.unit == "layers"  # more sparse layers are always better
+    return f"{'at least' if least else 'at most'} {number(gate.limit, 5)} {gate.unit}".rstrip()
 
 
 def _metrics(accuracy: AccuracyReport) -> list[tuple[str, ...]]:
@@ -190,10 +197,20 @@ def _metrics(accuracy: AccuracyReport) -> list[tuple[str, ...]]:
     intervals = {change.metric: change for change in accuracy.changes}
     for name, dense in accuracy.dense.items():
         change = round(accuracy.sparse[name] - dense, 9)  # 97.6 − 97.2 is not quite 0.4
-        unit, points = (" %", " points") if name.startswith("top") else ("", "")
+        unit, points = units(name)
         both = (f"{number(value, 4)}{unit}" for value in (dense, accuracy.sparse[name]))
-        rows.append((name.replace("top", "top-"), *both, signed(change, points) + _known(intervals.get(name))))
+        rows.append((metric_name(name), *both, signed(change, points) + _known(intervals.get(name))))
     return rows
+
+
+def units(metric: str) -> tuple[str, str]:
+    """What is written behind a metric, and behind its change."""
+    return UNITS.get(metric.partition(" ")[0], ("", ""))
+
+
+def metric_name(metric: str) -> str:
+    """A metric as people write it."""
+    return re.sub(r"^top(?=[15]\b)", "top-", metric)
 
 
 def _known(change: Change | None) -> str:

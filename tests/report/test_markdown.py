@@ -306,6 +306,26 @@ def test_a_verdict_says_whether_it_is_more_than_chance(gate: Gate, said: str) ->
     assert said in render(build(gates=(gate,)))
 
 
+def test_an_earlier_number_of_sparse_layers_is_a_least() -> None:
+    gate = Gate("baseline sparse layers", 8.0, 9.0, "layers", passed=False)
+    assert "|baseline sparse layers|8 layers|at least 9 layers|failed|" in render(build(gates=(gate,)))
+
+
+def test_metrics_have_their_units() -> None:
+    values = {"top5 head": 90.0, "psnr": 30.0, "topic": 1.5}
+    rows = tables(build(accuracy=AccuracyReport(10, values, dict.fromkeys(values, 1.0), ())))["metrics"].rows
+    assert rows == [
+        ("top-5 head", "90 %", "1 %", "−89 points"),
+        ("psnr", "30 dB", "1 dB", "−29 dB"),
+        ("topic", "1.5", "1", "−0.5"),
+    ]
+
+
+def test_two_engines_that_were_timed_have_no_layers() -> None:
+    said = verdict(replace(full(), layers=(), accuracy=None))
+    assert said.startswith("Layers were not looked at; speed-up 1.23 ×")
+
+
 def test_a_doubt_is_in_the_first_line_apart_from_failures() -> None:
     doubt = Gate("min-snr", 17.0, 15.0, "dB", passed=True, verdict="inconclusive")
     first = render(build(gates=(doubt,))).splitlines()[0]
