@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from prox24_export.passes.refine_views import Views
+
 Feeds = tuple[Tensor, ...]
 
 EPOCH = 1_000_003  # seeds of epochs are this far apart
@@ -39,12 +41,13 @@ class Samples:
         for group in self._indices(range(len(self))):
             yield self._joined(group)
 
-    def shuffled(self, epoch: int, seed: int, *, mixed: bool) -> Iterator[Feeds]:
-        """Every sample once, in an order of this epoch's own; see `mix`."""
+    def shuffled(self, epoch: int, seed: int, *, mixed: bool, views: Views | None = None) -> Iterator[Feeds]:
+        """Every sample once, in an order of this epoch's own; see `Views.changed` and `mix`."""
         generator = torch.Generator().manual_seed(seed * EPOCH + epoch)
         order = torch.randperm(len(self), generator=generator).tolist()
         for group in self._indices(order):
             feeds = self._joined(group)
+            feeds = views.changed(feeds, generator) if views else feeds
             yield mix(feeds, generator) if mixed and len(group) > 1 else feeds
 
     def _indices(self, order: Sequence[int]) -> Iterator[list[int]]:

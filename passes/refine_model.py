@@ -4,6 +4,7 @@ Layer by layer nobody sees what matters to the output. Masks stay; no labels are
 whether the result is kept.
 """
 
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -21,6 +22,7 @@ from prox24_export.passes.refine_memory import available, kept_for_gradient
 from prox24_export.passes.refine_objective import Objective, Pair
 from prox24_export.passes.refine_segments import Streams
 from prox24_export.passes.refine_train import Epoch, Part, Progress, State, Training, Weights
+from prox24_export.passes.refine_views import Views
 from prox24_export.passes.segments import blocks, cuts, with_outputs
 
 Which = Literal["weights", "weights+bias", "all"]
@@ -30,6 +32,7 @@ Tick = Callable[[float, Epoch], None]
 STEPS, FEWEST, MOST = 360, 6, 20  # steps wanted; epochs at least and at most
 BATCH, LEAST_BATCHES = 16, 4
 RATE_PER_ERROR, SLOWEST, FASTEST = 1 / 3, 1e-3, 3e-2
+VIEW_BATCHES = 8  # that the network's symmetry is measured on
 SHARE_OF_MEMORY = 0.5  # that model mode may take of what is free
 QUANTILE, QUANTILE_SLOPE = 1.28, 0.85  # Student's t, one-sided 10 %: about 1.28 + 0.85 / degrees of freedom
 
@@ -201,10 +204,12 @@ class _Run:
         """Everything together."""
         if self.progress.parts:
             return self._result(self.progress.parts, self.progress.parts[0], "model")
-        objective, error = self._whole(self.start)
+        views = self._views()
+        objective, error = self._whole(self.start, views)
+        seed, mixed = self.settings.seed, self.settings.mixed
         part = self._part(
             _Tuned(objective, self.start, error),
-            lambda epoch: self._pairs(self.fit.shuffled(epoch, self.settings.seed, mixed=self.settings.mixed)),
+            lambda epoch: self._pairs(self.fit.shuffled(epoch, seed, mixed=mixed, views=views)),
             lambda: self._pairs(self.choice.in_order()),
             1,
         )
@@ -282,16 +287,34 @@ class _Run:
             weights, after = self.start, before
         return Refined(weights, whole.kept, before, after, parts, mode, 0.0)
 
-    def _whole(self, weights: Weights) -> tuple[Objective, float]:
+    def _views(self) -> Views:
+        """What may be done to images; nothing where it was not asked for."""
+        if not self.settings.mixed or self.settings.custom is not None:
+            return Views()
+        batches = itertools.islice(self.fit.in_order(), VIEW_BATCHES)
+        return Views.measured(lambda feeds: self.dense(*feeds), map(self._on_device, batches))
+
+    def _whole(self, weights: Weights, views: Views | None = None) -> tuple[Objective, float]:
         module = with_outputs(self.dense, cuts(self.dense, weights))
-        return self._fitted(module, weights, self._pairs(self.fit.in_order()), self.outputs)
+        return self._fitted(module, weights, self._pairs(self.fit.in_order()), self.outputs, views)
 
     def _fitted(
-        self, module: fx.GraphModule, weights: Weights, pairs: Iterable[Pair], outputs: int
+        self,
+        module: fx.GraphModule,
+        weights: Weights,
+        pairs: Iterable[Pair],
+        outputs: int,
+        views: Views | None = None,
     ) -> tuple[Objective, float]:
         settings = self.settings
         custom = settings.custom if outputs else None
-        objective = Objective(module, custom=custom, checkpointed=settings.checkpointed, half=settings.half)
+        objective = Objective(
+            module,
+            custom=custom,
+            views=views or Views(),
+            checkpointed=settings.checkpointed,
+            half=settings.half,
+        )
         return objective.fitted(weights, pairs, outputs, settings.losses, settings.temperature)
 
     def _pairs(self, batches: Iterable[Feeds]) -> Iterator[Pair]:

@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from prox24_export.passes.refine_data import Feeds
 from prox24_export.passes.refine_loss import AT_CUTS, Custom, Kind, OutputLoss, normalised_error, samples_of, spread
+from prox24_export.passes.refine_views import Views
 
 Values = tuple[Any, ...]  # tensors, and sizes
 Pair = tuple[Values, Values]  # what the dense and the pruned network read: the same in a whole network
@@ -32,6 +33,7 @@ class Objective:
         outputs: How the outputs are measured.
         scales: Variance of each cut.
         custom: Measures all outputs instead: (pruned, dense) → a scalar or one value a sample.
+        views: Over which the dense network's outputs are averaged.
         checkpointed: Compute activations again for the gradient instead of keeping them.
         half: Multiply matrices in bfloat16 on a GPU.
     """
@@ -40,6 +42,7 @@ class Objective:
     outputs: tuple[OutputLoss, ...] = ()
     scales: tuple[float, ...] = ()
     custom: Custom | None = None
+    views: Views = Views()  # noqa: RUF009 (frozen)
     checkpointed: bool = False
     half: bool = False
 
@@ -54,7 +57,7 @@ class Objective:
         dense_feeds, sparse_feeds = pair
         with self._precision(dense_feeds):
             with torch.no_grad():
-                dense = self.module(*dense_feeds)
+                dense = self._dense(dense_feeds)
             cast = self._cast(weights)
             if self.checkpointed and torch.is_grad_enabled():
                 sparse = checkpoint(self._call, cast, sparse_feeds, use_reentrant=False, preserve_rng_state=False)
@@ -89,7 +92,7 @@ class Objective:
         errors: list[Tensor] = []
         for dense_feeds, sparse_feeds in itertools.islice(pairs, SCALE_BATCHES):
             with torch.no_grad(), self._precision(dense_feeds):
-                dense = self.module(*dense_feeds)
+                dense = self._dense(dense_feeds)
                 sparse = self._call(self._cast(weights), sparse_feeds)
             if not losses:
                 known = [*kinds, *[None] * outputs][:outputs]
@@ -118,6 +121,9 @@ class Objective:
         count = len(self.outputs)
         pairs = zip(sparse[count:], dense[count:], self.scales, strict=True)
         return _mean([normalised_error(s, d, scale, samples) for s, d, scale in pairs], samples, dense[0].device)
+
+    def _dense(self, feeds: Values) -> Feeds:
+        return tuple(self.views.outputs(lambda inputs: self.module(*inputs), feeds, max(1, len(self.outputs))))
 
     def _cast(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {name: weight.to(self.module.get_parameter(name).dtype) for name, weight in weights.items()}

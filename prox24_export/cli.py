@@ -8,20 +8,23 @@ from typing import Annotated, Literal
 
 from cyclopts import App, CycloptsError, Parameter
 
-from prox24_export.errors import Prox24Error
+from prox24_export.engines import profiles
+from prox24_export.errors import InputError, Prox24Error
 from prox24_export.progress import Terminal
-from prox24_export.settings import Effort, Method, Refine, RefineMode, Settings, parse_shape
+from prox24_export.settings import Effort, Engine, Method, Precision, Refine, RefineMode, Settings
 
 PASSED, GATE_FAILED, UNUSABLE, FAILED, INTERRUPTED = 0, 1, 2, 4, 130
 
 EPILOGUE = """\
 Exit codes: 0 exported and every gate passed (also: nothing eligible) · 1 exported, a gate failed · 2 usage, or
-unsuitable input, nothing written · 4 the run failed, nothing written · 130 interrupted, nothing written.
+unsuitable input, nothing written · 3 an engine that was asked for cannot be had here, nothing written · 4 the run
+failed, nothing written · 130 interrupted, nothing written.
 """
 
 USAGE = """\
 Usage: prox24-export [OPTIONS] MODEL
-       prox24-export inspect [OPTIONS] MODEL"""
+       prox24-export inspect [OPTIONS] MODEL
+       prox24-export bench [OPTIONS] DENSE SPARSE"""
 
 app = App(
     name="prox24-export",
@@ -58,6 +61,15 @@ def export(
     refine_mode: RefineMode = "auto",
     refine_minutes: float | None = None,
     refine_loss: str | None = None,
+    engine: Engine = "auto",
+    precision: Precision | None = None,
+    min_speedup: float | None = None,
+    min_sparse_layers: int | None = None,
+    max_metric_change: float | None = None,
+    strict: Annotated[bool, Parameter(negative="", show_default=False)] = False,
+    baseline: str | None = None,
+    workspace_mb: int | None = None,
+    timing_cache: str | None = None,
     offload: Annotated[bool, Parameter(negative="", show_default=False)] = False,
     onnx: Annotated[bool, Parameter(negative="", show_default=False)] = False,
     force: Annotated[bool, Parameter(negative="", show_default=False)] = False,
@@ -79,8 +91,9 @@ def export(
         exclude: Leave layers whose node or weight name matches this glob dense. May be repeated. Default: none.
         samples: Use at most so many calibration samples, drawn with --seed. Default: all; 32 random ones.
         seed: Of every random choice.
-        shapes: Shape of a random input, e.g. image:1x3x224x224. May be repeated. Default: dynamic axes are 1
-            (the first) and 32.
+        shapes: Shape of an input, e.g. image:1x3x224x224, or smallest, likeliest and largest with commas between:
+            of random inputs, of engines and of what is timed. May be repeated. Default: dynamic axes are 1 (the
+            first) and 32 where inputs are random; timed are 1 and up to 32 samples.
         damping: Share of the mean diagonal added to every Gram matrix. Default: from tokens per input dimension.
         blend: 0 aims at the dense weights, 1 at the dense network's outputs. Default: chosen on held-back samples.
         sequence: Tokens in a row of a text file.
@@ -92,6 +105,15 @@ def export(
         refine_mode: All layers at once, or a segment (a block) at a time in the memory of one.
         refine_minutes: Most minutes spent on it. Default: about 360 steps.
         refine_loss: Your own measure of pruned against dense outputs, module:function; see README. Default: detected.
+        engine: What latency is measured with. Default: TensorRT, else torch.sparse on a CUDA GPU, else nothing.
+        precision: Of the engines; ONNX files in it are written to OUT/engines. Default: fp16 where TensorRT builds.
+        min_speedup: Gate: least speed-up; the lower end of its interval counts. Default: no gate.
+        min_sparse_layers: Gate: fewest layers that must be sparse. Default: no gate.
+        max_metric_change: Gate: most that a metric other than top-1 may change for the worse. Default: no gate.
+        strict: Gates look at the bad end of a figure's interval. Default: at the figure.
+        baseline: report.json of an earlier run, against which nothing may regress. Default: no gate.
+        workspace_mb: Most MB of scratch memory a TensorRT tactic may use. Default: all there is.
+        timing_cache: Tactic timings of earlier TensorRT builds to start from. Default: none.
         offload: Keep activations between stages on disk, beside the output folder. Default: in memory.
         onnx: Also write model.onnx of a Hugging Face directory. Default: only the directory. Other torch models always
             give one.
@@ -105,7 +127,7 @@ def export(
         exclude=tuple(exclude or ()),
         samples=samples,
         seed=seed,
-        shapes=dict(parse_shape(text) for text in shapes or ()),
+        shapes=profiles.parse(shapes or ()),
         damping=damping,
         blend=blend,
         sequence=sequence,
@@ -117,6 +139,15 @@ def export(
         refine_mode=refine_mode,
         refine_minutes=refine_minutes,
         refine_loss=refine_loss,
+        engine=engine,
+        precision=precision,
+        min_speedup=min_speedup,
+        min_sparse_layers=min_sparse_layers,
+        max_metric_change=max_metric_change,
+        strict=strict,
+        baseline=baseline,
+        workspace_mb=workspace_mb,
+        timing_cache=timing_cache,
         offload=offload,
         onnx=onnx,
         force=force,
@@ -130,6 +161,61 @@ def export(
         return PASSED
     report = pipeline.export(model, calibration, out, evaluation=evaluation, settings=settings, progress=Terminal())
     _print(terminal.render(report))
+    return PASSED if report.passed else GATE_FAILED
+
+
+@app.command(usage="Usage: prox24-export bench [OPTIONS] DENSE SPARSE", help_epilogue="")
+def bench(
+    dense: Path,
+    sparse: Path,
+    /,
+    *,
+    batch: Annotated[list[int] | None, Parameter(negative="")] = None,
+    inputs: str | None = None,
+    out: Annotated[Path | None, Parameter(name=["--out", "-o"])] = None,
+    engine: Engine = "auto",
+    precision: Precision | None = None,
+    shapes: Annotated[list[str] | None, Parameter(negative="")] = None,
+    min_speedup: float | None = None,
+    workspace_mb: int | None = None,
+    timing_cache: str | None = None,
+    seed: int = 0,
+    force: Annotated[bool, Parameter(negative="", show_default=False)] = False,
+) -> int:
+    """Time DENSE against SPARSE, in turns and on the same inputs, over batch sizes.
+
+    Args:
+        dense: An .onnx file, or a TensorRT engine (.engine, .plan).
+        sparse: The same; engines are timed as they are, with --inputs.
+        batch: Size of the first axis, one point each. May be repeated. Default: 1, 8 and 32 where it is dynamic.
+        inputs: Samples, as for --calibration. Default: random ones.
+        out: Folder to write. Default: SPARSE_STEM-bench in the current folder.
+        engine: What to time with. Default: TensorRT, else torch.sparse on a CUDA GPU, else ONNX Runtime on the CPU.
+        precision: Of the engines. Default: fp16.
+        shapes: Shape of an input, or smallest, likeliest and largest, as for the main command. Default: from --batch.
+        min_speedup: Gate: least speed-up; the lower end of its interval counts. Default: no gate.
+        workspace_mb: Most MB of scratch memory a TensorRT tactic may use. Default: all there is.
+        timing_cache: Tactic timings of earlier TensorRT builds to start from. Default: none.
+        seed: Of random inputs.
+        force: Replace a finished run in the output folder. Default: refuse.
+    """
+    settings = Settings(
+        engine=engine,
+        precision=precision,
+        shapes=profiles.parse(shapes or ()),
+        min_speedup=min_speedup,
+        workspace_mb=workspace_mb,
+        timing_cache=timing_cache,
+        seed=seed,
+        force=force,
+    )
+    from prox24_export import bench as benchmark  # noqa: PLC0415
+    from prox24_export.report import terminal  # noqa: PLC0415
+
+    if any(size < 1 for size in batch or ()):
+        raise InputError(f"--batch must be 1 or more. Got {min(batch or ())}.")
+    report = benchmark.bench(dense, sparse, out, batches=batch or (), inputs=inputs, settings=settings)
+    _print(terminal.latency_table(report))
     return PASSED if report.passed else GATE_FAILED
 
 

@@ -8,6 +8,7 @@ from torch import nn
 
 from prox24_export import calibration as data
 from prox24_export import frontends, output, preparation
+from prox24_export.engines.choice import Choice, choose
 from prox24_export.frontends import Frontend
 from prox24_export.passes.find_linears import FindLinears
 from prox24_export.passes.graph import Linear, Skipped, TracedGraph
@@ -31,6 +32,7 @@ class Job:
         parts: Samples.
         facts: Which samples are used for what.
         size: Samples in one call.
+        choice: The engine that measures at the end.
     """
 
     frontend: Frontend
@@ -41,6 +43,7 @@ class Job:
     parts: data.Parts
     facts: DataFacts | None
     size: int
+    choice: Choice
 
     @property
     def linears(self) -> list[Linear]:
@@ -65,12 +68,15 @@ def prepare(  # noqa: PLR0917 - as `export` has them
 
     Raises:
         InputError: Model, data or options are unsuitable.
+        UnavailableError: The engine that was asked for cannot be had here.
         OSError: The output cannot be written.
     """
     calibration, example = data.peeked(calibration)
     frontend = frontends.of(model, example)
     target = Path(out) if out is not None else Path(_default_out(frontend.path))
     output.check(target, frontend.path, calibration, evaluation, force=settings.force)
+    is_onnx = isinstance(frontend, frontends.Onnx)
+    choice = choose(settings, has_onnx=is_onnx or settings.onnx or frontend.always_onnx)
     with run.timed("load"):
         graph = frontend.open()
         if settings.onnx or frontend.always_onnx:
@@ -83,7 +89,7 @@ def prepare(  # noqa: PLR0917 - as `export` has them
         size = preparation.batch_size(graph, parts)
         if needed:
             preparation.check_gates(graph, parts, settings, size)
-    return Job(frontend, graph, settings, target, found, parts, facts_of_data, size)
+    return Job(frontend, graph, settings, target, found, parts, facts_of_data, size, choice)
 
 
 def _default_out(path: Path) -> str:

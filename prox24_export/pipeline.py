@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from prox24_export import calibration as data
-from prox24_export import facts, frontends, output, planning
-from prox24_export.job import Model, prepare
+from prox24_export import engine_stage, facts, frontends, output, planning
+from prox24_export.job import Job, Model, prepare
 from prox24_export.passes.emit_onnx import verify_onnx
 from prox24_export.passes.find_linears import FindLinears
 from prox24_export.passes.graph import Array, Linear, Skipped, TracedGraph
@@ -17,7 +17,7 @@ from prox24_export.passes.verify_pattern import verify_pattern
 from prox24_export.planning import Plan
 from prox24_export.progress import Progress, Silent
 from prox24_export.pruning import row_of
-from prox24_export.report import html, markdown
+from prox24_export.report import files
 from prox24_export.report.model import AccuracyReport, LayerReport, Report
 from prox24_export.run import Run
 from prox24_export.settings import Settings
@@ -76,6 +76,7 @@ def export(
 
     Raises:
         InputError: Model, data or options are unsuitable; nothing was written.
+        UnavailableError: An engine was asked for that cannot be had here; nothing was written.
         OSError: The output cannot be written; nothing was left behind.
     """
     run = Run()
@@ -105,6 +106,13 @@ def export(
         with run.timed("accuracy"):
             count = len(parts.report)
             measured = _accuracy(graph, sparse, batches, count, settings, own_dense=own, progress=progress)
+        with run.timed("estimate"):
+            timed = engine_stage.timed_batches(job)
+            expected = engine_stage.expected(job, pruned.layers, timed)
+        with run.timed("engines"), output.scratch(folder) as scratch:
+            pair = _onnx_files(job, written, folder, scratch)
+            result = engine_stage.Written(folder, sparse, *pair, pruned.layers)
+            engine = engine_stage.run_engines(job, result, timed, batches)
         report = Report(
             tool="prox24-export",
             versions=facts.versions(),
@@ -116,13 +124,15 @@ def export(
             data=job.facts,
             layers=tuple(pruned.layers),
             accuracy=measured,
-            gates=gates.evaluate(settings, measured, is_copy=not weights),
+            gates=gates.evaluate(settings, measured, engine=engine, layers=pruned.layers, is_copy=not weights),
             warnings=tuple(run.warnings),
             executions=pruned.executions,
             refinement=refined,
+            estimate=expected,
+            engine=engine,
             seconds=run.seconds | {"total": round(time.perf_counter() - run.start, 3)},
         )
-        _render(report, folder)
+        files.write(report, folder)
     return report
 
 
@@ -153,10 +163,14 @@ def plan(
     )
 
 
-def _render(report: Report, folder: Path) -> None:
-    (folder / output.REPORT).write_text(report.to_json(), encoding="utf-8")
-    (folder / "report.html").write_text(html.render(report), encoding="utf-8")
-    (folder / "summary.md").write_text(markdown.render(report), encoding="utf-8")
+def _onnx_files(job: Job, written: Path, folder: Path, scratch: Path) -> tuple[Path | None, Path | None]:
+    """Dense and sparse model as ONNX files, as far as there are any; a torch model's dense one goes to `scratch`."""
+    if isinstance(job.frontend, frontends.Onnx):
+        return job.frontend.path, written
+    if not job.wants_onnx:
+        return None, None
+    needed = job.choice.engine in {"tensorrt", "onnxruntime"} or job.choice.writes_files
+    return (job.frontend.write_onnx(job.graph, scratch) if needed else None), folder / "model.onnx"
 
 
 def _accuracy(

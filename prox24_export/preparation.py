@@ -32,8 +32,11 @@ def samples_of(
         settings: Seed, number and shapes of samples.
         needed: Whether anything is eligible. Where nothing is, nothing is drawn at random.
     """
-    if settings.shapes and calibration is not None:
-        raise InputError("--shapes sizes random inputs, and --calibration gives real ones. Leave one of them out.")
+    if settings.shapes and calibration is not None and settings.engine == "none":
+        raise InputError(
+            "--shapes sizes random inputs and engines; --calibration gives real inputs, and --engine none builds no "
+            "engine. Leave --shapes out."
+        )
     if settings.stride is not None and Path(str(evaluation)).suffix.lower() != text.ENDING:
         raise InputError("--stride is for windows over one text. Give --evaluation a .txt file, or leave it out.")
 
@@ -46,7 +49,7 @@ def samples_of(
         samples = []
     elif calibration is None:
         count = settings.samples or data.RANDOM_SAMPLES
-        samples = data.random(graph.inputs, graph.gathered_rows, settings.shapes, count, settings.seed)
+        samples = data.random(graph.inputs, graph.gathered_rows, settings.random_shapes, count, settings.seed)
     else:
         samples = data.read(calibration, graph.inputs, "--calibration", tokenizer(None))
     _expect_rows(graph, samples, "--calibration")

@@ -5,12 +5,15 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
+from prox24_export.engines.profiles import Shape, ShapeRange
 from prox24_export.errors import InputError
 
 Method = Literal["prox", "prox-gradient", "sparsegpt", "wanda", "magnitude"]
 Effort = Literal["fast", "default", "thorough"]
 Refine = Literal["no", "weights", "weights+bias", "all"]
 RefineMode = Literal["auto", "model", "segments"]
+Engine = Literal["auto", "tensorrt", "torch", "onnxruntime", "none"]
+Precision = Literal["fp16", "bf16", "fp32"]
 AIMS_AT_DENSE_OUTPUT: frozenset[Method] = frozenset({"prox", "prox-gradient"})
 
 
@@ -25,7 +28,8 @@ class Settings:
         exclude: Globs on node or weight names; layers that match one stay dense.
         samples: Calibration samples used, drawn with `seed`; None: all (32 where inputs are random).
         seed: Of every random choice: random inputs, which samples are used, how they are split.
-        shapes: Sizes of random inputs by input name, where dynamic axes should not be 1 (first) and 32 (others).
+        shapes: Shape, or range of shapes, by input name: of random inputs (whose dynamic axes are otherwise 1, the
+            first, and 32), of engines and of what is timed.
         damping: Share of the mean diagonal added to each Gram matrix; None: from tokens per input dimension.
         blend: 0 aims at the dense weight, 1 at the dense network's output; None: chosen on held-back data.
         sequence: Tokens in a row of a text file.
@@ -38,6 +42,15 @@ class Settings:
         refine_mode: Together, or a segment (a block) at a time; `auto`: together where half of free memory suffices.
         refine_minutes: Most minutes spent on it; None: about 360 steps.
         refine_loss: `module:function` that measures pruned against dense outputs; None: detected for each output.
+        engine: What the latency is measured with; `auto`: TensorRT, else torch.sparse on a CUDA GPU, else nothing.
+        precision: Of the engines, and of ONNX files written for them; None: fp16 where an engine is built.
+        workspace_mb: Most MB (2²⁰ bytes) of scratch memory a TensorRT tactic may use; None: all there is.
+        timing_cache: File with tactic timings of earlier TensorRT builds; read, never written.
+        min_speedup: Gate: least speed-up; the lower end of its interval counts.
+        min_sparse_layers: Gate: fewest layers that must be sparse.
+        max_metric_change: Gate: most that any metric but top-1 may change in its bad direction.
+        strict: Gates look at the bad end of a figure's interval, not at the figure.
+        baseline: `report.json` of an earlier run, against which nothing may regress.
         offload: Keep activations between stages on disk.
         onnx: Also write `model.onnx`, where the model is not an ONNX file.
         force: Replace a finished run in the output folder.
@@ -49,7 +62,7 @@ class Settings:
     exclude: tuple[str, ...] = ()
     samples: int | None = None
     seed: int = 0
-    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    shapes: Mapping[str, ShapeRange | Shape] = field(default_factory=dict)
     damping: float | None = None
     blend: float | None = None
     sequence: int = 256
@@ -61,6 +74,15 @@ class Settings:
     refine_mode: RefineMode = "auto"
     refine_minutes: float | None = None
     refine_loss: str | None = None
+    engine: Engine = "auto"
+    precision: Precision | None = None
+    workspace_mb: int | None = None
+    timing_cache: str | None = None
+    min_speedup: float | None = None
+    min_sparse_layers: int | None = None
+    max_metric_change: float | None = None
+    strict: bool = False
+    baseline: str | None = None
     offload: bool = False
     onnx: bool = False
     force: bool = False
@@ -97,29 +119,34 @@ class Settings:
         drop = self.max_accuracy_drop
         _expect(drop is None or 0 <= drop < math.inf, "--max-accuracy-drop", "0 points or more", drop)
         _expect(self.min_snr is None or math.isfinite(self.min_snr), "--min-snr", "a number of dB", self.min_snr)
+        _expect(self.engine in get_args(Engine), "--engine", f"one of {', '.join(get_args(Engine))}", self.engine)
+        known = get_args(Precision)
+        _expect(self.precision in {None, *known}, "--precision", f"one of {', '.join(known)}", self.precision)
+        _expect(self.workspace_mb is None or self.workspace_mb >= 1, "--workspace-mb", "1 or more", self.workspace_mb)
+        for option, limit in (("--min-speedup", self.min_speedup), ("--max-metric-change", self.max_metric_change)):
+            _expect(limit is None or 0 <= limit < math.inf, option, "0 or more", limit)
+        least = self.min_sparse_layers
+        _expect(least is None or least >= 0, "--min-sparse-layers", "0 or more", least)
+        for name, shapes in self.ranges.items():
+            fits = all(size >= 1 for shape in (shapes.min, shapes.opt, shapes.max) for size in shape)
+            _expect(fits, "--shapes", "sizes of at least 1", f"{name}: {shapes}")
 
-        for name, shape in self.shapes.items():
-            _expect(all(size >= 1 for size in shape), "--shapes", "sizes of at least 1", f"{name}: {shape}")
+    @property
+    def ranges(self) -> dict[str, ShapeRange]:
+        """`shapes`, each as a range."""
+        return {
+            name: shape if isinstance(shape, ShapeRange) else ShapeRange(shape, shape, shape)
+            for name, shape in self.shapes.items()
+        }
+
+    @property
+    def random_shapes(self) -> dict[str, Shape]:
+        """Shapes of random inputs: the likeliest."""
+        return {name: shapes.opt for name, shapes in self.ranges.items()}
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for the report."""
-        return asdict(self) | {"shapes": {name: list(shape) for name, shape in self.shapes.items()}}
-
-
-def parse_shape(text: str) -> tuple[str, tuple[int, ...]]:
-    """`name:1x3x224x224` → (`name`, (1, 3, 224, 224)). The name may itself hold colons.
-
-    Raises:
-        InputError: The text is not of that form.
-    """
-    name, _, sizes = text.rpartition(":")
-    try:
-        shape = tuple(int(size) for size in sizes.lower().split("x"))
-    except ValueError:
-        shape = ()
-    if not name or not shape or any(size < 1 for size in shape):
-        raise InputError(f"--shapes must look like name:1x3x224x224. Got {text!r}.")
-    return name, shape
+        return asdict(self) | {"shapes": {name: str(shapes) for name, shapes in self.ranges.items()}}
 
 
 def _expect(holds: bool, option: str, wanted: str, got: object) -> None:

@@ -251,7 +251,7 @@ def shape_of_no_input(folder: Path) -> Case:
 
 
 def malformed_shape(folder: Path) -> Case:
-    return [network(folder), "--shapes", "x=1x8"], "--shapes must look like name:1x3x224x224. Got 'x=1x8'."
+    return [network(folder), "--shapes", "x=1x8"], "--shapes must look like name:1x3x224x224 or name:MIN,OPT,MAX"
 
 
 def folder_of_somebody_else(folder: Path) -> Case:

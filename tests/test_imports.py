@@ -23,7 +23,7 @@ OPTIONS = {
     "--exclude": "Default: none",
     "--samples": "Default: all; 32 random ones",
     "--seed": "[default: 0]",
-    "--shapes": "Default: dynamic axes are 1 (the first) and 32",
+    "--shapes": "Default: dynamic axes are 1 (the first) and 32 where inputs are random",
     "--damping": "Default: from tokens per input dimension",
     "--blend": "Default: chosen on held-back samples",
     "--max-accuracy-drop": "Default: no gate",

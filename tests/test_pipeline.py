@@ -104,7 +104,7 @@ def test_the_batch_is_probed_on_the_largest_group_of_any_part(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("settings", "calibrated", "said"),
     [
-        ({"shapes": {"x": (1, 16)}}, True, "--shapes sizes random inputs"),
+        ({"shapes": {"x": (1, 16)}, "engine": "none"}, True, "--shapes sizes random inputs and engines"),
         ({"method": "wanda", "damping": 0.1}, True, "--damping must be left out with --method wanda"),
         ({"method": "sparsegpt", "blend": 0.5}, True, "--blend must be left out with --method sparsegpt"),
     ],

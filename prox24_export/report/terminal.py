@@ -8,9 +8,11 @@ from io import StringIO
 from typing import Any
 
 from prox24_export.planning import Plan
+from prox24_export.report.engine_model import LatencyPoint
 from prox24_export.report.model import Gate, LayerReport, Report
 
 WIDTH = 100
+ENGINE_NAMES = {"tensorrt": "TensorRT", "torch": "torch.sparse (not TensorRT)", "onnxruntime": "ONNX Runtime, CPU"}
 COLUMNS = ("name", "op", "weight", "k", "n", "parameters", "share", "state", "reason", "notes")
 
 
@@ -27,10 +29,53 @@ def render(report: Report) -> str:
         lines.append(f"{'refined' if report.refinement.kept else 'not refined'}: {report.refinement.reason}")
     if report.accuracy is not None:
         lines += _accuracy(report)
+    lines += engine_lines(report)
     lines += [_gate(gate) for gate in report.gates]
     lines += [f"warning: {warning}" for warning in report.warnings]
     lines.append(f"{report.output.path}  ({report.seconds['total']:.1f} s)")
     return "\n".join(lines) + "\n"
+
+
+def engine_lines(report: Report) -> list[str]:
+    """Speed-up, or in one line why there is none, and the estimate."""
+    lines = []
+    engine, expected = report.engine, report.estimate
+    if expected is not None and report.sparse_layers:
+        lines.append(
+            f"estimate: {100 * expected.sparse_share:.1f} % of the linear layers' operations are in sparse layers, "
+            f"at most {expected.bound:.2f} times as fast"
+        )
+    if engine is None:
+        return lines
+    states = [layer for layer in engine.layers if engine.engine == "tensorrt"]
+    if states:
+        eligible, chosen = (sum(getattr(layer, name) is True for layer in states) for name in ("eligible", "chosen"))
+        lines.append(f"TensorRT: {eligible} of {len(states)} pruned layers eligible, {chosen} with a sparse tactic")
+    lines += [_latency(engine.engine, point) for point in engine.latency]
+    if engine.not_measured:
+        lines.append(f"speed-up not measured: {engine.not_measured}")
+    return lines
+
+
+def latency_table(report: Report) -> str:
+    """What `bench` prints."""
+    layers = f"{len(report.sparse_layers)} of {len(report.layers)} linear layers of {report.output.path} are 2:4 sparse"
+    lines = [layers] if report.layers else []
+    lines += engine_lines(report)
+    doubts = dict.fromkeys(
+        text for point in (report.engine.latency if report.engine else ()) for text in point.warnings
+    )
+    lines += [_gate(gate) for gate in report.gates]
+    lines += [f"warning: {text}" for text in (*report.warnings, *doubts)]
+    return "\n".join(lines) + "\n"
+
+
+def _latency(engine: str, point: LatencyPoint) -> str:
+    ratio, name = point.speedup, ENGINE_NAMES.get(engine, engine)
+    told = f"{ratio.value:.3f} ({ratio.low:.3f} to {ratio.high:.3f}), {ratio.verdict}"
+    verdict = told if point.valid else f"INVALID: {'; '.join(point.reasons)}"
+    medians = f"{point.dense.median:.3f} ms dense, {point.sparse.median:.3f} ms sparse"
+    return f"{name}, batch {point.batch}: {medians}: {verdict}"
 
 
 def _gate(gate: Gate) -> str:

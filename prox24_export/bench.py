@@ -1,0 +1,186 @@
+"""`prox24-export bench DENSE SPARSE`: a latency benchmark of two models that are there already."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from prox24_export import calibration as data
+from prox24_export import engine_stage, facts, frontends, output, preparation
+from prox24_export.engines.choice import choose
+from prox24_export.errors import InputError
+from prox24_export.job import Job
+from prox24_export.passes.find_linears import FindLinears
+from prox24_export.passes.graph import Candidate, Feeds, Linear
+from prox24_export.passes.onnx_graph import OnnxGraph
+from prox24_export.passes.verify_pattern import check
+from prox24_export.pruning import row_of
+from prox24_export.report import files
+from prox24_export.report.model import LayerReport, Report
+from prox24_export.run import Run
+from prox24_export.settings import Settings
+from prox24_export.validation import gates
+
+ENGINE_FILES = {".engine", ".plan", ".trt"}
+USUAL = (1, 8, 32)
+
+
+def bench(
+    dense: Path,
+    sparse: Path,
+    out: Path | None = None,
+    *,
+    batches: Sequence[int] = (),
+    inputs: str | None = None,
+    settings: Settings | None = None,
+) -> Report:
+    """Times both models in turns on the same inputs, and writes the report.
+
+    Args:
+        dense: ONNX file, or a TensorRT engine.
+        sparse: The same.
+        out: Folder to write; default `SPARSE_STEM-bench` in the current folder.
+        batches: Sizes of the first axis, one point each; none: 1, 8 and 32 where that axis is dynamic.
+        inputs: Samples, as for calibration; None draws them. Engines need them: an `.npz` by name of the input.
+        settings: `engine`, `precision`, `shapes`, `min_speedup`, `seed` and what concerns engines count.
+
+    Raises:
+        InputError: A file or an option is unsuitable; nothing was written.
+        UnavailableError: Nothing can be timed here; nothing was written.
+        Prox24Error: The engine cannot build or run a model.
+        OSError: The output cannot be written.
+    """
+    run, settings = Run(), settings or Settings()
+    target = out or Path(f"{sparse.stem}-bench")
+    output.check(target, sparse, dense, inputs, force=settings.force)
+    for file in (dense, sparse):
+        if not file.is_file():
+            raise InputError(f"no such model: {file}. Expected two .onnx files or two TensorRT engines.")
+    kinds = {file.suffix.lower() in ENGINE_FILES for file in (dense, sparse)}
+    if len(kinds) > 1:
+        raise InputError(f"{dense} and {sparse} must both be ONNX files, or both TensorRT engines.")
+    with output.folder(target) as folder:
+        if kinds == {True}:
+            report = _of_engines(dense, sparse, inputs, batches, settings, run)
+        else:
+            report = _of_models(dense, sparse, folder, batches, inputs, settings, run)
+        report = replace(report, seconds=run.seconds | {"total": round(time.perf_counter() - run.start, 3)})
+        files.write(report, folder)
+    return report
+
+
+def _of_models(  # noqa: PLR0917 - as `bench` has them
+    dense: Path,
+    sparse: Path,
+    folder: Path,
+    batches: Sequence[int],
+    inputs: str | None,
+    settings: Settings,
+    run: Run,
+) -> Report:
+    choice = choose(settings if settings.engine != "auto" else _best(settings), has_onnx=True)
+    with run.timed("load"):
+        left, right = OnnxGraph(dense), OnnxGraph(sparse)
+        found = FindLinears(settings.include, settings.exclude).call(right)
+        rows = _rows(right, found)
+    with run.timed("data"):
+        samples = [] if inputs is None else data.read(inputs, left.inputs, "--inputs")
+        parts = data.Parts(tuple(samples), (), ())
+        size = preparation.batch_size(left, parts) if samples else 1
+        job = Job(frontends.Onnx(dense), left, settings, folder, found, parts, None, size, choice)
+        timed = _timed(job, batches)
+    with run.timed("estimate"):
+        expected = engine_stage.expected(job, rows, timed)
+    with run.timed("engines"):
+        written = engine_stage.Written(folder, right, dense, sparse, rows)
+        engine = engine_stage.run_engines(job, written, timed)
+    return Report(
+        tool=output.TOOL,
+        versions=facts.versions(),
+        machine=facts.machine(),
+        started=run.started,
+        settings=settings.as_dict(),
+        input=facts.file_facts(dense, dense),
+        output=facts.file_facts(sparse, sparse),
+        data=None,
+        layers=tuple(rows),
+        accuracy=None,
+        gates=gates.evaluate(settings, None, engine=engine, layers=rows),
+        warnings=tuple(run.warnings),
+        executions=None,
+        estimate=expected,
+        engine=engine,
+    )
+
+
+def _best(settings: Settings) -> Settings:
+    """With `auto` there is always something to time: ONNX Runtime's CPU where nothing else is."""
+    found = choose(replace(settings, min_speedup=None), has_onnx=True)
+    return replace(settings, engine="onnxruntime") if found.engine == "none" else settings
+
+
+def _rows(graph: OnnxGraph, found: Sequence[object]) -> list[LayerReport]:
+    """Every layer; one is sparse where each use of its weight is 2:4."""
+    wrong = {use.weight for use in graph.operators() if isinstance(use, Candidate) and check(graph, use).violations}
+    rows = []
+    for layer in found:
+        row = row_of(layer, graph.parameters)  # type: ignore[arg-type] # what FindLinears gives
+        if isinstance(layer, Linear) and layer.weight in wrong:
+            row = replace(row, state="dense", reason="its weight is not 2:4 in this file", notes=())
+        rows.append(row)
+    return rows
+
+
+def _timed(job: Job, batches: Sequence[int]) -> list[Feeds]:
+    """One call for each size, of the samples given or of random ones; the shapes given where there are any."""
+    if job.settings.ranges and not batches:
+        return engine_stage.timed_batches(job)
+    free = data.can_join(job.graph.inputs)
+    sizes = tuple(batches) or (USUAL if free else (1,))
+    if not free and sizes != (1,):
+        raise InputError(f"--batch {sizes[0]}: the model's first axis is fixed. Leave --batch out.")
+    return [_call(job, size) for size in dict.fromkeys(sizes)]
+
+
+def _call(job: Job, size: int) -> Feeds:
+    graph, samples = job.graph, list(job.parts.fit)
+    if not samples:
+        samples = data.random(graph.inputs, graph.gathered_rows, job.settings.random_shapes, size, job.settings.seed)
+    repeated = (samples * -(-size // len(samples)))[:size]
+    return next(feeds for feeds, _ in data.joined(repeated, graph.inputs, size))
+
+
+def _of_engines(  # noqa: PLR0917 - as `bench` has them
+    dense: Path, sparse: Path, inputs: str | None, batches: Sequence[int], settings: Settings, run: Run
+) -> Report:
+    """Engines are timed as they are; their layers and outputs are not compared with anything."""
+    from prox24_export.engines import tensorrt_bench  # noqa: PLC0415 (optional)
+
+    if inputs is None or Path(inputs).suffix.lower() != ".npz":
+        raise InputError("engines are timed on --inputs FILE.npz, with an array for every input of the engine.")
+    arrays = dict(np.load(inputs))
+    longest = min((len(array) for array in arrays.values() if array.ndim), default=1)
+    sizes = tuple(batches) or (longest,)
+    if max(sizes) > longest:
+        raise InputError(f"--batch {max(sizes)}: {inputs} has {longest} samples. Give more samples or a smaller batch.")
+    timed = [{name: array[:size] if array.ndim else array for name, array in arrays.items()} for size in sizes]
+    with run.timed("engines"):
+        engine = tensorrt_bench.bench_engines(dense, sparse, timed, settings.precision or "fp16")
+    return Report(
+        tool=output.TOOL,
+        versions=facts.versions(),
+        machine=facts.machine(),
+        started=run.started,
+        settings=settings.as_dict(),
+        input=facts.file_facts(dense, dense),
+        output=facts.file_facts(sparse, sparse),
+        data=None,
+        layers=(),
+        accuracy=None,
+        gates=gates.evaluate(settings, None, engine=engine, layers=()),
+        warnings=tuple(run.warnings),
+        executions=None,
+        engine=engine,
+    )

@@ -1,0 +1,71 @@
+"""Which engine a run measures with: found out before any work."""
+
+from dataclasses import dataclass
+
+from prox24_export.errors import InputError, UnavailableError
+from prox24_export.report.engine_model import EngineName
+from prox24_export.settings import Settings
+
+REMEDY = "Leave --min-speedup out, or run where TensorRT or a CUDA GPU is."
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What will be measured.
+
+    Attributes:
+        engine: With which engine; `none`: nothing.
+        precision: Of the engines, and of the ONNX files that are written for them.
+        writes_files: Whether ONNX files in that precision are written even without TensorRT.
+        why_not: Why there will be no speed-up to report, in one sentence; empty where there will.
+    """
+
+    engine: EngineName
+    precision: str
+    writes_files: bool = False
+    why_not: str = ""
+
+
+def choose(settings: Settings, *, has_onnx: bool) -> Choice:
+    """The engine that the settings ask for; with `auto` the best that is here.
+
+    Args:
+        settings: `engine`, `precision` and `min_speedup` count.
+        has_onnx: Whether the run has, or writes, the model as ONNX files, which TensorRT and ONNX Runtime read.
+
+    Raises:
+        UnavailableError: What was asked for cannot be had here.
+        InputError: An engine that reads ONNX was asked for, for a model that is none.
+    """
+    choice = _chosen(settings, has_onnx=has_onnx)
+    if settings.min_speedup is not None and choice.engine not in {"tensorrt", "torch"}:
+        why = choice.why_not or "with --engine none nothing is measured."
+        raise UnavailableError(f"--min-speedup needs a speed-up, and none can be measured here: {why} {REMEDY}")
+    return choice
+
+
+def _chosen(settings: Settings, *, has_onnx: bool) -> Choice:
+    from prox24_export.engines import tensorrt, torch_sparse  # noqa: PLC0415 (looks for libraries)
+
+    asked, precision, writes = settings.engine, settings.precision or "fp16", settings.precision is not None
+    if asked in {"tensorrt", "onnxruntime"} and not has_onnx:
+        raise InputError(
+            f"--engine {asked} reads ONNX files, and this model is none. Add --onnx, or use --engine torch."
+        )
+    if writes and not has_onnx and asked != "torch":
+        raise InputError("--precision converts ONNX files, and this model is none. Add --onnx, or leave it out.")
+    if asked == "tensorrt":
+        tensorrt.require()
+    if asked == "torch":
+        torch_sparse.require()
+    if asked == "none":
+        return Choice("none", precision, writes, "--engine none was asked for.")
+    if asked != "auto":
+        return Choice(asked, precision, writes)
+    there, torch = tensorrt.availability(), torch_sparse.availability()
+    if there.available and has_onnx:
+        return Choice("tensorrt", precision, writes)
+    if torch.available:
+        return Choice("torch", precision, writes)
+    first = there.reason if has_onnx else "it reads ONNX files, and this model is none (--onnx)."
+    return Choice("none", precision, writes, f"TensorRT: {first} torch.sparse: {torch.reason}")
