@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -20,10 +20,13 @@ import torch.nn.functional as F  # noqa: N812 (the name torch's own documentatio
 from models import DATA
 from torch import Tensor, nn
 
+from prox24_export.engine_stage import profile
 from prox24_export.engines import gpu_state, tensorrt, torch_sparse
 from prox24_export.engines.estimate import estimate
 from prox24_export.engines.gpu_watch import watching
+from prox24_export.engines.pruned_layers import pruned_layers
 from prox24_export.errors import Prox24Error
+from prox24_export.lowering import lower
 from prox24_export.passes.emit_onnx import emit_onnx
 from prox24_export.passes.find_linears import FindLinears
 from prox24_export.passes.fx_graph import FxGraph
@@ -31,9 +34,10 @@ from prox24_export.passes.graph import Feeds, Linear, TracedGraph
 from prox24_export.passes.onnx_graph import OnnxGraph
 from prox24_export.passes.rewrite_weights import RewriteWeights
 from prox24_export.passes.trace import trace, with_tensors
+from prox24_export.pruning import row_of
 from prox24_export.report.engine_model import EngineName, EngineReport, Estimate, LatencyPoint
 from prox24_export.solver.pattern import two_four_mask
-from prox24_export.validation.latency import Procedure, Reference, measure
+from prox24_export.validation.latency import Procedure
 
 SEQUENCE = 128  # tokens of a sample
 QUICK = Procedure(warm_up_ms=200, duration_ms=500)
@@ -178,7 +182,7 @@ class Case:
     dense: TracedGraph
     sparse: TracedGraph
     batches: Sequence[Feeds]
-    precision: str
+    precision: Literal["fp16", "bf16"]
     folder: Path
     procedure: Procedure
     watch: Watch | None
@@ -197,56 +201,30 @@ def torch_engine(case: Case) -> EngineReport:
 
 
 def tensorrt_engine(case: Case) -> EngineReport:
-    """TensorRT: three engines for all batches, built and timed."""
-    from prox24_export.engines.profiles import ShapeRange  # noqa: PLC0415 (TensorRT only)
-    from prox24_export.passes.emit_engine import BuildSettings, emit_engines  # noqa: PLC0415
-    from prox24_export.passes.lower_precision import LowerPrecision  # noqa: PLC0415
+    """TensorRT: three engines for all batches, built, diagnosed and timed."""
+    from prox24_export.engines import tensorrt_bench  # noqa: PLC0415 (TensorRT only)
+    from prox24_export.passes.emit_engine import BuildSettings  # noqa: PLC0415
 
-    known = tensorrt.require()
+    tensorrt.require()
     dense = OnnxGraph(as_onnx(case.dense, case.folder / "dense" / "model.onnx"))
     sparse = OnnxGraph(as_onnx(case.sparse, case.folder / "pruned" / "model.onnx"))
-    name = dense.inputs[0].name
-    batches = [{name: next(iter(batch.values()))} for batch in case.batches]
-    layers = [layer for layer in FindLinears().call(sparse) if isinstance(layer, Linear)]
-    lower = LowerPrecision(case.precision)  # type: ignore[arg-type] # one of its names
-    low = [case.folder / f"{kind}.{case.precision}.onnx" for kind in ("dense", "sparse")]
-    lower.call(dense.path, low[0], batches[:1])
-    lower.call(sparse.path, low[1], batches[:1], layers)
-    shapes = [batch[name].shape for batch in batches]
-    profile = {name: ShapeRange(shapes[0], shapes[len(shapes) // 2], shapes[-1])}
-    settings = BuildSettings(profile=profile, precision=case.precision)  # type: ignore[arg-type] # as above
-    engines = [built.engine for built in emit_engines(*low, case.folder, settings)]
-    points = tuple(tensorrt_point(case, (dense, sparse), engines, batch) for batch in batches)
-    return EngineReport("tensorrt", known.version, case.precision, known.device, latency=points)
-
-
-def tensorrt_point(
-    case: Case, graphs: tuple[OnnxGraph, OnnxGraph], engines: Sequence[Path], batch: Feeds
-) -> LatencyPoint:
-    """Dense, sparse and sparse without the flag on one batch."""
-    from prox24_export.engines.trt_session import TrtSession  # noqa: PLC0415 (TensorRT only)
-
-    models = [TrtSession(file.stem, file, batch) for file in engines]
-    try:
-        return measure(
-            models[0],
-            models[1],
-            models[2],
-            {name: tuple(array.shape) for name, array in batch.items()},
-            reference=Reference.of(*graphs, batch, case.precision),
-            procedure=case.procedure,
-            watch=case.watch,
-            warnings=[note for model in models for note in model.notes],
-        )
-    finally:
-        for model in models:
-            model.close()
+    batches = [{dense.inputs[0].name: next(iter(batch.values()))} for batch in case.batches]
+    found = [layer for layer in FindLinears().call(sparse) if isinstance(layer, Linear)]
+    rows = [row_of(layer, sparse.parameters) for layer in found]
+    names = [layer.weight for layer in found]
+    files = lower(dense.path, sparse.path, names, case.folder, precision=case.precision, feeds=batches[:1])
+    layers = pruned_layers(rows, files.layers, case.precision)
+    settings = BuildSettings(profile=profile(dense, {}, batches), precision=case.precision)
+    pair = tensorrt_bench.Pair(files.dense, files.sparse, (dense, sparse), layers)
+    return tensorrt_bench.bench(pair, batches, case.folder, settings, procedure=case.procedure, watch=case.watch)
 
 
 ENGINES: dict[EngineName, Callable[[Case], EngineReport]] = {"torch": torch_engine, "tensorrt": tensorrt_engine}
 
 
-def run(subject: Subject, precision: str, how: Procedure) -> Iterator[tuple[EngineReport, Estimate]]:
+def run(
+    subject: Subject, precision: Literal["fp16", "bf16"], how: Procedure
+) -> Iterator[tuple[EngineReport, Estimate]]:
     """Every engine on one model; where one is not here or fails, its report says why."""
     with tempfile.TemporaryDirectory() as work, watching(gpu_state.visible()) as (watch, note):
         if note:
@@ -264,7 +242,7 @@ def run(subject: Subject, precision: str, how: Procedure) -> Iterator[tuple[Engi
                 yield EngineReport(name, precision=precision, not_measured=str(error)), expected
 
 
-def measured(*, quick: bool, precision: str = "fp16") -> tuple[list[dict[str, Any]], str]:
+def measured(*, quick: bool, precision: Literal["fp16", "bf16"] = "fp16") -> tuple[list[dict[str, Any]], str]:
     """Rows for JSON, and the Markdown."""
     how = QUICK if quick else Procedure()
     rows: list[dict[str, Any]] = []

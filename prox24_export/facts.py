@@ -17,6 +17,7 @@ from prox24_export.report.model import FileFacts
 PACKAGES = ("prox24-export", "torch", "onnx", "onnx-ir", "onnxruntime", "numpy", "numba")
 OPTIONAL = ("transformers", "safetensors", "triton")
 CHUNK = 1 << 20
+M_MMAP_THRESHOLD, LARGE_BLOCK = -3, 4 << 20  # malloc.h; bytes
 
 
 def file_facts(path: Path, shown: Path) -> FileFacts:
@@ -47,6 +48,17 @@ def return_free_memory() -> None:
     """Gives freed pages back to the system: glibc keeps those of arrays below 32 MB, which add up."""
     with contextlib.suppress(OSError, AttributeError):  # another C library
         ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
+def keep_no_large_blocks() -> None:
+    """Lets glibc return every freed block of 4 MB or more at once, for the rest of the process.
+
+    By itself it raises this threshold to 32 MB as soon as a larger block is freed; what it then keeps of smaller ones
+    lies between arrays that live longer, and came to 280 MB beside a model of which only a block is in memory. It
+    costs page faults, so it is for models that are read in pieces.
+    """
+    with contextlib.suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL("libc.so.6").mallopt(M_MMAP_THRESHOLD, LARGE_BLOCK)
 
 
 def resident_memory_mb() -> float:

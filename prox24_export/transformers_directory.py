@@ -45,6 +45,8 @@ class TransformersDirectory:
                 or traced.
         """
         module, read = load(self.path)
+        if read is not None:
+            facts.keep_no_large_blocks()
         predicts = type(module).__name__.endswith(("ForCausalLM", "LMHeadModel"))
         return FxGraph(self.path, traced(module, self.path), predicts, read)
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
@@ -128,3 +129,18 @@ def test_without_tensorrt_it_is_refused_before_any_work(tmp_path: Path, monkeypa
     with pytest.raises(UnavailableError, match=r"tensorrt is not installed\. Install it: pip install"):
         run(tmp_path)
     assert not (tmp_path / "out").exists()
+
+
+def test_the_gpu_benchmark_takes_the_same_way(trt: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "benchmarks")
+    gpu_engines = import_module("gpu_engines")
+    dense = OnnxGraph(network(tmp_path))
+    (tmp_path / "pruned").mkdir()
+    sparse, _ = gpu_engines.pruned(dense, tmp_path / "pruned")
+    batches = [{"x": normal(size, 64)} for size in (1, 4)]
+    case = gpu_engines.Case(dense, sparse, batches, "fp16", tmp_path, QUICK, None)
+    report = gpu_engines.tensorrt_engine(case)
+    assert report.version == trt.__version__
+    assert [point.batch for point in report.latency] == [1, 4]
+    assert [layer.chosen for layer in report.layers] == [True, False]
+    assert not any("outputs differ" in reason for point in report.latency for reason in point.reasons)
