@@ -8,7 +8,6 @@ Medians of valid latencies (variation at most 2.5 %) repeat within 2 or 3 %; 5 %
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from prox24_export.report.engine_model import EngineReport, LatencyPoint
 from prox24_export.report.model import AccuracyReport, Gate, LayerReport, Report

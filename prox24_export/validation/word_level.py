@@ -11,8 +11,9 @@
 
     wer.better = "lower"
 
-`words` turns token numbers into a list of words, as the model's vocabulary wants it. Of token classification nothing has
-to be decoded: `labels` with −100 at all but the first piece of each word make top-1 the share of words that are right.
+`words` turns token numbers into a list of words, as the model's vocabulary wants it. Of token classification nothing
+has to be decoded: `labels` with −100 at all but the first piece of each word make top-1 the share of words that are
+right.
 """
 
 from collections.abc import Hashable, Iterable, Sequence
@@ -42,7 +43,7 @@ def error_counts(pairs: Iterable[tuple[Sequence[Hashable], Sequence[Hashable]]])
     """Errors and words of each sample, [n] each: a metric by sample whose value is the word error rate.
 
     Args:
-        pairs: Reference and what was found, as words (lists of strings) or tokens; a string is a sequence of characters.
+        pairs: Reference and what was found, as lists of words or tokens; a string is a sequence of characters.
     """
     counts = [(edit_distance(reference, found), len(reference)) for reference, found in pairs]
     table = np.asarray(counts, np.int64).reshape(-1, 2)

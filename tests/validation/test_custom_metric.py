@@ -1,13 +1,21 @@
 """The user's own metric, through the command."""
 
 import json
+import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
+from prox24_export.errors import InputError
+from prox24_export.report.model import AccuracyReport, Change
+from prox24_export.validation.custom_metric import Measured, add_to, measure_samples
 from tests.command import command, network, samples
 from tests.graphs import normal
+
+Array = npt.NDArray[Any]
 
 METRICS = """\
 import numpy as np
@@ -60,3 +68,102 @@ def test_a_metric_that_gives_no_number_is_refused(name: str, said: str, tmp_path
     assert outcome.code == 2
     assert said in outcome.stderr
     assert not (tmp_path / "net-2to4").exists()
+
+
+BY_SAMPLE = """\
+import numpy as np
+
+def rows(run, batches):
+    return np.concatenate([run(feeds)["y"][:, 0] for feeds, _ in batches])
+
+def hits(run, batches):
+    return {"hits": [bool(value > 0) for value in rows(run, batches)], "plain": 3}
+
+hits.better = {"hits": "higher"}
+
+def wer(run, batches):
+    return np.array([1, 0, 3]), np.array([4, 2, 4])
+
+wer.better = "lower"
+
+def uneven(run, batches):
+    return np.ones(3), np.ones(2)
+
+def nothing(run, batches):
+    return np.ones(3), np.zeros(3)
+
+def infinite(run, batches):
+    return np.array([1.0, np.inf])
+
+def misled(run, batches):
+    return 1.0
+
+misled.better = "upwards"
+"""
+
+
+def of(name: str, outputs: Array) -> Measured:
+    return measure_samples(
+        f"by_sample:{name}", lambda feeds: [outputs[feeds["x"]]], ["y"], [({"x": np.arange(3)}, None)]
+    )
+
+
+@pytest.fixture
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "by_sample.py").write_text(BY_SAMPLE, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.usefixtures("_here")
+def test_a_metric_by_sample_is_the_mean_and_gets_an_interval() -> None:
+    outputs = normal(3, 2)
+    dense, sparse = of("rows", outputs), of("rows", outputs - [[0.1], [0.2], [0.3]])
+    assert dense.values == {"rows": pytest.approx(float(outputs[:, 0].mean()))}
+    kept = Change("top1", -1.0, -2.0, 0.0, 3)
+    report = add_to(AccuracyReport(3, {"top1": 1.0}, {"top1": 0.0}, (), (kept,), {"top1": "higher"}), dense, sparse)
+    assert report.changes[0] == kept
+    found = report.changes[1]
+    assert (found.metric, found.samples, found.value) == ("rows", 3, pytest.approx(-0.2))
+    assert found.low < -0.2 < found.high
+    assert report.better == {"top1": "higher"}
+    assert report.sparse["rows"] == pytest.approx(report.dense["rows"] - 0.2)
+
+
+@pytest.mark.usefixtures("_here")
+def test_totals_and_weights_give_the_ratio_of_their_sums_and_the_direction_is_the_function_s() -> None:
+    found = of("wer", normal(3, 2))
+    assert found.values == {"wer": 0.4}
+    assert found.better == {"wer": "lower"}
+    report = add_to(AccuracyReport(3, {}, {}, ()), found, found)
+    (change,) = report.changes
+    assert change.value == 0
+    assert change.low < 0 < change.high  # words are counted: three samples without a new error are no proof
+    assert report.better == {"wer": "lower"}
+
+
+@pytest.mark.usefixtures("_here")
+def test_hits_and_plain_numbers_stand_side_by_side() -> None:
+    found = of("hits", np.array([[1.0], [-1.0], [1.0]]))
+    assert found.values == {"hits": pytest.approx(2 / 3), "plain": 3.0}
+    assert set(found.totals) == found.steps == {"hits"}
+    assert found.better == {"hits": "higher"}
+
+
+@pytest.mark.usefixtures("_here")
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("uneven", "as 3 totals and 2 weights that sum to 2. Expected as many of both"),
+        ("nothing", "weights that sum to 0. Expected as many of both"),
+        ("infinite", "finite ones"),
+        ("misled", "`better` says {'misled': 'upwards'}. Expected 'higher' or 'lower'"),
+    ],
+)
+def test_arrays_that_are_no_metric_are_refused(name: str, said: str) -> None:
+    with pytest.raises(InputError, match=re.escape(said)):
+        of(name, normal(3, 2))
+
+
+def test_other_names_for_the_sparse_model_are_refused() -> None:
+    with pytest.raises(InputError, match="Expected the same names"):
+        add_to(AccuracyReport(3, {}, {}, ()), Measured({"a": 1.0}, {}, {}), Measured({"b": 1.0}, {}, {}))
