@@ -1,0 +1,281 @@
+"""Which pictures the page shows, and of which figures of the report; what was not measured has no picture."""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from prox24_export.report import engine_tables, markdown
+from prox24_export.report.engine_model import Distribution, Estimate, LatencyPoint, ShapeShare
+from prox24_export.report.html_plot import HEIGHT, Bar, Key, Mark, Plot, Tick, axis, line
+from prox24_export.report.model import LayerReport, RefinementReport
+
+FEWEST_SLOTS = 12  # so that two layers are not two walls
+LAST_QUANTILE = 99  # per cent; one outlier would squeeze everything else into a corner
+MOST_SHAPES = 20
+ASIDE = 1.5  # per cent that a second whisker stands beside the first
+MODELS = {"dense": "dense", "sparse": "sparse", "off": "sparse weights, tactics off"}
+
+
+class PrunedCurve(NamedTuple):
+    """A metric over the number of pruned layers, e.g. of a search for an accuracy budget.
+
+    Attributes:
+        metric: Name.
+        unit: With its space, e.g. ` %`.
+        points: (layers pruned, value).
+        limit: The worst value allowed; None where there is no limit.
+        chosen: Layers pruned in the model that was written; None where none was chosen.
+    """
+
+    metric: str
+    unit: str
+    points: Sequence[tuple[int, float]]
+    limit: float | None = None
+    chosen: int | None = None
+
+
+class ShapeBar(NamedTuple):
+    """Layers of one shape; widths in per cent of the widest: of all of their operations, and of the sparse ones."""
+
+    shape: str
+    tokens: str
+    layers: str
+    share: str
+    width: float
+    sparse_width: float
+
+
+def errors(layers: Sequence[LayerReport]) -> Plot | None:
+    """Relative errors in network order, dense layers as gaps; None where no layer has a finite error."""
+    known = {place: layer.relative_error for place, layer in enumerate(layers) if layer.relative_error is not None}
+    known = {place: error for place, error in known.items() if math.isfinite(error)}
+    if not known:
+        return None
+    worst = max(known, key=known.__getitem__)
+    scale, slot = axis(0, known[worst]), 100 / max(len(layers), FEWEST_SLOTS)
+    bars = [
+        Bar(
+            slot * (place + 0.1),
+            slot * 0.8,
+            HEIGHT * scale.share(error),
+            f"{layers[place].name}: {markdown.figures(layers[place])[2]}",
+        )
+        for place, error in known.items()
+    ]
+    found = f"the largest error is {markdown.figures(layers[worst])[2]}, at {layers[worst].name}"
+    return Plot(
+        name="errors",
+        title="Relative error of each sparse layer",
+        description=f"{len(known):,} sparse layers in network order; {found}.",
+        across="first layer → last layer",
+        down="relative error",
+        x_ticks=(),
+        y_ticks=scale.ticks(scale.down, " %", 100),
+        bars=bars,
+        gaps=[slot * (place + 0.5) for place, layer in enumerate(layers) if layer.state == "dense"],
+        legend=[Key("sparse bar", "sparse layer"), Key("gap", "layer left dense")],
+    )
+
+
+def refinement(found: RefinementReport | None) -> Plot | None:
+    """Objective of held-back samples and of training batches; None where nothing was tried or held back."""
+    points = [] if found is None else [point for point in found.curve if point.held is not None]
+    if found is None or len(points) < 2:  # noqa: PLR2004 (a line has two ends)
+        return None
+    held = [point.held for point in points if point.held is not None]
+    scale = axis(0, max(*held, *(point.train for point in points if point.train is not None)))
+    across = [100 * place / (len(points) - 1) for place in range(len(points))]
+    train = [(x, scale.down(point.train)) for x, point in zip(across, points, strict=True) if point.train is not None]
+    epochs = "epochs" if found.mode == "model" else "epochs of all segments, one after the other"
+    both = f"from {markdown.number(held[0])} to {markdown.number(held[-1])}"
+    return Plot(
+        name="refinement",
+        title="Objective by epoch",
+        description=f"{len(points) - 1} {epochs}; held-back samples {both}.",
+        across="first epoch → last epoch",
+        down="objective",
+        x_ticks=(),
+        y_ticks=scale.ticks(scale.down),
+        lines=[line("dense", train), line("sparse", list(zip(across, map(scale.down, held), strict=True)))],
+        legend=[Key("sparse", "held-back samples"), Key("dense", "training batches")],
+    )
+
+
+def shapes(estimate: Estimate | None) -> list[ShapeBar]:
+    """Where the operations are, the largest share first; shapes beyond the twentieth are one row."""
+    if estimate is None or not estimate.shapes:
+        return []
+    ordered = sorted(estimate.shapes, key=lambda shape: -shape.share)
+    first, rest = ordered[:MOST_SHAPES], ordered[MOST_SHAPES:]
+    groups = [(f"{shape.k:,} × {shape.n:,}", f"{shape.tokens:,}", [shape]) for shape in first]
+    groups += [(f"{len(rest):,} smaller shapes", "", rest)] if rest else []
+    widest = max(sum(shape.share for shape in group) for _, _, group in groups) or 1
+    return [_shape_bar(name, tokens, group, widest) for name, tokens, group in groups]
+
+
+def _shape_bar(name: str, tokens: str, group: Sequence[ShapeShare], widest: float) -> ShapeBar:
+    share = sum(shape.share for shape in group)
+    sparse = sum(shape.share * shape.sparse / shape.layers for shape in group)
+    return ShapeBar(
+        shape=name,
+        tokens=tokens,
+        layers=f"{sum(shape.sparse for shape in group):,} of {sum(shape.layers for shape in group):,}",
+        share=f"{markdown.number(100 * share)} %",
+        width=100 * share / widest,
+        sparse_width=100 * sparse / widest,
+    )
+
+
+def label(point: LatencyPoint, points: Sequence[LatencyPoint]) -> str:
+    """A point's batch; its shapes where two points have the same batch."""
+    if len({other.batch for other in points}) == len(points):
+        return f"batch {point.batch:,}"
+    return engine_tables.shapes(point)
+
+
+def distributions(points: Sequence[LatencyPoint]) -> list[Plot]:
+    """One ECDF for each point whose quantiles are known."""
+    return [plot for place, point in enumerate(points) if (plot := _ecdf(point, label(point, points), place))]
+
+
+def medians(points: Sequence[LatencyPoint]) -> Plot | None:
+    """Median times over the batch; None for fewer than two points."""
+    points = sorted(points, key=lambda point: point.batch)
+    if len(points) < 2:  # noqa: PLR2004 (a curve has two ends)
+        return None
+    scale = axis(0, max(run.median for point in points for _, _, run in _runs(point)))
+    marks = [
+        Mark(kind, x, *3 * (scale.down(run.median),), f"{label(point, points)}, {name}: {_ms(run.median)}")
+        for x, point in _slots(points)
+        for kind, name, run in _runs(point)
+    ]
+    return _over_batch(
+        points, marks, name="medians", title="Median time", down="milliseconds", y_ticks=scale.ticks(scale.down)
+    )
+
+
+def speedups(points: Sequence[LatencyPoint], title: str = "Speed-up") -> Plot | None:
+    """Dense over sparse, and tactics off over on, with their intervals; None for fewer than two points."""
+    points = sorted(points, key=lambda point: point.batch)
+    if len(points) < 2:  # noqa: PLR2004 (a curve has two ends)
+        return None
+    ratios = [
+        (kind, x + aside, point, ratio)
+        for x, point in _slots(points)
+        for kind, ratio, aside in (("sparse", point.speedup, 0), ("off", point.flag_speedup, ASIDE))
+        if ratio is not None
+    ]
+    ends = [end for _, _, _, ratio in ratios for end in (ratio.value, ratio.low, ratio.high)]
+    scale = axis(min(1.0, *ends), max(1.0, *ends))
+    marks = [
+        Mark(
+            kind if point.valid else f"{kind} invalid",
+            x,
+            *map(scale.down, (ratio.value, ratio.low, ratio.high)),
+            f"{label(point, points)}: {engine_tables.times(ratio)}",
+        )
+        for kind, x, point, ratio in ratios
+    ]
+    plot = _over_batch(
+        points, marks, name="speedups", title=title, down="ratio of medians", y_ticks=scale.ticks(scale.down, " ×")
+    )
+    names = {"sparse": "dense over sparse", "off": "same sparse weights: tactics off over on"}
+    return plot._replace(rule=scale.down(1.0), legend=[Key(key.kind, names[key.kind]) for key in plot.legend])
+
+
+def pruned_curve(curve: PrunedCurve | None) -> Plot | None:
+    """The metric over the number of pruned layers; None for fewer than two points."""
+    if curve is None or len(curve.points) < 2:  # noqa: PLR2004 (a curve has two ends)
+        return None
+    points = sorted(curve.points)
+    values = [value for _, value in points] + ([] if curve.limit is None else [curve.limit])
+    scale, counts = axis(min(values), max(values)), axis(points[0][0], points[-1][0])
+    placed = [(counts.across(count), scale.down(value)) for count, value in points]
+    marks = [
+        Mark(
+            "sparse" if count == curve.chosen else "sparse invalid",
+            x,
+            *3 * (y,),
+            f"{count:,} layers pruned: {markdown.number(value, 4)}{curve.unit}",
+        )
+        for (count, value), (x, y) in zip(points, placed, strict=True)
+    ]
+    chosen = "" if curve.chosen is None else f"; written: {curve.chosen:,} layers, the filled point"
+    limit = (
+        "" if curve.limit is None else f"; the limit, a dashed line, is {markdown.number(curve.limit, 4)}{curve.unit}"
+    )
+    ends = [f"{markdown.number(value, 4)}{curve.unit} with {count:,}" for count, value in (points[0], points[-1])]
+    return Plot(
+        name="pruned",
+        title=f"{curve.metric} against layers pruned",
+        description=f"{ends[0]}, {ends[1]} layers pruned{chosen}{limit}.",
+        across="layers pruned",
+        down=curve.metric,
+        x_ticks=counts.ticks(counts.across),
+        y_ticks=scale.ticks(scale.down, curve.unit),
+        lines=[line("sparse", placed)],
+        marks=marks,
+        rule=None if curve.limit is None else scale.down(curve.limit),
+    )
+
+
+def _ecdf(point: LatencyPoint, name: str, place: int) -> Plot | None:
+    runs = [(kind, words, run) for kind, words, run in _runs(point) if len(run.quantiles) > LAST_QUANTILE]
+    if not runs:
+        return None
+    drawn = [run.quantiles[: LAST_QUANTILE + 1] for _, _, run in runs]
+    scale, shares = axis(min(map(min, drawn)), max(map(max, drawn))), axis(0, 1)
+    lines = [
+        line(
+            kind,
+            [(scale.across(value), shares.down(q / 100)) for q, value in enumerate(run.quantiles[: LAST_QUANTILE + 1])],
+        )
+        for kind, _, run in runs
+    ]
+    medians = ", ".join(f"{words} {_ms(run.median)}" for _, words, run in runs)
+    return Plot(
+        name=f"ecdf-{place}",
+        title=f"Times at {name}",
+        description=f"Median: {medians}. The slowest 1 % is not drawn.",
+        across="milliseconds",
+        down="share of runs",
+        x_ticks=scale.ticks(scale.across),
+        y_ticks=shares.ticks(shares.down, " %", 100),
+        lines=lines,
+        legend=[Key(kind, words) for kind, words, _ in runs],
+    )
+
+
+def _over_batch(
+    points: Sequence[LatencyPoint], marks: Sequence[Mark], *, name: str, title: str, down: str, y_ticks: Sequence[Tick]
+) -> Plot:
+    kinds = list(dict.fromkeys(mark.kind.partition(" ")[0] for mark in marks))
+    series = {kind: [mark for mark in marks if mark.kind.partition(" ")[0] == kind] for kind in kinds}
+    ends = [label(point, points) for point in (points[0], points[-1])]
+    untrusted = " Hollow points cannot be trusted." if any("invalid" in mark.kind for mark in marks) else ""
+    return Plot(
+        name=name,
+        title=title,
+        description=f"From {ends[0]} to {ends[1]}; the table has every figure.{untrusted}",
+        across="batch",
+        down=down,
+        x_ticks=[Tick(x, label(point, points).removeprefix("batch ")) for x, point in _slots(points)],
+        y_ticks=y_ticks,
+        lines=[line(kind, [(mark.x, mark.y) for mark in series[kind]]) for kind in kinds],
+        marks=marks,
+        legend=[Key(kind, MODELS[kind]) for kind in kinds],
+    )
+
+
+def _slots(points: Sequence[LatencyPoint]) -> list[tuple[float, LatencyPoint]]:
+    """Points side by side, at equal distances whatever their batch."""
+    return [(100 * (place + 0.5) / len(points), point) for place, point in enumerate(points)]
+
+
+def _runs(point: LatencyPoint) -> list[tuple[str, str, Distribution]]:
+    found = zip(MODELS.items(), (point.dense, point.sparse, point.flag_off), strict=True)
+    return [(kind, name, run) for (kind, name), run in found if run is not None]
+
+
+def _ms(value: float) -> str:
+    return f"{markdown.number(value)} ms"

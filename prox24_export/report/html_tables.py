@@ -1,0 +1,64 @@
+"""Tables of the page that grow with the model: its layers, and the engine's."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from prox24_export.report import markdown
+from prox24_export.report.engine_model import EngineReport, LayerDiagnosis
+from prox24_export.report.html_answers import diagnoses, engine_state
+from prox24_export.report.markdown import Table
+from prox24_export.report.model import LayerReport, Report
+
+MOST_TIMES = 40
+
+
+class Row(NamedTuple):
+    """One layer; `rank` sorts by what the engine made of it."""
+
+    layer: LayerReport
+    shape: str
+    parameters: str
+    error: str
+    engine: str
+    rank: int | None
+    words: str
+    details: str
+
+
+def layers(report: Report) -> list[Row]:
+    """Every layer in network order."""
+    told = diagnoses(report)
+    is_torch = report.engine is not None and report.engine.engine == "torch"
+    rows = []
+    for layer in report.layers:
+        shape, parameters, error = markdown.figures(layer)
+        diagnosis = told.get(layer.name)
+        words = "; ".join(part for part in (layer.reason, *layer.notes, *_missing(diagnosis)) if part)
+        state, rank = engine_state(diagnosis, is_torch=is_torch)
+        rows.append(Row(layer, shape, parameters, error, state, rank, words, details(layer)))
+    return rows
+
+
+def details(layer: LayerReport) -> str:
+    """How a sparse layer was solved, in one line."""
+    known = {"blend": layer.blend, "damping": layer.damping, "iterations": layer.iterations, "seconds": layer.seconds}
+    figures = ", ".join(f"{name} {markdown.number(value)}" for name, value in known.items() if value is not None)
+    return ": ".join(part for part in (figures, layer.status) if part)
+
+
+def layer_times(engine: EngineReport | None) -> Table:
+    """Engine layers by the time saved, the most first; the fortieth is the last."""
+    found = sorted(
+        engine.layer_times if engine else (), key=lambda layer: (layer.sparse_ms or 0) - (layer.dense_ms or 0)
+    )
+    rows: list[tuple[str, ...]] = [
+        (layer.name, *("" if time is None else markdown.number(time) for time in (layer.dense_ms, layer.sparse_ms)))
+        for layer in found[:MOST_TIMES]
+    ]
+    rest = f", {MOST_TIMES} of {len(found):,}" if len(found) > MOST_TIMES else ""
+    return Table(f"Engine layers by time saved{rest}", ("Engine layer", "Dense, ms", "Sparse, ms"), rows)
+
+
+def _missing(diagnosis: LayerDiagnosis | None) -> Sequence[str]:
+    """Why the engine does not run the layer sparse, what to do about it, and what contradicts itself."""
+    return () if diagnosis is None else (diagnosis.reason, diagnosis.remedy, diagnosis.disagreement)
