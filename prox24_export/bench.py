@@ -17,7 +17,7 @@ from prox24_export.passes.graph import Candidate, Feeds, Linear
 from prox24_export.passes.onnx_graph import OnnxGraph
 from prox24_export.passes.verify_pattern import check
 from prox24_export.pruning import row_of
-from prox24_export.report import files
+from prox24_export.report import rerender
 from prox24_export.report.model import LayerReport, Report
 from prox24_export.run import Run
 from prox24_export.settings import Settings
@@ -67,7 +67,8 @@ def bench(
         else:
             report = _of_models(dense, sparse, folder, batches, inputs, settings, run)
         report = replace(report, seconds=run.seconds | {"total": round(time.perf_counter() - run.start, 3)})
-        files.write(report, folder)
+        (folder / output.REPORT).write_text(report.to_json(), encoding="utf-8")
+        rerender.write(report, folder)
     return report
 
 

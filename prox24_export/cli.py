@@ -4,7 +4,7 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import App, CycloptsError, Parameter
 
@@ -13,7 +13,12 @@ from prox24_export.errors import InputError, Prox24Error
 from prox24_export.progress import Terminal
 from prox24_export.settings import Effort, Engine, Method, Precision, Refine, RefineMode, Settings
 
+if TYPE_CHECKING:
+    from prox24_export.report.model import Report
+
 PASSED, GATE_FAILED, UNUSABLE, FAILED, INTERRUPTED = 0, 1, 2, 4, 130
+
+Format = Literal["text", "github", "github-benchmark"]
 
 EPILOGUE = """\
 Exit codes: 0 exported and every gate passed (also: nothing eligible) · 1 exported, a gate failed · 2 usage, or
@@ -24,7 +29,8 @@ failed, nothing written · 130 interrupted, nothing written.
 USAGE = """\
 Usage: prox24-export [OPTIONS] MODEL
        prox24-export inspect [OPTIONS] MODEL
-       prox24-export bench [OPTIONS] DENSE SPARSE"""
+       prox24-export bench [OPTIONS] DENSE SPARSE
+       prox24-export report [OPTIONS] RUN [OTHER]"""
 
 app = App(
     name="prox24-export",
@@ -73,6 +79,7 @@ def export(
     offload: Annotated[bool, Parameter(negative="", show_default=False)] = False,
     onnx: Annotated[bool, Parameter(negative="", show_default=False)] = False,
     force: Annotated[bool, Parameter(negative="", show_default=False)] = False,
+    format: Format = "text",  # noqa: A002 (the option's name)
     plan: Annotated[bool, Parameter(negative="", show_default=False)] = False,
 ) -> int:
     """Prune MODEL to 2:4 sparsity, verify what was written, and measure its accuracy.
@@ -118,6 +125,8 @@ def export(
         onnx: Also write model.onnx of a Hugging Face directory. Default: only the directory. Other torch models always
             give one.
         force: Replace a finished run in the output folder. Default: refuse.
+        format: Of what is printed: for people, annotations and step summary of GitHub Actions, or entries of
+            github-action-benchmark.
         plan: Only print the peak memory and the time that the run would take. Default: run.
     """
     settings = Settings(
@@ -160,8 +169,17 @@ def export(
         _print(terminal.plan_table(planned))
         return PASSED
     report = pipeline.export(model, calibration, out, evaluation=evaluation, settings=settings, progress=Terminal())
-    _print(terminal.render(report))
+    _print(_formatted(report, format))
     return PASSED if report.passed else GATE_FAILED
+
+
+def _formatted(report: "Report", format: Format) -> str:  # noqa: A002 (the option's name)
+    """What stdout gets. With `github` the step's summary gets the report, too."""
+    from prox24_export.report import github, github_benchmark, terminal  # noqa: PLC0415
+
+    if format == "github":
+        return github.render(report) + github.append_summary(report, os.environ)
+    return github_benchmark.render(report) if format == "github-benchmark" else terminal.render(report)
 
 
 @app.command(usage="Usage: prox24-export bench [OPTIONS] DENSE SPARSE", help_epilogue="")
@@ -217,6 +235,31 @@ def bench(
     report = benchmark.bench(dense, sparse, out, batches=batch or (), inputs=inputs, settings=settings)
     _print(terminal.latency_table(report))
     return PASSED if report.passed else GATE_FAILED
+
+
+@app.command(usage="Usage: prox24-export report [OPTIONS] RUN [OTHER]", help_epilogue="")
+def report(
+    run: Path,
+    other: Path | None = None,
+    /,
+    *,
+    format: Literal["text", "markdown"] = "text",  # noqa: A002 (the option's name)
+) -> int:
+    """Make the files of a finished run again from its report.json; with two runs, compare them.
+
+    Args:
+        run: Output folder of a run.
+        other: Output folder, or report.json, of a later run to compare with it; then nothing is written.
+        format: Of the comparison.
+    """
+    from prox24_export.report import compare, rerender, schema  # noqa: PLC0415
+
+    if other is None:
+        _print("".join(f"{path}\n" for path in rerender.rerender(run)))
+        return PASSED
+    both = schema.load(run), schema.load(other)
+    _print(compare.render_markdown(*both) if format == "markdown" else compare.render_text(*both))
+    return PASSED
 
 
 @app.command(usage="Usage: prox24-export inspect [OPTIONS] MODEL", help_epilogue="")

@@ -12,7 +12,8 @@ from prox24_export.engines.choice import Choice, choose
 from prox24_export.frontends import Frontend
 from prox24_export.passes.find_linears import FindLinears
 from prox24_export.passes.graph import Linear, Skipped, TracedGraph
-from prox24_export.report.model import DataFacts
+from prox24_export.report import schema
+from prox24_export.report.model import DataFacts, Report
 from prox24_export.run import Run
 from prox24_export.settings import Settings
 
@@ -33,6 +34,7 @@ class Job:
         facts: Which samples are used for what.
         size: Samples in one call.
         choice: The engine that measures at the end.
+        baseline: An earlier run, against which nothing may regress; None where there is none.
     """
 
     frontend: Frontend
@@ -44,6 +46,7 @@ class Job:
     facts: DataFacts | None
     size: int
     choice: Choice
+    baseline: Report | None = None
 
     @property
     def linears(self) -> list[Linear]:
@@ -75,6 +78,7 @@ def prepare(  # noqa: PLR0917 - as `export` has them
     frontend = frontends.of(model, example)
     target = Path(out) if out is not None else Path(_default_out(frontend.path))
     output.check(target, frontend.path, calibration, evaluation, force=settings.force)
+    baseline = None if settings.baseline is None else schema.load(Path(settings.baseline))
     is_onnx = isinstance(frontend, frontends.Onnx)
     choice = choose(settings, has_onnx=is_onnx or settings.onnx or frontend.always_onnx)
     with run.timed("load"):
@@ -89,7 +93,7 @@ def prepare(  # noqa: PLR0917 - as `export` has them
         size = preparation.batch_size(graph, parts)
         if needed:
             preparation.check_gates(graph, parts, settings, size)
-    return Job(frontend, graph, settings, target, found, parts, facts_of_data, size, choice)
+    return Job(frontend, graph, settings, target, found, parts, facts_of_data, size, choice, baseline)
 
 
 def _default_out(path: Path) -> str:

@@ -17,12 +17,12 @@ from prox24_export.passes.verify_pattern import verify_pattern
 from prox24_export.planning import Plan
 from prox24_export.progress import Progress, Silent
 from prox24_export.pruning import row_of
-from prox24_export.report import files
+from prox24_export.report import rerender
 from prox24_export.report.model import AccuracyReport, LayerReport, Report
 from prox24_export.run import Run
 from prox24_export.settings import Settings
 from prox24_export.solving import solve
-from prox24_export.validation import accuracy, custom_metric, gates
+from prox24_export.validation import accuracy, baseline, custom_metric, gates
 from prox24_export.weight_store import WeightStore
 
 
@@ -113,6 +113,13 @@ def export(
             pair = _onnx_files(job, written, folder, scratch)
             result = engine_stage.Written(folder, sparse, *pair, pruned.layers)
             engine = engine_stage.run_engines(job, result, timed, batches)
+        with run.timed("gates"):
+            verdicts = gates.evaluate(settings, measured, engine=engine, layers=pruned.layers, is_copy=not weights)
+            if job.baseline is not None:
+                strict = settings.strict
+                found = baseline.compare(job.baseline, measured, engine=engine, layers=pruned.layers, strict=strict)
+                verdicts += found.gates
+                run.warnings.extend(found.warnings)
         report = Report(
             tool="prox24-export",
             versions=facts.versions(),
@@ -124,7 +131,7 @@ def export(
             data=job.facts,
             layers=tuple(pruned.layers),
             accuracy=measured,
-            gates=gates.evaluate(settings, measured, engine=engine, layers=pruned.layers, is_copy=not weights),
+            gates=verdicts,
             warnings=tuple(run.warnings),
             executions=pruned.executions,
             refinement=refined,
@@ -132,7 +139,8 @@ def export(
             engine=engine,
             seconds=run.seconds | {"total": round(time.perf_counter() - run.start, 3)},
         )
-        files.write(report, folder)
+        (folder / output.REPORT).write_text(report.to_json(), encoding="utf-8")
+        rerender.write(report, folder)
     return report
 
 
