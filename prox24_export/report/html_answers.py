@@ -15,7 +15,7 @@ class Step(NamedTuple):
     """One step from all layers to those that a sparse tactic computes; a dash where it is not known."""
 
     label: str
-    count: str
+    layers: str
     share: float
 
 

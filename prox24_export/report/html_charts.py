@@ -145,7 +145,7 @@ def medians(points: Sequence[LatencyPoint]) -> Plot | None:
         return None
     scale = axis(0, max(run.median for point in points for _, _, run in _runs(point)))
     marks = [
-        Mark(kind, x, *3 * (scale.down(run.median),), f"{label(point, points)}, {name}: {_ms(run.median)}")
+        _spot(kind, x, scale.down(run.median), f"{label(point, points)}, {name}: {_ms(run.median)}")
         for x, point in _slots(points)
         for kind, name, run in _runs(point)
     ]
@@ -169,10 +169,12 @@ def speedups(points: Sequence[LatencyPoint], title: str = "Speed-up") -> Plot | 
     scale = axis(min(1.0, *ends), max(1.0, *ends))
     marks = [
         Mark(
-            kind if point.valid else f"{kind} invalid",
-            x,
-            *map(scale.down, (ratio.value, ratio.low, ratio.high)),
-            f"{label(point, points)}: {engine_tables.times(ratio)}",
+            kind=kind if point.valid else f"{kind} invalid",
+            x=x,
+            y=scale.down(ratio.value),
+            low=scale.down(ratio.low),
+            high=scale.down(ratio.high),
+            title=f"{label(point, points)}: {engine_tables.times(ratio)}",
         )
         for kind, x, point, ratio in ratios
     ]
@@ -192,10 +194,10 @@ def pruned_curve(curve: PrunedCurve | None) -> Plot | None:
     scale, counts = axis(min(values), max(values)), axis(points[0][0], points[-1][0])
     placed = [(counts.across(count), scale.down(value)) for count, value in points]
     marks = [
-        Mark(
+        _spot(
             "sparse" if count == curve.chosen else "sparse invalid",
             x,
-            *3 * (y,),
+            y,
             f"{count:,} layers pruned: {markdown.number(value, 4)}{curve.unit}",
         )
         for (count, value), (x, y) in zip(points, placed, strict=True)
@@ -275,6 +277,11 @@ def _slots(points: Sequence[LatencyPoint]) -> list[tuple[float, LatencyPoint]]:
 def _runs(point: LatencyPoint) -> list[tuple[str, str, Distribution]]:
     found = zip(MODELS.items(), (point.dense, point.sparse, point.flag_off), strict=True)
     return [(kind, name, run) for (kind, name), run in found if run is not None]
+
+
+def _spot(kind: str, x: float, y: float, title: str) -> Mark:
+    """A point without an interval."""
+    return Mark(kind, x, y, y, y, title)
 
 
 def _ms(value: float) -> str:

@@ -49,9 +49,9 @@ def thumbnail(mask: npt.NDArray[np.bool_]) -> Thumbnail:
     """
     if mask.ndim != 2 or mask.dtype != np.bool_:  # noqa: PLR2004 (a matrix)
         raise InputError(f"mask: expected booleans of shape [N, K], got {mask.dtype} of shape {list(mask.shape)}.")
-    corner = mask[:SIDE, :SIDE]
-    bits = base64.b64encode(np.packbits(corner).tobytes()).decode("ascii")
-    return Thumbnail(*corner.shape, *mask.shape, int(np.count_nonzero(mask)), bits)
+    shown, (n, k) = mask[:SIDE, :SIDE], mask.shape
+    bits = base64.b64encode(np.packbits(shown).tobytes()).decode("ascii")
+    return Thumbnail(min(n, SIDE), min(k, SIDE), n, k, int(np.count_nonzero(mask)), bits)
 
 
 def corner(of: Thumbnail) -> npt.NDArray[np.bool_]:

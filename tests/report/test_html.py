@@ -239,7 +239,7 @@ def test_torch_is_named_and_never_tensorrt() -> None:
     assert "Engine: torch.sparse 2.13 fp16 (not TensorRT) on NVIDIA A100." in text
     assert "sparse tactic chosen" not in text
     rows, unknown = steps(replace(report, engine=torch))
-    assert (rows[-1].count, unknown) == (str(chosen), "")
+    assert (rows[-1].layers, unknown) == (str(chosen), "")
 
 
 @pytest.mark.parametrize(
@@ -266,7 +266,7 @@ def test_what_no_log_tells_is_a_dash_and_counted() -> None:
     report = build()
     told = tuple(LayerDiagnosis(entry.name, pattern=True, eligible=None, chosen=None) for entry in report.sparse_layers)
     rows, unknown = steps(replace(report, engine=engine(report, layers=told)))
-    assert [row.count for row in rows] == ["98", "74", "–", "–"]
+    assert [row.layers for row in rows] == ["98", "74", "–", "–"]
     assert unknown == (
         "74 of 74 pruned layers not told whether eligible; 74 of 74 pruned layers not told whether chosen."
     )

@@ -57,6 +57,14 @@ def test_nothing_is_logged_and_nothing_but_the_file_is_asked_for(found: dict[str
     assert {address.partition(":")[0] for address in found["requests"]} == {"file"}
 
 
+def test_a_script_that_is_not_ours_is_not_run(look: Look) -> None:
+    """And what a page logs would be seen."""
+    stranger = "<script>document.querySelector('#layers').remove();</script></main>"
+    found = look(render(build()).replace("</main>", stranger), "use")
+    assert found["order"] == [entry.name for entry in build().layers]
+    assert any("Content Security Policy" in line for line in found["errors"])
+
+
 def test_axe_finds_no_violation(found: dict[str, Any]) -> None:
     assert found["violations"] == {kind: [] for kind in KINDS}
 
