@@ -18,16 +18,15 @@ from checks import Check, table
 from models import MODELS, Files, available, save
 
 from prox24_export import Settings
-from prox24_export import calibration as data
-from prox24_export.budget import Measure, divided, keep_budget, limits_of
+from prox24_export.budget import divided, keep_budget, limits_of, measure_of
 from prox24_export.budget_search import ORDERS, RELATIVE_ERROR, Order
+from prox24_export.calibration import Sample
 from prox24_export.job import Job, prepare
 from prox24_export.progress import Silent
 from prox24_export.pruning import Pruned, prune
 from prox24_export.report.budget_model import BudgetReport
 from prox24_export.run import Run
-from prox24_export.sensitivity import remembered, variant
-from prox24_export.validation import accuracy
+from prox24_export.sensitivity import variant
 from prox24_export.weight_store import WeightStore
 
 DROP = 0.3  # points of top-1
@@ -52,8 +51,8 @@ class Solved:
     job: Job
     pruned: Pruned
     weights: WeightStore
-    searched: list[data.Sample]
-    reported: list[data.Sample]
+    searched: list[Sample]
+    reported: list[Sample]
 
     @staticmethod
     def of(files: Files, folder: Path, settings: Settings) -> "Solved":
@@ -73,23 +72,13 @@ class Solved:
         searched, reported = divided(job.parts.report, seed=settings.seed, in_order=False)
         return Solved(job, pruned, weights, list(searched), list(reported))
 
-    def measure(self, samples: list[data.Sample]) -> Measure:
-        """Dense against any variant."""
-        graph = self.job.graph
-        batches = list(data.joined(samples, graph.inputs, self.job.size))
-        dense = remembered(variant(graph, {}), [feeds for feeds, _ in batches])
-        token = graph.inputs[0].name if graph.predicts_next_token else None
-        return lambda run: accuracy.compare(
-            dense, run, graph.outputs, batches, samples=len(samples), next_token=token, tick=lambda: None
-        )
-
     def keep(self, settings: Settings, folder: Path, orders: Mapping[str, Order]) -> Kept:
         """Searches on one part of the evaluation samples and measures on the other."""
         job = dataclasses.replace(self.job, settings=settings)
         weights = WeightStore(made(folder / "weights"))
         weights.update(self.weights)
         begun = time.perf_counter()
-        limits = limits_of(job, self.searched, self.measure(self.searched), reported=len(self.reported))
+        limits = limits_of(job, self.searched, measure_of(self.job, self.searched), reported=len(self.reported))
         _, report = keep_budget(
             job,
             self.pruned,
@@ -103,7 +92,7 @@ class Solved:
             orders=orders,
         )
         seconds = time.perf_counter() - begun
-        held = self.measure(self.reported)(variant(job.graph, weights))
+        held = measure_of(self.job, self.reported)(variant(job.graph, weights))
         metric = "top1" if settings.max_accuracy_drop is not None else "perplexity"
         change = next((change for change in held.changes if change.metric == metric), None)
         lost = held.sparse[metric] - held.dense[metric]
@@ -126,7 +115,7 @@ def budget_checks() -> Iterator[Check]:
             model, calibration, evaluation = MODELS["stories260K"][1](folder)
             cut = save(folder / "stories_128.npz", input_ids=np.load(calibration)["input_ids"][:128])
             solved = Solved.of((model, cut, evaluation), folder, Settings(max_metric_change=1.0))
-            ends = solved.measure(solved.searched)(variant(solved.job.graph, solved.weights))
+            ends = measure_of(solved.job, solved.searched)(variant(solved.job.graph, solved.weights))
             limit = round(SHARE * (ends.sparse["perplexity"] - ends.dense["perplexity"]), 1)
             settings = Settings(max_metric_change=limit)
             yield from compared(f"stories260K, perplexity + {limit}", solved, settings, folder)

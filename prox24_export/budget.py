@@ -4,7 +4,7 @@
    dense), and near the dense one (what it loses where a layer is pruned), each weighed against the layer's share of the
    expected gain and against its parameters. No order is right everywhere: later layers were solved to make good what
    earlier ones lost, so that the first layers restored may help little, or harm.
-2. In each order the shortest prefix that keeps the limit is found by bisection, every step measured; its layers are then
+2. In each order the shortest prefix that fits is found by bisection, every step measured. Its layers are then
    tried sparse again one by one, the largest first. The order that ends with the fewest parameters dense is taken.
 3. Fewer of its layers are tried with all others solved again for what they then read,
 4. and so are the largest of the rest, one by one.
@@ -34,7 +34,8 @@ from prox24_export.pruning import Pruned, prune
 from prox24_export.report.budget_model import BudgetDecision, BudgetReport, Kept, SensitivityReport
 from prox24_export.report.model import AccuracyReport, LayerReport
 from prox24_export.run import Run
-from prox24_export.sensitivity import Dense, Model, OutputDistance, Unit, measured, units, variant
+from prox24_export.sensitivity import Dense, Model, OutputDistance, Unit, measured, remembered, units, variant
+from prox24_export.validation import accuracy, custom_metric
 from prox24_export.validation.gates import OF_ACCURACY
 from prox24_export.weight_store import WeightStore
 
@@ -118,6 +119,45 @@ def divided(
     cut = np.split(places, [max(1, len(samples) // PART)])
     searched, reported = ([samples[place] for place in sorted(part)] for part in cut)
     return searched, reported
+
+
+def apart(job: Job) -> tuple[Job, Sequence[data.Sample]]:
+    """The job without the evaluation samples that a search may look at, and those.
+
+    Raises:
+        InputError: There are too few.
+    """
+    settings = job.settings
+    searched, reported = divided(job.parts.report, seed=settings.seed, in_order=settings.stride is not None)
+    facts = None if job.facts is None else replace(job.facts, report=len(reported))
+    return replace(job, parts=replace(job.parts, report=reported), facts=facts), searched
+
+
+def measure_of(job: Job, samples: Sequence[data.Sample]) -> Measure:
+    """Every metric of a variant beside the dense model's, the user's own included; the dense model runs once."""
+    graph, settings = job.graph, job.settings
+    batches = list(data.joined(samples, graph.inputs, job.size))
+    dense = remembered(variant(graph, {}), [feeds for feeds, _ in batches])
+    token = graph.inputs[0].name if graph.predicts_next_token else None
+    spec, names = settings.metric, graph.outputs
+    own = None if spec is None else custom_metric.measure_samples(spec, dense, names, batches)
+
+    def measure(model: Model) -> AccuracyReport:
+        found = accuracy.compare(
+            dense,
+            model,
+            names,
+            batches,
+            samples=len(samples),
+            next_token=token,
+            stride=settings.stride,
+            tick=lambda: None,
+        )
+        if spec is None or own is None:
+            return found
+        return custom_metric.add_to(found, own, custom_metric.measure_samples(spec, model, names, batches))
+
+    return measure
 
 
 def sensitivity_of(

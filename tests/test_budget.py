@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prox24_export import Settings
-from prox24_export.budget import Limits, changes, divided, keep_budget, limits_of, sensitivity_of
+from prox24_export.budget import Limits, apart, changes, divided, keep_budget, limits_of, measure_of, sensitivity_of
 from prox24_export.budget_search import ORDERS, RELATIVE_ERROR, Choice, Figure, Search
 from prox24_export.calibration import Sample, joined
 from prox24_export.errors import InputError
@@ -295,6 +295,29 @@ def test_what_is_needed_and_not_there_is_said(tmp_path: Path) -> None:
     empty = replace(line.job, parts=replace(line.job.parts, choice=()))
     with pytest.raises(InputError, match="held-back calibration samples"):
         sensitivity_of(empty, line.weights, line.pruned.layers, Silent())
+
+
+def test_the_users_metric_is_measured_of_dense_and_variant(tmp_path: Path) -> None:
+    line = Pipeline(tmp_path, Settings(max_metric_change=0.5, metric="tests.test_budget:mean_size"))
+    job, searched = apart(line.job)
+    assert len(searched) + len(job.parts.report) == len(line.job.parts.report)
+    assert job.facts is not None
+    assert job.facts.report == len(job.parts.report)
+    unlabelled = [replace(sample, labels=None) for sample in searched]
+    found = measure_of(job, unlabelled)(variant(job.graph, zeros("w3")))
+    assert found.sparse["mean_size"] == 0
+    assert found.dense["mean_size"] > 0
+    figures = limits_of(job, unlabelled, measure_of(job, unlabelled), reported=9)(variant(job.graph, zeros("w3")))
+    assert [figure.metric for figure in figures] == ["mean_size"]
+    assert figures[0].value == pytest.approx(found.dense["mean_size"])
+
+
+def zeros(name: str) -> dict[str, Array]:
+    return {name: np.zeros_like(WEIGHTS[name])}
+
+
+def mean_size(run: Any, batches: Any) -> float:
+    return float(np.mean([np.abs(run(feeds)["y"]).mean() for feeds, _ in batches]))
 
 
 def test_both_limits_are_kept_together(tmp_path: Path) -> None:
