@@ -28,7 +28,7 @@ def scripts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("environment")
     venv.create(folder, with_pip=True, symlinks=True)
     # Python 3.11 brings a setuptools that is too old to build the package, and that would hide the tests' own
-    uninstall = [folder / "bin" / "python", "-m", "pip", "uninstall", "-q", "-y", "setuptools"]
+    uninstall = [str(folder / "bin" / "python"), "-m", "pip", "uninstall", "-q", "-y", "setuptools"]
     subprocess.run(uninstall, check=True, capture_output=True)
     (site,) = folder.glob("lib/python*/site-packages")
     (site / "tests_environment.pth").write_text(sysconfig.get_path("purelib") + "\n", "utf-8")

@@ -70,7 +70,7 @@ def _accuracy(before: AccuracyReport | None, now: AccuracyReport | None, *, stri
         unit = UNITS.get(metric.split()[0], "")
         limit = POINTS if unit == "points" else SHARE * abs(value)
         found = None if now is None else now.sparse.get(metric)
-        better = before.better.get(metric) or ("" if now is None else now.better.get(metric, ""))
+        better: str = before.better.get(metric) or (None if now is None else now.better.get(metric)) or ""
         drop = None if found is None else _worse(found - value, better)
         yield at_most(f"baseline {metric}", None if drop is None else (drop, None, None), limit, unit, strict=False)
         ends = [worsening(report, metric, better) for report in (before, now)]

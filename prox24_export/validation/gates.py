@@ -102,7 +102,7 @@ def worsening(accuracy: AccuracyReport | None, metric: str, better: str) -> Figu
     if better == "lower":
         return value, low, high
     if better == "higher":
-        return -value, None if high is None else -high, None if low is None else -low
+        return 0.0 - value, None if high is None else 0.0 - high, None if low is None else 0.0 - low  # no −0.00
     return _size(value, known)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from prox24_export.passes.graph import Array
 from prox24_export.report.model import Better
 from prox24_export.validation.intervals import Rows, Values
-from prox24_export.validation.output_sums import psnr
+from prox24_export.validation.output_sums import MOST_PSNR, psnr
 from prox24_export.validation.shapes import is_float, is_image
 
 BETTER: Mapping[str, Better] = {
@@ -98,11 +98,12 @@ def _hits(logits: Array | None, truth: Array, most: int) -> Array:
     counted = truth != IGNORED
     column = np.where(counted, truth, 0)[:, None].astype(np.int64)
     if most == 1:
-        hits: Array = logits.argmax(-1) == column[:, 0]
-        return hits & counted
+        hits: Array = (logits.argmax(-1) == column[:, 0]) & counted
+        return hits
     own = np.take_along_axis(logits, column, axis=-1)
     before = ~(logits <= own) | ((logits == own) & (np.arange(logits.shape[-1]) < column))
-    return (before.sum(axis=-1) < most) & counted
+    among: Array = (before.sum(axis=-1) < most) & counted
+    return among
 
 
 def _by_sample(values: Array, samples: int) -> Values:
@@ -149,7 +150,8 @@ class References:
             yield "cosine", Rows(dense, sparse, weight)
             return
         peak = self.peak
-        yield "psnr", Rows(*(np.maximum(psnr(side, peak), -PER_CENT) for side in (dense, sparse)), weight)
+        ratios = [np.maximum(psnr(side, peak), -MOST_PSNR) for side in (dense, sparse)]
+        yield "psnr", Rows(ratios[0], ratios[1], weight)
 
     @property
     def peak(self) -> float:

@@ -21,7 +21,6 @@ from collections.abc import Hashable, Iterable, Sequence
 import numpy as np
 
 from prox24_export.passes.graph import Array
-from prox24_export.validation.intervals import Values
 
 
 def edit_distance(reference: Sequence[Hashable], found: Sequence[Hashable]) -> int:
@@ -39,14 +38,14 @@ def edit_distance(reference: Sequence[Hashable], found: Sequence[Hashable]) -> i
     return row[-1]
 
 
-def error_counts(pairs: Iterable[tuple[Sequence[Hashable], Sequence[Hashable]]]) -> tuple[Values, Values]:
+def error_counts(pairs: Iterable[tuple[Sequence[Hashable], Sequence[Hashable]]]) -> tuple[Array, Array]:
     """Errors and words of each sample, [n] each: a metric by sample whose value is the word error rate.
 
     Args:
         pairs: Reference and what was found, as lists of words or tokens; a string is a sequence of characters.
     """
     counts = [(edit_distance(reference, found), len(reference)) for reference, found in pairs]
-    table = np.asarray(counts, np.int64).reshape(-1, 2)
+    table: Array = np.asarray(counts, np.int64).reshape(-1, 2)
     return table[:, 0], table[:, 1]
 
 
