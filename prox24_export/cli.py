@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import App, CycloptsError, Parameter
 
+from prox24_export import config
 from prox24_export.engines import profiles
 from prox24_export.errors import InputError, Prox24Error
-from prox24_export.progress import Terminal
+from prox24_export.progress import Silent, Terminal
 from prox24_export.settings import Effort, Engine, Method, Precision, Refine, RefineMode, Settings
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 PASSED, GATE_FAILED, UNUSABLE, FAILED, INTERRUPTED = 0, 1, 2, 4, 130
 
-Format = Literal["text", "github", "github-benchmark"]
+Format = Literal["text", "github", "github-benchmark", "github-benchmark-bigger"]
 
 EPILOGUE = """\
 Exit codes: 0 exported and every gate passed (also: nothing eligible) · 1 exported, a gate failed · 2 usage, or
@@ -38,6 +39,7 @@ app = App(
     help="Turns a trained ONNX model into a verified 2:4-sparse one, nearly as accurate as the dense one.",
     help_epilogue=EPILOGUE,
     version_flags=["--version"],
+    config=config.sources(),
 )
 
 
@@ -80,6 +82,7 @@ def export(
     onnx: Annotated[bool, Parameter(negative="", show_default=False)] = False,
     force: Annotated[bool, Parameter(negative="", show_default=False)] = False,
     format: Format = "text",  # noqa: A002 (the option's name)
+    quiet: Annotated[bool, Parameter(name=["--quiet", "-q"], negative="", show_default=False)] = False,
     plan: Annotated[bool, Parameter(negative="", show_default=False)] = False,
 ) -> int:
     """Prune MODEL to 2:4 sparsity, verify what was written, and measure its accuracy.
@@ -125,8 +128,9 @@ def export(
         onnx: Also write model.onnx of a Hugging Face directory. Default: only the directory. Other torch models always
             give one.
         force: Replace a finished run in the output folder. Default: refuse.
-        format: Of what is printed: for people, annotations and step summary of GitHub Actions, or entries of
-            github-action-benchmark.
+        format: Of what is printed: for people; annotations and step summary of GitHub Actions; entries of
+            github-action-benchmark of which smaller, or bigger, ones are better.
+        quiet: Show no progress. Default: bars on a terminal, else a line for each stage.
         plan: Only print the peak memory and the time that the run would take. Default: run.
     """
     settings = Settings(
@@ -164,11 +168,12 @@ def export(
     from prox24_export import pipeline  # noqa: PLC0415 (torch and ONNX Runtime load here)
     from prox24_export.report import terminal  # noqa: PLC0415
 
+    progress = Silent() if quiet else Terminal()
     if plan:
-        planned = pipeline.plan(model, calibration, evaluation=evaluation, settings=settings, progress=Terminal())
+        planned = pipeline.plan(model, calibration, evaluation=evaluation, settings=settings, progress=progress)
         _print(terminal.plan_table(planned))
         return PASSED
-    report = pipeline.export(model, calibration, out, evaluation=evaluation, settings=settings, progress=Terminal())
+    report = pipeline.export(model, calibration, out, evaluation=evaluation, settings=settings, progress=progress)
     _print(_formatted(report, format))
     return PASSED if report.passed else GATE_FAILED
 
@@ -179,7 +184,9 @@ def _formatted(report: "Report", format: Format) -> str:  # noqa: A002 (the opti
 
     if format == "github":
         return github.render(report) + github.append_summary(report, os.environ)
-    return github_benchmark.render(report) if format == "github-benchmark" else terminal.render(report)
+    if format != "text":
+        return github_benchmark.render(report, "lower" if format == "github-benchmark" else "higher")
+    return terminal.render(report)
 
 
 @app.command(usage="Usage: prox24-export bench [OPTIONS] DENSE SPARSE", help_epilogue="")

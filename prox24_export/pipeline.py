@@ -140,7 +140,7 @@ def export(
             seconds=run.seconds | {"total": round(time.perf_counter() - run.start, 3)},
         )
         (folder / output.REPORT).write_text(report.to_json(), encoding="utf-8")
-        rerender.write(report, folder)
+        rerender.write(report, folder, pruned.masks)
     return report
 
 

@@ -11,6 +11,7 @@ from prox24_export.passes.graph import Array, TracedGraph
 from prox24_export.report.model import DataFacts
 from prox24_export.settings import Settings
 from prox24_export.validation import accuracy
+from prox24_export.validation.shapes import is_float
 
 OUTPUT_VALUES = 1 << 25  # entries of one output in one batch
 
@@ -135,7 +136,7 @@ def check_gates(graph: TracedGraph, parts: data.Parts, settings: Settings, size:
         raise InputError("--min-snr needs at least one sample to compare outputs on. Give --evaluation.")
     if settings.min_snr is not None:
         feeds, _ = next(data.joined(parts.report, graph.inputs, size))
-        if not any(accuracy.is_float(output) for output in graph.runner()(feeds)):
+        if not any(is_float(output) for output in graph.runner()(feeds)):
             raise InputError("--min-snr needs a float output. This model has none; leave the gate out.")
     if labelled:
         feeds, labels = next(data.joined(labelled, graph.inputs, size))

@@ -1,7 +1,7 @@
 """Stage by stage: observe a layer's input in both streams, solve it, carry on with the pruned weight."""
 
 from collections.abc import Mapping, MutableMapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -18,16 +18,18 @@ from prox24_export.passes.lazy_tensors import LazyTensors
 from prox24_export.passes.schedule import schedule
 from prox24_export.passes.sparsify import Solved, Sparsify
 from prox24_export.progress import Progress
+from prox24_export.report.html_mask import Thumbnail, thumbnail
 from prox24_export.report.model import Executions, LayerReport
 from prox24_export.settings import AIMS_AT_DENSE_OUTPUT, Settings
 
 
 @dataclass(frozen=True)
 class Pruned:
-    """What pruning leaves beside the weights: a row for every layer."""
+    """What pruning leaves beside the weights: a row for every layer, and a corner of every mask."""
 
     layers: Sequence[LayerReport]
     executions: Executions | None
+    masks: Mapping[str, Thumbnail] = field(default_factory=dict)
 
 
 def prune(
@@ -65,6 +67,7 @@ def prune(
         return Pruned(rows, None)
     _expect_finite(graph, linears)
     stages = schedule(graph, linears)
+    masks: dict[str, Thumbnail] = {}
     batches = [
         *batches_of(parts.fit, graph.inputs, "fit", size),
         *batches_of(parts.choice, graph.inputs, "choice", size),
@@ -86,9 +89,11 @@ def prune(
             dense = LazyTensors(partial(_weight, graph, by_name), tuple(by_name))
             for name, solved in Sparsify(settings, held_back=held_back).call(dense, seen, tick):
                 rows[place[name]] = _solved_row(rows[place[name]], solved)
+                masks[name] = thumbnail(solved.solution.mask.cpu().numpy())
+                tick.tell(f"{name}: error {solved.solution.relative_error:.3g}")
                 weights[by_name[name].weight] = graph.rounded(by_name[name], solved.solution.weight)
     executions = Executions(calibration.executions, calibration.one_pass, len(stages))
-    return Pruned(rows, executions)
+    return Pruned(rows, executions, masks)
 
 
 def _weight(graph: TracedGraph, by_name: Mapping[str, Linear], name: str) -> Tensor:

@@ -1,6 +1,7 @@
 """The command as a user runs it, and what must be true after it refused."""
 
 import os
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -16,11 +17,22 @@ SCRIPT = str(Path(sys.executable).with_name("prox24-export"))
 PREFIX = "prox24-export: "
 
 
+DONE = re.compile(r"^[a-z ]+: done in \d+\.\d s( \(.*\))?\n", re.MULTILINE)  # a stage of the run, see progress.py
+
+
 @dataclass(frozen=True)
 class Outcome:
+    """What a command left behind; `stderr` without the lines of finished stages, which are in `stages`."""
+
     code: int
     stdout: str
     stderr: str
+    stages: tuple[str, ...] = ()
+
+
+def outcome_of(code: int, stdout: str, stderr: str) -> Outcome:
+    stages = tuple(line.group().partition(":")[0] for line in DONE.finditer(stderr))
+    return Outcome(code, stdout, DONE.sub("", stderr), stages)
 
 
 def command(*arguments: object, folder: Path, **more: Any) -> Outcome:
@@ -28,7 +40,7 @@ def command(*arguments: object, folder: Path, **more: Any) -> Outcome:
     done = subprocess.run(
         [SCRIPT, *map(str, arguments)], cwd=folder, capture_output=True, text=True, timeout=300, check=False, **more
     )
-    return Outcome(done.returncode, done.stdout, done.stderr)
+    return outcome_of(done.returncode, done.stdout, done.stderr)
 
 
 def in_process(*arguments: object, folder: Path, capture: Any) -> Outcome:
@@ -41,7 +53,7 @@ def in_process(*arguments: object, folder: Path, capture: Any) -> Outcome:
     finally:
         os.chdir(before)
     text = capture.readouterr()
-    return Outcome(code, text.out, text.err)
+    return outcome_of(code, text.out, text.err)
 
 
 def snapshot(folder: Path) -> dict[str, bytes | None]:

@@ -9,6 +9,7 @@ import pytest
 
 from prox24_export import engine_stage
 from prox24_export.engines import onnxruntime
+from prox24_export.passes.onnx_graph import OnnxGraph
 from prox24_export.validation import latency
 from prox24_export.validation.latency import Procedure
 from tests.command import expect_refusal, in_process, network, samples, snapshot
@@ -128,6 +129,6 @@ def test_files_in_the_precision_asked_for_are_written_and_measured(
 
 
 def test_the_profile_spans_what_is_timed(tmp_path: Path) -> None:
-    graph = engine_stage.OnnxGraph(network(tmp_path))
+    graph = OnnxGraph(network(tmp_path))
     batches = [{"x": np.zeros((size, 8), np.float32)} for size in (1, 6)]
     assert str(engine_stage.profile(graph, {}, batches)["x"]) == "1x8,6x8,6x8"

@@ -37,6 +37,18 @@ OPTIONS = {
     "--sequence": "default: 256",
     "--stride": "Default: they do not overlap",
     "--metric": "Default: top-1",
+    "--engine": "Default: TensorRT, else torch.sparse on a CUDA GPU, else nothing",
+    "--precision": "Default: fp16 where TensorRT builds",
+    "--min-speedup": "Default: no gate",
+    "--min-sparse-layers": "Default: no gate",
+    "--max-metric-change": "Default: no gate",
+    "--strict": "Default: at the figure",
+    "--baseline": "Default: no gate",
+    "--workspace-mb": "Default: all there is",
+    "--timing-cache": "Default: none",
+    "--format": "[default: text]",
+    "--quiet": "Default: bars on a terminal",
+    "-q": "Show no progress",
     "--plan": "Default: run",
     "--force": "Default: refuse",
 }
@@ -73,7 +85,7 @@ def test_the_check_of_heavy_imports_can_fail() -> None:
 @pytest.mark.parametrize(("option", "default"), OPTIONS.items())
 def test_help_shows_the_option_with_its_default(option: str, default: str, shown: str) -> None:
     described = shown.partition("Parameters")[2].partition(f" {option} ")[2]
-    upto_next = re.split(r" --[a-z-]+ (?:-o )?[A-Z]+", described, maxsplit=1)[0]
+    upto_next = re.split(r" --[a-z-]+ (?:-[oq] )?[A-Z]+", described, maxsplit=1)[0]
     assert default in upto_next
 
 
@@ -83,13 +95,13 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def test_help_lists_no_option_that_the_table_above_lacks(shown: str) -> None:
-    listed = re.findall(r" (--[a-z-]+) (?:-o )?(?:[A-Z]{3}|Replace|Keep|Also|Only)", shown)
-    assert set(listed) == OPTIONS.keys() - {"-o"}
+    listed = re.findall(r" (--[a-z-]+) (?:-[oq] )?(?:[A-Z]{3}|Replace|Keep|Also|Only|Gates|Show)", shown)
+    assert set(listed) == OPTIONS.keys() - {"-o", "-q"}
 
 
 def test_help_explains_every_exit_code_and_inspect(shown: str, tmp_path: Path) -> None:
-    codes = re.findall(r"(\d+) (?:exported|usage|the run|interrupted)", shown)
-    assert codes == ["0", "1", "2", "4", "130"]
+    codes = re.findall(r"(\d+) (?:exported|usage|an engine|the run|interrupted)", shown)
+    assert codes == ["0", "1", "2", "3", "4", "130"]
     assert "inspect [OPTIONS] MODEL" in shown
     for option in ("--include", "--exclude", "--format"):
         assert option in help_of("inspect", folder=tmp_path)

@@ -7,7 +7,7 @@ import cProfile
 import pstats
 import tracemalloc
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -122,11 +122,11 @@ class Counting:
         patch.setattr(Moments, "__init__", noted)
 
     @contextmanager
-    def stage(self, title: str, total: int) -> Iterator[Callable[[], None]]:
+    def stage(self, title: str, total: int) -> Iterator[Steps]:
         """See `prox24_export.progress.Progress`."""
         assert title
         assert total
-        yield self.count
+        yield Steps(self.count)
 
     def count(self) -> None:
         self.most = max(self.most, sum(made() is not None for made in self.made))

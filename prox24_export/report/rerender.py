@@ -1,26 +1,33 @@
 """Everything that is written beside `report.json`, and made again from it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from prox24_export.errors import InputError
-from prox24_export.report import html, junit, markdown, schema
+from prox24_export.report import html, html_mask, junit, markdown, schema
+from prox24_export.report.html_mask import Mask
 from prox24_export.report.model import Report
 
+PAGE = "report.html"
 WRITERS: dict[str, Callable[[Report], str]] = {
-    "report.html": html.render,
     "summary.md": markdown.render,
     "junit.xml": junit.render,
 }
 
 
-def write(report: Report, folder: Path) -> list[Path]:
+def write(report: Report, folder: Path, masks: Mapping[str, Mask] | None = None) -> list[Path]:
     """Every file that is rendered from a report. All are rendered before the first is written.
+
+    Args:
+        report: What is rendered.
+        folder: Where to.
+        masks: By layer, of the pruned weights; the page shows a corner of each.
 
     Raises:
         OSError: One cannot be written.
     """
-    rendered = {folder / name: render(report) for name, render in WRITERS.items()}
+    rendered = {folder / PAGE: html.render(report, masks)}
+    rendered |= {folder / name: render(report) for name, render in WRITERS.items()}
     for path, text in rendered.items():
         path.write_text(text, encoding="utf-8")
     return list(rendered)
@@ -41,4 +48,6 @@ def rerender(folder: Path) -> list[Path]:
     """
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder. Expected the output folder of a finished run.")
-    return write(schema.load(folder), folder)
+    page = folder / PAGE
+    masks = html_mask.read(page.read_text(encoding="utf-8")) if page.is_file() else {}
+    return write(schema.load(folder), folder, masks)

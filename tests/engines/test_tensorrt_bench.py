@@ -19,6 +19,7 @@ from prox24_export.errors import InputError, UnavailableError
 from prox24_export.passes.onnx_graph import OnnxGraph
 from prox24_export.report.model import Report
 from prox24_export.settings import Settings
+from prox24_export.validation import latency
 from prox24_export.validation.latency import Procedure
 from tests.engines.trt_models import VERSIONS, standin
 from tests.graphs import model, normal, save
@@ -28,7 +29,7 @@ QUICK = Procedure(warm_up_ms=0.01, duration_ms=0.01, least_rounds=6, turn_ms=0.0
 
 @pytest.fixture(params=VERSIONS)
 def trt(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
-    measure = tensorrt_bench.measure
+    measure = latency.measure
     monkeypatch.setattr(tensorrt_bench, "measure", lambda *a, **k: measure(*a, **(k | {"procedure": QUICK})))
     with standin(request.param) as module:
         here = tensorrt.Availability(True, str(module.__version__), "a stand-in", sparse=True)
@@ -47,7 +48,7 @@ def network(folder: Path) -> Path:
     return save(proto, folder, "net.onnx")
 
 
-def run(folder: Path, **settings: object) -> Report:
+def run(folder: Path, **settings: Any) -> Report:
     np.savez(folder / "data.npz", x=normal(24, 64))
     return pipeline.export(
         network(folder), folder / "data.npz", folder / "out", settings=replace(Settings(engine="tensorrt"), **settings)
@@ -81,7 +82,7 @@ def test_shapes_become_the_profile_and_what_is_timed(trt: ModuleType, tmp_path: 
 
 def test_a_wrong_engine_is_told(trt: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     del trt
-    session = tensorrt_bench.TrtSession
+    session = TrtSession
     outputs = session.outputs
     monkeypatch.setattr(
         session, "outputs", lambda self: {k: v + (self.name == "sparse") for k, v in outputs(self).items()}
