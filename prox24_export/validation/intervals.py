@@ -3,9 +3,12 @@
 The interval is the percentile one, of the samples and two more: one whose change is as large as that of any sample,
 one with the opposite change. Without them 50 samples of which none changed would promise that none ever does. This is
 Bonett and Price's adjustment for paired proportions (Psychological Methods 17, 2012), drawn instead of calculated.
-`tests/validation/test_intervals.py` measures its coverage; for hit-or-miss metrics on 50 samples of which few change,
-that of the plain percentile interval and of BCa was between 0.4 and 0.85 where 0.95 is promised, and for means and
-perplexities BCa was no closer either.
+
+Why this one: of hit-or-miss metrics on 50 samples of which 1 to 4 % change, simulated, the plain percentile interval
+held the truth 0.43 to 0.81 of the time and BCa as seldom, this one 0.99 or more. Elsewhere all three are near 0.95, this
+one a little wide. None is good where few samples change very unevenly: of changes whose logarithm has a standard
+deviation of 1.2, this one held the truth 0.86 of the time on 20 samples, 0.90 on 50, 0.96 on 200 (percentile 0.82, 0.87,
+0.92). `tests/validation/test_intervals.py` holds it to 0.92 in milder cases.
 """
 
 from collections.abc import Callable
