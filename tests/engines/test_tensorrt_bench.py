@@ -7,6 +7,7 @@ from functools import partial
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from prox24_export import engine_stage, pipeline
 from prox24_export.engines import tensorrt, tensorrt_bench, trt_session
 from prox24_export.engines.cuda_device import CudaDevice
 from prox24_export.engines.profiles import ShapeRange
+from prox24_export.engines.trt_session import TrtSession
 from prox24_export.errors import InputError, UnavailableError
 from prox24_export.passes.onnx_graph import OnnxGraph
 from prox24_export.report.model import Report
