@@ -74,6 +74,7 @@ def export(
     min_speedup: float | None = None,
     min_sparse_layers: int | None = None,
     max_metric_change: float | None = None,
+    budget: Annotated[bool, Parameter(negative="", show_default=False)] = False,
     strict: Annotated[bool, Parameter(negative="", show_default=False)] = False,
     baseline: str | None = None,
     workspace_mb: int | None = None,
@@ -84,6 +85,7 @@ def export(
     format: Format = "text",  # noqa: A002 (the option's name)
     quiet: Annotated[bool, Parameter(name=["--quiet", "-q"], negative="", show_default=False)] = False,
     plan: Annotated[bool, Parameter(negative="", show_default=False)] = False,
+    sensitivity: Annotated[bool, Parameter(negative="", show_default=False)] = False,
 ) -> int:
     """Prune MODEL to 2:4 sparsity, verify what was written, and measure its accuracy.
 
@@ -120,6 +122,7 @@ def export(
         min_speedup: Gate: least speed-up; the lower end of its interval counts. Default: no gate.
         min_sparse_layers: Gate: fewest layers that must be sparse. Default: no gate.
         max_metric_change: Gate: most that a metric other than top-1 may change for the worse. Default: no gate.
+        budget: Leave the fewest layers dense that keep --max-accuracy-drop or --max-metric-change. Default: none.
         strict: Gates look at the bad end of a figure's interval. Default: at the figure.
         baseline: report.json of an earlier run, against which nothing may regress. Default: no gate.
         workspace_mb: Most MB of scratch memory a TensorRT tactic may use. Default: all there is.
@@ -132,6 +135,7 @@ def export(
             github-action-benchmark of which smaller, or bigger, ones are better.
         quiet: Show no progress. Default: bars on a terminal, else a line for each stage.
         plan: Only print the peak memory and the time that the run would take. Default: run.
+        sensitivity: Only print how much the outputs lose by each layer, measured. Default: run.
     """
     settings = Settings(
         method=method,
@@ -157,6 +161,7 @@ def export(
         min_speedup=min_speedup,
         min_sparse_layers=min_sparse_layers,
         max_metric_change=max_metric_change,
+        budget=budget,
         strict=strict,
         baseline=baseline,
         workspace_mb=workspace_mb,
@@ -172,6 +177,12 @@ def export(
     if plan:
         planned = pipeline.plan(model, calibration, evaluation=evaluation, settings=settings, progress=progress)
         _print(terminal.plan_table(planned))
+        return PASSED
+    if sensitivity:
+        from prox24_export.report import budget_text  # noqa: PLC0415
+
+        lost = pipeline.sensitivity(model, calibration, evaluation=evaluation, settings=settings, progress=progress)
+        _print(budget_text.sensitivity_table(lost))
         return PASSED
     report = pipeline.export(model, calibration, out, evaluation=evaluation, settings=settings, progress=progress)
     _print(_formatted(report, format))

@@ -7,8 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from prox24_export import budget, engine_stage, facts, frontends, output, planning
 from prox24_export import calibration as data
-from prox24_export import engine_stage, facts, frontends, output, planning
+from prox24_export.errors import InputError
 from prox24_export.job import Job, Model, prepare
 from prox24_export.passes.emit_onnx import verify_onnx
 from prox24_export.passes.find_linears import FindLinears
@@ -18,6 +19,7 @@ from prox24_export.planning import Plan
 from prox24_export.progress import Progress, Silent
 from prox24_export.pruning import row_of
 from prox24_export.report import rerender
+from prox24_export.report.budget_model import BudgetReport, SensitivityReport
 from prox24_export.report.model import AccuracyReport, LayerReport, Report
 from prox24_export.run import Run
 from prox24_export.settings import Settings
@@ -82,6 +84,7 @@ def export(
     run = Run()
     progress = progress or Silent()
     job = prepare(model, calibration, out, evaluation, settings or Settings(), run)
+    job, limits, searched = _limits(job)
     graph, parts, settings = job.graph, job.parts, job.settings
     with run.timed("data"):
         batches = list(data.joined(parts.report, graph.inputs, job.size))
@@ -94,6 +97,17 @@ def export(
         with output.scratch(folder) as scratch:
             weights = WeightStore(scratch)
             pruned, refined = solve(job, weights, scratch, run, progress)
+            kept: BudgetReport | None = None
+            if limits is not None and weights:
+                again = refined is None or not refined.kept
+                pruned, kept = budget.keep_budget(
+                    *(job, pruned, weights, limits),
+                    samples=searched,
+                    again=again,
+                    scratch=scratch,
+                    run=run,
+                    progress=progress,
+                )
             solved = [layer for layer in job.linears if layer.weight in weights]
             with run.timed("save"):
                 written = job.frontend.write(graph, weights, folder)
@@ -137,6 +151,7 @@ def export(
             refinement=refined,
             estimate=expected,
             engine=engine,
+            budget=kept,
             seconds=run.seconds | {"total": round(time.perf_counter() - run.start, 3)},
         )
         (folder / output.REPORT).write_text(report.to_json(), encoding="utf-8")
@@ -169,6 +184,44 @@ def plan(
         opening=run.seconds["load"],
         progress=progress or Silent(),
     )
+
+
+def sensitivity(
+    model: Model,
+    calibration: data.Source | None = None,
+    *,
+    evaluation: data.Source | None = None,
+    settings: Settings | None = None,
+    progress: Progress | None = None,
+) -> SensitivityReport:
+    """How much the outputs lose by each layer, measured on held-back samples after a run's layers are solved.
+
+    Writes nothing.
+
+    Raises:
+        InputError: As `export`; or no sample is held back, or nothing is eligible.
+    """
+    run, settings, progress = Run(), replace(settings or Settings(), force=True), progress or Silent()
+    with tempfile.TemporaryDirectory() as name:
+        job = prepare(model, calibration, Path(name) / "out", evaluation, settings, run)
+        weights = WeightStore(Path(name))
+        pruned, _ = solve(job, weights, Path(name), run, progress)
+        if not weights:
+            raise InputError(f"{job.frontend.path} has no layer that can be pruned: see prox24-export inspect.")
+        return budget.sensitivity_of(job, weights, pruned.layers, progress)[0]
+
+
+def _limits(job: Job) -> tuple[Job, budget.Limits | None, int]:
+    """With a budget: the job without the evaluation samples that the search looks at, its limits, how many those are.
+
+    Raises:
+        InputError: The samples cannot answer it.
+    """
+    if not job.settings.budget or not job.linears:
+        return job, None, 0
+    job, searched = budget.apart(job)
+    measure = budget.measure_of(job, searched)
+    return job, budget.limits_of(job, searched, measure, reported=len(job.parts.report)), len(searched)
 
 
 def _onnx_files(job: Job, written: Path, folder: Path, scratch: Path) -> tuple[Path | None, Path | None]:

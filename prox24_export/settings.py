@@ -51,6 +51,7 @@ class Settings:
         max_metric_change: Gate: most that any metric but top-1 may change in its bad direction.
         strict: Gates look at the bad end of a figure's interval, not at the figure.
         baseline: `report.json` of an earlier run, against which nothing may regress.
+        budget: Leave the fewest layers dense that keep `max_accuracy_drop` or `max_metric_change`.
         offload: Keep activations between stages on disk.
         onnx: Also write `model.onnx`, where the model is not an ONNX file.
         force: Replace a finished run in the output folder.
@@ -83,6 +84,7 @@ class Settings:
     max_metric_change: float | None = None
     strict: bool = False
     baseline: str | None = None
+    budget: bool = False
     offload: bool = False
     onnx: bool = False
     force: bool = False
@@ -127,6 +129,9 @@ class Settings:
             _expect(limit is None or 0 <= limit < math.inf, option, "0 or more", limit)
         least = self.min_sparse_layers
         _expect(least is None or least >= 0, "--min-sparse-layers", "0 or more", least)
+        limits = (self.max_accuracy_drop, self.max_metric_change)
+        kept = not self.budget or any(limit is not None for limit in limits)
+        _expect(kept, "--budget", "given a limit to keep: --max-accuracy-drop or --max-metric-change", "none")
         for name, shapes in self.ranges.items():
             fits = all(size >= 1 for shape in (shapes.min, shapes.opt, shapes.max) for size in shape)
             _expect(fits, "--shapes", "sizes of at least 1", f"{name}: {shapes}")

@@ -42,6 +42,8 @@ OPTIONS = {
     "--min-speedup": "Default: no gate",
     "--min-sparse-layers": "Default: no gate",
     "--max-metric-change": "Default: no gate",
+    "--budget": "Default: none",
+    "--sensitivity": "Default: run",
     "--strict": "Default: at the figure",
     "--baseline": "Default: no gate",
     "--workspace-mb": "Default: all there is",
@@ -95,7 +97,7 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def test_help_lists_no_option_that_the_table_above_lacks(shown: str) -> None:
-    listed = re.findall(r" (--[a-z-]+) (?:-[oq] )?(?:[A-Z]{3}|Replace|Keep|Also|Only|Gates|Show)", shown)
+    listed = re.findall(r" (--[a-z-]+) (?:-[oq] )?(?:[A-Z]{3}|Replace|Keep|Also|Only|Gates|Show|Leave)", shown)
     assert set(listed) == OPTIONS.keys() - {"-o", "-q"}
 
 

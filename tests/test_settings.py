@@ -82,6 +82,7 @@ def test_the_report_gets_every_option_as_plain_values() -> None:
             "baseline",
             "workspace_mb",
             "timing_cache",
+            "budget",
             "offload",
             "onnx",
             "force",

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from prox24_export.report.budget_model import BudgetReport
 from prox24_export.report.engine_model import EngineReport, Estimate
 
 SCHEMA_VERSION = 1
@@ -251,6 +252,7 @@ class Report:
     refinement: RefinementReport | None = None
     estimate: Estimate | None = None
     engine: EngineReport | None = None
+    budget: BudgetReport | None = None
     schema_version: int = SCHEMA_VERSION
 
     @property

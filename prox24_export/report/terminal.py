@@ -8,6 +8,7 @@ from io import StringIO
 from typing import Any
 
 from prox24_export.planning import Plan
+from prox24_export.report import budget_text
 from prox24_export.report.engine_model import LatencyPoint
 from prox24_export.report.model import Gate, LayerReport, Report
 
@@ -21,10 +22,12 @@ def render(report: Report) -> str:
     sparse = report.sparse_layers
     parameters = sum(layer.parameters for layer in sparse)
     lines = [f"{len(sparse)} of {len(report.layers)} linear layers are 2:4 sparse ({parameters:,} weights, verified)"]
-    if not sparse:
+    if not sparse and report.budget is None:
         lines = [f"nothing eligible: {report.output.path} is a copy of {report.input.path}"]
     reasons = Counter(layer.reason.split(" (")[0] for layer in report.layers if layer.state == "dense")
     lines += [f"  dense: {count} × {reason}" for reason, count in reasons.most_common()]
+    if report.budget is not None:
+        lines += budget_text.budget_table(report.budget).rstrip("\n").splitlines()
     if report.refinement is not None:
         lines.append(f"{'refined' if report.refinement.kept else 'not refined'}: {report.refinement.reason}")
     if report.accuracy is not None:
