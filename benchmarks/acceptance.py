@@ -24,6 +24,7 @@ import torch
 import transformers
 from checks import Check, table
 from models import MODELS, Files, available, export, save, write
+from precision import precision_checks
 from refinement import refinement_checks
 from solver_limits import solver_checks
 
@@ -163,7 +164,8 @@ def main() -> int:
                 checks.append(check)
                 print(table([check]).splitlines()[-1], flush=True)
     refined: Iterable[Check] = () if arguments.quick else refinement_checks()
-    for check in itertools.chain(refined, solver_checks(quick=arguments.quick)):
+    lowered: Iterable[Check] = () if arguments.quick else precision_checks(quick=True)
+    for check in itertools.chain(lowered, refined, solver_checks(quick=arguments.quick)):
         checks.append(check)
         print(table([check]).splitlines()[-1], flush=True)
     if arguments.write:

@@ -2,7 +2,7 @@
 
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -88,9 +88,9 @@ def export(
     graph, parts, settings = job.graph, job.parts, job.settings
     with run.timed("data"):
         batches = list(data.joined(parts.report, graph.inputs, job.size))
-        own: dict[str, float] = {}
+        own = None
         if settings.metric is not None:  # a metric that fails does so before any work
-            own = custom_metric.measure(settings.metric, graph.runner(), graph.outputs, batches)
+            own = custom_metric.measure_samples(settings.metric, graph.runner(), graph.outputs, batches)
     run.warn_about(graph, job.facts)
     run.warn_about_globs(settings, job.found)
     with output.folder(job.target) as folder:
@@ -241,7 +241,7 @@ def _accuracy(
     samples: int,
     settings: Settings,
     *,
-    own_dense: Mapping[str, float],
+    own_dense: custom_metric.Measured | None,
     progress: Progress,
 ) -> AccuracyReport | None:
     if not batches:
@@ -258,7 +258,7 @@ def _accuracy(
             stride=settings.stride,
             tick=tick,
         )
-    if settings.metric is None:
+    if settings.metric is None or own_dense is None:
         return measured
-    own = custom_metric.measure(settings.metric, runs[1], dense.outputs, batches)
-    return replace(measured, dense={**measured.dense, **own_dense}, sparse=measured.sparse | own)
+    own = custom_metric.measure_samples(settings.metric, runs[1], dense.outputs, batches)
+    return custom_metric.add_to(measured, own_dense, own)

@@ -1,5 +1,6 @@
 """Before any work: the samples in their parts, how many go into one call, and whether the gates can be answered."""
 
+import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from prox24_export.passes import runtime
 from prox24_export.passes.graph import Array, TracedGraph
 from prox24_export.report.model import DataFacts
 from prox24_export.settings import Settings
-from prox24_export.validation import accuracy
+from prox24_export.validation import accuracy, gates
 from prox24_export.validation.shapes import is_float
 
 OUTPUT_VALUES = 1 << 25  # entries of one output in one batch
@@ -142,3 +143,25 @@ def check_gates(graph: TracedGraph, parts: data.Parts, settings: Settings, size:
         feeds, labels = next(data.joined(labelled, graph.inputs, size))
         if labels is not None:
             accuracy.labelled_output(graph.runner()(feeds), labels)
+    _expect_metrics(graph, parts, settings, size)
+
+
+def _expect_metrics(graph: TracedGraph, parts: data.Parts, settings: Settings, size: int) -> None:
+    """Refuses limits of metrics that the samples do not give, by those of a first batch."""
+    if settings.max_accuracy_drop is None and (settings.max_metric_change is None or settings.metric is not None):
+        return
+    if not parts.report:
+        raise InputError("--max-metric-change needs at least one sample to measure. Give --evaluation.")
+    run, token = graph.runner(), graph.inputs[0].name if graph.predicts_next_token else None
+    first = itertools.islice(data.joined(parts.report, graph.inputs, size), 1)
+    found = accuracy.compare(run, run, graph.outputs, first, samples=size, next_token=token, tick=lambda: None)
+    if settings.max_accuracy_drop is not None and "top1" not in found.dense:
+        raise InputError(
+            "--max-accuracy-drop is about top-1: expected 'labels' that are indices of classes. Use "
+            "--max-metric-change for the metric of these, or --min-snr."
+        )
+    if settings.max_metric_change is not None and settings.metric is None and not gates.gated_metrics(found):
+        raise InputError(
+            "--max-metric-change needs a metric other than top-1: expected a language model, 'labels' that are "
+            "references, or --metric module:function. Use --max-accuracy-drop for top-1."
+        )

@@ -3,7 +3,9 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -16,7 +18,11 @@ from prox24_export.calibration import Parts, Sample
 from prox24_export.errors import InputError
 from prox24_export.passes import activations
 from prox24_export.passes.activations import Patches
+from prox24_export.passes.find_linears import FindLinears
+from prox24_export.passes.graph import Linear
+from prox24_export.passes.onnx_graph import OnnxGraph
 from prox24_export.passes.verify_pattern import PatternError, verify_pattern
+from prox24_export.report import html_mask, rerender
 from prox24_export.settings import Settings
 from prox24_export.solver import Status
 from tests.command import network, samples
@@ -169,3 +175,56 @@ def test_activations_on_disk_give_the_same_bytes_and_leave_nothing(tmp_path: Pat
     assert plain.executions == offloaded.executions  # what both streams share still runs once
     names = [{path.name for path in (tmp_path / name).iterdir()} for name in ("plain", "offloaded")]
     assert names[0] == names[1] == {"model.onnx", "report.json", "report.html", "summary.md", "junit.xml"}
+
+
+@pytest.mark.parametrize(
+    ("labels", "settings", "said"),
+    [
+        (np.zeros((20, 4), np.float32), {"max_accuracy_drop": 1.0}, "--max-accuracy-drop is about top-1"),
+        (np.zeros(20, np.int64), {"max_metric_change": 1.0}, "--max-metric-change needs a metric other than top-1"),
+        (None, {"max_metric_change": 1.0}, "--max-metric-change needs a metric other than top-1"),
+    ],
+)
+def test_a_limit_that_the_samples_cannot_answer_is_refused_before_the_work(
+    labels: np.ndarray[Any, Any] | None, settings: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    more: dict[str, Any] = {} if labels is None else {"labels": labels}
+    model, data = network(tmp_path), samples(tmp_path, **more)
+    with pytest.raises(InputError, match=said):
+        export(model, data, tmp_path / "out", settings=replace(Settings(), **settings))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_is_held_against_an_earlier_one(tmp_path: Path) -> None:
+    model, data = network(tmp_path), samples(tmp_path, labels=np.arange(20) % 4)
+    earlier = export(model, data, tmp_path / "earlier")
+    assert earlier.gates == ()
+    baseline = str(tmp_path / "earlier" / "report.json")
+    again = export(model, data, tmp_path / "again", settings=Settings(baseline=baseline))
+    assert {gate.name: gate.passed for gate in again.gates} == {"baseline top1": True, "baseline sparse layers": True}
+    fewer = export(model, data, tmp_path / "fewer", settings=Settings(baseline=baseline, exclude=("w1",)))
+    assert not fewer.passed
+    assert {gate.name for gate in fewer.gates if not gate.passed} >= {"baseline sparse layers"}
+
+
+def test_a_baseline_that_is_no_report_is_refused_before_the_work(tmp_path: Path) -> None:
+    (tmp_path / "report.json").write_text("{}")
+    with pytest.raises(InputError, match="is not a report"):
+        export(network(tmp_path), None, tmp_path / "out", settings=Settings(baseline=str(tmp_path / "report.json")))
+
+
+def test_the_pages_masks_are_those_of_the_weights_and_survive_rendering_again(tmp_path: Path) -> None:
+    model, data = network(tmp_path), samples(tmp_path)
+    export(model, data, tmp_path / "out")
+    page = tmp_path / "out" / "report.html"
+    masks = html_mask.read(page.read_text())
+    graph = OnnxGraph(tmp_path / "out" / "model.onnx")
+    layers = [layer for layer in FindLinears().call(graph) if isinstance(layer, Linear)]
+    assert masks.keys() == {layer.name for layer in layers}
+    for layer in layers:
+        assert np.array_equal(html_mask.corner(masks[layer.name]), graph.weight(layer).numpy() != 0)
+    page.unlink()
+    assert rerender.rerender(tmp_path / "out")[0] == page
+    export(model, data, tmp_path / "out", settings=Settings(force=True))
+    rerender.rerender(tmp_path / "out")
+    assert html_mask.read(page.read_text()) == masks

@@ -37,7 +37,7 @@ def test_the_shown_output_is_what_the_first_command_prints(tmp_path: Path) -> No
     assert float(lost[1]) - float(lost[2]) <= 1.0
     assert without_figures(result.stdout) == without_figures(shown)
     files = {path.name for path in (tmp_path / "digits_vit-2to4").iterdir()}
-    assert files == {"model.onnx", "report.html", "report.json", "summary.md"}
+    assert files == {"model.onnx", "report.html", "report.json", "summary.md", "junit.xml"}
 
 
 def without_figures(text: str) -> str:
@@ -79,15 +79,18 @@ def test_the_table_shows_the_measured_figures() -> None:
 
 def test_the_code_map_names_files_that_are_there() -> None:
     tree = README.split("## Code map")[1]
-    for folder, name in re.findall(r"\b(passes|solver|validation|report)/ |\b([a-z_]+\.py)\b", tree):
+    for folder, name in re.findall(r"\b(passes|solver|engines|validation|report)/ |\b([a-z_]+\.py)\b", tree):
         wanted = folder or name
         assert list(ROOT.glob(f"**/{wanted}")), f"{wanted} is in README's code map but not in the tree"
 
 
 def test_every_option_of_the_command_that_readme_names_exists() -> None:
-    shown = subprocess.run(
-        [sys.executable, "-m", "prox24_export", "--help"], capture_output=True, text=True, check=True
+    shown = "".join(
+        subprocess.run(
+            [sys.executable, "-m", "prox24_export", *command, "--help"], capture_output=True, text=True, check=True
+        ).stdout
+        for command in ([], ["inspect"], ["bench"], ["report"])
     )
     ours = set(re.findall(r"`(--[a-z-]+)", README))
     assert ours
-    assert not {option for option in ours if option not in shown.stdout} - {"--fp16", "--format"}
+    assert not {option for option in ours if option not in shown} - {"--fp16", "--sparsity"}  # trtexec's

@@ -82,11 +82,6 @@ def measure_samples(spec: str, model: Model, names: Sequence[str], batches: Batc
     return Measured(values, totals, _better(better, values, spec), frozenset(steps))
 
 
-def measure(spec: str, model: Model, names: Sequence[str], batches: Batches) -> dict[str, float]:
-    """The values of `measure_samples`."""
-    return measure_samples(spec, model, names, batches).values
-
-
 def add_to(report: AccuracyReport, dense: Measured, sparse: Measured) -> AccuracyReport:
     """The report with the user's metrics: values, direction, and intervals of those that came by sample.
 
