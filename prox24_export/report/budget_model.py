@@ -37,7 +37,7 @@ class SensitivityReport:
 
     Attributes:
         samples: How many.
-        measures: How each output is compared with the dense model's: `kl`, `logits`, `cosine`, `mse`, …
+        measures: How each output is compared with the dense model's, such as `kl`, `logits`, `cosine` or `mse`.
         pruned: Loss with everything pruned.
         units: In network order.
     """

@@ -8,19 +8,17 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from prox24_export.report import html_answers, html_charts, html_mask, html_tables, markdown
-from prox24_export.report.html_charts import PrunedCurve
+from prox24_export.report import html_answers, html_budget, html_charts, html_mask, html_tables, markdown
 from prox24_export.report.html_mask import Mask
 from prox24_export.report.model import Report
 
 
-def render(report: Report, masks: Mapping[str, Mask] | None = None, pruned: PrunedCurve | None = None) -> str:
+def render(report: Report, masks: Mapping[str, Mask] | None = None) -> str:
     """The report as a page that loads nothing.
 
     Args:
         report: Everything that is said.
         masks: By layer: booleans `[N, K]`, true where kept, or what `html_mask.read` found in an earlier page.
-        pruned: The metric over the number of pruned layers, where it was measured.
 
     Raises:
         InputError: A mask is no matrix of booleans.
@@ -58,7 +56,7 @@ def render(report: Report, masks: Mapping[str, Mask] | None = None, pruned: Prun
         shapes=html_charts.shapes(report.estimate),
         distributions=html_charts.distributions(points),
         curves=list(filter(None, (html_charts.medians(points), html_charts.speedups(points, ratio)))),
-        pruned=html_charts.pruned_curve(pruned),
+        budget=html_budget.shown(report.budget),
         layer_times=html_tables.layer_times(report.engine),
         layers=html_tables.layers(report),
         masks=html_mask.block({layer.name: given[layer.name] for layer in report.layers if layer.name in given}),

@@ -24,14 +24,14 @@ class PrunedCurve(NamedTuple):
         unit: With its space, e.g. ` %`.
         points: (layers pruned, value).
         limit: The worst value allowed; None where there is no limit.
-        chosen: Layers pruned in the model that was written; None where none was chosen.
+        chosen: Point of the model that was written, which may lie beside the line; None where none was chosen.
     """
 
     metric: str
     unit: str
     points: Sequence[tuple[int, float]]
     limit: float | None = None
-    chosen: int | None = None
+    chosen: tuple[int, float] | None = None
 
 
 class ShapeBar(NamedTuple):
@@ -47,8 +47,11 @@ class ShapeBar(NamedTuple):
 
 def errors(layers: Sequence[LayerReport]) -> Plot | None:
     """Relative errors in network order, dense layers as gaps; None where no layer has a finite error."""
-    known = {place: layer.relative_error for place, layer in enumerate(layers) if layer.relative_error is not None}
-    known = {place: error for place, error in known.items() if math.isfinite(error)}
+    known = {
+        place: layer.relative_error
+        for place, layer in enumerate(layers)
+        if layer.state == "sparse" and layer.relative_error is not None and math.isfinite(layer.relative_error)
+    }
     if not known:
         return None
     worst = max(known, key=known.__getitem__)
@@ -187,35 +190,36 @@ def speedups(points: Sequence[LatencyPoint], title: str = "Speed-up") -> Plot | 
 
 def pruned_curve(curve: PrunedCurve | None) -> Plot | None:
     """The metric over the number of pruned layers; None for fewer than two points."""
-    if curve is None or len(curve.points) < 2:  # noqa: PLR2004 (a curve has two ends)
+    points = sorted({*curve.points, *([curve.chosen] if curve.chosen else [])}) if curve else []
+    if curve is None or len(points) < 2:  # noqa: PLR2004 (a curve has two ends)
         return None
-    points = sorted(curve.points)
     values = [value for _, value in points] + ([] if curve.limit is None else [curve.limit])
     scale, counts = axis(min(values), max(values)), axis(points[0][0], points[-1][0])
-    placed = [(counts.across(count), scale.down(value)) for count, value in points]
+    told = {point: f"{markdown.number(point[1], 4)}{curve.unit}" for point in points}
     marks = [
         _spot(
-            "sparse" if count == curve.chosen else "sparse invalid",
-            x,
-            y,
-            f"{count:,} layers pruned: {markdown.number(value, 4)}{curve.unit}",
+            "sparse" if point == curve.chosen else "sparse invalid",
+            counts.across(point[0]),
+            scale.down(point[1]),
+            f"{point[0]:,} layers pruned: {said}",
         )
-        for (count, value), (x, y) in zip(points, placed, strict=True)
+        for point, said in told.items()
     ]
-    chosen = "" if curve.chosen is None else f"; written: {curve.chosen:,} layers, the filled point"
+    chosen = "" if curve.chosen is None else f"; written: {curve.chosen[0]:,} layers, the filled point"
     limit = (
         "" if curve.limit is None else f"; the limit, a dashed line, is {markdown.number(curve.limit, 4)}{curve.unit}"
     )
-    ends = [f"{markdown.number(value, 4)}{curve.unit} with {count:,}" for count, value in (points[0], points[-1])]
+    ends = [f"{told[point]} with {point[0]:,}" for point in (points[0], points[-1])]
+    ticks = zip(counts.values(), counts.ticks(counts.across), strict=True)
     return Plot(
         name="pruned",
         title=f"{curve.metric} against layers pruned",
         description=f"{ends[0]}, {ends[1]} layers pruned{chosen}{limit}.",
         across="layers pruned",
         down=curve.metric,
-        x_ticks=counts.ticks(counts.across),
+        x_ticks=[tick for count, tick in ticks if math.isclose(count, round(count), abs_tol=1e-6)],  # no half a layer
         y_ticks=scale.ticks(scale.down, curve.unit),
-        lines=[line("sparse", placed)],
+        lines=[line("sparse", [(counts.across(count), scale.down(value)) for count, value in sorted(curve.points)])],
         marks=marks,
         rule=None if curve.limit is None else scale.down(curve.limit),
     )

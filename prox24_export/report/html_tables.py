@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from prox24_export.report import markdown
+from prox24_export.report import budget_tables, markdown
 from prox24_export.report.engine_model import EngineReport, LayerDiagnosis
 from prox24_export.report.html_answers import diagnoses, engine_state
 from prox24_export.report.markdown import Table
@@ -13,7 +13,7 @@ MOST_TIMES = 40
 
 
 class Row(NamedTuple):
-    """One layer; `rank` sorts by what the engine made of it."""
+    """One layer; `rank` sorts by what the engine made of it, `budget` is why it is sparse or dense to keep a limit."""
 
     layer: LayerReport
     shape: str
@@ -23,11 +23,14 @@ class Row(NamedTuple):
     rank: int | None
     words: str
     details: str
+    budget: str
+    is_kept_dense: bool
 
 
 def layers(report: Report) -> list[Row]:
     """Every layer in network order."""
-    told = diagnoses(report)
+    told, decided = diagnoses(report), budget_tables.decisions(report.budget)
+    dense = set(report.budget.dense) if report.budget else set()
     is_torch = report.engine is not None and report.engine.engine == "torch"
     rows = []
     for layer in report.layers:
@@ -35,7 +38,10 @@ def layers(report: Report) -> list[Row]:
         diagnosis = told.get(layer.name)
         words = "; ".join(part for part in (layer.reason, *layer.notes, *_missing(diagnosis)) if part)
         state, rank = engine_state(diagnosis, is_torch=is_torch)
-        rows.append(Row(layer, shape, parameters, error, state, rank, words, details(layer)))
+        why, solved = f"Budget: {decided[layer.name].reason}" if layer.name in decided else "", details(layer)
+        if layer.state == "dense" and error:  # it was solved, and left dense to keep a limit
+            solved, error = f"Pruned, its error was {error}: {solved}", ""
+        rows.append(Row(layer, shape, parameters, error, state, rank, words, solved, why, layer.name in dense))
     return rows
 
 

@@ -63,7 +63,8 @@ def _verified(report: Report) -> Sequence[Case]:
     """A report exists only where verification passed."""
     pruned = len(report.sparse_layers)
     if not pruned:
-        return [Case("verification", "2:4 pattern", 0.0, "skipped", "nothing-eligible", markdown.verdict(report))]
+        kind = "only-dense" if report.budget is not None else "nothing-eligible"
+        return [Case("verification", "2:4 pattern", 0.0, "skipped", kind, markdown.verdict(report))]
     name = f"2:4 pattern of {pruned:,} layer{'' if pruned == 1 else 's'}"
     return [Case("verification", name, report.seconds.get("verify", 0.0))]
 

@@ -1,14 +1,25 @@
 """`summary.md`: the report for a CI summary, under 60 kB; and the sentences and tables that every page shares."""
 
 import math
-import re
 from collections import Counter
 
-from prox24_export.report import engine_tables
-from prox24_export.report.markdown_table import Table, fit, interval, number, signed, text, write
+from prox24_export.report import budget_tables, engine_tables
+from prox24_export.report.budget_model import BudgetReport
+from prox24_export.report.markdown_table import (
+    Table,
+    code,
+    fit,
+    interval,
+    metric_name,
+    number,
+    signed,
+    text,
+    units,
+    write,
+)
 from prox24_export.report.model import AccuracyReport, Change, Gate, LayerReport, OutputReport, RefinementReport, Report
 
-__all__ = (  # `number` and `Table` are read through here by the other writers
+__all__ = (  # figures and `Table` are read through here by the other writers
     "RANDOM_WARNING",
     "Table",
     "cost",
@@ -30,7 +41,6 @@ RANDOM_WARNING = (
     "No calibration data were given: inputs were random, so the masks are not based on data. "
     "Give --calibration before you rely on this model."
 )
-UNITS = {"top1": (" %", " points"), "top5": (" %", " points"), "psnr": (" dB", " dB")}  # of a metric, of its change
 LAYERS, WARNINGS, REASONS = 12_000, 3_000, 5_000  # bytes of rows; together with the tables' all stays under 60 kB
 
 
@@ -49,6 +59,7 @@ def render(report: Report) -> str:
         *write(shared["metrics"]),
         *write(shared["outputs"]),
         *_engine(report, shared),
+        *_budget(report.budget, shared["budget"]),
         *write(shared["refinement"]),
         *write(Table(f"Sparse layers ({len(layers):,}), worst relative error first", header, pruned), LAYERS),
         *write(Table("Why layers stay dense", ("Reason", "Layers"), reasons(report))),
@@ -59,6 +70,21 @@ def render(report: Report) -> str:
         "\n" + text(f"{report.tool}, started {report.started}. Versions: {versions}.", 800),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _budget(budget: BudgetReport | None, curve: Table) -> list[str]:
+    """Verdict, layers left dense, and the curve: at most 2,000 bytes, whatever the names are made of."""
+    if budget is None:
+        return []
+    said = budget_tables.verdict(budget)
+    names = () if budget.verdict == "only dense" else budget.dense
+    listed = fit([f"- {code(name)}" for name in names], 400, "layers")
+    return [
+        "\n## Accuracy budget\n",
+        f"{text(said[0].upper() + said[1:], 200)}.",
+        *(["\nLeft dense to keep the budget:\n", *listed] if listed else []),
+        *write(curve, 700, 60)[2:],  # under the heading above
+    ]
 
 
 def _engine(report: Report, shared: dict[str, Table]) -> list[str]:
@@ -81,8 +107,12 @@ def verdict(report: Report) -> str:
     """The run in one sentence."""
     pruned, shared = len(report.sparse_layers), tables(report)
     parts = [f"{pruned:,} of {len(report.layers):,} linear layers {'is' if pruned == 1 else 'are'} 2:4 sparse"]
+    if report.budget is not None and report.budget.dense:
+        parts = [f"{parts[0]}, {len(report.budget.dense):,} left dense to keep the budget"]
     if not report.layers and report.input.sha256 != report.output.sha256:  # two engines were timed
         parts = ["Layers were not looked at"]
+    elif not pruned and report.budget is not None and report.budget.verdict == "only dense":
+        parts = [f"Only the dense model keeps the limit: none of {len(report.layers):,} linear layers is 2:4 sparse"]
     elif not pruned:
         same = report.input.sha256 == report.output.sha256
         parts = [f"Nothing eligible: model.onnx is {'a byte copy of the input' if same else 'as dense as the input'}"]
@@ -132,6 +162,7 @@ def tables(report: Report) -> dict[str, Table]:
         "gates": Table("Gates", ("Gate", "Measured", "Limit", "Verdict"), [_gate(gate) for gate in report.gates]),
         "metrics": Table(f"Accuracy {on}", ("Metric", "Dense", "Sparse", "Change"), _metrics(accuracy)),
         "outputs": Table(f"Outputs against dense {on}", (*header, *(["PSNR"] if images else [])), outputs),
+        "budget": budget_tables.table(report.budget),
         "refinement": Table("Refinement of all layers together", ("", ""), _refinement(report.refinement)),
         "data": Table("Data", ("Part", "Samples", "Used for", "Source"), parts or ()),
         "files": Table("Input and output", ("File", "Size", "SHA-256"), files),
@@ -201,16 +232,6 @@ def _metrics(accuracy: AccuracyReport) -> list[tuple[str, ...]]:
         both = (f"{number(value, 4)}{unit}" for value in (dense, accuracy.sparse[name]))
         rows.append((metric_name(name), *both, signed(change, points) + _known(intervals.get(name))))
     return rows
-
-
-def units(metric: str) -> tuple[str, str]:
-    """What is written behind a metric, and behind its change."""
-    return UNITS.get(metric.partition(" ")[0], ("", ""))
-
-
-def metric_name(metric: str) -> str:
-    """A metric as people write it."""
-    return re.sub(r"^top(?=[15]\b)", "top-", metric)
 
 
 def _known(change: Change | None) -> str:

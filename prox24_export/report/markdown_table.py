@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 CELL = 160  # characters of a cell
 BUDGET = 2_000  # bytes of a table's rows
+UNITS = {"top1": (" %", " points"), "top5": (" %", " points"), "psnr": (" dB", " dB")}  # of a metric, of its change
 NAMES = frozenset({"Layer", "Output", "Node"})  # first columns that hold names of the model
 _SPECIAL = re.compile(r"[\\`*\[\]<>|~&]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
 
@@ -74,6 +75,16 @@ def signed(value: float, unit: str = "") -> str:
     """A change: its sign always shown, ± where there is none."""
     sign = "+" if value > 0 else "" if value else "±"
     return f"{sign}{number(value)}{unit}"
+
+
+def units(metric: str) -> tuple[str, str]:
+    """What is written behind a metric, and behind its change."""
+    return UNITS.get(metric.partition(" ")[0], ("", ""))
+
+
+def metric_name(metric: str) -> str:
+    """A metric as people write it."""
+    return re.sub(r"^top(?=[15]\b)", "top-", metric)
 
 
 def interval(low: float | None, high: float | None, digits: int = 3) -> str:

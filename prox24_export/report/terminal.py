@@ -8,7 +8,7 @@ from io import StringIO
 from typing import Any
 
 from prox24_export.planning import Plan
-from prox24_export.report import budget_text
+from prox24_export.report import budget_text, markdown
 from prox24_export.report.engine_model import LatencyPoint
 from prox24_export.report.model import Gate, LayerReport, Report
 
@@ -22,7 +22,9 @@ def render(report: Report) -> str:
     sparse = report.sparse_layers
     parameters = sum(layer.parameters for layer in sparse)
     lines = [f"{len(sparse)} of {len(report.layers)} linear layers are 2:4 sparse ({parameters:,} weights, verified)"]
-    if not sparse and report.budget is None:
+    if not sparse and report.budget is not None and report.budget.verdict == "only dense":
+        lines = [f"0 of {len(report.layers)} linear layers are 2:4 sparse: only the dense model keeps the limit"]
+    elif not sparse:
         lines = [f"nothing eligible: {report.output.path} is a copy of {report.input.path}"]
     reasons = Counter(layer.reason.split(" (")[0] for layer in report.layers if layer.state == "dense")
     lines += [f"  dense: {count} × {reason}" for reason, count in reasons.most_common()]
@@ -92,8 +94,8 @@ def _accuracy(report: Report) -> list[str]:
     if accuracy is None:
         return []
     lines = [
-        f"{name}: {value:.2f}{_unit(name)} dense, {accuracy.sparse[name]:.2f}{_unit(name)} sparse "
-        f"on {accuracy.samples} samples"
+        f"{name}: {value:.2f}{markdown.units(name)[0]} dense, "
+        f"{accuracy.sparse[name]:.2f}{markdown.units(name)[0]} sparse on {accuracy.samples} samples"
         for name, value in accuracy.dense.items()
     ]
     for output in accuracy.outputs:
@@ -114,10 +116,6 @@ def plan_table(plan: Plan) -> str:
     if plan.refines:
         lines.append("  the refinement of all layers together is not included")
     return "\n".join(lines) + "\n"
-
-
-def _unit(metric: str) -> str:
-    return " %" if metric.startswith("top") else ""
 
 
 def layers_json(layers: Sequence[LayerReport]) -> str:

@@ -18,7 +18,6 @@ from prox24_export.report.engine_model import (
     ShapeShare,
     Verdict,
 )
-from prox24_export.report.html_charts import PrunedCurve
 from prox24_export.report.model import (
     AccuracyReport,
     Change,
@@ -32,6 +31,7 @@ from prox24_export.report.model import (
     RefinementReport,
     Report,
 )
+from tests.report.example import LEFT_DENSE, budget
 
 STEPS = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
 DENSE = (
@@ -40,7 +40,6 @@ DENSE = (
     ("Gemm", "the reduction dimension is not a multiple of 4 (K = 35)"),
     ("MatMul", "excluded by the user (--exclude */head/*)"),
 )
-CURVE = PrunedCurve("top-1", " %", ((0, 97.6), (20, 97.55), (45, 97.5), (74, 97.2), (80, 96.1)), limit=97.0, chosen=74)
 
 
 def layer(index: int, count: int = 98) -> LayerReport:
@@ -210,6 +209,16 @@ def build(count: int = 98, **changes: Any) -> Report:
         estimate=ESTIMATE,
     )
     return replace(report, **{"engine": engine(report), **changes})
+
+
+def with_budget(report: Report) -> Report:
+    """One of the dense layers could be sparse, and is not, to keep a limit on top-1."""
+    name = report.layers[LEFT_DENSE].name
+    found = budget([entry.name for entry in (*report.sparse_layers, report.layers[LEFT_DENSE])])
+    reason = f"left dense to keep the accuracy budget (1 layers, {found.parameters:,} weights)"
+    kept = replace(layer(2), name=name, weight=f"{name}.weight", state="dense", reason=reason)
+    layers = (*report.layers[:LEFT_DENSE], kept, *report.layers[LEFT_DENSE + 1 :])
+    return replace(report, layers=layers, budget=found)
 
 
 def nothing_eligible() -> Report:

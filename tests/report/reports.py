@@ -14,6 +14,8 @@ PLAIN = st.one_of(
 )
 FACTS = st.dictionaries(TEXT, st.one_of(PLAIN, st.lists(PLAIN, max_size=2).map(tuple)), max_size=2)
 
+PARTS = ("layers", "gates", "seconds", "estimate", "engine", "refinement", "warnings", "budget")
+
 
 def reports() -> st.SearchStrategy[Report]:
     """Whatever the dataclasses allow; only what a reader checks is as a run would write it."""
@@ -25,7 +27,7 @@ def reports() -> st.SearchStrategy[Report]:
         settings=FACTS,
         schema_version=st.just(1),
         accuracy=st.none() | names.flatmap(_accuracy),
-        **{name: _of(name) for name in ("layers", "gates", "seconds", "estimate", "engine", "refinement", "warnings")},
+        **{name: _of(name) for name in PARTS},
     )
 
 

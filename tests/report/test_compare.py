@@ -15,7 +15,7 @@ from prox24_export.report import html, junit, markdown
 from prox24_export.report.compare import compare, render_markdown, render_text
 from prox24_export.report.engine_model import EngineReport
 from prox24_export.report.model import AccuracyReport, OutputReport, Report
-from prox24_export.report.rerender import WRITERS, rerender, write
+from prox24_export.report.rerender import PAGE, WRITERS, rerender, write
 from tests.report.example import build, full, layer
 from tests.report.reports import reports
 from tests.report.test_goldens import later
@@ -149,7 +149,7 @@ def test_a_run_is_rendered_again_from_its_report_alone(tmp_path: Path) -> None:
     (tmp_path / "report.json").write_text(full().to_json(), encoding="utf-8")
     (tmp_path / "summary.md").write_text("stale", encoding="utf-8")
     written = rerender(tmp_path)
-    assert {path.name for path in written} == set(WRITERS) == {"report.html", "summary.md", "junit.xml"}
+    assert {path.name for path in written} == {PAGE, *WRITERS} == {"report.html", "summary.md", "junit.xml"}
     assert (tmp_path / "summary.md").read_text(encoding="utf-8") == markdown.render(full())
     assert (tmp_path / "junit.xml").read_text(encoding="utf-8") == junit.render(full())
     assert (tmp_path / "report.html").read_text(encoding="utf-8") == html.render(full())

@@ -16,7 +16,7 @@ from prox24_export.report.html_answers import engine_state, gates, overall, spee
 from prox24_export.report.html_mask import read
 from prox24_export.report.html_tables import details
 from prox24_export.report.model import DataFacts, Gate, RefinementReport, Report
-from tests.report.html_example import CURVE, build, engine, layer, masks, nothing_eligible, point
+from tests.report.html_example import build, engine, layer, masks, nothing_eligible, point, with_budget
 
 CELLS = {"td", "th", "dd", "small"}  # what stands apart on the screen
 VOID = {"meta", "link", "input", "wbr", "br"}
@@ -84,7 +84,7 @@ def test_the_first_screen_answers() -> None:
 
 
 def test_figures_reasons_and_facts_appear() -> None:
-    text = Page(render(build(), pruned=CURVE)).text
+    text = Page(render(build())).text
     for words in (
         "98.81 %",
         "the largest error is 17.8 %, at /encoder/layers.6/fc2/MatMul.",
@@ -101,7 +101,6 @@ def test_figures_reasons_and_facts_appear() -> None:
         "MatMul, the weight is not a constant of the model: 24",
         "/norm/ReduceMean values above 65,504",
         "engines/sparse.plan",
-        "97.6 % with 0, 96.1 % with 80 layers pruned; written: 74 layers",
         "18,240 node executions in 41 stages, 2.4 × one dense pass",
         "kept: the held-back samples' objective went from 0.52 to 0.31",
         "b" * 64,
@@ -122,7 +121,7 @@ def test_every_layer_has_a_row_and_every_sparse_one_a_bar() -> None:
 
 
 def test_every_id_is_used_once_and_every_label_has_its_element() -> None:
-    text = render(build(), masks(build()), CURVE)
+    text = render(with_budget(build()), masks(build()))
     page = Page(text)
     assert len(page.ids) == len(set(page.ids))
     for name in re.findall(r'(?:aria-labelledby|aria-describedby|for)="([^"]+)"', text):
@@ -131,7 +130,7 @@ def test_every_id_is_used_once_and_every_label_has_its_element() -> None:
 
 
 def test_nothing_is_loaded() -> None:
-    text = render(build(300), masks(build(300)), CURVE)
+    text = render(with_budget(build(300)), masks(build(300)))
     page = Page(text)
     assert [address for address in page.loads if not address.startswith("#")] == ["data:,"]
     assert re.search(r"https?://|url\(|@import|import\(|fetch\(|XMLHttpRequest", text) is None
@@ -316,8 +315,8 @@ def test_what_was_not_tried_has_no_curve(refinement: RefinementReport | None) ->
 
 
 def test_three_hundred_layers_with_masks_stay_under_a_megabyte() -> None:
-    report = build(300)
-    assert len(render(report, masks(report), CURVE).encode()) < 1_000_000
+    report = with_budget(build(300))
+    assert len(render(report, masks(report)).encode()) < 1_000_000
 
 
 @pytest.mark.parametrize("change", [lambda report: report, lambda report: replace(report, engine=None)])

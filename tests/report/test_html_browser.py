@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from prox24_export.report.html import render
-from tests.report.html_example import CURVE, build, engine, layer, masks, nothing_eligible
+from tests.report.html_example import build, engine, layer, masks, nothing_eligible, with_budget
 
 SCRIPT = Path(__file__).with_name("browser.mjs")
 KINDS = ["light-1280", "light-390", "dark-1280", "dark-390"]
@@ -49,7 +49,7 @@ def look(tmp_path_factory: pytest.TempPathFactory) -> Look:
 @pytest.fixture(scope="module")
 def found(look: Look) -> dict[str, Any]:
     """The example with everything."""
-    return look(render(build(), masks(build()), CURVE), "use", "keyboard", "look")
+    return look(render(with_budget(build()), masks(build())), "use", "keyboard", "look")
 
 
 def test_nothing_is_logged_and_nothing_but_the_file_is_asked_for(found: dict[str, Any]) -> None:
@@ -114,7 +114,7 @@ def test_every_word_of_the_filter_counts(found: dict[str, Any]) -> None:
 
 def test_states_filter(found: dict[str, Any]) -> None:
     counts = {state: int(shown.partition(" ")[0]) for state, shown in found["states"].items()}
-    assert counts == {"": 98, "sparse": 74, "dense": 24, "missed": 49}
+    assert counts == {"": 98, "sparse": 74, "dense": 24, "budget": 1, "missed": 49}
 
 
 def test_the_chosen_mask_is_drawn_entry_by_entry(found: dict[str, Any]) -> None:
@@ -160,8 +160,8 @@ def test_names_with_markup_or_without_end_do_no_harm(look: Look) -> None:
 
 
 def test_two_thousand_layers_open_at_once(look: Look, record_property: Callable[[str, Any], None]) -> None:
-    report = build(2000)
-    page = render(report, masks(report), CURVE)
+    report = with_budget(build(2000))
+    page = render(report, masks(report))
     seconds = look(page, "time")["seconds"]
     print(f"2,000 layers: {len(page.encode()) / 1e6:.2f} MB, {json.dumps(seconds)}")  # noqa: T201 (a measured figure)
     record_property("seconds", seconds)

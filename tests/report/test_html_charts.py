@@ -11,9 +11,10 @@ from prox24_export.report import html_charts
 from prox24_export.report.engine_model import ShapeShare
 from prox24_export.report.html_charts import PrunedCurve
 from prox24_export.report.html_plot import HEIGHT, ROOM, Plot, axis
-from tests.report.html_example import CURVE, ESTIMATE, build, distribution, layer, point
+from tests.report.html_example import ESTIMATE, build, distribution, layer, point
 
 FINITE = st.floats(-1e12, 1e12)
+CURVE = PrunedCurve("top-1", " %", ((0, 97.6), (20, 97.55), (45, 97.5), (74, 97.2), (80, 96.1)), 97.0, (74, 97.2))
 
 
 def points(plot: Plot, place: int) -> list[tuple[float, float]]:

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from prox24_export.report import junit
 from prox24_export.report.engine_model import EngineReport
 from prox24_export.report.model import Gate, Report
-from tests.report.example import build, full, layer, nothing_eligible
+from tests.report.example import build, full, layer, nothing_eligible, only_dense
 from tests.report.reports import reports
 
 # What junit-10.xsd of Jenkins' xUnit plugin, the strictest in use, allows: required and other attributes, children.
@@ -101,6 +101,19 @@ def test_verification_is_a_case_with_its_time() -> None:
 def test_nothing_to_verify_is_not_a_success() -> None:
     (skipped,) = case(nothing_eligible(), "2:4 pattern")
     assert skipped.get("message") == "Nothing eligible: model.onnx is a byte copy of the input."
+
+
+def test_a_budget_that_only_the_dense_model_keeps_is_not_called_nothing_eligible() -> None:
+    (skipped,) = case(only_dense(), "2:4 pattern")
+    assert skipped.get("type") == "only-dense"
+    assert (skipped.get("message") or "").startswith("Only the dense model keeps the limit: none of 12")
+
+
+def test_a_budget_adds_no_case() -> None:
+    names = [entry.get("name") for entry in strictly(junit.render(full())).iter("testcase")]
+    assert names == [
+        entry.get("name") for entry in strictly(junit.render(replace(full(), budget=None))).iter("testcase")
+    ]
 
 
 def test_a_latency_that_is_not_valid_or_not_measured_is_skipped_with_its_reason() -> None:

@@ -7,9 +7,10 @@ from dataclasses import replace
 import pytest
 from rich.cells import cell_len
 
-from prox24_export.report import terminal
-from prox24_export.report.model import Gate, LayerReport, OutputReport, RefinementReport
-from tests.report.example import build, layer, nothing_eligible
+from prox24_export.report import budget_text, terminal
+from prox24_export.report.budget_model import BudgetReport
+from prox24_export.report.model import AccuracyReport, Gate, LayerReport, OutputReport, RefinementReport
+from tests.report.example import build, full, layer, nothing_eligible, only_dense
 
 SECONDS = {"total": 12.34}
 
@@ -111,3 +112,93 @@ def test_json_has_every_column_of_the_table_and_more_digits() -> None:
 def test_what_came_of_the_refinement_is_one_line(kept: bool, said: str) -> None:
     report = build(refinement=RefinementReport(kept, "why"), seconds={"total": 1.0})
     assert said in terminal.render(report).splitlines()
+
+
+@pytest.mark.parametrize(
+    ("metric", "said"),
+    [
+        ("top1", "90.00 % dense, 80.00 % sparse"),
+        ("top5 head", "90.00 % dense, 80.00 % sparse"),
+        ("psnr", "90.00 dB dense, 80.00 dB sparse"),
+        ("topic", "90.00 dense, 80.00 sparse"),
+        ("top10_recall", "90.00 dense, 80.00 sparse"),
+        ("perplexity", "90.00 dense, 80.00 sparse"),
+    ],
+)
+def test_a_metric_has_its_own_unit(metric: str, said: str) -> None:
+    accuracy = AccuracyReport(16, {metric: 90.0}, {metric: 80.0}, ())
+    lines = terminal.render(build(seconds=SECONDS, accuracy=accuracy)).splitlines()
+    assert f"{metric}: {said} on 16 samples" in lines
+
+
+def wide(letters: str) -> BudgetReport:
+    """A search whose names, titles and figures are as long as they may be."""
+    found = full().budget
+    assert found is not None
+    names = [f"{letters * 60}/end{index}" for index in range(len(found.decisions))]
+    units = tuple(
+        replace(unit, name=name, layers=(name, f"{name}b"), parameters=10**10)
+        for unit, name in zip(found.sensitivity.units, names, strict=True)
+    )
+    reason = f"not sparse again: {letters * 60} then loses 1 ± 0.1, limit 0.5; loss 1 pruned"
+    step = replace(found.curve[-1], order=f"{names[0]} sparse again", layers=12_345, parameters=10**10)
+    figures = replace(step, value=-1.234e-100, error=1.2e-100, limit=1.234e100)
+    return replace(
+        found,
+        samples=123_456_789,
+        sensitivity=replace(found.sensitivity, units=units, samples=123_456_789),
+        curve=(*found.curve, step, figures),
+        decisions=tuple(
+            replace(decision, name=name, reason=reason) for decision, name in zip(found.decisions, names, strict=True)
+        ),
+        dense=tuple(f"{name}b" for name in names),
+        parameters=10**10,
+    )
+
+
+@pytest.mark.parametrize("letters", ["/layer", "層", "\U0001f600", "a\nb\t", "e\u0301"])
+def test_no_line_of_a_budget_is_longer_than_100_columns(letters: str) -> None:
+    found = wide(letters)
+    sensitivity = budget_text.sensitivity_table(found.sensitivity).splitlines()
+    lines = [*budget_text.budget_table(found).splitlines(), *sensitivity]
+    assert max(cell_len(line) for line in lines) <= 100
+    assert len(sensitivity) == 2 + len(found.sensitivity.units)  # no name breaks its line
+    assert {cell_len(line) for line in sensitivity[1:]} == {99}  # nor its column
+    assert sum("sparse again (solved again)" in line for line in lines) >= 1  # the end of a title tells steps apart
+    assert sum(line.endswith("/end0b") for line in lines) == 1
+
+
+def test_a_budget_of_usual_names_is_not_cut() -> None:
+    text = terminal.render(full())
+    lines = text.splitlines()
+    assert "budget: 1 layer (65,536 weights) left dense, the others solved again, by 219 samples" in lines
+    assert "  dense: /encoder/layers.1/k_proj/MatMul" in lines
+    assert "    needed for the limit" in lines
+    assert sum(line.endswith(" keeps  the first of these (solved again)") for line in lines) == 1
+    started = lines.index("budget: 1 layer (65,536 weights) left dense, the others solved again, by 219 samples")
+    table = lines[started : lines.index("    needed for the limit") + 1]
+    assert max(map(len, table)) <= 100
+    assert sum("keeps " in line or "misses" in line for line in table) == 9
+
+
+def test_layers_of_one_stage_share_their_reason() -> None:
+    lines = budget_text.budget_table(wide("x")).splitlines()
+    assert sum(line.startswith("    not sparse again: ") for line in lines) == len(wide("x").dense)
+
+
+def test_only_dense_is_told_as_that() -> None:
+    text = terminal.render(only_dense())
+    assert text.startswith("0 of 12 linear layers are 2:4 sparse: only the dense model keeps the limit\n")
+    assert "budget: only the dense model keeps the limit, by 219 samples\n" in text
+    assert "  dense: 10 × left dense to keep the accuracy budget\n" in text
+    assert "nothing eligible" not in text
+    assert "verified" not in text
+
+
+def test_a_budget_that_was_not_needed_says_so() -> None:
+    found = full().budget
+    assert found is not None
+    kept = replace(found, curve=found.curve[:1], dense=(), parameters=0, solved_again=False, verdict="not needed")
+    text = budget_text.budget_table(kept)
+    assert text.startswith("budget: every layer may be sparse, by 219 samples that are in no figure of the report\n")
+    assert "dense: " not in text

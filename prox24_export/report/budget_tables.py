@@ -1,0 +1,92 @@
+"""An accuracy budget as every page shows it: the verdict, the curve of one order, each layer's decision."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+from prox24_export.report.budget_model import BudgetDecision, BudgetPoint, BudgetReport
+from prox24_export.report.markdown_table import Table, metric_name, number, units
+
+HEADER = ("Dense", "Weights", "Change for the worse", "Limit", "Verdict", "Variant")
+
+
+def verdict(report: BudgetReport) -> str:
+    """How many layers are left dense, in one sentence without its full stop; short enough for a terminal's line."""
+    if report.verdict == "not needed":
+        return f"every layer may be sparse, by {report.samples:,} samples that are in no figure of the report"
+    if report.verdict == "only dense":
+        return f"only the dense model keeps the limit, by {report.samples:,} samples"
+    again = ", the others solved again" if report.solved_again else ""
+    layers = f"{len(report.dense):,} layer{'' if len(report.dense) == 1 else 's'}"
+    return f"{layers} ({report.parameters:,} weights) left dense{again}, by {report.samples:,} samples"
+
+
+def margin(report: BudgetReport) -> str:
+    """What a variant has to keep, in one sentence."""
+    errors = f"{number(report.errors)} standard error{'' if report.errors == 1 else 's'}"
+    return f"A variant keeps the limit where its change for the worse and {errors} together are within it."
+
+
+def decisions(report: BudgetReport | None) -> Mapping[str, BudgetDecision]:
+    """By layer; layers of one stage share theirs."""
+    if report is None:
+        return {}
+    told = {decision.name: decision for decision in report.decisions}
+    return {layer: told[unit.name] for unit in report.sensitivity.units if unit.name in told for layer in unit.layers}
+
+
+def order(report: BudgetReport) -> str:
+    """The order whose search led to what was chosen, else the one with most points; empty where none was searched.
+
+    Its layers are then tried sparse again one by one, and with all others solved again: such steps carry titles of
+    their own, and follow the order that they belong to.
+    """
+    own = [point for point in report.curve if _is_prefix(report, point)]
+    solved_once = [point for point in report.curve if point.fits and not point.solved_again]
+    if solved_once:
+        best = min(solved_once, key=lambda point: point.parameters)
+        before = report.curve[: report.curve.index(best) + 1]
+        if leading := [point.order for point in before if _is_prefix(report, point)]:
+            return leading[-1]
+    titles = [point.order for point in own]
+    return max(titles, key=titles.count, default="")
+
+
+def path(report: BudgetReport) -> Sequence[BudgetPoint]:
+    """Everything pruned, where all orders begin, and the points of one order; fewest dense layers first."""
+    name = order(report)
+    found = [point for point in report.curve if not point.layers or (_is_prefix(report, point) and point.order == name)]
+    return sorted(found, key=lambda point: point.layers)
+
+
+def table(report: BudgetReport | None) -> Table:
+    """The curve of one order, and the variant that was chosen where that is a step after it."""
+    points: list[BudgetPoint] = []
+    if report is not None:
+        ending, points = report.ending, list(path(report))
+        points += [ending] if ending is not None and ending not in points else []
+    return Table("Search for the fewest dense layers", HEADER, [_row(point) for point in points])
+
+
+def every_variant(report: BudgetReport | None) -> Table:
+    """Every point, in the order of the search."""
+    rows = [_row(point) for point in (report.curve if report else ())]
+    return Table(f"Variants in the order of the search, {len(rows):,}", HEADER, rows)
+
+
+def _is_prefix(report: BudgetReport, point: BudgetPoint) -> bool:
+    """Whether the first layers of an order are dense, and nothing else is done."""
+    steps = {f"{unit.name} sparse again" for unit in report.sensitivity.units}
+    return point.layers > 0 and not point.solved_again and point.order not in steps
+
+
+def _row(point: BudgetPoint) -> tuple[str, ...]:
+    unit = units(point.metric)[1]
+    error = f" ± {number(point.error, 2)}" if math.isfinite(point.error) and point.error else ""
+    return (
+        f"{point.layers:,}",
+        f"{point.parameters:,}",
+        f"{metric_name(point.metric)} {number(point.value)}{error}{unit}",
+        f"{number(point.limit)}{unit}",
+        "keeps it" if point.fits else "misses it",
+        point.order + (" (solved again)" if point.solved_again else ""),
+    )

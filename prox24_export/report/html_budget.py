@@ -1,0 +1,81 @@
+"""The page's part on an accuracy budget: the picture of one order, and which layers it left dense."""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from prox24_export.report import budget_tables, html_charts
+from prox24_export.report.budget_model import BudgetPoint, BudgetReport
+from prox24_export.report.html_charts import PrunedCurve
+from prox24_export.report.html_plot import Plot
+from prox24_export.report.markdown import Table, metric_name, units
+
+MOST_NAMES = 20
+
+
+class Budget(NamedTuple):
+    """What the page says of the search.
+
+    Attributes:
+        verdict: In one sentence.
+        margin: What a variant has to keep.
+        order: By what layers were ordered; empty where no order was searched.
+        names: Of layers left dense, the first twenty.
+        rest: How many more there are.
+        plot: The picture; None where fewer than two variants can be drawn.
+        table: The curve of one order.
+        variants: Every variant.
+    """
+
+    verdict: str
+    margin: str
+    order: str
+    names: Sequence[str]
+    rest: int
+    plot: Plot | None
+    table: Table
+    variants: Table
+
+
+def shown(report: BudgetReport | None) -> Budget | None:
+    """None where no budget was asked for."""
+    if report is None:
+        return None
+    said = budget_tables.verdict(report)
+    return Budget(
+        verdict=f"{said[0].upper()}{said[1:]}.",
+        margin=budget_tables.margin(report),
+        order=budget_tables.order(report),
+        names=report.dense[:MOST_NAMES],
+        rest=max(0, len(report.dense) - MOST_NAMES),
+        plot=html_charts.pruned_curve(curve(report)),
+        table=budget_tables.table(report),
+        variants=budget_tables.every_variant(report),
+    )
+
+
+def curve(report: BudgetReport) -> PrunedCurve | None:
+    """One order and one metric: of the variant that was chosen, else of most points; None where nothing was measured.
+
+    The metric whose limit is the hardest to keep may be another one at each point: values of two metrics are no curve.
+    """
+    eligible = sum(len(unit.layers) for unit in report.sensitivity.units)
+    points, ending = budget_tables.path(report), report.ending
+    metrics = [point.metric for point in points]
+    metric = ending.metric if ending else max(metrics, key=metrics.count, default=None)
+    if metric is None:
+        return None
+
+    def place(point: BudgetPoint) -> tuple[int, float]:
+        return eligible - point.layers, point.value
+
+    drawn = [point for point in points if point.metric == metric and math.isfinite(point.value)]
+    limit = next((point.limit for point in (ending, *drawn) if point and math.isfinite(point.limit)), None)
+    is_known = ending is not None and math.isfinite(ending.value)
+    return PrunedCurve(
+        metric=f"Change of {metric_name(metric)} for the worse",
+        unit=units(metric)[1],
+        points=[place(point) for point in drawn],
+        limit=limit,
+        chosen=place(ending) if ending is not None and is_known else None,
+    )
