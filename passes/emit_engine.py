@@ -30,12 +30,17 @@ TIMING_CACHE = "timing.cache"
 
 
 class EngineBuildError(Prox24Error):
-    """TensorRT built no engine; `log` holds what it said."""
+    """TensorRT built no engine.
 
-    def __init__(self, message: str, log: str) -> None:
-        """The message for the user, and all that TensorRT said."""
-        super().__init__(message)
-        self.log = log
+    Attributes:
+        reason: Why, in one sentence.
+        log: All that TensorRT said.
+    """
+
+    def __init__(self, reason: str, place: Path, log: str) -> None:
+        """The reason, where the log was written, and the log."""
+        super().__init__(f"{reason} All that it said is in {place}.")
+        self.reason, self.log = reason, log
 
 
 @dataclass(frozen=True)
@@ -225,4 +230,4 @@ def _notes(layers: str) -> tuple[str, ...]:
 
 def _failed(onnx: Path, place: Path, log: BuildLog, error: Exception) -> EngineBuildError:
     why = log.complaint or first_line(error)
-    return EngineBuildError(f"TensorRT built no engine from {onnx}: {why} All that it said is in {place}.", log.text)
+    return EngineBuildError(f"TensorRT built no engine from {onnx}: {why}", place, log.text)

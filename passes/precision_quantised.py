@@ -13,14 +13,41 @@ import onnx
 from onnx import numpy_helper
 
 from prox24_export.passes import runtime
-from prox24_export.passes.graph import Array, Candidate
+from prox24_export.passes.graph import Array, Candidate, Node
 from prox24_export.passes.onnx_graph import OnnxGraph
 from prox24_export.passes.verify_pattern import PatternError, Verified, check
+
+EPILOGUE = {"Add", "Relu", "Clip", "LeakyRelu", "Sigmoid", "Mul"}  # what TensorRT fuses behind a product
 
 
 def is_quantised(graph: OnnxGraph) -> bool:
     """Whether the model holds QuantizeLinear or DequantizeLinear."""
     return any(node.op_type in {"QuantizeLinear", "DequantizeLinear"} for node in graph.proto.graph.node)
+
+
+def quantised_products(graph: OnnxGraph) -> tuple[set[str], set[str]]:
+    """Nodes that multiply what comes from DequantizeLinear, and those of which a QuantizeLinear takes the result.
+
+    Biases and activations may stand between a product and its QuantizeLinear: TensorRT fuses them.
+    """
+    by_output = {name: node for node in graph.nodes for name in node.outputs}
+    readers: dict[str, list[Node]] = {}
+    for node in graph.nodes:
+        for name in node.inputs:
+            readers.setdefault(name, []).append(node)
+    inside, followed = set(), set()
+    for found in graph.operators():
+        if not isinstance(found, Candidate):
+            continue
+        node = next(node for node in graph.nodes if node.name == found.use.node)
+        if any(by_output[name].op == "DequantizeLinear" for name in node.inputs if name in by_output):
+            inside.add(node.name)
+        ahead = node
+        while len(next_ones := readers.get(ahead.outputs[0], [])) == 1 and next_ones[0].op in EPILOGUE:
+            ahead = next_ones[0]
+        if next_ones and all(reader.op == "QuantizeLinear" for reader in next_ones):
+            followed.add(node.name)
+    return inside, followed
 
 
 def verify_quantised(graph: OnnxGraph, nodes: Sequence[str]) -> list[Verified]:

@@ -36,7 +36,7 @@ class Views:
         """Of a network, on a few batches.
 
         Args:
-            run: The dense network; its first output is looked at.
+            run: The dense network. Of one with several outputs nobody knows whether a mirror leaves the others alone.
             batches: Inputs.
         """
         same = total = 0
@@ -44,8 +44,9 @@ class Views:
             if not is_image(feeds):
                 return Views()
             with torch.no_grad():
-                seen, turned = run(feeds)[0], run(mirror(feeds))[0]
-            if seen.ndim != 2 or seen.shape[1] < 2 or not seen.is_floating_point():  # noqa: PLR2004 - [N, C] classes
+                results, mirrored = run(feeds), run(mirror(feeds))
+            seen, turned = results[0], mirrored[0]
+            if len(results) > 1 or seen.ndim != 2 or seen.shape[1] < 2 or not seen.is_floating_point():  # noqa: PLR2004 - [N, C] classes
                 return Views(images=True)
             same += int((seen.argmax(1) == turned.argmax(1)).sum())
             total += len(seen)
@@ -89,6 +90,4 @@ def shifted(images: Tensor, generator: torch.Generator) -> Tensor:
     most = max(1, min(height, width) // SHIFT)
     padded = F.pad(images, (most,) * 4, mode="reflect")
     places = torch.randint(0, 2 * most + 1, (len(images), 2), generator=generator).tolist()
-    return torch.stack(
-        [image[:, y : y + height, x : x + width] for image, (y, x) in zip(padded, places, strict=True)]
-    )
+    return torch.stack([image[:, y : y + height, x : x + width] for image, (y, x) in zip(padded, places, strict=True)])

@@ -4,17 +4,19 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 
 from prox24_export import calibration as data
 from prox24_export import engine_stage, facts, frontends, output, preparation
 from prox24_export.engines.choice import choose
-from prox24_export.errors import InputError
+from prox24_export.errors import InputError, first_line
 from prox24_export.job import Job
 from prox24_export.passes.find_linears import FindLinears
 from prox24_export.passes.graph import Candidate, Feeds, Linear
 from prox24_export.passes.onnx_graph import OnnxGraph
+from prox24_export.passes.runtime import one_sentence
 from prox24_export.passes.verify_pattern import check
 from prox24_export.pruning import row_of
 from prox24_export.report import rerender
@@ -58,6 +60,7 @@ def bench(
     for file in (dense, sparse):
         if not file.is_file():
             raise InputError(f"no such model: {file}. Expected two .onnx files or two TensorRT engines.")
+    _expect_used(settings, batches, inputs)
     kinds = {file.suffix.lower() in ENGINE_FILES for file in (dense, sparse)}
     if len(kinds) > 1:
         raise InputError(f"{dense} and {sparse} must both be ONNX files, or both TensorRT engines.")
@@ -84,6 +87,7 @@ def _of_models(  # noqa: PLR0917 - as `bench` has them
     choice = choose(settings if settings.engine != "auto" else _best(settings), has_onnx=True)
     with run.timed("load"):
         left, right = OnnxGraph(dense), OnnxGraph(sparse)
+        _expect_alike(left, right)
         found = FindLinears(settings.include, settings.exclude).call(right)
         rows = _rows(right, found)
     with run.timed("data"):
@@ -116,6 +120,23 @@ def _of_models(  # noqa: PLR0917 - as `bench` has them
     )
 
 
+def _expect_used(settings: Settings, batches: Sequence[int], inputs: str | None) -> None:
+    """Refuses what would be ignored."""
+    if settings.engine == "none":
+        raise InputError("--engine none times nothing. Choose another engine, or leave it out.")
+    if settings.shapes and (batches or inputs is not None):
+        raise InputError("--shapes says what is timed, on random inputs. Leave --batch and --inputs out, or --shapes.")
+
+
+def _expect_alike(dense: OnnxGraph, sparse: OnnxGraph) -> None:
+    left, right = ({value.name: value.dtype for value in graph.inputs} for graph in (dense, sparse))
+    if left != right:
+        raise InputError(
+            f"{dense.path} takes {', '.join(left) or 'nothing'}, {sparse.path} takes {', '.join(right) or 'nothing'}. "
+            "Expected two models with the same inputs, of the same types."
+        )
+
+
 def _best(settings: Settings) -> Settings:
     """With `auto` there is always something to time: ONNX Runtime's CPU where nothing else is."""
     found = choose(replace(settings, min_speedup=None), has_onnx=True)
@@ -142,7 +163,18 @@ def _timed(job: Job, batches: Sequence[int]) -> list[Feeds]:
     sizes = tuple(batches) or (USUAL if free else (1,))
     if not free and sizes != (1,):
         raise InputError(f"--batch {sizes[0]}: the model's first axis is fixed. Leave --batch out.")
-    return [_call(job, size) for size in dict.fromkeys(sizes)]
+    calls = [_call(job, size) for size in dict.fromkeys(sizes)]
+    run = job.graph.runner()
+    possible: list[Feeds] = []
+    for size, feeds in zip(dict.fromkeys(sizes), calls, strict=True):
+        try:
+            run(feeds)
+        except Exception as error:
+            if batches or not possible:
+                raise InputError(f"{job.graph.path} cannot be run on {size} samples: {one_sentence(error)}.") from error
+            break  # the first axis is called dynamic, and is not
+        possible.append(feeds)
+    return possible
 
 
 def _call(job: Job, size: int) -> Feeds:
@@ -150,7 +182,10 @@ def _call(job: Job, size: int) -> Feeds:
     if not samples:
         samples = data.random(graph.inputs, graph.gathered_rows, job.settings.random_shapes, size, job.settings.seed)
     repeated = (samples * -(-size // len(samples)))[:size]
-    return next(feeds for feeds, _ in data.joined(repeated, graph.inputs, size))
+    groups = [feeds for feeds, _ in data.joined(repeated, graph.inputs, size)]
+    if len(groups) > 1:
+        raise InputError(f"--batch {size}: the samples have other shapes and cannot be joined. Give ones that can.")
+    return groups[0]
 
 
 def _of_engines(  # noqa: PLR0917 - as `bench` has them
@@ -161,7 +196,11 @@ def _of_engines(  # noqa: PLR0917 - as `bench` has them
 
     if inputs is None or Path(inputs).suffix.lower() != ".npz":
         raise InputError("engines are timed on --inputs FILE.npz, with an array for every input of the engine.")
-    arrays = dict(np.load(inputs))
+    try:
+        arrays = dict(np.load(inputs))
+    except (OSError, ValueError, EOFError, BadZipFile) as error:
+        raise InputError(f"--inputs {inputs} cannot be read: {first_line(error)}. Expected an .npz file.") from error
+    arrays.pop(data.LABELS, None)
     longest = min((len(array) for array in arrays.values() if array.ndim), default=1)
     sizes = tuple(batches) or (longest,)
     if max(sizes) > longest:

@@ -255,13 +255,18 @@ def keep_budget(
         choice = search.run()
         rows = solver.rows(choice) or pruned
         names = names_of(choice.dense)
+        if len(choice.dense) == len(found):
+            weights.clear()  # nothing that was refined beside pruned weights stays either: it is the dense model
         for name in list(weights):
             if name in names:
                 del weights[name]
             elif choice.solved_again:
                 weights[name] = choice.weights[name]
         report = _report(search, choice, samples, errors, time.perf_counter() - begun)
-    return replace(rows, layers=_with_dense(rows.layers, pruned.layers, choice)), report
+    layers = _with_dense(rows.layers, pruned.layers, choice)
+    sparse = {row.name for row in layers if row.state == "sparse"}
+    masks = {name: mask for name, mask in rows.masks.items() if name in sparse}
+    return replace(rows, layers=layers, masks=masks), report
 
 
 class _Again:

@@ -14,7 +14,7 @@ from cyclopts.config import Toml
 
 OWN_FILE, PROJECT_FILE = "prox24.toml", "pyproject.toml"
 TABLE = ("tool", "prox24-export")
-PATHS = frozenset({"calibration", "evaluation", "out", "baseline", "timing-cache"})
+PATHS = frozenset({"calibration", "evaluation", "out", "baseline", "timing-cache", "inputs"})
 
 
 class _File(Toml):
@@ -36,12 +36,12 @@ class _File(Toml):
 
 
 def _anchor(table: dict[str, Any], folder: Path) -> None:
-    """Makes relative paths those from the file's folder. `module:function` and `~` are none."""
+    """Makes relative paths those from the file's folder. `module:function` is none; `~` is the user's home."""
     for key, value in table.items():
         if isinstance(value, dict):
             _anchor(value, folder)
         elif key.replace("_", "-") in PATHS and isinstance(value, str) and ":" not in value:
-            table[key] = str(folder / value)
+            table[key] = str(folder / Path(value).expanduser())
 
 
 def sources() -> tuple[Toml, ...]:

@@ -1,9 +1,11 @@
 """After the models are written: engines built and timed, or why nothing was."""
 
+import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from prox24_export import calibration as data
 from prox24_export import lowering
@@ -11,15 +13,19 @@ from prox24_export.engines import gpu_state
 from prox24_export.engines.estimate import estimate
 from prox24_export.engines.gpu_watch import Watch, watching
 from prox24_export.engines.profiles import ShapeRange, complete
-from prox24_export.errors import Prox24Error
+from prox24_export.errors import InputError, Prox24Error, first_line
 from prox24_export.job import Job
+from prox24_export.passes.emit_engine import EngineBuildError
 from prox24_export.passes.graph import Array, Feeds, TracedGraph
 from prox24_export.passes.onnx_graph import OnnxGraph
+from prox24_export.passes.precision_quantised import quantised_products
+from prox24_export.passes.runtime import one_sentence
 from prox24_export.report.engine_model import EngineReport, Estimate
 from prox24_export.report.model import AccuracyReport, LayerReport
 
 MOST_TIMED = 32  # samples of the larger batch that is timed where no shapes are given
 ENGINES = "engines"
+NOTHING_SPARSE = EngineReport("none", not_measured="no layer is sparse: both models are the same.")
 
 
 @dataclass(frozen=True)
@@ -73,27 +79,56 @@ def run_engines(
     Raises:
         Prox24Error: The engine that was asked for cannot build or run the model.
     """
+    lenient = job.settings.engine == "auto" and job.settings.min_speedup is None and not job.choice.writes_files
     try:
         return _measured(job, written, timed, evaluation)
-    except Prox24Error as error:
-        if job.settings.engine != "auto" or job.settings.min_speedup is not None:
+    except EngineBuildError as error:
+        kept = job.target.parent / f"{job.target.name}.build.log"
+        if lenient:
+            return _failed(job, str(error).replace(str(written.folder), str(job.target)))
+        kept.write_text(error.log, encoding="utf-8")  # the output folder, and the log in it, will not appear
+        raise Prox24Error(f"{error.reason} All that it said is in {kept}.") from error
+    except Exception as error:
+        if not lenient:
             raise
-        return EngineReport("none", precision=job.choice.precision, not_measured=f"{job.choice.engine} failed: {error}")
+        return _failed(job, first_line(error))  # e.g. too little memory: the model is finished all the same
+
+
+def _failed(job: Job, why: str) -> EngineReport:
+    return EngineReport("none", precision=job.choice.precision, not_measured=f"{job.choice.engine} failed: {why}")
 
 
 def timed_batches(job: Job) -> list[Feeds]:
-    """What is timed: the smallest, likeliest and largest shapes given; else one sample, and as many as are joined."""
+    """What is timed: the smallest, likeliest and largest shapes given; else one sample, and as many as are joined.
+
+    Raises:
+        InputError: The shapes given fit no input, or the model cannot be run on them.
+    """
     ranges = job.settings.ranges
     if ranges:
         sides = [{name: getattr(shapes, side) for name, shapes in ranges.items()} for side in ("min", "opt", "max")]
         distinct = [shapes for index, shapes in enumerate(sides) if shapes not in sides[:index]]
         graph, seed = job.graph, job.settings.seed
-        drawn = (data.random(graph.inputs, graph.gathered_rows, shapes, 1, seed) for shapes in distinct)
-        return [samples[0].feeds for samples in drawn]
+        drawn = [data.random(graph.inputs, graph.gathered_rows, shapes, 1, seed)[0].feeds for shapes in distinct]
+        _expect_runs(graph, drawn)
+        return drawn
     samples = job.parts.report or job.parts.fit
     sizes = dict.fromkeys((1, min(job.size, len(samples), MOST_TIMED))) if data.can_join(job.graph.inputs) else (1,)
     groups = (next(data.joined(samples, job.graph.inputs, size), None) for size in sizes if size)
     return [group[0] for group in groups if group is not None]
+
+
+def _expect_runs(graph: TracedGraph, batches: Sequence[Feeds]) -> None:
+    """Raises InputError where the model cannot be run on one of the shapes given."""
+    run = graph.runner()
+    for batch in batches:
+        try:
+            run(batch)
+        except Exception as error:
+            shapes = ", ".join(f"{name}: {list(array.shape)}" for name, array in batch.items())
+            raise InputError(
+                f"--shapes: {graph.path} cannot be run on {shapes}: {one_sentence(error)}. Give shapes that it takes."
+            ) from error
 
 
 def _measured(
@@ -110,6 +145,7 @@ def _measured(
         files={what: f"{ENGINES}/{name}" for what, name in (names | report.files).items()},
         accuracy={} if seen is None else seen.sparse,
         kept_in_fp32=dict(files.lowered.kept_in_fp32),
+        notes=files.lowered.notes,
     )
 
 
@@ -120,7 +156,8 @@ def _files(job: Job, written: Written) -> lowering.Files | None:
     choice = job.choice
     if choice.engine != "tensorrt" and not choice.writes_files:
         return None
-    batches = [feeds for feeds, _ in data.joined(job.parts.fit, job.graph.inputs, job.size)]
+    joined = data.joined(job.parts.fit, job.graph.inputs, job.size)
+    batches = [feeds for feeds, _ in itertools.islice(joined, lowering.CALIBRATION_BATCHES)]
     place = written.folder / ENGINES
     return lowering.lower(
         written.dense_onnx, written.sparse_onnx, written.pruned, place, precision=choice.precision, feeds=batches
@@ -150,11 +187,14 @@ def _tensorrt(job: Job, written: Written, files: lowering.Files, batches: Sequen
 
     settings, precision = job.settings, job.choice.precision
     kept = files.lowered.kept_in_fp32 if files.lowered else {}
+    types: dict[str, Literal["fp32", "int8"]] = dict.fromkeys(kept, "fp32")
+    int8, follows = quantised_products(OnnxGraph(files.sparse))
     layers = pruned_layers(
         [row for row in written.rows if row.state == "sparse"],
         files.layers,
         "fp32" if precision == "fp32" else "bf16" if precision == "bf16" else "fp16",
-        overrides=dict.fromkeys(kept, "fp32"),
+        overrides=types | dict.fromkeys(int8, "int8"),
+        quantised_outputs={name: name in follows for name in int8},
     )
     references = OnnxGraph(_expect(written.dense_onnx)), OnnxGraph(_expect(written.sparse_onnx))
     build = BuildSettings(

@@ -1,10 +1,12 @@
 """Both finished models as ONNX files in the precision that engines compute in, and what the conversion costs."""
 
+import glob
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import get_args
 
+from prox24_export.errors import Prox24Error
 from prox24_export.passes.find_linears import FindLinears
 from prox24_export.passes.graph import Array, Feeds, Linear
 from prox24_export.passes.lower_precision import Lowered, LowerPrecision
@@ -15,6 +17,7 @@ from prox24_export.report.model import AccuracyReport
 from prox24_export.validation import accuracy
 
 CALIBRATION_BATCHES = 4  # that ranges of values are taken from
+MOST_ROUNDS = 4  # until the same nodes stay in float32 in both files
 AT_ONCE = 8  # batches whose values are in memory together
 Batch = tuple[Mapping[str, Array], Array | None]
 
@@ -41,6 +44,9 @@ def lower(
 ) -> Files:
     """Writes `dense.PRECISION.onnx` and `sparse.PRECISION.onnx` into `folder`; with `fp32` nothing is written.
 
+    The same nodes stay in float32 in both, those that need it in either: else engines of different precision would be
+    compared.
+
     Args:
         dense: ONNX file.
         sparse: ONNX file with pruned weights.
@@ -60,9 +66,19 @@ def lower(
     convert = LowerPrecision("bf16" if precision == "bf16" else "fp16")
     places = [folder / f"{kind}.{precision}.onnx" for kind in ("dense", "sparse")]
     some = list(feeds)[:CALIBRATION_BATCHES]
-    convert.call(dense, places[0], some)
-    lowered = convert.call(sparse, places[1], some, layers)
-    return Files(places[0], places[1], layers, lowered)
+    kept: dict[str, str] = {}
+    for _ in range(MOST_ROUNDS):
+        told = convert.call(dense, places[0], some), convert.call(sparse, places[1], some, layers)
+        kept |= {**told[0].kept_in_fp32, **told[1].kept_in_fp32, **kept}
+        if told[0].kept_in_fp32.keys() == told[1].kept_in_fp32.keys():
+            notes = tuple(dict.fromkeys((*told[0].notes, *told[1].notes)))
+            lowered = replace(told[1], kept_in_fp32={name: kept[name] for name in told[1].kept_in_fp32}, notes=notes)
+            return Files(places[0], places[1], layers, lowered)
+        convert = replace(convert, keep=tuple(glob.escape(name) for name in kept))
+    raise Prox24Error(
+        f"{dense} and {sparse} cannot be converted alike: other nodes have to stay in float32. A comparison of the two "
+        "would say nothing. Use --precision fp32 or bf16."
+    )
 
 
 def measured(

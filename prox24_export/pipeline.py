@@ -9,6 +9,7 @@ from typing import Any
 
 from prox24_export import budget, engine_stage, facts, frontends, output, planning
 from prox24_export import calibration as data
+from prox24_export.engine_stage import NOTHING_SPARSE
 from prox24_export.errors import InputError
 from prox24_export.job import Job, Model, prepare
 from prox24_export.passes.emit_onnx import verify_onnx
@@ -20,7 +21,8 @@ from prox24_export.progress import Progress, Silent
 from prox24_export.pruning import row_of
 from prox24_export.report import rerender
 from prox24_export.report.budget_model import BudgetReport, SensitivityReport
-from prox24_export.report.model import AccuracyReport, LayerReport, Report
+from prox24_export.report.engine_model import EngineReport
+from prox24_export.report.model import AccuracyReport, Gate, LayerReport, Report
 from prox24_export.run import Run
 from prox24_export.settings import Settings
 from prox24_export.solving import solve
@@ -88,6 +90,7 @@ def export(
     graph, parts, settings = job.graph, job.parts, job.settings
     with run.timed("data"):
         batches = list(data.joined(parts.report, graph.inputs, job.size))
+        timed = engine_stage.timed_batches(job)
         own = None
         if settings.metric is not None:  # a metric that fails does so before any work
             own = custom_metric.measure_samples(settings.metric, graph.runner(), graph.outputs, batches)
@@ -99,11 +102,10 @@ def export(
             pruned, refined = solve(job, weights, scratch, run, progress)
             kept: BudgetReport | None = None
             if limits is not None and weights:
-                again = refined is None or not refined.kept
                 pruned, kept = budget.keep_budget(
                     *(job, pruned, weights, limits),
                     samples=searched,
-                    again=again,
+                    again=refined is None or not refined.kept,
                     scratch=scratch,
                     run=run,
                     progress=progress,
@@ -121,19 +123,14 @@ def export(
             count = len(parts.report)
             measured = _accuracy(graph, sparse, batches, count, settings, own_dense=own, progress=progress)
         with run.timed("estimate"):
-            timed = engine_stage.timed_batches(job)
             expected = engine_stage.expected(job, pruned.layers, timed)
         with run.timed("engines"), output.scratch(folder) as scratch:
             pair = _onnx_files(job, written, folder, scratch)
             result = engine_stage.Written(folder, sparse, *pair, pruned.layers)
-            engine = engine_stage.run_engines(job, result, timed, batches)
+            engine = engine_stage.run_engines(job, result, timed, batches) if result.pruned else NOTHING_SPARSE
+            run.warnings.extend(engine.notes)
         with run.timed("gates"):
-            verdicts = gates.evaluate(settings, measured, engine=engine, layers=pruned.layers, is_copy=not weights)
-            if job.baseline is not None:
-                strict = settings.strict
-                found = baseline.compare(job.baseline, measured, engine=engine, layers=pruned.layers, strict=strict)
-                verdicts += found.gates
-                run.warnings.extend(found.warnings)
+            verdicts = _gates(job, measured, engine, pruned.layers, run, is_copy=not weights)
         report = Report(
             tool="prox24-export",
             versions=facts.versions(),
@@ -172,7 +169,7 @@ def plan(
     Raises:
         InputError: As `export`.
     """
-    run, settings = Run(), replace(settings or Settings(), force=True)
+    run, settings = Run(), replace(_unmeasured(settings, calibration), force=True)
     with tempfile.TemporaryDirectory() as name:
         job = prepare(model, calibration, Path(name) / "out", evaluation, settings, run)
     return planning.plan(
@@ -194,14 +191,14 @@ def sensitivity(
     settings: Settings | None = None,
     progress: Progress | None = None,
 ) -> SensitivityReport:
-    """How much the outputs lose by each layer, measured on held-back samples after a run's layers are solved.
+    """How much the outputs lose by each layer, measured on the choice part after a run's layers are solved.
 
-    Writes nothing.
+    Where nothing is refined they were solved on these samples too, so that the losses are a little low. Writes nothing.
 
     Raises:
         InputError: As `export`; or no sample is held back, or nothing is eligible.
     """
-    run, settings, progress = Run(), replace(settings or Settings(), force=True), progress or Silent()
+    run, settings, progress = Run(), replace(_unmeasured(settings, calibration), force=True), progress or Silent()
     with tempfile.TemporaryDirectory() as name:
         job = prepare(model, calibration, Path(name) / "out", evaluation, settings, run)
         weights = WeightStore(Path(name))
@@ -209,6 +206,14 @@ def sensitivity(
         if not weights:
             raise InputError(f"{job.frontend.path} has no layer that can be pruned: see prox24-export inspect.")
         return budget.sensitivity_of(job, weights, pruned.layers, progress)[0]
+
+
+def _unmeasured(settings: Settings | None, calibration: data.Source | None) -> Settings:
+    """The settings of a run that ends before anything is timed."""
+    settings = settings or Settings()
+    shapes = {} if calibration is not None else settings.shapes  # then they are those of engines
+    plain = replace(settings, precision=None, min_speedup=None, workspace_mb=None, timing_cache=None)
+    return replace(plain, engine="none", shapes=shapes)
 
 
 def _limits(job: Job) -> tuple[Job, budget.Limits | None, int]:
@@ -232,6 +237,24 @@ def _onnx_files(job: Job, written: Path, folder: Path, scratch: Path) -> tuple[P
         return None, None
     needed = job.choice.engine in {"tensorrt", "onnxruntime"} or job.choice.writes_files
     return (job.frontend.write_onnx(job.graph, scratch) if needed else None), folder / "model.onnx"
+
+
+def _gates(
+    job: Job,
+    measured: AccuracyReport | None,
+    engine: EngineReport,
+    layers: Sequence[LayerReport],
+    run: Run,
+    *,
+    is_copy: bool,
+) -> tuple[Gate, ...]:
+    """Of the limits, and against an earlier run."""
+    verdicts = gates.evaluate(job.settings, measured, engine=engine, layers=layers, is_copy=is_copy)
+    if job.baseline is None:
+        return verdicts
+    found = baseline.compare(job.baseline, measured, engine=engine, layers=layers, strict=job.settings.strict)
+    run.warnings.extend(found.warnings)
+    return verdicts + found.gates
 
 
 def _accuracy(

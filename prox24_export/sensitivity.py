@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from prox24_export.engines.estimate import estimate
+from prox24_export.engines.estimate import operations
 from prox24_export.passes.fx_graph import as_array, as_tensor
 from prox24_export.passes.graph import Array, Feeds, Linear, TracedGraph
 from prox24_export.passes.refine_loss import OutputLoss, samples_of
@@ -71,7 +71,8 @@ def units(graph: TracedGraph, linears: Sequence[Linear], feeds: Feeds, most: int
     ]
     if len(groups) > most:
         groups = [(place, members) for place, members in enumerate(stages) if members]
-    flops = [sum(estimate(graph, [layer], {layer.name}, feeds).flops for layer in members) for _, members in groups]
+    by_name = operations(graph, linears, feeds)
+    flops = [sum(by_name[layer.name] for layer in members) for _, members in groups]
     total = sum(flops) or 1.0
     return [
         Unit(_named(members), tuple(members), place, count / total)

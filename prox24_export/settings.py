@@ -116,7 +116,9 @@ class Settings:
         _expect(self.refine_mode in modes, "--refine-mode", f"one of {', '.join(modes)}", self.refine_mode)
         minutes = self.refine_minutes
         _expect(minutes is None or 0 < minutes < math.inf, "--refine-minutes", "more than 0 minutes", minutes)
+        _expect(minutes is None or self.refine != "no", "--refine-minutes", "left out without --refine", minutes)
         loss = self.refine_loss
+        _expect(loss is None or self.refine != "no", "--refine-loss", "left out without --refine", loss)
         _expect(loss is None or ":" in loss, "--refine-loss", "module:function", loss)
         drop = self.max_accuracy_drop
         _expect(drop is None or 0 <= drop < math.inf, "--max-accuracy-drop", "0 points or more", drop)
@@ -129,6 +131,9 @@ class Settings:
             _expect(limit is None or 0 <= limit < math.inf, option, "0 or more", limit)
         least = self.min_sparse_layers
         _expect(least is None or least >= 0, "--min-sparse-layers", "0 or more", least)
+        builds = self.engine in {"auto", "tensorrt"}
+        for option, given in (("--timing-cache", self.timing_cache), ("--workspace-mb", self.workspace_mb)):
+            _expect(given is None or builds, option, f"left out with --engine {self.engine}", given)
         limits = (self.max_accuracy_drop, self.max_metric_change)
         kept = not self.budget or any(limit is not None for limit in limits)
         _expect(kept, "--budget", "given a limit to keep: --max-accuracy-drop or --max-metric-change", "none")

@@ -7,12 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from prox24_export import engine_stage
 from prox24_export.engines import onnxruntime
-from prox24_export.passes.onnx_graph import OnnxGraph
 from prox24_export.validation import latency
 from prox24_export.validation.latency import Procedure
 from tests.command import expect_refusal, in_process, network, samples, snapshot
+from tests.graphs import model, normal, save
 
 QUICK = Procedure(warm_up_ms=0.1, duration_ms=0.1, least_rounds=4, turn_ms=0.1, resamples=50)
 
@@ -56,6 +55,7 @@ def test_a_layer_that_is_not_two_four_is_told(tmp_path: Path, capfd: pytest.Capt
     assert outcome.code == 0, outcome.stderr
     assert "0 of 2 linear layers of net.onnx are 2:4 sparse" in outcome.stdout
     report = json.loads((tmp_path / "net-bench" / "report.json").read_text())
+    assert [point["batch"] for point in report["engine"]["latency"]] == [2]  # timed all the same
     assert {layer["reason"] for layer in report["layers"]} == {"its weight is not 2:4 in this file"}
 
 
@@ -88,6 +88,12 @@ def test_samples_of_the_user_are_run(
         (("net.onnx", "net.onnx", "--min-speedup", "1.1"), 3, "--min-speedup needs a speed-up"),
         (("net.onnx", "net.onnx", "--batch", "0"), 2, "--batch must be 1 or more"),
         (("fixed.onnx", "fixed.onnx", "--batch", "2"), 2, "the model's first axis is fixed"),
+        (("net.onnx", "net.onnx", "--engine", "none"), 2, "--engine none times nothing"),
+        (("net.onnx", "net.onnx", "--shapes", "x:4x8", "--batch", "2"), 2, "Leave --batch and --inputs out"),
+        (("net.onnx", "net.onnx", "--shapes", "x:4x8", "--inputs", "data.npz"), 2, "Leave --batch and --inputs out"),
+        (("net.onnx", "other.onnx"), 2, "Expected two models with the same inputs"),
+        (("a.engine", "a.engine", "--inputs", "missing.npz"), 2, "--inputs missing.npz cannot be read"),
+        (("a.engine", "a.engine", "--inputs", "junk.npz"), 2, "--inputs junk.npz cannot be read"),
     ],
 )
 def test_what_cannot_be_timed_is_refused_and_nothing_written(
@@ -97,6 +103,9 @@ def test_what_cannot_be_timed_is_refused_and_nothing_written(
     network(tmp_path)
     samples(tmp_path)
     (tmp_path / "a.engine").write_bytes(b"plan")
+    (tmp_path / "junk.npz").write_bytes(b"junk")
+    proto = model("g (float[N,8] z) => (float[N,4] y) { y = MatMul(z, w) }", {"w": normal(8, 4)})
+    save(proto, tmp_path, "other.onnx")
     before = snapshot(tmp_path)
     outcome = in_process("bench", *arguments, folder=tmp_path, capture=capfd)
     assert said in outcome.stderr
@@ -128,7 +137,17 @@ def test_files_in_the_precision_asked_for_are_written_and_measured(
     assert "top1" in engine["accuracy"]
 
 
-def test_the_profile_spans_what_is_timed(tmp_path: Path) -> None:
-    graph = OnnxGraph(network(tmp_path))
-    batches = [{"x": np.zeros((size, 8), np.float32)} for size in (1, 6)]
-    assert str(engine_stage.profile(graph, {}, batches)["x"]) == "1x8,6x8,6x8"
+def test_a_batch_axis_that_is_dynamic_in_name_only_is_timed_at_one(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    proto = model(
+        "g (float[N,8] x) => (float[one,4] y) { r = Reshape(x, shape) y = MatMul(r, w) }",
+        {"w": normal(8, 4), "shape": np.array([1, 8])},
+    )
+    save(proto, tmp_path, "one.onnx")
+    outcome = in_process("bench", "one.onnx", "one.onnx", folder=tmp_path, capture=capfd)
+    assert outcome.code == 0, outcome.stderr
+    points = json.loads((tmp_path / "one-bench" / "report.json").read_text())["engine"]["latency"]
+    assert [point["batch"] for point in points] == [1]
+    refused = in_process("bench", "one.onnx", "one.onnx", "--batch", "8", "--force", folder=tmp_path, capture=capfd)
+    assert (refused.code, "cannot be run on 8 samples" in refused.stderr) == (2, True)

@@ -39,7 +39,7 @@ def choose(settings: Settings, *, has_onnx: bool) -> Choice:
     """
     choice = _chosen(settings, has_onnx=has_onnx)
     if settings.min_speedup is not None and choice.engine not in {"tensorrt", "torch"}:
-        why = choice.why_not or "with --engine none nothing is measured."
+        why = choice.why_not or "ONNX Runtime has no sparse kernels."
         raise UnavailableError(f"--min-speedup needs a speed-up, and none can be measured here: {why} {REMEDY}")
     return choice
 
@@ -56,6 +56,8 @@ def _chosen(settings: Settings, *, has_onnx: bool) -> Choice:
         raise InputError("--precision converts ONNX files, and this model is none. Add --onnx, or leave it out.")
     if asked == "tensorrt":
         tensorrt.require()
+    if asked == "torch" and precision == "fp32":
+        raise InputError("--engine torch multiplies in fp16 or bf16. Use one of them with --precision.")
     if asked == "torch":
         torch_sparse.require()
     if asked == "none":
@@ -65,7 +67,7 @@ def _chosen(settings: Settings, *, has_onnx: bool) -> Choice:
     there, torch = tensorrt.availability(), torch_sparse.availability()
     if there.available and has_onnx:
         return Choice("tensorrt", precision, writes)
-    if torch.available:
+    if torch.available and precision != "fp32":
         return Choice("torch", precision, writes)
     first = there.reason if has_onnx else "it reads ONNX files, and this model is none (--onnx)."
-    return Choice("none", precision, writes, f"TensorRT: {first} torch.sparse: {torch.reason}")
+    return Choice("none", precision, writes, f"TensorRT: {first} torch.sparse: {torch.reason or 'it has no fp32.'}")

@@ -52,6 +52,15 @@ def estimate(
     return _summed(layers, sparse, missing)
 
 
+def operations(graph: TracedGraph, layers: Sequence[Linear], feeds: Feeds) -> dict[str, float]:
+    """Floating-point operations of each layer in a batch, by name; 0 where they cannot be counted. One walk for all."""
+    products, _ = _products(graph, layers)
+    counted = dict.fromkeys((layer.name for layer in layers), 0.0)
+    for layer, tokens in _tokens(graph, products, feeds).items():
+        counted[layer.name] += OPERATIONS * (tokens or 0) * layer.k * layer.n
+    return counted
+
+
 def amdahl(share: float) -> float:
     """`1 / (1 − share/2)`: the whole is faster by this where `share` of it runs at twice the rate."""
     return 1 / (1 - share * (1 - 1 / RATE))

@@ -179,6 +179,7 @@ class EngineReport:
         layer_times: Of a separate profiled run.
         accuracy: Metrics of the lower-precision sparse model by name, where it was measured.
         kept_in_fp32: Nodes that conversion left in float32, with the reason.
+        notes: What else conversion has to say, e.g. that the weights were float16 already.
     """
 
     engine: EngineName
@@ -193,3 +194,4 @@ class EngineReport:
     layer_times: tuple[LayerTime, ...] = ()
     accuracy: dict[str, float] = field(default_factory=dict)
     kept_in_fp32: dict[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()

@@ -19,7 +19,7 @@ from prox24_export.passes.graph import largest
 from prox24_export.passes.lower_precision import Lowered, LowerPrecision
 from prox24_export.passes.onnx_graph import OnnxGraph
 from prox24_export.passes.precision_check import PrecisionError, differences, verify_interface, verify_lowered
-from prox24_export.passes.precision_quantised import verify_quantised
+from prox24_export.passes.precision_quantised import quantised_products, verify_quantised
 from prox24_export.passes.precision_ranges import observe
 from prox24_export.passes.precision_types import PRECISIONS, rounded
 from prox24_export.passes.verify_pattern import PatternError
@@ -737,3 +737,18 @@ def test_a_failure_while_writing_leaves_nothing(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(OSError, match="No space"):
         FP16.call(path, tmp_path / "low.onnx", [X])
     assert [file.name for file in tmp_path.iterdir()] == ["dense.onnx"]
+
+
+def test_quantised_products_and_their_quantised_results_are_told(tmp_path: Path) -> None:
+    text = """g (float[N,8] x) => (float[N,8] y, float[N,8] z) {
+        q = QuantizeLinear(x, s, o) d = DequantizeLinear(q, s, o)
+        wq = QuantizeLinear(w, s, o) wd = DequantizeLinear(wq, s, o)
+        [inner] a = MatMul(d, wd) b = Add(a, bias) r = Relu(b)
+        rq = QuantizeLinear(r, s, o) rd = DequantizeLinear(rq, s, o)
+        [last] y = MatMul(rd, wd)
+        [plain] z = MatMul(x, v)
+    }"""
+    zero, scale = np.zeros((), np.int8), np.array(0.05, np.float32)
+    weights = {"w": normal(8, 8), "v": normal(8, 8), "bias": normal(8), "s": scale, "o": zero}
+    graph = opened(model(text, weights), tmp_path)
+    assert quantised_products(graph) == ({"inner", "last"}, {"inner"})

@@ -49,6 +49,11 @@ def test_what_is_no_image_stays_as_it_is(feeds: tuple[Tensor, ...]) -> None:
     assert views.changed(feeds, torch.Generator()) is feeds
 
 
+def test_a_network_with_a_second_output_is_not_called_symmetric() -> None:
+    both = Views.measured(lambda feeds: by_channel(feeds) + left_or_right(feeds), [(images(),)])
+    assert both == Views(images=True, mirrored=False)
+
+
 def test_outputs_that_are_no_classes_are_not_averaged() -> None:
     assert Views.measured(list, [(images(),)]) == Views(images=True)
 
