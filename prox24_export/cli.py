@@ -173,6 +173,8 @@ def export(
     from prox24_export import pipeline  # noqa: PLC0415 (torch and ONNX Runtime load here)
     from prox24_export.report import terminal  # noqa: PLC0415
 
+    if plan and sensitivity:
+        raise InputError("--plan and --sensitivity print different things. Leave one of them out.")
     progress = Silent() if quiet else Terminal()
     if plan:
         planned = pipeline.plan(model, calibration, evaluation=evaluation, settings=settings, progress=progress)

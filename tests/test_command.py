@@ -546,3 +546,31 @@ def test_inspect_refuses_what_is_no_model(tmp_path: Path, capfd: Any) -> None:
     outcome = in_process("inspect", *arguments, folder=tmp_path, capture=capfd)
     expect_refusal(outcome, 2, before, tmp_path)
     assert said in outcome.stderr
+
+
+def test_the_plan_and_the_sensitivity_are_asked_for_one_at_a_time(tmp_path: Path, capfd: Any) -> None:
+    network(tmp_path)
+    samples(tmp_path)
+    arguments = ("net.onnx", "--calibration", "data.npz")
+    outcome = in_process(*arguments, "--plan", "--sensitivity", folder=tmp_path, capture=capfd)
+    assert (outcome.code, "Leave one of them out" in outcome.stderr) == (2, True)
+    alone = in_process(*arguments, "--sensitivity", "--shapes", "x:4x8", folder=tmp_path, capture=capfd)
+    assert alone.code == 0, alone.stderr
+    assert "loss at the outputs" in alone.stdout
+    assert [line.split()[0] for line in alone.stdout.splitlines()[2:]] == ["MatMul:a", "MatMul:y"]
+    assert not (tmp_path / "net-2to4").exists()
+
+
+def test_a_budget_leaves_layers_dense_and_says_which(tmp_path: Path, capfd: Any) -> None:
+    network(tmp_path)
+    samples(tmp_path, count=200, labels=np.arange(200) % 4)
+    arguments = ("net.onnx", "--calibration", "data.npz", "--budget", "--max-accuracy-drop", "0")
+    outcome = in_process(*arguments, "--min-sparse-layers", "1", folder=tmp_path, capture=capfd)
+    report = json.loads((tmp_path / "net-2to4" / "report.json").read_text())
+    dense = set(report["budget"]["dense"])
+    assert {layer["name"] for layer in report["layers"] if layer["state"] == "dense"} == dense
+    assert report["data"]["report"] + report["budget"]["samples"] == 40  # a fifth of the samples, in two parts
+    assert "budget: " in outcome.stdout
+    gates = {gate["name"]: gate["passed"] for gate in report["gates"]}
+    assert gates["min-sparse-layers"] == (len(dense) < 2)
+    assert outcome.code == int(not all(gates.values()))

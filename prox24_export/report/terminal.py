@@ -85,6 +85,7 @@ def _latency(engine: str, point: LatencyPoint) -> str:
 
 def _gate(gate: Gate) -> str:
     verdict = "passed" if gate.passed else "FAILED"
+    verdict = f"inconclusive, {verdict}" if gate.verdict == "inconclusive" else verdict
     value = "not measured" if gate.value is None else f"{gate.value:.2f} {gate.unit}"
     return f"gate {gate.name}: {verdict} ({value}, limit {gate.limit:g} {gate.unit})"
 

@@ -202,3 +202,9 @@ def test_a_budget_that_was_not_needed_says_so() -> None:
     text = budget_text.budget_table(kept)
     assert text.startswith("budget: every layer may be sparse, by 219 samples that are in no figure of the report\n")
     assert "dense: " not in text
+
+
+def test_a_gate_whose_limit_lies_within_the_interval_is_called_inconclusive() -> None:
+    for passed, told in ((True, "inconclusive, passed"), (False, "inconclusive, FAILED")):
+        gate = Gate("max-accuracy-drop", 0.4, 0.5, "points", passed, "inconclusive", -0.2, 1.0)
+        assert f"gate max-accuracy-drop: {told} (0.40 points" in terminal.render(build(seconds=SECONDS, gates=(gate,)))
