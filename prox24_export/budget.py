@@ -306,7 +306,8 @@ def _left_dense(layer: Linear | Skipped) -> Skipped:
 def _with_dense(rows: Sequence[LayerReport], before: Sequence[LayerReport], choice: Choice) -> tuple[LayerReport, ...]:
     """Rows in which the chosen layers are dense, with the reason and the error that they had."""
     names = {linear.name: unit for unit in choice.dense for linear in unit.linears}
-    reason = f"left dense to keep the accuracy budget ({len(names)} layers, {choice.parameters:,} weights)"
+    many = f"{len(names)} layer{'' if len(names) == 1 else 's'}"
+    reason = f"left dense to keep the accuracy budget ({many}, {choice.parameters:,} weights)"
     return tuple(
         replace(old, state="dense", reason=reason) if old.name in names else new
         for new, old in zip(rows, before, strict=True)
