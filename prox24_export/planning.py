@@ -116,7 +116,12 @@ class Costs:
         solving = (
             8 + 4 * 4
         ) * widest / MB - merged  # factor; in float32 the Gram matrix, its inverse twice, and the refinement's
-        return sums + (max(blending, solving) if self.aims else 16 * widest / MB) + 24 * rows / MB
+        return sums + (max(blending, solving) if self.aims else 16 * widest / MB) + self.entry_bytes * rows / MB
+
+    @property
+    def entry_bytes(self) -> int:
+        """Of an entry of the largest weight while it is solved: a baseline holds it, its solution and its mask."""
+        return 24 if self.aims else 10
 
     def seconds(self, widths: Sequence[int], linears: Sequence[Linear], tokens: float) -> float:
         """Moments of `tokens` rows, factors, and every layer's solution."""
