@@ -1,5 +1,6 @@
 """What the command and the package load, and when: help must not wait for torch."""
 
+import os
 import re
 import subprocess
 import sys
@@ -140,3 +141,20 @@ def test_export_and_inspect_work_from_python_with_an_iterable_of_feeds(tmp_path:
     assert [layer.k for layer in inspect(path)] == [8, 16]
     assert [layer.k for layer in inspect(tmp_path / "out" / "model.onnx")] == [8, 16]
     assert np.isfinite(report.accuracy.outputs[0].snr_db or np.nan) if report.accuracy else False
+
+
+def imported_tensorrt(folder: Path, *arguments: str) -> bool:
+    """Whether a command looks for TensorRT: a module of its name leaves a mark when it is imported."""
+    mark = folder / "imported"
+    (folder / "fake").mkdir(exist_ok=True)
+    (folder / "fake" / "tensorrt.py").write_text(f"open({str(mark)!r}, 'w').close()\nraise ImportError('no library')\n")
+    done = command(*arguments, folder=folder, env={**os.environ, "PYTHONPATH": str(folder / "fake")})
+    assert done.code == 0, done.stderr
+    return mark.exists()
+
+
+def test_tensorrt_is_looked_for_only_where_an_engine_may_be_built(tmp_path: Path) -> None:
+    network(tmp_path)
+    for arguments in (("--help",), ("inspect", "net.onnx"), ("net.onnx", "--engine", "none", "--force")):
+        assert not imported_tensorrt(tmp_path, *arguments), arguments
+    assert imported_tensorrt(tmp_path, "net.onnx", "--force"), "with auto it is, so that the check can fail"
