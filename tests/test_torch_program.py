@@ -122,7 +122,7 @@ def test_an_exported_program_is_read_and_written(tmp_path: Path) -> None:
 
 def test_a_function_that_returns_a_module(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(BUILD, encoding="utf-8")
-    command = [SCRIPT, "mine:build", "--calibration", "mine:batches"]
+    command = [SCRIPT, "mine:build", "--calibration", "mine:batches", "--quiet"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("2 of 2 linear layers are 2:4 sparse")
