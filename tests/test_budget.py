@@ -321,7 +321,8 @@ def mean_size(run: Any, batches: Any) -> float:
 
 
 def test_both_limits_are_kept_together(tmp_path: Path) -> None:
-    line = Pipeline(tmp_path, Settings(max_accuracy_drop=5.0, max_metric_change=0.5))
+    line = Pipeline(tmp_path, Settings(max_accuracy_drop=5.0))
+    line.job = replace(line.job, settings=replace(line.settings, max_metric_change=0.5))  # of a metric that comes below
     report = AccuracyReport(9, {"own": 1.0}, {"own": 3.0}, ())
     limits = replace(line.limits(), measure=lambda _: report)
     figures = limits(variant(line.job.graph, {}))

@@ -134,9 +134,10 @@ def test_without_tensorrt_it_is_refused_before_any_work(tmp_path: Path, monkeypa
     assert not (tmp_path / "out").exists()
 
 
-def test_the_gpu_benchmark_takes_the_same_way(trt: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "benchmarks")
-    gpu_engines = import_module("gpu_engines")
+def test_the_gpu_benchmark_takes_the_same_way(trt: ModuleType, tmp_path: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:  # undone here: the stand-in's own place on the path must not come back
+        patch.syspath_prepend(Path(__file__).parents[2] / "benchmarks")
+        gpu_engines = import_module("gpu_engines")
     dense = OnnxGraph(network(tmp_path))
     (tmp_path / "pruned").mkdir()
     sparse, _ = gpu_engines.pruned(dense, tmp_path / "pruned")
