@@ -20,6 +20,7 @@ from prox24_export.passes.runtime import one_sentence
 from prox24_export.passes.verify_pattern import check
 from prox24_export.pruning import row_of
 from prox24_export.report import rerender
+from prox24_export.report.engine_model import EngineReport, Estimate
 from prox24_export.report.model import LayerReport, Report
 from prox24_export.run import Run
 from prox24_export.settings import Settings
@@ -101,23 +102,7 @@ def _of_models(  # noqa: PLR0917 - as `bench` has them
     with run.timed("engines"):
         written = engine_stage.Written(folder, right, dense, sparse, rows)
         engine = engine_stage.run_engines(job, written, timed)
-    return Report(
-        tool=output.TOOL,
-        versions=facts.versions(),
-        machine=facts.machine(),
-        started=run.started,
-        settings=settings.as_dict(),
-        input=facts.file_facts(dense, dense),
-        output=facts.file_facts(sparse, sparse),
-        data=None,
-        layers=tuple(rows),
-        accuracy=None,
-        gates=gates.evaluate(settings, None, engine=engine, layers=rows),
-        warnings=tuple(run.warnings),
-        executions=None,
-        estimate=expected,
-        engine=engine,
-    )
+    return _report(dense, sparse, settings, run, engine, rows, expected)
 
 
 def _expect_used(settings: Settings, batches: Sequence[int], inputs: str | None) -> None:
@@ -208,6 +193,18 @@ def _of_engines(  # noqa: PLR0917 - as `bench` has them
     timed = [{name: array[:size] if array.ndim else array for name, array in arrays.items()} for size in sizes]
     with run.timed("engines"):
         engine = tensorrt_bench.bench_engines(dense, sparse, timed, settings.precision or "fp16")
+    return _report(dense, sparse, settings, run, engine)
+
+
+def _report(  # noqa: PLR0917 - what a report of two files holds
+    dense: Path,
+    sparse: Path,
+    settings: Settings,
+    run: Run,
+    engine: EngineReport,
+    rows: Sequence[LayerReport] = (),
+    expected: Estimate | None = None,
+) -> Report:
     return Report(
         tool=output.TOOL,
         versions=facts.versions(),
@@ -217,10 +214,11 @@ def _of_engines(  # noqa: PLR0917 - as `bench` has them
         input=facts.file_facts(dense, dense),
         output=facts.file_facts(sparse, sparse),
         data=None,
-        layers=(),
+        layers=tuple(rows),
         accuracy=None,
-        gates=gates.evaluate(settings, None, engine=engine, layers=()),
+        gates=gates.evaluate(settings, None, engine=engine, layers=rows),
         warnings=tuple(run.warnings),
         executions=None,
+        estimate=expected,
         engine=engine,
     )
