@@ -76,7 +76,7 @@ def export(
         progress: Where to show progress; None shows nothing.
 
     Returns:
-        The report, as also written to `report.json`, `report.html` and `summary.md`.
+        The report, as also written to `report.json`, `report.html`, `summary.md` and `junit.xml`.
 
     Raises:
         InputError: Model, data or options are unsuitable; nothing was written.
