@@ -203,7 +203,7 @@ class StageRunner:
 
     def __init__(self, graph: TracedGraph, stage: Stage, weights: Mapping[str, Array]) -> None:
         """Runs nothing yet; `weights` replaces stored ones by name."""
-        self._graph, self._stage, self._weights = graph, stage, weights
+        self.graph, self._stage, self._weights = graph, stage, weights
         self._call: Callable[[Mapping[str, Array]], dict[str, Array]] | None = None
 
     def run(self, values: dict[str, Array]) -> dict[str, Array]:
@@ -211,7 +211,7 @@ class StageRunner:
         if not self._stage.nodes:
             return values
         if self._call is None:
-            self._call = self._graph.compile(self._stage.nodes, values, self._stage.fetches, self._weights)
+            self._call = self.graph.compile(self._stage.nodes, values, self._stage.fetches, self._weights)
         return values | self._call(values)
 
 

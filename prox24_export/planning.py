@@ -11,6 +11,7 @@ from prox24_export.calibration import Parts, batches
 from prox24_export.facts import resident_memory_mb, return_free_memory
 from prox24_export.passes.calibrate import StageRunner
 from prox24_export.passes.graph import Linear, TracedGraph
+from prox24_export.passes.refine_memory import available
 from prox24_export.passes.schedule import Stage, schedule
 from prox24_export.progress import Progress
 from prox24_export.settings import AIMS_AT_DENSE_OUTPUT, Effort, Settings
@@ -131,7 +132,7 @@ class Costs:
             total += sum(self.parts * k**3 / rates.cholesky for k in widths)
         for linear in linears:
             product = 2.0 * linear.n * linear.k**2
-            total += product / rates.double  # the loss
+            total += product / rates.double + product / rates.single  # the loss, and what it is relative to
             if self.aims:
                 steps = ITERATIONS[self.settings.effort] * OVERHEAD * product + INVERSES * 2.0 * linear.k**3
                 total += steps / rates.single + (3 * self.parts + 2) * product / rates.double
@@ -143,6 +144,7 @@ class _Walk:
     """What running one batch through the dense model showed."""
 
     base_mb: float
+    is_cached: bool = True  # the model's files fit into the system's cache: only the first read is slow
     loading: float = 0.0  # seconds to read every weight once
     running: float = 0.0  # seconds of one batch
     stages: list[StagePlan] = field(default_factory=list)
@@ -174,7 +176,7 @@ def plan(
     samples = max(1, min(size, len(parts.fit)))  # of the batch that is run here
     repeats = (len(parts.fit) + len(parts.choice)) / samples
     return_free_memory()
-    walk = _Walk(resident_memory_mb())
+    walk = _Walk(resident_memory_mb(), 4.0 * graph.parameters < available(torch.device("cpu")) / 2)
     values: dict[str, Any] = dict(fit[0].feeds) if fit else {}
     stages = schedule(graph, linears) if fit else []
     with progress.stage("plan", len(stages)) as tick:
@@ -183,7 +185,8 @@ def plan(
             values = _walk(runner, stage, values, repeats, costs=costs, walk=walk)
             tick()
     reports = 2 * len(parts.report) / samples  # batches of the accuracy, dense and sparse
-    checks = 2 * opening + 5 * walk.loading + 2 * walk.running / samples  # opened twice; read, written, verified
+    # Opened twice; run twice on few samples before any work, read, written, verified, and run once for the estimate.
+    checks = 2 * opening + 8 * walk.loading + 3 * walk.running / samples
     accuracy = reports * (walk.running + walk.loading)
     seconds = checks + accuracy + sum(stage.seconds for stage in walk.stages)
     memory = max((stage.memory_mb for stage in walk.stages), default=walk.base_mb)
@@ -196,6 +199,8 @@ def _walk(
     """Runs one stage twice, the first time with its weights to load; returns what later stages read."""
     first, _ = _timed(lambda: runner.run(values))
     again, results = _timed(lambda: runner.run(values))
+    if walk.is_cached:
+        first, _ = _timed(lambda: StageRunner(runner.graph, stage, {}).run(values))  # from memory now
     loading = max(0.0, first - again)
     walk.loading += loading
     walk.running += again
