@@ -20,6 +20,7 @@ MB = 2**20
 TRIAL = 1024  # size of the matrices that the machine's rates are measured on
 ITERATIONS: Mapping[Effort, int] = {"fast": 20, "default": 50, "thorough": 110}  # mask solver and refinement together
 OVERHEAD = 1.2  # of an iteration over its product: the prox pass, the norms
+COPIED, DIGESTED = 0.5e9, 2e9  # bytes a second of a file's copy and of its SHA-256, as measured on a virtual disk
 INVERSES = 8  # times that (H + ρI)⁻¹ is formed, at about the cost of a product
 Result = TypeVar("Result")
 
@@ -188,7 +189,8 @@ def plan(
     # Opened twice; run twice on few samples before any work, read, written, verified, and run once for the estimate.
     checks = 2 * opening + 8 * walk.loading + 3 * walk.running / samples
     accuracy = reports * (walk.running + walk.loading)
-    seconds = checks + accuracy + sum(stage.seconds for stage in walk.stages)
+    files = 4.0 * graph.parameters * (1 / COPIED + 2 / DIGESTED)  # the model copied, both digested
+    seconds = checks + accuracy + files + sum(stage.seconds for stage in walk.stages)
     memory = max((stage.memory_mb for stage in walk.stages), default=walk.base_mb)
     return Plan(memory, seconds, tuple(walk.stages), settings.refine != "no")
 
