@@ -22,6 +22,7 @@ from prox24_export.solver.quadratic import Quadratic, automatic_damping, energy,
 from prox24_export.solver.refine import ConjugateGradient, MaskedGradient
 
 ROWS_AT_ONCE = 1 << 24  # entries of W solved together; rows are independent, so this bounds memory
+ENTRIES_IN_FLOAT64 = 1 << 22  # up to which target and refinement are float64: rounding then flips no mask further on
 
 
 class Status(enum.Enum):
@@ -223,6 +224,7 @@ def _prox(  # noqa: PLR0917 - as `solve_layer`, which passes them on
         return known.gram_float32 if dtype == torch.float32 else known.gram.to(dtype)
 
     def solve(rows: Tensor, residual: Tensor | None) -> _Piece:
+        rows = rows.double() if rows.numel() <= ENTRIES_IN_FLOAT64 else rows
         correction = known.correction(rows, residual) if settings.blend else None
         target = rows if correction is None else rows + (settings.blend * correction).to(rows.dtype)
         masks = find_mask(settings.solver(), known, target)
