@@ -62,14 +62,15 @@ class Run:
         return float(executions["calibration"]) / 2 / float(executions["dense_pass"])
 
 
-def export(files: Files, folder: Path, *options: str) -> Run:
-    """Runs the command as a user would and measures the process."""
+def export(files: Files, folder: Path, *options: str, threads: int | None = None) -> Run:
+    """Runs the command as a user would, on all cores or with so many threads, and measures the process."""
     model, calibration, evaluation = files
     out = folder / f"out-{time.monotonic_ns()}"
     command = [sys.executable, "-m", "prox24_export", str(model), "--calibration", str(calibration)]
     command += ["--evaluation", str(evaluation), "--out", str(out), *options]
     started = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    environment = os.environ | ({} if threads is None else {"OMP_NUM_THREADS": str(threads)})
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=environment)
     _, status, usage = os.wait4(process.pid, 0)
     seconds = time.perf_counter() - started
     process.returncode = os.waitstatus_to_exitcode(status)

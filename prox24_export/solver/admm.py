@@ -60,15 +60,15 @@ class ProximalAdmm:
     products: Products = "auto"
 
     def init(self, quadratic: Quadratic, target: Float[Tensor, "N K"]) -> AdmmState:
-        """`target` is in unit-diagonal coordinates, float32, its rows of mean magnitude 1."""
+        """See `MaskSolver.init`."""
         rows, columns = target.shape
-        pays = rows * self.penalty_every > columns
+        pays = rows * self.penalty_every > columns or target.dtype == torch.float64  # the spectrum is float32
         return AdmmState(
             target=target,
             sparse=target.clone(),
             gap=torch.zeros_like(target),
             product=torch.empty_like(target),
-            resolvent=self._resolvent(quadratic, self.penalty) if pays else None,
+            resolvent=self._resolvent(quadratic, self.penalty, target.dtype) if pays else None,
             penalty=self.penalty,
             strength=self.strength,
         )
@@ -98,13 +98,13 @@ class ProximalAdmm:
             state.penalty *= self.penalty_growth
             if state.resolvent is not None and not self.done(state):
                 state.resolvent = None  # two at a time would be the peak of a run's memory
-                state.resolvent = self._resolvent(quadratic, state.penalty)
+                state.resolvent = self._resolvent(quadratic, state.penalty, state.target.dtype)
         return state
 
     def done(self, state: AdmmState) -> bool:
         """Whether the masks have settled."""
         return state.quiet >= self.patience
 
-    def _resolvent(self, quadratic: Quadratic, penalty: float) -> Float[Tensor, "K K"]:
-        """`ρ(H+ρI)⁻¹`: ρ is at least its start, far above rounding, so float32 is enough."""
-        return quadratic.inverse(penalty).mul_(penalty)
+    def _resolvent(self, quadratic: Quadratic, penalty: float, dtype: torch.dtype) -> Float[Tensor, "K K"]:
+        """`ρ(H+ρI)⁻¹`: ρ is at least its start, far above rounding, so float32 is enough for the masks."""
+        return quadratic.inverse(penalty, dtype).mul_(penalty)

@@ -52,7 +52,7 @@ class ProximalGradient:
     products: Products = "auto"
 
     def init(self, quadratic: Quadratic, target: Float[Tensor, "N K"]) -> GradientState:
-        """`target` is in unit-diagonal coordinates, float32, its rows of mean magnitude 1."""
+        """See `MaskSolver.init`."""
         return GradientState(
             target=target,
             sparse=target.clone(),
@@ -64,7 +64,9 @@ class ProximalGradient:
 
     def step(self, quadratic: Quadratic, state: GradientState) -> GradientState:
         """One iteration; `state` is updated in place and returned."""
-        multiply(state.gap, quadratic.scaled_gram, self.products, out=state.product)
+        wide = state.gap.dtype == torch.float64
+        gram = quadratic.scaled_gram_float64 if wide else quadratic.scaled_gram
+        multiply(state.gap, gram, self.products, out=state.product)
         unsettled, changed = gradient_step(
             state.product,
             state.gap,

@@ -22,7 +22,7 @@ from prox24_export.solver.quadratic import Quadratic, automatic_damping, energy,
 from prox24_export.solver.refine import ConjugateGradient, MaskedGradient
 
 ROWS_AT_ONCE = 1 << 24  # entries of W solved together; rows are independent, so this bounds memory
-ENTRIES_IN_FLOAT64 = 1 << 22  # up to which target and refinement are float64: rounding then flips no mask further on
+ENTRIES_IN_FLOAT64 = 1 << 22  # of rows; target and refinement, which then carry no rounding to later layers
 
 
 class Status(enum.Enum):

@@ -27,7 +27,9 @@ TRIANGLE_BLOCKS = 4  # a symmetric product needs 10 of 16 blocks
 def multiply(
     left: Float[Tensor, "N K"], right: Float[Tensor, "K M"], products: Products, out: Tensor | None = None
 ) -> Float[Tensor, "N M"]:
-    """`left @ right`."""
+    """`left @ right`; the product of float64 matrices as it is."""
+    if left.dtype == torch.float64:
+        return torch.mm(left, right, out=out)
     on_cuda = left.device.type == "cuda"
     if products == "auto":
         products = "bf16x3" if on_cuda and _has_bfloat16(left.device) else "float32"

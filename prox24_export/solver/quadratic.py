@@ -77,7 +77,12 @@ class Quadratic:
     @cached_property
     def scaled_gram(self) -> Float[Tensor, "K K"]:
         """`G` with unit diagonal, float32."""
-        return self._scaled()
+        return self.scaled()
+
+    @cached_property
+    def scaled_gram_float64(self) -> Float[Tensor, "K K"]:
+        """`G` with unit diagonal, float64; of small layers only."""
+        return self.scaled(torch.float64)
 
     @cached_property
     def spectrum(self) -> tuple[Float[Tensor, " K"], Float[Tensor, "K K"]]:
@@ -85,7 +90,7 @@ class Quadratic:
 
         Float32 is enough, and takes half the time: they are only used in `(H+ρI)⁻¹` with ρ far above rounding.
         """
-        scaled = self._scaled()  # not kept: who needs the spectrum does not need the matrix
+        scaled = self.scaled()  # not kept: who needs the spectrum does not need the matrix
         try:
             values, vectors = torch.linalg.eigh(scaled)
         except LinAlgError:  # not converged
@@ -93,18 +98,19 @@ class Quadratic:
         del scaled
         return values.clamp_min(0).float(), vectors.float().contiguous()
 
-    def inverse(self, ridge: float) -> Float[Tensor, "K K"]:
-        """`(H + ridge·I)⁻¹` of `H = scaled_gram`, float32.
+    def inverse(self, ridge: float, dtype: torch.dtype = torch.float32) -> Float[Tensor, "K K"]:
+        """`(H + ridge·I)⁻¹` of `H = scaled_gram`.
 
         Raises:
             torch.linalg.LinAlgError: The ridge is lost in rounding.
         """
-        matrix = self._scaled()
+        matrix = self.scaled(dtype)
         matrix.diagonal().add_(ridge)
         return torch.cholesky_inverse(_factor(matrix))
 
-    def _scaled(self) -> Float[Tensor, "K K"]:
-        return _damped(self.moment, self.mean, self.damping, self.scale, torch.float32)
+    def scaled(self, dtype: torch.dtype = torch.float32) -> Float[Tensor, "K K"]:
+        """`G` with unit diagonal; made anew each time."""
+        return _damped(self.moment, self.mean, self.damping, self.scale, dtype)
 
     @cached_property
     def largest(self) -> float:

@@ -46,6 +46,17 @@ def test_loss_is_undamped_and_against_the_target() -> None:
     assert solution.relative_error == pytest.approx(loss / norm, rel=1e-6)
 
 
+@pytest.mark.parametrize("method", ["prox", "prox-gradient"])
+def test_rounding_of_a_runtime_flips_no_mask(method: Method) -> None:
+    """Layer after layer reads what the ones before it leave: what rounding changes here would grow from there on."""
+    x, dense, weight = correlated(4000, 64), correlated(4000, 64, seed=1), weights(256, 64)
+    gram, cross = x.T.double() @ x.double(), 0.1 * dense.T.double() @ x.double() + 0.9 * x.T.double() @ x.double()
+    noise = 1 + 1e-9 * torch.randn(64, 64, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    one, other = (solve_layer(weight, gram * by, cross * by, 4000, SolverSettings(method)) for by in (1, noise))
+    assert torch.equal(one.mask, other.mask)
+    torch.testing.assert_close(one.weight, other.weight, rtol=0, atol=1e-6)
+
+
 def test_scale_of_the_moments_does_not_matter() -> None:
     x = correlated(100, 16)
     weight, gram = weights(4, 16), x.T @ x
