@@ -65,7 +65,8 @@ def export(
     metric: str | None = None,
     max_accuracy_drop: float | None = None,
     min_snr: float | None = None,
-    refine: Refine = "no",
+    refine: Refine = "auto",
+    no_refine: Annotated[bool, Parameter(negative="", show_default=False)] = False,
     refine_mode: RefineMode = "auto",
     refine_minutes: float | None = None,
     refine_loss: str | None = None,
@@ -113,9 +114,11 @@ def export(
         metric: Your own metric, module:function; see README. Default: top-1 with labels, perplexity of language models.
         max_accuracy_drop: Gate: most percentage points of top-1 that may be lost. Default: no gate.
         min_snr: Gate: least signal-to-noise ratio of every float output, in dB. Default: no gate.
-        refine: Tune the surviving weights of all layers together against the dense outputs; and what else moves.
+        refine: What moves when all layers are tuned together against the dense outputs. Default: surviving weights,
+            where there are calibration samples, --method is no baseline and it takes at most 4 GB.
+        no_refine: Leave the weights as they were solved layer by layer, as --refine no does. Default: tune them.
         refine_mode: All layers at once, or a segment (a block) at a time in the memory of one.
-        refine_minutes: Most minutes spent on it. Default: about 360 steps.
+        refine_minutes: Most minutes spent on it. Default: 10; none with --refine weights, weights+bias or all.
         refine_loss: Your own measure of pruned against dense outputs, module:function; see README. Default: detected.
         engine: What latency is measured with. Default: TensorRT, else torch.sparse on a CUDA GPU, else nothing.
         precision: Of the engines; ONNX files in it are written to OUT/engines. Default: fp16 where TensorRT builds.
@@ -137,6 +140,8 @@ def export(
         plan: Only print the peak memory and the time that the run would take. Default: run.
         sensitivity: Only print how much the outputs lose by each layer, measured. Default: run.
     """
+    if no_refine and refine not in {"auto", "no"}:
+        raise InputError(f"--no-refine and --refine {refine} contradict each other. Leave one of them out.")
     settings = Settings(
         method=method,
         effort=effort,
@@ -152,7 +157,7 @@ def export(
         metric=metric,
         max_accuracy_drop=max_accuracy_drop,
         min_snr=min_snr,
-        refine=refine,
+        refine="no" if no_refine else refine,
         refine_mode=refine_mode,
         refine_minutes=refine_minutes,
         refine_loss=refine_loss,

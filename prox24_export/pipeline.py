@@ -19,6 +19,7 @@ from prox24_export.passes.verify_pattern import verify_pattern
 from prox24_export.planning import Plan
 from prox24_export.progress import Progress, Silent
 from prox24_export.pruning import row_of
+from prox24_export.refinement import is_wanted
 from prox24_export.report import rerender
 from prox24_export.report.budget_model import BudgetReport, SensitivityReport
 from prox24_export.report.engine_model import EngineReport
@@ -179,6 +180,7 @@ def plan(
         size=job.size,
         settings=settings,
         opening=run.seconds["load"],
+        refines=is_wanted(job),
         progress=progress or Silent(),
     )
 

@@ -159,6 +159,7 @@ def plan(
     size: int,
     settings: Settings,
     opening: float,
+    refines: bool,
     progress: Progress,
 ) -> Plan:
     """Carries one batch through the dense model, stage by stage, and adds up what the run will take.
@@ -170,6 +171,7 @@ def plan(
         size: Samples in one call.
         settings: Of the run.
         opening: Seconds that it took to open the model.
+        refines: Whether layers will be refined together afterwards.
         progress: Where to show progress.
     """
     fit = batches(parts.fit, graph.inputs, "fit", size)
@@ -192,7 +194,7 @@ def plan(
     files = 4.0 * graph.parameters * (1 / COPIED + 2 / DIGESTED)  # the model copied, both digested
     seconds = checks + accuracy + files + sum(stage.seconds for stage in walk.stages)
     memory = max((stage.memory_mb for stage in walk.stages), default=walk.base_mb)
-    return Plan(memory, seconds, tuple(walk.stages), settings.refine != "no")
+    return Plan(memory, seconds, tuple(walk.stages), refines)
 
 
 def _walk(

@@ -10,6 +10,7 @@ from torch import Tensor
 from prox24_export import calibration as data
 from prox24_export import user_code
 from prox24_export.errors import InputError, Prox24Error, first_line
+from prox24_export.job import Job
 from prox24_export.passes.experts import whole_name
 from prox24_export.passes.fx_graph import as_array, as_tensor
 from prox24_export.passes.graph import Array, Differentiable, Linear, TracedGraph, largest
@@ -17,27 +18,24 @@ from prox24_export.passes.refine_memory import available
 from prox24_export.passes.refine_model import Refined, RefineModel
 from prox24_export.progress import Progress
 from prox24_export.report.model import EpochReport, RefinementReport
-from prox24_export.settings import Settings
+from prox24_export.settings import AIMS_AT_DENSE_OUTPUT, Settings
 
 COPIES = 7  # of a weight, float32: master, best, two moments of Adam, gradient, what came in, what goes out
 SHARE_OF_MEMORY = 0.7  # that weights may take of what is free
+MEMORY_BY_DEFAULT, MINUTES_BY_DEFAULT = 4 << 30, 10.0  # most bytes of weights, and time, where nobody asked for it
 STEPS = 100  # of the progress bar
 WANTED = "takes (pruned outputs, dense outputs), tuples of tensors, and returns a loss: a scalar or one value a sample"
 
 
-def opened(
-    graph: TracedGraph, linears: Sequence[Linear], parts: data.Parts, settings: Settings
-) -> Differentiable | RefinementReport | None:
-    """The model as what can be refined, or why it cannot be; None where it is not asked for or nothing is eligible.
+def opened(job: Job) -> Differentiable | RefinementReport | None:
+    """The model as what can be refined, or why it is not; None where it is not wanted or nothing is eligible.
 
-    Args:
-        graph: The dense model.
-        linears: Layers to be pruned.
-        parts: The choice part will decide, the fit part is refined on.
-        settings: Of the run.
+    The choice part will decide, the fit part is refined on.
     """
-    if settings.refine == "no" or not linears:
-        return None
+    graph, linears, parts, settings = job.graph, job.linears, job.parts, job.settings
+    if not is_wanted(job):
+        reason = None if settings.refine == "no" or not linears else _not_by_default(job)
+        return None if reason is None else RefinementReport(kept=False, reason=reason)
     if len(parts.choice) < 2:  # noqa: PLR2004 - a deviation takes two
         return RefinementReport(kept=False, reason="too few samples to hold any back, on which it could be judged")
     needed, free = _needed(graph, linears), available(torch.device("cpu"))
@@ -52,6 +50,23 @@ def opened(
         return RefinementReport(kept=False, reason=str(error))
     except Exception as error:  # noqa: BLE001 - of torch or of its runtime; layers are solved all the same
         return RefinementReport(kept=False, reason=f"torch cannot run it: {first_line(error)}")
+
+
+def is_wanted(job: Job) -> bool:
+    """Whether the settings have the layers refined, as far as they can be."""
+    asked = job.settings.refine not in {"auto", "no"}
+    return bool(job.linears) and (asked or (job.settings.refine == "auto" and _not_by_default(job) is None))
+
+
+def _not_by_default(job: Job) -> str | None:
+    """Why it would rather have to be asked for."""
+    if job.facts is not None and job.facts.is_random:
+        return "random inputs teach nothing about what the model is for (--calibration)"
+    if job.settings.method not in AIMS_AT_DENSE_OUTPUT:
+        return f"{job.settings.method} is a baseline to compare with (--refine weights)"
+    if (needed := _needed(job.graph, job.linears)) > MEMORY_BY_DEFAULT:
+        return f"it takes about {needed / 2**30:.1f} GB of memory and long (--refine weights)"
+    return None
 
 
 def _expect_loss(spec: str, graph: TracedGraph, sample: data.Sample) -> None:
@@ -123,10 +138,11 @@ def _settings(settings: Settings) -> RefineModel:
             value: Tensor = user_code.run(spec, "--refine-loss", WANTED, lambda function: function(pruned, dense))
             return value
 
+    by_default = settings.refine == "auto"
     return RefineModel(
-        which=settings.refine,  # type: ignore[arg-type] # "no" does not come here
+        which="weights" if by_default else settings.refine,  # type: ignore[arg-type] # "no" does not come here
         mode=settings.refine_mode,
-        minutes=settings.refine_minutes,
+        minutes=MINUTES_BY_DEFAULT if by_default and settings.refine_minutes is None else settings.refine_minutes,
         custom=custom,
         seed=settings.seed,
     )

@@ -10,7 +10,7 @@ from prox24_export.errors import InputError
 
 Method = Literal["prox", "prox-gradient", "sparsegpt", "wanda", "magnitude"]
 Effort = Literal["fast", "default", "thorough"]
-Refine = Literal["no", "weights", "weights+bias", "all"]
+Refine = Literal["auto", "no", "weights", "weights+bias", "all"]
 RefineMode = Literal["auto", "model", "segments"]
 Engine = Literal["auto", "tensorrt", "torch", "onnxruntime", "none"]
 Precision = Literal["fp16", "bf16", "fp32"]
@@ -38,9 +38,10 @@ class Settings:
             causal language model.
         max_accuracy_drop: Gate: most percentage points of top-1 that may be lost. Needs labels.
         min_snr: Gate: least signal-to-noise ratio of any float output, in dB.
-        refine: Tune the surviving weights of all layers together afterwards, and what moves beside them.
+        refine: What moves when all layers are tuned together afterwards; `auto`: surviving weights, where there are
+            data, the method is no baseline and memory for it is small; `no`: nothing.
         refine_mode: Together, or a segment (a block) at a time; `auto`: together where half of free memory suffices.
-        refine_minutes: Most minutes spent on it; None: about 360 steps.
+        refine_minutes: Most minutes spent on it; None: 10 with `auto`, else no limit.
         refine_loss: `module:function` that measures pruned against dense outputs; None: detected for each output.
         engine: What the latency is measured with; `auto`: TensorRT, else torch.sparse on a CUDA GPU, else nothing.
         precision: Of the engines, and of ONNX files written for them; None: fp16 where an engine is built.
@@ -71,7 +72,7 @@ class Settings:
     metric: str | None = None
     max_accuracy_drop: float | None = None
     min_snr: float | None = None
-    refine: Refine = "no"
+    refine: Refine = "auto"
     refine_mode: RefineMode = "auto"
     refine_minutes: float | None = None
     refine_loss: str | None = None
@@ -116,9 +117,9 @@ class Settings:
         _expect(self.refine_mode in modes, "--refine-mode", f"one of {', '.join(modes)}", self.refine_mode)
         minutes = self.refine_minutes
         _expect(minutes is None or 0 < minutes < math.inf, "--refine-minutes", "more than 0 minutes", minutes)
-        _expect(minutes is None or self.refine != "no", "--refine-minutes", "left out without --refine", minutes)
+        _expect(minutes is None or self.refine != "no", "--refine-minutes", "left out with --refine no", minutes)
         loss = self.refine_loss
-        _expect(loss is None or self.refine != "no", "--refine-loss", "left out without --refine", loss)
+        _expect(loss is None or self.refine != "no", "--refine-loss", "left out with --refine no", loss)
         _expect(loss is None or ":" in loss, "--refine-loss", "module:function", loss)
         drop = self.max_accuracy_drop
         _expect(drop is None or 0 <= drop < math.inf, "--max-accuracy-drop", "0 points or more", drop)

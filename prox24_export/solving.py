@@ -40,7 +40,7 @@ def solve(
                 progress=progress,
             )
 
-    function = opened(job.graph, job.linears, job.parts, job.settings)
+    function = opened(job)
     if not isinstance(function, Differentiable):
         return layerwise(held_back=False), function
     pruned = layerwise(held_back=True)

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import pytest
 from onnx import numpy_helper
 
 from prox24_export import Settings, export
@@ -24,7 +25,7 @@ WEIGHTS = {
 }
 
 
-TUNED = Settings(refine="weights")
+TUNED, LAYERWISE = Settings(refine="weights"), Settings(refine="no")
 
 
 def network(folder: Path) -> Path:
@@ -56,7 +57,7 @@ def distance(folder: Path, dense: Path, feeds: list[dict[str, Array]]) -> float:
 
 def test_the_outputs_come_closer_and_only_surviving_weights_move(tmp_path: Path) -> None:
     path, data, held = network(tmp_path), samples(2000), samples(200, seed=5)
-    plain = export(path, data, tmp_path / "plain", evaluation=held, settings=Settings())
+    plain = export(path, data, tmp_path / "plain", evaluation=held, settings=LAYERWISE)
     tuned = export(path, data, tmp_path / "tuned", evaluation=held, settings=TUNED)
     assert plain.refinement is None
     assert refined(tuned).kept
@@ -90,7 +91,7 @@ def test_biases_move_where_they_are_asked_to(tmp_path: Path) -> None:
 def test_a_model_that_is_not_differentiable_keeps_its_layer_wise_weights(tmp_path: Path) -> None:
     text = "g (float[N,16] x) => (float[M] y) { a = MatMul(x, w) y = Unique(a) }"
     path = save(model(text, {"w": normal(16, 8)}), tmp_path)
-    plain = export(path, samples(64), tmp_path / "plain", settings=Settings())
+    plain = export(path, samples(64), tmp_path / "plain", settings=LAYERWISE)
     tuned = export(path, samples(64), tmp_path / "tuned", settings=TUNED)
     assert not refined(tuned).kept
     assert "not differentiable here: operator Unique at node" in refined(tuned).reason
@@ -99,7 +100,7 @@ def test_a_model_that_is_not_differentiable_keeps_its_layer_wise_weights(tmp_pat
 
 def test_what_does_not_help_leaves_the_layer_wise_weights_of_all_samples(tmp_path: Path) -> None:
     worse = Settings(refine="weights", refine_loss="tests.test_refinement:backwards")
-    plain = export(network(tmp_path), samples(64), tmp_path / "plain", settings=Settings())
+    plain = export(network(tmp_path), samples(64), tmp_path / "plain", settings=LAYERWISE)
     tuned = export(network(tmp_path), samples(64), tmp_path / "tuned", settings=worse)
     assert not refined(tuned).kept
     assert "not better on the held-back samples" in refined(tuned).reason
@@ -127,5 +128,28 @@ def test_too_few_samples_are_said_to_be_too_few(tmp_path: Path) -> None:
     assert refined(report).reason == "too few samples to hold any back, on which it could be judged"
 
 
-def test_nothing_is_refined_unless_asked(tmp_path: Path) -> None:
-    assert export(network(tmp_path), samples(64), tmp_path / "out").refinement is None
+def test_with_data_layers_are_refined_by_default(tmp_path: Path) -> None:
+    path, data = network(tmp_path), samples(64)
+    default, asked = (export(path, data, tmp_path / name, settings=s) for name, s in (("a", None), ("b", TUNED)))
+    assert refined(default).curve == refined(asked).curve != ()
+    assert default.output.sha256 == asked.output.sha256
+    assert export(path, data, tmp_path / "c", settings=LAYERWISE).refinement is None
+
+
+def test_where_nobody_asked_the_reason_says_how_to_ask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, data = network(tmp_path), samples(64)
+    assert "random inputs" in refined(export(path, None, tmp_path / "random")).reason
+    baseline = export(path, data, tmp_path / "wanda", settings=Settings(method="wanda"))
+    assert refined(baseline).reason == "wanda is a baseline to compare with (--refine weights)"
+    assert refined(export(path, data, tmp_path / "asked", settings=Settings(method="wanda", refine="weights"))).curve
+    monkeypatch.setattr("prox24_export.refinement.MEMORY_BY_DEFAULT", 1)
+    large = export(path, data, tmp_path / "large")
+    assert "GB of memory and long (--refine weights)" in refined(large).reason
+    assert refined(export(path, data, tmp_path / "all-the-same", settings=TUNED)).curve
+
+
+def test_contradicting_options_are_refused(tmp_path: Path) -> None:
+    network(tmp_path)
+    outcome = command("deep.onnx", "--no-refine", "--refine", "all", folder=tmp_path)
+    assert outcome.code == 2
+    assert "--no-refine and --refine all contradict each other" in outcome.stderr

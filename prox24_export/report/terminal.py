@@ -115,7 +115,7 @@ def plan_table(plan: Plan) -> str:
         lines.append(f"  most memory: {largest.memory_mb:,.0f} MB at {', '.join(largest.layers)}")
         lines.append(f"  most time: {longest.seconds:,.1f} s at {', '.join(longest.layers)}")
     if plan.refines:
-        lines.append("  the refinement of all layers together is not included")
+        lines.append("  the refinement of all layers together is not included (--no-refine, --refine-minutes)")
     return "\n".join(lines) + "\n"
 
 
