@@ -30,6 +30,8 @@ from solver_limits import solver_checks
 
 from prox24_export import frontends
 
+LAYERWISE = "--no-refine"
+
 
 def digits(files: Files, folder: Path, *, quick: bool) -> Iterator[Check]:
     """README's first command."""
@@ -45,7 +47,7 @@ def digits(files: Files, folder: Path, *, quick: bool) -> Iterator[Check]:
 
 def kwt1(files: Files, folder: Path, *, quick: bool) -> Iterator[Check]:
     """A 12-block speech transformer, layer by layer."""
-    run = export(files, folder)
+    run = export(files, folder, LAYERWISE)
     yield Check("KWT-1", "pruned weights that Polygraphy calls dense", run.called_dense, "≤", 0)
     yield Check("KWT-1", "sparse top-1, % (dense 97.6)", run.sparse, "≥", 96.8)
     yield Check("KWT-1", "seconds", run.seconds, "≤", 90)
@@ -53,7 +55,7 @@ def kwt1(files: Files, folder: Path, *, quick: bool) -> Iterator[Check]:
     yield Check("KWT-1", "dense passes per stream (12 blocks)", run.passes_per_stream, "≤", 3)
     if quick:
         return
-    again = export(files, folder)
+    again = export(files, folder, LAYERWISE)
     yield Check("KWT-1", "same bytes twice", float(again.digest == run.digest), "≥", 1)
     for method, published in (("sparsegpt", 94.9), ("wanda", 91.1)):
         other = export(files, folder, "--method", method)
@@ -62,19 +64,20 @@ def kwt1(files: Files, folder: Path, *, quick: bool) -> Iterator[Check]:
 
 def resnet20(files: Files, folder: Path, *, quick: bool) -> Iterator[Check]:
     """A convolutional network, layer by layer."""
-    runs = [export(files, folder, "--seed", str(seed)) for seed in range(3)]  # one seed moves top-1 by half a point
+    runs = [export(files, folder, LAYERWISE, "--seed", str(seed)) for seed in range(3)]  # one seed moves top-1 by half a point
     top1 = statistics.median(run.sparse for run in runs)
     yield Check("ResNet-20", "pruned weights that Polygraphy calls dense", runs[0].called_dense, "≤", 0)
     yield Check("ResNet-20", "sparse top-1, % (dense 81.3), median of 3 seeds", top1, "≥", 80.0)
     yield Check("ResNet-20", "seconds", runs[0].seconds, "≤", 90)
     if not quick:
-        half = [export(files, folder, "--samples", "256", "--seed", str(seed)).sparse for seed in range(3)]
+        options = (LAYERWISE, "--samples", "256")
+        half = [export(files, folder, *options, "--seed", str(seed)).sparse for seed in range(3)]
         yield Check("ResNet-20", "256 images: sparse top-1, %, median of 3 seeds", statistics.median(half), "≥", 80.0)
 
 
 def magika(files: Files, folder: Path, *, quick: bool) -> Iterator[Check]:  # noqa: ARG001 (as the others)
-    """A production model with a layer that does not fit."""
-    run = export(files, folder)
+    """A production model with a layer that does not fit, layer by layer."""
+    run = export(files, folder, LAYERWISE)
     yield Check("Magika", "pruned weights that Polygraphy calls dense", run.called_dense, "≤", 0)
     yield Check("Magika", "top-1 lost, points", run.dense - run.sparse, "≤", 0.3)
     odd = [layer for layer in run.report["layers"] if layer["k"] == 257]
@@ -83,13 +86,13 @@ def magika(files: Files, folder: Path, *, quick: bool) -> Iterator[Check]:  # no
 
 
 def stories(files: Files, folder: Path, *, quick: bool) -> Iterator[Check]:
-    """A Hugging Face directory: a Llama decoder, calibrated on disjoint blocks of 512 rows."""
+    """A Hugging Face directory: a Llama decoder, layer by layer, calibrated on disjoint blocks of 512 rows."""
     model, calibration, evaluation = files
     rows = np.load(calibration)["input_ids"]
     runs = []
     for block in range(1 if quick else 3):
         cut = save(folder / f"stories_{block}.npz", input_ids=rows[block * 512 :][:512])
-        runs.append(export((model, cut, evaluation), folder, *([] if block else ["--onnx"])))
+        runs.append(export((model, cut, evaluation), folder, LAYERWISE, *([] if block else ["--onnx"])))
     found = [layer for layer in runs[0].report["layers"] if layer["state"] == "sparse"]
     head = [layer for layer in runs[0].report["layers"] if "tied to an embedding" in (layer["reason"] or "")]
     sparse = [run.report["accuracy"]["sparse"]["perplexity"] for run in runs]
@@ -136,8 +139,8 @@ def both_routes(files: Files, folder: Path) -> Iterator[Check]:
     front = frontends.of(model)
     file = front.write_onnx(front.open(), folder)
     cut = save(folder / "stories_routes.npz", input_ids=np.load(calibration)["input_ids"][:128])
-    runs = [export((source, cut, evaluation), folder) for source in (model, file)]
-    runs.append(export((model, cut, evaluation), folder, threads=1))
+    runs = [export((source, cut, evaluation), folder, LAYERWISE) for source in (model, file)]
+    runs.append(export((model, cut, evaluation), folder, LAYERWISE, threads=1))
     errors = [[layer["relative_error"] for layer in run.report["layers"] if layer["state"] == "sparse"] for run in runs]
     same = len(errors[0]) == len(errors[1])
     yield Check("stories260K", "ONNX and torch route find the same layers", float(same), "≥", 1)

@@ -49,7 +49,7 @@ def precision_checks(*, quick: bool) -> Iterator[Check]:
         names = [model for model in ("digits sample", "KWT-1", "ResNet-20") if available(model)]
         files = {model: MODELS[model][1](folder) for model in names}
         for model in names:
-            run = export(files[model], folder)
+            run = export(files[model], folder, "--no-refine")
             for precision in ("fp16", "bf16"):
                 yield from converted(model, files[model], run, precision)
     if not quick:

@@ -21,7 +21,7 @@ from models import MODELS, Files, Run, available, export, save
 from prox24_export.passes.onnx_graph import model_tensors
 
 SEEDS = range(5)
-REFINE = ("--refine", "weights")
+LAYERWISE = "--no-refine"
 
 
 def refinement_checks() -> Iterator[Check]:
@@ -38,7 +38,7 @@ def refinement_checks() -> Iterator[Check]:
 
 def resnet20(files: Files, folder: Path) -> Iterator[Check]:
     """A convolutional network: the default command, and few samples."""
-    run = export(files, folder, *REFINE)
+    run = export(files, folder)
     yield Check("ResNet-20, refined", "top-1, % (dense 81.3)", run.sparse, "≥", 81.6)
     yield Check("ResNet-20, refined", "seconds", run.seconds, "≤", 90)
     yield Check("ResNet-20, refined", "pruned weights that Polygraphy calls dense", run.called_dense, "≤", 0)
@@ -56,11 +56,11 @@ def resnet20(files: Files, folder: Path) -> Iterator[Check]:
 
 def kwt1(files: Files, folder: Path) -> Iterator[Check]:
     """A transformer: three seeds, and segment by segment."""
-    runs = [export(files, folder, *REFINE, "--seed", str(seed)) for seed in range(3)]
+    runs = [export(files, folder, "--seed", str(seed)) for seed in range(3)]
     yield Check("KWT-1, refined", "top-1, %, median of 3 seeds (dense 97.6)", median(runs), "≥", 97.0)
     yield Check("KWT-1, refined", "seconds", runs[0].seconds, "≤", 150)
     yield Check("KWT-1, refined", "tensors changed beside pruned weights", changed(files[0], runs[0]), "≤", 0)
-    segments = export(files, folder, *REFINE, "--refine-mode", "segments")
+    segments = export(files, folder, "--refine-mode", "segments")
     parts = {point["segment"] for point in segments.report["refinement"]["curve"]}
     yield Check("KWT-1, segments", "segments", len(parts), "≥", 12)
     yield Check("KWT-1, segments", "top-1, % (dense 97.6)", segments.sparse, "≥", 97.1)
@@ -73,10 +73,10 @@ def stories(files: Files, folder: Path) -> Iterator[Check]:
     model, calibration, evaluation = files
     rows = np.load(calibration)["input_ids"]
     cut = save(folder / "stories_512.npz", input_ids=rows[:512])
-    run = export((model, cut, evaluation), folder, *REFINE)
+    run = export((model, cut, evaluation), folder)
     yield Check("stories260K, refined", "perplexity, 512 rows (dense 4.76)", run.metric("sparse"), "≤", 8.0)
     yield Check("stories260K, refined", "seconds, 512 rows", run.seconds, "≤", 240)
-    run = export(files, folder, *REFINE)
+    run = export(files, folder)
     yield Check("stories260K, refined", "perplexity, all rows (dense 4.76)", run.metric("sparse"), "≤", 6.2)
     yield Check("stories260K, refined", "seconds, all rows", run.seconds)
 
@@ -93,7 +93,7 @@ class Pair:
 def compared(files: Files, folder: Path, count: int, seed: int) -> Pair:
     """Both runs on `count` samples drawn by `seed`."""
     options = ("--samples", str(count), "--seed", str(seed))
-    refined, layerwise = export(files, folder, *options, *REFINE), export(files, folder, *options)
+    refined, layerwise = export(files, folder, *options), export(files, folder, *options, LAYERWISE)
     right = [hits(run.out / "model.onnx", files[2]) for run in (refined, layerwise)]
     difference = 100 * (right[0].astype(np.float64) - right[1])
     error = float(difference.std(ddof=1) / np.sqrt(len(difference)))

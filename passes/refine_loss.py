@@ -26,7 +26,7 @@ class OutputLoss:
 
     - `kl`: `T²·KL(softmax(d/T) ‖ softmax(s/T))` along the last axis, in nats.
     - `logits`: `(s − d)²` about the means along the last axis, divided by `scale`: what `kl` tends to for large T.
-    - `probabilities`: `logits` of their logarithms.
+    - `probabilities`: `KL(d ‖ s)` along the last axis, in nats; what softmax left of unlikely classes says nothing.
     - `cosine`: `1 − cos(s, d)` along the last axis.
     - `mse`: `(s − d)²` divided by `scale`.
     - `none`: 0, of outputs that are no floats.
@@ -47,6 +47,9 @@ class OutputLoss:
             return torch.zeros(samples, device=dense.device)
         if self.kind == "cosine":
             return by_sample(1 - torch.cosine_similarity(sparse.float(), dense.float(), dim=-1), samples)
+        if self.kind == "probabilities":
+            wanted, got = (output.float().clamp_min(SMALLEST).log() for output in (dense, sparse))
+            return by_sample((dense.float() * (wanted - got)).sum(-1), samples)
         if self.kind == "kl":
             wanted = (dense.float() / self.temperature).log_softmax(-1)
             got = (sparse.float() / self.temperature).log_softmax(-1)
@@ -75,10 +78,8 @@ class OutputLoss:
         return self if self.kind == "none" else replace(self, scale=spread(self._compared(dense)))
 
     def _compared(self, output: Tensor) -> Tensor:
-        if self.kind not in {"logits", "probabilities"}:
-            return output.float()
-        logits = output.float() if self.kind == "logits" else output.float().clamp_min(SMALLEST).log()
-        return logits - logits.mean(-1, keepdim=True)
+        logits = output.float()
+        return logits - logits.mean(-1, keepdim=True) if self.kind == "logits" else logits
 
 
 def normalised_error(sparse: Tensor, dense: Tensor, scale: float, samples: int) -> Float[Tensor, " samples"]:
