@@ -149,8 +149,10 @@ def test_the_other_measures_agree_with_their_definitions() -> None:
     )
     cosine = (OTHERS * LOGITS).double().sum(1) / (OTHERS.double().norm(dim=1) * LOGITS.double().norm(dim=1))
     torch.testing.assert_close(OutputLoss("cosine").of(OTHERS, LOGITS, 2).double(), 1 - cosine, rtol=1e-5, atol=1e-6)
-    of_logarithms = OutputLoss("probabilities").of(OTHERS.softmax(-1), LOGITS.softmax(-1), 2)
-    torch.testing.assert_close(of_logarithms, OutputLoss("logits").of(OTHERS, LOGITS, 2))
+    of_probabilities = OutputLoss("probabilities").of(OTHERS.softmax(-1), LOGITS.softmax(-1), 2)
+    torch.testing.assert_close(of_probabilities, OutputLoss("kl").of(OTHERS, LOGITS, 2))
+    certain, impossible = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.5, 0.5]])
+    torch.testing.assert_close(OutputLoss("probabilities").of(impossible, certain, 1), torch.tensor([2.0]).log())
     assert not OutputLoss("none").of(torch.ones(2, 3), torch.zeros(2, 3), 2).any()
 
 
