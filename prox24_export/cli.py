@@ -115,7 +115,7 @@ def export(
         max_accuracy_drop: Gate: most percentage points of top-1 that may be lost. Default: no gate.
         min_snr: Gate: least signal-to-noise ratio of every float output, in dB. Default: no gate.
         refine: What moves when all layers are tuned together against the dense outputs. Default: surviving weights,
-            where there are calibration samples, --method is no baseline and it takes at most 4 GB.
+            where there are calibration samples, 8 of them held back, --method is no baseline and it takes at most 4 GB.
         no_refine: Leave the weights as they were solved layer by layer, as --refine no does. Default: tune them.
         refine_mode: All layers at once, or a segment (a block) at a time in the memory of one.
         refine_minutes: Most minutes spent on it. Default: 10; none with --refine weights, weights+bias or all.

@@ -23,6 +23,7 @@ from prox24_export.settings import AIMS_AT_DENSE_OUTPUT, Settings
 COPIES = 7  # of a weight, float32: master, best, two moments of Adam, gradient, what came in, what goes out
 SHARE_OF_MEMORY = 0.7  # that weights may take of what is free
 MEMORY_BY_DEFAULT, MINUTES_BY_DEFAULT = 4 << 30, 10.0  # most bytes of weights, and time, where nobody asked for it
+HELD_BACK_BY_DEFAULT = 8  # with three of 16 samples held back it was kept where it did not help, see README
 STEPS = 100  # of the progress bar
 WANTED = "takes (pruned outputs, dense outputs), tuples of tensors, and returns a loss: a scalar or one value a sample"
 
@@ -64,6 +65,8 @@ def _not_by_default(job: Job) -> str | None:
         return "random inputs teach nothing about what the model is for (--calibration)"
     if job.settings.method not in AIMS_AT_DENSE_OUTPUT:
         return f"{job.settings.method} is a baseline to compare with (--refine weights)"
+    if (held := len(job.parts.choice)) < HELD_BACK_BY_DEFAULT:
+        return f"{held} samples held back tell little, {HELD_BACK_BY_DEFAULT} would do (--refine weights)"
     if (needed := _needed(job.graph, job.linears)) > MEMORY_BY_DEFAULT:
         return f"it takes about {needed / 2**30:.1f} GB of memory and long (--refine weights)"
     return None
