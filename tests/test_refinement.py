@@ -142,6 +142,8 @@ def test_where_nobody_asked_the_reason_says_how_to_ask(tmp_path: Path, monkeypat
     baseline = export(path, data, tmp_path / "wanda", settings=Settings(method="wanda"))
     assert refined(baseline).reason == "wanda is a baseline to compare with (--refine weights)"
     assert refined(export(path, data, tmp_path / "asked", settings=Settings(method="wanda", refine="weights"))).curve
+    few = export(path, samples(30), tmp_path / "few")  # 6 for the report, 4 of the others held back
+    assert refined(few).reason == "4 samples held back tell little, 8 would do (--refine weights)"
     monkeypatch.setattr("prox24_export.refinement.MEMORY_BY_DEFAULT", 1)
     large = export(path, data, tmp_path / "large")
     assert "GB of memory and long (--refine weights)" in refined(large).reason
