@@ -32,6 +32,9 @@ def refinement_checks() -> Iterator[Check]:
             yield from resnet20(MODELS["ResNet-20"][1](folder), folder)
         if available("KWT-1"):
             yield from kwt1(MODELS["KWT-1"][1](folder), folder)
+        if available("Magika"):
+            run = export(MODELS["Magika"][1](folder), folder)
+            yield Check("Magika, refined", "top-1 lost, points", run.dense - run.sparse, "≤", 0.3)
         if available("stories260K"):
             yield from stories(MODELS["stories260K"][1](folder), folder)
 
