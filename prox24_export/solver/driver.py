@@ -18,7 +18,7 @@ class MaskState(Protocol):
     iteration: int
 
 
-ENTRIES_IN_FLOAT64 = 1 << 18  # of a target; its iteration takes a fraction of a second
+ENTRIES_IN_FLOAT64 = 1 << 19  # of a target and its Gram matrix; the iteration takes a fraction of a second
 
 State = TypeVar("State", bound=MaskState)
 
@@ -62,7 +62,8 @@ def working_dtype(target: Tensor) -> torch.dtype:
 
     A rounding error of the runtime then stays below what flips a mask; one flip changes what all later layers read.
     """
-    small = target.numel() <= ENTRIES_IN_FLOAT64 and target.device.type == "cpu"
+    rows, columns = target.shape
+    small = max(rows, columns) * columns <= ENTRIES_IN_FLOAT64 and target.device.type == "cpu"
     return torch.float64 if small and target.dtype == torch.float64 else torch.float32
 
 
