@@ -34,15 +34,10 @@ def opened(job: Job) -> Differentiable | RefinementReport | None:
     The choice part will decide, the fit part is refined on.
     """
     graph, linears, parts, settings = job.graph, job.linears, job.parts, job.settings
-    if not is_wanted(job):
-        reason = None if settings.refine == "no" or not linears else _not_by_default(job)
-        return None if reason is None else RefinementReport(kept=False, reason=reason)
-    if len(parts.choice) < 2:  # noqa: PLR2004 - a deviation takes two
-        return RefinementReport(kept=False, reason="too few samples to hold any back, on which it could be judged")
-    needed, free = _needed(graph, linears), available(torch.device("cpu"))
-    if needed > SHARE_OF_MEMORY * free:
-        sizes = f"it takes about {needed / 2**30:.1f} GB of memory, and {free / 2**30:.1f} GB are free"
-        return RefinementReport(kept=False, reason=sizes)
+    if settings.refine == "no" or not linears:
+        return None
+    if (reason := _not_by_default(job) or _impossible(job)) is not None:
+        return RefinementReport(kept=False, reason=reason)
     if settings.refine_loss is not None:
         _expect_loss(settings.refine_loss, graph, parts.fit[0])
     try:
@@ -54,13 +49,15 @@ def opened(job: Job) -> Differentiable | RefinementReport | None:
 
 
 def is_wanted(job: Job) -> bool:
-    """Whether the settings have the layers refined, as far as they can be."""
-    asked = job.settings.refine not in {"auto", "no"}
-    return bool(job.linears) and (asked or (job.settings.refine == "auto" and _not_by_default(job) is None))
+    """Whether layers are refined, as far as the model lets them be."""
+    wanted = job.settings.refine != "no" and bool(job.linears)
+    return wanted and (_not_by_default(job) or _impossible(job)) is None
 
 
 def _not_by_default(job: Job) -> str | None:
-    """Why it would rather have to be asked for."""
+    """Why it has to be asked for; None where it was, or need not be."""
+    if job.settings.refine != "auto":
+        return None
     if job.facts is not None and job.facts.is_random:
         return "random inputs teach nothing about what the model is for (--calibration)"
     if job.settings.method not in AIMS_AT_DENSE_OUTPUT:
@@ -68,7 +65,17 @@ def _not_by_default(job: Job) -> str | None:
     if (held := len(job.parts.choice)) < HELD_BACK_BY_DEFAULT:
         return f"{held} samples held back tell little, {HELD_BACK_BY_DEFAULT} would do (--refine weights)"
     if (needed := _needed(job.graph, job.linears)) > MEMORY_BY_DEFAULT:
-        return f"it takes about {needed / 2**30:.1f} GB of memory and long (--refine weights)"
+        return f"it takes about {needed / 2**30:.1f} GB of memory, and its time (--refine weights)"
+    return None
+
+
+def _impossible(job: Job) -> str | None:
+    """Why it cannot be done with these samples on this machine; None where it can."""
+    if len(job.parts.choice) < 2:  # noqa: PLR2004 - a deviation takes two
+        return "too few samples to hold any back, on which it could be judged"
+    needed, free = _needed(job.graph, job.linears), available(torch.device("cpu"))
+    if needed > SHARE_OF_MEMORY * free:
+        return f"it takes about {needed / 2**30:.1f} GB of memory, and {free / 2**30:.1f} GB are free"
     return None
 
 
@@ -130,7 +137,7 @@ def refine(
         return RefinementReport(kept=False, reason=f"torch cannot run it: {first_line(error)}")
     if result.kept:
         _take(graph, linears, function, result.weights, weights)
-    return _report(result, len(parts.choice))
+    return _report(result, len(parts.choice), _minutes(settings))
 
 
 def _settings(settings: Settings) -> RefineModel:
@@ -141,14 +148,19 @@ def _settings(settings: Settings) -> RefineModel:
             value: Tensor = user_code.run(spec, "--refine-loss", WANTED, lambda function: function(pruned, dense))
             return value
 
-    by_default = settings.refine == "auto"
     return RefineModel(
-        which="weights" if by_default else settings.refine,  # type: ignore[arg-type] # "no" does not come here
+        which="weights" if settings.refine == "auto" else settings.refine,  # type: ignore[arg-type] # "no" comes not here
         mode=settings.refine_mode,
-        minutes=MINUTES_BY_DEFAULT if by_default and settings.refine_minutes is None else settings.refine_minutes,
+        minutes=_minutes(settings),
         custom=custom,
         seed=settings.seed,
     )
+
+
+def _minutes(settings: Settings) -> float | None:
+    """Limit of its time; None: no limit."""
+    by_default = settings.refine == "auto" and settings.refine_minutes is None
+    return MINUTES_BY_DEFAULT if by_default else settings.refine_minutes
 
 
 def _needed(graph: TracedGraph, linears: Sequence[Linear]) -> float:
@@ -223,9 +235,11 @@ def _ticks(tick: Callable[[], None]) -> Callable[[float, object], None]:
     return to
 
 
-def _report(result: Refined, samples: int) -> RefinementReport:
+def _report(result: Refined, samples: int, minutes: float | None) -> RefinementReport:
     change = f"the held-back samples' objective went from {result.before:.4g} to {result.after:.4g}"
     reason = change if result.kept else "it was not better on the held-back samples by more than noise"
+    if minutes is not None and result.seconds >= 60 * minutes:
+        reason += f"; cut short by its limit of {minutes:g} minutes (--refine-minutes)"
     curve = tuple(
         EpochReport(segment, epoch.number, _known(epoch.train), _known(epoch.held))
         for segment, part in enumerate(result.parts)

@@ -39,7 +39,7 @@ class Settings:
         max_accuracy_drop: Gate: most percentage points of top-1 that may be lost. Needs labels.
         min_snr: Gate: least signal-to-noise ratio of any float output, in dB.
         refine: What moves when all layers are tuned together afterwards; `auto`: surviving weights, where there are
-            data, the method is no baseline and memory for it is small; `no`: nothing.
+            data, eight samples held back, the method is no baseline and memory for it is small; `no`: nothing.
         refine_mode: Together, or a segment (a block) at a time; `auto`: together where half of free memory suffices.
         refine_minutes: Most minutes spent on it; None: 10 with `auto`, else no limit.
         refine_loss: `module:function` that measures pruned against dense outputs; None: detected for each output.

@@ -30,6 +30,9 @@ def test_the_command_prints_memory_and_time_and_writes_nothing(tmp_path: Path) -
     refined = command("net.onnx", "--calibration", "data.npz", "--plan", "--refine", "weights", folder=tmp_path)
     assert "the refinement of all layers together is not included" in refined.stdout
     assert snapshot(tmp_path) == before
+    samples(tmp_path, 60)
+    enough = command("net.onnx", "--calibration", "data.npz", "--plan", folder=tmp_path)
+    assert "the refinement of all layers together is not included" in enough.stdout
 
 
 def test_every_stage_is_planned(tmp_path: Path) -> None:

@@ -146,8 +146,19 @@ def test_where_nobody_asked_the_reason_says_how_to_ask(tmp_path: Path, monkeypat
     assert refined(few).reason == "4 samples held back tell little, 8 would do (--refine weights)"
     monkeypatch.setattr("prox24_export.refinement.MEMORY_BY_DEFAULT", 1)
     large = export(path, data, tmp_path / "large")
-    assert "GB of memory and long (--refine weights)" in refined(large).reason
+    assert "GB of memory, and its time (--refine weights)" in refined(large).reason
     assert refined(export(path, data, tmp_path / "all-the-same", settings=TUNED)).curve
+
+
+def test_the_clock_limits_it_by_default_and_the_report_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, data, said = network(tmp_path), samples(64), "cut short by its limit of 0.0001 minutes"
+    monkeypatch.setattr("prox24_export.refinement.MINUTES_BY_DEFAULT", 1e-4)
+    assert said in refined(default := export(path, data, tmp_path / "default")).reason
+    asked = refined(export(path, data, tmp_path / "asked", settings=TUNED))
+    assert "cut short" not in asked.reason
+    assert len(asked.curve) > len(refined(default).curve)
+    limited = export(path, data, tmp_path / "limited", settings=Settings(refine="weights", refine_minutes=1e-4))
+    assert said in refined(limited).reason
 
 
 def test_contradicting_options_are_refused(tmp_path: Path) -> None:

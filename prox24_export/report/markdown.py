@@ -149,9 +149,11 @@ def tables(report: Report) -> dict[str, Table]:
     """Everything but the layers; outputs by SNR, worst first; a table of what does not exist has no rows."""
     accuracy, data = report.accuracy or AccuracyReport(0, {}, {}, ()), report.data
     by_snr = sorted(accuracy.outputs, key=lambda output: math.inf if output.snr_db is None else output.snr_db)
+    decides = report.refinement is not None and report.refinement.kept
+    chosen = "blend, and whether refinement is kept" if decides else "blend, then masks and weights"
     parts = data and [
         ("fit", f"{data.fit:,}", "masks and weights", data.calibration),
-        ("choice", f"{data.choice:,}", "blend, then masks and weights", data.calibration),
+        ("choice", f"{data.choice:,}", chosen, data.calibration),
         ("report", f"{data.report:,}", "accuracy, and nothing else", data.evaluation),
     ]
     files = [(file.path, f"{file.bytes:,} bytes", file.sha256) for file in (report.input, report.output)]

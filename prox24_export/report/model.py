@@ -30,7 +30,8 @@ class DataFacts:
         calibration: Source of the calibration samples; `random` where there was none.
         evaluation: Source of the report part.
         fit: Samples that masks and weights were fitted to.
-        choice: Samples on which each layer's blend was chosen; fitted to afterwards.
+        choice: Samples on which each layer's blend was chosen; fitted to afterwards where no refinement is kept, on
+            which they decide.
         report: Samples used for the accuracy below and nothing else.
         is_random: Whether inputs were drawn at random: then the masks are not based on data.
     """

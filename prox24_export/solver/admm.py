@@ -106,5 +106,5 @@ class ProximalAdmm:
         return state.quiet >= self.patience
 
     def _resolvent(self, quadratic: Quadratic, penalty: float, dtype: torch.dtype) -> Float[Tensor, "K K"]:
-        """`ρ(H+ρI)⁻¹`: ρ is at least its start, far above rounding, so float32 is enough for the masks."""
+        """`ρ(H+ρI)⁻¹`: ρ is at least its start, far above rounding, so that it is as exact as `dtype`."""
         return quadratic.inverse(penalty, dtype).mul_(penalty)

@@ -18,7 +18,7 @@ class MaskState(Protocol):
     iteration: int
 
 
-ENTRIES_IN_FLOAT64 = 1 << 19  # of a target and its Gram matrix; the iteration takes a fraction of a second
+ITERATED_IN_FLOAT64 = 1 << 19  # entries of a target and its Gram matrix; it takes a fraction of a second
 
 State = TypeVar("State", bound=MaskState)
 
@@ -63,7 +63,7 @@ def working_dtype(target: Tensor) -> torch.dtype:
     A rounding error of the runtime then stays below what flips a mask; one flip changes what all later layers read.
     """
     rows, columns = target.shape
-    small = max(rows, columns) * columns <= ENTRIES_IN_FLOAT64 and target.device.type == "cpu"
+    small = max(rows, columns) * columns <= ITERATED_IN_FLOAT64 and target.device.type == "cpu"
     return torch.float64 if small and target.dtype == torch.float64 else torch.float32
 
 

@@ -22,7 +22,7 @@ from prox24_export.solver.quadratic import Quadratic, automatic_damping, energy,
 from prox24_export.solver.refine import ConjugateGradient, MaskedGradient
 
 ROWS_AT_ONCE = 1 << 24  # entries of W solved together; rows are independent, so this bounds memory
-ENTRIES_IN_FLOAT64 = 1 << 22  # of rows and Gram matrix; target and refinement then carry no rounding to later layers
+REFINED_IN_FLOAT64 = 1 << 22  # entries of rows and Gram matrix up to which no rounding is carried to later layers
 
 
 class Status(enum.Enum):
@@ -224,7 +224,7 @@ def _prox(  # noqa: PLR0917 - as `solve_layer`, which passes them on
         return known.gram_float32 if dtype == torch.float32 else known.gram.to(dtype)
 
     def solve(rows: Tensor, residual: Tensor | None) -> _Piece:
-        is_small = max(rows.shape) * rows.shape[1] <= ENTRIES_IN_FLOAT64
+        is_small = max(rows.shape) * rows.shape[1] <= REFINED_IN_FLOAT64 and rows.device.type == "cpu"
         rows = rows.double() if is_small else rows
         correction = known.correction(rows, residual) if settings.blend else None
         target = rows if correction is None else rows + (settings.blend * correction).to(rows.dtype)

@@ -47,7 +47,9 @@ def test_tables_hold_gates_accuracy_layers_data_files_and_versions() -> None:
     assert "|`/encoder/layers.0/q_proj/MatMul`|MatMul|256 × 256|65,536|0.4 %|one weight, 2 uses|" in text
     assert "|excluded by the user|6|" in text
     assert "|`/encoder/layers.1/fc2/MatMul`|Gemm|the reduction dimension is not a multiple of 4 (K = 35)|" in text
-    assert "|choice|877|blend, then masks and weights|clips/train.npz|" in text
+    assert "|choice|877|blend, and whether refinement is kept|clips/train.npz|" in text
+    for layerwise in (None, RefinementReport(kept=False, reason="why")):
+        assert "|choice|877|blend, then masks and weights|clips/train.npz|" in render(build(refinement=layerwise))
     assert "Calibration took 18,240 node executions in 41 stages, 2.4 × one dense pass." in text
     assert f"|kwt1-2to4/model.onnx|13,421,773 bytes|{'b' * 64}|" in text
     assert "onnxruntime 1.23.0" in text
