@@ -21,7 +21,7 @@ from prox24_export.passes.refine_loss import Custom, Kind
 from prox24_export.passes.refine_memory import available, kept_for_gradient
 from prox24_export.passes.refine_objective import Objective, Pair
 from prox24_export.passes.refine_segments import Streams
-from prox24_export.passes.refine_train import Epoch, Part, Progress, State, Training, Weights
+from prox24_export.passes.refine_train import Epoch, Measure, Part, Progress, State, Training, Weights
 from prox24_export.passes.refine_views import Views
 from prox24_export.passes.segments import blocks, cuts, with_outputs
 
@@ -31,6 +31,7 @@ Tick = Callable[[float, Epoch], None]
 
 STEPS, FEWEST, MOST = 360, 6, 20  # steps wanted; epochs at least and at most
 BATCH, LEAST_BATCHES = 16, 4
+MOST_OF_VIEWS, BATCH_OF_VIEWS = 30, 32  # where each epoch sees each image otherwise
 RATE_PER_ERROR, SLOWEST, FASTEST = 1 / 3, 1e-3, 3e-2
 VIEW_BATCHES = 8  # that the network's symmetry is measured on
 SHARE_OF_MEMORY = 0.5  # that model mode may take of what is free
@@ -50,6 +51,7 @@ class Refined:
         parts: The network, or its segments in order: curve and decision of each.
         mode: How it was done.
         seconds: Wall time.
+        symmetric: Whether the target was what the dense network says of several views of each image together.
     """
 
     weights: Mapping[str, Tensor]
@@ -58,7 +60,8 @@ class Refined:
     after: float
     parts: Sequence[Part]
     mode: Mode
-    seconds: float
+    seconds: float = 0.0
+    symmetric: bool = False
 
 
 @dataclass(frozen=True)
@@ -73,9 +76,9 @@ class RefineModel:
         losses: Measure of each output; None is detected, see `OutputLoss.detect`.
         custom: Measures all outputs instead: (pruned, dense) → a scalar or one value a sample.
         temperature: Of logits where they are measured by `kl`.
-        epochs: None: about 360 steps, in 6 to 20 epochs.
+        epochs: None: about 360 steps, in 6 to 20 epochs; to 30 where a symmetric network sees views of images.
         rate: Relative learning rate; None: a third of the mean normalised error at the cuts, 0.001 to 0.03.
-        batch: Samples in a step; None: 16, or a quarter of them where they are fewer.
+        batch: Samples in a step; None: 16, of views of images 32, or a quarter of them where that is less.
         mixed: Blend float inputs of some samples with others; see `refine_data.mix`. In model mode only.
         minutes: Limit of the time spent on it; the same result twice is promised only without one.
         checkpointed: Compute activations again for the gradient instead of keeping them: slower, less memory.
@@ -130,13 +133,23 @@ class RefineModel:
         started = time.perf_counter()
         start, masks = _checked(dense, weights, masks)
         start |= {name: value for name, value in _moving(dense, self.which) if name not in start}
-        size = self.batch or max(1, min(BATCH, len(fit) // LEAST_BATCHES))
+        if not fit:
+            return Refined(start, False, math.nan, math.nan, (), "model")
+        views = self._views(dense, Samples(fit, BATCH, joinable))
+        batch, most = (BATCH_OF_VIEWS, MOST_OF_VIEWS) if views.symmetric else (BATCH, MOST)
+        size = self.batch or max(1, min(batch, len(fit) // LEAST_BATCHES))
         tuned, held = Samples(fit, size, joinable), Samples(choice, size, joinable)
-        epochs = self.epochs or min(MOST, max(FEWEST, round(STEPS / max(1, tuned.steps))))
-        run = _Run(self, dense, start, masks, tuned, held, epochs, progress or Progress(), tick, saved)
-        if not tuned.steps:
-            return Refined(start, False, math.nan, math.nan, (), "model", 0.0)
+        epochs = self.epochs or min(most, max(FEWEST, round(STEPS / tuned.steps)))
+        run = _Run(self, dense, start, masks, views, tuned, held, epochs, progress or Progress(), tick, saved)
         return replace(run.result(), seconds=time.perf_counter() - started)
+
+    def _views(self, dense: fx.GraphModule, samples: Samples) -> Views:
+        """What may be done to images; nothing where it was not asked for."""
+        if not self.mixed or self.custom is not None or self.mode == "segments":
+            return Views()
+        device = _device(dense)
+        batches = itertools.islice(samples.in_order(), VIEW_BATCHES)
+        return Views.measured(lambda feeds: dense(*feeds), (_moved(feeds, device) for feeds in batches))
 
 
 @dataclass(frozen=True)
@@ -157,6 +170,7 @@ class _Run:
         dense: The dense network.
         start: What moves, where it starts, on the device.
         masks: Of the solved weights, on the device.
+        views: Of images, in model mode.
         fit: Samples to tune on.
         choice: Held-back samples.
         epochs: At most.
@@ -169,6 +183,7 @@ class _Run:
     dense: fx.GraphModule
     start: Weights
     masks: Mapping[str, Tensor]
+    views: Views
     fit: Samples
     choice: Samples
     epochs: int
@@ -179,7 +194,7 @@ class _Run:
     @property
     def device(self) -> torch.device:
         """Where the network is."""
-        return next((parameter.device for parameter in self.dense.parameters()), torch.device("cpu"))
+        return _device(self.dense)
 
     @property
     def outputs(self) -> int:
@@ -195,7 +210,7 @@ class _Run:
         if self.settings.mode != "auto":
             return self.settings.mode
         objective = self._whole(self.start)[0]
-        sample = self._on_device(self.fit.samples[0])
+        sample = _moved(self.fit.samples[0], self.device)
         rows = self.fit.batch if self.fit.joinable else 1
         wanted = rows * kept_for_gradient(objective, self.start, (sample, sample))
         return "model" if wanted <= SHARE_OF_MEMORY * available(self.device) else "segments"
@@ -204,13 +219,13 @@ class _Run:
         """Everything together."""
         if self.progress.parts:
             return self._result(self.progress.parts, self.progress.parts[0], "model")
-        views = self._views()
-        objective, error = self._whole(self.start, views)
+        views = self.views
+        objective, error = self._whole(self.start, symmetric=views.symmetric)
         seed, mixed = self.settings.seed, self.settings.mixed
         part = self._part(
             _Tuned(objective, self.start, error),
             lambda epoch: self._pairs(self.fit.shuffled(epoch, seed, mixed=mixed, views=views)),
-            lambda: self._pairs(self.choice.in_order()),
+            objective.held(lambda: self._pairs(self.choice.in_order())),
             1,
         )
         return self._result([part], part, "model")
@@ -231,7 +246,7 @@ class _Run:
                 part = self._part(
                     _Tuned(objective, weights, error),
                     partial(fit.shuffled, segment, seed=self.settings.seed),
-                    partial(choice.pairs, segment),
+                    objective.held(partial(choice.pairs, segment)),
                     len(segments),
                 )
             parts.append(part)
@@ -245,7 +260,7 @@ class _Run:
         self,
         tuned: _Tuned,
         epoch: Callable[[int], Iterable[Pair]],
-        held: Callable[[], Iterable[Pair]],
+        held: Measure,
         parts: int,
     ) -> Part:
         """Trains one of `parts` and decides."""
@@ -253,7 +268,7 @@ class _Run:
         limit = None if minutes is None else 60 * minutes / parts
         rate = self.settings.rate or min(FASTEST, max(SLOWEST, RATE_PER_ERROR * tuned.error))
         masks = {name: mask for name, mask in self.masks.items() if name in tuned.start}
-        training = Training(tuned.objective.of, masks, rate, self.epochs, max(1, self.fit.steps), limit)
+        training = Training(tuned.objective.of, masks, rate, self.epochs, self.fit.steps, limit)
         state = self.progress.state or State.of(tuned.start, masks)
 
         def note(state: State) -> None:
@@ -273,9 +288,8 @@ class _Run:
     def _judged(self, weights: Weights) -> Part:
         """The whole network with refined segments."""
         objective, _ = self._whole(self.start)
-        judge = Training(objective.of, {}, 0, 0, 0)
-        before = judge.measure(self.start, self._pairs(self.choice.in_order()))
-        after = judge.measure(weights, self._pairs(self.choice.in_order()))
+        judge = objective.held(lambda: self._pairs(self.choice.in_order()))
+        before, after = judge(self.start), judge(weights)
         return Part(weights, (), before, after, improves(before, after))
 
     def _result(self, parts: Sequence[Part], whole: Part, mode: Mode) -> Refined:
@@ -285,18 +299,12 @@ class _Run:
         weights = {name: _exact(weight, self.masks.get(name)) for name, weight in whole.weights.items()}
         if not whole.kept:
             weights, after = self.start, before
-        return Refined(weights, whole.kept, before, after, parts, mode, 0.0)
+        symmetric = mode == "model" and self.views.symmetric
+        return Refined(weights, whole.kept, before, after, parts, mode, symmetric=symmetric)
 
-    def _views(self) -> Views:
-        """What may be done to images; nothing where it was not asked for."""
-        if not self.settings.mixed or self.settings.custom is not None:
-            return Views()
-        batches = itertools.islice(self.fit.in_order(), VIEW_BATCHES)
-        return Views.measured(lambda feeds: self.dense(*feeds), map(self._on_device, batches))
-
-    def _whole(self, weights: Weights, views: Views | None = None) -> tuple[Objective, float]:
-        module = with_outputs(self.dense, cuts(self.dense, weights))
-        return self._fitted(module, weights, self._pairs(self.fit.in_order()), self.outputs, views)
+    def _whole(self, weights: Weights, *, symmetric: bool = False) -> tuple[Objective, float]:
+        module = self.dense if symmetric else with_outputs(self.dense, cuts(self.dense, weights))
+        return self._fitted(module, weights, self._pairs(self.fit.in_order()), self.outputs, symmetric=symmetric)
 
     def _fitted(
         self,
@@ -304,14 +312,15 @@ class _Run:
         weights: Weights,
         pairs: Iterable[Pair],
         outputs: int,
-        views: Views | None = None,
+        *,
+        symmetric: bool = False,
     ) -> tuple[Objective, float]:
         settings = self.settings
         custom = settings.custom if outputs else None
         objective = Objective(
             module,
             custom=custom,
-            views=views or Views(),
+            symmetric=symmetric,
             checkpointed=settings.checkpointed,
             half=settings.half,
         )
@@ -319,11 +328,16 @@ class _Run:
 
     def _pairs(self, batches: Iterable[Feeds]) -> Iterator[Pair]:
         for feeds in batches:
-            moved = self._on_device(feeds)
+            moved = _moved(feeds, self.device)
             yield moved, moved
 
-    def _on_device(self, feeds: Feeds) -> Feeds:
-        return tuple(feed.to(self.device) for feed in feeds)
+
+def _device(module: fx.GraphModule) -> torch.device:
+    return next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
+
+
+def _moved(feeds: Feeds, device: torch.device) -> Feeds:
+    return tuple(feed.to(device) for feed in feeds)
 
 
 def improves(before: Float[Tensor, " samples"], after: Float[Tensor, " samples"]) -> bool:

@@ -1,7 +1,8 @@
 """The objective of a network or a segment: outputs, and values at cuts, against the dense network's."""
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from prox24_export.passes.refine_data import Feeds
 from prox24_export.passes.refine_loss import AT_CUTS, Custom, Kind, OutputLoss, normalised_error, samples_of, spread
-from prox24_export.passes.refine_views import Views
+from prox24_export.passes.refine_views import around, both
 
 Values = tuple[Any, ...]  # tensors, and sizes
 Pair = tuple[Values, Values]  # what the dense and the pruned network read: the same in a whole network
@@ -26,14 +27,15 @@ class Objective:
     """`mean over outputs of their loss + 10 · mean over cuts of (s − d)² / variance of d`, sample by sample.
 
     The values at the cuts hold far more about a sample than a few logits do: with them a few hundred samples are not
-    learnt by heart.
+    learnt by heart. The target of a symmetric network is instead what it says of several views of an image together;
+    its module has no cuts, because there each view has values of its own.
 
     Attributes:
         module: Returns outputs, then the values at the cuts. Its own parameters are the dense network's.
         outputs: How the outputs are measured.
         scales: Variance of each cut.
         custom: Measures all outputs instead: (pruned, dense) → a scalar or one value a sample.
-        views: Over which the dense network's outputs are averaged.
+        symmetric: Whether the only input is a batch of images, and views of an image are the same to the dense network.
         checkpointed: Compute activations again for the gradient instead of keeping them.
         half: Multiply matrices in bfloat16 on a GPU.
     """
@@ -42,22 +44,22 @@ class Objective:
     outputs: tuple[OutputLoss, ...] = ()
     scales: tuple[float, ...] = ()
     custom: Custom | None = None
-    views: Views = Views()  # noqa: RUF009 (frozen)
+    symmetric: bool = False
     checkpointed: bool = False
     half: bool = False
 
-    def of(self, weights: Mapping[str, Tensor], pair: Pair) -> Float[Tensor, " samples"]:
+    def of(self, weights: Mapping[str, Tensor], pair: Pair, target: Feeds | None = None) -> Float[Tensor, " samples"]:
         """Of each sample of a batch.
 
         Args:
             weights: By name of the parameter they replace; computed in that parameter's type, so float32 masters of
                 float16 weights get the gradient of what is stored.
             pair: Inputs.
+            target: Of the dense network, where it is known.
         """
         dense_feeds, sparse_feeds = pair
-        with self._precision(dense_feeds):
-            with torch.no_grad():
-                dense = self._dense(dense_feeds)
+        dense = self._target(dense_feeds, both) if target is None else target
+        with self._precision(sparse_feeds):
             cast = self._cast(weights)
             if self.checkpointed and torch.is_grad_enabled():
                 sparse = checkpoint(self._call, cast, sparse_feeds, use_reentrant=False, preserve_rng_state=False)
@@ -65,6 +67,22 @@ class Objective:
                 sparse = self._call(cast, sparse_feeds)
         samples = samples_of(dense)
         return self._of_outputs(sparse, dense, samples) + AT_CUTS * self._of_cuts(sparse, dense, samples)
+
+    def held(self, pairs: Callable[[], Iterable[Pair]]) -> Callable[[Mapping[str, Tensor]], Float[Tensor, " samples"]]:
+        """What measures weights on these inputs, sample by sample, without a gradient.
+
+        The target of a symmetric network is here what it says of eighteen views, computed once: the nearer a target is
+        to the truth, the fewer samples tell whether something is better.
+        """
+        targets = [self._target(dense_feeds, around) if self.symmetric else None for dense_feeds, _ in pairs()]
+
+        def measured(weights: Mapping[str, Tensor]) -> Tensor:
+            each = zip(pairs(), targets, strict=True)
+            with torch.no_grad():
+                values = [self.of(weights, pair, target).float().cpu() for pair, target in each]
+            return torch.cat(values) if values else torch.zeros(0)
+
+        return measured
 
     def fitted(
         self,
@@ -92,11 +110,11 @@ class Objective:
         errors: list[Tensor] = []
         for dense_feeds, sparse_feeds in itertools.islice(pairs, SCALE_BATCHES):
             with torch.no_grad(), self._precision(dense_feeds):
-                dense = self._dense(dense_feeds)
+                dense = tuple(self.module(*dense_feeds))
                 sparse = self._call(self._cast(weights), sparse_feeds)
             if not losses:
                 known = [*kinds, *[None] * outputs][:outputs]
-                losses = [OutputLoss.detect(d, kind, temperature) for d, kind in zip(dense, known, strict=False)]
+                losses = [self._loss(d, kind, temperature) for d, kind in zip(dense, known, strict=False)]
             scaled = [loss.scaled(d) for loss, d in zip(losses, dense, strict=False)]
             measures.append(torch.tensor([loss.scale for loss in scaled]))
             spreads.append(torch.tensor([spread(d) for d in dense]))
@@ -122,8 +140,20 @@ class Objective:
         pairs = zip(sparse[count:], dense[count:], self.scales, strict=True)
         return _mean([normalised_error(s, d, scale, samples) for s, d, scale in pairs], samples, dense[0].device)
 
-    def _dense(self, feeds: Values) -> Feeds:
-        return tuple(self.views.outputs(lambda inputs: self.module(*inputs), feeds, max(1, len(self.outputs))))
+    def _loss(self, dense: Tensor, kind: Kind | None, temperature: float) -> OutputLoss:
+        """Of one output. What views say together is a distribution, not a mean of logits."""
+        loss = OutputLoss.detect(dense, kind, temperature)
+        return replace(loss, kind="kl") if self.symmetric and kind is None and loss.kind == "logits" else loss
+
+    def _target(self, feeds: Values, views: Callable[[Tensor], Iterator[Tensor]]) -> Feeds:
+        """What the dense network gives; of a symmetric one what it gives `views` of the images together."""
+        with torch.no_grad(), self._precision(feeds):
+            if not self.symmetric:
+                return tuple(self.module(*feeds))
+            results = torch.stack([self.module(view)[0] for view in views(feeds[0])])
+        if self.outputs[0].kind != "kl":
+            return (results.mean(0),)
+        return (results.float().log_softmax(-1).logsumexp(0) - math.log(len(results)),)
 
     def _cast(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {name: weight.to(self.module.get_parameter(name).dtype) for name, weight in weights.items()}

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 Weights = dict[str, Tensor]
+Measure = Callable[[Mapping[str, Tensor]], Float[Tensor, " samples"]]
 PerSample = Callable[[Mapping[str, Tensor], Any], Float[Tensor, " samples"]]
 
 FIRST, SECOND, SMALL = 0.9, 0.95, 1e-12  # decay of Adam's moments; what keeps it from dividing by zero
@@ -150,7 +151,7 @@ class Training:
         self,
         state: State,
         epoch: Callable[[int], Iterable[Any]],
-        held: Callable[[], Iterable[Any]],
+        held: Measure,
         done: Callable[[State], None],
     ) -> State:
         """Trains to the end; the same seed gives the same bytes on a CPU.
@@ -158,11 +159,11 @@ class Training:
         Args:
             state: A fresh one, or one of an interrupted run; changed in place.
             epoch: Batches of an epoch by its number, from 1.
-            held: Batches of the held-back samples.
+            held: Objective of each held-back sample, by weights.
             done: Called after the start is measured and after each epoch.
         """
         if not state.curve:
-            state.before = state.after = self.measure(state.weights, held())
+            state.before = state.after = held(state.weights)
             state.curve.append(Epoch(0, math.nan, _mean(state.before)))
             done(state)
         for number in range(len(state.curve), self.epochs + 1):
@@ -170,7 +171,7 @@ class Training:
                 break
             losses = [self._step(state, batch) for batch in epoch(number)]
             started = time.perf_counter()
-            values = self.measure(state.weights, held())
+            values = held(state.weights)
             if not len(values) or _mean(values) < _mean(state.after):
                 state.after = values
                 state.best = {name: weight.clone() for name, weight in state.weights.items()}
@@ -178,12 +179,6 @@ class Training:
             state.seconds += time.perf_counter() - started
             done(state)
         return state
-
-    def measure(self, weights: Mapping[str, Tensor], batches: Iterable[Any]) -> Float[Tensor, " samples"]:
-        """The objective of each sample."""
-        with torch.no_grad():
-            values = [self.objective(weights, batch).float().cpu() for batch in batches]
-        return torch.cat(values) if values else torch.zeros(0)
 
     def _step(self, state: State, batch: Any) -> float:
         """One step of Adam; a step whose gradient is not finite is left out."""

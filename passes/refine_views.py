@@ -1,6 +1,7 @@
-"""Images seen otherwise: mirrored and shifted. Whether a network takes a mirrored image for the same is measured."""
+"""Images seen otherwise: mirrored and shifted. Whether a network takes such an image for the same is measured."""
 
-from collections.abc import Callable, Iterable, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 
 AXES, MOST_CHANNELS, LEAST_SIDE = 4, 4, 16  # of what is taken for a batch of images [N, C, H, W]
 SHIFT = 8  # a shift is at most this part of a side
-SAME = 0.8  # share of images whose arg-max a mirror does not change, from which on the network is called symmetric
+SAME = 0.8  # share of images whose arg-max a view does not change, from which on the network is called symmetric
 
 Feeds = tuple[Tensor, ...]
 Run = Callable[[Feeds], Sequence[Tensor]]
@@ -20,16 +21,17 @@ class Views:
     """What may be done to the images that a network is tuned on.
 
     The dense network's output is the target whatever its input is, so that a shifted image is as good as a new one.
-    Where the network is measured to give a mirrored image the same class mostly, the mean over both of its outputs is
-    the target: it is nearer to the truth than either (Radosavovic et al., *Data Distillation*, CVPR 2018).
+    Where the network is measured to give mirrored and shifted images the same class mostly, what it says of them
+    together is the target: that is nearer to the truth than any of it (Radosavovic et al., *Data Distillation*, CVPR
+    2018).
 
     Attributes:
         images: Whether the only input is a batch of images.
-        mirrored: Whether the network is symmetric.
+        symmetric: Whether the network takes mirrored and shifted images for the same.
     """
 
     images: bool = False
-    mirrored: bool = False
+    symmetric: bool = False
 
     @staticmethod
     def measured(run: Run, batches: Iterable[Feeds]) -> "Views":
@@ -39,36 +41,36 @@ class Views:
             run: The dense network. Of one with several outputs nobody knows whether a mirror leaves the others alone.
             batches: Inputs.
         """
-        same = total = 0
+        same: list[Tensor] = []
         for feeds in batches:
             if not is_image(feeds):
                 return Views()
             with torch.no_grad():
-                results, mirrored = run(feeds), run(mirror(feeds))
-            seen, turned = results[0], mirrored[0]
-            if len(results) > 1 or seen.ndim != 2 or seen.shape[1] < 2 or not seen.is_floating_point():  # noqa: PLR2004 - [N, C] classes
-                return Views(images=True)
-            same += int((seen.argmax(1) == turned.argmax(1)).sum())
-            total += len(seen)
-        return Views(images=total > 0, mirrored=total > 0 and same >= SAME * total)
+                results = run(feeds)
+                if len(results) > 1 or not _is_classes(results[0]):
+                    return Views(images=True)
+                classes = [run((view,))[0].argmax(1) for view in around(feeds[0])]
+            same.append(torch.stack([found == classes[0] for found in classes], 1))
+        if not same:
+            return Views()
+        shares = torch.cat(same).double().mean(0)
+        turned, moved = float(shares[1]), float(shares[2::2].mean())
+        return Views(images=True, symmetric=min(turned, moved) >= SAME)
 
     def changed(self, feeds: Feeds, generator: torch.Generator) -> Feeds:
         """Each image shifted at random and, where the network is symmetric, mirrored or not; else as they are."""
         if not self.images:
             return feeds
         (images,) = feeds
-        if self.mirrored:
+        if self.symmetric:
             turned = torch.rand(len(images), generator=generator) < 0.5  # noqa: PLR2004 (half)
             images = torch.where(turned[:, None, None, None], images.flip(-1), images)
         return (shifted(images, generator),)
 
-    def outputs(self, run: Run, feeds: Feeds, count: int) -> list[Tensor]:
-        """Results of `run`; the first `count`, which are outputs, averaged over both views where they are the same."""
-        results = list(run(feeds))
-        if self.mirrored:
-            turned = run(mirror(feeds))
-            results[:count] = [(one + other) / 2 for one, other in zip(results[:count], turned[:count], strict=True)]
-        return results
+
+def _is_classes(output: Tensor) -> bool:
+    """[N, C]."""
+    return output.ndim == 2 and output.shape[1] > 1 and output.is_floating_point()  # noqa: PLR2004
 
 
 def is_image(feeds: Feeds) -> bool:
@@ -79,9 +81,19 @@ def is_image(feeds: Feeds) -> bool:
     return channels <= MOST_CHANNELS and min(height, width) >= LEAST_SIDE
 
 
-def mirror(feeds: Feeds) -> Feeds:
-    """Left and right exchanged."""
-    return tuple(feed.flip(-1) for feed in feeds)
+def both(images: Tensor) -> Iterator[Tensor]:
+    """As they are, and left and right exchanged."""
+    yield images
+    yield images.flip(-1)
+
+
+def around(images: Tensor) -> Iterator[Tensor]:
+    """Both views of nine places: shifted by nothing or a sixteenth of a side in each direction."""
+    _, _, height, width = images.shape
+    far = max(1, min(height, width) // (2 * SHIFT))
+    padded = F.pad(images, (far,) * 4, mode="reflect")
+    for y, x in itertools.product((far, 0, 2 * far), repeat=2):
+        yield from both(padded[:, :, y : y + height, x : x + width])
 
 
 def shifted(images: Tensor, generator: torch.Generator) -> Tensor:

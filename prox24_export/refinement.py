@@ -237,6 +237,8 @@ def _ticks(tick: Callable[[], None]) -> Callable[[float, object], None]:
 
 def _report(result: Refined, samples: int, minutes: float | None) -> RefinementReport:
     change = f"the held-back samples' objective went from {result.before:.4g} to {result.after:.4g}"
+    if result.symmetric:
+        change += " (what the dense model says of eighteen views of an image together is the target)"
     reason = change if result.kept else "it was not better on the held-back samples by more than noise"
     if minutes is not None and result.seconds >= 60 * minutes:
         reason += f"; cut short by its limit of {minutes:g} minutes (--refine-minutes)"

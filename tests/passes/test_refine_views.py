@@ -1,12 +1,17 @@
-"""Images seen otherwise: symmetry is measured, a shift moves and keeps, outputs of both views are averaged."""
+"""Images seen otherwise: symmetry is measured, a shift moves and keeps, views of an image make up one target."""
+
+from collections.abc import Iterable
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, fx, nn
+from torch.func import functional_call
 
-from prox24_export.passes.refine_views import Views, is_image, mirror, shifted
+from prox24_export.passes.refine_model import Refined, RefineModel
+from prox24_export.passes.refine_objective import Objective
+from prox24_export.passes.refine_views import Views, around, both, is_image, shifted
 
 
 def images(count: int = 32, channels: int = 3, side: int = 16) -> Tensor:
@@ -24,12 +29,18 @@ def by_channel(feeds: tuple[Tensor, ...]) -> list[Tensor]:
     return [feeds[0].mean((2, 3))]
 
 
-def test_a_network_that_a_mirror_does_not_disturb_is_symmetric() -> None:
-    assert Views.measured(by_channel, [(images(),)]) == Views(images=True, mirrored=True)
+def test_a_network_that_neither_mirror_nor_shift_disturbs_is_symmetric() -> None:
+    assert Views.measured(by_channel, [(images(),)]) == Views(images=True, symmetric=True)
 
 
-def test_a_network_that_tells_left_from_right_is_not() -> None:
-    assert Views.measured(left_or_right, [(images(),)]) == Views(images=True, mirrored=False)
+@pytest.mark.parametrize("name", ["left or right", "one column's colour"])
+def test_a_network_that_one_of_them_disturbs_is_not(name: str) -> None:
+    run = left_or_right if name == "left or right" else lambda feeds: [feeds[0][..., 5:7, 7:9].mean((2, 3))]
+    assert Views.measured(run, [(images(),)]) == Views(images=True, symmetric=False)
+
+
+def test_without_images_nothing_is_known() -> None:
+    assert Views.measured(by_channel, []) == Views()
 
 
 @pytest.mark.parametrize(
@@ -51,7 +62,7 @@ def test_what_is_no_image_stays_as_it_is(feeds: tuple[Tensor, ...]) -> None:
 
 def test_a_network_with_a_second_output_is_not_called_symmetric() -> None:
     both = Views.measured(lambda feeds: by_channel(feeds) + left_or_right(feeds), [(images(),)])
-    assert both == Views(images=True, mirrored=False)
+    assert both == Views(images=True, symmetric=False)
 
 
 def test_outputs_that_are_no_classes_are_not_averaged() -> None:
@@ -86,14 +97,87 @@ def test_a_symmetric_networks_images_are_mirrored_sometimes_and_others_never() -
         ]
         return sum(place == 0 for place in places)
 
-    assert 16 < mirrored(Views(images=True, mirrored=True)) < 48
+    assert 16 < mirrored(Views(images=True, symmetric=True)) < 48
     assert mirrored(Views(images=True)) == 0
 
 
-def test_the_first_outputs_are_the_mean_of_both_views_and_the_others_are_not() -> None:
-    batch = (images(),)
-    plain, turned = left_or_right(batch)[0], left_or_right(mirror(batch))[0]
-    both = Views(images=True, mirrored=True).outputs(lambda feeds: left_or_right(feeds) * 2, batch, 1)
-    torch.testing.assert_close(both[0], (plain + turned) / 2)
-    assert torch.equal(both[1], plain)
-    assert torch.equal(Views(images=True).outputs(left_or_right, batch, 1)[0], plain)
+def test_there_are_eighteen_views_all_different_the_image_first_and_its_mirror_second() -> None:
+    batch = images(side=32)
+    seen = list(around(batch))
+    assert len(seen) == 18
+    assert torch.equal(seen[0], batch)
+    assert torch.equal(seen[1], batch.flip(-1))
+    assert not any(torch.equal(one, other) for place, one in enumerate(seen) for other in seen[:place])
+    places = {(y, x): batch[..., y : y + 28, x : x + 28] for y in (0, 2, 4) for x in (0, 2, 4)}
+    assert all(any(torch.equal(view[..., 2:30, 2:30], place) for place in places.values()) for view in seen[::2])
+
+
+class Colours(nn.Module):
+    """Logits, three classes, far apart enough to be decided."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3 * 16 * 16, 3)
+
+    def forward(self, x: Tensor) -> tuple[Tensor]:
+        return (20 * self.linear(x.flatten(1)),)
+
+
+def test_the_target_of_a_symmetric_network_is_the_mean_distribution_of_its_views() -> None:
+    torch.manual_seed(0)
+    module = fx.symbolic_trace(Colours())
+    pair = ((images(),), (images(),))
+    moved = {"linear.weight": module.get_parameter("linear.weight").detach() * 0.9}
+    plain, _ = Objective(module).fitted(moved, [pair], 1)
+    objective, _ = Objective(module, symmetric=True).fitted(moved, [pair], 1)
+    assert [plain.outputs[0].kind, objective.outputs[0].kind] == ["logits", "kl"]
+
+    def wanted(views: Iterable[Tensor]) -> Tensor:
+        mean = torch.stack([module(view)[0].softmax(-1) for view in views]).mean(0)
+        got = functional_call(module, moved, (images(),))[0].log_softmax(-1)
+        divergence: Tensor = (mean * (mean.log() - got)).sum(-1)
+        return divergence
+
+    with torch.no_grad():
+        torch.testing.assert_close(objective.of(moved, pair), wanted(both(images())))
+        torch.testing.assert_close(objective.held(lambda: [pair])(moved), wanted(around(images())))
+        torch.testing.assert_close(plain.held(lambda: [pair])(moved), plain.of(moved, pair))
+
+
+def test_of_other_measures_the_mean_of_the_outputs_is_the_target() -> None:
+    torch.manual_seed(0)
+    module = fx.symbolic_trace(Colours())
+    pair = ((images(),), (images(),))
+    objective, _ = Objective(module, symmetric=True).fitted({}, [pair], 1, ["mse"])
+    with torch.no_grad():
+        mean = torch.stack([module(view)[0] for view in both(images())]).mean(0)
+        wanted = objective.outputs[0].of(module(images())[0], mean, 32)
+        torch.testing.assert_close(objective.of({}, pair), wanted)
+
+
+class Brightest(nn.Module):
+    """Logits from a convolution's mean: neither a mirror nor a shift changes much."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(3, 8, 3, padding=1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor]:
+        return (30 * self.convolution(x).mean((2, 3)),)
+
+
+def test_refinement_of_a_symmetric_network_says_so_and_runs_longer() -> None:
+    torch.manual_seed(0)
+    module, name = fx.symbolic_trace(Brightest()), "convolution.weight"
+    dense = module.get_parameter(name).detach()
+    pruned = torch.where(dense.abs() >= dense.abs().median(), dense, torch.zeros(()))
+    batches = [(image[None],) for image in images(count=96) + 0.5 * torch.randn(96, 3, 1, 1)]
+
+    def run(settings: RefineModel) -> Refined:
+        return settings.call(module, {name: pruned}, {name: pruned != 0}, batches[:64], batches[64:])
+
+    result, plain = run(RefineModel()), run(RefineModel(mixed=False))
+    assert [result.symmetric, plain.symmetric] == [True, False]
+    assert [len(result.parts[0].curve), len(plain.parts[0].curve)] == [31, 21]
+    assert result.kept
+    assert result.after < 0.8 * result.before
