@@ -6,11 +6,12 @@ python benchmarks/budget.py
 """
 
 import dataclasses
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from checks import Check, table
 from models import MODELS, Files, available, save
 
 from prox24_export import Settings
-from prox24_export.budget import divided, keep_budget, limits_of, measure_of
+from prox24_export.budget import Judges, divided, keep_budget, limits_of, measure_of
 from prox24_export.budget_search import ORDERS, RELATIVE_ERROR, Order
 from prox24_export.calibration import Sample
 from prox24_export.job import Job, prepare
@@ -30,6 +31,7 @@ from prox24_export.sensitivity import variant
 from prox24_export.weight_store import WeightStore
 
 DROP = 0.3  # points of top-1
+SEEDS = range(5)  # of the draw of samples, where a limit is below the error of counting hits
 SHARE = 0.4  # of the way from the dense model's perplexity to that of everything pruned
 
 
@@ -52,6 +54,7 @@ class Solved:
     pruned: Pruned
     weights: WeightStore
     searched: list[Sample]
+    confirmed: list[Sample]
     reported: list[Sample]
 
     @staticmethod
@@ -69,8 +72,8 @@ class Solved:
             settings=settings,
             progress=Silent(),
         )
-        searched, reported = divided(job.parts.report, seed=settings.seed, in_order=False)
-        return Solved(job, pruned, weights, list(searched), list(reported))
+        parts = divided(job.parts.report, seed=settings.seed, in_order=False)
+        return Solved(job, pruned, weights, *map(list, parts))
 
     def keep(self, settings: Settings, folder: Path, orders: Mapping[str, Order]) -> Kept:
         """Searches on one part of the evaluation samples and measures on the other."""
@@ -78,13 +81,13 @@ class Solved:
         weights = WeightStore(made(folder / "weights"))
         weights.update(self.weights)
         begun = time.perf_counter()
-        limits = limits_of(job, self.searched, measure_of(self.job, self.searched), reported=len(self.reported))
+        looked_at = (self.searched, self.confirmed)
+        limits = [limits_of(job, part, measure_of(self.job, part), reported=len(self.reported)) for part in looked_at]
         _, report = keep_budget(
             job,
             self.pruned,
             weights,
-            limits,
-            samples=len(self.searched),
+            Judges(*limits, sum(map(len, looked_at))),
             again=True,
             scratch=made(folder / "again"),
             run=Run(),
@@ -107,8 +110,13 @@ def budget_checks() -> Iterator[Check]:
         if available("ResNet-20"):
             folder = made(Path(name) / "resnet20")
             files = MODELS["ResNet-20"][1](folder)
-            solved = Solved.of(files, folder, Settings(max_accuracy_drop=DROP))
-            yield from compared(f"ResNet-20, {DROP} points", solved, solved.job.settings, folder)
+            pairs = []
+            for seed in SEEDS:
+                place = made(folder / str(seed))
+                solved = Solved.of(files, place, Settings(max_accuracy_drop=DROP, seed=seed))
+                pairs.append(both(solved, solved.job.settings, place))
+                yield from told(f"ResNet-20, {DROP} points, seed {seed}", *pairs[-1])
+            yield from compared(f"ResNet-20, {DROP} points, mean of {len(SEEDS)} seeds", pairs, DROP)
             yield from command_exits(files, folder)
         if available("stories260K"):
             folder = made(Path(name) / "stories")
@@ -117,20 +125,36 @@ def budget_checks() -> Iterator[Check]:
             solved = Solved.of((model, cut, evaluation), folder, Settings(max_metric_change=1.0))
             ends = measure_of(solved.job, solved.searched)(variant(solved.job.graph, solved.weights))
             limit = round(SHARE * (ends.sparse["perplexity"] - ends.dense["perplexity"]), 1)
-            settings = Settings(max_metric_change=limit)
-            yield from compared(f"stories260K, perplexity + {limit}", solved, settings, folder)
+            pair = both(solved, Settings(max_metric_change=limit), folder)
+            yield from told(f"stories260K, perplexity + {limit}", *pair)
+            yield from compared(f"stories260K, perplexity + {limit}", [pair], limit)
 
 
-def compared(name: str, solved: Solved, settings: Settings, folder: Path) -> Iterator[Check]:
+def both(solved: Solved, settings: Settings, folder: Path) -> tuple[Kept, Kept]:
     """The search by sensitivity, and the same by relative error alone."""
     ours = solved.keep(settings, made(folder / "ours"), ORDERS)
-    theirs = solved.keep(settings, made(folder / "theirs"), RELATIVE_ERROR)
-    limit = settings.max_accuracy_drop if settings.max_accuracy_drop is not None else settings.max_metric_change
-    yield Check(name, "lost on samples that the search did not see", ours.lost, "≤", limit or 0.0)
+    return ours, solved.keep(settings, made(folder / "theirs"), RELATIVE_ERROR)
+
+
+def compared(name: str, pairs: Sequence[tuple[Kept, Kept]], limit: float) -> Iterator[Check]:
+    """What is promised, of one search or of the mean of several: a single count of hits scatters by 0.4 points."""
+    lost, dense, others = (
+        statistics.fmean(column)
+        for column in zip(
+            *((ours.lost, ours.report.parameters, theirs.report.parameters) for ours, theirs in pairs), strict=True
+        )
+    )
+    yield Check(name, "lost on samples that the search did not see", lost, "≤", limit)
+    yield Check(name, "weights left dense", dense, "≤", others - 1)
+
+
+def told(name: str, ours: Kept, theirs: Kept) -> Iterator[Check]:
+    """Of one search, what is told and not promised."""
+    yield Check(name, "lost on samples that the search did not see", ours.lost)
     yield Check(name, "lower end of its 95 % interval", ours.low)
     yield Check(name, "upper end of its 95 % interval", ours.high)
     yield Check(name, "layers left dense", len(ours.report.dense))
-    yield Check(name, "weights left dense", ours.report.parameters, "≤", theirs.report.parameters - 1)
+    yield Check(name, "weights left dense", ours.report.parameters)
     yield Check(name, "weights left dense by relative error alone", theirs.report.parameters)
     yield Check(name, "lost there by relative error alone", theirs.lost)
     yield Check(name, "others solved again", float(ours.report.solved_again))

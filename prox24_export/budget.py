@@ -9,10 +9,10 @@
 3. Fewer of its layers are tried with all others solved again for what they then read,
 4. and so are the largest of the rest, one by one.
 
-Steps 2 to 4 look at a fifth of the evaluation samples. The others are for the figures and gates of the report and
-nothing else: a limit that was kept by luck here is not kept there, and the run then says so. A change has to stay one
-standard error below its limit, that of its estimate here and that of its figure there together, so that the gate is
-kept in five runs of six, as far as errors are normal.
+Steps 2 to 4 look at a fifth of the evaluation samples; on another fifth the choice has to hold, or more layers are left
+dense until it does. The others are for the figures and gates of the report and nothing else: a limit that was kept by
+luck here is not kept there, and the run then says so. A change has to stay one standard error below its limit, that of
+its estimate here and that of its figure there together, or half of the limit where that is less: see `Figure.margin`.
 """
 
 import math
@@ -39,11 +39,27 @@ from prox24_export.validation import accuracy, custom_metric
 from prox24_export.validation.gates import OF_ACCURACY
 from prox24_export.weight_store import WeightStore
 
-PART = 5  # a fifth: where the expected drop is four times as sure as a count of hits, their sum is surest about there
+PART = 5  # a fifth each to search and to confirm on; most are for the report, whose count of hits is the least sure
+LEAST = 3  # samples: one to search on, one to confirm, one for the report
 INTERVAL = 3.92  # standard errors in a 95 % interval
 TOP1 = "top1"
 
 Measure = Callable[[Model], AccuracyReport]
+
+
+@dataclass(frozen=True)
+class Judges:
+    """What decides.
+
+    Attributes:
+        search: Limits on the samples of the search.
+        confirm: The same on those that its choices have to hold on.
+        samples: How many both look at.
+    """
+
+    search: Judge
+    confirm: Judge
+    samples: int
 
 
 @dataclass(frozen=True)
@@ -80,7 +96,7 @@ def changes(accuracy: AccuracyReport, limit: float, scatter: float = 1.0) -> lis
     Raises:
         InputError: There is none.
     """
-    errors = {change.metric: scatter * (change.high - change.low) / INTERVAL for change in accuracy.changes}
+    errors = {change.metric: (change.high - change.low) / INTERVAL for change in accuracy.changes}
     figures = []
     for name, dense in accuracy.dense.items():
         if name in OF_ACCURACY:
@@ -88,7 +104,8 @@ def changes(accuracy: AccuracyReport, limit: float, scatter: float = 1.0) -> lis
         change = accuracy.sparse[name] - dense
         way = accuracy.better.get(name)
         worse = abs(change) if way is None else (-change if way == "higher" else change)
-        figures.append(Figure(name, worse, errors.get(name, 0.0), limit))
+        error = errors.get(name, 0.0)
+        figures.append(Figure(name, worse, error, scatter * error, limit))
     if not figures:
         raise InputError(
             "--budget with --max-metric-change needs a metric: expected a language model, 'labels' that are references "
@@ -99,8 +116,8 @@ def changes(accuracy: AccuracyReport, limit: float, scatter: float = 1.0) -> lis
 
 def divided(
     samples: Sequence[data.Sample], *, seed: int, in_order: bool
-) -> tuple[Sequence[data.Sample], Sequence[data.Sample]]:
-    """The samples that a search may look at, and those that are for the report and nothing else.
+) -> tuple[Sequence[data.Sample], Sequence[data.Sample], Sequence[data.Sample]]:
+    """Samples to search on, samples on which its choice has to hold, and those for the report and nothing else.
 
     Args:
         samples: The report part.
@@ -108,29 +125,33 @@ def divided(
         in_order: Cut instead of drawn: windows over one text overlap, and only neighbours do.
 
     Raises:
-        InputError: There are fewer than two.
+        InputError: There are fewer than three.
     """
-    if len(samples) < 2:  # noqa: PLR2004 - one for each
+    if len(samples) < LEAST:
         raise InputError(
-            f"--budget needs at least 2 evaluation samples, a fifth to search on and the others to report. Got "
-            f"{len(samples)}. Give --evaluation."
+            f"--budget needs at least {LEAST} evaluation samples: a fifth to search on, a fifth to confirm on, the "
+            f"others to report. Got {len(samples)}. Give --evaluation."
         )
     places = np.arange(len(samples)) if in_order else np.random.default_rng(seed).permutation(len(samples))
-    cut = np.split(places, [max(1, len(samples) // PART)])
-    searched, reported = ([samples[place] for place in sorted(part)] for part in cut)
-    return searched, reported
+    part = max(1, len(samples) // PART)
+    searched, confirmed, reported = (
+        [samples[place] for place in sorted(places)] for places in np.split(places, [part, 2 * part])
+    )
+    return searched, confirmed, reported
 
 
-def apart(job: Job) -> tuple[Job, Sequence[data.Sample]]:
-    """The job without the evaluation samples that a search may look at, and those.
+def apart(job: Job) -> tuple[Job, Judges]:
+    """The job without the evaluation samples that a search may look at, and what decides it on those.
 
     Raises:
-        InputError: There are too few.
+        InputError: There are too few, or they cannot answer it.
     """
     settings = job.settings
-    searched, reported = divided(job.parts.report, seed=settings.seed, in_order=settings.stride is not None)
+    *looked_at, reported = divided(job.parts.report, seed=settings.seed, in_order=settings.stride is not None)
     facts = None if job.facts is None else replace(job.facts, report=len(reported))
-    return replace(job, parts=replace(job.parts, report=reported), facts=facts), searched
+    job = replace(job, parts=replace(job.parts, report=reported), facts=facts)
+    search, confirm = (limits_of(job, part, measure_of(job, part), reported=len(reported)) for part in looked_at)
+    return job, Judges(search, confirm, sum(map(len, looked_at)))
 
 
 def measure_of(job: Job, samples: Sequence[data.Sample]) -> Measure:
@@ -219,9 +240,8 @@ def keep_budget(
     job: Job,
     pruned: Pruned,
     weights: WeightStore,
-    judge: Judge,
+    judges: Judges,
     *,
-    samples: int,
     again: bool,
     scratch: Path,
     run: Run,
@@ -235,8 +255,7 @@ def keep_budget(
         job: The run's.
         pruned: What `solve` returned.
         weights: What it filled.
-        judge: Measures a variant on the evaluation samples that the search may look at.
-        samples: How many those are.
+        judges: Measure a variant on the evaluation samples that the search may look at.
         again: Whether other layers may be solved again; not where they were refined together.
         scratch: Folder for weights.
         run: Takes the time.
@@ -251,7 +270,17 @@ def keep_budget(
     with run.timed("budget"):
         sensitivity, found = sensitivity_of(job, weights, pruned.layers, progress)
         solver = _Again(job, scratch, progress)
-        search = Search(job.graph, found, sensitivity, weights, judge, solver if again else None, errors, orders)
+        search = Search(
+            job.graph,
+            found,
+            sensitivity,
+            weights,
+            judges.search,
+            solver if again else None,
+            errors,
+            orders,
+            confirm=judges.confirm,
+        )
         choice = search.run()
         rows = solver.rows(choice) or pruned
         names = names_of(choice.dense)
@@ -262,7 +291,7 @@ def keep_budget(
                 del weights[name]
             elif choice.solved_again:
                 weights[name] = choice.weights[name]
-        report = _report(search, choice, samples, errors, time.perf_counter() - begun)
+        report = _report(search, choice, judges.samples, errors, time.perf_counter() - begun)
     layers = _with_dense(rows.layers, pruned.layers, choice)
     sparse = {row.name for row in layers if row.state == "sparse"}
     masks = {name: mask for name, mask in rows.masks.items() if name in sparse}
@@ -296,7 +325,7 @@ class _Again:
 
     def rows(self, choice: Choice) -> Pruned | None:
         """Of the layers, as solved for a choice; None where nothing was solved again for it."""
-        return self._rows[names_of(choice.dense)] if choice.solved_again else None
+        return None if choice.solved_for is None else self._rows[choice.solved_for]
 
 
 def _left_dense(layer: Linear | Skipped) -> Skipped:

@@ -66,10 +66,10 @@ class ExpectedDrop:
         self.temperature = temperature(np.concatenate(logits), labels)
         self._probabilities = [np.exp(_log_softmax(part / self.temperature)) for part in logits]
 
-    def of(self, changed: Model) -> tuple[float, float]:
-        """Percentage points of top-1 that are expected to be lost, and the standard error of a count of them.
+    def of(self, changed: Model) -> tuple[float, float, float]:
+        """Percentage points of top-1 that are expected to be lost, their standard error, and that of a count of them.
 
-        The error is that of the expectation here and of the count on the `reported` samples together. Where an output
+        The last is that of the expectation here and of the count on the `reported` samples together. Where an output
         has another shape than the dense one, every probability of the dense decision is lost.
         """
         lost: list[Array] = []
@@ -90,9 +90,9 @@ class ExpectedDrop:
                 sums.append(entries.reshape(samples, -1).sum(1))
         value, error = ratio(PER_CENT * np.concatenate(lost), np.concatenate(weights))
         if self.reported is None:
-            return value, error
+            return value, error, error
         second_moment, _ = ratio(PER_CENT**2 * np.concatenate(moved), np.concatenate(weights))
-        return value, math.sqrt(error**2 + second_moment / self.reported)
+        return value, error, math.sqrt(error**2 + second_moment / self.reported)
 
 
 def ratio(totals: npt.ArrayLike, weights: npt.ArrayLike) -> tuple[float, float]:

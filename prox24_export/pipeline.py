@@ -87,7 +87,7 @@ def export(
     run = Run()
     progress = progress or Silent()
     job = prepare(model, calibration, out, evaluation, settings or Settings(), run)
-    job, limits, searched = _limits(job)
+    job, judges = _judges(job)
     graph, parts, settings = job.graph, job.parts, job.settings
     with run.timed("data"):
         batches = list(data.joined(parts.report, graph.inputs, job.size))
@@ -102,10 +102,9 @@ def export(
             weights = WeightStore(scratch)
             pruned, refined = solve(job, weights, scratch, run, progress)
             kept: BudgetReport | None = None
-            if limits is not None and weights:
+            if judges is not None and weights:
                 pruned, kept = budget.keep_budget(
-                    *(job, pruned, weights, limits),
-                    samples=searched,
+                    *(job, pruned, weights, judges),
                     again=refined is None or not refined.kept,
                     scratch=scratch,
                     run=run,
@@ -218,17 +217,13 @@ def _unmeasured(settings: Settings | None, calibration: data.Source | None) -> S
     return replace(plain, engine="none", shapes=shapes)
 
 
-def _limits(job: Job) -> tuple[Job, budget.Limits | None, int]:
-    """With a budget: the job without the evaluation samples that the search looks at, its limits, how many those are.
+def _judges(job: Job) -> tuple[Job, budget.Judges | None]:
+    """With a budget: the job without the evaluation samples that the search looks at, and what decides it on them.
 
     Raises:
         InputError: The samples cannot answer it.
     """
-    if not job.settings.budget or not job.linears:
-        return job, None, 0
-    job, searched = budget.apart(job)
-    measure = budget.measure_of(job, searched)
-    return job, budget.limits_of(job, searched, measure, reported=len(job.parts.report)), len(searched)
+    return budget.apart(job) if job.settings.budget and job.linears else (job, None)
 
 
 def _onnx_files(job: Job, written: Path, folder: Path, scratch: Path) -> tuple[Path | None, Path | None]:

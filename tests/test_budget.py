@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prox24_export import Settings
-from prox24_export.budget import Limits, apart, changes, divided, keep_budget, limits_of, measure_of, sensitivity_of
+from prox24_export.budget import Judges, apart, changes, divided, keep_budget, limits_of, measure_of, sensitivity_of
 from prox24_export.budget_search import ORDERS, RELATIVE_ERROR, Choice, Figure, Search
 from prox24_export.calibration import Sample, joined
 from prox24_export.errors import InputError
@@ -21,7 +21,7 @@ from prox24_export.passes.graph import Array, Linear
 from prox24_export.passes.layout import Layout
 from prox24_export.progress import Silent
 from prox24_export.pruning import Pruned
-from prox24_export.report.budget_model import SensitivityReport, UnitSensitivity
+from prox24_export.report.budget_model import CONFIRMING, SensitivityReport, UnitSensitivity
 from prox24_export.report.budget_text import WIDTH, budget_table, sensitivity_table
 from prox24_export.report.model import AccuracyReport, Change
 from prox24_export.run import Run
@@ -47,15 +47,20 @@ class Additive(Search):
     """Layers whose harm adds up: no model is run."""
 
     harm: dict[str, float] = field(default_factory=dict)
+    chosen: float = 0.0  # what is left of the harm of the last choice
     helped: float = 1.0  # by which harm shrinks where layers are solved again
 
     def _measured(self, name: str, choice: Choice) -> Choice | None:
         self.judge = lambda _: [self._figure(choice)]
         return super()._measured(name, choice)
 
+    def _holds(self, choice: Choice) -> bool:
+        self.chosen = self._figure(choice).value
+        return super()._holds(choice)
+
     def _figure(self, choice: Choice) -> Figure:
         left = sum(self.harm.values()) - sum(self.harm[unit.name] for unit in choice.dense)
-        return Figure("m", left * (self.helped if choice.solved_again else 1.0), 0.0, LIMIT)
+        return Figure("m", left * (self.helped if choice.solved_again else 1.0), 0.0, 0.0, LIMIT)
 
 
 LIMIT = 1.0
@@ -121,6 +126,31 @@ def test_solving_again_never_leaves_more_dense(layers: Any, helped: float) -> No
     assert len(asked) == len(set(asked))
 
 
+@settings(max_examples=60, deadline=None)
+@given(LAYERS, st.floats(0.5, 3))
+def test_where_a_choice_does_not_hold_on_other_samples_more_layers_are_left_dense_until_it_does(
+    layers: Any, truth: float
+) -> None:
+    harm, sizes = zip(*layers, strict=True)
+    plain = additive(harm, sizes, [0.0] * len(harm)).run()
+    search = additive(harm, sizes, [0.0] * len(harm))
+
+    def confirm(model: Any) -> list[Figure]:
+        assert callable(model)
+        return [Figure("m", truth * search.chosen, 0.0, 0.0, LIMIT)]
+
+    search.confirm = confirm
+    choice = search.run()
+    names = [unit.name for unit in choice.dense]
+    assert truth * (sum(harm) - sum(search.harm[name] for name in names)) <= LIMIT + 1e-6
+    assert names[: len(plain.dense)] == [unit.name for unit in plain.dense]
+    confirmed = [point for point in search.curve if point.order == CONFIRMING]
+    assert not any(point.fits for point in confirmed[:-1])
+    added = names[len(plain.dense) :]
+    assert added == sorted(added, key=lambda name: -search.harm[name] / (4 * sizes[int(name.removeprefix("layer"))]))
+    assert all(search.reasons[name] == "dense because the choice did not hold on other samples" for name in added)
+
+
 def test_an_order_that_knows_no_harm_leaves_more_dense() -> None:
     harm, sizes = [0.1, 0.1, 3.0, 0.1], [64, 64, 4, 64]
     errors = [0.4, 0.3, 0.1, 0.2]
@@ -132,11 +162,19 @@ def test_an_order_that_knows_no_harm_leaves_more_dense() -> None:
 
 
 def test_errors_count_towards_the_change_and_what_does_not_change_always_fits() -> None:
-    figure = Figure("m", 0.2, 0.15, 0.3)
+    figure = Figure("m", 0.8, 0.15, 0.15, 0.9)
     assert not figure.fits(1.0)
     assert figure.fits(0.5)
-    assert Figure("m", 0.0, 0.0, 0.0).fits(3.0)
-    assert not Figure("m", float("nan"), 0.0, 1.0).fits(1.0)
+    assert Figure("m", 0.0, 0.0, 0.0, 0.0).fits(3.0)
+    assert not Figure("m", float("nan"), 0.0, 0.0, 1.0).fits(1.0)
+    assert not Figure("m", 0.0, float("inf"), float("inf"), 1.0).fits(1.0)
+
+
+def test_the_error_of_a_count_asks_for_half_of_the_limit_at_most_and_the_estimates_own_for_all_of_it() -> None:
+    assert Figure("m", 0.0, 0.1, 0.2, 1.0).margin(1.0) == 0.2
+    assert Figure("m", 0.0, 0.1, 0.9, 1.0).margin(1.0) == 0.5
+    assert Figure("m", 0.0, 0.8, 0.9, 1.0).margin(1.0) == 0.8
+    assert Figure("m", 0.0, 0.1, 0.9, 1.0).margin(2.0) == 0.5
 
 
 def test_a_metric_changes_in_its_bad_direction_and_in_either_where_none_is_told() -> None:
@@ -149,33 +187,35 @@ def test_a_metric_changes_in_its_bad_direction_and_in_either_where_none_is_told(
         {"perplexity": "lower", "psnr": "higher"},
     )
     found = {figure.metric: (figure.value, figure.error) for figure in changes(report, 1.0)}
+    assert all(figure.own == figure.error for figure in changes(report, 1.0))
     assert found == {
         "perplexity": (-1.0, 0.0),
         "psnr": (2.0, pytest.approx(1.01, abs=0.01)),
         "own": (0.5, 0.0),
     }
-    doubled = {figure.metric: figure.error for figure in changes(report, 1.0, 2.0)}
-    assert doubled["psnr"] == pytest.approx(2 * found["psnr"][1])
+    (doubled,) = (figure for figure in changes(report, 1.0, 2.0) if figure.metric == "psnr")
+    assert [doubled.own, doubled.error] == pytest.approx([found["psnr"][1], 2 * found["psnr"][1]])
     with pytest.raises(InputError, match="--metric module:function"):
         changes(AccuracyReport(9, {"top1": 1.0}, {"top1": 1.0}, ()), 1.0)
 
 
 @settings(deadline=None)
-@given(st.integers(2, 60), st.integers(0, 5), st.booleans())
-def test_no_sample_is_searched_and_reported(count: int, seed: int, in_order: bool) -> None:
+@given(st.integers(3, 60), st.integers(0, 5), st.booleans())
+def test_no_sample_is_in_two_parts(count: int, seed: int, in_order: bool) -> None:
     samples = [Sample({"x": np.array([index])}) for index in range(count)]
-    searched, reported = divided(samples, seed=seed, in_order=in_order)
-    places = [[int(sample.feeds["x"][0]) for sample in part] for part in (searched, reported)]
-    assert sorted(places[0] + places[1]) == list(range(count))
+    parts = divided(samples, seed=seed, in_order=in_order)
+    places = [[int(sample.feeds["x"][0]) for sample in part] for part in parts]
+    assert sorted(itertools.chain(*places)) == list(range(count))
     assert all(part == sorted(part) and part for part in places)
-    assert len(searched) == max(1, count // 5)
+    assert len(places[0]) == len(places[1]) == max(1, count // 5)
     if in_order:
         assert places[0][-1] < places[1][0]
+        assert places[1][-1] < places[2][0]
 
 
-def test_one_evaluation_sample_cannot_be_divided() -> None:
-    with pytest.raises(InputError, match="at least 2 evaluation samples"):
-        divided([Sample({"x": normal(1)})], seed=0, in_order=False)
+def test_two_evaluation_samples_cannot_be_divided() -> None:
+    with pytest.raises(InputError, match="at least 3 evaluation samples"):
+        divided([Sample({"x": normal(1)})] * 2, seed=0, in_order=False)
 
 
 @dataclass
@@ -198,7 +238,7 @@ class Pipeline:
         labelled = [
             replace(sample, labels=label[None]) for sample, label in zip(self.job.parts.report, labels, strict=True)
         ]
-        self.searched, self.reported = divided(labelled, seed=0, in_order=False)
+        self.searched, self.confirmed, self.reported = divided(labelled, seed=0, in_order=False)
         self.weights = WeightStore(self._made("weights"))
         self.pruned, _ = solve(self.job, self.weights, self._made("scratch"), self.run, Silent())
 
@@ -211,13 +251,17 @@ class Pipeline:
         dense, names = variant(self.job.graph, {}), self.job.graph.outputs
         return lambda run: accuracy.compare(dense, run, names, batches, samples=len(samples), tick=lambda: None)
 
-    def limits(self) -> Limits:
-        return limits_of(self.job, self.searched, self.measure(self.searched), reported=len(self.reported))
+    def judges(self) -> Judges:
+        looked_at = (self.searched, self.confirmed)
+        search, confirm = (
+            limits_of(self.job, part, self.measure(part), reported=len(self.reported)) for part in looked_at
+        )
+        return Judges(search, confirm, sum(map(len, looked_at)))
 
     def keep(self, **more: Any) -> tuple[Pruned, Any]:
-        options: dict[str, Any] = {"again": True, "samples": len(self.searched), "scratch": self._made("again")} | more
+        options: dict[str, Any] = {"again": True, "scratch": self._made("again")} | more
         return keep_budget(
-            self.job, self.pruned, self.weights, self.limits(), run=self.run, progress=Silent(), **options
+            self.job, self.pruned, self.weights, self.judges(), run=self.run, progress=Silent(), **options
         )
 
 
@@ -256,14 +300,14 @@ def test_a_limit_that_only_the_dense_model_keeps_leaves_no_layer_sparse(tmp_path
     assert verdicts == {"max-accuracy-drop": True, "min-sparse-layers": False}
 
 
-def test_a_limit_that_the_pruned_model_keeps_needs_one_measurement(tmp_path: Path) -> None:
+def test_a_limit_that_the_pruned_model_keeps_needs_two_measurements(tmp_path: Path) -> None:
     line = Pipeline(tmp_path, Settings(max_accuracy_drop=100.0))
     names = list(line.weights)
     rows, report = line.keep()
     assert report.verdict == "not needed"
     assert list(line.weights) == names
     assert list(rows.layers) == list(line.pruned.layers)
-    assert len(report.curve) == 1
+    assert [point.order for point in report.curve] == ["everything pruned", CONFIRMING]
 
 
 def test_without_solving_again_the_weights_stay_as_they_were(tmp_path: Path) -> None:
@@ -299,11 +343,11 @@ def test_what_is_needed_and_not_there_is_said(tmp_path: Path) -> None:
 
 def test_the_users_metric_is_measured_of_dense_and_variant(tmp_path: Path) -> None:
     line = Pipeline(tmp_path, Settings(max_metric_change=0.5, metric="tests.test_budget:mean_size"))
-    job, searched = apart(line.job)
-    assert len(searched) + len(job.parts.report) == len(line.job.parts.report)
+    job, judges = apart(line.job)
+    assert judges.samples + len(job.parts.report) == len(line.job.parts.report)
     assert job.facts is not None
     assert job.facts.report == len(job.parts.report)
-    unlabelled = [replace(sample, labels=None) for sample in searched]
+    unlabelled = [replace(sample, labels=None) for sample in line.searched]
     found = measure_of(job, unlabelled)(variant(job.graph, zeros("w3")))
     assert found.sparse["mean_size"] == 0
     assert found.dense["mean_size"] > 0
@@ -324,7 +368,7 @@ def test_both_limits_are_kept_together(tmp_path: Path) -> None:
     line = Pipeline(tmp_path, Settings(max_accuracy_drop=5.0))
     line.job = replace(line.job, settings=replace(line.settings, max_metric_change=0.5))  # of a metric that comes below
     report = AccuracyReport(9, {"own": 1.0}, {"own": 3.0}, ())
-    limits = replace(line.limits(), measure=lambda _: report)
+    limits = limits_of(line.job, line.searched, lambda _: report, reported=len(line.reported))
     figures = limits(variant(line.job.graph, {}))
     assert [(figure.metric, figure.value, figure.limit) for figure in figures] == [
         ("top1", 0.0, 5.0),

@@ -157,20 +157,21 @@ def test_the_expected_drop_is_the_mean_of_the_measured_one_and_surer() -> None:
     labels = (logits + draw.gumbel(size=logits.shape)).argmax(-1)
     noisy = logits + draw.normal(scale=0.7, size=logits.shape).astype(np.float32)
     batches = [({"x": np.arange(start, start + 100)}, labels[start : start + 100]) for start in range(0, 20000, 100)]
-    expected, error = ExpectedDrop(lambda feeds: [3 * logits[feeds["x"]]], batches).of(
+    expected, error, same = ExpectedDrop(lambda feeds: [3 * logits[feeds["x"]]], batches).of(
         lambda feeds: [noisy[feeds["x"]]]
     )
+    assert same == error
     hits = 100.0 * (logits.argmax(-1) == labels) - 100.0 * (noisy.argmax(-1) == labels)
     counted, counted_error = ratio(hits, np.ones(len(hits)))
     assert expected > 10 * error
     assert abs(expected - counted) < 3 * counted_error
     assert error < 0.5 * counted_error
     foretold = ExpectedDrop(lambda feeds: [3 * logits[feeds["x"]]], batches, reported=len(hits))
-    assert foretold.of(lambda feeds: [noisy[feeds["x"]]])[1] == pytest.approx(
-        math.hypot(error, counted_error), rel=0.05
-    )
-    same, none = ExpectedDrop(lambda feeds: [logits[feeds["x"]]], batches, 9).of(lambda feeds: [logits[feeds["x"]]])
-    assert (same, none) == (0, 0)
+    _, own, both = foretold.of(lambda feeds: [noisy[feeds["x"]]])
+    assert own == error
+    assert both == pytest.approx(math.hypot(error, counted_error), rel=0.05)
+    unchanged = ExpectedDrop(lambda feeds: [logits[feeds["x"]]], batches, 9).of(lambda feeds: [logits[feeds["x"]]])
+    assert unchanged == (0, 0, 0)
 
 
 def test_probabilities_are_taken_as_such_and_uncounted_labels_left_out() -> None:

@@ -48,18 +48,21 @@ class SensitivityReport:
     units: tuple[UnitSensitivity, ...]
 
 
+CONFIRMING = "confirmed on other samples"  # the order's name of a choice that was measured on samples kept for it
+
+
 @dataclass(frozen=True)
 class BudgetPoint:
     """One measured variant of the model.
 
     Attributes:
-        order: By what the layers to leave dense were ordered.
+        order: By what the layers to leave dense were ordered; or what else was tried.
         layers: How many are dense.
         parameters: Entries of their weights.
         share: Of the expected gain that they would have had.
         metric: Whose limit is the hardest to keep there.
         value: Its change for the worse.
-        error: Standard error of `value`.
+        error: Standard error of the figure that the report will hold, on other samples, about `value`.
         limit: What it may be.
         fits: Whether `value` and the margin of errors are within the limits of all metrics.
         solved_again: Whether the other layers were solved again, with these dense.
@@ -92,7 +95,7 @@ class BudgetReport:
 
     Attributes:
         samples: On which it was decided. They are in no figure of the report.
-        errors: Standard errors by which a change had to stay below its limit.
+        errors: Standard errors by which a change had to stay below its limit, at most half of it.
         sensitivity: By which layers were ordered.
         curve: Every variant that was measured, in the order of the search.
         decisions: Of every unit, in network order.
@@ -116,6 +119,8 @@ class BudgetReport:
 
     @property
     def ending(self) -> BudgetPoint | None:
-        """The variant that was chosen; None where nothing was measured."""
+        """The variant that was chosen, on the samples that it had to hold on; None where nothing was measured."""
         fitting = [point for point in self.curve if point.fits]
+        if held := [point for point in fitting if point.order == CONFIRMING]:
+            return held[-1]
         return min(fitting, key=lambda point: point.parameters) if fitting else None

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 
-from prox24_export.report.budget_model import BudgetDecision, BudgetPoint, BudgetReport
+from prox24_export.report.budget_model import CONFIRMING, BudgetDecision, BudgetPoint, BudgetReport
 from prox24_export.report.markdown_table import Table, metric_name, number, units
 
 HEADER = ("Dense", "Weights", "Change for the worse", "Limit", "Verdict", "Variant")
@@ -23,7 +23,10 @@ def verdict(report: BudgetReport) -> str:
 def margin(report: BudgetReport) -> str:
     """What a variant has to keep, in one sentence."""
     errors = f"{number(report.errors)} standard error{'' if report.errors == 1 else 's'}"
-    return f"A variant keeps the limit where its change for the worse and {errors} together are within it."
+    return (
+        f"A variant keeps the limit where its change for the worse and {errors} together are within it; the error of "
+        "counting hits takes half of the limit at most."
+    )
 
 
 def decisions(report: BudgetReport | None) -> Mapping[str, BudgetDecision]:
@@ -41,7 +44,9 @@ def order(report: BudgetReport) -> str:
     their own, and follow the order that they belong to.
     """
     own = [point for point in report.curve if _is_prefix(report, point)]
-    solved_once = [point for point in report.curve if point.fits and not point.solved_again]
+    solved_once = [
+        point for point in report.curve if point.fits and not point.solved_again and point.order != CONFIRMING
+    ]
     if solved_once:
         best = min(solved_once, key=lambda point: point.parameters)
         before = report.curve[: report.curve.index(best) + 1]
@@ -54,7 +59,7 @@ def order(report: BudgetReport) -> str:
 def path(report: BudgetReport) -> Sequence[BudgetPoint]:
     """Everything pruned, where all orders begin, and the points of one order; fewest dense layers first."""
     name = order(report)
-    found = [point for point in report.curve if not point.layers or (_is_prefix(report, point) and point.order == name)]
+    found = [point for point in report.curve if _is_start(point) or (_is_prefix(report, point) and point.order == name)]
     return sorted(found, key=lambda point: point.layers)
 
 
@@ -73,9 +78,14 @@ def every_variant(report: BudgetReport | None) -> Table:
     return Table(f"Variants in the order of the search, {len(rows):,}", HEADER, rows)
 
 
+def _is_start(point: BudgetPoint) -> bool:
+    """Whether everything is pruned there."""
+    return not point.layers and point.order != CONFIRMING
+
+
 def _is_prefix(report: BudgetReport, point: BudgetPoint) -> bool:
     """Whether the first layers of an order are dense, and nothing else is done."""
-    steps = {f"{unit.name} sparse again" for unit in report.sensitivity.units}
+    steps = {f"{unit.name} sparse again" for unit in report.sensitivity.units} | {CONFIRMING}
     return point.layers > 0 and not point.solved_again and point.order not in steps
 
 

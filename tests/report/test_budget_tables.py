@@ -168,7 +168,8 @@ def test_the_page_tells_the_search_and_each_decision() -> None:
     assert "1 layer (65,536 weights) left dense, the others solved again, by 219 samples." in page
     for words in (
         f"Layers in the order of: {GAIN}.",
-        "A variant keeps the limit where its change for the worse and 1 standard error together are within it.",
+        "A variant keeps the limit where its change for the worse and 1 standard error together are within it; ",
+        "the error of counting hits takes half of the limit at most.",
         "Left dense to keep the budget /encoder/layers.1/k_proj/MatMul Change of top-1 for the worse against",
         "0.12 points with 70, 1.31 points with 75 layers pruned; written: 74 layers, the filled point",
         "1 65,536 top-1 0.38 ± 0.1 points 0.5 points keeps it the first of these (solved again)",
