@@ -16,7 +16,6 @@ ERRORS = 1.0  # standard errors that a change must stay below its limit
 ROUNDING = 1e-9
 TRIES = 8  # layers tried sparse again with all others solved again
 
-Key = tuple[Dense, bool]  # what is dense, and whether the others were solved again
 Weights = Mapping[str, Array]
 SolveAgain = Callable[[Dense], MutableMapping[str, Array]]
 Order = Callable[[UnitSensitivity, float], float]  # of a unit and the loss with everything pruned: first where largest
@@ -128,32 +127,27 @@ class Search:
     confirm: Judge | None = None
     curve: list[BudgetPoint] = field(default_factory=list)
     reasons: dict[str, str] = field(default_factory=dict)
-    _judged: dict[Key, BudgetPoint] = field(init=False, default_factory=dict)
-    _held: dict[Key, bool] = field(init=False, default_factory=dict)
+    _judged: dict[tuple[Dense, bool], BudgetPoint] = field(init=False, default_factory=dict)
 
     def run(self) -> Choice:
         """The choice."""
         choice = self._found()
         near_dense = list(self.orders.values())[-1]
-        for unit in self._ranked(near_dense):
+        for unit in [unit for unit in self._ranked(near_dense) if unit not in choice.dense]:
             if self._holds(choice):
                 break
-            if unit not in choice.dense:
-                dense = (*choice.dense, unit)
-                choice = Choice(dense, Restored(choice.weights, names_of(dense)), choice.solved_for)
-                self.reasons[unit.name] = "dense because the choice did not hold on other samples"
+            dense = (*choice.dense, unit)
+            choice = Choice(dense, Restored(choice.weights, names_of(dense)), choice.solved_for)
+            self.reasons[unit.name] = "dense because the choice did not hold on other samples"
         return choice
 
     def _holds(self, choice: Choice) -> bool:
-        """Whether a choice keeps the limits on other samples. With everything dense nothing changes."""
-        if self.confirm is None or len(choice.dense) == len(self.found):
+        """Whether a choice keeps the limits on other samples."""
+        if self.confirm is None:
             return True
-        key = _key(choice)
-        if key not in self._held:
-            figures = self.confirm(variant(self.graph, choice.weights))
-            self.curve.append(_point(CONFIRMING, choice, figures, self.errors))
-            self._held[key] = self.curve[-1].fits
-        return self._held[key]
+        figures = self.confirm(variant(self.graph, choice.weights))
+        self.curve.append(_point(CONFIRMING, choice, figures, self.errors))
+        return self.curve[-1].fits
 
     def _found(self) -> Choice:
         """The best on the samples of the search."""
@@ -217,7 +211,7 @@ class Search:
 
     def _measured(self, name: str, choice: Choice) -> Choice | None:
         """The choice, if it keeps every limit; its point is added to the curve."""
-        key = _key(choice)
+        key = names_of(choice.dense), choice.solved_again
         if key not in self._judged:
             figures = self.judge(variant(self.graph, choice.weights))
             self._judged[key] = _point(name, choice, figures, self.errors)
@@ -239,10 +233,6 @@ def _point(name: str, choice: Choice, figures: Sequence[Figure], errors: float) 
         fits=all(figure.fits(errors) for figure in figures),
         solved_again=choice.solved_again,
     )
-
-
-def _key(choice: Choice) -> Key:
-    return names_of(choice.dense), choice.solved_again
 
 
 def names_of(dense: Sequence[Unit]) -> Dense:
