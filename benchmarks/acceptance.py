@@ -22,6 +22,7 @@ import numpy as np
 import onnxruntime
 import torch
 import transformers
+from budget import budget_checks
 from checks import Check, table
 from models import MODELS, Files, available, export, save, write
 from precision import precision_checks
@@ -172,9 +173,10 @@ def main() -> int:
             for check in parts[model](MODELS[model][1](folder), folder, quick=arguments.quick):
                 checks.append(check)
                 print(table([check]).splitlines()[-1], flush=True)
-    refined: Iterable[Check] = () if arguments.quick else refinement_checks()
-    lowered: Iterable[Check] = () if arguments.quick else precision_checks(quick=True)
-    for check in itertools.chain(lowered, refined, solver_checks(quick=arguments.quick)):
+    long: Iterable[Check] = ()
+    if not arguments.quick:
+        long = itertools.chain(precision_checks(quick=True), refinement_checks(), budget_checks())
+    for check in itertools.chain(long, solver_checks(quick=arguments.quick)):
         checks.append(check)
         print(table([check]).splitlines()[-1], flush=True)
     if arguments.write:
