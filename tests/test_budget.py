@@ -22,6 +22,7 @@ from prox24_export.passes.layout import Layout
 from prox24_export.progress import Silent
 from prox24_export.pruning import Pruned
 from prox24_export.report.budget_model import CONFIRMING, SensitivityReport, UnitSensitivity
+from prox24_export.report.budget_tables import main_steps
 from prox24_export.report.budget_text import WIDTH, budget_table, sensitivity_table
 from prox24_export.report.model import AccuracyReport, Change
 from prox24_export.run import Run
@@ -389,13 +390,16 @@ def test_the_tables_fit_100_columns_and_name_what_was_measured(tmp_path: Path) -
     _, report = line.keep()
     long = replace(report.sensitivity.units[0], name="layer/" * 40 + "end", parameters=1_234_567_890)
     sensitivity = replace(report.sensitivity, units=(long, *report.sensitivity.units[1:]))
-    tables = [sensitivity_table(sensitivity), budget_table(replace(report, sensitivity=sensitivity))]
+    report = replace(report, sensitivity=sensitivity)
+    tables = [sensitivity_table(sensitivity), budget_table(report)]
     for table in tables:
         assert max(map(len, table.splitlines())) <= WIDTH
     assert "layer/end" in tables[0]
     assert f"{report.sensitivity.pruned:.4g} with all 4 pruned" in tables[0]
     assert sum(line.startswith("  dense: ") for line in tables[1].splitlines()) == len(report.dense)
-    assert tables[1].count("keeps ") + tables[1].count("misses") == len(report.curve)
+    steps = len(main_steps(report))
+    assert tables[1].count("keeps ") + tables[1].count("misses") == steps
+    assert f"\n  {len(report.curve) - steps} more variants measured: report.html has all\n" in tables[1]
 
 
 def test_every_order_ranks_by_the_figures_it_names() -> None:

@@ -48,7 +48,7 @@ class SensitivityReport:
     units: tuple[UnitSensitivity, ...]
 
 
-CONFIRMING = "confirmed on other samples"  # the order's name of a choice that was measured on samples kept for it
+CONFIRMING = "on other samples"  # the order's name of a choice that was measured on samples kept for it
 
 
 @dataclass(frozen=True)

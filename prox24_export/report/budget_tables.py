@@ -63,13 +63,19 @@ def path(report: BudgetReport) -> Sequence[BudgetPoint]:
     return sorted(found, key=lambda point: point.layers)
 
 
+def main_steps(report: BudgetReport) -> Sequence[BudgetPoint]:
+    """The curve of one order, what the search chose in the end, and each choice on other samples."""
+    leading = list(path(report))
+    fitting = [point for point in report.curve if point.fits and point.order != CONFIRMING]
+    chosen = min(fitting, key=lambda point: point.parameters, default=None)
+    between = [] if chosen is None or chosen in leading else [chosen]
+    return [*leading, *between, *(point for point in report.curve if point.order == CONFIRMING)]
+
+
 def table(report: BudgetReport | None) -> Table:
-    """The curve of one order, and the variant that was chosen where that is a step after it."""
-    points: list[BudgetPoint] = []
-    if report is not None:
-        ending, points = report.ending, list(path(report))
-        points += [ending] if ending is not None and ending not in points else []
-    return Table("Search for the fewest dense layers", HEADER, [_row(point) for point in points])
+    """The main steps."""
+    rows = [_row(point) for point in (main_steps(report) if report else ())]
+    return Table("Search for the fewest dense layers", HEADER, rows)
 
 
 def every_variant(report: BudgetReport | None) -> Table:

@@ -25,11 +25,14 @@ def sensitivity_table(report: SensitivityReport) -> str:
 
 
 def budget_table(report: BudgetReport) -> str:
-    """What the search measured, step by step, and which layers it leaves dense."""
+    """The main steps of the search, and which layers it leaves dense; the page has every variant."""
     lines = [f"budget: {budget_tables.verdict(report)}"]
-    if report.curve:
+    steps = budget_tables.main_steps(report)
+    if steps:
         lines.append(f"  {'dense':>5} {'weights':>11} {'change':>10} {'error':>8} {'limit':>8}       order")
-    lines += [_point(point) for point in report.curve]
+    lines += [_point(point) for point in steps]
+    if others := len(report.curve) - len(steps):
+        lines.append(f"  {others:,} more variant{'' if others == 1 else 's'} measured: report.html has all")
     decisions = budget_tables.decisions(report)
     for name in report.dense:
         lines.append(f"  dense: {shortened(name, WIDTH - len('  dense: '))}")

@@ -8,7 +8,7 @@ import pytest
 from rich.cells import cell_len
 
 from prox24_export.report import budget_text, terminal
-from prox24_export.report.budget_model import BudgetReport
+from prox24_export.report.budget_model import CONFIRMING, BudgetReport
 from prox24_export.report.model import AccuracyReport, Gate, LayerReport, OutputReport, RefinementReport
 from tests.report.example import build, full, layer, nothing_eligible, only_dense
 
@@ -142,12 +142,13 @@ def wide(letters: str) -> BudgetReport:
     )
     reason = f"not sparse again: {letters * 60} then loses 1 ± 0.1, limit 0.5; loss 1 pruned"
     step = replace(found.curve[-1], order=f"{names[0]} sparse again", layers=12_345, parameters=10**10)
-    figures = replace(step, value=-1.234e-100, error=1.2e-100, limit=1.234e100)
+    figures = replace(step, order=CONFIRMING, value=-1.234e-100, error=1.2e-100, limit=1.234e100, fits=False)
+    before = [replace(point, parameters=10**10 + 1) for point in found.curve]
     return replace(
         found,
         samples=123_456_789,
         sensitivity=replace(found.sensitivity, units=units, samples=123_456_789),
-        curve=(*found.curve, step, figures),
+        curve=(*before, step, figures),
         decisions=tuple(
             replace(decision, name=name, reason=reason) for decision, name in zip(found.decisions, names, strict=True)
         ),
@@ -178,7 +179,17 @@ def test_a_budget_of_usual_names_is_not_cut() -> None:
     started = lines.index("budget: 1 layer (65,536 weights) left dense, the others solved again, by 219 samples")
     table = lines[started : lines.index("    needed for the limit") + 1]
     assert max(map(len, table)) <= 100
-    assert sum("keeps " in line or "misses" in line for line in table) == 9
+    assert sum("keeps " in line or "misses" in line for line in table) == 5  # one order, and what was chosen
+    assert "  4 more variants measured: report.html has all" in table
+
+
+def test_every_confirmation_is_shown() -> None:
+    found = full().budget
+    assert found is not None
+    missed, held = (replace(found.curve[-1], order=CONFIRMING, layers=layers, fits=layers > 1) for layers in (1, 2))
+    lines = budget_text.budget_table(replace(found, curve=(*found.curve, missed, held))).splitlines()
+    ends = [line.split(maxsplit=5)[-1] for line in lines if "keeps " in line or "misses" in line]
+    assert ends[-2:] == [f"misses {CONFIRMING} (solved again)", f"keeps  {CONFIRMING} (solved again)"]
 
 
 def test_layers_of_one_stage_share_their_reason() -> None:
