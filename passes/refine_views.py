@@ -11,6 +11,7 @@ from torch import Tensor
 AXES, MOST_CHANNELS, LEAST_SIDE = 4, 4, 16  # of what is taken for a batch of images [N, C, H, W]
 SHIFT = 8  # a shift is at most this part of a side
 SAME = 0.8  # share of images whose arg-max a view does not change, from which on the network is called symmetric
+CHANGE = 0.5  # of what outputs differ between images, that a view may change: a place in the image is not a class
 
 Feeds = tuple[Tensor, ...]
 Run = Callable[[Feeds], Sequence[Tensor]]
@@ -42,6 +43,7 @@ class Views:
             batches: Inputs.
         """
         same: list[Tensor] = []
+        seen: list[Tensor] = []
         for feeds in batches:
             if not is_image(feeds):
                 return Views()
@@ -49,13 +51,15 @@ class Views:
                 results = run(feeds)
                 if len(results) > 1 or not _is_classes(results[0]):
                     return Views(images=True)
-                classes = [run((view,))[0].argmax(1) for view in around(feeds[0])]
-            same.append(torch.stack([found == classes[0] for found in classes], 1))
+                outputs = torch.stack([run((view,))[0].float() for view in around(feeds[0])])
+            classes = outputs.argmax(-1)
+            same.append((classes == classes[0]).T)
+            seen.append(outputs)
         if not same:
             return Views()
         shares = torch.cat(same).double().mean(0)
         turned, moved = float(shares[1]), float(shares[2::2].mean())
-        return Views(images=True, symmetric=min(turned, moved) >= SAME)
+        return Views(images=True, symmetric=min(turned, moved) >= SAME and _change(torch.cat(seen, 1)) <= CHANGE)
 
     def changed(self, feeds: Feeds, generator: torch.Generator) -> Feeds:
         """Each image shifted at random and, where the network is symmetric, mirrored or not; else as they are."""
@@ -66,6 +70,12 @@ class Views:
             turned = torch.rand(len(images), generator=generator) < 0.5  # noqa: PLR2004 (half)
             images = torch.where(turned[:, None, None, None], images.flip(-1), images)
         return (shifted(images, generator),)
+
+
+def _change(outputs: Tensor) -> float:
+    """By how much the worst view changes outputs [views, N, C], squared, of their variance over images."""
+    changed = (outputs - outputs[0]).square().sum(-1).mean(1).max()
+    return float(changed / outputs[0].var(0, correction=0).sum().clamp_min(torch.finfo(torch.float32).tiny))
 
 
 def _is_classes(output: Tensor) -> bool:

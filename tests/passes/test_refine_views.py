@@ -39,6 +39,17 @@ def test_a_network_that_one_of_them_disturbs_is_not(name: str) -> None:
     assert Views.measured(run, [(images(),)]) == Views(images=True, symmetric=False)
 
 
+def test_a_place_in_the_image_is_not_a_class_though_its_arg_max_stays() -> None:
+    columns = torch.arange(16) / 100
+
+    def brightest(feeds: tuple[Tensor, ...]) -> list[Tensor]:
+        """The place of the brightness from the left, and a constant that is always larger."""
+        share = feeds[0].mean((1, 2)).softmax(-1)
+        return [torch.stack([share @ columns, torch.ones(len(share))], 1)]
+
+    assert Views.measured(brightest, [(images(),)]) == Views(images=True, symmetric=False)
+
+
 def test_without_images_nothing_is_known() -> None:
     assert Views.measured(by_channel, []) == Views()
 
