@@ -151,7 +151,7 @@ def pruned(dense: TracedGraph, folder: Path) -> tuple[TracedGraph, list[Linear]]
     weights = {}
     for layer in layers:
         matrix = dense.weight(layer)
-        weights[layer.weight] = dense.rounded(layer, torch.where(two_four_mask(matrix), matrix, 0.0))
+        weights[layer.weight] = layer.to_stored(torch.where(two_four_mask(matrix), matrix, 0.0))
     if isinstance(dense, OnnxGraph):
         return OnnxGraph(RewriteWeights().call(dense, weights, folder)), layers
     if not isinstance(dense, FxGraph):

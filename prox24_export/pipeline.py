@@ -14,18 +14,19 @@ from prox24_export.errors import InputError
 from prox24_export.models import frontends
 from prox24_export.passes.find_linears import FindLinears
 from prox24_export.passes.front_torch.emit_onnx import verify_onnx
-from prox24_export.passes.graph.protocol import Array, Linear, Skipped, TracedGraph
+from prox24_export.passes.graph.arrays import Array
+from prox24_export.passes.graph.protocol import Linear, Skipped, TracedGraph
 from prox24_export.passes.verify_pattern import verify_pattern
 from prox24_export.progress import Progress, Silent
 from prox24_export.report import rerender
 from prox24_export.results.budget import BudgetReport, SensitivityReport
 from prox24_export.results.engine import EngineReport
+from prox24_export.results.plan import Plan
 from prox24_export.results.report import AccuracyReport, Gate, LayerReport, Report
 from prox24_export.settings import Settings
 from prox24_export.stages import engines as engine_stage
 from prox24_export.stages import plan as planning
 from prox24_export.stages.engines import NOTHING_SPARSE
-from prox24_export.stages.plan import Plan
 from prox24_export.stages.prepare import Job, Model, prepare
 from prox24_export.stages.prune import row_of
 from prox24_export.stages.refine import is_wanted

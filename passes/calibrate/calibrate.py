@@ -17,8 +17,9 @@ from prox24_export.errors import InputError
 from prox24_export.passes.calibrate.frontier import Frontier, InMemory, OnDisk
 from prox24_export.passes.calibrate.schedule import Stage
 from prox24_export.passes.graph.activations import View
+from prox24_export.passes.graph.arrays import Array
 from prox24_export.passes.graph.experts import Expert
-from prox24_export.passes.graph.protocol import Array, Linear, TracedGraph, Use
+from prox24_export.passes.graph.protocol import Linear, TracedGraph, Use
 
 ENTRIES_AT_ONCE = 1 << 20  # of a sum in float64
 Observed = tuple[str, View, Expert | None]  # what layers share whose Gram matrix is the same

@@ -105,7 +105,7 @@ class _Step:
 def onnx_to_fx(graph: OnnxGraph) -> Converted:
     """The model, as ONNX Runtime executes it here, as a torch function.
 
-    float16 and bfloat16 are computed in float32. Nothing is compared yet: see `onnx_fx_check.check`.
+    float16 and bfloat16 are computed in float32. Nothing is compared yet: see `check.check`.
 
     Raises:
         NotDifferentiableError: An operator of it, or a case of one, is not in the table.

@@ -8,7 +8,8 @@ import onnx
 
 from prox24_export.errors import Prox24Error
 from prox24_export.passes.front_onnx.graph import OnnxGraph
-from prox24_export.passes.graph.protocol import Array, Candidate, Linear
+from prox24_export.passes.graph.arrays import Array
+from prox24_export.passes.graph.protocol import Candidate, Linear
 from prox24_export.passes.precision.ranges import Observed
 from prox24_export.passes.precision.types import Precision
 from prox24_export.passes.verify_pattern import Verified, verify_pattern

@@ -18,7 +18,8 @@ import onnx_ir as ir
 from prox24_export.errors import InputError
 from prox24_export.passes.front_onnx import linear_operators, runtime
 from prox24_export.passes.front_onnx.graph import OnnxGraph, model_tensors
-from prox24_export.passes.graph.protocol import Candidate, Feeds, Linear, as_numpy_dtype
+from prox24_export.passes.graph.arrays import as_numpy_dtype
+from prox24_export.passes.graph.protocol import Candidate, Feeds, Linear
 from prox24_export.passes.precision.autocast import autocast
 from prox24_export.passes.precision.check import differences, verify_finite, verify_interface, verify_lowered
 from prox24_export.passes.precision.choice import Choice, has_float

@@ -10,7 +10,8 @@ import onnx
 from prox24_export.errors import InputError
 from prox24_export.passes.front_onnx import runtime
 from prox24_export.passes.front_onnx.graph import OnnxGraph
-from prox24_export.passes.graph.protocol import PIECE, Array, Feeds, Node
+from prox24_export.passes.graph.arrays import PIECE, Array
+from prox24_export.passes.graph.protocol import Feeds, Node
 from prox24_export.passes.precision.types import rounded as rounded_to
 
 BYTES_AT_ONCE = 1_000_000_000  # of their weights, at most 8 bytes an entry: protobuf ends at 2 GiB

@@ -9,7 +9,7 @@ import onnx
 import onnx_ir as ir
 
 from prox24_export.passes.front_onnx.linear_operators import ONNX_DOMAINS
-from prox24_export.passes.graph.protocol import Array, as_numpy_dtype, largest
+from prox24_export.passes.graph.arrays import Array, as_numpy_dtype, largest
 
 PrecisionName = Literal["fp16", "bf16"]
 

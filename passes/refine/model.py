@@ -79,7 +79,7 @@ class RefineModel:
         epochs: None: about 360 steps, in 6 to 20 epochs; to 30 where a symmetric network sees views of images.
         rate: Relative learning rate; None: a third of the mean normalised error at the cuts, 0.001 to 0.03.
         batch: Samples in a step; None: 16, of views of images 32, or a quarter of them where that is less.
-        mixed: Blend float inputs of some samples with others; see `refine_data.mix`. In model mode only.
+        mixed: Blend float inputs of some samples with others; see `batches.mix`. In model mode only.
         minutes: Limit of the time spent on it; the same result twice is promised only without one.
         checkpointed: Compute activations again for the gradient instead of keeping them: slower, less memory.
         half: Multiply matrices in bfloat16 on a GPU.

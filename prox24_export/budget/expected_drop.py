@@ -19,7 +19,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from prox24_export.passes.graph.protocol import Array, Feeds
+from prox24_export.passes.graph.arrays import Array
+from prox24_export.passes.graph.protocol import Feeds
 from prox24_export.validation.accuracy import labelled_output
 from prox24_export.validation.metrics import IGNORED
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from prox24_export.budget.sensitivity import Dense, Model, Restored, Unit, variant
-from prox24_export.passes.graph.protocol import Array, TracedGraph
+from prox24_export.passes.graph.arrays import Array
+from prox24_export.passes.graph.protocol import TracedGraph
 from prox24_export.results.budget import CONFIRMING, BudgetPoint, SensitivityReport, UnitSensitivity
 
 ERRORS = 1.0  # standard errors that a change must stay below its limit

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from prox24_export.engines.estimate import operations
 from prox24_export.passes.calibrate.schedule import schedule
-from prox24_export.passes.front_torch.graph import as_array, as_tensor
-from prox24_export.passes.graph.protocol import Array, Feeds, Linear, TracedGraph
+from prox24_export.passes.graph.arrays import Array, as_array, as_tensor
+from prox24_export.passes.graph.protocol import Feeds, Linear, TracedGraph
 from prox24_export.passes.refine.loss import OutputLoss, samples_of
 from prox24_export.results.budget import SensitivityReport, UnitSensitivity
 

@@ -15,7 +15,8 @@ from prox24_export.errors import InputError, Prox24Error, first_line
 from prox24_export.passes.emit_engine.build import EngineBuildError
 from prox24_export.passes.front_onnx.graph import OnnxGraph
 from prox24_export.passes.front_onnx.runtime import one_sentence
-from prox24_export.passes.graph.protocol import Array, Feeds, TracedGraph
+from prox24_export.passes.graph.arrays import Array
+from prox24_export.passes.graph.protocol import Feeds, TracedGraph
 from prox24_export.passes.precision.quantised import quantised_products
 from prox24_export.results.engine import EngineReport, Estimate
 from prox24_export.results.report import AccuracyReport, LayerReport

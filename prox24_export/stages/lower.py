@@ -9,7 +9,8 @@ from typing import get_args
 from prox24_export.errors import Prox24Error
 from prox24_export.passes.find_linears import FindLinears
 from prox24_export.passes.front_onnx.graph import OnnxGraph
-from prox24_export.passes.graph.protocol import Array, Feeds, Linear
+from prox24_export.passes.graph.arrays import Array
+from prox24_export.passes.graph.protocol import Feeds, Linear
 from prox24_export.passes.precision.lower import Lowered, LowerPrecision
 from prox24_export.passes.precision.ranges import observe
 from prox24_export.passes.precision.types import PrecisionName

@@ -8,8 +8,7 @@ from datetime import UTC, datetime
 
 from prox24_export.passes.find_linears import matches
 from prox24_export.passes.graph.protocol import Linear, Skipped, TracedGraph
-from prox24_export.report import markdown
-from prox24_export.results.report import DataFacts
+from prox24_export.results.report import RANDOM_WARNING, DataFacts
 from prox24_export.settings import Settings
 
 
@@ -44,7 +43,7 @@ class Run:
                 "accuracy ran on a float32 copy; the exported file keeps its own types."
             )
         if facts_of_data is not None and facts_of_data.is_random:
-            self.warnings.append(markdown.RANDOM_WARNING)
+            self.warnings.append(RANDOM_WARNING)
         if facts_of_data is not None and facts_of_data.report == 0:
             self.warnings.append("Only one sample was given: accuracy was not measured.")
         if facts_of_data is not None and facts_of_data.choice == 0 and not facts_of_data.is_random:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from prox24_export.passes.graph.protocol import Differentiable
+from prox24_export.passes.graph.differentiable import Differentiable
 from prox24_export.progress import Progress
 from prox24_export.results.report import RefinementReport
 from prox24_export.stages.prepare import Job

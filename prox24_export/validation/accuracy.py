@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from prox24_export.errors import InputError
-from prox24_export.passes.graph.protocol import Array
+from prox24_export.passes.graph.arrays import Array
 from prox24_export.results.report import AccuracyReport, Change
 from prox24_export.validation import intervals
 from prox24_export.validation.arrays import has_classes, is_float, is_image

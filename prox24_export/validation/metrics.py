@@ -6,7 +6,7 @@ from typing import Protocol
 
 import numpy as np
 
-from prox24_export.passes.graph.protocol import Array
+from prox24_export.passes.graph.arrays import Array
 from prox24_export.results.report import Better
 from prox24_export.validation.arrays import is_float, is_image
 from prox24_export.validation.intervals import Rows, Values

@@ -26,8 +26,9 @@ from prox24_export.budget.search import ORDERS, RELATIVE_ERROR, Choice, Figure, 
 from prox24_export.budget.sensitivity import Unit, variant
 from prox24_export.data.samples import Sample, joined
 from prox24_export.errors import InputError
+from prox24_export.passes.graph.arrays import Array
 from prox24_export.passes.graph.layout import Layout
-from prox24_export.passes.graph.protocol import Array, Linear
+from prox24_export.passes.graph.protocol import Linear
 from prox24_export.progress import Silent
 from prox24_export.report.budget_tables import main_steps
 from prox24_export.report.budget_text import WIDTH, budget_table, sensitivity_table

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from prox24_export.passes.graph.protocol import Array
+from prox24_export.passes.graph.arrays import Array
 
 Outputs = Mapping[str, Array]
 TOLERANCE: Mapping[str, float] = {"fp32": 1e-3, "fp16": 0.02, "bf16": 0.1}  # of an output's root mean square

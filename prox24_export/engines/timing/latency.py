@@ -16,7 +16,8 @@ from prox24_export.engines.timing.agreement import TOLERANCE, Outputs, differenc
 from prox24_export.engines.timing.gpu_state import GpuState, locked
 from prox24_export.engines.timing.statistics import Rounds, distribution, ratio
 from prox24_export.errors import Prox24Error
-from prox24_export.passes.graph.protocol import Array, Feeds, TracedGraph
+from prox24_export.passes.graph.arrays import Array
+from prox24_export.passes.graph.protocol import Feeds, TracedGraph
 from prox24_export.results.engine import LatencyPoint
 
 CLOCKS_APART = 1.05  # largest clock over the smallest that is not worth a warning

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from prox24_export.errors import first_line
-from prox24_export.passes.graph.protocol import Array
+from prox24_export.passes.graph.arrays import Array
 
 WARM_UPS = 3  # before capture, as torch's documentation has it
 EAGER = "not captured as CUDA graphs ({why}): times hold what the host takes to start each kernel"
