@@ -32,11 +32,12 @@ from prox24_export.passes.graph.protocol import Linear, Reason, Skipped
 from prox24_export.progress import Progress
 from prox24_export.results.budget import BudgetDecision, BudgetReport, Kept, SensitivityReport
 from prox24_export.results.report import AccuracyReport, LayerReport
+from prox24_export.stages.measure import Measurement
 from prox24_export.stages.prepare import Job
 from prox24_export.stages.prune import Pruned, prune
 from prox24_export.stages.run import Run
+from prox24_export.stages.solve import SolvedModel
 from prox24_export.stages.weight_store import WeightStore
-from prox24_export.validation import accuracy, custom_metric
 from prox24_export.validation.gates import OF_ACCURACY
 
 PART = 5  # a fifth each to search and to confirm on; most are for the report, whose count of hits is the least sure
@@ -140,13 +141,15 @@ def divided(
     return searched, confirmed, reported
 
 
-def apart(job: Job) -> tuple[Job, Judges]:
-    """The job without the evaluation samples that a search may look at, and what decides it on those.
+def set_judges_apart(job: Job) -> tuple[Job, Judges | None]:
+    """With a budget: the job without the evaluation samples that a search may look at, and what decides it on those.
 
     Raises:
         InputError: There are too few, or they cannot answer it.
     """
     settings = job.settings
+    if not settings.budget or not job.linears:
+        return job, None
     *looked_at, reported = divided(job.parts.report, seed=settings.seed, in_order=settings.stride is not None)
     facts = None if job.facts is None else replace(job.facts, report=len(reported))
     job = replace(job, parts=replace(job.parts, report=reported), facts=facts)
@@ -156,29 +159,10 @@ def apart(job: Job) -> tuple[Job, Judges]:
 
 def measure_of(job: Job, samples: Sequence[data.Sample]) -> Measure:
     """Every metric of a variant beside the dense model's, the user's own included; the dense model runs once."""
-    graph, settings = job.graph, job.settings
-    batches = list(data.joined(samples, graph.inputs, job.size))
-    dense = remembered(variant(graph, {}), [feeds for feeds, _ in batches])
-    token = graph.inputs[0].name if graph.predicts_next_token else None
-    spec, names = settings.metric, graph.outputs
-    own = None if spec is None else custom_metric.measure_samples(spec, dense, names, batches)
-
-    def measure(model: Model) -> AccuracyReport:
-        found = accuracy.compare(
-            dense,
-            model,
-            names,
-            batches,
-            samples=len(samples),
-            next_token=token,
-            stride=settings.stride,
-            tick=lambda: None,
-        )
-        if spec is None or own is None:
-            return found
-        return custom_metric.add_to(found, own, custom_metric.measure_samples(spec, model, names, batches))
-
-    return measure
+    model = variant(job.graph, {})
+    return Measurement.prepare(
+        job.graph, samples, job.settings, size=job.size, dense=lambda batches: remembered(model, batches)
+    ).compare
 
 
 def sensitivity_of(
@@ -245,7 +229,6 @@ def keep_budget(
     again: bool,
     scratch: Path,
     run: Run,
-    progress: Progress,
     errors: float = ERRORS,
     orders: Mapping[str, Order] = ORDERS,
 ) -> tuple[Pruned, BudgetReport]:
@@ -259,7 +242,6 @@ def keep_budget(
         again: Whether other layers may be solved again; not where they were refined together.
         scratch: Folder for weights.
         run: Takes the time.
-        progress: Where to show progress.
         errors: Standard errors that a change must stay below its limit.
         orders: By which layers are left dense.
 
@@ -268,8 +250,8 @@ def keep_budget(
     """
     begun = time.perf_counter()
     with run.timed("budget"):
-        sensitivity, found = sensitivity_of(job, weights, pruned.layers, progress)
-        solver = _Again(job, scratch, progress)
+        sensitivity, found = sensitivity_of(job, weights, pruned.layers, run.progress)
+        solver = _Again(job, scratch, run.progress)
         search = Search(
             job.graph,
             found,
@@ -296,6 +278,19 @@ def keep_budget(
     sparse = {row.name for row in layers if row.state == "sparse"}
     masks = {name: mask for name, mask in rows.masks.items() if name in sparse}
     return replace(rows, layers=layers, masks=masks), report
+
+
+def stay_within_budget(job: Job, solved: SolvedModel, judges: Judges | None, scratch: Path, run: Run) -> SolvedModel:
+    """The solved model with the fewest layers left dense that keep the limits; as it is without a budget.
+
+    Raises:
+        InputError: No sample is held back that could tell which layers matter.
+    """
+    if judges is None or not solved.weights:
+        return solved
+    again = solved.refinement is None or not solved.refinement.kept
+    pruned, found = keep_budget(job, solved.pruned, solved.weights, judges, again=again, scratch=scratch, run=run)
+    return replace(solved, pruned=pruned, budget=found)
 
 
 class _Again:

@@ -120,7 +120,7 @@ class _Walk:
     stages: list[StagePlan] = field(default_factory=list)
 
 
-def plan(
+def plan_run(
     graph: TracedGraph,
     linears: Sequence[Linear],
     parts: Parts,

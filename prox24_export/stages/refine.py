@@ -29,7 +29,7 @@ STEPS = 100  # of the progress bar
 WANTED = "takes (pruned outputs, dense outputs), tuples of tensors, and returns a loss: a scalar or one value a sample"
 
 
-def opened(job: Job) -> Differentiable | RefinementReport | None:
+def open_differentiable(job: Job) -> Differentiable | RefinementReport | None:
     """The model as what can be refined, or why it is not; None where it is not wanted or nothing is eligible.
 
     The choice part will decide, the fit part is refined on.

@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from prox24_export import Settings
 from prox24_export.budget.keep import (
     Judges,
-    apart,
     changes,
     divided,
     keep_budget,
     limits_of,
     measure_of,
     sensitivity_of,
+    set_judges_apart,
 )
 from prox24_export.budget.search import ORDERS, RELATIVE_ERROR, Choice, Figure, Search
 from prox24_export.budget.sensitivity import Unit, variant
@@ -38,7 +38,6 @@ from prox24_export.stages.prepare import Job, prepare
 from prox24_export.stages.prune import Pruned
 from prox24_export.stages.run import Run
 from prox24_export.stages.solve import solve
-from prox24_export.stages.weight_store import WeightStore
 from prox24_export.validation import accuracy
 from prox24_export.validation.gates import evaluate
 from tests.graphs import is_two_four, model, normal, save
@@ -250,8 +249,8 @@ class Pipeline:
             replace(sample, labels=label[None]) for sample, label in zip(self.job.parts.report, labels, strict=True)
         ]
         self.searched, self.confirmed, self.reported = divided(labelled, seed=0, in_order=False)
-        self.weights = WeightStore(self._made("weights"))
-        self.pruned, _ = solve(self.job, self.weights, self._made("scratch"), self.run, Silent())
+        solved = solve(self.job, self._made("scratch"), self.run)
+        self.weights, self.pruned = solved.weights, solved.pruned
 
     def _made(self, name: str) -> Path:
         (self.folder / name).mkdir()
@@ -271,9 +270,7 @@ class Pipeline:
 
     def keep(self, **more: Any) -> tuple[Pruned, Any]:
         options: dict[str, Any] = {"again": True, "scratch": self._made("again")} | more
-        return keep_budget(
-            self.job, self.pruned, self.weights, self.judges(), run=self.run, progress=Silent(), **options
-        )
+        return keep_budget(self.job, self.pruned, self.weights, self.judges(), run=self.run, **options)
 
 
 def test_a_limit_between_dense_and_pruned_is_kept_on_samples_that_the_search_did_not_see(tmp_path: Path) -> None:
@@ -354,7 +351,8 @@ def test_what_is_needed_and_not_there_is_said(tmp_path: Path) -> None:
 
 def test_the_users_metric_is_measured_of_dense_and_variant(tmp_path: Path) -> None:
     line = Pipeline(tmp_path, Settings(max_metric_change=0.5, metric="tests.budget.test_keep:mean_size"))
-    job, judges = apart(line.job)
+    job, judges = set_judges_apart(replace(line.job, settings=replace(line.job.settings, budget=True)))
+    assert judges is not None
     assert judges.samples + len(job.parts.report) == len(line.job.parts.report)
     assert job.facts is not None
     assert job.facts.report == len(job.parts.report)
