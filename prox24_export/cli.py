@@ -50,6 +50,8 @@ def _shown_default(value: object) -> str | None:
     return None if value is None or isinstance(value, bool | tuple | dict) else str(value)
 
 
+PLAIN = Parameter(negative=(), show_default=_shown_default)  # of every option; a flag has no --no-… beside it
+
 app = App(
     name="prox24-export",
     usage=USAGE,
@@ -57,7 +59,7 @@ app = App(
     help_epilogue=EPILOGUE,
     version_flags=["--version"],
     config=config.sources(),
-    default_parameter=Parameter(negative=(), show_default=_shown_default),
+    default_parameter=PLAIN,
 )
 
 
@@ -133,7 +135,7 @@ def _formatted(report: "Report", format: Format) -> str:  # noqa: A002 - the opt
     return terminal.render(report)
 
 
-@app.command(usage="Usage: prox24-export bench [OPTIONS] DENSE SPARSE", help_epilogue="")
+@app.command(usage="Usage: prox24-export bench [OPTIONS] DENSE SPARSE", help_epilogue="", default_parameter=PLAIN)
 def bench(
     dense: Path,
     sparse: Path,
@@ -165,7 +167,7 @@ def bench(
     return PASSED if report.passed else GATE_FAILED
 
 
-@app.command(usage="Usage: prox24-export report [OPTIONS] RUN [OTHER]", help_epilogue="")
+@app.command(usage="Usage: prox24-export report [OPTIONS] RUN [OTHER]", help_epilogue="", default_parameter=PLAIN)
 def report(
     run: Path,
     other: Path | None = None,
@@ -191,7 +193,7 @@ def report(
     return PASSED
 
 
-@app.command(usage="Usage: prox24-export inspect [OPTIONS] MODEL", help_epilogue="")
+@app.command(usage="Usage: prox24-export inspect [OPTIONS] MODEL", help_epilogue="", default_parameter=PLAIN)
 def inspect(
     model: Path,
     /,
