@@ -83,9 +83,9 @@ def export(
     Args:
         model: An .onnx file, a Hugging Face directory with safetensors, a .pt2 file, or module:function that returns
             a torch module and example inputs. It is never modified.
-        calibration: Samples without labels to prune with: .npz (with arrays named as the inputs), .npy, a folder of
-            .npz, .txt for a directory with a tokenizer, or module:function. By default, inputs are random and the masks
-            are not based on data.
+        calibration: Samples to prune with, which need no labels: .npz (with arrays named as the inputs), .npy, a
+            folder of .npz, .txt for a directory with a tokenizer, or module:function. By default, inputs are random
+            and the masks are not based on data.
         evaluation: Samples to measure the accuracy on, in the forms of --calibration; an array `labels` gives top-1.
             By default, a fifth of the calibration samples is set aside for it.
         out: The folder to write. By default, it is MODEL_STEM-2to4 in the current folder.

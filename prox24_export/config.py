@@ -40,11 +40,11 @@ def _read_path(kind: type[str | Path], tokens: tuple[Token, ...]) -> str | Path:
     A path of the command line is taken as it is, and so is `module:function`.
     """
     (token,) = tokens
-    source = Path(token.source)
-    if ":" in token.value or source.name not in {OWN_FILE, PROJECT_FILE}:
-        return kind(token.value)
-    path = Path(token.value).expanduser()
-    return kind(path if source.parent == Path.cwd() else source.parent / path)
+    source, text = Path(token.source), token.value
+    from_file = source.name in {OWN_FILE, PROJECT_FILE} and ":" not in text
+    if from_file and (source.parent != Path.cwd() or text.startswith("~")):
+        return kind(source.parent / Path(text).expanduser())
+    return kind(text)
 
 
 PATH = Parameter(converter=_read_path)

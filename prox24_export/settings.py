@@ -40,8 +40,8 @@ FUNCTION = Bound("module:function", lambda value: ":" in value)
 
 
 def _read_shapes(_: object, tokens: tuple[Token, ...]) -> dict[str, ShapeRange]:
-    """Reads every `--shapes` of a command line."""
-    return parse(token.value for token in tokens)
+    """Reads every `--shapes` of a command line, or the list of a file, which may be empty."""
+    return parse(token.value for token in tokens if token.implicit_value != [])
 
 
 SHAPES = Parameter(converter=_read_shapes, n_tokens=-1, accepts_keys=False, metavar="SHAPE...")

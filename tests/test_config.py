@@ -57,6 +57,8 @@ def test_types_are_those_of_the_options(run: Run, tmp_path: Path) -> None:
     write(tmp_path, own='onnx = true\nmethod = "wanda"\nsamples = 12\nshapes = ["x:1x8", "y:2"]\n')
     shapes = {"x": ShapeRange((1, 8), (1, 8), (1, 8)), "y": ShapeRange((2,), (2,), (2,))}
     assert run("net.onnx")["settings"] == Settings(onnx=True, method="wanda", samples=12, shapes=shapes)
+    write(tmp_path, own="shapes = []\nexclude = []\nstrict = false\n")
+    assert run("net.onnx")["settings"] == Settings()
 
 
 @pytest.mark.parametrize(
@@ -113,6 +115,7 @@ def test_files_of_folders_above_count_and_their_paths_are_relative_to_them(
     write(tmp_path, own=own)
     here = run("net.onnx")
     assert (here["calibration"], here["out"]) == ("data/c.npz", Path("build/sparse"))
+    assert here["settings"].baseline == str(Path.home() / "report.json")
     below = tmp_path / "models" / "small"
     below.mkdir(parents=True)
     monkeypatch.chdir(below)
