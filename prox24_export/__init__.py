@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from prox24_export.errors import InputError, Prox24Error, UnavailableError
     from prox24_export.pipeline import export, inspect, plan, sensitivity
+    from prox24_export.results.plan import Plan
     from prox24_export.results.report import Report
     from prox24_export.settings import Settings
-    from prox24_export.stages.plan import Plan
 
     __version__: str
 
@@ -28,7 +28,7 @@ __all__ = [
 
 _MODULES = {
     "InputError": "errors",
-    "Plan": "stages.plan",
+    "Plan": "results.plan",
     "Prox24Error": "errors",
     "Report": "results.report",
     "Settings": "settings",
