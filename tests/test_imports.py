@@ -77,7 +77,8 @@ def imported_tensorrt(folder: Path, *arguments: str) -> bool:
     mark = folder / "imported"
     (folder / "fake").mkdir(exist_ok=True)
     (folder / "fake" / "tensorrt.py").write_text(f"open({str(mark)!r}, 'w').close()\nraise ImportError('no library')\n")
-    done = command(*arguments, folder=folder, env={**os.environ, "PYTHONPATH": str(folder / "fake")})
+    path = os.pathsep.join(filter(None, (str(folder / "fake"), os.environ.get("PYTHONPATH"))))
+    done = command(*arguments, folder=folder, env={**os.environ, "PYTHONPATH": path})
     assert done.code == 0, done.stderr
     return mark.exists()
 
