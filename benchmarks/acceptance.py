@@ -24,6 +24,7 @@ import torch
 import transformers
 from budget import budget_checks
 from checks import Check, table
+from help import help_checks
 from models import MODELS, Files, available, export, save, write
 from precision import precision_checks
 from refinement import refinement_checks
@@ -176,7 +177,7 @@ def main() -> int:
     long: Iterable[Check] = ()
     if not arguments.quick:
         long = itertools.chain(precision_checks(quick=True), refinement_checks(), budget_checks())
-    for check in itertools.chain(long, solver_checks(quick=arguments.quick)):
+    for check in itertools.chain(long, solver_checks(quick=arguments.quick), help_checks()):
         checks.append(check)
         print(table([check]).splitlines()[-1], flush=True)
     if arguments.write:

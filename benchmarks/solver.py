@@ -27,7 +27,7 @@ from problems import Layer, layers_of, power_law
 from published import admm_gradual, alps
 from torch import Tensor
 
-from prox24_export.settings import Effort, Method
+from prox24_export.option_values import Effort, Method
 from prox24_export.solver import SolverSettings, solve_layer
 from prox24_export.solver.gradient import ProximalGradient
 

@@ -9,13 +9,14 @@ import torch
 
 from prox24_export.data.samples import Parts, batches
 from prox24_export.facts import resident_memory_mb, return_free_memory
+from prox24_export.option_values import AIMS_AT_DENSE_OUTPUT, Effort
 from prox24_export.passes.calibrate.calibrate import StageRunner
 from prox24_export.passes.calibrate.schedule import Stage, schedule
 from prox24_export.passes.graph.protocol import Linear, TracedGraph
 from prox24_export.passes.refine.memory import available
 from prox24_export.progress import Progress
 from prox24_export.results.plan import Plan, StagePlan
-from prox24_export.settings import AIMS_AT_DENSE_OUTPUT, Effort, Settings
+from prox24_export.settings import Settings
 
 MB = 2**20
 TRIAL = 1024  # size of the matrices that the machine's rates are measured on

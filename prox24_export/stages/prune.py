@@ -11,6 +11,7 @@ from prox24_export.data.samples import Parts
 from prox24_export.data.samples import batches as batches_of
 from prox24_export.errors import InputError
 from prox24_export.facts import return_free_memory
+from prox24_export.option_values import AIMS_AT_DENSE_OUTPUT
 from prox24_export.passes.calibrate.calibrate import Calibration, Observation
 from prox24_export.passes.calibrate.schedule import schedule
 from prox24_export.passes.find_linears import not_reached
@@ -21,7 +22,7 @@ from prox24_export.passes.sparsify import Solved, Sparsify
 from prox24_export.progress import Progress
 from prox24_export.results.mask import Thumbnail, thumbnail
 from prox24_export.results.report import Executions, LayerReport
-from prox24_export.settings import AIMS_AT_DENSE_OUTPUT, Settings
+from prox24_export.settings import Settings
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from torch import Tensor
 from prox24_export import user_code
 from prox24_export.data import samples as data
 from prox24_export.errors import InputError, Prox24Error, first_line
+from prox24_export.option_values import AIMS_AT_DENSE_OUTPUT
 from prox24_export.passes.graph.arrays import Array, as_tensor
 from prox24_export.passes.graph.differentiable import Differentiable
 from prox24_export.passes.graph.protocol import Linear, TracedGraph
@@ -18,7 +19,7 @@ from prox24_export.passes.refine.memory import available
 from prox24_export.passes.refine.model import Refined, RefineModel
 from prox24_export.progress import Progress
 from prox24_export.results.report import EpochReport, RefinementReport
-from prox24_export.settings import AIMS_AT_DENSE_OUTPUT, Settings
+from prox24_export.settings import Settings
 from prox24_export.stages.prepare import Job
 
 COPIES = 7  # of a weight, float32: master, best, two moments of Adam, gradient, what came in, what goes out
