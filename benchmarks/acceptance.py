@@ -24,9 +24,10 @@ import torch
 import transformers
 from budget import budget_checks
 from checks import Check, table
-from models import MODELS, Files, available, export, save, write
+from models import MODELS, Files, available, export, save
 from precision import precision_checks
 from refinement import refinement_checks
+from results_files import write_results
 from solver_limits import solver_checks
 
 from prox24_export import frontends
@@ -180,7 +181,7 @@ def main() -> int:
         checks.append(check)
         print(table([check]).splitlines()[-1], flush=True)
     if arguments.write:
-        write("acceptance", [asdict(check) | {"passed": check.passed} for check in checks], table(checks))
+        write_results("acceptance", [asdict(check) | {"passed": check.passed} for check in checks], table(checks))
     return int(not all(check.passed for check in checks))
 
 
