@@ -7,9 +7,8 @@ def write_section(report: EngineReport, expected: Estimate) -> str:
     """One model on one engine, as Markdown. Losses stand in it like gains."""
     title = "TensorRT" if report.engine == "tensorrt" else "torch.sparse (not TensorRT)"
     share = f"{100 * expected.sparse_share:.0f} % of the linear layers' operations are in pruned layers"
-    lines = [
-        f"{title} {report.version}, {report.precision}. {share}; *estimate*: at most {expected.bound:.2f} times as fast."
-    ]
+    bound = f"*estimate*: at most {expected.bound:.2f} times as fast"
+    lines = [f"{title} {report.version}, {report.precision}. {share}; {bound}."]
     if report.not_measured:
         return "\n".join([*lines, "", f"Not measured: {report.not_measured}", ""])
     lines += ["", "| batch | dense, ms | sparse, ms | speed-up | 95 % interval | by the flag | verdict |"]

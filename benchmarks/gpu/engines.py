@@ -4,9 +4,12 @@
 
 Needs one CUDA GPU with sparse matrix instructions (since Ampere), and neither TensorRT nor ONNX Runtime: the stacks of
 the shapes of BERT-base and Llama-7B are torch modules. KWT-1, an ONNX model, is timed too where `PROX24_TEST_DATA`
-names a folder that has it. Exits 2 where there is no GPU. The figures are none of TensorRT's: see `tensorrt_engines.py`.
+names a folder that has it. Exits 2 where there is no GPU. The figures are none of TensorRT's: those are
+measured by `tensorrt_engines.py`.
 """
 
+import atexit
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -39,13 +42,15 @@ class Engines:
 
     Attributes:
         device: Where.
+        folder: Where pruned ONNX models are kept while they are timed.
         precision: `fp16` or `bf16`.
         procedure: How long and how often is measured.
         kernels: What computes sparse products; what the GPU has where None.
-        prepared: The latest model, dense and pruned, by its name; only one is held.
+        prepared: Models that were opened, dense and pruned, by name.
     """
 
     device: torch.device
+    folder: Path
     precision: str = "fp16"
     procedure: Procedure = field(default_factory=Procedure)
     kernels: Backend | None = None
@@ -85,10 +90,10 @@ class Engines:
 
     def _models(self, subject: Subject) -> tuple[TracedGraph, TracedGraph]:
         if subject.name not in self.prepared:
-            self.prepared.clear()
             dense = subject.open()
-            with tempfile.TemporaryDirectory() as folder:  # of an ONNX model; it is read before the folder goes
-                self.prepared[subject.name] = dense, prune_by_magnitude(dense, Path(folder))[0]
+            folder = self.folder / subject.name
+            folder.mkdir()
+            self.prepared[subject.name] = dense, prune_by_magnitude(dense, folder)[0]
         return self.prepared[subject.name]
 
 
@@ -106,7 +111,9 @@ def watching_if_cuda(device: torch.device) -> Iterator[Watch | None]:
 
 def list_groups(meter: Meter) -> list[Group]:
     """What is measured on a device."""
-    return Engines(meter.device).groups(list_subjects())
+    folder = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Engines(meter.device, folder).groups(list_subjects())
 
 
 PART = Part("gpu_engines", "Dense against sparse models by torch.sparse on a CUDA GPU.", list_groups)

@@ -15,7 +15,7 @@ import torch
 
 from benchmarks.gpu.meter import Meter, NoGpuError, cuda_meter
 from benchmarks.results_files import RESULTS, write_results
-from prox24_export.errors import first_line
+from prox24_export.errors import Prox24Error, first_line
 
 LIMIT = 210.0  # seconds; with torch's start and the machine's own delays a part stays below four minutes
 PACKAGES = ("torch", "triton", "numpy", "tensorrt")
@@ -159,7 +159,10 @@ def measure_groups(
         try:
             results.sections[group.title] = measured = group.measure()
         except Exception as error:  # noqa: BLE001 - whatever one group meets, the others have figures of their own
-            traceback.print_exc()
+            if isinstance(error, Prox24Error):
+                print(error, file=sys.stderr)
+            else:
+                traceback.print_exc()
             results.failed[group.title] = first_line(error)
         else:
             print(f"## {group.title}\n\n{measured.markdown}\n", flush=True)
