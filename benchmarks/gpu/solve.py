@@ -26,7 +26,6 @@ from prox24_export.solver import LayerSolution, SolverSettings, solve_layer
 from prox24_export.solver.products import Products
 
 PRODUCTS: tuple[Products, ...] = ("bf16x3", "float32", "tf32")  # the first is what `auto` chooses on such a GPU
-REPEATS = 3
 WIDE = 11008  # output channels of a layer of Llama-7B's shape
 
 GPU_COLUMNS = {
@@ -62,11 +61,13 @@ class Solves:
     Attributes:
         meter: Of the device.
         layers: Problems by size, on the CPU, made once.
+        repeats: Solves that are timed, after the first.
         solved: Solutions on the device and their rows, by size and products.
     """
 
     meter: Meter
     layers: dict[int, Layer] = field(default_factory=dict)
+    repeats: int = 3
     solved: dict[tuple[int, Products], tuple[LayerSolution, Row]] = field(default_factory=dict)
 
     def groups(self) -> list[Group]:
@@ -137,7 +138,7 @@ class Solves:
             return solution
 
         _, first = _timed(solve)
-        timed = [_timed(solve) for _ in range(REPEATS)]
+        timed = [_timed(solve) for _ in range(self.repeats)]
         solution = timed[-1][0]
         return solution, {
             "products": products,
