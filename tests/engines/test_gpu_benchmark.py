@@ -11,10 +11,9 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.gpu import agreement, engines, kernels, meter, part, solve
+from benchmarks.gpu import engines, kernels, meter, part, solve
 from benchmarks.gpu.engine_models import Bert, Subject, list_subjects, trace_module
 from benchmarks.gpu.engine_tables import write_section
 from benchmarks.gpu.kernels import Kernels
@@ -25,14 +24,12 @@ from benchmarks.power_law import power_law
 from prox24_export.engines.torch_sparse import Backend
 from prox24_export.passes.onnx_graph import OnnxGraph
 from prox24_export.report.engine_model import Distribution, EngineReport, Estimate, LatencyPoint, Ratio
-from prox24_export.solver.prox import prox24, splitting_step
 from prox24_export.validation.latency import Procedure
 from tests.graphs import model, normal, save
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SCRIPTS = ("kernels", "solve", "engines", "tensorrt_engines")
 CPU = torch.device("cpu")
-SMALL = ((1, 4), (3, 7, 8), (257, 4))
 QUICK = Procedure(warm_up_ms=1, duration_ms=1, least_rounds=4, resamples=50, turn_ms=1, most_variation=100)
 no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU, on which it would run")
 WITHOUT = """
@@ -259,57 +256,6 @@ def test_the_ceiling_is_a_copy_of_as_many_bytes() -> None:
     assert meter.copy_bandwidth(Fixed(), 1000) == pytest.approx(2 * 4000 / 2e-3 / 1e9)
     assert meter.share_of_ceiling(6e9, 4.0, 3000.0) == pytest.approx(50.0)
     assert meter.share_of_ceiling(6e9, None, 3000.0) is None
-
-
-def test_the_cpu_kernels_agree_with_the_reference_on_every_kind_of_group() -> None:
-    rows = agreement.compare_prox(CPU, SMALL) + agreement.compare_steps(CPU, SMALL)
-    assert len(rows) == 3 * 2 * len(agreement.FAMILIES)
-    assert [row for row in rows if not row["agrees"]] == []
-    assert {row["groups"] for row in rows} == {len(agreement.STRENGTHS) * (1 + 42 + 257)}
-
-
-@pytest.mark.parametrize(
-    ("wrong", "field"),
-    [
-        (lambda z, s: prox24(z, 1.01 * s), "apart"),
-        (lambda z, _: prox24(z, 1e3), "objective_excess"),
-        (lambda z, s: -prox24(-z, s), "negative_zeros"),
-    ],
-)
-def test_a_wrong_prox_is_noticed(
-    wrong: Callable[[Tensor, float], Tensor], field: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(agreement, "prox24", wrong)
-    normal = next(row for row in agreement.compare_prox(CPU, SMALL) if row["groups_of"] == "normal")
-    assert normal["agrees"] is False
-    assert normal[field] > 1e-6
-
-
-@pytest.mark.parametrize(("shift", "gap_too"), [(1, False), (0, True)])
-def test_a_step_that_miscounts_or_leaves_another_gap_is_noticed(
-    shift: int, *, gap_too: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def wrong(*arguments: Any) -> tuple[int, int]:
-        unsettled, changed = splitting_step(*arguments)
-        if gap_too:
-            arguments[1].mul_(1.001)
-        return unsettled + shift, changed
-
-    monkeypatch.setattr(agreement, "splitting_step", wrong)
-    rows = {row["kernel"]: row for row in agreement.compare_steps(CPU, SMALL) if row["groups_of"] == "normal"}
-    assert rows["splitting_step"]["agrees"] is False
-    assert bool(rows["splitting_step"]["miscounted_calls"]) is not gap_too
-    assert rows["gradient_step"]["agrees"] is True
-
-
-def test_where_minimisers_are_tied_either_is_as_good() -> None:
-    v = torch.tensor([[2.0, 1.0, 1.0, 0.0]], dtype=torch.float64)
-    one, other = (torch.tensor([entries], dtype=torch.float64) for entries in ((2.0, 1.0, 0, 0), (2.0, 0, 1.0, 0)))
-    seen = agreement.Comparison()
-    seen.add(one, other, v, 1.0, 1e-12)
-    assert (seen.apart, seen.worse) == (1, 0.0)
-    assert not seen.agrees(agreement.Tolerance(1e-12, 1e-12, 0.5))  # one of one: more than the share that may be apart
-    assert seen.agrees(agreement.Tolerance(1e-12, 1e-12, 1.0))
 
 
 def test_kernels_are_set_beside_the_copy() -> None:
