@@ -25,9 +25,10 @@ import transformers
 from budget import budget_checks
 from checks import Check, table
 from help import help_checks
-from models import MODELS, Files, available, export, save, write
+from models import MODELS, Files, available, export, save
 from precision import precision_checks
 from refinement import refinement_checks
+from results_files import write_results
 from solver_limits import solver_checks
 
 from prox24_export.models import frontends
@@ -181,7 +182,7 @@ def main() -> int:
         checks.append(check)
         print(table([check]).splitlines()[-1], flush=True)
     if arguments.write:
-        write("acceptance", [asdict(check) | {"passed": check.passed} for check in checks], table(checks))
+        write_results("acceptance", [asdict(check) | {"passed": check.passed} for check in checks], table(checks))
     return int(not all(check.passed for check in checks))
 
 
