@@ -23,7 +23,7 @@ from prox24_export.stages.engines import estimate_gain, measure_engines, timed_b
 from prox24_export.stages.judge import judge
 from prox24_export.stages.measure import measure_accuracy, prepare_measurement
 from prox24_export.stages.plan import plan_run
-from prox24_export.stages.prepare import Model, prepare
+from prox24_export.stages.prepare import ModelSource, prepare
 from prox24_export.stages.prune import row_of
 from prox24_export.stages.refine import is_wanted
 from prox24_export.stages.run import Run
@@ -32,7 +32,7 @@ from prox24_export.stages.write import write_model
 
 
 def export(
-    model: Model,
+    model: ModelSource,
     calibration: data.Source | None = None,
     out: str | Path | None = None,
     *,
@@ -82,7 +82,7 @@ def export(
     return report
 
 
-def inspect(model: Model, settings: Settings | None = None, *, example: Any = None) -> list[Linear | Skipped]:
+def inspect(model: ModelSource, settings: Settings | None = None, *, example: Any = None) -> list[Linear | Skipped]:
     """Every linear layer of a model, and every linear-like node that stays dense with its reason.
 
     Args:
@@ -106,7 +106,7 @@ def inspect_layers(model: str | Path, settings: Settings | None = None) -> list[
 
 
 def plan(
-    model: Model,
+    model: ModelSource,
     calibration: data.Source | None = None,
     *,
     evaluation: data.Source | None = None,
@@ -134,7 +134,7 @@ def plan(
 
 
 def sensitivity(
-    model: Model,
+    model: ModelSource,
     calibration: data.Source | None = None,
     *,
     evaluation: data.Source | None = None,

@@ -18,6 +18,7 @@ from prox24_export.passes.graph.experts import Expert, part_name
 from prox24_export.passes.graph.layout import Layout
 
 Feeds = Mapping[str, Array]
+Runner = Callable[[Feeds], Sequence[Array]]  # outputs in the order in which the graph has them
 
 
 class Reason(enum.Enum):
@@ -227,7 +228,7 @@ class TracedGraph(Protocol):
     def predicts_next_token(self) -> bool:
         """Whether the model is a causal language model: perplexity then is its metric."""
 
-    def runner(self) -> Callable[[Feeds], Sequence[Array]]:
+    def runner(self) -> Runner:
         """The whole model: feeds to outputs, in the order of `outputs`.
 
         Raises:

@@ -12,7 +12,8 @@
 Steps 2 to 4 look at a fifth of the evaluation samples; on another fifth the choice has to hold, or more layers are left
 dense until it does. The others are for the figures and gates of the report and nothing else: a limit that was kept by
 luck here is not kept there, and the run then says so. A change has to stay one standard error below its limit, that of
-its estimate here and that of its figure there together, or half of the limit where that is less: see `Figure.margin`.
+its estimate here and that of its figure there together, or half of the limit where that is less: see
+`LimitedFigure.margin`.
 """
 
 import math
@@ -24,11 +25,21 @@ from pathlib import Path
 import numpy as np
 
 from prox24_export.budget.expected_drop import ExpectedDrop
-from prox24_export.budget.search import ERRORS, ORDERS, Choice, Figure, Judge, Order, Search, Weights, names_of
-from prox24_export.budget.sensitivity import Dense, Model, OutputDistance, Unit, measured, remembered, units, variant
+from prox24_export.budget.search import (
+    ERRORS,
+    ORDERS,
+    DenseChoice,
+    Judge,
+    LimitedFigure,
+    Order,
+    Search,
+    StoredWeights,
+    names_of,
+)
+from prox24_export.budget.sensitivity import Dense, OutputDistance, Unit, measured, remembered, units, variant
 from prox24_export.data import samples as data
 from prox24_export.errors import InputError
-from prox24_export.passes.graph.protocol import Linear, Reason, Skipped
+from prox24_export.passes.graph.protocol import Linear, Reason, Runner, Skipped
 from prox24_export.progress import Progress
 from prox24_export.results.budget import BudgetDecision, BudgetReport, Kept, SensitivityReport
 from prox24_export.results.report import AccuracyReport, LayerReport
@@ -45,7 +56,7 @@ LEAST = 3  # samples: one to search on, one to confirm, one for the report
 INTERVAL = 3.92  # standard errors in a 95 % interval
 TOP1 = "top1"
 
-Measure = Callable[[Model], AccuracyReport]
+VariantMeasure = Callable[[Runner], AccuracyReport]
 
 
 @dataclass(frozen=True)
@@ -64,7 +75,7 @@ class Judges:
 
 
 @dataclass(frozen=True)
-class Limits:
+class LimitJudge:
     """What `--max-accuracy-drop` and `--max-metric-change` allow, judged on the same samples.
 
     Attributes:
@@ -77,21 +88,21 @@ class Limits:
 
     drop: ExpectedDrop | None = None
     max_drop: float = 0.0
-    measure: Measure | None = None
+    measure: VariantMeasure | None = None
     max_change: float = 0.0
     scatter: float = 1.0
 
-    def __call__(self, model: Model) -> Sequence[Figure]:
+    def __call__(self, model: Runner) -> Sequence[LimitedFigure]:
         """See `Judge`."""
         figures = []
         if self.drop is not None:
-            figures.append(Figure(TOP1, *self.drop.of(model), self.max_drop))
+            figures.append(LimitedFigure(TOP1, *self.drop.of(model), self.max_drop))
         if self.measure is not None:
             figures += changes(self.measure(model), self.max_change, self.scatter)
         return figures
 
 
-def changes(accuracy: AccuracyReport, limit: float, scatter: float = 1.0) -> list[Figure]:
+def changes(accuracy: AccuracyReport, limit: float, scatter: float = 1.0) -> list[LimitedFigure]:
     """Every metric but top-1 and top-5: the change in its bad direction, in either where none is told.
 
     Raises:
@@ -106,7 +117,7 @@ def changes(accuracy: AccuracyReport, limit: float, scatter: float = 1.0) -> lis
         way = accuracy.better.get(name)
         worse = abs(change) if way is None else (-change if way == "higher" else change)
         error = errors.get(name, 0.0)
-        figures.append(Figure(name, worse, error, scatter * error, limit))
+        figures.append(LimitedFigure(name, worse, error, scatter * error, limit))
     if not figures:
         raise InputError(
             "--budget with --max-metric-change needs a metric: expected a language model, 'labels' that are references "
@@ -157,7 +168,7 @@ def set_judges_apart(job: Job) -> tuple[Job, Judges | None]:
     return job, Judges(search, confirm, sum(map(len, looked_at)))
 
 
-def measure_of(job: Job, samples: Sequence[data.Sample]) -> Measure:
+def measure_of(job: Job, samples: Sequence[data.Sample]) -> VariantMeasure:
     """Every metric of a variant beside the dense model's, the user's own included; the dense model runs once."""
     model = variant(job.graph, {})
     return Measurement.prepare(
@@ -166,7 +177,7 @@ def measure_of(job: Job, samples: Sequence[data.Sample]) -> Measure:
 
 
 def sensitivity_of(
-    job: Job, weights: Weights, layers: Sequence[LayerReport], progress: Progress
+    job: Job, weights: StoredWeights, layers: Sequence[LayerReport], progress: Progress
 ) -> tuple[SensitivityReport, list[Unit]]:
     """What `--sensitivity` prints, from the solved weights and the unlabelled choice part.
 
@@ -188,7 +199,7 @@ def sensitivity_of(
         return measured(OutputDistance(job.graph, weights, feeds), found, errors, tick), found
 
 
-def limits_of(job: Job, samples: Sequence[data.Sample], measure: Measure, *, reported: int) -> Limits:
+def limits_of(job: Job, samples: Sequence[data.Sample], measure: VariantMeasure, *, reported: int) -> LimitJudge:
     """What decides, from the run's settings.
 
     Args:
@@ -211,7 +222,7 @@ def limits_of(job: Job, samples: Sequence[data.Sample], measure: Measure, *, rep
                 "--budget with --max-accuracy-drop needs labels: expected an array 'labels' in the --evaluation file."
             )
         drop = ExpectedDrop(variant(job.graph, {}), batches, reported)
-    return Limits(
+    return LimitJudge(
         drop,
         settings.max_accuracy_drop or 0.0,
         measure if settings.max_metric_change is not None else None,
@@ -318,7 +329,7 @@ class _Again:
         )
         return store
 
-    def rows(self, choice: Choice) -> Pruned | None:
+    def rows(self, choice: DenseChoice) -> Pruned | None:
         """Of the layers, as solved for a choice; None where nothing was solved again for it."""
         return None if choice.solved_for is None else self._rows[choice.solved_for]
 
@@ -327,7 +338,9 @@ def _left_dense(layer: Linear | Skipped) -> Skipped:
     return Skipped(layer.name, layer.op, layer.weight, layer.k, layer.n, layer.parameters, Reason.EXCLUDED)
 
 
-def _with_dense(rows: Sequence[LayerReport], before: Sequence[LayerReport], choice: Choice) -> tuple[LayerReport, ...]:
+def _with_dense(
+    rows: Sequence[LayerReport], before: Sequence[LayerReport], choice: DenseChoice
+) -> tuple[LayerReport, ...]:
     """Rows in which the chosen layers are dense, with the reason and the error that they had."""
     names = {linear.name: unit for unit in choice.dense for linear in unit.linears}
     many = f"{len(names)} layer{'' if len(names) == 1 else 's'}"
@@ -338,7 +351,7 @@ def _with_dense(rows: Sequence[LayerReport], before: Sequence[LayerReport], choi
     )
 
 
-def _report(search: Search, choice: Choice, samples: int, errors: float, seconds: float) -> BudgetReport:
+def _report(search: Search, choice: DenseChoice, samples: int, errors: float, seconds: float) -> BudgetReport:
     names = {unit.name for unit in choice.dense}
     decisions = tuple(
         BudgetDecision(unit.name, "dense" if unit.name in names else "sparse", _why(search, unit, names))

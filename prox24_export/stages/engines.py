@@ -244,7 +244,7 @@ def _tensorrt(job: Job, finished: Finished, files: lowering.Files, batches: Sequ
     place = finished.folder / ENGINES
     place.mkdir(exist_ok=True)
     with watched() as watch:
-        pair = tensorrt_bench.Pair(files.dense, files.sparse, references, layers)
+        pair = tensorrt_bench.ModelPair(files.dense, files.sparse, references, layers)
         return tensorrt_bench.bench(pair, batches, place, build, watch=watch)
 
 

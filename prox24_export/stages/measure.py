@@ -5,15 +5,13 @@ from dataclasses import dataclass
 
 from prox24_export.data import samples as data
 from prox24_export.passes.graph.arrays import Array
-from prox24_export.passes.graph.protocol import Feeds, TracedGraph
+from prox24_export.passes.graph.protocol import Feeds, Runner, TracedGraph
 from prox24_export.results.report import AccuracyReport
 from prox24_export.settings import Settings
 from prox24_export.stages.prepare import Job
 from prox24_export.stages.run import Run
 from prox24_export.validation import accuracy, custom_metric
 from prox24_export.validation.custom_metric import Measured
-
-Runner = Callable[[Feeds], Sequence[Array]]
 
 
 @dataclass(frozen=True)

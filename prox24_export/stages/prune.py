@@ -18,7 +18,7 @@ from prox24_export.passes.find_linears import not_reached
 from prox24_export.passes.graph.arrays import Array, is_finite
 from prox24_export.passes.graph.lazy_tensors import LazyTensors
 from prox24_export.passes.graph.protocol import Linear, Skipped, TracedGraph
-from prox24_export.passes.sparsify import Solved, Sparsify
+from prox24_export.passes.sparsify import SolvedLayer, Sparsify
 from prox24_export.progress import Progress
 from prox24_export.results.mask import Thumbnail, thumbnail
 from prox24_export.results.report import Executions, LayerReport
@@ -126,7 +126,7 @@ def row_of(layer: Linear | Skipped, parameters: int) -> LayerReport:
     return replace(row, notes=layer.notes)
 
 
-def _solved_row(row: LayerReport, solved: Solved) -> LayerReport:
+def _solved_row(row: LayerReport, solved: SolvedLayer) -> LayerReport:
     solution = solved.solution
     return replace(
         row,
