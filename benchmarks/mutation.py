@@ -122,9 +122,9 @@ def table(result: Mapping[str, Any]) -> str:
     lines = [
         "# Mutation testing",
         "",
-        f"`{result['command']}`, mutmut {result['mutmut']}, {result['date']}. A mutant is the module with one expression",
-        "changed; it is killed when a test of the module fails. Every survivor computes the same as the original, and is",
-        "named below with the reason.",
+        f"`{result['command']}`, mutmut {result['mutmut']}, {result['date']}. A mutant is the module with one",
+        "expression changed; it is killed when a test of the module fails. Every survivor computes the same as the",
+        "original, and is named below with the reason.",
         "",
         "| module | mutants | killed | timed out | equivalent |",
         "|---|---|---|---|---|",

@@ -13,12 +13,12 @@ import onnxruntime as ort
 import torch
 from polygraphy.tools.sparse import SparsityPruner
 
-from prox24_export.passes.calibrate import Batch, Calibration, Observation
+from prox24_export.passes.calibrate.calibrate import Batch, Calibration, Observation
+from prox24_export.passes.calibrate.schedule import Stage, schedule
 from prox24_export.passes.find_linears import FindLinears
-from prox24_export.passes.graph import Linear, Skipped, TracedGraph
-from prox24_export.passes.onnx_graph import OnnxGraph
-from prox24_export.passes.rewrite_weights import RewriteWeights
-from prox24_export.passes.schedule import Stage, schedule
+from prox24_export.passes.front_onnx.graph import OnnxGraph
+from prox24_export.passes.front_onnx.rewrite_weights import RewriteWeights
+from prox24_export.passes.graph.protocol import Linear, Skipped, TracedGraph
 from prox24_export.solver.pattern import two_four_mask
 
 Array = npt.NDArray[Any]
@@ -76,7 +76,7 @@ def linears(graph: OnnxGraph, **settings: tuple[str, ...]) -> list[Linear]:
 def magnitude(graph: TracedGraph, linear: Linear) -> Array:
     """The stored weight with the two largest of every four along K, the others +0.0."""
     matrix = graph.weight(linear)
-    return graph.rounded(linear, torch.where(two_four_mask(matrix), matrix, 0.0))
+    return linear.to_stored(torch.where(two_four_mask(matrix), matrix, 0.0))
 
 
 def pruned(graph: OnnxGraph, layers: Sequence[Linear] | None = None) -> dict[str, Array]:

@@ -4,7 +4,6 @@ import math
 from collections import Counter
 
 from prox24_export.report import budget_tables, engine_tables
-from prox24_export.report.budget_model import BudgetReport
 from prox24_export.report.markdown_table import (
     Table,
     code,
@@ -17,10 +16,19 @@ from prox24_export.report.markdown_table import (
     units,
     write,
 )
-from prox24_export.report.model import AccuracyReport, Change, Gate, LayerReport, OutputReport, RefinementReport, Report
+from prox24_export.results.budget import BudgetReport
+from prox24_export.results.report import (
+    RANDOM_WARNING,
+    AccuracyReport,
+    Change,
+    Gate,
+    LayerReport,
+    OutputReport,
+    RefinementReport,
+    Report,
+)
 
 __all__ = (  # figures and `Table` are read through here by the other writers
-    "RANDOM_WARNING",
     "Table",
     "cost",
     "figures",
@@ -37,10 +45,6 @@ __all__ = (  # figures and `Table` are read through here by the other writers
     "warnings",
 )
 
-RANDOM_WARNING = (
-    "No calibration data were given: inputs were random, so the masks are not based on data. "
-    "Give --calibration before you rely on this model."
-)
 LAYERS, WARNINGS, REASONS = 12_000, 3_000, 5_000  # bytes of rows; together with the tables' all stays under 60 kB
 
 
