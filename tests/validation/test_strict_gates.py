@@ -266,6 +266,18 @@ def test_a_lower_limit_of_1_is_kept_by_figures_from_it_on(
     assert strict == replace(gate, passed=passed and sure == "passed", verdict=sure)  # type: ignore[arg-type]
 
 
+def test_the_last_figure_that_rounding_allows_is_still_kept_and_the_next_is_not() -> None:
+    last = 1.0 + gates.ROUNDING
+    beyond = float(np.nextafter(last, 2.0))
+    for strict in (False, True):
+        at_the_end = gates.at_most("drop", (last, last, last), 1.0, "points", strict)
+        assert (at_the_end.passed, at_the_end.verdict) == (True, "passed")
+        begins_there = gates.at_most("drop", (beyond, last, beyond), 1.0, "points", strict)
+        assert (begins_there.passed, begins_there.verdict) == (False, "inconclusive")
+        past_it = gates.at_most("drop", (beyond, beyond, beyond), 1.0, "points", strict)
+        assert (past_it.passed, past_it.verdict) == (False, "failed")
+
+
 def output(snr: float | None, low: float | None = None, high: float | None = None) -> OutputReport:
     return OutputReport("y", snr, 1.0, 0.0, None, low, high)
 
