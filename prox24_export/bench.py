@@ -10,14 +10,14 @@ import numpy as np
 
 from prox24_export import facts, output
 from prox24_export.data import samples as data
-from prox24_export.engines.choice import choose
+from prox24_export.engines.choice import EngineChoice, EngineRequest, choose
 from prox24_export.errors import InputError, first_line
 from prox24_export.models import frontends
 from prox24_export.passes.find_linears import FindLinears
 from prox24_export.passes.front_onnx.graph import OnnxGraph
 from prox24_export.passes.front_onnx.runtime import one_sentence
 from prox24_export.passes.graph.protocol import Candidate, Feeds, Linear
-from prox24_export.passes.verify_pattern import check
+from prox24_export.passes.verify_pattern import check_use
 from prox24_export.report import rerender
 from prox24_export.results.engine import EngineReport, Estimate
 from prox24_export.results.report import LayerReport, Report
@@ -87,7 +87,7 @@ def _of_models(  # noqa: PLR0917 - as `bench` has them
     settings: Settings,
     run: Run,
 ) -> Report:
-    choice = choose(settings if settings.engine != "auto" else _best(settings), has_onnx=True)
+    choice = _choose(settings)
     with run.timed("load"):
         left, right = OnnxGraph(dense), OnnxGraph(sparse)
         _expect_alike(left, right)
@@ -123,15 +123,17 @@ def _expect_alike(dense: OnnxGraph, sparse: OnnxGraph) -> None:
         )
 
 
-def _best(settings: Settings) -> Settings:
+def _choose(settings: Settings) -> EngineChoice:
     """With `auto` there is always something to time: ONNX Runtime's CPU where nothing else is."""
-    found = choose(replace(settings, min_speedup=None), has_onnx=True)
-    return replace(settings, engine="onnxruntime") if found.engine == "none" else settings
+    request = EngineRequest(settings.engine, settings.precision, settings.min_speedup)
+    if request.engine == "auto" and choose(replace(request, min_speedup=None), has_onnx=True).engine == "none":
+        request = replace(request, engine="onnxruntime")
+    return choose(request, has_onnx=True)
 
 
 def _rows(graph: OnnxGraph, found: Sequence[object]) -> list[LayerReport]:
     """Every layer; one is sparse where each use of its weight is 2:4."""
-    wrong = {use.weight for use in graph.operators() if isinstance(use, Candidate) and check(graph, use).violations}
+    wrong = {use.weight for use in graph.operators() if isinstance(use, Candidate) and check_use(graph, use).violations}
     rows = []
     for layer in found:
         row = row_of(layer, graph.parameters)  # type: ignore[arg-type] # what FindLinears gives

@@ -21,9 +21,10 @@ from onnx import helper, numpy_helper
 from prox24_export import Settings, export
 from prox24_export.passes.calibrate.moments import Moments
 from prox24_export.passes.find_linears import FindLinears
-from prox24_export.passes.front_onnx.graph import OnnxGraph, model_tensors
+from prox24_export.passes.front_onnx.graph import OnnxGraph
 from prox24_export.passes.front_onnx.rewrite_weights import EXTERNAL_DATA, RewriteWeights
-from prox24_export.passes.verify_pattern import verify_pattern
+from prox24_export.passes.front_onnx.tensors import model_tensors
+from prox24_export.passes.verify_pattern import VerifyPattern
 from prox24_export.progress import Steps
 from prox24_export.results.report import Report
 from tests.graphs import BF16, Array, is_two_four, linears, model, normal, opened, pruned, run, save
@@ -230,7 +231,7 @@ def test_onnxsim_breaks_the_pattern_of_a_weight_shared_by_gemm_and_matmul(tmp_pa
     one_axis = model(text.format(use="t = Transpose(w) y = MatMul(b, t)"), {"w": normal(16, 16)})
     graph, report = exported(one_axis, tmp_path / "one", feeds)
     assert reasons(report) == {"Gemm:a": ""}
-    assert [check.violations for check in verify_pattern(graph, linears(graph))] == [0, 0]
+    assert [check.violations for check in VerifyPattern().call(graph=graph, linears=linears(graph)).uses] == [0, 0]
     two_axes = model(text.format(use="y = MatMul(b, w)"), {"w": normal(16, 16)})
     graph, report = exported(two_axes, tmp_path / "two", feeds)
     why = "the weight is used along two different axes: no 2:4 pattern fits both (nodes Gemm:a, MatMul:y)"
@@ -312,7 +313,7 @@ def test_polygraphy_prunes_a_third_of_a_million_weights_a_second(tmp_path: Path)
         profile = cProfile.Profile()
         with profile:
             path = RewriteWeights().call(graph=graph, weights=pruned(graph, [linear]), folder=out).path
-            verify_pattern(OnnxGraph(path), [linear])
+            VerifyPattern().call(graph=OnnxGraph(path), linears=[linear])
         calls.append(pstats.Stats(profile).total_calls)  # type: ignore[attr-defined] # the stub lacks it
     assert calls[1] < 1.2 * calls[0]
 

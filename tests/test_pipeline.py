@@ -19,7 +19,7 @@ from prox24_export.passes.find_linears import FindLinears
 from prox24_export.passes.front_onnx.graph import OnnxGraph
 from prox24_export.passes.graph import activations
 from prox24_export.passes.graph.activations import Patches
-from prox24_export.passes.verify_pattern import PatternError, verify_pattern
+from prox24_export.passes.verify_pattern import PatternError, VerifyPattern
 from prox24_export.report import html_mask, rerender
 from prox24_export.results.mask import corner
 from prox24_export.settings import Settings
@@ -78,7 +78,7 @@ def test_verification_refuses_a_weight_that_is_not_finite(tmp_path: Path) -> Non
     weight[0] = np.inf
     graph = opened(model(ONE, {"w": weight}), tmp_path)
     with pytest.raises(PatternError, match=r"weight w at node .* holds NaN or Inf"):
-        verify_pattern(graph, linears(graph))
+        VerifyPattern().call(graph=graph, linears=linears(graph))
 
 
 def test_outputs_whose_size_depends_on_the_data_do_not_end_the_run(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml  # type: ignore[import-untyped]  # comes with transformers
+import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 NEEDED = ("prox24_export", "passes", "samples", "pyproject.toml", "README.md", "LICENSE", "constraints.txt")

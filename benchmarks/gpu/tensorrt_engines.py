@@ -29,10 +29,10 @@ from prox24_export.engines.tensorrt import measure as tensorrt_bench
 from prox24_export.engines.timing.gpu_watch import Watch
 from prox24_export.engines.timing.latency import Procedure
 from prox24_export.passes.emit_engine import tensorrt
-from prox24_export.passes.emit_engine.build import BuildSettings
+from prox24_export.passes.emit_engine.build import EmitEngines
 from prox24_export.passes.find_linears import FindLinears
 from prox24_export.passes.front_onnx.graph import OnnxGraph
-from prox24_export.passes.front_torch.emit_onnx import emit_onnx
+from prox24_export.passes.front_torch.emit_onnx import EmitOnnx
 from prox24_export.passes.front_torch.graph import FxGraph
 from prox24_export.passes.graph.protocol import Feeds, TracedGraph
 from prox24_export.results.engine import EngineReport
@@ -91,7 +91,7 @@ def run_engines(case: Case) -> EngineReport:
     names = [layer.weight for layer in found]
     files = lower(dense.path, sparse.path, names, case.folder, precision=case.precision, feeds=batches[:1])
     layers = pruned_layers(rows, files.layers, case.precision)
-    settings = BuildSettings(profile=profile(dense, {}, batches), precision=case.precision)
+    settings = EmitEngines(profile=profile(dense, {}, batches), precision=case.precision)
     pair = tensorrt_bench.ModelPair(files.dense, files.sparse, (dense, sparse), layers)
     return tensorrt_bench.bench(pair, batches, case.folder, settings, procedure=case.procedure, watch=case.watch)
 
@@ -107,7 +107,7 @@ def _as_onnx(graph: TracedGraph, file: Path) -> Path:
     if not isinstance(graph, FxGraph):
         raise TypeError(f"expected a graph of either front end. Got {type(graph).__name__}.")
     file.parent.mkdir(parents=True, exist_ok=True)
-    emit_onnx(graph.program, file)
+    EmitOnnx().call(program=graph.program, file=file)
     return file
 
 

@@ -10,7 +10,8 @@ import onnx
 import onnx_ir as ir
 
 from prox24_export.errors import InputError
-from prox24_export.passes.front_onnx.graph import OnnxGraph, model_tensors
+from prox24_export.passes.front_onnx.graph import OnnxGraph
+from prox24_export.passes.front_onnx.tensors import model_tensors
 from prox24_export.passes.graph.arrays import Array
 
 MODEL = "model.onnx"

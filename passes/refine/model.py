@@ -20,7 +20,7 @@ from prox24_export.passes.refine.batches import Samples
 from prox24_export.passes.refine.loss import Custom
 from prox24_export.passes.refine.memory import available, kept_for_gradient
 from prox24_export.passes.refine.objective import Objective, StreamPair
-from prox24_export.passes.refine.segment_streams import Streams
+from prox24_export.passes.refine.segment_streams import SegmentStreams
 from prox24_export.passes.refine.segments import blocks, cuts, with_outputs
 from prox24_export.passes.refine.training import (
     Epoch,
@@ -249,8 +249,8 @@ class _Run:
     def _segments(self) -> Refined:
         """One segment after the other; the whole network then has the last word."""
         segments = blocks(self.dense, self.start)
-        fit = Streams(self.dense, segments, self.fit.shuffled(0, self.settings.seed, mixed=False), self.device)
-        choice = Streams(self.dense, segments, self.choice.in_order(), self.device)
+        fit = SegmentStreams(self.dense, segments, self.fit.shuffled(0, self.settings.seed, mixed=False), self.device)
+        choice = SegmentStreams(self.dense, segments, self.choice.in_order(), self.device)
         parts = []
         for place, segment in enumerate(segments):
             weights = {name: self.start[name] for name in segment.weights}

@@ -221,7 +221,7 @@ def _timed(job: Job, finished: Finished, files: lowering.Files | None, batches: 
 def _tensorrt(job: Job, finished: Finished, files: lowering.Files, batches: Sequence[Feeds]) -> EngineReport:
     from prox24_export.engines.diagnosis.pruned_layers import pruned_layers  # noqa: PLC0415
     from prox24_export.engines.tensorrt import measure as tensorrt_bench  # noqa: PLC0415 (optional)
-    from prox24_export.passes.emit_engine.build import BuildSettings  # noqa: PLC0415
+    from prox24_export.passes.emit_engine.build import EmitEngines  # noqa: PLC0415
 
     settings, precision = job.settings, job.choice.precision
     kept = files.lowered.kept_in_fp32 if files.lowered else {}
@@ -235,7 +235,7 @@ def _tensorrt(job: Job, finished: Finished, files: lowering.Files, batches: Sequ
         quantised_outputs={name: name in follows for name in int8},
     )
     references = OnnxGraph(_expect(finished.dense_onnx)), OnnxGraph(_expect(finished.sparse_onnx))
-    build = BuildSettings(
+    build = EmitEngines(
         profile=profile(references[0], settings.ranges, batches),
         precision="fp32" if precision == "fp32" else "bf16" if precision == "bf16" else "fp16",
         workspace=None if settings.workspace_mb is None else settings.workspace_mb << 20,

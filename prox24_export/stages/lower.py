@@ -60,8 +60,8 @@ def lower(
         Prox24Error: See `LowerPrecision.call`.
     """
     wanted = set(pruned)
-    found = FindLinears().call(graph=OnnxGraph(sparse)).layers
-    layers = tuple(layer for layer in found if isinstance(layer, Linear) and layer.weight in wanted)
+    found = FindLinears().call(graph=OnnxGraph(sparse)).linears
+    layers = tuple(layer for layer in found if layer.weight in wanted)
     if precision not in get_args(LowPrecisionName):
         return Files(dense, sparse, layers, None)
     convert = LowerPrecision("bf16" if precision == "bf16" else "fp16")

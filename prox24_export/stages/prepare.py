@@ -8,7 +8,7 @@ from torch import nn
 
 from prox24_export import output
 from prox24_export.data import samples as data
-from prox24_export.engines.choice import EngineChoice, choose
+from prox24_export.engines.choice import EngineChoice, EngineRequest, choose
 from prox24_export.models import frontends
 from prox24_export.models.frontends import Frontend
 from prox24_export.passes.find_linears import FindLinears
@@ -82,7 +82,8 @@ def prepare(  # noqa: PLR0917 - as `export` has them
     output.check(target, frontend.path, calibration, evaluation, force=settings.force)
     baseline = None if settings.baseline is None else reader.load(Path(settings.baseline))
     is_onnx = isinstance(frontend, frontends.Onnx)
-    choice = choose(settings, has_onnx=is_onnx or settings.onnx or frontend.always_onnx)
+    request = EngineRequest(settings.engine, settings.precision, settings.min_speedup)
+    choice = choose(request, has_onnx=is_onnx or settings.onnx or frontend.always_onnx)
     with run.timed("load"):
         graph = frontend.open()
         if settings.onnx or frontend.always_onnx:

@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from prox24_export.errors import UnavailableError
-from prox24_export.passes.emit_engine.build import BuildSettings
+from prox24_export.passes.emit_engine.build import EmitEngines
 from prox24_export.passes.emit_engine.tensorrt import availability, require
 from prox24_export.passes.emit_engine.versions import builder_flags, generation
 from tests.engines.tensorrt.trt_models import RANGE, VERSIONS, standin
 
-SETTINGS = BuildSettings(profile=RANGE, workspace=1 << 30)
+SETTINGS = EmitEngines(profile=RANGE, workspace=1 << 30)
 
 
 @pytest.fixture(scope="module", params=VERSIONS)

@@ -8,9 +8,10 @@ import pytest
 from onnx import helper, numpy_helper
 
 from prox24_export.errors import InputError
-from prox24_export.passes.front_onnx.graph import OnnxGraph, model_tensors
+from prox24_export.passes.front_onnx.graph import OnnxGraph
 from prox24_export.passes.front_onnx.rewrite_weights import EXTERNAL_DATA, RewriteWeights
-from prox24_export.passes.verify_pattern import verify_pattern
+from prox24_export.passes.front_onnx.tensors import model_tensors
+from prox24_export.passes.verify_pattern import VerifyPattern
 from tests.graphs import (
     BF16,
     Array,
@@ -110,7 +111,7 @@ def test_nothing_but_the_place_of_tensors_changes_where_they_are_external(tmp_pa
         tensor.ClearField("int64_data")
     assert stripped == original
     sparse = OnnxGraph(path)
-    assert all(not check.violations for check in verify_pattern(sparse, linears(sparse)))
+    assert all(not check.violations for check in VerifyPattern().call(graph=sparse, linears=linears(sparse)).uses)
     assert np.array_equal(sparse.stored("u"), magnitude(opened(proto, tmp_path), linears(sparse)[0]))
     x = normal(3, 8)
     np.testing.assert_array_equal(
@@ -208,7 +209,7 @@ def test_a_shared_weight_stays_one_tensor_right_for_both_uses(tmp_path: Path) ->
     assert [tensor.name for tensor in written.graph.initializer] == ["w"]
     assert without(written, "w") == without(proto, "w")
     sparse = OnnxGraph(path)
-    assert [check.violations for check in verify_pattern(sparse, linears(sparse))] == [0, 0]
+    assert [check.violations for check in VerifyPattern().call(graph=sparse, linears=linears(sparse)).uses] == [0, 0]
 
 
 @pytest.mark.parametrize("external_above", [0, 10**9])

@@ -19,7 +19,7 @@ from prox24_export.passes.find_linears import FindLinears
 from prox24_export.passes.front_torch.graph import FxGraph
 from prox24_export.passes.graph.arrays import as_array, as_tensor
 from prox24_export.passes.graph.protocol import Linear
-from prox24_export.passes.verify_pattern import PatternError, verify_pattern
+from prox24_export.passes.verify_pattern import PatternError, VerifyPattern
 
 AUTO = torch.export.Dim.AUTO
 TOKENS = (2, 7, 8)
@@ -310,4 +310,4 @@ def test_a_pattern_that_is_not_two_four_is_noticed() -> None:
     graph = traced(nn.Linear(8, 4), torch.randn(3, 8))
     linears = FindLinears().call(graph=graph).linears
     with pytest.raises(PatternError, match="8 of 8 groups are not 2:4"):
-        verify_pattern(graph, linears)
+        VerifyPattern().call(graph=graph, linears=linears)

@@ -16,7 +16,8 @@ from onnx import numpy_helper
 from torch import Tensor
 
 from prox24_export.passes.onnx_to_fx.check import evaluate
-from prox24_export.passes.onnx_to_fx.convert import PAIR, convert
+from prox24_export.passes.onnx_to_fx.convert import convert
+from prox24_export.passes.onnx_to_fx.steps import PAIR
 from prox24_export.passes.onnx_to_fx.table import TABLE, NotDifferentiableError
 from tests.graphs import Array, model, normal
 

@@ -16,7 +16,7 @@ from prox24_export.passes.refine.loss import LossKind, OutputLoss, spread
 from prox24_export.passes.refine.memory import available, kept_for_gradient
 from prox24_export.passes.refine.model import Refined, RefineModel, improves
 from prox24_export.passes.refine.objective import Objective
-from prox24_export.passes.refine.segment_streams import Streams
+from prox24_export.passes.refine.segment_streams import SegmentStreams
 from prox24_export.passes.refine.segments import blocks, cuts, with_outputs
 from prox24_export.passes.refine.training import Epoch, RefineProgress
 
@@ -316,7 +316,7 @@ def test_like_blocks_are_segments_and_together_the_network(case: Case) -> None:
     assert len(segments) == BLOCKS
     assert sorted(name for segment in segments for name in segment.weights) == sorted(case.weights)
     x = torch.randn(3, 4)
-    streams = Streams(case.module, segments, [(x,)], torch.device("cpu"))
+    streams = SegmentStreams(case.module, segments, [(x,)], torch.device("cpu"))
     for place, segment in enumerate(segments[:-1]):
         streams.advance(place, segment, {name: case.weights[name] for name in segment.weights})
     ((dense, sparse),) = list(streams.pairs(segments[-1]))
