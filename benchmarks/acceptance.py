@@ -29,7 +29,7 @@ from precision import precision_checks
 from refinement import refinement_checks
 from solver_limits import solver_checks
 
-from prox24_export import frontends
+from prox24_export.models import frontends
 
 LAYERWISE = "--no-refine"
 

@@ -19,16 +19,16 @@ from checks import Check, table
 from models import MODELS, Files, available, save
 
 from prox24_export import Settings
-from prox24_export.budget import Judges, divided, keep_budget, limits_of, measure_of
-from prox24_export.budget_search import ORDERS, RELATIVE_ERROR, Order
-from prox24_export.calibration import Sample
-from prox24_export.job import Job, prepare
+from prox24_export.budget.keep import Judges, divided, keep_budget, limits_of, measure_of
+from prox24_export.budget.search import ORDERS, RELATIVE_ERROR, Order
+from prox24_export.budget.sensitivity import variant
+from prox24_export.data.samples import Sample
 from prox24_export.progress import Silent
-from prox24_export.pruning import Pruned, prune
-from prox24_export.report.budget_model import BudgetReport
-from prox24_export.run import Run
-from prox24_export.sensitivity import variant
-from prox24_export.weight_store import WeightStore
+from prox24_export.results.budget import BudgetReport
+from prox24_export.stages.prepare import Job, prepare
+from prox24_export.stages.prune import Pruned, prune
+from prox24_export.stages.run import Run
+from prox24_export.stages.weight_store import WeightStore
 
 DROP = 0.3  # points of top-1
 SEEDS = range(5)  # of the draw of samples, where a limit is below the error of counting hits

@@ -20,24 +20,26 @@ import torch.nn.functional as F  # noqa: N812 (the name torch's own documentatio
 from models import DATA
 from torch import Tensor, nn
 
-from prox24_export.engine_stage import profile
-from prox24_export.engines import gpu_state, tensorrt, torch_sparse
+from prox24_export.engines.diagnosis.pruned_layers import pruned_layers
 from prox24_export.engines.estimate import estimate
-from prox24_export.engines.gpu_watch import watching
-from prox24_export.engines.pruned_layers import pruned_layers
+from prox24_export.engines.timing import gpu_state
+from prox24_export.engines.timing.gpu_watch import watching
+from prox24_export.engines.timing.latency import Procedure
+from prox24_export.engines.torch_sparse import measure as torch_sparse
 from prox24_export.errors import Prox24Error
-from prox24_export.lowering import lower
-from prox24_export.passes.emit_onnx import emit_onnx
+from prox24_export.passes.emit_engine import tensorrt
 from prox24_export.passes.find_linears import FindLinears
-from prox24_export.passes.fx_graph import FxGraph
-from prox24_export.passes.graph import Feeds, Linear, TracedGraph
-from prox24_export.passes.onnx_graph import OnnxGraph
-from prox24_export.passes.rewrite_weights import RewriteWeights
-from prox24_export.passes.trace import trace, with_tensors
-from prox24_export.pruning import row_of
-from prox24_export.report.engine_model import EngineName, EngineReport, Estimate, LatencyPoint
+from prox24_export.passes.front_onnx.graph import OnnxGraph
+from prox24_export.passes.front_onnx.rewrite_weights import RewriteWeights
+from prox24_export.passes.front_torch.emit_onnx import emit_onnx
+from prox24_export.passes.front_torch.graph import FxGraph
+from prox24_export.passes.front_torch.trace import trace, with_tensors
+from prox24_export.passes.graph.protocol import Feeds, Linear, TracedGraph
+from prox24_export.results.engine import EngineName, EngineReport, Estimate, LatencyPoint
 from prox24_export.solver.pattern import two_four_mask
-from prox24_export.validation.latency import Procedure
+from prox24_export.stages.engines import profile
+from prox24_export.stages.lower import lower
+from prox24_export.stages.prune import row_of
 
 SEQUENCE = 128  # tokens of a sample
 QUICK = Procedure(warm_up_ms=200, duration_ms=500)
@@ -202,8 +204,8 @@ def torch_engine(case: Case) -> EngineReport:
 
 def tensorrt_engine(case: Case) -> EngineReport:
     """TensorRT: three engines for all batches, built, diagnosed and timed."""
-    from prox24_export.engines import tensorrt_bench  # noqa: PLC0415 (TensorRT only)
-    from prox24_export.passes.emit_engine import BuildSettings  # noqa: PLC0415
+    from prox24_export.engines.tensorrt import measure as tensorrt_bench  # noqa: PLC0415 (TensorRT only)
+    from prox24_export.passes.emit_engine.build import BuildSettings  # noqa: PLC0415
 
     tensorrt.require()
     dense = OnnxGraph(as_onnx(case.dense, case.folder / "dense" / "model.onnx"))

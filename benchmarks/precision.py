@@ -25,11 +25,11 @@ from checks import Check, table
 from models import DATA, MODELS, ROOT, Files, Run, available, called_dense, export
 
 from prox24_export.passes.find_linears import FindLinears
-from prox24_export.passes.graph import Input, Linear
-from prox24_export.passes.lower_precision import LowerPrecision
-from prox24_export.passes.onnx_graph import OnnxGraph
-from prox24_export.passes.precision_quantised import is_quantised
-from prox24_export.passes.precision_ranges import observe
+from prox24_export.passes.front_onnx.graph import OnnxGraph
+from prox24_export.passes.graph.protocol import Input, Linear
+from prox24_export.passes.precision.lower import LowerPrecision
+from prox24_export.passes.precision.quantised import is_quantised
+from prox24_export.passes.precision.ranges import observe
 
 CALIBRATION = 32  # samples
 LOST = 0.3  # points of top-1 against the float32 sparse model

@@ -10,11 +10,11 @@ import torch
 from models import MODELS
 from torch import Tensor
 
-from prox24_export.passes.calibrate import Batch, Calibration
+from prox24_export.passes.calibrate.calibrate import Batch, Calibration
+from prox24_export.passes.calibrate.schedule import schedule
 from prox24_export.passes.find_linears import FindLinears
-from prox24_export.passes.graph import Linear
-from prox24_export.passes.onnx_graph import OnnxGraph
-from prox24_export.passes.schedule import schedule
+from prox24_export.passes.front_onnx.graph import OnnxGraph
+from prox24_export.passes.graph.protocol import Linear
 from prox24_export.solver.quadratic import loss
 
 TOKENS, HELD_OUT = 8192, 2048

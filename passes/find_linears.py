@@ -5,7 +5,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from prox24_export.passes.graph import Candidate, Linear, Reason, Skipped, TracedGraph
+from prox24_export.passes.graph.protocol import Candidate, Linear, Reason, Skipped, TracedGraph
 from prox24_export.solver.pattern import GROUP
 
 FP16_TILE_K = 16  # reduction dimension of one fp16 sparse matrix instruction

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.linalg import LinAlgError  # type: ignore[attr-defined] # documented, but missing from the stubs
 
-from prox24_export.passes.calibrate import Moments, Observation
+from prox24_export.passes.calibrate.calibrate import Moments, Observation
 from prox24_export.settings import AIMS_AT_DENSE_OUTPUT, Settings
 from prox24_export.solver.layer import LayerSolution, SolverSettings, solve_layer
 from prox24_export.solver.quadratic import Quadratic, automatic_damping

@@ -8,22 +8,25 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from prox24_export import calibration as data
-from prox24_export import engine_stage, facts, frontends, output, preparation
+from prox24_export import facts, output
+from prox24_export.data import samples as data
 from prox24_export.engines.choice import choose
 from prox24_export.errors import InputError, first_line
-from prox24_export.job import Job
+from prox24_export.models import frontends
 from prox24_export.passes.find_linears import FindLinears
-from prox24_export.passes.graph import Candidate, Feeds, Linear
-from prox24_export.passes.onnx_graph import OnnxGraph
-from prox24_export.passes.runtime import one_sentence
+from prox24_export.passes.front_onnx.graph import OnnxGraph
+from prox24_export.passes.front_onnx.runtime import one_sentence
+from prox24_export.passes.graph.protocol import Candidate, Feeds, Linear
 from prox24_export.passes.verify_pattern import check
-from prox24_export.pruning import row_of
 from prox24_export.report import rerender
-from prox24_export.report.engine_model import EngineReport, Estimate
-from prox24_export.report.model import LayerReport, Report
-from prox24_export.run import Run
+from prox24_export.results.engine import EngineReport, Estimate
+from prox24_export.results.report import LayerReport, Report
 from prox24_export.settings import Settings
+from prox24_export.stages import engines as engine_stage
+from prox24_export.stages import samples as preparation
+from prox24_export.stages.prepare import Job
+from prox24_export.stages.prune import row_of
+from prox24_export.stages.run import Run
 from prox24_export.validation import gates
 
 ENGINE_FILES = {".engine", ".plan", ".trt"}
@@ -177,7 +180,7 @@ def _of_engines(  # noqa: PLR0917 - as `bench` has them
     dense: Path, sparse: Path, inputs: str | None, batches: Sequence[int], settings: Settings, run: Run
 ) -> Report:
     """Engines are timed as they are; their layers and outputs are not compared with anything."""
-    from prox24_export.engines import tensorrt_bench  # noqa: PLC0415 (optional)
+    from prox24_export.engines.tensorrt import measure as tensorrt_bench  # noqa: PLC0415 (optional)
 
     if inputs is None or Path(inputs).suffix.lower() != ".npz":
         raise InputError("engines are timed on --inputs FILE.npz, with an array for every input of the engine.")

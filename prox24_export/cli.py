@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import App, CycloptsError, Parameter
 
 from prox24_export import config
-from prox24_export.engines import profiles
+from prox24_export import shapes as profiles
 from prox24_export.errors import InputError, Prox24Error
 from prox24_export.progress import Silent, Terminal
 from prox24_export.settings import Effort, Engine, Method, Precision, Refine, RefineMode, Settings
 
 if TYPE_CHECKING:
-    from prox24_export.report.model import Report
+    from prox24_export.results.report import Report
 
 PASSED, GATE_FAILED, UNUSABLE, FAILED, INTERRUPTED = 0, 1, 2, 4, 130
 
@@ -277,12 +277,13 @@ def report(
         other: Output folder, or report.json, of a later run to compare with it; then nothing is written.
         format: Of the comparison.
     """
-    from prox24_export.report import compare, rerender, schema  # noqa: PLC0415
+    from prox24_export.report import compare, rerender  # noqa: PLC0415
+    from prox24_export.results import reader  # noqa: PLC0415
 
     if other is None:
         _print("".join(f"{path}\n" for path in rerender.rerender(run)))
         return PASSED
-    both = schema.load(run), schema.load(other)
+    both = reader.load(run), reader.load(other)
     _print(compare.render_markdown(*both) if format == "markdown" else compare.render_text(*both))
     return PASSED
 

@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from prox24_export.report.model import FileFacts
+from prox24_export.results.report import FileFacts
 
 PACKAGES = ("prox24-export", "torch", "onnx", "onnx-ir", "onnxruntime", "numpy", "numba")
 OPTIONAL = ("transformers", "safetensors", "triton")

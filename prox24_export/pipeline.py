@@ -7,28 +7,32 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from prox24_export import budget, engine_stage, facts, frontends, output, planning
-from prox24_export import calibration as data
-from prox24_export.engine_stage import NOTHING_SPARSE
+from prox24_export import facts, output
+from prox24_export.budget import keep as budget
+from prox24_export.data import samples as data
 from prox24_export.errors import InputError
-from prox24_export.job import Job, Model, prepare
-from prox24_export.passes.emit_onnx import verify_onnx
+from prox24_export.models import frontends
 from prox24_export.passes.find_linears import FindLinears
-from prox24_export.passes.graph import Array, Linear, Skipped, TracedGraph
+from prox24_export.passes.front_torch.emit_onnx import verify_onnx
+from prox24_export.passes.graph.protocol import Array, Linear, Skipped, TracedGraph
 from prox24_export.passes.verify_pattern import verify_pattern
-from prox24_export.planning import Plan
 from prox24_export.progress import Progress, Silent
-from prox24_export.pruning import row_of
-from prox24_export.refinement import is_wanted
 from prox24_export.report import rerender
-from prox24_export.report.budget_model import BudgetReport, SensitivityReport
-from prox24_export.report.engine_model import EngineReport
-from prox24_export.report.model import AccuracyReport, Gate, LayerReport, Report
-from prox24_export.run import Run
+from prox24_export.results.budget import BudgetReport, SensitivityReport
+from prox24_export.results.engine import EngineReport
+from prox24_export.results.report import AccuracyReport, Gate, LayerReport, Report
 from prox24_export.settings import Settings
-from prox24_export.solving import solve
+from prox24_export.stages import engines as engine_stage
+from prox24_export.stages import plan as planning
+from prox24_export.stages.engines import NOTHING_SPARSE
+from prox24_export.stages.plan import Plan
+from prox24_export.stages.prepare import Job, Model, prepare
+from prox24_export.stages.prune import row_of
+from prox24_export.stages.refine import is_wanted
+from prox24_export.stages.run import Run
+from prox24_export.stages.solve import solve
+from prox24_export.stages.weight_store import WeightStore
 from prox24_export.validation import accuracy, baseline, custom_metric, gates
-from prox24_export.weight_store import WeightStore
 
 
 def inspect(model: Model, settings: Settings | None = None, *, example: Any = None) -> list[Linear | Skipped]:

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
-from prox24_export.engines.profiles import Shape, ShapeRange
 from prox24_export.errors import InputError
+from prox24_export.shapes import Shape, ShapeRange
 
 Method = Literal["prox", "prox-gradient", "sparsegpt", "wanda", "magnitude"]
 Effort = Literal["fast", "default", "thorough"]

@@ -13,12 +13,12 @@ import onnxruntime as ort
 import torch
 from polygraphy.tools.sparse import SparsityPruner
 
-from prox24_export.passes.calibrate import Batch, Calibration, Observation
+from prox24_export.passes.calibrate.calibrate import Batch, Calibration, Observation
+from prox24_export.passes.calibrate.schedule import Stage, schedule
 from prox24_export.passes.find_linears import FindLinears
-from prox24_export.passes.graph import Linear, Skipped, TracedGraph
-from prox24_export.passes.onnx_graph import OnnxGraph
-from prox24_export.passes.rewrite_weights import RewriteWeights
-from prox24_export.passes.schedule import Stage, schedule
+from prox24_export.passes.front_onnx.graph import OnnxGraph
+from prox24_export.passes.front_onnx.rewrite_weights import RewriteWeights
+from prox24_export.passes.graph.protocol import Linear, Skipped, TracedGraph
 from prox24_export.solver.pattern import two_four_mask
 
 Array = npt.NDArray[Any]

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from prox24_export.engines import onnxruntime
-from prox24_export.validation import latency
-from prox24_export.validation.latency import Procedure
+from prox24_export.engines.timing import latency
+from prox24_export.engines.timing.latency import Procedure
 from tests.command import expect_refusal, in_process, network, samples, snapshot
 from tests.graphs import model, normal, save
 

@@ -13,18 +13,18 @@ import pytest
 import torch
 
 from prox24_export import export
-from prox24_export import preparation as prep
-from prox24_export.calibration import Parts, Sample
+from prox24_export.data.samples import Parts, Sample
 from prox24_export.errors import InputError
-from prox24_export.passes import activations
-from prox24_export.passes.activations import Patches
 from prox24_export.passes.find_linears import FindLinears
-from prox24_export.passes.graph import Linear
-from prox24_export.passes.onnx_graph import OnnxGraph
+from prox24_export.passes.front_onnx.graph import OnnxGraph
+from prox24_export.passes.graph import activations
+from prox24_export.passes.graph.activations import Patches
+from prox24_export.passes.graph.protocol import Linear
 from prox24_export.passes.verify_pattern import PatternError, verify_pattern
 from prox24_export.report import html_mask, rerender
 from prox24_export.settings import Settings
 from prox24_export.solver import Status
+from prox24_export.stages import samples as prep
 from tests.command import network, samples
 from tests.graphs import Array, is_two_four, linears, model, normal, opened, save
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from prox24_export.errors import InputError, UnavailableError
-from prox24_export.report.engine_model import EngineName
+from prox24_export.results.engine import EngineName
 from prox24_export.settings import Settings
 
 REMEDY = "Leave --min-speedup out, or run where TensorRT or a CUDA GPU is."
@@ -45,7 +45,8 @@ def choose(settings: Settings, *, has_onnx: bool) -> Choice:
 
 
 def _chosen(settings: Settings, *, has_onnx: bool) -> Choice:
-    from prox24_export.engines import tensorrt, torch_sparse  # noqa: PLC0415 (looks for libraries)
+    from prox24_export.engines.torch_sparse import measure as torch_sparse  # noqa: PLC0415 (looks for libraries)
+    from prox24_export.passes.emit_engine import tensorrt  # noqa: PLC0415 (looks for libraries)
 
     asked, precision, writes = settings.engine, settings.precision or "fp16", settings.precision is not None
     if asked in {"tensorrt", "onnxruntime"} and not has_onnx:

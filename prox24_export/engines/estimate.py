@@ -12,13 +12,13 @@ from typing import Any
 
 from torch import Tensor
 
-from prox24_export.passes.activations import Rows
-from prox24_export.passes.calibrate import StageRunner
-from prox24_export.passes.experts import part_name
-from prox24_export.passes.graph import Feeds, Linear, Node, Skipped, TracedGraph, Use
-from prox24_export.passes.layout import Layout
-from prox24_export.passes.schedule import schedule
-from prox24_export.report.engine_model import Estimate, ShapeShare
+from prox24_export.passes.calibrate.calibrate import StageRunner
+from prox24_export.passes.calibrate.schedule import schedule
+from prox24_export.passes.graph.activations import Rows
+from prox24_export.passes.graph.experts import part_name
+from prox24_export.passes.graph.layout import Layout
+from prox24_export.passes.graph.protocol import Feeds, Linear, Node, Skipped, TracedGraph, Use
+from prox24_export.results.engine import Estimate, ShapeShare
 
 RATE = 2  # of sparse matrix instructions over dense ones, at most, by the vendor's figures
 OPERATIONS = 2  # a multiplication and an addition

@@ -5,10 +5,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from prox24_export import facts
-from prox24_export.passes.graph import Array, Feeds
-from prox24_export.passes.onnx_graph import OnnxGraph
-from prox24_export.report.engine_model import EngineReport, LatencyPoint
-from prox24_export.validation.latency import Procedure, Reference, measure
+from prox24_export.engines.timing.latency import Procedure, Reference, measure
+from prox24_export.passes.front_onnx.graph import OnnxGraph
+from prox24_export.passes.graph.protocol import Array, Feeds
+from prox24_export.results.engine import EngineReport, LatencyPoint
 
 NO_SPARSE_KERNELS = (
     "ONNX Runtime has no 2:4 sparse kernels on a CPU: no sparse speed-up exists there, whatever the ratio of two times"
@@ -99,7 +99,7 @@ def _point(
 
 def _precision(graph: OnnxGraph) -> str:
     """Of the largest stored weight that a linear layer reads."""
-    from prox24_export.passes.graph import Candidate  # noqa: PLC0415
+    from prox24_export.passes.graph.protocol import Candidate  # noqa: PLC0415
 
     layers = [layer for layer in graph.operators() if isinstance(layer, Candidate)]
     largest = max(layers, key=lambda layer: layer.layout.shape[0] * layer.layout.shape[1], default=None)

@@ -3,8 +3,8 @@
 import math
 from collections.abc import Mapping, Sequence
 
-from prox24_export.report.budget_model import CONFIRMING, BudgetDecision, BudgetPoint, BudgetReport
 from prox24_export.report.markdown_table import Table, metric_name, number, units
+from prox24_export.results.budget import CONFIRMING, BudgetDecision, BudgetPoint, BudgetReport
 
 HEADER = ("Dense", "Weights", "Change for the worse", "Limit", "Verdict", "Variant")
 

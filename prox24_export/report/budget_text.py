@@ -1,7 +1,7 @@
 """Sensitivity and budget as the terminal shows them, at most 100 columns wide."""
 
 from prox24_export.report import budget_tables
-from prox24_export.report.budget_model import BudgetPoint, BudgetReport, SensitivityReport
+from prox24_export.results.budget import BudgetPoint, BudgetReport, SensitivityReport
 
 WIDTH = 100
 NAME = 38  # columns of a layer's name; of a longer one the end is shown, which tells layers apart

@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 from prox24_export.output import TOOL
 from prox24_export.report import engine_tables, markdown
-from prox24_export.report.engine_model import LatencyPoint
 from prox24_export.report.markdown_table import Table, fit, number, signed, text, write
-from prox24_export.report.model import AccuracyReport, LayerReport, Report
+from prox24_export.results.engine import LatencyPoint
+from prox24_export.results.report import AccuracyReport, LayerReport, Report
 
 WIDTH = 100
 ABSENT = "absent"

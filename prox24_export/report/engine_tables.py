@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from prox24_export.report.engine_model import Distribution, EngineReport, Estimate, LatencyPoint, LayerDiagnosis, Ratio
 from prox24_export.report.markdown_table import Table, interval, number
-from prox24_export.report.model import Report
+from prox24_export.results.engine import Distribution, EngineReport, Estimate, LatencyPoint, LayerDiagnosis, Ratio
+from prox24_export.results.report import Report
 
 CALLED = {"tensorrt": "TensorRT", "torch": "torch.sparse", "onnxruntime": "ONNX Runtime", "none": "no engine"}
 

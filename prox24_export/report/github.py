@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from prox24_export.report import engine_tables, markdown
-from prox24_export.report.model import Gate, Report
+from prox24_export.results.report import Gate, Report
 
 SUMMARY = "GITHUB_STEP_SUMMARY"
 TITLE = "prox24-export"

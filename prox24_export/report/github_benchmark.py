@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from prox24_export.report import engine_tables, markdown
-from prox24_export.report.engine_model import Distribution, LatencyPoint
 from prox24_export.report.markdown_table import number
-from prox24_export.report.model import AccuracyReport, Better, Report
+from prox24_export.results.engine import Distribution, LatencyPoint
+from prox24_export.results.report import AccuracyReport, Better, Report
 
 
 def render(report: Report, better: Better = "lower") -> str:

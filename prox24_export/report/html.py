@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from prox24_export.report import html_answers, html_budget, html_charts, html_mask, html_tables, markdown
 from prox24_export.report.html_mask import Mask
-from prox24_export.report.model import Report
+from prox24_export.results.report import Report
 
 
 def render(report: Report, masks: Mapping[str, Mask] | None = None) -> str:

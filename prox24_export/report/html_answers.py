@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from prox24_export.report import engine_tables, markdown
-from prox24_export.report.engine_model import EngineReport, LatencyPoint, LayerDiagnosis
 from prox24_export.report.html_charts import label
-from prox24_export.report.model import Gate, Report
+from prox24_export.results.engine import EngineReport, LatencyPoint, LayerDiagnosis
+from prox24_export.results.report import Gate, Report
 
 NOTHING_TIMED = "no engine was built or timed in this run"
 

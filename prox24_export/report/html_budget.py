@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from prox24_export.report import budget_tables, html_charts
-from prox24_export.report.budget_model import BudgetPoint, BudgetReport
 from prox24_export.report.html_charts import PrunedCurve
 from prox24_export.report.html_plot import Plot
 from prox24_export.report.markdown import Table, metric_name, units
+from prox24_export.results.budget import BudgetPoint, BudgetReport
 
 MOST_NAMES = 20
 

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from prox24_export.report import engine_tables, markdown
-from prox24_export.report.engine_model import Distribution, Estimate, LatencyPoint, ShapeShare
 from prox24_export.report.html_plot import HEIGHT, Bar, Key, Mark, Plot, Tick, axis, line
-from prox24_export.report.model import LayerReport, RefinementReport
+from prox24_export.results.engine import Distribution, Estimate, LatencyPoint, ShapeShare
+from prox24_export.results.report import LayerReport, RefinementReport
 
 FEWEST_SLOTS = 12  # so that two layers are not two walls
 LAST_QUANTILE = 99  # per cent; one outlier would squeeze everything else into a corner

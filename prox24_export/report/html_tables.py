@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from prox24_export.report import budget_tables, markdown
-from prox24_export.report.engine_model import EngineReport, LayerDiagnosis
 from prox24_export.report.html_answers import diagnoses, engine_state
 from prox24_export.report.markdown import Table
-from prox24_export.report.model import LayerReport, Report
+from prox24_export.results.engine import EngineReport, LayerDiagnosis
+from prox24_export.results.report import LayerReport, Report
 
 MOST_TIMES = 40
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
 from prox24_export.report import engine_tables, markdown
-from prox24_export.report.model import Gate, Report
+from prox24_export.results.report import Gate, Report
 
 SUITE = "prox24-export"
 _FORBIDDEN = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # what XML 1.0 cannot hold

@@ -4,7 +4,6 @@ import math
 from collections import Counter
 
 from prox24_export.report import budget_tables, engine_tables
-from prox24_export.report.budget_model import BudgetReport
 from prox24_export.report.markdown_table import (
     Table,
     code,
@@ -17,7 +16,16 @@ from prox24_export.report.markdown_table import (
     units,
     write,
 )
-from prox24_export.report.model import AccuracyReport, Change, Gate, LayerReport, OutputReport, RefinementReport, Report
+from prox24_export.results.budget import BudgetReport
+from prox24_export.results.report import (
+    AccuracyReport,
+    Change,
+    Gate,
+    LayerReport,
+    OutputReport,
+    RefinementReport,
+    Report,
+)
 
 __all__ = (  # figures and `Table` are read through here by the other writers
     "RANDOM_WARNING",

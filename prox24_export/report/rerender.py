@@ -4,9 +4,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from prox24_export.errors import InputError
-from prox24_export.report import html, html_mask, junit, markdown, schema
+from prox24_export.report import html, html_mask, junit, markdown
 from prox24_export.report.html_mask import Mask
-from prox24_export.report.model import Report
+from prox24_export.results import reader
+from prox24_export.results.report import Report
 
 PAGE = "report.html"
 WRITERS: dict[str, Callable[[Report], str]] = {
@@ -50,4 +51,4 @@ def rerender(folder: Path) -> list[Path]:
         raise InputError(f"{folder} is not a folder. Expected the output folder of a finished run.")
     page = folder / PAGE
     masks = html_mask.read(page.read_text(encoding="utf-8")) if page.is_file() else {}
-    return write(schema.load(folder), folder, masks)
+    return write(reader.load(folder), folder, masks)

@@ -7,10 +7,10 @@ from dataclasses import asdict
 from io import StringIO
 from typing import Any
 
-from prox24_export.planning import Plan
 from prox24_export.report import budget_text, markdown
-from prox24_export.report.engine_model import LatencyPoint
-from prox24_export.report.model import Gate, LayerReport, Report
+from prox24_export.results.engine import LatencyPoint
+from prox24_export.results.report import Gate, LayerReport, Report
+from prox24_export.stages.plan import Plan
 
 WIDTH = 100
 ENGINE_NAMES = {"tensorrt": "TensorRT", "torch": "torch.sparse (not TensorRT)", "onnxruntime": "ONNX Runtime, CPU"}

@@ -6,14 +6,14 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from prox24_export.errors import InputError
-from prox24_export.passes.graph import Array
-from prox24_export.report.model import AccuracyReport, Change
+from prox24_export.passes.graph.protocol import Array
+from prox24_export.results.report import AccuracyReport, Change
 from prox24_export.validation import intervals
+from prox24_export.validation.arrays import has_classes, is_float, is_image
 from prox24_export.validation.intervals import Rows
 from prox24_export.validation.metrics import BETTER, IGNORED, Embeddings, Hits, References, reference_output
 from prox24_export.validation.output_sums import OutputSums
 from prox24_export.validation.perplexity import Perplexity
-from prox24_export.validation.shapes import has_classes, is_float, is_image
 
 Model = Callable[[Mapping[str, Array]], Sequence[Array]]
 

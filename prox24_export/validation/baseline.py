@@ -9,9 +9,9 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from prox24_export.report.engine_model import EngineReport, LatencyPoint
-from prox24_export.report.model import AccuracyReport, Gate, LayerReport, Report
-from prox24_export.report.schema import load
+from prox24_export.results.engine import EngineReport, LatencyPoint
+from prox24_export.results.reader import load
+from prox24_export.results.report import AccuracyReport, Gate, LayerReport, Report
 from prox24_export.validation.gates import at_least, at_most, worsening
 from prox24_export.validation.metrics import UNITS
 

@@ -9,8 +9,8 @@ import numpy as np
 
 from prox24_export import user_code
 from prox24_export.errors import InputError
-from prox24_export.passes.graph import Array
-from prox24_export.report.model import AccuracyReport, Better
+from prox24_export.passes.graph.protocol import Array
+from prox24_export.results.report import AccuracyReport, Better
 from prox24_export.validation import intervals
 from prox24_export.validation.intervals import Rows, Values
 

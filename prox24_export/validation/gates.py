@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Literal, Protocol
 
-from prox24_export.report.engine_model import EngineReport, LatencyPoint
-from prox24_export.report.model import AccuracyReport, Change, Gate, LayerReport
+from prox24_export.results.engine import EngineReport, LatencyPoint
+from prox24_export.results.report import AccuracyReport, Change, Gate, LayerReport
 from prox24_export.validation.metrics import UNITS
 
 Verdict = Literal["", "passed", "failed", "inconclusive"]

@@ -6,11 +6,11 @@ from typing import Protocol
 
 import numpy as np
 
-from prox24_export.passes.graph import Array
-from prox24_export.report.model import Better
+from prox24_export.passes.graph.protocol import Array
+from prox24_export.results.report import Better
+from prox24_export.validation.arrays import is_float, is_image
 from prox24_export.validation.intervals import Rows, Values
 from prox24_export.validation.output_sums import MOST_PSNR, psnr
-from prox24_export.validation.shapes import is_float, is_image
 
 BETTER: Mapping[str, Better] = {
     "top1": "higher",

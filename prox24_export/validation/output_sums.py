@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from prox24_export.passes.graph import Array
-from prox24_export.report.model import OutputReport
+from prox24_export.passes.graph.protocol import Array
+from prox24_export.results.report import OutputReport
 from prox24_export.validation import intervals
-from prox24_export.validation.shapes import is_image, looks_like_classes
+from prox24_export.validation.arrays import is_image, looks_like_classes
 
 PIECE = 1 << 22  # entries held as float64 at once
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from prox24_export.passes.graph import Array
+from prox24_export.passes.graph.protocol import Array
 from prox24_export.validation.intervals import Rows, Values
 from prox24_export.validation.metrics import Lists
 

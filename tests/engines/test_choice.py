@@ -4,9 +4,11 @@ from typing import Any
 
 import pytest
 
-from prox24_export.engines import choice, tensorrt, torch_sparse
-from prox24_export.engines.tensorrt import Availability
+from prox24_export.engines import choice
+from prox24_export.engines.torch_sparse import measure as torch_sparse
 from prox24_export.errors import InputError, UnavailableError
+from prox24_export.passes.emit_engine import tensorrt
+from prox24_export.passes.emit_engine.tensorrt import Availability
 from prox24_export.settings import Settings
 
 HERE = Availability(True, "1.0", "a GPU", sparse=True)

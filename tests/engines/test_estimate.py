@@ -10,16 +10,16 @@ from hypothesis import strategies as st
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from prox24_export import calibration
+from prox24_export.data import samples as calibration
 from prox24_export.engines.estimate import amdahl, estimate
-from prox24_export.passes.calibrate import Batch, Calibration
+from prox24_export.passes.calibrate.calibrate import Batch, Calibration
+from prox24_export.passes.calibrate.schedule import schedule
 from prox24_export.passes.find_linears import FindLinears
-from prox24_export.passes.fx_graph import FxGraph
-from prox24_export.passes.graph import Linear
-from prox24_export.passes.onnx_graph import OnnxGraph
-from prox24_export.passes.schedule import schedule
-from prox24_export.passes.trace import trace
-from prox24_export.report.engine_model import Estimate, ShapeShare
+from prox24_export.passes.front_onnx.graph import OnnxGraph
+from prox24_export.passes.front_torch.graph import FxGraph
+from prox24_export.passes.front_torch.trace import trace
+from prox24_export.passes.graph.protocol import Linear
+from prox24_export.results.engine import Estimate, ShapeShare
 from tests.graphs import Array, found, linears, model, normal, opened, pruned
 
 

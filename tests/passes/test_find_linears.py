@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnx import helper
 
-from prox24_export.passes.graph import Linear, Reason, Skipped
+from prox24_export.passes.graph.protocol import Linear, Reason, Skipped
 from tests.graphs import BF16, Array, found, linears, model, normal, opened
 
 X = "float[2,8] x"

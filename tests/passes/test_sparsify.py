@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from prox24_export.passes import sparsify
-from prox24_export.passes.calibrate import Moments, Observation
+from prox24_export.passes.calibrate.calibrate import Moments, Observation
 from prox24_export.passes.sparsify import Solved, Sparsify, best_blend
 from prox24_export.settings import Settings
 from prox24_export.solver.pattern import is_two_four

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from onnx import numpy_helper
 
-from prox24_export.passes.graph import Linear
-from prox24_export.passes.onnx_graph import OnnxGraph
+from prox24_export.passes.front_onnx.graph import OnnxGraph
+from prox24_export.passes.graph.protocol import Linear
 from prox24_export.passes.verify_pattern import PatternError, verify_pattern, violations
 from tests.graphs import Array, linears, magnitude, model, normal, opened, polygraphys_verdict, rewritten
 

@@ -3,14 +3,8 @@
 from dataclasses import replace
 from typing import Any
 
-from prox24_export.report.budget_model import (
-    BudgetDecision,
-    BudgetPoint,
-    BudgetReport,
-    SensitivityReport,
-    UnitSensitivity,
-)
-from prox24_export.report.engine_model import (
+from prox24_export.results.budget import BudgetDecision, BudgetPoint, BudgetReport, SensitivityReport, UnitSensitivity
+from prox24_export.results.engine import (
     Distribution,
     EngineReport,
     Estimate,
@@ -20,7 +14,7 @@ from prox24_export.report.engine_model import (
     Ratio,
     ShapeShare,
 )
-from prox24_export.report.model import (
+from prox24_export.results.report import (
     AccuracyReport,
     Change,
     DataFacts,

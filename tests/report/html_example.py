@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from prox24_export.report.engine_model import (
+from prox24_export.results.engine import (
     Distribution,
     EngineReport,
     Estimate,
@@ -18,7 +18,7 @@ from prox24_export.report.engine_model import (
     ShapeShare,
     Verdict,
 )
-from prox24_export.report.model import (
+from prox24_export.results.report import (
     AccuracyReport,
     Change,
     DataFacts,

@@ -5,8 +5,8 @@ from typing import Any, get_type_hints
 
 from hypothesis import strategies as st
 
-from prox24_export.report.model import AccuracyReport, Report
-from prox24_export.report.schema import NOT_FINITE
+from prox24_export.results.reader import NOT_FINITE
+from prox24_export.results.report import AccuracyReport, Report
 
 TEXT = st.text(max_size=8)
 PLAIN = st.one_of(

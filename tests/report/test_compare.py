@@ -13,9 +13,9 @@ from rich.cells import cell_len
 from prox24_export.errors import InputError
 from prox24_export.report import html, junit, markdown
 from prox24_export.report.compare import compare, render_markdown, render_text
-from prox24_export.report.engine_model import EngineReport
-from prox24_export.report.model import AccuracyReport, OutputReport, Report
 from prox24_export.report.rerender import PAGE, WRITERS, rerender, write
+from prox24_export.results.engine import EngineReport
+from prox24_export.results.report import AccuracyReport, OutputReport, Report
 from tests.report.example import build, full, layer
 from tests.report.reports import reports
 from tests.report.test_goldens import later

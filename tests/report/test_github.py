@@ -10,8 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from prox24_export.report import github, github_benchmark, markdown
-from prox24_export.report.engine_model import EngineReport
-from prox24_export.report.model import AccuracyReport, Better, Gate, OutputReport, Report
+from prox24_export.results.engine import EngineReport
+from prox24_export.results.report import AccuracyReport, Better, Gate, OutputReport, Report
 from tests.report.example import build, full
 from tests.report.reports import reports
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from prox24_export.report import compare, github, github_benchmark, junit, markdown
-from prox24_export.report.model import Report
+from prox24_export.results.report import Report
 from tests.report.example import full, layer
 from tests.report.goldens import SWITCH, check
 

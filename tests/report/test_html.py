@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from prox24_export.report.engine_model import EngineReport, LayerDiagnosis
 from prox24_export.report.html import render, written
 from prox24_export.report.html_answers import engine_state, gates, overall, speed, steps
 from prox24_export.report.html_mask import read
 from prox24_export.report.html_tables import details
-from prox24_export.report.model import DataFacts, Gate, RefinementReport, Report
+from prox24_export.results.engine import EngineReport, LayerDiagnosis
+from prox24_export.results.report import DataFacts, Gate, RefinementReport, Report
 from tests.report.html_example import build, engine, layer, masks, nothing_eligible, point, with_budget
 
 CELLS = {"td", "th", "dd", "small"}  # what stands apart on the screen

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prox24_export.report import html_charts
-from prox24_export.report.engine_model import ShapeShare
 from prox24_export.report.html_charts import PrunedCurve
 from prox24_export.report.html_plot import HEIGHT, ROOM, Plot, axis
+from prox24_export.results.engine import ShapeShare
 from tests.report.html_example import ESTIMATE, build, distribution, layer, point
 
 FINITE = st.floats(-1e12, 1e12)

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from prox24_export.report import junit
-from prox24_export.report.engine_model import EngineReport
-from prox24_export.report.model import Gate, Report
+from prox24_export.results.engine import EngineReport
+from prox24_export.results.report import Gate, Report
 from tests.report.example import build, full, layer, nothing_eligible, only_dense
 from tests.report.reports import reports
 

@@ -8,8 +8,8 @@ import pytest
 from rich.cells import cell_len
 
 from prox24_export.report import budget_text, terminal
-from prox24_export.report.budget_model import CONFIRMING, BudgetReport
-from prox24_export.report.model import AccuracyReport, Gate, LayerReport, OutputReport, RefinementReport
+from prox24_export.results.budget import CONFIRMING, BudgetReport
+from prox24_export.results.report import AccuracyReport, Gate, LayerReport, OutputReport, RefinementReport
 from tests.report.example import build, full, layer, nothing_eligible, only_dense
 
 SECONDS = {"total": 12.34}

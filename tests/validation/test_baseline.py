@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from prox24_export.errors import InputError
-from prox24_export.report.engine_model import Distribution, EngineReport, LatencyPoint, Ratio
-from prox24_export.report.model import AccuracyReport, Change, Gate, OutputReport, Report
+from prox24_export.results.engine import Distribution, EngineReport, LatencyPoint, Ratio
+from prox24_export.results.report import AccuracyReport, Change, Gate, OutputReport, Report
 from prox24_export.validation.baseline import Comparison, compare, load
 from tests.report.example import build
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pytest
 
 from prox24_export.errors import InputError
-from prox24_export.report.model import AccuracyReport, Change
+from prox24_export.results.report import AccuracyReport, Change
 from prox24_export.validation.custom_metric import Measured, add_to, measure_samples
 from tests.command import command, network, samples
 from tests.graphs import normal

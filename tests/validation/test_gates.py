@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from prox24_export.report.model import AccuracyReport, OutputReport
+from prox24_export.results.report import AccuracyReport, OutputReport
 from prox24_export.settings import Settings
 from prox24_export.validation import gates
 

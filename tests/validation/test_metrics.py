@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pytest
 
 from prox24_export.errors import InputError
-from prox24_export.report.model import AccuracyReport, Change
+from prox24_export.results.report import AccuracyReport, Change
 from prox24_export.validation import accuracy
 from tests.graphs import normal
 

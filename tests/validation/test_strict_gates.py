@@ -5,11 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from prox24_export.report.engine_model import Distribution, EngineReport, LatencyPoint, Ratio
-from prox24_export.report.model import AccuracyReport, Change, Gate, LayerReport, OutputReport
+from prox24_export.engines.timing.statistics import verdict
+from prox24_export.results.engine import Distribution, EngineReport, LatencyPoint, Ratio
+from prox24_export.results.report import AccuracyReport, Change, Gate, LayerReport, OutputReport
 from prox24_export.settings import Settings
 from prox24_export.validation import accuracy, gates
-from prox24_export.validation.statistics import verdict
 
 
 def measured(low: float, value: float, high: float, metric: str = "top1", **more: str) -> AccuracyReport:

@@ -1,0 +1,1 @@
+"""Calibration: layers in stages, two activation streams, Gram matrices."""

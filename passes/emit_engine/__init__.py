@@ -1,0 +1,1 @@
+"""TensorRT engines, dense and sparse, built from the finished files."""

@@ -1,0 +1,233 @@
+"""TensorRT engines from the finished ONNX files, dense and sparse, built the same way.
+
+Three of them: the dense model, the sparse model with `SPARSE_WEIGHTS`, which lets the builder time sparse tactics and
+take them where they are faster, and the sparse model without the flag, so that what the flag gains can be told from
+what else differs. They share a timing cache: what was timed for one is not timed anew for the next. Weights are never
+changed here; what `trtexec --sparsity=force` does is not offered.
+
+TF32 is on, as in TensorRT and trtexec without options; it concerns layers in float32 alone, in all three alike.
+"""
+
+import json
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from glob import escape
+from pathlib import Path
+from typing import Any, Literal
+
+from prox24_export.errors import Prox24Error, first_line
+from prox24_export.passes.emit_engine.capture_log import BuildLog, captured
+from prox24_export.passes.emit_engine.tensorrt import import_tensorrt
+from prox24_export.passes.emit_engine.versions import builder_flags, generation
+from prox24_export.shapes import ShapeRange
+
+Kind = Literal["dense", "sparse", "sparse-off"]
+Precision = Literal["fp16", "bf16", "fp32"]
+TIMING_CACHE = "timing.cache"
+
+
+class EngineBuildError(Prox24Error):
+    """TensorRT built no engine.
+
+    Attributes:
+        reason: Why, in one sentence.
+        log: All that TensorRT said.
+    """
+
+    def __init__(self, reason: str, place: Path, log: str) -> None:
+        """The reason, where the log was written, and the log."""
+        super().__init__(f"{reason} All that it said is in {place}.")
+        self.reason, self.log = reason, log
+
+
+@dataclass(frozen=True)
+class BuildSettings:
+    """What is asked of the builder, the same for every engine of a run.
+
+    Attributes:
+        profile: Range of every input with dynamic axes; others may be left out.
+        precision: Types of the ONNX files; decides file names, and a builder flag for TensorRT 8 alone.
+        workspace: Most bytes of scratch memory a tactic may use; None: all of the device, TensorRT's default.
+        timing_cache: Timings of earlier builds, read where the file is there; None: only this run's own.
+        optimization_level: 0 to 5; None: TensorRT's default of 3.
+    """
+
+    profile: Mapping[str, ShapeRange] = field(default_factory=dict)
+    precision: Precision = "fp16"
+    workspace: int | None = None
+    timing_cache: Path | None = None
+    optimization_level: int | None = None
+
+
+@dataclass(frozen=True)
+class BuiltEngine:
+    """One engine and what was said and found about it.
+
+    Attributes:
+        kind: Which of the three.
+        engine: Serialised engine.
+        log: The builder's log, VERBOSE lines included.
+        layers: The inspector's JSON on every layer.
+        seconds: Wall time of the build.
+        messages: The log's messages one by one, without their prefix.
+        notes: What the reader of the report should know.
+    """
+
+    kind: Kind
+    engine: Path
+    log: Path
+    layers: Path
+    seconds: float
+    messages: tuple[str, ...] = field(repr=False, default=())
+    notes: tuple[str, ...] = ()
+
+
+def emit_engines(dense: Path, sparse: Path, folder: Path, settings: BuildSettings) -> tuple[BuiltEngine, ...]:
+    """Builds all three into `folder`; the timing cache stands beside them.
+
+    Args:
+        dense: ONNX file of the dense model, in the types that are to be computed in.
+        sparse: The same of the sparse model.
+        folder: Where files go; it is there.
+        settings: Of the builder.
+
+    Returns:
+        `dense`, `sparse`, `sparse-off`.
+
+    Raises:
+        EngineBuildError: TensorRT cannot read a file or build an engine from it.
+        UnavailableError: TensorRT is not there, or too old for the precision.
+        OSError: A file cannot be written.
+    """
+    return (
+        emit_engine(dense, "dense", folder, settings),
+        emit_engine(sparse, "sparse", folder, settings),
+        emit_engine(sparse, "sparse-off", folder, settings),
+    )
+
+
+def emit_engine(onnx: Path, kind: Kind, folder: Path, settings: BuildSettings) -> BuiltEngine:
+    """Builds one engine and writes `KIND.PRECISION.engine`, `.build.log` and `.layers.json`, each whole or not at all.
+
+    The log is written where the build fails, too.
+
+    Raises:
+        EngineBuildError: TensorRT cannot read `onnx` or build an engine from it.
+        UnavailableError: TensorRT is not there, or too old for the precision.
+        OSError: A file cannot be written.
+    """
+    stem = f"{kind}.{settings.precision}"
+    places = {what: folder / f"{stem}.{what}" for what in ("engine", "build.log", "layers.json")}
+    started = time.perf_counter()
+    with captured() as log:
+        try:
+            plan = _build(onnx, folder, settings, sparse_weights=kind == "sparse")
+            seconds = time.perf_counter() - started
+            layers = layer_information(plan)
+        except Exception as error:
+            write_whole(places["build.log"], log.text.encode())
+            if isinstance(error, Prox24Error):
+                raise
+            raise _failed(onnx, places["build.log"], log, error) from error
+    write_whole(places["engine"], plan)
+    write_whole(places["layers.json"], layers.encode())
+    write_whole(places["build.log"], log.text.encode())
+    files = places["engine"], places["build.log"], places["layers.json"]
+    return BuiltEngine(kind, *files, seconds, tuple(log.messages), _notes(layers))
+
+
+def layer_information(plan: Any) -> str:
+    """The inspector's JSON on every layer of a serialised engine (bytes, or TensorRT's own host memory).
+
+    Raises:
+        Exception: Polygraphy's, where TensorRT cannot read the engine.
+    """
+    from polygraphy.backend.trt import EngineFromBytes  # noqa: PLC0415 (optional)
+
+    trt = import_tensorrt()
+    engine = EngineFromBytes(plan)()
+    inspector = engine.create_engine_inspector()
+    return str(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
+
+
+def write_whole(place: Path, contents: Any) -> None:
+    """Writes bytes, or anything with a buffer, to `place`, which has all of it or is as before.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    with tempfile.TemporaryDirectory(dir=place.parent, prefix=f".{place.name}.") as work:
+        copy = Path(work) / place.name
+        copy.write_bytes(contents)
+        copy.replace(place)
+
+
+def _build(onnx: Path, folder: Path, settings: BuildSettings, *, sparse_weights: bool) -> Any:
+    """The serialised engine, in TensorRT's own memory; the timing cache of `folder` grows by what was timed."""
+    from polygraphy.backend.trt import CreateConfig, EngineBytesFromNetwork, NetworkFromOnnxPath  # noqa: PLC0415
+
+    trt = import_tensorrt()
+    network = NetworkFromOnnxPath(str(onnx), strongly_typed=generation(trt.__version__).strongly_typed)
+    with _timing_cache(folder / TIMING_CACHE, settings.timing_cache) as cache:
+        config = CreateConfig(
+            sparse_weights=sparse_weights,
+            profiles=[_profile(settings.profile)],
+            load_timing_cache=str(cache) if cache.is_file() else None,
+            memory_pool_limits=_limits(trt, settings.workspace),
+            profiling_verbosity=trt.ProfilingVerbosity.DETAILED,
+            builder_optimization_level=settings.optimization_level,
+            tf32=True,
+            **builder_flags(trt.__version__, settings.precision),
+        )
+        return EngineBytesFromNetwork(network, config, save_timing_cache=str(cache))()
+
+
+@contextmanager
+def _timing_cache(place: Path, earlier: Path | None) -> Iterator[Path]:
+    """A copy of the cache to work on, which takes the place of the cache when the block ends well.
+
+    Polygraphy writes in place, and leaves a lock file beside what it reads and writes.
+    """
+    with tempfile.TemporaryDirectory(dir=place.parent, prefix=f".{place.name}.") as work:
+        copy = Path(work) / place.name
+        known = next((file for file in (place, earlier) if file is not None and file.is_file()), None)
+        if known is not None:
+            copy.write_bytes(known.read_bytes())
+        yield copy
+        if copy.is_file():
+            copy.replace(place)
+
+
+def _limits(trt: Any, workspace: int | None) -> dict[Any, int] | None:
+    return None if workspace is None else {trt.MemoryPoolType.WORKSPACE: workspace}
+
+
+def _profile(ranges: Mapping[str, ShapeRange]) -> Any:
+    from polygraphy.backend.trt import Profile  # noqa: PLC0415 (optional)
+
+    profile = Profile()
+    for name, shapes in ranges.items():
+        profile.add(escape(name), shapes.min, shapes.opt, shapes.max)  # Polygraphy reads names as globs
+    return profile
+
+
+def _notes(layers: str) -> tuple[str, ...]:
+    """What is odd about the inspector's answer, which diagnosis reads."""
+    row = generation(import_tensorrt().__version__)
+    try:
+        document = json.loads(layers)
+    except ValueError as error:
+        return (f"TensorRT's layer information is no JSON: {first_line(error)}",)
+    if not isinstance(document, dict) or "Layers" not in document or row.io_tensors not in document:
+        return (f"TensorRT's layer information lacks 'Layers' or {row.io_tensors!r}, which {row.major}.x writes",)
+    if not all(isinstance(layer, dict) for layer in document["Layers"]):
+        return ("TensorRT's layer information names layers without their tactics",)
+    return ()
+
+
+def _failed(onnx: Path, place: Path, log: BuildLog, error: Exception) -> EngineBuildError:
+    why = log.complaint or first_line(error)
+    return EngineBuildError(f"TensorRT built no engine from {onnx}: {why}", place, log.text)

@@ -1,0 +1,94 @@
+"""Whether TensorRT engines can be built and run here, and what to install where not.
+
+Nothing is imported before it is asked for. Buffers, streams, events and graphs come from `torch.cuda`
+(`engines/cuda_device.py`), so that TensorRT needs a torch with CUDA.
+"""
+
+import warnings
+from dataclasses import dataclass
+from importlib import import_module
+from types import ModuleType
+
+from prox24_export.errors import UnavailableError, first_line
+from prox24_export.passes.emit_engine.versions import generation
+
+INSTALL = "pip install 'prox24-export[tensorrt]'"
+SPARSE_SINCE = (8, 0)  # compute capability: Ampere
+
+
+@dataclass(frozen=True)
+class Availability:
+    """What is here.
+
+    Attributes:
+        available: Whether engines can be built and run.
+        version: Of TensorRT; empty where it cannot be imported.
+        device: Name of the GPU; empty where there is none.
+        sparse: Whether the GPU has sparse matrix instructions.
+        reason: Why engines cannot be built, in one sentence; empty where they can.
+        remedy: What to do about it, in one sentence.
+    """
+
+    available: bool
+    version: str = ""
+    device: str = ""
+    sparse: bool = False
+    reason: str = ""
+    remedy: str = ""
+
+
+def availability() -> Availability:
+    """Imports TensorRT, Polygraphy and torch, and looks for a GPU; raises nothing."""
+    try:
+        trt = import_module("tensorrt")
+        version = str(trt.__version__)
+        generation(version)
+        import_module("polygraphy.backend.trt")
+    except UnavailableError as error:
+        return Availability(False, version, reason=f"TensorRT {version} is too old.", remedy=str(error))
+    except ModuleNotFoundError as error:
+        return Availability(False, reason=f"{error.name} is not installed.", remedy=f"Install it: {INSTALL}.")
+    except (ImportError, OSError) as error:  # the package is there, one of its libraries is not
+        remedy = f"Install it with its libraries: {INSTALL}, or put those of the same version on LD_LIBRARY_PATH."
+        return Availability(False, reason=f"TensorRT cannot be imported: {first_line(error)}.", remedy=remedy)
+    return _with_gpu(version)
+
+
+def require() -> Availability:
+    """The same where engines can be built.
+
+    Raises:
+        UnavailableError: They cannot; the message says why and what to do.
+    """
+    found = availability()
+    if not found.available:
+        raise UnavailableError(f"--engine tensorrt cannot be used here: {found.reason} {found.remedy}")
+    return found
+
+
+def import_tensorrt() -> ModuleType:
+    """The module.
+
+    Raises:
+        UnavailableError: It cannot be imported.
+    """
+    try:
+        return import_module("tensorrt")
+    except (ImportError, OSError) as error:
+        raise UnavailableError(f"TensorRT cannot be imported: {first_line(error)}. Install it: {INSTALL}.") from error
+
+
+def _with_gpu(version: str) -> Availability:
+    torch = import_module("torch")
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        usable = bool(torch.cuda.is_available())
+    if usable:
+        capability = torch.cuda.get_device_capability()
+        return Availability(True, version, str(torch.cuda.get_device_name()), sparse=capability >= SPARSE_SINCE)
+    if torch.version.cuda is None:
+        remedy = "Install torch with CUDA: pip install --force-reinstall torch, from the index that torch's site names."
+        return Availability(False, version, reason=f"torch {torch.__version__} is built without CUDA.", remedy=remedy)
+    why = first_line(said[0].message) if said and isinstance(said[0].message, Warning) else "torch sees none"
+    remedy = "A machine with an NVIDIA GPU is needed; where there is one, install NVIDIA's driver and see nvidia-smi."
+    return Availability(False, version, reason=f"no CUDA GPU can be used: {why}.", remedy=remedy)

@@ -1,0 +1,71 @@
+"""What differs between the generations of TensorRT, in one table.
+
+Sources: NVIDIA's migration guides 10.x to 11.x (network definition, builder flags, IEngineInspector), and the Python
+bindings of 10.16.1 and 11.4.0, against which `tests/engines/tensorrt/test_bindings.py` checks every name that is used.
+"""
+
+from dataclasses import dataclass
+
+from prox24_export.errors import UnavailableError
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One row.
+
+    Attributes:
+        major: Major version.
+        strongly_typed: Whether `STRONGLY_TYPED` is asked for, so that tensors have the types of the ONNX file. 8 has no
+            such networks; 11 has no others, and ignores the flag.
+        precision_flags: Precisions for which a builder flag is set instead; 11 removed those flags.
+        io_tensors: Key of the inputs and outputs in the inspector's JSON.
+        type_keys: Keys of a tensor's layout and type there.
+    """
+
+    major: int
+    strongly_typed: bool
+    precision_flags: frozenset[str]
+    io_tensors: str
+    type_keys: tuple[str, ...]
+
+
+GENERATIONS = (
+    Generation(8, False, frozenset({"fp16"}), "Bindings", ("Format/Datatype",)),
+    Generation(10, True, frozenset(), "Bindings", ("Format/Datatype",)),
+    Generation(11, False, frozenset(), "I/O Tensors", ("Format", "DataType")),
+)
+OLDEST = (8, 5)  # the tensor-by-name interface of the runtime began there
+
+
+def generation(version: str) -> Generation:
+    """The row of a version such as `10.16.1.11`: the newest one that is not newer; 9 has the rules of 10.
+
+    Raises:
+        UnavailableError: It is older than 8.5.
+    """
+    major, minor = (int(part) for part in version.split(".")[:2])
+    if (major, minor) < OLDEST:
+        raise UnavailableError(
+            f"TensorRT must be {OLDEST[0]}.{OLDEST[1]} or later. Got {version}. Install a later one: "
+            "pip install 'prox24-export[tensorrt]'."
+        )
+    between = 9
+    if major == between:
+        return GENERATIONS[1]
+    return max((row for row in GENERATIONS if row.major <= major), key=lambda row: row.major)
+
+
+def builder_flags(version: str, precision: str) -> dict[str, bool]:
+    """Arguments of Polygraphy's `CreateConfig` that make the types of `precision` possible; none from 10 on.
+
+    Raises:
+        UnavailableError: That version has neither strongly typed networks nor a flag for `precision`.
+    """
+    row = generation(version)
+    if row.strongly_typed or row.major >= GENERATIONS[-1].major or precision == "fp32":
+        return {}
+    if precision not in row.precision_flags:
+        raise UnavailableError(
+            f"TensorRT {version} cannot build {precision} engines. Expected TensorRT 10 or later, or --precision fp16."
+        )
+    return {precision: True}

@@ -1,0 +1,439 @@
+"""The TracedGraph over an ONNX file: onnx_ir says what is there, ONNX Runtime runs it."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
+from graphlib import TopologicalSorter
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from jaxtyping import Float
+from torch import Tensor
+
+from prox24_export.errors import InputError
+from prox24_export.passes.front_onnx import float32_copy, linear_operators, runtime
+from prox24_export.passes.graph.protocol import (
+    Array,
+    Candidate,
+    Differentiable,
+    Feeds,
+    Input,
+    Linear,
+    Node,
+    Skipped,
+    matrix_of,
+    stored_as,
+)
+
+LAYOUT_ONLY = {"Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
+Owner = TypeVar("Owner", onnx.NodeProto, onnx.FunctionProto)
+RANDOM_OPERATORS = {
+    "Bernoulli",
+    "Multinomial",
+    "RandomNormal",
+    "RandomNormalLike",
+    "RandomUniform",
+    "RandomUniformLike",
+}
+
+
+class OnnxGraph:
+    """An ONNX model as the passes see it. Nothing of it is ever modified.
+
+    Attributes:
+        path: Where it was read from.
+        proto: The file, external data left on disk.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Reads the file; nothing is run yet.
+
+        Raises:
+            InputError: The file is missing or is not an ONNX model.
+        """
+        self.path = path
+        self.proto = _read(path)
+        try:
+            self._model = ir.from_proto(self.proto)
+        except Exception as error:
+            raise InputError(
+                f"{path} is not a valid ONNX model: {runtime.one_sentence(error)}. Expected a file that "
+                "onnx.checker accepts; export it again with a current exporter."
+            ) from error
+        ir.external_data.set_base_dir(self._model.graph, path.parent)
+        self._names = linear_operators.node_names(self._model)
+
+    @cached_property
+    def runs_in_float32(self) -> tuple[str, ...]:
+        """The types for whose sake a float32 copy is executed instead; empty when the file itself is.
+
+        Raises:
+            InputError: ONNX Runtime cannot load the model.
+        """
+        return runtime.types_without_kernel(self.proto, self.path)
+
+    @cached_property
+    def _runnable(self) -> onnx.ModelProto:
+        return float32_copy.convert(self.proto, self.path.parent) if self.runs_in_float32 else self.proto
+
+    @cached_property
+    def inputs(self) -> tuple[Input, ...]:
+        """What a caller must feed: graph inputs that are not initializers."""
+        graph = self._runnable.graph
+        stored = {tensor.name for tensor in graph.initializer}
+        return tuple(_input(value) for value in graph.input if value.name not in stored)
+
+    @cached_property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of the graph's outputs."""
+        return tuple(value.name for value in self.proto.graph.output)
+
+    @cached_property
+    def gathered_rows(self) -> dict[str, int]:
+        """By input name: rows of the smallest table that a Gather indexes with it, directly or behind a Cast."""
+        rows: dict[str, int] = {}
+        for value in self._model.graph.inputs:
+            pending = [value]
+            while pending:
+                for node, index in pending.pop().uses():
+                    if node.op_type == "Gather" and index == 1:
+                        size = _rows_of_table(node)
+                        if size is not None:
+                            name = str(value.name)
+                            rows[name] = min(size, rows.get(name, size))
+                    elif node.op_type in LAYOUT_ONLY and index == 0:
+                        pending.append(node.outputs[0])
+        return rows
+
+    @cached_property
+    def constants(self) -> frozenset[str]:
+        """Names of all values that depend on no input: initializers and what is computed from them."""
+        known = {tensor.name for tensor in self.proto.graph.initializer}
+        known |= {tensor.values.name for tensor in self.proto.graph.sparse_initializer}
+        for node in self._all_nodes:
+            if known.issuperset(node.inputs) and not node.is_random:
+                known.update(node.outputs)
+        return frozenset(known)
+
+    @cached_property
+    def nodes(self) -> tuple[Node, ...]:
+        """Nodes that depend on an input, in topological order."""
+        return tuple(node for node in self._all_nodes if not self.constants.issuperset(node.outputs))
+
+    @cached_property
+    def parameters(self) -> int:
+        """Entries of all stored float tensors of the main graph."""
+        floats = linear_operators.FLOAT_TYPES
+        stored = [linear_operators.stored_tensor(value) for value in self._constant_values]
+        return sum(tensor.size for tensor in stored if tensor is not None and tensor.dtype in floats)
+
+    def operators(self) -> list[Candidate | Skipped]:
+        """Every linear-like node, in topological order."""
+        return linear_operators.operators(self._model, self._names)
+
+    def weight(self, linear: Linear) -> Float[Tensor, "N K"]:
+        """The stored weight as a matrix, float32 (float64 where stored so)."""
+        return matrix_of(linear, self.stored(linear.weight))
+
+    def stored(self, name: str) -> Array:
+        """A stored tensor, in its own dtype and shape."""
+        tensor = linear_operators.stored_tensor(self._values[name])
+        if tensor is None:
+            raise KeyError(name)
+        return tensor.numpy()
+
+    def rounded(self, linear: Linear, matrix: Float[Tensor, "N K"]) -> Array:
+        """`matrix` in the stored shape and dtype: +0.0 for zeros, clipped to what weight and casts can hold."""
+        return stored_as(linear, matrix)
+
+    def session(self) -> runtime.Session:
+        """The whole model, ready to run.
+
+        Raises:
+            InputError: ONNX Runtime cannot load the model.
+        """
+        if not self.runs_in_float32:
+            return runtime.session(self.path)
+        try:
+            return runtime.session(self._runnable.SerializeToString())
+        except Exception as error:
+            raise InputError(
+                f"ONNX Runtime cannot load {self.path}, nor a float32 copy of it: {runtime.one_sentence(error)}."
+            ) from error
+
+    predicts_next_token = False
+
+    def runner(self) -> Callable[[Feeds], Sequence[Array]]:
+        """The whole model: feeds to outputs.
+
+        Raises:
+            InputError: ONNX Runtime cannot load the model.
+        """
+        session = self.session()
+
+        def run(feeds: Feeds) -> Sequence[Array]:
+            results: Sequence[Array] = session.run(None, dict(feeds))
+            return results
+
+        return run
+
+    def differentiable(self, feeds: Feeds) -> Differentiable:
+        """The model as a torch function, checked against ONNX Runtime on `feeds`.
+
+        Raises:
+            NotDifferentiableError: An operator has no gradient here.
+            DivergenceError: The function computes something else; names the first node that differs.
+        """
+        from prox24_export.passes.onnx_to_fx.check import check  # noqa: PLC0415 - they read this class
+        from prox24_export.passes.onnx_to_fx.convert import onnx_to_fx  # noqa: PLC0415
+
+        converted = onnx_to_fx(self)
+        check(converted, self, feeds)
+        return Differentiable(converted.module, converted.parameters)
+
+    def compile(
+        self, nodes: Sequence[Node], sample: Feeds, fetches: Sequence[str], weights: Mapping[str, Array]
+    ) -> Callable[[Feeds], dict[str, Array]]:
+        """A function that runs `nodes` on feeds typed like `sample`; `weights` replaces stored ones by name."""
+        wanted = self._with_constants(nodes)
+        read = {name for node in wanted for name in node.inputs}
+        segment = onnx.GraphProto(name="segment")
+        segment.node.extend(self._replaced(node, weights) for node in wanted)
+        segment.initializer.extend(self._replaced_initializer(name, weights) for name in sorted(read & self._stored))
+        segment.sparse_initializer.extend(
+            sparse for sparse in self._runnable.graph.sparse_initializer if sparse.values.name in read
+        )
+        feeds = [name for name in sample if name in read]
+        segment.input.extend(_typed(name, sample[name]) for name in feeds)
+        segment.output.extend(onnx.ValueInfoProto(name=name) for name in fetches)
+        model = onnx.ModelProto(
+            ir_version=self._runnable.ir_version,
+            opset_import=self._runnable.opset_import,
+            functions=self._functions,
+            graph=segment,
+        )
+        session = runtime.session(model.SerializeToString())
+
+        def run(values: Feeds) -> dict[str, Array]:
+            results = session.run(list(fetches), {name: values[name] for name in feeds})
+            return dict(zip(fetches, results, strict=True))
+
+        return run
+
+    @cached_property
+    def _all_nodes(self) -> tuple[Node, ...]:
+        return _in_order(
+            [
+                Node(
+                    index=index,
+                    name=self._names[node],
+                    op=node.op_type,
+                    inputs=tuple(dict.fromkeys(_reads(node, self._model.graph))),
+                    outputs=tuple(str(value.name) for value in node.outputs if value.name),
+                    is_random=self._is_random(node),
+                )
+                for index, node in enumerate(self._model.graph)
+            ]
+        )
+
+    def _is_random(self, node: ir.Node) -> bool:
+        for inner in _with_bodies(node):
+            function = self._model.functions.get(inner.op_identifier())
+            if inner.op_type in RANDOM_OPERATORS or (function and any(self._is_random(node) for node in function)):
+                return True
+        return False
+
+    @cached_property
+    def _functions(self) -> list[onnx.FunctionProto]:
+        return [self._loaded(function, function.node) for function in self._runnable.functions]
+
+    @cached_property
+    def _stored(self) -> frozenset[str]:
+        return frozenset(tensor.name for tensor in self.proto.graph.initializer)
+
+    @cached_property
+    def _constant_values(self) -> list[ir.Value]:
+        computed = [value for node in self._model.graph if node.op_type == "Constant" for value in node.outputs]
+        return [*self._model.graph.initializers.values(), *computed]
+
+    @cached_property
+    def _values(self) -> dict[str, ir.Value]:
+        return {str(value.name): value for value in self._constant_values}
+
+    @cached_property
+    def _initializer_index(self) -> dict[str, int]:
+        return {tensor.name: index for index, tensor in enumerate(self._runnable.graph.initializer)}
+
+    @cached_property
+    def _producer(self) -> dict[str, Node]:
+        return {name: node for node in self._all_nodes for name in node.outputs}
+
+    def _with_constants(self, nodes: Sequence[Node]) -> list[Node]:
+        """`nodes` and the constant nodes they read, in topological order."""
+        wanted = {node.index for node in nodes}
+        pending = list(nodes)
+        while pending:
+            for name in pending.pop().inputs:
+                producer = self._producer.get(name)
+                if producer is not None and name in self.constants and producer.index not in wanted:
+                    wanted.add(producer.index)
+                    pending.append(producer)
+        return [node for node in self._all_nodes if node.index in wanted]
+
+    def _replaced(self, node: Node, weights: Mapping[str, Array]) -> onnx.NodeProto:
+        proto: onnx.NodeProto = self._runnable.graph.node[node.index]
+        if node.op != "Constant" or node.outputs[0] not in weights:
+            return self._loaded(proto, [proto])
+        changed = onnx.NodeProto()
+        changed.CopyFrom(proto)
+        for attribute in changed.attribute:
+            if attribute.name == "value":
+                attribute.t.CopyFrom(self._as_runnable(node.outputs[0], weights[node.outputs[0]]))
+        return changed
+
+    def _replaced_initializer(self, name: str, weights: Mapping[str, Array]) -> onnx.TensorProto:
+        if name in weights:
+            return self._as_runnable(name, weights[name])
+        tensor: onnx.TensorProto = self._runnable.graph.initializer[self._initializer_index[name]]
+        if tensor.data_location != onnx.TensorProto.EXTERNAL:
+            return tensor
+        loaded = onnx.TensorProto()
+        loaded.CopyFrom(tensor)
+        self._load(loaded)
+        return loaded
+
+    def _loaded(self, owner: Owner, nodes: Sequence[onnx.NodeProto]) -> Owner:
+        """`owner` as it is, or a copy of it with the external data that its nodes' attributes name."""
+        if not any(_is_external(tensor) for node in nodes for _, tensor in node_tensors(node)):
+            return owner
+        copy = type(owner)()
+        copy.CopyFrom(owner)
+        for node in [copy] if isinstance(copy, onnx.NodeProto) else copy.node:
+            for _, tensor in node_tensors(node):
+                if _is_external(tensor):
+                    self._load(tensor)
+        return copy
+
+    def _load(self, tensor: onnx.TensorProto) -> None:
+        onnx.external_data_helper.load_external_data_for_tensor(tensor, str(self.path.parent))
+        tensor.ClearField("external_data")
+        tensor.data_location = onnx.TensorProto.DEFAULT
+
+    def _as_runnable(self, name: str, array: Array) -> onnx.TensorProto:
+        if self.runs_in_float32:
+            array = float32_copy.widened(array)
+        return onnx.numpy_helper.from_array(array, name)
+
+
+def model_tensors(model: onnx.ModelProto) -> Iterator[tuple[str | None, onnx.TensorProto]]:
+    """(name, tensor) of everything stored in a model; the name is None where no layer can own it."""
+    yield from _graph_tensors(model.graph)
+    for function in model.functions:
+        for node in function.node:
+            for _, tensor in node_tensors(node):
+                yield None, tensor
+
+
+def node_tensors(node: onnx.NodeProto) -> Iterator[tuple[str | None, onnx.TensorProto]]:
+    """(name, tensor) of a node's attributes, bodies included; only a Constant's own `value` has a name."""
+    for attribute in node.attribute:
+        if attribute.HasField("t"):
+            owned = node.op_type == "Constant" and attribute.name == "value"
+            yield (node.output[0] if owned else None), attribute.t
+        for tensor in attribute.tensors:
+            yield None, tensor
+        for body in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
+            for _, tensor in _graph_tensors(body):
+                yield None, tensor
+
+
+def _graph_tensors(graph: onnx.GraphProto) -> Iterator[tuple[str | None, onnx.TensorProto]]:
+    for tensor in graph.initializer:
+        yield tensor.name, tensor
+    for node in graph.node:
+        yield from node_tensors(node)
+
+
+def _is_external(tensor: onnx.TensorProto) -> bool:
+    return bool(tensor.data_location == onnx.TensorProto.EXTERNAL)
+
+
+def _in_order(nodes: Sequence[Node]) -> tuple[Node, ...]:
+    """Topological order; a file that is in order keeps its own (ONNX Runtime runs one that is not)."""
+    position = {name: place for place, node in enumerate(nodes) for name in node.outputs}
+    before = {place: {position[name] for name in node.inputs if name in position} for place, node in enumerate(nodes)}
+    if all(earlier < place for place, all_earlier in before.items() for earlier in all_earlier):
+        return tuple(nodes)
+    return tuple(nodes[place] for place in TopologicalSorter(before).static_order())
+
+
+def _rows_of_table(gather: ir.Node) -> int | None:
+    """Size of the axis that a Gather indexes, where it is known."""
+    table = gather.inputs[0]
+    if table is None:
+        return None
+    tensor = linear_operators.stored_tensor(table)
+    shape = table.shape if tensor is None else tensor.shape
+    size = None if shape is None else shape[gather.attributes.get_int("axis", 0)]
+    return size if isinstance(size, int) else None
+
+
+def _read(path: Path) -> onnx.ModelProto:
+    if not path.is_file():
+        raise InputError(f"no such model: {path}. Expected the path of an .onnx file.")
+    try:
+        proto = onnx.load(path, load_external_data=False)
+    except Exception as error:
+        raise InputError(
+            f"{path} cannot be read as an ONNX model: {runtime.one_sentence(error)}. Expected an .onnx file."
+        ) from error
+    if not proto.graph.node:
+        raise InputError(f"{path} holds no graph. Expected an .onnx file with at least one node.")
+    if not proto.opset_import:
+        raise InputError(f"{path} declares no opset. Expected at least one opset import; export the model again.")
+    return proto
+
+
+def _input(value: onnx.ValueInfoProto) -> Input:
+    kind = value.type.WhichOneof("value")
+    if kind != "tensor_type":
+        raise InputError(f"input {value.name!r} is a {kind or 'value of unknown type'}; only tensors can be fed.")
+    tensor = value.type.tensor_type
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
+    if not tensor.HasField("shape"):
+        return Input(value.name, dtype, None)
+    sizes: list[int | str | None] = [
+        dim.dim_value if dim.HasField("dim_value") else dim.dim_param or None for dim in tensor.shape.dim
+    ]
+    return Input(value.name, dtype, tuple(size if size != 0 else None for size in sizes))
+
+
+def _typed(name: str, array: Array) -> onnx.ValueInfoProto:
+    if not isinstance(array, np.ndarray):
+        raise InputError(
+            f"value {name!r} between two stages is not a tensor but a {type(array).__name__}: sequences and "
+            "optionals that cross a linear layer are not supported. Leave the layers after it dense with --exclude."
+        )
+    return onnx.helper.make_tensor_value_info(name, onnx.helper.np_dtype_to_tensor_dtype(array.dtype), None)
+
+
+def _with_bodies(node: ir.Node) -> Iterator[ir.Node]:
+    yield node
+    for attribute in node.attributes.values():
+        if attribute.is_ref():
+            continue
+        if attribute.type == ir.AttributeType.GRAPH:
+            yield from attribute.as_graph().all_nodes()
+        elif attribute.type == ir.AttributeType.GRAPHS:
+            for body in attribute.as_graphs():
+                yield from body.all_nodes()
+
+
+def _reads(node: ir.Node, main: ir.Graph) -> Iterator[str]:
+    """Values of the main graph that a node reads, captures of its bodies included."""
+    for inner in _with_bodies(node):
+        for value in inner.inputs:
+            if value is not None and value.name and (inner is node or value.graph is main):
+                yield value.name

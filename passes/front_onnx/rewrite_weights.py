@@ -1,0 +1,125 @@
+"""Puts solved weights into a copy of the file: every other byte of the model's meaning stays."""
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import onnx
+import onnx_ir as ir
+
+from prox24_export.errors import InputError
+from prox24_export.passes.front_onnx.graph import OnnxGraph, model_tensors
+from prox24_export.passes.graph.protocol import Array
+
+MODEL = "model.onnx"
+EXTERNAL_ABOVE = 1_800_000_000  # bytes: protobuf ends at 2 GiB
+EXTERNAL_TENSOR = 1024  # bytes: smaller tensors stay in the file
+EXTERNAL_DATA = "model.onnx.data"
+ALIGNMENT = 4096  # bytes: what ONNX recommends, so that a reader can map a tensor into memory
+
+
+@dataclass(frozen=True)
+class RewriteWeights:
+    """Settings of the pass.
+
+    Attributes:
+        external_above: Bytes of weights above which they go to `model.onnx.data`; also where the source did so.
+    """
+
+    external_above: int = EXTERNAL_ABOVE
+
+    def call(self, graph: OnnxGraph, weights: Mapping[str, Array], folder: Path) -> Path:
+        """Writes the model with `weights` (stored shape and dtype, by name) into `folder`.
+
+        One tensor beside the solved weights is in memory at a time where weights are external.
+
+        Returns:
+            Path of the model file.
+
+        Raises:
+            OSError: The folder cannot be written.
+        """
+        model = onnx.ModelProto()
+        model.CopyFrom(graph.proto)
+        tensors = list(model_tensors(model))
+        external = any(tensor.data_location == onnx.TensorProto.EXTERNAL for _, tensor in tensors)
+        if external or model.ByteSize() > self.external_above:
+            with (folder / EXTERNAL_DATA).open("wb") as data:
+                for name, tensor in tensors:
+                    _place(tensor, _payload(graph, name, tensor, weights), data)
+        else:
+            for name, tensor in tensors:
+                if name is not None and name in weights:
+                    _inline(tensor, weights[name].tobytes())
+        path = folder / MODEL
+        path.write_bytes(model.SerializeToString())
+        return path
+
+
+def copy_unchanged(graph: OnnxGraph, folder: Path) -> Path:
+    """A byte copy of the file and of the external data it names.
+
+    Raises:
+        InputError: External data lie outside the model's folder.
+        OSError: The folder cannot be written.
+    """
+    path = folder / MODEL
+    shutil.copyfile(graph.path, path)
+    locations = {
+        entry.value
+        for _, tensor in model_tensors(graph.proto)
+        for entry in tensor.external_data
+        if entry.key == "location"
+    }
+    for location in sorted(locations):
+        if not (folder / location).resolve().is_relative_to(folder.resolve()):
+            raise InputError(f"external data {location!r} of {graph.path} lie outside its folder. Move them beside it.")
+        (folder / location).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(graph.path.parent / location, folder / location)
+    return path
+
+
+def _payload(
+    graph: OnnxGraph, name: str | None, tensor: onnx.TensorProto, weights: Mapping[str, Array]
+) -> bytes | None:
+    """What the file shall hold of a tensor; None where it stays as it is."""
+    if name is not None and name in weights:
+        return weights[name].tobytes()
+    if tensor.data_type == onnx.TensorProto.STRING:
+        return None  # strings are always inline
+    if tensor.data_location != onnx.TensorProto.EXTERNAL:
+        payload = ir.serde.deserialize_tensor(tensor).tobytes()
+        return payload if len(payload) >= EXTERNAL_TENSOR else None
+    loaded = onnx.TensorProto()
+    loaded.CopyFrom(tensor)
+    onnx.external_data_helper.load_external_data_for_tensor(loaded, str(graph.path.parent))
+    return bytes(loaded.raw_data)
+
+
+def _place(tensor: onnx.TensorProto, payload: bytes | None, data: BinaryIO) -> None:
+    """Large payloads beside the model file, small ones in it."""
+    if payload is None:
+        return
+    if len(payload) < EXTERNAL_TENSOR:
+        _inline(tensor, payload)
+        return
+    data.write(bytes(-data.tell() % ALIGNMENT))
+    offset = data.tell()
+    data.write(payload)
+    _clear(tensor)
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    for key, value in (("location", EXTERNAL_DATA), ("offset", offset), ("length", len(payload))):
+        tensor.external_data.add(key=key, value=str(value))
+
+
+def _inline(tensor: onnx.TensorProto, payload: bytes) -> None:
+    _clear(tensor)
+    tensor.raw_data = payload
+
+
+def _clear(tensor: onnx.TensorProto) -> None:
+    typed = ("float_data", "double_data", "int32_data", "int64_data", "uint64_data")
+    for field in ("raw_data", *typed, "external_data", "data_location"):
+        tensor.ClearField(field)

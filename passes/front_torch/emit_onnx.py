@@ -1,0 +1,119 @@
+"""A traced torch program as an ONNX file, checked against it."""
+
+import logging
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.export import ExportedProgram
+
+from prox24_export.errors import InputError, Prox24Error, first_line
+from prox24_export.passes.graph.protocol import Array, Candidate, Feeds, Linear, TracedGraph
+from prox24_export.passes.verify_pattern import PatternError, violations
+
+EXTERNAL_ABOVE = 1_800_000_000  # bytes of weights: protobuf ends at 2 GiB
+CLOSE = 1e-3  # of the largest magnitude of an output
+CLOSE_IN = {"bfloat16": 0.1, "float16": 0.02}  # the file runs as a float32 copy where there are no kernels
+
+
+class OnnxMismatchError(Prox24Error):
+    """The ONNX file does not compute what the traced program does."""
+
+
+def expect_onnx(program: ExportedProgram, name: str) -> None:
+    """Refuses a program that torch cannot export to ONNX, as far as that is known before.
+
+    Raises:
+        InputError: onnxscript is not installed, or the program multiplies by grouped experts.
+    """
+    if find_spec("onnxscript") is None:
+        raise InputError("an ONNX file of a torch model needs onnxscript. Install it with: pip install onnxscript.")
+    if any("grouped_mm" in str(node.target) for node in program.graph.nodes):
+        raise InputError(
+            f"{name} multiplies by grouped experts, for which ONNX has no operator: no ONNX file can be written. "
+            "A Hugging Face directory can be pruned without --onnx."
+        )
+
+
+def emit_onnx(program: ExportedProgram, file: Path) -> None:
+    """Writes `program` to `file`, its weights beside it where they are too large for one file.
+
+    Raises:
+        InputError: onnxscript is not installed, or torch cannot export an operator.
+        OSError: The file cannot be written.
+    """
+    size = sum(tensor.numel() * tensor.element_size() for tensor in program.state_dict.values())
+    try:
+        with _quiet():
+            exported = torch.onnx.export(program, dynamo=True, verbose=False, optimize=False)
+    except ImportError as error:
+        raise InputError("--onnx needs onnxscript. Install it with: pip install onnxscript.") from error
+    except Exception as error:
+        raise InputError(f"torch cannot export the model to ONNX: {first_line(error)}") from error
+    if exported is None:
+        raise InputError("torch returned no ONNX program for the model.")
+    exported.save(file, external_data=size > EXTERNAL_ABOVE)
+
+
+def verify_onnx(written: TracedGraph, traced: TracedGraph, linears: Sequence[Linear], feeds: Feeds | None) -> None:
+    """Checks that every pruned weight is in the ONNX graph, 2:4 along its reduction axis, and that outputs agree.
+
+    Args:
+        written: The ONNX file, read again.
+        traced: The torch program with the pruned weights.
+        linears: Its pruned layers.
+        feeds: One batch to compare outputs on; None where there is none.
+
+    Raises:
+        PatternError: A pruned weight is not there as a 2:4 matrix of a linear node.
+        OnnxMismatchError: Outputs differ.
+    """
+    matrices = {
+        (candidate.weight, candidate.layout): candidate.layout.to_matrix(written.stored(candidate.weight))
+        for candidate in written.operators()
+        if isinstance(candidate, Candidate)
+    }
+    there = Counter(_digest(matrix) for matrix in matrices.values() if not violations(matrix))
+    for linear in linears:
+        if not there[_digest(linear.layout.to_matrix(traced.stored(linear.weight)))]:
+            raise PatternError(f"the ONNX file holds no 2:4 linear layer with the weight {linear.weight}.")
+    if feeds is None:
+        return
+    close = max((CLOSE_IN.get(linear.dtype, CLOSE) for linear in linears), default=CLOSE)
+    known = {entry.name for entry in written.inputs}  # inputs that the model does not read are gone from the file
+    ours_fed = {name: array for name, array in feeds.items() if name in known}
+    pairs = zip(written.outputs, written.runner()(ours_fed), traced.runner()(feeds), strict=True)
+    for name, ours, theirs in pairs:
+        finite = np.isfinite(theirs) & np.isfinite(ours) if ours.shape == theirs.shape else np.zeros(0, bool)
+        alike = ours.shape == theirs.shape and np.array_equal(ours[~finite], theirs[~finite], equal_nan=True)
+        wide = [side.astype(np.float64)[finite] if alike else np.zeros(0) for side in (ours, theirs)]
+        largest = float(np.abs(wide[1]).max(initial=0.0))
+        apart = float(np.abs(wide[0] - wide[1]).max(initial=0.0)) if alike else np.inf
+        if apart > close * largest:
+            raise OnnxMismatchError(
+                f"output {name} of the ONNX file differs from the torch model's by {apart:.3g}, of at most "
+                f"{largest:.3g}. Expected agreement to {close:g} of that. Leave --onnx out, and report this."
+            )
+
+
+def _digest(matrix: Array) -> tuple[tuple[int, ...], bytes]:
+    return matrix.shape, np.ascontiguousarray(matrix).tobytes()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Torch's exporter tells of packages that are not installed and of its own deprecations."""
+    logger = logging.getLogger("torch.onnx")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(before)

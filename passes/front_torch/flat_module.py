@@ -1,0 +1,86 @@
+"""An exported program as a plain module: its stored tensors are parameters, its inputs and outputs tensors."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.export import ExportedProgram
+from torch.export.graph_signature import ConstantArgument
+
+from prox24_export.passes.front_torch.trace import place_of
+
+
+@dataclass(frozen=True)
+class FlatModule:
+    """A differentiable module; statistics and other buffers are constants of it.
+
+    Attributes:
+        module: `forward(*inputs) -> tuple of tensors`, inputs and outputs in the program's order.
+        parameters: Name of the module's parameter by name of the stored tensor, of floating-point ones.
+    """
+
+    module: fx.GraphModule
+    parameters: Mapping[str, str]
+
+
+def flat_module(program: ExportedProgram) -> FlatModule:
+    """The program as a module with its own parameters; tied ones become one, as the program stores them.
+
+    Arguments that were fixed when the program was traced are gone, and so are assertions on types and devices, which
+    would forbid to move the module.
+    """
+    signature = program.graph_signature
+    stored = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+    stored |= signature.inputs_to_lifted_tensor_constants
+    fixed = {spec.arg.name: spec.arg.value for spec in signature.input_specs if isinstance(spec.arg, ConstantArgument)}
+    root, graph = nn.Module(), fx.Graph()
+    places: dict[tuple[Any, ...], str] = {}
+    names: dict[str, str] = {}
+    env: dict[fx.Node, Any] = {}
+    for node in program.graph.nodes:
+        if node.op == "placeholder" and node.name in stored:
+            name = stored[node.name]
+            tensor = program.state_dict[name] if name in program.state_dict else program.constants[name]
+            names[name] = _registered(
+                root, node.name, tensor, places, trainable=node.name in signature.inputs_to_parameters
+            )
+            env[node] = graph.get_attr(names[name])
+        elif node.op == "placeholder":
+            env[node] = fixed[node.name] if node.name in fixed else graph.placeholder(node.name)
+        elif node.op == "get_attr":
+            setattr(root, str(node.target), getattr(program.graph_module, str(node.target)))
+            env[node] = graph.get_attr(str(node.target))
+        elif node.op == "output":
+            results = {result.name: env[result] for result in node.all_input_nodes}
+            graph.output(tuple(results[name] for name in signature.user_outputs if name in results))
+        elif "_assert" not in str(node.target):
+            env[node] = graph.node_copy(node, env.__getitem__)
+    graph.eliminate_dead_code()
+    parameters = dict(root.named_parameters())
+    return FlatModule(fx.GraphModule(root, graph), {name: at for name, at in names.items() if at in parameters})
+
+
+def to_device(module: fx.GraphModule, device: torch.device) -> fx.GraphModule:
+    """The module, moved in place; nodes that make tensors make them on `device`."""
+    for node in module.graph.nodes:
+        if node.kwargs.get("device") is not None:
+            node.kwargs = {**node.kwargs, "device": device}
+    module.recompile()
+    return module.to(device)
+
+
+def _registered(
+    root: nn.Module, name: str, tensor: Tensor, places: dict[tuple[Any, ...], str], *, trainable: bool
+) -> str:
+    """Name of the attribute that holds `tensor`, which may be there already under another name."""
+    place = place_of(tensor, name)
+    if place in places:
+        return places[place]
+    places[place] = name
+    if trainable and tensor.is_floating_point():
+        root.register_parameter(name, nn.Parameter(tensor.detach(), requires_grad=False))
+    else:
+        root.register_buffer(name, tensor.detach())
+    return name

@@ -1,0 +1,365 @@
+"""A TracedGraph over a program traced by `torch.export`."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, fx
+from torch.export import ExportedProgram
+
+from prox24_export.errors import InputError
+from prox24_export.passes.front_torch.flat_module import flat_module
+from prox24_export.passes.front_torch.linear_operators import Operators, keeps_entries
+from prox24_export.passes.front_torch.trace import place_of, with_tensors
+from prox24_export.passes.graph.experts import whole_name, with_parts
+from prox24_export.passes.graph.lazy_tensors import LazyTensors
+from prox24_export.passes.graph.protocol import (
+    Array,
+    Candidate,
+    Differentiable,
+    Feeds,
+    Input,
+    Linear,
+    Node,
+    Skipped,
+    TracedGraph,
+    as_numpy_dtype,
+    matrix_of,
+    stored_as,
+)
+
+
+@dataclass(frozen=True)
+class FxGraph:
+    """The graph of an exported program, run node by node with torch.
+
+    Values of the streams are what torch computes: tensors, tuples of tensors, sizes.
+
+    Attributes:
+        path: Where the model was read from.
+        program: Parameters are placeholders of its graph.
+        read: Reads a parameter by its name in the program's state, whose own tensors then are nothing but shapes. None
+            where they are the values.
+        predicts_next_token: Whether it is a causal language model.
+        runs_in_float32: Empty: torch has kernels for every type.
+    """
+
+    path: Path
+    program: ExportedProgram
+    predicts_next_token: bool = False
+    read: Callable[[str], Tensor] | None = None
+    runs_in_float32: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuses programs that change tensors in place: streams share tensors, and stages reorder calls."""
+        for node in self._calls:
+            schema = getattr(node.target, "_schema", None)
+            if schema is not None and schema.is_mutable:
+                raise InputError(
+                    f"{self.path}: node {node.name} ({node.target}) changes a tensor in place. Expected a functional "
+                    "program: trace it with torch.export and run_decompositions({})."
+                )
+
+    @cached_property
+    def nodes(self) -> tuple[Node, ...]:
+        """Main graph in topological order."""
+        labels = {
+            node: found[0].use.node if isinstance(found[0], Candidate) else found[0].name
+            for node, found in self._found.items()
+            if len(found) == 1 or isinstance(found[0], Candidate)
+        }
+        return tuple(
+            Node(
+                index,
+                labels.get(node, node.name),
+                str(node.target),
+                tuple(operand.name for operand in node.all_input_nodes),
+                (node.name,),
+                _is_random(node),
+            )
+            for index, node in enumerate(self._calls)
+            if node not in self._folded
+        )
+
+    @cached_property
+    def constants(self) -> frozenset[str]:
+        """Names of parameters, buffers, lifted constants, nested graphs, and of what is computed from them alone."""
+        return frozenset(self._constants) | {node.name for node in self._folded}
+
+    @cached_property
+    def inputs(self) -> tuple[Input, ...]:
+        """What the user feeds: tensors; other arguments were fixed when the program was traced."""
+        names = self.program.graph_signature.user_inputs
+        values = {node.name: node.meta.get("val") for node in self.program.graph.nodes if node.op == "placeholder"}
+        return tuple(
+            Input(name, _as_numpy(value.dtype), tuple(s if isinstance(s, int) else None for s in value.shape))
+            for name in names
+            if isinstance(name, str) and isinstance(value := values.get(name), Tensor)
+        )
+
+    @cached_property
+    def gathered_rows(self) -> dict[str, int]:
+        """Rows of the embedding table that an integer input indexes, by name of the input."""
+        fed = {entry.name for entry in self.inputs}
+        rows: dict[str, int] = {}
+        for node in self._calls:
+            if node.target is torch.ops.aten.embedding.default:
+                table, index = node.all_input_nodes[:2]
+                while index.op == "call_function" and isinstance(index.args[0], fx.Node) and keeps_entries(index):
+                    index = index.args[0]
+                if index.name in fed and table.name in self._tensors:
+                    rows[index.name] = min(self._tensors[table.name].shape[0], rows.get(index.name, 1 << 62))
+        return rows
+
+    @cached_property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of the graph's outputs."""
+        return tuple(name for name in self.program.graph_signature.user_outputs if isinstance(name, str))
+
+    @cached_property
+    def parameters(self) -> int:
+        """Entries of all parameters; those of tied ones once."""
+        names = self.program.graph_signature.inputs_to_parameters
+        return sum(self._tensors[place].numel() for place in {self._names[name]: name for name in names}.values())
+
+    def operators(self) -> list[Candidate | Skipped]:
+        """Every linear-like node, in topological order."""
+        return [layer for layers in self._found.values() for layer in layers]
+
+    def weight(self, linear: Linear) -> Float[Tensor, "N K"]:
+        """The stored weight as a matrix, float32 (float64 where stored so)."""
+        return matrix_of(linear, self.stored(linear.weight))
+
+    def stored(self, name: str) -> Array:
+        """A stored tensor, in its own dtype and shape."""
+        weight, index = whole_name(name, self._places)
+        tensor = self._stored[weight]
+        return as_array(tensor if index is None else tensor[index])
+
+    def whole_program(self) -> ExportedProgram:
+        """The program with its values, all in memory."""
+        if self.read is None:
+            return self.program
+        return with_tensors(
+            self.program, {name: self.read(name) for name, tensor in self.program.state_dict.items() if tensor.numel()}
+        )
+
+    def rounded(self, linear: Linear, matrix: Float[Tensor, "N K"]) -> Array:
+        """`matrix` in the stored shape and dtype: +0.0 for zeros, clipped to what the type can hold."""
+        return stored_as(linear, matrix)
+
+    def compile(
+        self, nodes: Sequence[Node], sample: Mapping[str, Any], fetches: Sequence[str], weights: Mapping[str, Array]
+    ) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
+        """A function that runs `nodes` on values by name; `weights` replaces stored ones by name."""
+        folded = [node for node in self._folded if node.name in fetches]
+        calls = self._with_folded([*(self._calls[node.index] for node in nodes), *folded])
+        del sample  # torch needs no types in advance
+        return self._compiled(calls, fetches, weights, resident=True)
+
+    def _compiled(
+        self, calls: Sequence[fx.Node], fetches: Sequence[str], weights: Mapping[str, Array], *, resident: bool
+    ) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
+        """Runs `calls` in order; their parameters are held between runs, or read anew for each where not `resident`."""
+        places = {call: place for place, call in enumerate(self._calls)}
+        read = {operand.name for call in calls for operand in call.all_input_nodes} & self._constants.keys()
+        held = {place: self._constant(place, weights) for place in read} if resident else {}
+        wanted, last = set(fetches), _last_reader(calls)
+
+        def run(values: Mapping[str, Any]) -> dict[str, Any]:
+            interpreter = fx.Interpreter(self.program.graph_module, garbage_collect_values=False)
+            env = interpreter.env
+            known = held | _tensors(values)
+            results = {name: known[name] for name in wanted if name in known}
+            with torch.no_grad(), torch.random.fork_rng(devices=[]):
+                for index, call in enumerate(calls):
+                    if _is_random(call):
+                        torch.manual_seed(places[call])  # the same draw in both streams, and in every run
+                    for operand in call.all_input_nodes:
+                        if operand not in env:
+                            name = operand.name
+                            env[operand] = known[name] if name in known else self._constant(name, weights)
+                    env[call] = interpreter.run_node(call)
+                    if call.name in wanted:
+                        results[call.name] = env[call]
+                    for done in last.get(index, ()):
+                        del env[done]
+            return results
+
+        return run
+
+    def differentiable(self, feeds: Feeds) -> Differentiable:
+        """The program as a module of its own; all of it in memory."""
+        del feeds  # it is the same runtime
+        flat = flat_module(self.whole_program())
+        return Differentiable(flat.module, flat.parameters)
+
+    def runner(self) -> Callable[[Feeds], Sequence[Array]]:
+        """The whole model: feeds to outputs."""
+        calls = self._with_folded(
+            [call for call in self._calls if call not in self._folded or call.name in self.outputs]
+        )
+        whole = self._compiled(calls, self.outputs, {}, resident=self.read is None)
+
+        def run(feeds: Feeds) -> Sequence[Array]:
+            results = whole(feeds)
+            tensors = [torch.as_tensor(results[name]) for name in self.outputs]
+            return [as_array(t.float() if t.dtype == torch.bfloat16 else t) for t in tensors]
+
+        return run
+
+    @cached_property
+    def _calls(self) -> list[fx.Node]:
+        return [node for node in self.program.graph.nodes if node.op == "call_function"]
+
+    @cached_property
+    def _folded(self) -> frozenset[fx.Node]:
+        """Calls that depend on no input: they run wherever they are read, with the weights of that run."""
+        folded: set[fx.Node] = set()
+        for node in self._calls:
+            if not _is_random(node) and all(
+                operand.name in self._constants or operand in folded for operand in node.all_input_nodes
+            ):
+                folded.add(node)
+        return frozenset(folded)
+
+    def _with_folded(self, calls: Sequence[fx.Node]) -> list[fx.Node]:
+        wanted, pending = set(calls), list(calls)
+        while pending:
+            for operand in pending.pop().all_input_nodes:
+                if operand in self._folded and operand not in wanted:
+                    wanted.add(operand)
+                    pending.append(operand)
+        return [node for node in self._calls if node in wanted]
+
+    @cached_property
+    def _found(self) -> dict[fx.Node, list[Candidate | Skipped]]:
+        own_names = self.program.graph_signature.inputs_to_parameters
+        return Operators(self.program.graph, self._tensors, self._names, own_names, self._overlapping).find()
+
+    @cached_property
+    def _tensors(self) -> dict[str, Tensor]:
+        """Parameter, buffer or lifted constant by name of its placeholder."""
+        signature, state = self.program.graph_signature, self.program.state_dict
+        stored = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+        lifted = signature.inputs_to_lifted_tensor_constants
+        constants = self.program.constants
+        tensors = {place: state[name] if name in state else constants[name] for place, name in stored.items()}
+        return tensors | {place: constants[name] for place, name in lifted.items()}
+
+    @cached_property
+    def _names(self) -> dict[str, str]:
+        """Name of the stored parameter by name of its placeholder; of tied ones the first in the state."""
+        first: dict[tuple[Any, ...], str] = {}
+        state = self.program.state_dict
+        for name, tensor in state.items():
+            first.setdefault(place_of(tensor, name), name)
+        places = self.program.graph_signature.inputs_to_parameters
+        return {place: first[place_of(state[name], name)] for place, name in places.items()}
+
+    def _constant(self, place: str, weights: Mapping[str, Array]) -> Any:
+        """A parameter, buffer, constant or nested graph, by name of its placeholder; `weights` replaces stored ones."""
+        name = self._names.get(place)
+        if name is None:
+            return self._constants[place] if self.read is None else self._read(place)
+        replaced = with_parts(weights, self._stored, as_tensor, name.__eq__)
+        return replaced[name] if name in replaced else self._stored[name]
+
+    def _read(self, place: str) -> Any:
+        """A constant or buffer as it is in memory, or read where it is stored."""
+        stored = self.program.graph_signature.inputs_to_buffers.get(place)
+        if self.read is None or stored is None or stored not in self.program.state_dict:
+            return self._constants[place]
+        return self.read(stored)
+
+    @cached_property
+    def _stored(self) -> Mapping[str, Tensor]:
+        """Parameters by name; read when they are asked for, and shared while somebody holds them."""
+        if self.read is None:
+            return {name: self._tensors[place] for name, place in self._places.items()}
+        return LazyTensors(self.read, tuple(self._places))
+
+    @cached_property
+    def _places(self) -> dict[str, str]:
+        """Name of a placeholder by name of the stored parameter."""
+        return {name: place for place, name in reversed(self._names.items())}
+
+    @cached_property
+    def _overlapping(self) -> frozenset[str]:
+        """Parameters that share memory with one of other shape, order or place: none of them can change alone."""
+        seen: dict[int, set[tuple[Any, ...]]] = {}
+        state = self.program.state_dict
+        for name, tensor in state.items():
+            seen.setdefault(tensor.untyped_storage().data_ptr(), set()).add(place_of(tensor, name))
+        return frozenset(
+            name
+            for name, tensor in state.items()
+            if tensor.numel() and len(seen[tensor.untyped_storage().data_ptr()]) > 1
+        )
+
+    @cached_property
+    def _constants(self) -> dict[str, Any]:
+        nested = {node.name: node.target for node in self.program.graph.nodes if node.op == "get_attr"}
+        modules = {name: _attribute(self.program.graph_module, str(target)) for name, target in nested.items()}
+        return {**self._tensors, **modules}
+
+
+def fx_of(graph: TracedGraph) -> FxGraph:
+    """A graph that a torch front end opened, as what it is.
+
+    Raises:
+        TypeError: Another front end opened it.
+    """
+    if not isinstance(graph, FxGraph):
+        raise TypeError(f"graph must be an FxGraph. Got {type(graph).__name__}.")
+    return graph
+
+
+def _is_random(node: fx.Node) -> bool:
+    return torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
+
+
+def as_array(tensor: Tensor) -> Array:
+    """A tensor as NumPy has it, bfloat16 through ml_dtypes."""
+    tensor = tensor.detach().cpu()
+    if tensor.dtype == torch.bfloat16:
+        return tensor.contiguous().view(torch.int16).numpy().view(as_numpy_dtype("bfloat16"))
+    return tensor.numpy()
+
+
+def _as_numpy(dtype: torch.dtype) -> np.dtype[Any]:
+    return as_numpy_dtype(str(dtype).removeprefix("torch."))
+
+
+def as_tensor(array: Array) -> Tensor:
+    """The inverse of `as_array`."""
+    if array.dtype == as_numpy_dtype("bfloat16"):
+        bits = np.require(array, requirements=["C", "W"]).view(np.int16)
+        return torch.from_numpy(bits).view(torch.bfloat16)
+    return torch.from_numpy(np.require(array, requirements=["C", "W"]))
+
+
+def _tensors(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: as_tensor(value) if isinstance(value, np.ndarray) else value for name, value in values.items()}
+
+
+def _attribute(module: torch.nn.Module, path: str) -> Any:
+    for part in path.split("."):
+        module = getattr(module, part)
+    return module
+
+
+def _last_reader(calls: Sequence[fx.Node]) -> dict[int, list[fx.Node]]:
+    """By place in `calls`: the values that no later call reads."""
+    last: dict[fx.Node, int] = {}
+    for index, call in enumerate(calls):
+        last.update(dict.fromkeys(call.all_input_nodes, index))
+    done: dict[int, list[fx.Node]] = {}
+    for node, index in last.items():
+        done.setdefault(index, []).append(node)
+    return done

@@ -1,0 +1,396 @@
+"""An ONNX graph as a differentiable torch function, whose parameters are the tensors that the file stores.
+
+Steps: read the nodes by the table of operators, see which stored tensors a gradient reaches, compute once what depends
+on nothing else, and write the rest as a torch.fx graph.
+"""
+
+import builtins
+import keyword
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import torch
+from onnx import inliner
+from torch import Tensor, fx, nn
+
+from prox24_export.passes.front_onnx import float32_copy, linear_operators
+from prox24_export.passes.front_onnx.graph import OnnxGraph
+from prox24_export.passes.onnx_to_fx.operators import (  # noqa: F401 (each enters its operators into the table)
+    attention,
+    elementwise,
+    layers,
+    layout,
+    make,
+    quantise,
+    recurrent,
+    reduce,
+    resize,
+    select,
+    windows,
+)
+from prox24_export.passes.onnx_to_fx.table import (
+    NEWEST_OPSET,
+    TABLE,
+    NotDifferentiableError,
+    Operator,
+    Unsupported,
+    look_up,
+)
+
+TORCH_TYPES = {
+    ir.DataType.BOOL: torch.bool,
+    ir.DataType.UINT8: torch.uint8,
+    ir.DataType.INT8: torch.int8,
+    ir.DataType.INT16: torch.int16,
+    ir.DataType.INT32: torch.int32,
+    ir.DataType.INT64: torch.int64,
+    ir.DataType.FLOAT16: torch.float16,
+    ir.DataType.BFLOAT16: torch.bfloat16,
+    ir.DataType.FLOAT: torch.float32,
+    ir.DataType.DOUBLE: torch.float64,
+}
+NARROW = {torch.float16, torch.bfloat16}
+TYPE_ATTRIBUTES = {"to", "dtype", "output_dtype", "stash_type"}
+LONGEST_LITERAL = 64  # entries
+PAIR = "QuantizeLinear+DequantizeLinear"
+
+
+@dataclass(frozen=True)
+class Converted:
+    """A model as a differentiable function.
+
+    Attributes:
+        module: Takes the model's inputs as tensors, in their order; returns its outputs as a tuple, in theirs. Its node
+            `meta["onnx"]` holds (name, operator) of the ONNX node, `meta["value"]` the name of the ONNX value.
+        parameters: Name of a parameter of `module` by the name of the stored tensor. Parameters are the stored float
+            tensors with at least one axis that a gradient reaches; all others, and what is computed from them alone,
+            are buffers.
+        inputs: Name of an argument of `module` by the name of the model's input.
+        is_widened: float16 or bfloat16 is computed, and returned, as float32.
+    """
+
+    module: fx.GraphModule
+    parameters: Mapping[str, str]
+    inputs: Mapping[str, str]
+    is_widened: bool = False
+
+
+@dataclass(frozen=True)
+class _Step:
+    """One call: which function, on which values (None where left out), to which."""
+
+    node: str
+    op: str
+    operator: Operator
+    inputs: tuple[str | None, ...]
+    outputs: tuple[str, ...]
+    keywords: Mapping[str, Any]
+
+    @property
+    def differentiable(self) -> Iterator[str]:
+        """The inputs that a gradient reaches."""
+        kind = self.keywords.get("to")
+        if self.operator.detached or (kind is not None and not kind.is_floating_point):
+            return
+        stopped = self.operator.fixed | self.operator.literals
+        yield from (name for place, name in enumerate(self.inputs) if name is not None and place not in stopped)
+
+
+def onnx_to_fx(graph: OnnxGraph) -> Converted:
+    """The model, as ONNX Runtime executes it here, as a torch function.
+
+    float16 and bfloat16 are computed in float32. Nothing is compared yet: see `onnx_fx_check.check`.
+
+    Raises:
+        NotDifferentiableError: An operator of it, or a case of one, is not in the table.
+        InputError: ONNX Runtime cannot load the model.
+    """
+    proto = executed(graph)
+    for tensor in proto.graph.sparse_initializer:
+        raise NotDifferentiableError("SparseTensor", tensor.values.name)
+    if proto.functions:
+        proto = inliner.inline_local_functions(proto)
+    model = ir.from_proto(proto)
+    ir.external_data.set_base_dir(model.graph, graph.path.parent)
+    return convert(model, widen=True)
+
+
+def executed(graph: OnnxGraph) -> onnx.ModelProto:
+    """What ONNX Runtime runs here: the file, or a float32 copy of it.
+
+    Raises:
+        InputError: ONNX Runtime cannot load the model.
+    """
+    return float32_copy.convert(graph.proto, graph.path.parent) if graph.runs_in_float32 else graph.proto
+
+
+def convert(model: ir.Model, *, widen: bool) -> Converted:
+    """A model without functions as a torch function, `widen` to compute float16 and bfloat16 in float32.
+
+    Raises:
+        NotDifferentiableError: An operator of it, or a case of one, is not in the table.
+    """
+    return _Conversion(model, widen=widen).result()
+
+
+def widened(x: Tensor) -> Tensor:
+    """A narrow float in float32."""
+    return x.float()
+
+
+def item(values: Sequence[Tensor], index: int) -> Tensor:
+    """One output of several."""
+    return values[index]
+
+
+class LeafTracer(fx.Tracer):
+    """Traces a module of these functions without looking into them: torch does so when it reads a pickled one."""
+
+    def __init__(self) -> None:
+        """Takes every function of the table as it is."""
+        functions = {entry.function for entries in TABLE.values() for entry in entries}
+        super().__init__(autowrap_functions=(widened, item, *functions))
+
+
+class _Conversion:
+    """The state of one conversion: what every ONNX value has become so far."""
+
+    def __init__(self, model: ir.Model, *, widen: bool) -> None:
+        self._model = model
+        self._widen = widen
+        self._is_widened = False
+        opsets = model.graph.opset_imports
+        self._opset = opsets.get("", opsets.get("ai.onnx", 0))
+        self._names = linear_operators.node_names(model)
+        self._root = nn.Module()
+        self._graph = fx.Graph(tracer_cls=LeafTracer)
+        self._nodes: dict[str, fx.Node] = {}  # computed when the function is called
+        self._folded: dict[str, Tensor] = {}  # known now
+        self._parameters: dict[str, str] = {}
+        self._taken: set[str] = set()
+        self._unsupported: dict[str, str] = {}  # inputs by name, with their type
+
+    def result(self) -> Converted:
+        model = self._model.graph
+        model.sort()
+        outputs = [str(value.name) for value in model.outputs]
+        inputs = {str(value.name): self._placeholder(value) for value in model.inputs if not value.is_initializer()}
+        steps = _paired(self._live(outputs), outputs)
+        wanted = _reached(steps, outputs)
+        for name, tensor in self._stored(steps, outputs):
+            self._store(name, tensor, is_parameter=name in wanted)
+        for step in steps:
+            if all(name is None or name in self._folded for name in step.inputs):
+                self._fold(step)
+            else:
+                self._emit(step)
+        self._graph.output(tuple(self._node(name) for name in outputs))
+        self._graph.lint()
+        module = fx.GraphModule(self._root, self._graph, "DifferentiableOnnx")
+        return Converted(module, MappingProxyType(self._parameters), MappingProxyType(inputs), self._is_widened)
+
+    def _placeholder(self, value: ir.Value) -> str:
+        name = str(value.name)
+        dtype = TORCH_TYPES.get(value.dtype) if isinstance(value.type, ir.TensorType) and value.dtype else None
+        if dtype is None:
+            self._unsupported[name] = str(value.type).lower()
+        argument = self._identifier(name)
+        node = self._graph.placeholder(argument)
+        if self._widen and dtype in NARROW:
+            self._is_widened = True
+            node = self._graph.call_function(widened, (node,))
+        self._nodes[name] = node
+        return argument
+
+    def _live(self, outputs: Sequence[str]) -> list[_Step]:
+        """What the outputs depend on, in topological order."""
+        needed, nodes = set(outputs), []
+        for node in reversed(list(self._model.graph)):
+            if not needed.isdisjoint(str(value.name) for value in node.outputs):
+                needed.update(str(value.name) for value in node.inputs if value is not None)
+                nodes.append(node)
+        return [self._step(node) for node in reversed(nodes) if linear_operators.stored_tensor(node.outputs[0]) is None]
+
+    def _step(self, node: ir.Node) -> _Step:
+        name, op = self._names[node], node.op_type
+        if node.domain not in {"", "ai.onnx"}:
+            raise NotDifferentiableError(f"{node.domain}.{op}", name)
+        opset = node.version or self._opset
+        operator = look_up(op, opset)
+        if operator is None:
+            raise NotDifferentiableError(op, name, f"opset {opset}" if look_up(op, NEWEST_OPSET) else "")
+        for value in node.inputs:
+            if value is not None and value.name in self._unsupported:
+                raise NotDifferentiableError(op, name, f"input {value.name} is {self._unsupported[value.name]}")
+        inputs = _without_trailing([value.name if value is not None and value.name else None for value in node.inputs])
+        outputs = _without_trailing([value.name or None for value in node.outputs])
+        try:
+            attributes = {key: self._attribute(key, value) for key, value in node.attributes.items()}
+            keywords = operator.keyword_arguments(attributes, len(inputs), len(outputs))
+        except Unsupported as error:
+            raise NotDifferentiableError(op, name, str(error)) from error
+        return _Step(name, op, operator, inputs, tuple(value or "" for value in outputs), keywords)
+
+    def _attribute(self, name: str, attribute: ir.Attr) -> Any:
+        match attribute.type:
+            case ir.AttributeType.INT if name in TYPE_ATTRIBUTES:
+                return self._dtype(ir.DataType(attribute.as_int())) if attribute.as_int() else None
+            case ir.AttributeType.INT | ir.AttributeType.FLOAT | ir.AttributeType.STRING:
+                return attribute.value
+            case ir.AttributeType.INTS | ir.AttributeType.FLOATS | ir.AttributeType.STRINGS:
+                return tuple(attribute.value)
+            case ir.AttributeType.TENSOR:
+                tensor = self._tensor(attribute.as_tensor())
+                return tensor.reshape(-1)[0].item(), tensor.dtype
+        raise Unsupported(f"attribute {name} of type {attribute.type.name}")
+
+    def _dtype(self, kind: ir.DataType) -> torch.dtype:
+        dtype = TORCH_TYPES.get(kind)
+        if dtype is None:
+            raise Unsupported(f"type {kind.name.lower()}")
+        if self._widen and dtype in NARROW:
+            self._is_widened = True
+            return torch.float32
+        return dtype
+
+    def _tensor(self, stored: ir.TensorProtocol) -> Tensor:
+        dtype = self._dtype(stored.dtype)
+        array = stored.numpy()
+        if stored.dtype == ir.DataType.BFLOAT16:  # exact: torch reads no ml_dtypes
+            array = array.astype(np.float32)
+        return torch.from_numpy(np.array(array, order="C")).to(dtype)
+
+    def _stored(self, steps: Sequence[_Step], outputs: Sequence[str]) -> Iterator[tuple[str, ir.TensorProtocol]]:
+        """Every stored tensor that is read."""
+        read = {name for step in steps for name in step.inputs}.union(outputs)
+        graph = self._model.graph
+        values = [*graph.initializers.values(), *(value for node in graph for value in node.outputs)]
+        for value in values:
+            tensor = linear_operators.stored_tensor(value)
+            if value.name in read and tensor is not None:
+                yield str(value.name), tensor
+
+    def _store(self, name: str, stored: ir.TensorProtocol, *, is_parameter: bool) -> None:
+        try:
+            tensor = self._tensor(stored)
+        except Unsupported as error:
+            raise NotDifferentiableError("Constant", name, str(error)) from error
+        if not (is_parameter and tensor.is_floating_point() and tensor.dim()):
+            self._folded[name] = tensor
+            return
+        place = self._parameters[name] = self._identifier(name)
+        self._root.register_parameter(place, nn.Parameter(tensor))
+        self._nodes[name] = self._graph.get_attr(place)
+
+    def _fold(self, step: _Step) -> None:
+        given = [None if name is None else self._folded[name] for name in step.inputs]
+        try:
+            with torch.no_grad():
+                result = step.operator.function(*given, **step.keywords)
+        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+            raise NotDifferentiableError(step.op, step.node, _sentence(error)) from error
+        values = result if "outputs" in step.operator.keywords else (result,)
+        self._folded |= {name: value for name, value in zip(step.outputs, values, strict=True) if name}
+
+    def _emit(self, step: _Step) -> None:
+        arguments = tuple(
+            self._literal(name) if place in step.operator.literals else name and self._node(name)
+            for place, name in enumerate(step.inputs)
+        )
+        call = self._call(step, step.operator.function, arguments, dict(step.keywords), step.outputs[0])
+        if "outputs" not in step.operator.keywords:
+            self._nodes[step.outputs[0]] = call
+            return
+        for index, name in enumerate(step.outputs):
+            if name:
+                self._nodes[name] = self._call(step, item, (call, index), {}, name)
+
+    def _call(
+        self,
+        step: _Step,
+        function: Callable[..., Any],
+        arguments: tuple[Any, ...],
+        keywords: dict[str, Any],
+        value: str,
+    ) -> fx.Node:
+        node = self._graph.create_node("call_function", function, arguments, keywords, name=_sanitised(step.node))
+        is_tuple = "outputs" in step.operator.keywords and function is not item
+        node.meta |= {"onnx": (step.node, step.op)} | ({} if is_tuple else {"value": value})
+        return node
+
+    def _literal(self, name: str | None) -> Any:
+        """Numbers where they are known and few; otherwise the value as it is computed."""
+        tensor = None if name is None else self._folded.get(name)
+        if tensor is None or tensor.numel() > LONGEST_LITERAL or tensor.dim() > 1:
+            return name and self._node(name)
+        return tuple(tensor.tolist()) if tensor.dim() else tensor.item()
+
+    def _node(self, name: str) -> fx.Node:
+        if name not in self._nodes:
+            if name not in self._folded:
+                raise NotDifferentiableError("input", name, "a value that nothing computes")
+            place = self._identifier(name)
+            self._root.register_buffer(place, self._folded[name])
+            self._nodes[name] = self._graph.get_attr(place)
+        return self._nodes[name]
+
+    def _identifier(self, name: str) -> str:
+        """A name that Python, torch and the names so far allow."""
+        place = _sanitised(name)
+        while place in self._taken or keyword.iskeyword(place) or hasattr(builtins, place) or _is_reserved(place):
+            place += "_"
+        self._taken.add(place)
+        return place
+
+
+def _sanitised(name: str) -> str:
+    place = re.sub(r"\W", "_", name, flags=re.ASCII)
+    return place if place[:1].isalpha() else f"v_{place}"
+
+
+def _is_reserved(name: str) -> bool:
+    return (
+        name in {"self", "torch", "device", "inf", "nan"} or hasattr(fx.GraphModule, name) or name in vars(nn.Module())
+    )
+
+
+def _without_trailing(names: Sequence[str | None]) -> tuple[str | None, ...]:
+    last = max((place for place, name in enumerate(names) if name), default=-1)
+    return tuple(names[: last + 1])
+
+
+def _paired(steps: Sequence[_Step], outputs: Sequence[str]) -> list[_Step]:
+    """A DequantizeLinear behind a QuantizeLinear becomes one step with it, so that gradients pass."""
+    pair = look_up(PAIR, NEWEST_OPSET)
+    producers = {step.outputs[0]: step for step in steps if step.op == "QuantizeLinear"}
+    result = []
+    for step in steps:
+        before = producers.get(step.inputs[0] or "") if step.op == "DequantizeLinear" else None
+        if before is None or pair is None:
+            result.append(step)
+            continue
+        first = (*before.inputs, None)[:3]
+        axes = {"axis": before.keywords.get("axis", 1), "axis_back": step.keywords.get("axis", 1)}
+        keywords = {**before.keywords, **axes}
+        result.append(replace(step, operator=pair, inputs=(*first, *step.inputs[1:]), keywords=keywords))
+    read = {name for step in result for name in step.inputs}.union(outputs)
+    return [step for step in result if step.op != "QuantizeLinear" or not read.isdisjoint(step.outputs)]
+
+
+def _reached(steps: Sequence[_Step], outputs: Sequence[str]) -> set[str]:
+    """Values that a gradient of the outputs reaches."""
+    reached = set(outputs)
+    for step in reversed(steps):
+        if not reached.isdisjoint(step.outputs):
+            reached.update(step.differentiable)
+    return reached
+
+
+def _sentence(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -1,0 +1,91 @@
+"""Quantising and back, as torch functions; the pair passes gradients straight through its rounding."""
+
+import torch
+from torch import Tensor
+
+from prox24_export.passes.onnx_to_fx.table import Unsupported, one_of, operator
+
+INTEGERS = {torch.int8, torch.uint8, torch.int16, torch.int32}
+
+
+class _Round(torch.autograd.Function):
+    """Rounds half to even; its gradient is that of the identity."""
+
+    @staticmethod
+    def forward(ctx: object, x: Tensor) -> Tensor:  # noqa: ARG004 (torch's signature)
+        return torch.round(x)
+
+    @staticmethod
+    def backward(ctx: object, gradient: Tensor) -> Tensor:  # noqa: ARG004
+        return gradient
+
+
+@operator(
+    *("QuantizeLinear",),
+    since=10,
+    detached=True,
+    only={"block_size": one_of(0), "saturate": one_of(1), "precision": one_of(0)},
+)
+def quantise(
+    x: Tensor,
+    scale: Tensor,
+    zero: Tensor | None = None,
+    *,
+    axis: int = 1,
+    output_dtype: torch.dtype | None = None,
+) -> Tensor:
+    """round(x / scale) + zero, held within the integer type."""
+    return _quantised(x, scale, zero, axis, output_dtype).to(_type(zero, output_dtype))
+
+
+@operator("DequantizeLinear", since=10, fixed=[2], only={"block_size": one_of(0), "output_dtype": one_of(None)})
+def dequantise(x: Tensor, scale: Tensor, zero: Tensor | None = None, *, axis: int = 1) -> Tensor:
+    """(x − zero) · scale."""
+    if x.is_floating_point():
+        raise Unsupported("floating-point codes")
+    steps = x.to(torch.int32) if zero is None else x.to(torch.int32) - _along(zero, x, axis).to(torch.int32)
+    return steps.to(scale.dtype) * _along(scale, x, axis)
+
+
+# What `converted` makes of a DequantizeLinear behind a QuantizeLinear; no ONNX operator has this name.
+@operator("QuantizeLinear+DequantizeLinear", fixed=[2, 4])
+def fake_quantise(
+    x: Tensor,
+    scale: Tensor,
+    zero: Tensor | None,
+    scale_back: Tensor,
+    zero_back: Tensor | None = None,
+    *,
+    axis: int = 1,
+    axis_back: int = 1,
+    output_dtype: torch.dtype | None = None,
+) -> Tensor:
+    """Quantised and back. The gradient is straight through the rounding, and 0 where the type's limit was reached."""
+    codes = _quantised(x, scale, zero, axis, output_dtype)
+    steps = codes if zero_back is None else codes - _along(zero_back, x, axis_back)
+    return steps * _along(scale_back, x, axis_back)
+
+
+def _quantised(x: Tensor, scale: Tensor, zero: Tensor | None, axis: int, output_dtype: torch.dtype | None) -> Tensor:
+    limits = torch.iinfo(_type(zero, output_dtype))
+    codes: Tensor = _Round.apply(x / _along(scale, x, axis))  # type: ignore[no-untyped-call]
+    codes = codes if zero is None else codes + _along(zero, x, axis)
+    return codes.clamp(limits.min, limits.max)
+
+
+def _type(zero: Tensor | None, output_dtype: torch.dtype | None) -> torch.dtype:
+    found = zero.dtype if zero is not None else output_dtype or torch.uint8
+    if found not in INTEGERS:
+        raise Unsupported(f"codes of type {found}")
+    return found
+
+
+def _along(values: Tensor, x: Tensor, axis: int) -> Tensor:
+    """One value for all of `x`, or one for every position of an axis."""
+    if values.numel() == 1:
+        return values.reshape(())
+    if values.dim() != 1:
+        raise Unsupported("blocks")
+    shape = [1] * x.dim()
+    shape[axis] = -1
+    return values.reshape(shape)

@@ -1,0 +1,241 @@
+"""ONNX operators over windows of spatial axes, convolutions and pooling, as torch functions."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F  # noqa: N812 (torch's own habit)
+from torch import Tensor
+
+from prox24_export.passes.onnx_to_fx.table import Unsupported, all_ones, one_of, operator
+
+AUTO_PAD = one_of("NOTSET", "VALID", "SAME_UPPER", "SAME_LOWER", "")
+MAX_POOL: dict[int, Callable[..., Tensor]] = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
+AVERAGE_POOL: dict[int, Callable[..., Tensor]] = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
+Pads = list[tuple[int, int]]  # by spatial axis: before, after
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Where the windows of a convolution or a pool lie: size, stride and dilation by spatial axis."""
+
+    kernel: tuple[int, ...]
+    strides: tuple[int, ...]
+    dilations: tuple[int, ...]
+
+    @classmethod
+    def of(cls, kernel: Sequence[int], strides: Sequence[int] | None, dilations: Sequence[int] | None) -> "Windows":
+        """From attributes, 1 where they are left out."""
+        ones = (1,) * len(kernel)
+        return cls(tuple(kernel), tuple(strides or ones), tuple(dilations or ones))
+
+    @property
+    def spans(self) -> list[int]:
+        """Positions from a window's first entry to its last."""
+        return [(size - 1) * step + 1 for size, step in zip(self.kernel, self.dilations, strict=True)]
+
+    def margins(self, sizes: Sequence[int], pads: Sequence[int] | None, auto_pad: str) -> Pads:
+        """Padding of data of these sizes."""
+        rank = len(sizes)
+        if auto_pad.startswith("SAME"):
+            totals = [
+                max(0, (math.ceil(size / stride) - 1) * stride + span - size)
+                for size, stride, span in zip(sizes, self.strides, self.spans, strict=True)
+            ]
+            return [_halves(total, more_after=auto_pad == "SAME_UPPER") for total in totals]
+        if pads is None or auto_pad == "VALID":
+            return [(0, 0)] * rank
+        return list(zip(pads[:rank], pads[rank:], strict=True))
+
+    def beyond(self, sizes: Sequence[int], margins: Pads) -> Pads:
+        """Further padding with which the last window, begun within the data or before it, is whole."""
+        result = []
+        for size, (before, after), span, stride in zip(sizes, margins, self.spans, self.strides, strict=True):
+            covered = size + before + after
+            count = math.ceil((covered - span) / stride) + 1
+            if (count - 1) * stride >= size + before:
+                count -= 1
+            result.append((0, max(0, (count - 1) * stride + span - covered)))
+        return result
+
+    def entries(self, x: Tensor) -> Tensor:
+        """[N, C, windows by axis, entries by axis]."""
+        for axis, (span, stride, step) in enumerate(zip(self.spans, self.strides, self.dilations, strict=True), 2):
+            x = x.unfold(axis, span, stride)[..., ::step]
+        return x
+
+
+@operator("Conv", only={"auto_pad": AUTO_PAD, "kernel_shape": lambda _: True})
+def conv(
+    x: Tensor,
+    w: Tensor,
+    b: Tensor | None = None,
+    *,
+    auto_pad: str = "NOTSET",
+    dilations: Sequence[int] | None = None,
+    group: int = 1,
+    pads: Sequence[int] | None = None,
+    strides: Sequence[int] | None = None,
+) -> Tensor:
+    """A convolution of [N, C, spatial axes] by [M, C / group, kernel]."""
+    rank, windows = x.dim() - 2, Windows.of(w.shape[2:], strides, dilations)
+    margins = windows.margins(x.shape[2:], pads, auto_pad)
+    if any(before != after for before, after in margins):
+        x, margins = _padded(x, margins), [(0, 0)] * rank
+    padding = [before for before, _ in margins]
+    return torch.convolution(x, w, b, windows.strides, padding, windows.dilations, False, [0] * rank, group)
+
+
+@operator("ConvTranspose", only={"auto_pad": AUTO_PAD, "kernel_shape": lambda _: True})
+def conv_transpose(
+    x: Tensor,
+    w: Tensor,
+    b: Tensor | None = None,
+    *,
+    auto_pad: str = "NOTSET",
+    dilations: Sequence[int] | None = None,
+    group: int = 1,
+    output_padding: Sequence[int] | None = None,
+    output_shape: Sequence[int] | None = None,
+    pads: Sequence[int] | None = None,
+    strides: Sequence[int] | None = None,
+) -> Tensor:
+    """The transpose of a convolution by [C, M / group, kernel]."""
+    rank, windows = x.dim() - 2, Windows.of(w.shape[2:], strides, dilations)
+    beyond = output_padding or (0,) * rank
+    axes = zip(windows.strides, x.shape[2:], windows.spans, strict=True)
+    full = [stride * (size - 1) + span for stride, size, span in axes]
+    if output_shape is None and auto_pad.startswith("SAME"):
+        output_shape = [size * stride for size, stride in zip(x.shape[2:], windows.strides, strict=True)]
+    if output_shape is not None:
+        totals = [size + more - wanted for size, more, wanted in zip(full, beyond, output_shape[-rank:], strict=True)]
+        margins = [_halves(total, more_after=auto_pad == "SAME_UPPER") for total in totals]
+    else:
+        margins = windows.margins(x.shape[2:], pads, auto_pad)
+    if not any(beyond) and all(before == after >= 0 for before, after in margins):
+        padding = [before for before, _ in margins]
+        return torch.convolution(x, w, b, windows.strides, padding, windows.dilations, True, beyond, group)
+    y = torch.convolution(x, w, None, windows.strides, [0] * rank, windows.dilations, True, [0] * rank, group)
+    y = _padded(y, [(-before, more - after) for (before, after), more in zip(margins, beyond, strict=True)])
+    return y if b is None else y + b.reshape(-1, *[1] * rank)
+
+
+@operator("MaxPool", only={"auto_pad": AUTO_PAD, "storage_order": one_of(0)})
+def max_pool(
+    x: Tensor,
+    *,
+    kernel_shape: Sequence[int],
+    auto_pad: str = "NOTSET",
+    ceil_mode: int = 0,
+    dilations: Sequence[int] | None = None,
+    pads: Sequence[int] | None = None,
+    strides: Sequence[int] | None = None,
+) -> Tensor:
+    """The largest entry of every window."""
+    rank, windows = x.dim() - 2, Windows.of(kernel_shape, strides, dilations)
+    margins = windows.margins(x.shape[2:], pads, auto_pad)
+    if ceil_mode:
+        margins = _joined(margins, windows.beyond(x.shape[2:], margins))
+    padding = [before for before, _ in margins]
+    fits = all(before == after <= size // 2 for (before, after), size in zip(margins, kernel_shape, strict=True))
+    if not (fits and x.is_floating_point()):
+        lowest = -math.inf if x.is_floating_point() else torch.iinfo(x.dtype).min
+        x, padding = _padded(x, margins, lowest), [0] * rank
+    if not x.is_floating_point():
+        return windows.entries(x).amax(tuple(range(-rank, 0)))
+    return _of_rank(MAX_POOL, rank)(x, windows.kernel, windows.strides, padding, windows.dilations)
+
+
+@operator("AveragePool", since=7, only={"auto_pad": AUTO_PAD})
+def average_pool(
+    x: Tensor,
+    *,
+    kernel_shape: Sequence[int],
+    auto_pad: str = "NOTSET",
+    ceil_mode: int = 0,
+    count_include_pad: int = 0,
+    dilations: Sequence[int] | None = None,
+    pads: Sequence[int] | None = None,
+    strides: Sequence[int] | None = None,
+) -> Tensor:
+    """The mean of every window, padding counted only where asked."""
+    rank, windows = x.dim() - 2, Windows.of(kernel_shape, strides, dilations)
+    margins = windows.margins(x.shape[2:], pads, auto_pad)
+    plain = not ceil_mode and all(before == after for before, after in margins) and all_ones(windows.dilations)
+    if plain and all(2 * before <= size for (before, _), size in zip(margins, kernel_shape, strict=True)):
+        padding = [before for before, _ in margins]
+        pool = _of_rank(AVERAGE_POOL, rank)
+        return pool(x, windows.kernel, windows.strides, padding, False, bool(count_include_pad))
+    counted = torch.ones((1, 1, *x.shape[2:]), dtype=x.dtype, device=x.device)
+    counted = _padded(counted, margins, 1 if count_include_pad else 0)
+    if ceil_mode:
+        beyond = windows.beyond(x.shape[2:], margins)
+        counted, margins = _padded(counted, beyond), _joined(margins, beyond)
+    x = _padded(x, margins)
+    axes = tuple(range(-rank, 0))
+    sums, counts = (windows.entries(values).sum(axes) for values in (x, counted))
+    return sums / counts
+
+
+@operator("LpPool", only={"auto_pad": AUTO_PAD})
+def lp_pool(
+    x: Tensor,
+    *,
+    kernel_shape: Sequence[int],
+    auto_pad: str = "NOTSET",
+    ceil_mode: int = 0,
+    dilations: Sequence[int] | None = None,
+    p: int = 2,
+    pads: Sequence[int] | None = None,
+    strides: Sequence[int] | None = None,
+) -> Tensor:
+    """The p-norm of every window."""
+    rank, windows = x.dim() - 2, Windows.of(kernel_shape, strides, dilations)
+    margins = windows.margins(x.shape[2:], pads, auto_pad)
+    if ceil_mode:
+        margins = _joined(margins, windows.beyond(x.shape[2:], margins))
+    entries = windows.entries(_padded(x, margins))
+    norm: Tensor = torch.linalg.vector_norm(entries, p, tuple(range(-rank, 0)))
+    return norm
+
+
+@operator("GlobalAveragePool")
+def global_average_pool(x: Tensor) -> Tensor:
+    """The mean over all spatial axes."""
+    return x.mean(tuple(range(2, x.dim())), keepdim=True)
+
+
+@operator("GlobalMaxPool")
+def global_max_pool(x: Tensor) -> Tensor:
+    """The largest entry over all spatial axes."""
+    return x.amax(tuple(range(2, x.dim())), keepdim=True)
+
+
+@operator("GlobalLpPool", since=2)
+def global_lp_pool(x: Tensor, *, p: int = 2) -> Tensor:
+    """The p-norm over all spatial axes."""
+    norm: Tensor = torch.linalg.vector_norm(x, p, tuple(range(2, x.dim())), keepdim=True)
+    return norm
+
+
+def _joined(inner: Pads, outer: Pads) -> Pads:
+    return [(a + c, b + d) for (a, b), (c, d) in zip(inner, outer, strict=True)]
+
+
+def _padded(x: Tensor, margins: Pads, value: float = 0.0) -> Tensor:
+    if not any(before or after for before, after in margins):
+        return x
+    return F.pad(x, [amount for pair in reversed(margins) for amount in pair], value=value)
+
+
+def _halves(total: int, *, more_after: bool) -> tuple[int, int]:
+    small, large = total // 2, total - total // 2
+    return (small, large) if more_after else (large, small)
+
+
+def _of_rank(functions: Mapping[int, Callable[..., Tensor]], rank: int) -> Callable[..., Tensor]:
+    try:
+        return functions[rank]
+    except KeyError:
+        raise Unsupported(f"{rank} spatial axes") from None

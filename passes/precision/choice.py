@@ -1,0 +1,167 @@
+"""Which nodes stay in float32, each with one sentence that says why."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+import onnx_ir as ir
+
+from prox24_export.passes.front_onnx.linear_operators import ONNX_DOMAINS
+from prox24_export.passes.precision.ranges import Range
+from prox24_export.passes.precision.types import Precision, places
+
+INTEGERS = {
+    kind for kind in ir.DataType if kind.is_integer() and kind is not ir.DataType.BOOL
+}  # a mask of truth values is exact in any float type
+SAME_VALUES = {"Expand", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
+DENOMINATORS = {"Div": 1, "Reciprocal": 0, "Log": 0}  # input whose zero would be an infinity
+BODIES = {ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What decides.
+
+    Attributes:
+        precision: The low type.
+        opset: Of the standard operators.
+        margin: Calibration sees few samples: values must stay this factor below the end of the type's range.
+        keep: Globs on node names that the user wants in float32.
+        linears: Names of the nodes that multiply by a stored weight: there, computing with indices ends.
+    """
+
+    precision: Precision
+    opset: int
+    margin: float
+    keep: Sequence[str]
+    linears: frozenset[str]
+
+    def call(self, nodes: Sequence[ir.Node], ranges: Mapping[str, Range]) -> dict[str, str]:
+        """By name of the node: why it stays in float32. Nodes without float32 operands are not mentioned.
+
+        Args:
+            nodes: Main graph in topological order, each with a name of its own.
+            ranges: Of values by name; what is not in it counts as harmless.
+        """
+        ranges = _with_same_values(nodes, ranges)
+        unsafe = self._unsafe(nodes, ranges)
+        indices = self._index_arithmetic(nodes)
+        kept: dict[str, str] = {}
+        for node in nodes:
+            if not has_float(node):
+                continue
+            reason = (
+                self._by_name(node)
+                or (self._by_index() if node in indices else "")
+                or self._by_operator(node)
+                or self._by_range(node, unsafe)
+            )
+            if reason:
+                kept[str(node.name)] = reason
+        return kept
+
+    def _by_name(self, node: ir.Node) -> str:
+        glob = next((glob for glob in self.keep if fnmatchcase(str(node.name), glob)), None)
+        return f"kept by request ({glob})" if glob is not None else ""
+
+    def _by_operator(self, node: ir.Node) -> str:
+        word = self.precision.word
+        if any(attribute.type in BODIES for attribute in node.attributes.values()):
+            return "its bodies are not converted"
+        if node.domain not in ONNX_DOMAINS:
+            return f"{node.domain}.{node.op_type} is no ONNX operator: which types it takes is not known"
+        found = places(node, self.opset, self.precision)
+        if found is None:
+            return f"{node.op_type} has no ONNX schema in opset {self.opset}"
+        reads = [low for low, value in zip(found.inputs, node.inputs, strict=True) if is_float(value)]
+        if any(reads) or any(found.outputs):
+            return ""
+        if not reads:
+            return f"the type of what {node.op_type} makes is set by an attribute"
+        return f"{node.op_type} is not defined for {word} in opset {self.opset}"
+
+    def _by_range(self, node: ir.Node, unsafe: Mapping[str, str]) -> str:
+        values = [value for value in (*node.inputs, *node.outputs) if is_float(value)]
+        return next((unsafe[str(value.name)] for value in values if value and str(value.name) in unsafe), "")
+
+    def _by_index(self) -> str:
+        digits = 11 if self.precision.name == "fp16" else 8
+        return f"computes with integers, such as positions, of which {self.precision.word} holds {digits} bits"
+
+    def _unsafe(self, nodes: Sequence[ir.Node], ranges: Mapping[str, Range]) -> dict[str, str]:
+        """By name of the value: why the low type cannot hold it."""
+        denominators = {
+            str(value.name)
+            for node in nodes
+            if node.op_type in DENOMINATORS
+            if (value := node.inputs[DENOMINATORS[node.op_type]]) is not None
+        }
+        names = {str(value.name): value for node in nodes for value in (*node.inputs, *node.outputs) if value}
+        word, overflows, vanishes = self.precision.word, self.precision.overflows, self.precision.vanishes
+        reasons: dict[str, str] = {}
+        for name, value in names.items():
+            found = ranges.get(name)
+            if found is None or not is_float(value):
+                continue
+            limit = overflows if value.is_initializer() else overflows / self.margin
+            what = f"{'constant' if value.is_initializer() else 'value'} {name}"
+            if found.largest >= limit:
+                end = f"{word} ends at 65504"
+                spare = "" if value.is_initializer() else f" and {self.margin:g}× is kept spare"
+                reasons[name] = f"{what} reaches {found.largest:.4g}; {end}{spare}"
+            elif 0 < found.largest <= vanishes:
+                reasons[name] = f"{what} is at most {found.largest:.3g}, which {word} rounds to zero"
+            elif found.smallest <= vanishes and name in denominators:
+                reasons[name] = f"{what} is divided by and gets as small as {found.smallest:.3g}: zero in {word}"
+        return reasons
+
+    def _index_arithmetic(self, nodes: Sequence[ir.Node]) -> set[ir.Node]:
+        """Nodes that compute with integers turned into floats, and with constants, and with nothing else."""
+        values: set[ir.Value] = set()
+        found = set()
+        for node in nodes:
+            floats = [value for value in node.inputs if is_float(value)]
+            starts = node.op_type == "Cast" and node.inputs[0] is not None and node.inputs[0].dtype in INTEGERS
+            goes_on = any(value in values for value in floats) and all(
+                value in values or _is_constant(value) for value in floats
+            )
+            if starts or (goes_on and node.name not in self.linears):
+                found.add(node)
+                values.update(value for value in node.outputs if is_float(value))
+        return found
+
+
+def is_float(value: ir.Value | None) -> bool:
+    """Whether a value is of the type that is converted."""
+    return value is not None and value.dtype == ir.DataType.FLOAT
+
+
+def has_float(node: ir.Node) -> bool:
+    """Whether a node reads or makes float32, in its bodies too."""
+    operands = any(map(is_float, (*node.inputs, *node.outputs)))
+    return operands or any(attribute.type in BODIES for attribute in node.attributes.values())
+
+
+def _is_constant(value: ir.Value | None) -> bool:
+    """Stored, or computed from stored values alone."""
+    pending, seen = [value], set()
+    while pending:
+        here = pending.pop()
+        if here is None or here in seen or here.is_initializer():
+            continue
+        seen.add(here)
+        producer = here.producer()
+        if producer is None:
+            return False
+        pending.extend(producer.inputs)
+    return True
+
+
+def _with_same_values(nodes: Sequence[ir.Node], ranges: Mapping[str, Range]) -> dict[str, Range]:
+    """Layout operators hand a range on where nothing was observed, such as that of a transposed weight."""
+    known = dict(ranges)
+    for node in nodes:
+        source = node.inputs[0] if node.op_type in SAME_VALUES and node.inputs else None
+        if source is not None and str(source.name) in known:
+            known.setdefault(str(node.outputs[0].name), known[str(source.name)])
+    return known

@@ -1,0 +1,273 @@
+"""float32 ONNX → float16 or bfloat16 ONNX for strongly typed networks: no builder flag makes them lower any more.
+
+TensorRT 11 takes the types of the file and 10 does with STRONGLY_TYPED, so an engine is as narrow as its ONNX file.
+"""
+
+import math
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import onnx
+import onnx.inliner
+import onnx_ir as ir
+
+from prox24_export.errors import InputError
+from prox24_export.passes.front_onnx import linear_operators, runtime
+from prox24_export.passes.front_onnx.graph import OnnxGraph, model_tensors
+from prox24_export.passes.graph.protocol import Candidate, Feeds, Linear, as_numpy_dtype
+from prox24_export.passes.precision.autocast import autocast
+from prox24_export.passes.precision.check import differences, verify_finite, verify_interface, verify_lowered
+from prox24_export.passes.precision.choice import Choice, has_float
+from prox24_export.passes.precision.convert import constants_first, convert
+from prox24_export.passes.precision.quantised import is_quantised, verify_quantised
+from prox24_export.passes.precision.ranges import Range, observe, range_of
+from prox24_export.passes.precision.types import PRECISIONS, Precision, PrecisionName, first_opset
+from prox24_export.passes.verify_pattern import Verified, verify_pattern
+
+EXTERNAL_ABOVE = 1_800_000_000  # bytes of tensors: protobuf ends at 2 GiB
+EXTERNAL_TENSOR = 1024  # bytes: smaller tensors stay in the file
+MULTIPLY = ("Conv", "ConvTranspose", "Gemm", "MatMul")  # for the sake of these an opset is raised
+LOW = {"float16", "bfloat16"}
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """A converted file.
+
+    Attributes:
+        path: Where it is.
+        kept_in_fp32: By node: why it computes in float32, in one sentence.
+        differences: By float output: `‖low − float32‖ / ‖float32‖` over the feeds, every value rounded to its type.
+        verified: Every use of a pruned weight that was checked in the file.
+        notes: What the user should know, one sentence each.
+        converted: Whether anything changed; False where the model passed through as it was.
+    """
+
+    path: Path
+    kept_in_fp32: Mapping[str, str]
+    differences: Mapping[str, float]
+    verified: tuple[Verified, ...]
+    notes: tuple[str, ...] = ()
+    converted: bool = True
+
+
+@dataclass(frozen=True)
+class LowerPrecision:
+    """Settings of the pass.
+
+    Attributes:
+        precision: The low type.
+        margin: Calibration sees few samples: a node stays in float32 where a value gets closer to the end of the
+            type's range than this factor.
+        keep: Globs on names of nodes that stay in float32 anyway.
+        converter: `own`, or NVIDIA's `autocast`, which needs modelopt and chooses by its own rules.
+        external_above: Bytes of tensors above which they go to a file beside the model; also where the source did so.
+    """
+
+    precision: PrecisionName = "fp16"
+    margin: float = 4.0
+    keep: tuple[str, ...] = ()
+    converter: Literal["own", "autocast"] = "own"
+    external_above: int = EXTERNAL_ABOVE
+
+    def call(self, source: Path, target: Path, feeds: Sequence[Feeds], linears: Sequence[Linear] = ()) -> Lowered:
+        """Writes `source` in the low type to `target`, which appears whole or not at all; `source` is never touched.
+
+        A model whose weights are float16 or bfloat16 already, or quantised, is copied. Inputs and outputs keep their
+        types.
+
+        Args:
+            source: An ONNX file.
+            target: Another file; large tensors go to `target` + `.data` beside it.
+            feeds: Calibration batches: ranges of values are taken from them, and outputs are compared on them.
+                With none, only weights decide what stays in float32, and nothing is compared.
+            linears: Pruned layers of `source`, to be verified in `target`.
+
+        Raises:
+            InputError: The model is unreadable, does not run on the feeds, or cannot be converted.
+            UnavailableError: autocast was asked for and is not installed.
+            PatternError: A pruned weight is not 2:4 in the file.
+            PrecisionError: A value is NaN or Inf that was finite, or a weight is not stored in the low type.
+            OSError: The target cannot be written.
+        """
+        graph = OnnxGraph(source)
+        if target.resolve() == source.resolve():
+            raise InputError(f"{target} is the model that is converted. Expected another file to write to.")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as folder:
+            file = Path(folder) / target.name
+            why = _passes_through(graph, PRECISIONS[self.precision])
+            lowered = self._copied(graph, file, linears, why) if why else self._converted(graph, file, feeds, linears)
+            _publish(file, target)
+        return replace(lowered, path=target)
+
+    def _copied(self, graph: OnnxGraph, file: Path, linears: Sequence[Linear], why: str) -> Lowered:
+        if _has_external(graph.proto):
+            model = ir.from_proto(graph.proto)
+            ir.external_data.set_base_dir(model.graph, graph.path.parent)
+            self._save(model, file, external=True)
+        else:
+            shutil.copyfile(graph.path, file)
+        written = OnnxGraph(file)
+        verified = verify_pattern(written, linears)
+        if is_quantised(written):
+            verified = verify_quantised(written, [use.node for linear in linears for use in linear.uses])
+        return Lowered(file, {}, {}, tuple(verified), (why,), converted=False)
+
+    def _converted(self, graph: OnnxGraph, file: Path, feeds: Sequence[Feeds], linears: Sequence[Linear]) -> Lowered:
+        precision = PRECISIONS[self.precision]
+        before = observe(graph, feeds)
+        if self.converter == "autocast":
+            model = ir.from_proto(autocast(graph.path, self.precision, feeds))
+            notes: list[str] = []
+            kept = _left_in_float32(model)
+        else:
+            model, notes = _prepared(graph, precision, before.ranges)
+            kept = self._convert(graph, model, precision, before.ranges)
+        size = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value)
+        self._save(model, file, external=size > self.external_above or _has_external(graph.proto))
+        written = OnnxGraph(file)
+        verify_interface(graph.proto, written.proto)
+        verified = verify_lowered(written, linears, precision, kept)
+        after = observe(written, feeds, rounded=True)
+        verify_finite(written, after, before)
+        if not feeds:
+            notes.append("no calibration data: no value but the weights was looked at, and no output was compared")
+        elif written.runs_in_float32:
+            notes.append(
+                "compared node by node on a float32 copy, every value rounded, as ONNX Runtime has no kernels here"
+            )
+        return Lowered(file, kept, differences(before, after), tuple(verified), tuple(notes))
+
+    def _convert(
+        self, graph: OnnxGraph, model: ir.Model, precision: Precision, before: Mapping[str, Range]
+    ) -> dict[str, str]:
+        stored = {
+            name: range_of(value.const_value.numpy())
+            for name, value in model.graph.initializers.items()
+            if value.const_value is not None and value.dtype == ir.DataType.FLOAT
+        }
+        linears = frozenset(found.use.node for found in graph.operators() if isinstance(found, Candidate))
+        opset = model.opset_imports[""]
+        choice = Choice(precision, opset, self.margin, self.keep, linears)
+        kept = choice.call(list(model.graph), {**before, **stored})
+        convert(model, precision, kept, opset)
+        return kept
+
+    def _save(self, model: ir.Model, file: Path, *, external: bool) -> None:
+        if not external:
+            ir.save(model, file)
+            return
+        for node in model.graph.all_nodes():
+            _load_attributes(node)
+        ir.save(model, file, external_data=f"{file.name}.data", size_threshold_bytes=EXTERNAL_TENSOR)
+
+
+def _passes_through(graph: OnnxGraph, precision: Precision) -> str:
+    """Why a model is copied as it is; empty where it is converted."""
+    if is_quantised(graph):
+        return "the model is quantised (QuantizeLinear, DequantizeLinear) and was left as it is"
+    weights = [found for found in graph.operators() if isinstance(found, Candidate)]
+    types = {"cast" if math.isfinite(found.limit) else found.dtype for found in weights}
+    if not types or not types <= LOW:
+        return ""
+    words = " and ".join(sorted(types))
+    asked = "" if types == {precision.word} else f" {precision.word} was asked for."
+    return f"the weights are {words} already, and the model was left as it is.{asked}".rstrip(".")
+
+
+def _prepared(graph: OnnxGraph, precision: Precision, ranges: Mapping[str, Range]) -> tuple[ir.Model, list[str]]:
+    """A copy with one name per node, no functions, every value's type, an opset that has the low type; and notes."""
+    if graph.proto.graph.sparse_initializer:
+        raise InputError(f"{graph.path} holds sparse initializers, which cannot be converted. Store them densely.")
+    named = ir.from_proto(graph.proto)
+    for node, name in linear_operators.node_names(named).items():
+        node.name = name
+    proto = ir.to_proto(named)
+    if proto.functions:
+        proto = onnx.inliner.inline_local_functions(proto)
+    proto, notes = _raised(proto, precision, graph.path)
+    try:
+        proto = onnx.shape_inference.infer_shapes(proto)
+    except Exception as error:
+        raise InputError(f"types of {graph.path} cannot be inferred: {runtime.one_sentence(error)}.") from error
+    model = ir.from_proto(proto)
+    ir.external_data.set_base_dir(model.graph, graph.path.parent)
+    model.ir_version = max(model.ir_version or 0, 4)  # before, every initializer was an input too
+    for node, name in linear_operators.node_names(model).items():
+        node.name = name
+    _fill_types(graph, model, ranges)
+    constants_first(model)
+    return model, notes
+
+
+def _raised(proto: onnx.ModelProto, precision: Precision, path: Path) -> tuple[onnx.ModelProto, list[str]]:
+    """The model in the first opset in which its products may be of the low type, and a note where that is another."""
+    opset = next((entry.version for entry in proto.opset_import if entry.domain in linear_operators.ONNX_DOMAINS), 1)
+    used = {node.op_type for node in proto.graph.node} & set(MULTIPLY)
+    needed = {op: first_opset(op, precision) or 0 for op in used}
+    late = max(needed, key=lambda op: needed[op], default="")
+    if not late or needed[late] <= opset:
+        return proto, []
+    loaded = onnx.ModelProto()
+    loaded.CopyFrom(proto)
+    try:
+        onnx.load_external_data_for_model(loaded, str(path.parent))
+        raised = onnx.version_converter.convert_version(loaded, needed[late])
+    except Exception as error:
+        raise InputError(
+            f"{path} has opset {opset}, {precision.word} {late} needs {needed[late]}, and onnx cannot raise it: "
+            f"{runtime.one_sentence(error)}. Export the model with that opset, or use fp16."
+        ) from error
+    return raised, [f"opset raised from {opset} to {needed[late]}: {precision.word} {late} needs it"]
+
+
+def _fill_types(graph: OnnxGraph, model: ir.Model, ranges: Mapping[str, Range]) -> None:
+    """Types that inference does not know, such as those behind vendor operators, are those that were seen."""
+    for node in model.graph:
+        for value in node.outputs:
+            if value.type is None and str(value.name) in ranges and not graph.runs_in_float32:
+                kind = onnx.helper.np_dtype_to_tensor_dtype(as_numpy_dtype(ranges[str(value.name)].dtype))
+                value.type = ir.TensorType(ir.DataType(kind))
+            if value.name and value.type is None:
+                raise InputError(
+                    f"the type of {value.name}, which node {node.name} ({node.op_type}) of {graph.path} makes, is not "
+                    "known. Give calibration data, so that it can be seen."
+                )
+            if isinstance(value.type, (ir.SequenceType, ir.OptionalType)):
+                raise InputError(
+                    f"{value.name} of {graph.path} is a sequence or optional: such models cannot be converted to a "
+                    "lower precision. Use --precision fp32."
+                )
+
+
+def _left_in_float32(model: ir.Model) -> dict[str, str]:
+    """Nodes of another converter's result that read or make float32."""
+    return {
+        str(node.name): "left in float32 by modelopt's autocast"
+        for node in model.graph
+        if node.op_type != "Cast" and has_float(node)
+    }
+
+
+def _has_external(proto: onnx.ModelProto) -> bool:
+    return any(tensor.data_location == onnx.TensorProto.EXTERNAL for _, tensor in model_tensors(proto))
+
+
+def _load_attributes(node: ir.Node) -> None:
+    """Tensors in attributes come into the file: only initializers are written beside it."""
+    for name, attribute in list(node.attributes.items()):
+        if attribute.type == ir.AttributeType.TENSOR and isinstance(attribute.value, ir.ExternalTensor):
+            node.attributes[name] = ir.AttrTensor(name, ir.tensor(attribute.value.numpy()))
+
+
+def _publish(file: Path, target: Path) -> None:
+    """The data first: a model file is there only when all it names is."""
+    data = file.with_name(f"{file.name}.data")
+    if data.exists():
+        data.replace(target.with_name(data.name))
+    file.replace(target)

@@ -1,0 +1,138 @@
+"""2:4 after quantisation: of each group of four integers at most two differ from the zero point.
+
+A float zero becomes exactly the zero point, so a 2:4 weight in front of QuantizeLinear is 2:4 behind it; more entries
+may join, as small ones round to it. Weights that are stored as integers are looked at as they are.
+"""
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from prox24_export.passes.front_onnx import runtime
+from prox24_export.passes.front_onnx.graph import OnnxGraph
+from prox24_export.passes.graph.protocol import Array, Candidate, Node
+from prox24_export.passes.verify_pattern import PatternError, Verified, check
+
+EPILOGUE = {"Add", "Relu", "Clip", "LeakyRelu", "Sigmoid", "Mul"}  # what TensorRT fuses behind a product
+
+
+def is_quantised(graph: OnnxGraph) -> bool:
+    """Whether the model holds QuantizeLinear or DequantizeLinear."""
+    return any(node.op_type in {"QuantizeLinear", "DequantizeLinear"} for node in graph.proto.graph.node)
+
+
+def quantised_products(graph: OnnxGraph) -> tuple[set[str], set[str]]:
+    """Nodes that multiply what comes from DequantizeLinear, and those of which a QuantizeLinear takes the result.
+
+    Biases and activations may stand between a product and its QuantizeLinear: TensorRT fuses them.
+    """
+    by_output = {name: node for node in graph.nodes for name in node.outputs}
+    readers: dict[str, list[Node]] = {}
+    for node in graph.nodes:
+        for name in node.inputs:
+            readers.setdefault(name, []).append(node)
+    inside, followed = set(), set()
+    for found in graph.operators():
+        if not isinstance(found, Candidate):
+            continue
+        node = next(node for node in graph.nodes if node.name == found.use.node)
+        if any(by_output[name].op == "DequantizeLinear" for name in node.inputs if name in by_output):
+            inside.add(node.name)
+        ahead = node
+        while len(next_ones := readers.get(ahead.outputs[0], [])) == 1 and next_ones[0].op in EPILOGUE:
+            ahead = next_ones[0]
+        if next_ones and all(reader.op == "QuantizeLinear" for reader in next_ones):
+            followed.add(node.name)
+    return inside, followed
+
+
+def verify_quantised(graph: OnnxGraph, nodes: Sequence[str]) -> list[Verified]:
+    """Checks the integers that `nodes` multiply by, along the reduction axis of each node.
+
+    Nodes whose weight is not quantised are checked as they are.
+
+    Raises:
+        PatternError: A node has no constant weight, or more than two integers of a group are not the zero point.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        path = Path(name) / "integers.onnx"
+        onnx.save(_with_integers(graph), path)
+        looked_at = OnnxGraph(path)
+        uses = {use.use.node: use for use in looked_at.operators() if isinstance(use, Candidate)}
+        found = []
+        for node in nodes:
+            if node not in uses:
+                raise PatternError(f"node {node} is no linear layer with a constant weight after quantisation.")
+            verified = check(looked_at, uses[node])
+            if verified.violations:
+                raise PatternError(
+                    f"node {node}: {verified.violations} of {verified.groups} groups of quantised weights are not 2:4. "
+                    "Expected at most two in each that differ from the zero point. Prune before quantising."
+                )
+            found.append(verified)
+    return found
+
+
+def _with_integers(graph: OnnxGraph) -> onnx.ModelProto:
+    """The model, float32 `q − zero_point` in place of every dequantised constant: zero where nothing is multiplied."""
+    model = onnx.ModelProto()
+    model.CopyFrom(graph.proto)
+    onnx.load_external_data_for_model(model, str(graph.path.parent))
+    constants = graph.constants
+    nodes = [
+        node
+        for node in model.graph.node
+        if node.op_type == "DequantizeLinear" and all(name in constants for name in node.input if name)
+    ]
+    if not nodes:
+        return model
+    wanted = [name for node in nodes for name in (node.input[0], *node.input[2:3]) if name]
+    values = _evaluate(model, list(dict.fromkeys(wanted)))
+    for node in nodes:
+        attributes = {attribute.name: attribute.i for attribute in node.attribute}
+        integers = values[node.input[0]].astype(np.int64)
+        zero = values[node.input[2]].astype(np.int64) if len(node.input) > 2 and node.input[2] else np.int64(0)  # noqa: PLR2004 (third input)
+        spread = _spread(np.asarray(zero), integers.shape, attributes.get("axis", 1), attributes.get("block_size", 0))
+        array = (integers - spread).astype(np.float32)
+        model.graph.initializer.append(numpy_helper.from_array(array, node.output[0]))
+        model.graph.node.remove(node)
+    return model
+
+
+def _evaluate(model: onnx.ModelProto, names: Sequence[str]) -> dict[str, Array]:
+    """Values that depend on no input."""
+    stored = {tensor.name: tensor for tensor in model.graph.initializer}
+    result = {name: numpy_helper.to_array(stored[name]) for name in names if name in stored}
+    computed = [name for name in names if name not in stored]
+    if not computed:
+        return result
+    producer = {name: node for node in model.graph.node for name in node.output}
+    needed: set[str] = set()
+    pending = list(computed)
+    while pending:
+        name = pending.pop()
+        if name and name not in needed:
+            needed.add(name)
+            pending.extend(producer[name].input if name in producer else ())
+    part = onnx.GraphProto(name="constants")
+    part.node.extend(node for node in model.graph.node if needed.intersection(node.output))
+    part.initializer.extend(stored[name] for name in sorted(needed & set(stored)))
+    part.output.extend(onnx.ValueInfoProto(name=name) for name in computed)
+    proto = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import, graph=part)
+    fetched = runtime.session(proto.SerializeToString()).run(computed, {})
+    return result | dict(zip(computed, fetched, strict=True))
+
+
+def _spread(zero: Array, shape: tuple[int, ...], axis: int, block: int) -> Array:
+    """A zero point of one tensor, of each slice along an axis, or of blocks along it, in the tensor's shape."""
+    if zero.ndim == 0 or zero.size == 1:
+        return np.broadcast_to(zero.reshape(()), shape)
+    if zero.ndim == 1:
+        sizes = [1] * len(shape)
+        sizes[axis] = zero.size
+        return np.broadcast_to(zero.reshape(sizes), shape)
+    return np.repeat(zero, block, axis=axis).take(np.arange(shape[axis]), axis=axis)

@@ -1,0 +1,163 @@
+"""Runs a model and notes how large and how small every value gets, a few nodes at a time."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+
+from prox24_export.errors import InputError
+from prox24_export.passes.front_onnx import runtime
+from prox24_export.passes.front_onnx.graph import OnnxGraph
+from prox24_export.passes.graph.protocol import PIECE, Array, Feeds, Node
+from prox24_export.passes.precision.types import rounded as rounded_to
+
+BYTES_AT_ONCE = 1_000_000_000  # of their weights, at most 8 bytes an entry: protobuf ends at 2 GiB
+AT_ONCE = 32  # nodes that run together, all of whose values are in memory
+
+
+@dataclass(frozen=True)
+class Range:
+    """What a float value holds.
+
+    Attributes:
+        largest: Largest finite magnitude.
+        smallest: Smallest finite magnitude that is not zero; inf where there is none.
+        finite: Whether there is neither NaN nor Inf.
+        dtype: Its type as it ran.
+    """
+
+    largest: float
+    smallest: float
+    finite: bool
+    dtype: str
+
+    def __or__(self, other: "Range") -> "Range":
+        """Both batches."""
+        return Range(
+            max(self.largest, other.largest),
+            min(self.smallest, other.smallest),
+            self.finite and other.finite,
+            self.dtype,
+        )
+
+
+def range_of(array: Array) -> Range:
+    """Of any array; integers and booleans too."""
+    if array.dtype.kind not in "fV":  # V: bfloat16 is a void type to NumPy
+        return Range(0.0, np.inf, finite=True, dtype=array.dtype.name)
+    largest, smallest, finite = 0.0, np.inf, True
+    for piece in np.array_split(array.reshape(-1), max(1, array.size // PIECE)):
+        magnitude = np.abs(piece.astype(np.float64))
+        sound = np.isfinite(magnitude)
+        finite = finite and bool(sound.all())
+        magnitude = magnitude[sound & (magnitude > 0)]
+        largest = max(largest, float(magnitude.max(initial=0.0)))
+        smallest = min(smallest, float(magnitude.min(initial=np.inf)))
+    return Range(largest, smallest, finite, array.dtype.name)
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What was seen of a model.
+
+    Attributes:
+        ranges: Of every value of the main graph over all feeds, in topological order; empty where there are no feeds.
+        outputs: By name, one entry for each batch of feeds; constants and inputs that are outputs left out.
+    """
+
+    ranges: Mapping[str, Range]
+    outputs: Sequence[Mapping[str, Array]]
+
+
+def observe(graph: OnnxGraph, feeds: Sequence[Feeds], *, rounded: bool = False) -> Observed:
+    """Runs the model once: a value is in memory until its last reader has run.
+
+    Args:
+        graph: The model.
+        feeds: Batches.
+        rounded: Run every node for itself and round what it gives to the type that the file says, as hardware with
+            these types does. In a run as usual, where a CPU has no kernels for a type, ONNX Runtime computes in float32
+            and leaves out casts between two such nodes, and bfloat16 runs as float32. Sums inside a node are float32
+            either way.
+
+    Raises:
+        InputError: The model cannot be run on the feeds, or a value is a sequence.
+    """
+    seen: dict[str, Range] = {}
+    if not feeds:
+        return Observed(seen, [])
+    frontier = [{name: value for name, value in feed.items() if _is_input(graph, name)} for feed in feeds]
+    narrow = _bfloat16_values(graph) if rounded else frozenset()
+    for part, later in _parts(graph, 1 if rounded else AT_ONCE):
+        fetches = _fetches(graph, part, seen)
+        try:
+            run = graph.compile(part, frontier[0], fetches, {})
+            results = [run(values) for values in frontier]
+        except InputError:
+            raise
+        except Exception as error:
+            raise InputError(
+                f"{graph.path} cannot be run from node {part[0].name} on: {runtime.one_sentence(error)}. "
+                "Expected calibration data that fit the model."
+            ) from error
+        for values, fetched in zip(frontier, results, strict=True):
+            for name, value in fetched.items():
+                _expect_tensor(name, value)
+                if name in narrow:
+                    fetched[name] = rounded_to(value, "bfloat16").astype(value.dtype)
+                seen[name] = seen[name] | range_of(fetched[name]) if name in seen else range_of(fetched[name])
+            values.update(fetched)
+            for name in set(values) - later - set(graph.outputs):
+                del values[name]
+    computed = [name for name in graph.outputs if name in seen]
+    return Observed(seen, [{name: values[name] for name in computed} for values in frontier])
+
+
+def _bfloat16_values(graph: OnnxGraph) -> frozenset[str]:
+    """Values that a float32 copy computes too exactly; float16 ones are rounded as they are fetched."""
+    if "bfloat16" not in graph.runs_in_float32:
+        return frozenset()
+    known = onnx.shape_inference.infer_shapes(graph.proto).graph
+    bfloat16 = onnx.TensorProto.BFLOAT16
+    values = (*known.value_info, *known.output)
+    return frozenset(value.name for value in values if value.type.tensor_type.elem_type == bfloat16)
+
+
+def _parts(graph: OnnxGraph, at_once: int) -> Iterator[tuple[Sequence[Node], set[str]]]:
+    """Consecutive nodes, and the values that nodes after them read; few weights in a part, as it is one protobuf."""
+    sizes = {tensor.name: 8 * math.prod(tensor.dims) for tensor in graph.proto.graph.initializer}
+    parts: list[list[Node]] = []
+    held = 0
+    for node in graph.nodes:
+        size = sum(sizes.get(name, 0) for name in node.inputs)
+        if not parts or len(parts[-1]) == at_once or held + size > BYTES_AT_ONCE:
+            parts.append([])
+            held = 0
+        parts[-1].append(node)
+        held += size
+    later: list[set[str]] = [set()]
+    for part in reversed(parts):
+        later.append(later[-1] | {name for node in part for name in node.inputs})
+    yield from zip(parts, reversed(later[:-1]), strict=True)
+
+
+def _fetches(graph: OnnxGraph, part: Sequence[Node], seen: dict[str, Range]) -> list[str]:
+    """What the nodes compute, and the computed constants that they read."""
+    stored = {tensor.name for tensor in graph.proto.graph.initializer}
+    outputs = [name for node in part for name in node.outputs]
+    read = [name for node in part for name in node.inputs if name in graph.constants - stored and name not in seen]
+    return list(dict.fromkeys([*outputs, *read]))
+
+
+def _is_input(graph: OnnxGraph, name: str) -> bool:
+    return any(entry.name == name for entry in graph.inputs)
+
+
+def _expect_tensor(name: str, value: object) -> None:
+    if not isinstance(value, np.ndarray):
+        raise InputError(
+            f"value {name!r} is a {type(value).__name__}, not a tensor: models with sequences or optionals cannot be "
+            "converted to a lower precision. Use --precision fp32."
+        )

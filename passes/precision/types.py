@@ -1,0 +1,120 @@
+"""What float16 and bfloat16 can hold, and which operands of an operator may have that type by ONNX's own schemas."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+from prox24_export.passes.front_onnx.linear_operators import ONNX_DOMAINS
+from prox24_export.passes.graph.protocol import Array, as_numpy_dtype, largest
+
+PrecisionName = Literal["fp16", "bf16"]
+
+
+@dataclass(frozen=True)
+class Precision:
+    """A type with fewer bits than float32.
+
+    Attributes:
+        name: As the user gives it.
+        word: As ONNX, NumPy and `Linear.dtype` say it.
+        dtype: As onnx_ir says it.
+        overflows: Smallest magnitude that rounds to infinity; inf where float32 has the same range.
+        vanishes: Largest magnitude that rounds to zero; 0 where float32 has the same range.
+    """
+
+    name: PrecisionName
+    word: str
+    dtype: ir.DataType
+    overflows: float
+    vanishes: float
+
+    def of(self, array: Array) -> Array:
+        """An array in this type: finite stays finite, zeros are +0.0.
+
+        Only bfloat16 meets a finite number that it would round to infinity: the last of float32's range.
+        """
+        return rounded(array, self.word)
+
+
+PRECISIONS: dict[str, Precision] = {
+    "fp16": Precision("fp16", "float16", ir.DataType.FLOAT16, 65520.0, 2.0**-25),
+    "bf16": Precision("bf16", "bfloat16", ir.DataType.BFLOAT16, np.inf, 0.0),
+}
+
+
+def rounded(array: Array, word: str) -> Array:
+    """An array in the float type `word`: finite stays finite, zeros are +0.0."""
+    dtype: np.dtype[Any] = as_numpy_dtype(word)
+    end = largest(word)
+    wide = np.where(np.isfinite(array), np.clip(array, -end, end), array) if dtype.itemsize < array.itemsize else array
+    cast = np.ascontiguousarray(wide).astype(dtype)
+    cast[cast == 0] = 0
+    return cast
+
+
+@dataclass(frozen=True)
+class Places:
+    """Which operands of a node may be of the low type; a float operand that may not be stays float32."""
+
+    inputs: tuple[bool, ...]
+    outputs: tuple[bool, ...]
+
+
+def places(node: ir.Node, opset: int, precision: Precision) -> Places | None:
+    """By the schema of the node's operator in `opset`; None where there is none.
+
+    An output may be low where its type follows from an input; `Cast` alone says its type itself and can be told.
+    """
+    schema = schema_of(node.op_type, opset) if node.domain in ONNX_DOMAINS else None
+    if schema is None:
+        return None
+    wanted = f"tensor({precision.word})"
+    allowed = {entry.type_param_str: wanted in entry.allowed_type_strs for entry in schema.type_constraints}
+    formal_inputs = [_formal(schema.inputs, index) for index in range(len(node.inputs))]
+    formal_outputs = [_formal(schema.outputs, index) for index in range(len(node.outputs))]
+    given = {
+        kind
+        for kind, value in zip(formal_inputs, node.inputs, strict=True)
+        if value is not None and value.dtype in {ir.DataType.FLOAT, precision.dtype}
+    }
+    if node.op_type == "Cast":
+        given.update(formal_outputs)
+    return Places(
+        tuple(allowed.get(kind, False) for kind in formal_inputs),
+        tuple(allowed.get(kind, False) and kind in given for kind in formal_outputs),
+    )
+
+
+def schema_of(op: str, opset: int) -> onnx.defs.OpSchema | None:
+    """The schema of a standard operator as of `opset`."""
+    for domain in ("", "ai.onnx.ml"):
+        if onnx.defs.has(op, domain=domain):
+            try:
+                return onnx.defs.get_schema(op, opset if not domain else onnx.defs.onnx_ml_opset_version(), domain)
+            except onnx.defs.SchemaError:
+                return None
+    return None
+
+
+def first_opset(op: str, precision: Precision) -> int | None:
+    """The first opset in which the first input of an operator may be of the low type; None where there is none."""
+    for opset in range(1, onnx.defs.onnx_opset_version() + 1):
+        schema = schema_of(op, opset)
+        if schema is None:
+            continue
+        first = schema.inputs[0].type_str
+        if any(
+            entry.type_param_str == first and f"tensor({precision.word})" in entry.allowed_type_strs
+            for entry in schema.type_constraints
+        ):
+            return opset
+    return None
+
+
+def _formal(parameters: Sequence[onnx.defs.OpSchema.FormalParameter], index: int) -> str:
+    """Type of an operand; the last formal parameter stands for all that follow (Concat, Max)."""
+    return str(parameters[min(index, len(parameters) - 1)].type_str) if parameters else ""

@@ -1,0 +1,91 @@
+"""Batches for refinement: equal shapes joined, in a seeded order, some of them mixed with other samples."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from prox24_export.passes.refine.views import Views
+
+Feeds = tuple[Tensor, ...]
+
+EPOCH = 1_000_003  # seeds of epochs are this far apart
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Calibration samples.
+
+    Attributes:
+        samples: Of each, a tensor for every input.
+        batch: How many are joined at most.
+        joinable: Whether the first axis of every input may be of any size.
+    """
+
+    samples: Sequence[Feeds]
+    batch: int
+    joinable: bool = True
+
+    def __len__(self) -> int:
+        """How many samples there are."""
+        return len(self.samples)
+
+    @property
+    def steps(self) -> int:
+        """Batches in an epoch."""
+        return sum(1 for _ in self._indices(range(len(self))))
+
+    def in_order(self) -> Iterator[Feeds]:
+        """Every sample once."""
+        for group in self._indices(range(len(self))):
+            yield self._joined(group)
+
+    def shuffled(self, epoch: int, seed: int, *, mixed: bool, views: Views | None = None) -> Iterator[Feeds]:
+        """Every sample once, in an order of this epoch's own; see `Views.changed` and `mix`."""
+        generator = torch.Generator().manual_seed(seed * EPOCH + epoch)
+        order = torch.randperm(len(self), generator=generator).tolist()
+        for group in self._indices(order):
+            feeds = self._joined(group)
+            feeds = views.changed(feeds, generator) if views else feeds
+            yield mix(feeds, generator) if mixed and len(group) > 1 else feeds
+
+    def _indices(self, order: Sequence[int]) -> Iterator[list[int]]:
+        waiting: dict[tuple[torch.Size, ...], list[int]] = {}
+        size = self.batch if self.joinable else 1
+        for index in order:
+            key = tuple(feed.shape[1:] for feed in self.samples[index])
+            waiting.setdefault(key, []).append(index)
+            if len(waiting[key]) == size:
+                yield waiting.pop(key)
+        yield from waiting.values()
+
+    def _joined(self, group: Sequence[int]) -> Feeds:
+        members = [self.samples[index] for index in group]
+        if len(members) == 1:
+            return members[0]
+        return tuple(torch.cat(feeds) if feeds[0].ndim else feeds[0] for feeds in zip(*members, strict=True))
+
+
+def mix(feeds: Feeds, generator: torch.Generator) -> Feeds:
+    """Half of the rows blended with another row of the batch: floats `l·x + (1−l)·y`, `l` in [½, 1].
+
+    The dense network's output is the target whatever the input is, so that blends are as good as new samples. All
+    inputs of a row share partner and `l`; integers stay as they are, because nothing lies between two of them.
+    """
+    if not any(feed.is_floating_point() for feed in feeds):
+        return feeds
+    rows = max(len(feed) for feed in feeds if feed.ndim)
+    partner = torch.randint(rows, (rows,), generator=generator)
+    share = 1 - 0.5 * torch.rand(rows, generator=generator)
+    share = torch.where(torch.rand(rows, generator=generator) < 0.5, share, torch.ones(()))  # noqa: PLR2004 (half)
+    return tuple(_blend(feed, partner, share) if _can_blend(feed, rows) else feed for feed in feeds)
+
+
+def _can_blend(feed: Tensor, rows: int) -> bool:
+    return feed.is_floating_point() and feed.ndim > 0 and len(feed) == rows
+
+
+def _blend(feed: Tensor, partner: Tensor, share: Tensor) -> Tensor:
+    part = share.reshape(-1, *[1] * (feed.ndim - 1)).to(feed.dtype)
+    return feed * part + feed[partner] * (1 - part)

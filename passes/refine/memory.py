@@ -1,0 +1,40 @@
+"""How much memory refinement of a whole network would take, and how much there is."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from prox24_export.passes.refine.objective import Objective, Pair
+
+MEMORY = Path("/proc/meminfo")
+
+
+def kept_for_gradient(objective: Objective, weights: Mapping[str, Tensor], pair: Pair) -> int:
+    """Bytes of activations that the objective of one batch keeps for its gradient, each storage once."""
+    kept: dict[int, int] = {}
+    own = {weight.untyped_storage().data_ptr() for weight in weights.values()}
+
+    def note(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    tracked = {name: weight.detach().requires_grad_() for name, weight in weights.items()}
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        objective.of(tracked, pair).mean()
+    return sum(kept.values())
+
+
+def available(device: torch.device) -> int:
+    """Bytes that can still be had there."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    if MEMORY.is_file():
+        for line in MEMORY.read_text(encoding="ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2

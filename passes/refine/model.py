@@ -1,0 +1,382 @@
+"""Tunes the surviving weights of all pruned layers together, so that the network's outputs match the dense one's.
+
+Layer by layer nobody sees what matters to the output. Masks stay; no labels are needed; held-back samples decide
+whether the result is kept.
+"""
+
+import itertools
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, fx
+
+from prox24_export.passes.refine.batches import Feeds, Samples
+from prox24_export.passes.refine.loss import Custom, Kind
+from prox24_export.passes.refine.memory import available, kept_for_gradient
+from prox24_export.passes.refine.objective import Objective, Pair
+from prox24_export.passes.refine.segment_streams import Streams
+from prox24_export.passes.refine.segments import blocks, cuts, with_outputs
+from prox24_export.passes.refine.training import Epoch, Measure, Part, Progress, State, Training, Weights
+from prox24_export.passes.refine.views import Views
+
+Which = Literal["weights", "weights+bias", "all"]
+Mode = Literal["model", "segments", "auto"]
+Tick = Callable[[float, Epoch], None]
+
+STEPS, FEWEST, MOST = 360, 6, 20  # steps wanted; epochs at least and at most
+BATCH, LEAST_BATCHES = 16, 4
+MOST_OF_VIEWS, BATCH_OF_VIEWS = 30, 32  # where each epoch sees each image otherwise
+RATE_PER_ERROR, SLOWEST, FASTEST = 1 / 3, 1e-3, 3e-2
+VIEW_BATCHES = 8  # that the network's symmetry is measured on
+SHARE_OF_MEMORY = 0.5  # that model mode may take of what is free
+QUANTILE, QUANTILE_SLOPE = 1.28, 0.85  # Student's t, one-sided 10 %: about 1.28 + 0.85 / degrees of freedom
+
+
+@dataclass(frozen=True)
+class Refined:
+    """What refinement leaves.
+
+    Attributes:
+        weights: Float32, by parameter, all that were given or chosen to move; pruned entries +0.0. Exactly those given
+            where nothing is kept.
+        kept: Whether any of it is kept.
+        before: Mean objective of the held-back samples at the start; NaN without such samples.
+        after: The same with `weights`.
+        parts: The network, or its segments in order: curve and decision of each.
+        mode: How it was done.
+        seconds: Wall time.
+        symmetric: Whether the target was what the dense network says of several views of each image together.
+    """
+
+    weights: Mapping[str, Tensor]
+    kept: bool
+    before: float
+    after: float
+    parts: Sequence[Part]
+    mode: Mode
+    seconds: float = 0.0
+    symmetric: bool = False
+
+
+@dataclass(frozen=True)
+class RefineModel:
+    """Settings of the pass.
+
+    Attributes:
+        which: What moves: surviving weights of pruned layers; with `weights+bias` all vectors too; with `all` every
+            float parameter.
+        mode: `model` tunes everything together, `segments` one block after the other in the memory of one block;
+            `auto` takes `model` where that needs at most half of the memory that is free.
+        losses: Measure of each output; None is detected, see `OutputLoss.detect`.
+        custom: Measures all outputs instead: (pruned, dense) → a scalar or one value a sample.
+        temperature: Of logits where they are measured by `kl`.
+        epochs: None: about 360 steps, in 6 to 20 epochs; to 30 where a symmetric network sees views of images.
+        rate: Relative learning rate; None: a third of the mean normalised error at the cuts, 0.001 to 0.03.
+        batch: Samples in a step; None: 16, of views of images 32, or a quarter of them where that is less.
+        mixed: Blend float inputs of some samples with others; see `refine_data.mix`. In model mode only.
+        minutes: Limit of the time spent on it; the same result twice is promised only without one.
+        checkpointed: Compute activations again for the gradient instead of keeping them: slower, less memory.
+        half: Multiply matrices in bfloat16 on a GPU.
+        seed: Of the order of samples and of their blends.
+    """
+
+    which: Which = "weights"
+    mode: Mode = "auto"
+    losses: tuple[Kind | None, ...] = ()
+    custom: Custom | None = None
+    temperature: float = 1.0
+    epochs: int | None = None
+    rate: float | None = None
+    batch: int | None = None
+    mixed: bool = True
+    minutes: float | None = None
+    checkpointed: bool = False
+    half: bool = False
+    seed: int = 0
+
+    def call(
+        self,
+        dense: fx.GraphModule,
+        weights: Mapping[str, Tensor],
+        masks: Mapping[str, Tensor],
+        fit: Sequence[Feeds],
+        choice: Sequence[Feeds],
+        *,
+        joinable: bool = True,
+        tick: Tick = lambda _share, _epoch: None,
+        progress: Progress | None = None,
+        saved: Callable[[Progress], None] = lambda _progress: None,
+    ) -> Refined:
+        """Refines.
+
+        Args:
+            dense: `forward(*inputs) -> tuple of tensors`, with the dense network's parameters, on the device to use.
+            weights: Solved weights by name of the parameter, in its shape and any float type.
+            masks: The same names: True where a weight survives.
+            fit: Samples to tune on: of each, a tensor for every input.
+            choice: Held-back samples, which decide. They should not have been used to solve the weights either, or the
+                comparison favours those. Without at least two nothing is kept.
+            joinable: Whether samples can be joined along the first axis of every input.
+            tick: Called after each epoch with the share of the work that is done, and the epoch.
+            progress: Of an interrupted run with the same arguments; changed in place.
+            saved: Called after each epoch with what can be given as `progress` later.
+
+        Raises:
+            ValueError: A weight has no parameter, or its mask has another shape.
+        """
+        started = time.perf_counter()
+        start, masks = _checked(dense, weights, masks)
+        start |= {name: value for name, value in _moving(dense, self.which) if name not in start}
+        if not fit:
+            return Refined(start, False, math.nan, math.nan, (), "model")
+        views = self._views(dense, Samples(fit, BATCH, joinable))
+        batch, most = (BATCH_OF_VIEWS, MOST_OF_VIEWS) if views.symmetric else (BATCH, MOST)
+        size = self.batch or max(1, min(batch, len(fit) // LEAST_BATCHES))
+        tuned, held = Samples(fit, size, joinable), Samples(choice, size, joinable)
+        epochs = self.epochs or min(most, max(FEWEST, round(STEPS / tuned.steps)))
+        run = _Run(self, dense, start, masks, views, tuned, held, epochs, progress or Progress(), tick, saved)
+        return replace(run.result(), seconds=time.perf_counter() - started)
+
+    def _views(self, dense: fx.GraphModule, samples: Samples) -> Views:
+        """What may be done to images; nothing where it was not asked for."""
+        if not self.mixed or self.custom is not None or self.mode == "segments":
+            return Views()
+        device = _device(dense)
+        batches = itertools.islice(samples.in_order(), VIEW_BATCHES)
+        return Views.measured(lambda feeds: dense(*feeds), (_moved(feeds, device) for feeds in batches))
+
+
+@dataclass(frozen=True)
+class _Tuned:
+    """What is tuned: its objective, the weights it starts at, the error it has there."""
+
+    objective: Objective
+    start: Weights
+    error: float
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One call.
+
+    Attributes:
+        settings: Of the pass.
+        dense: The dense network.
+        start: What moves, where it starts, on the device.
+        masks: Of the solved weights, on the device.
+        views: Of images, in model mode.
+        fit: Samples to tune on.
+        choice: Held-back samples.
+        epochs: At most.
+        progress: How far it is.
+        tick: See `RefineModel.call`.
+        saved: The same.
+    """
+
+    settings: RefineModel
+    dense: fx.GraphModule
+    start: Weights
+    masks: Mapping[str, Tensor]
+    views: Views
+    fit: Samples
+    choice: Samples
+    epochs: int
+    progress: Progress
+    tick: Tick
+    saved: Callable[[Progress], None]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return _device(self.dense)
+
+    @property
+    def outputs(self) -> int:
+        """How many the network has."""
+        returned = next(node for node in self.dense.graph.nodes if node.op == "output").args[0]
+        return len(returned) if isinstance(returned, (tuple, list)) else 1
+
+    def result(self) -> Refined:
+        """Refines as the settings have it."""
+        return self._segments() if self._mode() == "segments" else self._model()
+
+    def _mode(self) -> Mode:
+        if self.settings.mode != "auto":
+            return self.settings.mode
+        objective = self._whole(self.start)[0]
+        sample = _moved(self.fit.samples[0], self.device)
+        rows = self.fit.batch if self.fit.joinable else 1
+        wanted = rows * kept_for_gradient(objective, self.start, (sample, sample))
+        return "model" if wanted <= SHARE_OF_MEMORY * available(self.device) else "segments"
+
+    def _model(self) -> Refined:
+        """Everything together."""
+        if self.progress.parts:
+            return self._result(self.progress.parts, self.progress.parts[0], "model")
+        views = self.views
+        objective, error = self._whole(self.start, symmetric=views.symmetric)
+        seed, mixed = self.settings.seed, self.settings.mixed
+        part = self._part(
+            _Tuned(objective, self.start, error),
+            lambda epoch: self._pairs(self.fit.shuffled(epoch, seed, mixed=mixed, views=views)),
+            objective.held(lambda: self._pairs(self.choice.in_order())),
+            1,
+        )
+        return self._result([part], part, "model")
+
+    def _segments(self) -> Refined:
+        """One segment after the other; the whole network then has the last word."""
+        segments = blocks(self.dense, self.start)
+        fit = Streams(self.dense, segments, self.fit.shuffled(0, self.settings.seed, mixed=False), self.device)
+        choice = Streams(self.dense, segments, self.choice.in_order(), self.device)
+        parts = []
+        for place, segment in enumerate(segments):
+            weights = {name: self.start[name] for name in segment.weights}
+            if place < len(self.progress.parts):
+                part = self.progress.parts[place]
+            else:
+                outputs = self.outputs if place + 1 == len(segments) else 0
+                objective, error = self._fitted(segment.module, weights, fit.pairs(segment), outputs)
+                part = self._part(
+                    _Tuned(objective, weights, error),
+                    partial(fit.shuffled, segment, seed=self.settings.seed),
+                    objective.held(partial(choice.pairs, segment)),
+                    len(segments),
+                )
+            parts.append(part)
+            if place + 1 < len(segments):
+                fit.advance(place, segment, part.weights)
+                choice.advance(place, segment, part.weights)
+        weights = {name: weight for part in parts for name, weight in part.weights.items()}
+        return self._result(parts, self._judged(self.start | weights), "segments")
+
+    def _part(
+        self,
+        tuned: _Tuned,
+        epoch: Callable[[int], Iterable[Pair]],
+        held: Measure,
+        parts: int,
+    ) -> Part:
+        """Trains one of `parts` and decides."""
+        minutes, done = self.settings.minutes, len(self.progress.parts)
+        limit = None if minutes is None else 60 * minutes / parts
+        rate = self.settings.rate or min(FASTEST, max(SLOWEST, RATE_PER_ERROR * tuned.error))
+        masks = {name: mask for name, mask in self.masks.items() if name in tuned.start}
+        training = Training(tuned.objective.of, masks, rate, self.epochs, self.fit.steps, limit)
+        state = self.progress.state or State.of(tuned.start, masks)
+
+        def note(state: State) -> None:
+            self.progress.state = state
+            self.saved(self.progress)
+            share = (done + min(1.0, training.progress(state))) / parts
+            self.tick(share, state.curve[-1])
+
+        training.run(state, epoch, held, note)
+        kept = improves(state.before, state.after)
+        part = Part(state.best if kept else tuned.start, tuple(state.curve), state.before, state.after, kept)
+        self.progress.parts.append(part)
+        self.progress.state = None
+        self.saved(self.progress)
+        return part
+
+    def _judged(self, weights: Weights) -> Part:
+        """The whole network with refined segments."""
+        objective, _ = self._whole(self.start)
+        judge = objective.held(lambda: self._pairs(self.choice.in_order()))
+        before, after = judge(self.start), judge(weights)
+        return Part(weights, (), before, after, improves(before, after))
+
+    def _result(self, parts: Sequence[Part], whole: Part, mode: Mode) -> Refined:
+        before, after = (
+            float(values.double().mean()) if len(values) else math.nan for values in (whole.before, whole.after)
+        )
+        weights = {name: _exact(weight, self.masks.get(name)) for name, weight in whole.weights.items()}
+        if not whole.kept:
+            weights, after = self.start, before
+        symmetric = mode == "model" and self.views.symmetric
+        return Refined(weights, whole.kept, before, after, parts, mode, symmetric=symmetric)
+
+    def _whole(self, weights: Weights, *, symmetric: bool = False) -> tuple[Objective, float]:
+        module = self.dense if symmetric else with_outputs(self.dense, cuts(self.dense, weights))
+        return self._fitted(module, weights, self._pairs(self.fit.in_order()), self.outputs, symmetric=symmetric)
+
+    def _fitted(
+        self,
+        module: fx.GraphModule,
+        weights: Weights,
+        pairs: Iterable[Pair],
+        outputs: int,
+        *,
+        symmetric: bool = False,
+    ) -> tuple[Objective, float]:
+        settings = self.settings
+        custom = settings.custom if outputs else None
+        objective = Objective(
+            module,
+            custom=custom,
+            symmetric=symmetric,
+            checkpointed=settings.checkpointed,
+            half=settings.half,
+        )
+        return objective.fitted(weights, pairs, outputs, settings.losses, settings.temperature)
+
+    def _pairs(self, batches: Iterable[Feeds]) -> Iterator[Pair]:
+        for feeds in batches:
+            moved = _moved(feeds, self.device)
+            yield moved, moved
+
+
+def _device(module: fx.GraphModule) -> torch.device:
+    return next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
+
+
+def _moved(feeds: Feeds, device: torch.device) -> Feeds:
+    return tuple(feed.to(device) for feed in feeds)
+
+
+def improves(before: Float[Tensor, " samples"], after: Float[Tensor, " samples"]) -> bool:
+    """Whether `after` is lower by more than noise: by the 90 % quantile of Student's t in standard errors, paired.
+
+    With fewer than two samples nobody can tell, and the answer is no.
+    """
+    gains = (before - after).double()
+    if len(gains) < 2 or not bool(torch.isfinite(gains).all()):  # noqa: PLR2004 (a deviation takes two)
+        return False
+    noise = float(gains.std()) / math.sqrt(len(gains))
+    return float(gains.mean()) > (QUANTILE + QUANTILE_SLOPE / (len(gains) - 1)) * noise
+
+
+def _checked(
+    dense: fx.GraphModule, weights: Mapping[str, Tensor], masks: Mapping[str, Tensor]
+) -> tuple[Weights, dict[str, Tensor]]:
+    """Weights and masks on the device.
+
+    Raises:
+        ValueError: See `RefineModel.call`.
+    """
+    parameters = dict(dense.named_parameters())
+    for name, weight in weights.items():
+        if name not in parameters or parameters[name].shape != weight.shape:
+            raise ValueError(f"weights must be parameters of the module. Got {name} of shape {tuple(weight.shape)}.")
+        if name not in masks or masks[name].shape != weight.shape:
+            raise ValueError(f"masks must have the shape of their weight. Got none such for {name}.")
+    moved = {name: w.detach().to(parameters[name].device, torch.float32) for name, w in weights.items()}
+    return moved, {name: masks[name].to(weight.device) for name, weight in moved.items()}
+
+
+def _moving(dense: fx.GraphModule, which: Which) -> Iterator[tuple[str, Tensor]]:
+    """Parameters that move beside the solved weights, float32."""
+    for name, parameter in dense.named_parameters():
+        if parameter.is_floating_point() and (which == "all" or (which == "weights+bias" and parameter.ndim == 1)):
+            yield name, parameter.detach().float()
+
+
+def _exact(weight: Tensor, mask: Tensor | None) -> Tensor:
+    """+0.0 where pruned."""
+    return weight if mask is None else torch.where(mask.bool(), weight, torch.zeros_like(weight))

@@ -1,0 +1,177 @@
+"""The objective of a network or a segment: outputs, and values at cuts, against the dense network's."""
+
+import itertools
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, fx
+from torch.func import functional_call
+from torch.utils.checkpoint import checkpoint
+
+from prox24_export.passes.refine.batches import Feeds
+from prox24_export.passes.refine.loss import AT_CUTS, Custom, Kind, OutputLoss, normalised_error, samples_of, spread
+from prox24_export.passes.refine.views import around, both
+
+Values = tuple[Any, ...]  # tensors, and sizes
+Pair = tuple[Values, Values]  # what the dense and the pruned network read: the same in a whole network
+
+SCALE_BATCHES = 8  # that scales and the first error are measured on
+
+
+@dataclass(frozen=True)
+class Objective:
+    """`mean over outputs of their loss + 10 · mean over cuts of (s − d)² / variance of d`, sample by sample.
+
+    The values at the cuts hold far more about a sample than a few logits do: with them a few hundred samples are not
+    learnt by heart. The target of a symmetric network is instead what it says of several views of an image together;
+    its module has no cuts, because there each view has values of its own.
+
+    Attributes:
+        module: Returns outputs, then the values at the cuts. Its own parameters are the dense network's.
+        outputs: How the outputs are measured.
+        scales: Variance of each cut.
+        custom: Measures all outputs instead: (pruned, dense) → a scalar or one value a sample.
+        symmetric: Whether the only input is a batch of images, and views of an image are the same to the dense network.
+        checkpointed: Compute activations again for the gradient instead of keeping them.
+        half: Multiply matrices in bfloat16 on a GPU.
+    """
+
+    module: fx.GraphModule
+    outputs: tuple[OutputLoss, ...] = ()
+    scales: tuple[float, ...] = ()
+    custom: Custom | None = None
+    symmetric: bool = False
+    checkpointed: bool = False
+    half: bool = False
+
+    def of(self, weights: Mapping[str, Tensor], pair: Pair, target: Feeds | None = None) -> Float[Tensor, " samples"]:
+        """Of each sample of a batch.
+
+        Args:
+            weights: By name of the parameter they replace; computed in that parameter's type, so float32 masters of
+                float16 weights get the gradient of what is stored.
+            pair: Inputs.
+            target: Of the dense network, where it is known.
+        """
+        dense_feeds, sparse_feeds = pair
+        dense = self._target(dense_feeds, both) if target is None else target
+        with self._precision(sparse_feeds):
+            cast = self._cast(weights)
+            if self.checkpointed and torch.is_grad_enabled():
+                sparse = checkpoint(self._call, cast, sparse_feeds, use_reentrant=False, preserve_rng_state=False)
+            else:
+                sparse = self._call(cast, sparse_feeds)
+        samples = samples_of(dense)
+        return self._of_outputs(sparse, dense, samples) + AT_CUTS * self._of_cuts(sparse, dense, samples)
+
+    def held(self, pairs: Callable[[], Iterable[Pair]]) -> Callable[[Mapping[str, Tensor]], Float[Tensor, " samples"]]:
+        """What measures weights on these inputs, sample by sample, without a gradient.
+
+        The target of a symmetric network is here what it says of eighteen views, computed once: the nearer a target is
+        to the truth, the fewer samples tell whether something is better.
+        """
+        targets = [self._target(dense_feeds, around) if self.symmetric else None for dense_feeds, _ in pairs()]
+
+        def measured(weights: Mapping[str, Tensor]) -> Tensor:
+            each = zip(pairs(), targets, strict=True)
+            with torch.no_grad():
+                values = [self.of(weights, pair, target).float().cpu() for pair, target in each]
+            return torch.cat(values) if values else torch.zeros(0)
+
+        return measured
+
+    def fitted(
+        self,
+        weights: Mapping[str, Tensor],
+        pairs: Iterable[Pair],
+        outputs: int,
+        kinds: Sequence[Kind | None] = (),
+        temperature: float = 1.0,
+    ) -> tuple["Objective", float]:
+        """With measures that fit the first batches, and the mean normalised error they begin at.
+
+        Args:
+            weights: Where refinement starts.
+            pairs: Inputs; the first eight are looked at.
+            outputs: How many of the module's results are outputs.
+            kinds: Measures of the first outputs where they are given; the others are detected.
+            temperature: See `OutputLoss.detect`.
+
+        Returns:
+            The objective; and the mean over cuts, or else over outputs, of squared error divided by variance.
+        """
+        losses: list[OutputLoss] = []
+        measures: list[Tensor] = []
+        spreads: list[Tensor] = []
+        errors: list[Tensor] = []
+        for dense_feeds, sparse_feeds in itertools.islice(pairs, SCALE_BATCHES):
+            with torch.no_grad(), self._precision(dense_feeds):
+                dense = tuple(self.module(*dense_feeds))
+                sparse = self._call(self._cast(weights), sparse_feeds)
+            if not losses:
+                known = [*kinds, *[None] * outputs][:outputs]
+                losses = [self._loss(d, kind, temperature) for d, kind in zip(dense, known, strict=False)]
+            scaled = [loss.scaled(d) for loss, d in zip(losses, dense, strict=False)]
+            measures.append(torch.tensor([loss.scale for loss in scaled]))
+            spreads.append(torch.tensor([spread(d) for d in dense]))
+            errors.append(torch.tensor([_squared_error(s, d) for s, d in zip(sparse, dense, strict=True)]))
+        scales = torch.stack(spreads).mean(0)
+        relative = torch.stack(errors).mean(0) / scales
+        seen = relative[outputs:] if len(relative) > outputs else relative
+        means = torch.stack(measures).mean(0).tolist()
+        losses = [replace(loss, scale=scale) for loss, scale in zip(losses, means, strict=True)]
+        fitted = replace(self, outputs=tuple(losses), scales=tuple(scales[outputs:].tolist()))
+        return fitted, float(seen.mean())
+
+    def _of_outputs(self, sparse: Feeds, dense: Feeds, samples: int) -> Tensor:
+        count = len(self.outputs)
+        if self.custom is not None:
+            value = self.custom(sparse[:count], dense[:count])
+            return value if value.ndim else value.expand(samples)
+        terms = [loss.of(s, d, samples) for loss, s, d in zip(self.outputs, sparse, dense, strict=False)]
+        return _mean(terms, samples, dense[0].device)
+
+    def _of_cuts(self, sparse: Feeds, dense: Feeds, samples: int) -> Tensor:
+        count = len(self.outputs)
+        pairs = zip(sparse[count:], dense[count:], self.scales, strict=True)
+        return _mean([normalised_error(s, d, scale, samples) for s, d, scale in pairs], samples, dense[0].device)
+
+    def _loss(self, dense: Tensor, kind: Kind | None, temperature: float) -> OutputLoss:
+        """Of one output. What views say together is a distribution, not a mean of logits."""
+        loss = OutputLoss.detect(dense, kind, temperature)
+        return replace(loss, kind="kl") if self.symmetric and kind is None and loss.kind == "logits" else loss
+
+    def _target(self, feeds: Values, views: Callable[[Tensor], Iterator[Tensor]]) -> Feeds:
+        """What the dense network gives; of a symmetric one what it gives `views` of the images together."""
+        with torch.no_grad(), self._precision(feeds):
+            if not self.symmetric:
+                return tuple(self.module(*feeds))
+            results = torch.stack([self.module(view)[0] for view in views(feeds[0])])
+        if self.outputs[0].kind != "kl":
+            return (results.mean(0),)
+        return (results.float().log_softmax(-1).logsumexp(0) - math.log(len(results)),)
+
+    def _cast(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {name: weight.to(self.module.get_parameter(name).dtype) for name, weight in weights.items()}
+
+    def _call(self, weights: Mapping[str, Tensor], feeds: Values) -> Feeds:
+        results: Feeds = functional_call(self.module, dict(weights), feeds)
+        return results
+
+    def _precision(self, feeds: Values) -> torch.autocast:
+        kind = next((feed.device.type for feed in feeds if isinstance(feed, Tensor)), "cpu")
+        return torch.autocast(kind, torch.bfloat16, enabled=self.half and kind == "cuda")
+
+
+def _squared_error(sparse: Tensor, dense: Tensor) -> float:
+    if not dense.is_floating_point():
+        return 0.0
+    return float((sparse.detach().float() - dense.detach().float()).square().mean())
+
+
+def _mean(terms: Sequence[Tensor], samples: int, device: torch.device) -> Tensor:
+    return torch.stack(list(terms)).mean(0) if terms else torch.zeros(samples, device=device)

@@ -1,0 +1,64 @@
+"""What each segment reads and hands on, in the dense network and in the refined one."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.func import functional_call
+
+from prox24_export.passes.refine.batches import Feeds
+from prox24_export.passes.refine.objective import Pair
+from prox24_export.passes.refine.segments import Segment, shared_names, shared_values
+
+CPU = torch.device("cpu")
+
+
+class Streams:
+    """What the next segment reads, of every batch: in the dense network and in the refined one.
+
+    Batches keep their samples, because a value at a cut need not have its samples along the first axis. All of it lies
+    in the machine's memory; only the batch in work is on the device.
+    """
+
+    def __init__(
+        self, module: fx.GraphModule, segments: Sequence[Segment], batches: Iterable[Feeds], device: torch.device
+    ) -> None:
+        """Runs what no weight changes: masks, positions, the stem."""
+        self._device = device
+        self._last_reader = {name: index for index, segment in enumerate(segments) for name in segment.inputs}
+        names, before = shared_names(segments), shared_values(module, segments)
+        self._dense: list[dict[str, Any]] = []
+        for feeds in batches:
+            with torch.no_grad():
+                values = before(*(feed.to(device) for feed in feeds))
+            self._dense.append({name: _to(value, CPU) for name, value in zip(names, values, strict=True)})
+        self._sparse = [dict(values) for values in self._dense]
+
+    def pairs(self, segment: Segment, order: Sequence[int] | None = None) -> Iterator[Pair]:
+        """What `segment` reads in both networks."""
+        for index in range(len(self._dense)) if order is None else order:
+            dense = tuple(_to(self._dense[index][name], self._device) for name in segment.inputs)
+            same = all(self._dense[index][name] is self._sparse[index][name] for name in segment.inputs)
+            sparse = tuple(_to(self._sparse[index][name], self._device) for name in segment.inputs)
+            yield dense, dense if same else sparse
+
+    def shuffled(self, segment: Segment, epoch: int, seed: int) -> Iterator[Pair]:
+        """The same in an order of this epoch's own."""
+        generator = torch.Generator().manual_seed(seed + epoch)
+        return self.pairs(segment, torch.randperm(len(self._dense), generator=generator).tolist())
+
+    def advance(self, place: int, segment: Segment, weights: Mapping[str, Tensor]) -> None:
+        """Runs `segment`, the one at `place`, in both networks; forgets what none behind it reads."""
+        cast = {name: weight.to(segment.module.get_parameter(name).dtype) for name, weight in weights.items()}
+        for index, (dense, sparse) in enumerate(self.pairs(segment)):
+            with torch.no_grad():
+                passed = (segment.module(*dense), functional_call(segment.module, cast, sparse))
+            for stream, values in zip((self._dense, self._sparse), passed, strict=True):
+                stream[index][segment.cuts[-1]] = _to(values[-1], CPU)
+                for name in [name for name in stream[index] if self._last_reader.get(name, -1) <= place]:
+                    del stream[index][name]
+
+
+def _to(value: Any, device: torch.device) -> Any:
+    return value.to(device) if isinstance(value, Tensor) else value

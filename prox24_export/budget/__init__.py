@@ -1,0 +1,1 @@
+"""The fewest layers left dense that keep a limit."""

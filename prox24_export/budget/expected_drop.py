@@ -1,0 +1,148 @@
+"""Top-1 that a changed model is expected to lose, known four times better than by counting hits.
+
+Both models are right or wrong together on nearly all samples. On the few where they decide differently, a hit more or
+less is the toss of a coin, and a thousand such tosses tell no 0.3 points. What the dense model itself gives as the
+probabilities of both decisions, made honest by one temperature fitted to labels, is the mean of those tosses:
+
+    drop = mean over samples of p(arg-max of the dense model) − p(arg-max of the changed model),  p = softmax(z/T)
+
+Source: temperature scaling, Guo et al., On Calibration of Modern Neural Networks (ICML 2017), section 4.2; the drop is
+the conditional expectation of the difference in hits given the inputs, as far as p is calibrated. How far a count of
+hits on other samples scatters about it follows from the same probabilities: a decision changed from a to b counts +1
+or −1 with probability p(a) + p(b), else 0.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from prox24_export.passes.graph.protocol import Array, Feeds
+from prox24_export.validation.accuracy import labelled_output
+from prox24_export.validation.metrics import IGNORED
+
+Model = Callable[[Feeds], Sequence[Array]]
+Batches = Sequence[tuple[Feeds, Array]]
+
+PER_CENT = 100.0
+LARGEST = 20.0  # temperature, and its inverse
+STEPS = 60  # of the search for it: the interval shrinks by two thirds each
+GOLDEN = 2 / (1 + math.sqrt(5))
+ROUNDING = 1e-3  # by which probabilities may miss a sum of 1
+
+
+@dataclass
+class ExpectedDrop:
+    """Of any changed model against one dense model, on the same labelled samples.
+
+    Holds the dense model's probabilities of every sample, float32.
+
+    Attributes:
+        dense: The dense model.
+        batches: Feeds and labels, class indices.
+        reported: On how many other samples hits will be counted; None: on so many that they do not scatter.
+        temperature: Fitted to the labels.
+    """
+
+    dense: Model
+    batches: Batches
+    reported: int | None = None
+    temperature: float = field(init=False)
+    _output: int = field(init=False)
+    _probabilities: list[Array] = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Runs the dense model once.
+
+        Raises:
+            InputError: Labels fit no output.
+        """
+        outputs = [self.dense(feeds) for feeds, _ in self.batches]
+        self._output = labelled_output(outputs[0], self.batches[0][1])
+        logits = [_logits(found[self._output]) for found in outputs]
+        labels = np.concatenate([labels.reshape(-1) for _, labels in self.batches])
+        self.temperature = temperature(np.concatenate(logits), labels)
+        self._probabilities = [np.exp(_log_softmax(part / self.temperature)) for part in logits]
+
+    def of(self, changed: Model) -> tuple[float, float, float]:
+        """Percentage points of top-1 that are expected to be lost, their standard error, and that of a count of them.
+
+        The last is that of the expectation here and of the count on the `reported` samples together. Where an output
+        has another shape than the dense one, every probability of the dense decision is lost.
+        """
+        lost: list[Array] = []
+        moved: list[Array] = []
+        weights: list[Array] = []
+        for (feeds, labels), probabilities in zip(self.batches, self._probabilities, strict=True):
+            output = changed(feeds)[self._output]
+            rows, counted = np.arange(len(probabilities)), labels.reshape(-1) != IGNORED
+            before, after = probabilities.max(-1), np.zeros(len(rows))
+            if output.size == probabilities.size:
+                after = probabilities[rows, output.reshape(probabilities.shape).argmax(-1)]
+            samples = len(labels)
+            for entries, sums in (
+                (np.where(counted, before - after, 0.0), lost),
+                (np.where(counted & (before != after), before + after, 0.0), moved),
+                (counted, weights),
+            ):
+                sums.append(entries.reshape(samples, -1).sum(1))
+        value, error = ratio(PER_CENT * np.concatenate(lost), np.concatenate(weights))
+        if self.reported is None:
+            return value, error, error
+        second_moment, _ = ratio(PER_CENT**2 * np.concatenate(moved), np.concatenate(weights))
+        return value, error, math.sqrt(error**2 + second_moment / self.reported)
+
+
+def ratio(totals: npt.ArrayLike, weights: npt.ArrayLike) -> tuple[float, float]:
+    """`Σ totals / Σ weights` over samples, and its standard error to first order; infinite for a single sample."""
+    total, weight = np.asarray(totals, np.float64), np.asarray(weights, np.float64)
+    counts = int((weight > 0).sum())
+    if not counts:
+        return math.nan, math.inf
+    value = float(total.sum() / weight.sum())
+    if counts == 1:
+        return value, math.inf
+    deviations = total - value * weight
+    return value, float(np.sqrt(np.square(deviations).sum() * counts / (counts - 1)) / weight.sum())
+
+
+def temperature(logits: Array, labels: Array) -> float:
+    """By which logits [n, C] are divided so that labels [n] are likeliest; the likelihood has one maximum in `1/T`."""
+    counted = labels != IGNORED
+    logits, labels = logits[counted], labels[counted].astype(np.int64)
+    rows = np.arange(len(labels))
+
+    def surprise(inverse: float) -> float:
+        return -float(_log_softmax(logits * np.float32(inverse))[rows, labels].mean(dtype=np.float64))
+
+    low, high = 1 / LARGEST, LARGEST
+    left, right = high - GOLDEN * (high - low), low + GOLDEN * (high - low)
+    at_left, at_right = surprise(left), surprise(right)
+    for _ in range(STEPS):
+        if at_left <= at_right:
+            high, right, at_right = right, left, at_left
+            left = high - GOLDEN * (high - low)
+            at_left = surprise(left)
+        else:
+            low, left, at_left = left, right, at_right
+            right = low + GOLDEN * (high - low)
+            at_right = surprise(right)
+        if high - low < 1e-3 * low:  # a thousandth of a temperature changes nothing
+            break
+    return 2 / (low + high)
+
+
+def _logits(output: Array) -> npt.NDArray[np.float32]:
+    """[positions, C]; logarithms where the output holds probabilities."""
+    rows = output.reshape(-1, output.shape[-1]).astype(np.float32)
+    if (rows >= 0).all() and np.abs(rows.sum(-1) - 1).max(initial=0.0) < ROUNDING:
+        return np.log(np.maximum(rows, np.finfo(np.float32).tiny))
+    return rows
+
+
+def _log_softmax(logits: Array) -> Array:
+    shifted = logits - logits.max(-1, keepdims=True)
+    result: Array = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+    return result

@@ -1,0 +1,248 @@
+"""What the model's outputs gain where layers are left dense: measured on unlabelled samples, no file written.
+
+The pruned model runs with the weights of some layers restored, and its outputs are compared with the dense model's.
+Later layers were solved for the inputs that earlier pruned ones gave, so that a restored layer may help little, or do
+harm: nothing here is derived from a layer's own error.
+"""
+
+import statistics
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from prox24_export.engines.estimate import operations
+from prox24_export.passes.calibrate.schedule import schedule
+from prox24_export.passes.front_torch.graph import as_array, as_tensor
+from prox24_export.passes.graph.protocol import Array, Feeds, Linear, TracedGraph
+from prox24_export.passes.refine.loss import OutputLoss, samples_of
+from prox24_export.results.budget import SensitivityReport, UnitSensitivity
+
+Model = Callable[[Feeds], Sequence[Array]]
+Dense = frozenset[str]  # names of weights that are left dense
+
+MOST_UNITS = 128
+HELD = 1 << 25  # entries of the dense model's outputs that are kept instead of computed again
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Layers that are left dense together.
+
+    Attributes:
+        name: As the report has it.
+        linears: Its layers.
+        stage: In which they are solved.
+        share: Of the floating-point operations of all layers.
+    """
+
+    name: str
+    linears: tuple[Linear, ...]
+    stage: int
+    share: float
+
+    @property
+    def weights(self) -> Dense:
+        """Names of the stored weights."""
+        return frozenset(linear.weight for linear in self.linears)
+
+    @property
+    def parameters(self) -> int:
+        """Entries of the weights."""
+        return sum(linear.parameters for linear in self.linears)
+
+
+def units(graph: TracedGraph, linears: Sequence[Linear], feeds: Feeds, most: int = MOST_UNITS) -> list[Unit]:
+    """Every layer on its own, or the layers of a stage together where there are more than `most`.
+
+    Args:
+        graph: The dense model.
+        linears: Its pruned layers.
+        feeds: One batch, to count operations with.
+        most: Units that are worth a pass over the samples each.
+    """
+    stages = [stage.linears for stage in schedule(graph, linears)]
+    groups: list[tuple[int, tuple[Linear, ...]]] = [
+        (place, (linear,)) for place, members in enumerate(stages) for linear in members
+    ]
+    if len(groups) > most:
+        groups = [(place, members) for place, members in enumerate(stages) if members]
+    by_name = operations(graph, linears, feeds)
+    flops = [sum(by_name[layer.name] for layer in members) for _, members in groups]
+    total = sum(flops) or 1.0
+    return [
+        Unit(_named(members), tuple(members), place, count / total)
+        for (place, members), count in zip(groups, flops, strict=True)
+    ]
+
+
+def _named(members: Sequence[Linear]) -> str:
+    return members[0].name if len(members) == 1 else f"{members[0].name} and {len(members) - 1} beside it"
+
+
+def measured(
+    distance: "OutputDistance", found: Sequence[Unit], errors: Mapping[str, float], tick: Callable[[], None]
+) -> SensitivityReport:
+    """Two passes over the samples for each unit: it alone dense, and it alone pruned.
+
+    Args:
+        distance: Holds model, solved weights and samples.
+        found: What `units` returned.
+        errors: Relative error of each layer by name.
+        tick: Called once a pass.
+    """
+    every = frozenset(name for unit in found for name in unit.weights)
+
+    def loss(dense: AbstractSet[str]) -> float:
+        tick()
+        return distance.of(dense)
+
+    pruned = loss(frozenset())
+    rows = tuple(
+        UnitSensitivity(
+            name=unit.name,
+            layers=tuple(linear.name for linear in unit.linears),
+            stage=unit.stage,
+            parameters=unit.parameters,
+            share=unit.share,
+            relative_error=max(errors.get(linear.name, 0.0) for linear in unit.linears),
+            restored=loss(unit.weights),
+            alone=loss(every - unit.weights),
+        )
+        for unit in found
+    )
+    return SensitivityReport(distance.samples, distance.measures, pruned, rows)
+
+
+class Restored(Mapping[str, Array]):
+    """Solved weights without those that are left dense; reads a weight only when it is asked for."""
+
+    def __init__(self, solved: Mapping[str, Array], dense: AbstractSet[str]) -> None:
+        """Copies nothing."""
+        self._solved, self._dense = solved, dense
+
+    def __getitem__(self, name: str) -> Array:
+        """A solved weight."""
+        if name in self._dense:
+            raise KeyError(name)
+        return self._solved[name]
+
+    def __contains__(self, name: object) -> bool:
+        """Whether the weight is replaced; reads none."""
+        return name not in self._dense and name in self._solved
+
+    def __iter__(self) -> Iterator[str]:
+        """Names."""
+        return (name for name in self._solved if name not in self._dense)
+
+    def __len__(self) -> int:
+        """How many weights are replaced."""
+        return sum(1 for _ in self)
+
+
+def variant(graph: TracedGraph, weights: Mapping[str, Array]) -> Model:
+    """The whole model with some weights replaced, as `TracedGraph.runner` is with none.
+
+    It is compiled at the first feeds, because their types are known only then.
+    """
+    compiled: list[Callable[[Feeds], dict[str, Any]]] = []
+
+    def run(feeds: Feeds) -> Sequence[Array]:
+        if not compiled:
+            computed = {name for node in graph.nodes for name in node.outputs}
+            fetches = tuple(dict.fromkeys(name for name in graph.outputs if name in computed))
+            compiled.append(graph.compile(graph.nodes, feeds, fetches, weights))
+        results = compiled[0](feeds)
+        if not results.keys() >= set(graph.outputs):  # outputs that no node computes: the same in every variant
+            results = dict(zip(graph.outputs, graph.runner()(feeds), strict=True)) | results
+        return [_as_array(results[name]) for name in graph.outputs]
+
+    return run
+
+
+def remembered(model: Model, batches: Sequence[Feeds]) -> Model:
+    """The same, its outputs for these very feeds kept instead of computed again, as far as memory is meant for it."""
+    mine, kept, room = {id(feeds) for feeds in batches}, dict[int, Sequence[Array]](), [HELD]
+
+    def run(feeds: Feeds) -> Sequence[Array]:
+        if id(feeds) in kept:
+            return kept[id(feeds)]
+        outputs = model(feeds)
+        entries = sum(int(np.size(output)) for output in outputs)
+        if id(feeds) in mine and entries <= room[0]:
+            room[0] -= entries
+            kept[id(feeds)] = outputs
+        return outputs
+
+    return run
+
+
+def _as_array(value: Any) -> Any:
+    if not isinstance(value, Tensor):
+        return value
+    return as_array(value.float() if value.dtype == torch.bfloat16 else value)
+
+
+@dataclass
+class OutputDistance:
+    """How far the outputs of variants are from the dense model's: the mean over outputs of `OutputLoss`, by sample.
+
+    Attributes:
+        graph: The dense model.
+        solved: Every pruned weight by name.
+        batches: Feeds of unlabelled samples.
+        samples: How many the batches hold.
+    """
+
+    graph: TracedGraph
+    solved: Mapping[str, Array]
+    batches: Sequence[Feeds]
+    samples: int = field(init=False, default=0)
+    _losses: Sequence[OutputLoss] = field(init=False)
+    _dense: Model = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Runs the dense model once: its outputs tell which measure fits them."""
+        self._dense = remembered(variant(self.graph, {}), self.batches)
+        found: list[OutputLoss] = []
+        scales = []
+        for feeds in self.batches:
+            tensors = [_tensor(output) for output in self._dense(feeds)]
+            found = found or [OutputLoss.detect(tensor) for tensor in tensors]
+            scales.append([loss.scaled(tensor).scale for loss, tensor in zip(found, tensors, strict=True)])
+            self.samples += samples_of(tensors)
+        means = [statistics.fmean(column) for column in zip(*scales, strict=True)]
+        self._losses = [replace(loss, scale=scale) for loss, scale in zip(found, means, strict=True)]
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """How each output is measured; `none` of an output that is no float."""
+        return tuple(loss.kind for loss in self._losses)
+
+    def of(self, dense: AbstractSet[str]) -> float:
+        """Of the pruned model with these weights left dense; mean over samples, infinite where an output is not finite.
+
+        Costs one pass over the batches.
+        """
+        run = variant(self.graph, Restored(self.solved, dense))
+        total, count = 0.0, 0
+        for feeds in self.batches:
+            wanted, got = self._dense(feeds), run(feeds)
+            if any(np.shape(one) != np.shape(other) for one, other in zip(wanted, got, strict=True)):
+                return float("inf")  # its size depends on the data
+            pairs = [(_tensor(s), _tensor(d)) for s, d in zip(got, wanted, strict=True)]
+            samples = samples_of([d for _, d in pairs])
+            terms = [loss.of(s, d, samples) for loss, (s, d) in zip(self._losses, pairs, strict=True)]
+            measured = [term for term, loss in zip(terms, self._losses, strict=True) if loss.kind != "none"]
+            total += float(torch.stack(measured).mean(0).double().sum()) if measured else 0.0
+            count += samples
+        return total / count if count and np.isfinite(total) else float("inf" if count else "nan")
+
+
+def _tensor(output: Any) -> Tensor:
+    """An output to compare; an empty one where it is no tensor."""
+    return as_tensor(output) if isinstance(output, np.ndarray) and output.dtype.kind in "fiub" else torch.zeros(0)

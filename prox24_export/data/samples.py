@@ -1,0 +1,401 @@
+"""Where samples come from: arrays, folders, functions or a random generator; and how they are split into parts."""
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from prox24_export import user_code
+from prox24_export.data import text
+from prox24_export.errors import InputError
+from prox24_export.passes.calibrate.calibrate import Batch
+from prox24_export.passes.front_torch.graph import as_array
+from prox24_export.passes.graph.protocol import Array, Input
+
+Source = str | Path | Iterable[Any]
+
+LABELS = "labels"
+RANDOM_SAMPLES = 32
+RANDOM_AXIS = 32  # size of a dynamic axis other than the first
+PART = 5  # report is a fifth of all samples, choice at most a fifth of the rest
+BATCH = 32
+BATCH_VALUES = 1 << 22  # input entries in one batch
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The smallest piece the data divide into: one item, or as many as a fixed batch axis wants.
+
+    Attributes:
+        feeds: Array by input name, of the dtype the model takes.
+        labels: True classes of the sample; None where unknown.
+    """
+
+    feeds: Mapping[str, Array]
+    labels: Array | None = None
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Samples by what they may be used for; no sample is in two parts."""
+
+    fit: Sequence[Sample]
+    choice: Sequence[Sample]
+    report: Sequence[Sample]
+
+
+def read(
+    source: Source, inputs: Sequence[Input], option: str, tokenize: Callable[[Path, str], Array] | None = None
+) -> list[Sample]:
+    """Samples from `.npz`, `.npy`, a folder of `.npz`, `.txt`, `module:function`, or an iterable of batches.
+
+    A batch is a feed dictionary, or arrays or tensors in the order of the inputs.
+
+    Args:
+        source: Where they are.
+        inputs: What the model takes.
+        option: How messages name the source, e.g. `--calibration`.
+        tokenize: Token ids [rows, T] of a text file, for a model whose only input they are.
+
+    Raises:
+        InputError: The source is missing or unreadable, or an array fits no input, has the wrong dtype or shape, or
+            holds NaN or Inf.
+    """
+    samples = [
+        sample
+        for where, arrays in _feeds(source, option, inputs, tokenize)
+        for sample in _samples(arrays, inputs, f"{option} {where}")
+    ]
+    if not samples:
+        raise InputError(f"{option} {source} holds no sample. Expected at least one.")
+    return samples
+
+
+def peeked(source: Source | None) -> tuple[Source | None, Any]:
+    """A source and its first batch, which an iterable that can be read only once keeps; None where it has none."""
+    if source is None or isinstance(source, (str, Path)):
+        return source, None
+    items = iter(source)
+    first = list(itertools.islice(items, 1))
+    return itertools.chain(first, items), first[0] if first else None
+
+
+def random(
+    inputs: Sequence[Input], rows: Mapping[str, int], shapes: Mapping[str, tuple[int, ...]], count: int, seed: int
+) -> list[Sample]:
+    """Seeded random samples: normal floats; integers below the rows of the Gather they feed; scalars 1.
+
+    Args:
+        inputs: What the model takes.
+        rows: By input name: rows of the table that its integers index.
+        shapes: Sizes by input name, where the user gave them.
+        count: How many.
+        seed: Of the generator.
+
+    Raises:
+        InputError: An input has an unknown rank or a type that cannot be drawn, or `shapes` does not fit.
+    """
+    unknown = set(shapes) - {value.name for value in inputs}
+    if unknown:
+        names = ", ".join(value.name for value in inputs)
+        raise InputError(f"--shapes names {min(unknown)!r}, which is no input. The inputs are: {names}.")
+    generator = np.random.default_rng(seed)
+    sizes = {value.name: _random_shape(value, shapes.get(value.name)) for value in inputs}
+    return [
+        Sample({value.name: _draw(generator, value, sizes[value.name], rows) for value in inputs}) for _ in range(count)
+    ]
+
+
+def split(samples: Sequence[Sample], *, with_report: bool, seed: int, limit: int | None) -> Parts:
+    """Draws at most `limit` samples and divides them; order within a part follows the source.
+
+    Args:
+        samples: All of them.
+        with_report: Whether a fifth is set aside for the report (no separate evaluation data are given).
+        seed: Of the draw.
+        limit: `--samples`.
+    """
+    order = np.random.default_rng(seed).permutation(len(samples))[:limit]
+    report = max(1, len(order) // PART) if with_report and len(order) > 1 else 0
+    choice = (len(order) - report) // PART
+    cuts = np.split(order, [report, report + choice])
+    chosen = [[samples[index] for index in sorted(cut)] for cut in cuts]
+    return Parts(fit=chosen[2], choice=chosen[1], report=chosen[0])
+
+
+def batches(samples: Sequence[Sample], inputs: Sequence[Input], part: str, size: int) -> list[Batch]:
+    """Consecutive samples of equal shape, joined along the first axis where the model leaves it dynamic."""
+    return [Batch(part, feeds) for feeds, _ in joined(samples, inputs, size)]
+
+
+def joined(
+    samples: Sequence[Sample], inputs: Sequence[Input], size: int
+) -> Iterator[tuple[dict[str, Array], Array | None]]:
+    """Feeds of at most `size` samples with their labels (None unless every sample has some)."""
+    size = size if can_join(inputs) else 1
+    start = 0
+    while start < len(samples):
+        stop = start + 1
+        while stop < min(len(samples), start + size) and _alike(samples[start], samples[stop]):
+            stop += 1
+        group = samples[start:stop]
+        feeds = dict(group[0].feeds)  # scalars cannot be concatenated, and never need to be
+        if len(group) > 1:
+            feeds = {name: np.concatenate([sample.feeds[name] for sample in group]) for name in feeds}
+        labels = [sample.labels for sample in group if sample.labels is not None]
+        yield feeds, np.concatenate(labels) if len(labels) == len(group) else None
+        start = stop
+
+
+def batch_size(samples: Sequence[Sample]) -> int:
+    """Samples per call: at most 32, fewer where inputs are large."""
+    values = max(sum(array.size for array in sample.feeds.values()) for sample in samples)
+    return max(1, min(BATCH, BATCH_VALUES // max(1, values)))
+
+
+def can_join(inputs: Sequence[Input]) -> bool:
+    """Whether the first axis of every input is dynamic."""
+    return all(value.shape and not isinstance(value.shape[0], int) for value in inputs)
+
+
+def _alike(left: Sample, right: Sample) -> bool:
+    return all(left.feeds[name].shape[1:] == right.feeds[name].shape[1:] for name in left.feeds)
+
+
+def _feeds(
+    source: Source, option: str, inputs: Sequence[Input], tokenize: Callable[[Path, str], Array] | None
+) -> Iterator[tuple[str, Mapping[str, Array]]]:
+    """(where, arrays) of every file or yielded dictionary."""
+    if not isinstance(source, (str, Path)):
+        yield from _yielded(source, "batch", option, inputs)
+        return
+    path = Path(source)
+    if path.is_dir():
+        files = sorted(path.glob("*.npz"))
+        if not files:
+            raise InputError(f"{option} {path} is a folder without .npz files. Expected one feed dictionary a file.")
+        for file in files:
+            yield str(file), _load(file, option, inputs)
+    elif path.is_file() and path.suffix.lower() == text.ENDING and tokenize is not None:
+        if len(inputs) != 1:
+            names = ", ".join(value.name for value in inputs)
+            raise InputError(
+                f"{option} {path} is text, and the model takes {names}. Expected a model of token ids alone."
+            )
+        yield str(path), {inputs[0].name: tokenize(path, option)}
+    elif path.is_file():
+        yield str(path), _load(path, option, inputs)
+    elif ":" in str(source):
+        items = user_code.run(str(source), option, "yields feed dictionaries", lambda function: list(function()))
+        yield from _yielded(items, str(source), option, inputs)
+    else:
+        raise InputError(
+            f"{option} {source} does not exist. Expected an .npz, .npy or .txt file, a folder of .npz, or "
+            "module:function."
+        )
+
+
+def _load(path: Path, option: str, inputs: Sequence[Input]) -> Mapping[str, Array]:
+    try:
+        with path.open("rb") as file:
+            loaded = np.load(file, allow_pickle=False)
+            is_array = isinstance(loaded, np.ndarray)
+            arrays = {path.name: loaded} if is_array else {name: loaded[name] for name in loaded.files}
+    except Exception as error:
+        raise InputError(f"{option} {path} cannot be read: {error}. Expected a NumPy .npz or .npy file.") from error
+    named = {value.name for value in inputs}
+    data = [name for name in arrays if name != LABELS or LABELS in named]
+    if len(inputs) == 1 and len(data) == 1:  # one array for a one-input model: its name does not matter
+        arrays[inputs[0].name] = arrays.pop(data[0])
+    return arrays
+
+
+def _yielded(
+    items: Iterable[Any], where: str, option: str, inputs: Sequence[Input]
+) -> Iterator[tuple[str, Mapping[str, Array]]]:
+    for index, item in enumerate(items):
+        place = f"{where} {index}"
+        arrays = {name: _array(name, value, f"{option} {place}") for name, value in _named(item, inputs).items()}
+        if not arrays:
+            raise InputError(
+                f"{option} {where}: item {index} is a {type(item).__name__}. Expected a dictionary of arrays by input, "
+                f"or {len(inputs)} arrays in the order of the inputs."
+            )
+        yield place, arrays
+
+
+def _named(item: Any, inputs: Sequence[Input]) -> Mapping[str, Any]:
+    """Arrays by name of the input; empty where the item is nothing that could be fed."""
+    if isinstance(item, Mapping):
+        return item
+    values = item if isinstance(item, (tuple, list)) else (item,)
+    fits = len(values) == len(inputs) and all(hasattr(value, "shape") for value in values)
+    return {value.name: array for value, array in zip(inputs, values, strict=True)} if fits else {}
+
+
+def _array(name: str, value: Any, where: str) -> Array:
+    try:
+        return as_array(value) if isinstance(value, Tensor) else np.asarray(value)
+    except Exception as error:  # ragged lists
+        raise InputError(f"{where}: {name!r} is no array: {error}. Expected what numpy.asarray accepts.") from error
+
+
+def _samples(arrays: Mapping[str, Array], inputs: Sequence[Input], where: str) -> list[Sample]:
+    named = {value.name for value in inputs}
+    labels = arrays.get(LABELS) if LABELS not in named else None
+    given = {name for name in arrays if name != LABELS or name in named}
+    if given != named:
+        raise InputError(
+            f"{where} has arrays {sorted(given)}. Expected one for each input: {sorted(named)} (and, for evaluation, "
+            f"{LABELS!r})."
+        )
+    feeds = {value.name: _cast(arrays[value.name], value, where) for value in inputs}
+    for value in inputs:
+        _expect_shape(feeds[value.name], value, where)
+    count = _count(feeds, inputs, where)
+    labels = None if labels is None else np.atleast_1d(labels)
+    if count is None:
+        return [Sample(feeds, labels)]
+    if labels is not None and (len(labels) % count if count else len(labels)):
+        raise InputError(f"{where}: {LABELS!r} has {len(labels)} entries for {count} samples.")
+    return [
+        Sample(
+            {value.name: _item(feeds[value.name], value, index, count) for value in inputs},
+            None if labels is None else _piece(labels, index, count),
+        )
+        for index in range(count)
+    ]
+
+
+def _expect_shape(array: Array, value: Input, where: str) -> None:
+    """The rank and every fixed axis but the first, which runs over samples in multiples of a fixed batch size."""
+    shape = value.shape
+    if shape is None or (shape == () and array.ndim <= 1):
+        return
+    if array.ndim != len(shape) or not _matches(array.shape[1:], shape[1:]):
+        raise InputError(
+            f"{where}: {value.name!r} has shape {list(array.shape)}. Expected {_shown(shape)}, "
+            "the first axis running over samples."
+        )
+    if isinstance(shape[0], int) and len(array) % shape[0]:
+        raise InputError(
+            f"{where}: {value.name!r} has {len(array)} items. Expected a multiple of the model's fixed batch "
+            f"size {shape[0]}."
+        )
+
+
+def _count(feeds: Mapping[str, Array], inputs: Sequence[Input], where: str) -> int | None:
+    """Samples that the arrays divide into along their first axis; None where they are one feed as they stand.
+
+    An array without axes is the same for every sample. Arrays of different lengths are one feed where the model
+    allows it: its first axes have different names, or none.
+    """
+    counts = {_items(feeds[value.name], value) for value in inputs if feeds[value.name].ndim}
+    if len(counts) == 1:
+        return counts.pop()
+    first_axes = {value.shape[0] if value.shape else None for value in inputs if feeds[value.name].ndim}
+    one_batch = len(first_axes) == 1 and None not in first_axes
+    if not one_batch and all(_matches(feeds[value.name].shape, value.shape) for value in inputs):
+        return None
+    raise InputError(
+        f"{where}: the arrays hold different numbers of samples: "
+        + ", ".join(f"{name} {list(array.shape)}" for name, array in feeds.items())
+        + ". Expected the same number along the first axis of each."
+    )
+
+
+def _items(array: Array, value: Input) -> int:
+    """Samples in an array; as many rows each as a fixed batch axis wants."""
+    fixed = value.shape[0] if value.shape and isinstance(value.shape[0], int) else 1
+    return len(array) // fixed
+
+
+def _matches(got: tuple[int, ...], declared: tuple[int | str | None, ...] | None) -> bool:
+    if declared is None:
+        return True
+    pairs = zip(got, declared, strict=False)
+    return len(got) == len(declared) and all(not isinstance(size, int) or size == here for here, size in pairs)
+
+
+def _item(array: Array, value: Input, index: int, count: int) -> Array:
+    if not array.ndim:
+        return array
+    piece = _piece(array, index, count)
+    return piece.reshape(()) if value.shape == () else piece
+
+
+def _piece(array: Array, index: int, count: int) -> Array:
+    size = len(array) // count
+    return array[index * size : (index + 1) * size]
+
+
+def _cast(array: Array, value: Input, where: str) -> Array:
+    """To the input's dtype where that keeps the meaning; refused otherwise, as are NaN and Inf."""
+    where = f"{where}: {value.name!r}"
+    _expect_finite(array, where, "holds NaN or Inf", "finite values; remove or repair that sample")
+    if array.dtype == value.dtype:
+        return array
+    both_float = _is_float(array.dtype) and _is_float(value.dtype)
+    both_integer = array.dtype.kind in "iu" and value.dtype.kind in "iu"
+    if both_integer and array.size:
+        limits = np.iinfo(value.dtype)
+        both_integer = bool(array.min() >= limits.min and array.max() <= limits.max)
+    if not (both_float or both_integer):
+        raise InputError(
+            f"{where} is {_described(array)}. Expected {value.dtype}, or a type whose values mean the same "
+            "(float to float, integers in range); convert it as the model's preprocessing does."
+        )
+    with np.errstate(over="ignore"):
+        cast = array.astype(value.dtype)
+    _expect_finite(cast, where, f"is {array.dtype} and too large for {value.dtype}", "values in that type's range")
+    return cast
+
+
+def _described(array: Array) -> str:
+    in_range = array.dtype.kind in "iu" and array.size
+    return f"{array.dtype} from {array.min()} to {array.max()}" if in_range else str(array.dtype)
+
+
+def _is_float(dtype: np.dtype[Any]) -> bool:
+    return dtype.kind == "f" or dtype.name == "bfloat16"
+
+
+def _expect_finite(array: Array, where: str, found: str, wanted: str) -> None:
+    if not _is_float(array.dtype) or bool(np.isfinite(array).all()):
+        return
+    first = np.argwhere(~np.isfinite(array))[0]
+    raise InputError(f"{where} {found}, first in sample {int(first[0]) if len(first) else 0}. Expected {wanted}.")
+
+
+def _random_shape(value: Input, given: tuple[int, ...] | None) -> tuple[int, ...]:
+    if given is not None:
+        if value.shape is not None and not _matches(given, value.shape):
+            raise InputError(f"--shapes gives {value.name!r} {list(given)}. Expected {_shown(value.shape)}.")
+        return given
+    if value.shape is None:
+        raise InputError(f"input {value.name!r} declares no rank. Give its shape: --shapes {value.name}:1x3x224x224.")
+    return tuple(
+        size if isinstance(size, int) else (1 if axis == 0 else RANDOM_AXIS) for axis, size in enumerate(value.shape)
+    )
+
+
+def _draw(generator: np.random.Generator, value: Input, shape: tuple[int, ...], rows: Mapping[str, int]) -> Array:
+    dtype = value.dtype
+    if dtype.kind not in "fiub" and dtype.name != "bfloat16":
+        raise InputError(f"input {value.name!r} is {dtype}: no random values can be drawn. Give --calibration.")
+    if shape == ():
+        return np.ones((), dtype)
+    if dtype.kind == "b":
+        return generator.integers(0, 2, shape).astype(dtype)
+    if dtype.kind in "iu":
+        limit = min(rows.get(value.name, 256), int(np.iinfo(dtype).max) + 1)
+        return generator.integers(0, limit, shape).astype(dtype)
+    return generator.standard_normal(shape, np.float32).astype(dtype)
+
+
+def _shown(shape: tuple[int | str | None, ...]) -> str:
+    return "[" + ", ".join(str(size or "?") for size in shape) + "]"

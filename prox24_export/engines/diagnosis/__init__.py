@@ -1,0 +1,1 @@
+"""Why a layer has, or has not, a sparse tactic: the builder's log and the inspector, read."""

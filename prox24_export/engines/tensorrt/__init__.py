@@ -1,0 +1,1 @@
+"""TensorRT engines: run and timed."""

@@ -1,0 +1,1 @@
+"""Latency of two engines in turns: procedure, statistics, state of the GPU."""

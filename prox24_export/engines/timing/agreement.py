@@ -1,0 +1,64 @@
+"""Whether an engine computes what the same model does in float32."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from prox24_export.passes.graph.protocol import Array
+
+Outputs = Mapping[str, Array]
+TOLERANCE: Mapping[str, float] = {"fp32": 1e-3, "fp16": 0.02, "bf16": 0.1}  # of an output's root mean square
+LARGEST = 5  # times that tolerance, of the output's largest magnitude: what a single entry may differ by
+
+
+def difference(found: Outputs, wanted: Outputs, tolerance: float) -> str:
+    """In what outputs differ from a reference, in one sentence; empty where they agree. NaN is a difference."""
+    for name, reference in wanted.items():
+        if name not in found:
+            return f"output {name} is missing"
+        told = _of_output(np.asarray(found[name]), np.asarray(reference), tolerance)
+        if told:
+            return f"output {name} {told}"
+    return ""
+
+
+def _of_output(found: Array, wanted: Array, tolerance: float) -> str:
+    if found.shape != wanted.shape:
+        return f"has shape {list(found.shape)}, expected {list(wanted.shape)}"
+    return (_of_integers if wanted.dtype.kind in "biu" else _of_floats)(found, wanted, tolerance)
+
+
+def _of_integers(found: Array, wanted: Array, tolerance: float) -> str:
+    """Classes or tokens: rounding may move the few that are nearly tied."""
+    share = float((found != wanted).mean()) if wanted.size else 0.0
+    return f"differs in {100 * share:.2g} % of its entries" if share > tolerance else ""
+
+
+def _of_floats(found: Array, wanted: Array, tolerance: float) -> str:
+    found, wanted = found.astype(np.float64), wanted.astype(np.float64)
+    nans = int(np.isnan(found).sum())
+    if nans:
+        return f"holds {nans} NaN"
+    odd = ~np.isfinite(found) | ~np.isfinite(wanted)
+    if not np.array_equal(found[odd], wanted[odd]):
+        return f"holds {int(odd.sum())} entries that are not finite in both"
+    apart, size = np.abs(found[~odd] - wanted[~odd]), np.abs(wanted[~odd])
+    if not apart.size:
+        return ""
+    middle, most = _over(_rms(apart), _rms(size)), _over(float(apart.max()), float(size.max()))
+    if middle > tolerance:
+        return f"differs by {100 * middle:.2g} % of its root mean square, more than {100 * tolerance:g} %"
+    if most > LARGEST * tolerance:
+        return (
+            f"has an entry that differs by {100 * most:.2g} % of its largest, more than {100 * LARGEST * tolerance:g} %"
+        )
+    return ""
+
+
+def _rms(values: Array) -> float:
+    return float(np.sqrt(np.square(values).mean()))
+
+
+def _over(part: float, whole: float) -> float:
+    """A share; of an output that is all zeros the absolute value."""
+    return part / whole if whole else part

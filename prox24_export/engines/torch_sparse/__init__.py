@@ -1,0 +1,1 @@
+"""torch.sparse on a CUDA GPU: built, run and timed."""

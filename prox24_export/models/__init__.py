@@ -1,0 +1,1 @@
+"""Kinds of models: which front end reads and writes them."""

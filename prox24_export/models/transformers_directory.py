@@ -1,0 +1,217 @@
+"""Hugging Face model directories: traced with `torch.export`, written back as `from_pretrained` reads them."""
+
+import inspect
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from prox24_export import facts
+from prox24_export.errors import InputError, first_line
+from prox24_export.models.checkpoint import INDEX, Checkpoint
+from prox24_export.passes.front_torch.emit_onnx import emit_onnx, expect_onnx
+from prox24_export.passes.front_torch.graph import FxGraph, as_tensor, fx_of
+from prox24_export.passes.front_torch.trace import trace
+from prox24_export.passes.graph.experts import with_parts
+from prox24_export.passes.graph.protocol import Array, TracedGraph
+from prox24_export.results.report import FileFacts
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+MODEL, ONNX_MODEL = "model", "model.onnx"
+CONFIG = "config.json"
+EXAMPLE_BATCH, EXAMPLE_TOKENS = 2, 12
+WEIGHTS = "safetensors safetensors.index.json bin bin.index.json pt pth ckpt pkl h5 msgpack gguf onnx"
+
+
+@dataclass(frozen=True)
+class TransformersDirectory:
+    """The front end; see `frontends.Frontend`."""
+
+    path: Path
+    always_onnx: bool = False
+
+    def open(self) -> TracedGraph:
+        """Loads and traces; nothing is downloaded.
+
+        Raises:
+            InputError: transformers is not installed, the directory holds no safetensors, or the model cannot be loaded
+                or traced.
+        """
+        module, read = load(self.path)
+        if read is not None:
+            facts.keep_no_large_blocks()
+        predicts = type(module).__name__.endswith(("ForCausalLM", "LMHeadModel"))
+        return FxGraph(self.path, traced(module, self.path), predicts, read)
+
+    def facts(self) -> FileFacts:
+        """See `frontends.Frontend`."""
+        return facts.file_facts(self.path, self.path)
+
+    def write(self, graph: TracedGraph, weights: Mapping[str, Array], folder: Path) -> Path:
+        """`folder/model`: the new weights as safetensors, every other file of the directory itself as it was."""
+        out = folder / MODEL
+        out.mkdir()
+        kept = {path for ending in WEIGHTS.split() for path in self.path.glob(f"*.{ending}")}
+        if fx_of(graph).read is not None:
+            Checkpoint(self.path).write(out, weights)
+            kept -= {self.path / INDEX}
+        else:
+            module = loaded(self.path)
+            tensors = module.state_dict()
+            with torch.no_grad():
+                for name, tensor in with_parts(weights, tensors, as_tensor).items():
+                    tensors[name].copy_(tensor)
+            module.save_pretrained(out)
+        for source in sorted(self.path.iterdir()):
+            if source.is_file() and source not in kept:
+                shutil.copyfile(source, out / source.name)
+        return out
+
+    def expect_onnx(self, graph: TracedGraph) -> None:
+        """See `frontends.Frontend`."""
+        expect_onnx(fx_of(graph).program, str(self.path))
+
+    def write_onnx(self, graph: TracedGraph, folder: Path) -> Path:
+        """See `Frontend.write_onnx`."""
+        file = folder / ONNX_MODEL
+        emit_onnx(fx_of(graph).whole_program(), file)
+        return file
+
+
+def load(path: Path) -> "tuple[PreTrainedModel, Callable[[str], Tensor] | None]":
+    """The module, and how its tensors are read where it holds none of their values itself.
+
+    A checkpoint whose tensors have the model's own names and types is read lazily, one that transformers converts
+    while it loads (renamed, merged or cast weights) whole.
+
+    Raises:
+        InputError: See `TransformersDirectory.open`.
+    """
+    architecture = _architecture(path)
+    checkpoint = Checkpoint(path)
+    module = _without_values(architecture, path, checkpoint)
+    if module is None:
+        return loaded(path), None
+    return module, _reader(module, checkpoint)
+
+
+def _reader(module: "PreTrainedModel", checkpoint: Checkpoint) -> "Callable[[str], Tensor]":
+    """Reads by any of the names that a tied weight has."""
+    owner = {tensor.data_ptr(): name for name, tensor in module.state_dict().items() if name in checkpoint.places}
+    stored = {name: owner[tensor.data_ptr()] for name, tensor in module.state_dict().items() if tensor.numel()}
+    return lambda name: checkpoint.read(stored[name])
+
+
+def _without_values(architecture: Any, path: Path, checkpoint: Checkpoint) -> "PreTrainedModel | None":
+    """The module with memory for its parameters that nothing has been written to; None where the checkpoint differs."""
+    from transformers import AutoConfig, initialization  # noqa: PLC0415 - an extra
+
+    try:
+        config = AutoConfig.from_pretrained(path, local_files_only=True)
+        types = {place.dtype for place in checkpoint.places.values() if place.dtype.is_floating_point}
+        with initialization.no_init_weights():
+            build = architecture._from_config  # noqa: SLF001 - the one way to a module without values
+            module: PreTrainedModel = build(config, dtype=config.dtype or min(types, key=str)).eval()
+        module.tie_weights()
+    except Exception:  # noqa: BLE001 - whatever it is, loading the usual way tells it better
+        return None
+    state = module.state_dict()
+    there = {state[name].data_ptr() for name in checkpoint.places if name in state}
+    same = all(
+        name in state and (place.dtype, place.shape) == (state[name].dtype, tuple(state[name].shape))
+        for name, place in checkpoint.places.items()
+    )
+    complete = all(tensor.data_ptr() in there for tensor in state.values() if tensor.numel())
+    return module if same and complete else None
+
+
+def _architecture(path: Path) -> Any:
+    try:
+        import transformers  # noqa: PLC0415 - an extra
+    except ImportError as error:
+        raise InputError(
+            f"{path} is a Hugging Face directory, and transformers is not installed. "
+            "Install it with: pip install 'prox24-export[transformers]'."
+        ) from error
+    if not list(path.glob("*.safetensors")):
+        raise InputError(
+            f"{path} holds no .safetensors file. Save the model with save_pretrained; pickles are not read."
+        )
+    try:
+        named = json.loads((path / CONFIG).read_text(encoding="utf-8")).get("architectures") or ["none"]
+    except (ValueError, AttributeError, OSError) as error:
+        raise InputError(f"{path / CONFIG} cannot be read: {first_line(error)}") from error
+    architecture = getattr(transformers, named[0], None)
+    if architecture is None:
+        raise InputError(f"{path / CONFIG} names the architecture {named[0]}, which transformers does not have.")
+    return architecture
+
+
+def loaded(path: Path) -> "PreTrainedModel":
+    """The module with its values, in evaluation mode, in the type that its configuration names, or else its file has.
+
+    Raises:
+        InputError: See `TransformersDirectory.open`.
+    """
+    architecture = _architecture(path)
+    from transformers.utils import logging  # noqa: PLC0415 - an extra
+
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        module, told = architecture.from_pretrained(
+            path, local_files_only=True, use_safetensors=True, dtype="auto", output_loading_info=True
+        )
+    except Exception as error:
+        raise InputError(f"transformers cannot load {path}: {first_line(error)}") from error
+    if told["missing_keys"]:
+        missing = ", ".join(sorted(told["missing_keys"])[:5])
+        raise InputError(
+            f"{path} lacks weights that {architecture.__name__} has: {missing}. Expected a complete checkpoint."
+        )
+    result: PreTrainedModel = module.eval()
+    return result
+
+
+def traced(module: "PreTrainedModel", path: Path) -> torch.export.ExportedProgram:
+    """The module's forward pass with the cache off, batch and sequence of any size where the model allows it.
+
+    Raises:
+        InputError: `torch.export` cannot trace it.
+    """
+    try:
+        examples = example_inputs(module)
+    except AttributeError as error:
+        raise InputError(f"no example input can be made for {path}: {first_line(error)}.") from error
+    cached = "use_cache" in inspect.signature(module.forward).parameters
+    return trace(module, (), examples | ({"use_cache": False} if cached else {}), str(path))
+
+
+def example_inputs(module: "PreTrainedModel") -> dict[str, Any]:
+    """Inputs to trace with, by the model's main input."""
+    config: Any = module.config
+    name = module.main_input_name
+    generator = torch.Generator().manual_seed(0)
+    if name == "pixel_values":
+        side = config.image_size
+        height, width = (side, side) if isinstance(side, int) else side
+        image = torch.randn(EXAMPLE_BATCH, config.num_channels, height, width, generator=generator)
+        return {name: image.to(module.dtype)}
+    if name == "input_features":
+        frames = 2 * config.max_source_positions
+        sound = torch.randn(EXAMPLE_BATCH, config.num_mel_bins, frames, generator=generator)
+        return {name: sound.to(module.dtype)}
+    if name != "input_ids":
+        raise InputError(f"{type(module).__name__} takes {name}. Expected input_ids, pixel_values or input_features.")
+    vocabulary = min(getattr(config, "vocab_size", 2), 1 << 15)
+    tokens = torch.randint(0, vocabulary, (EXAMPLE_BATCH, EXAMPLE_TOKENS), generator=generator)
+    inputs = {name: tokens}
+    if config.is_encoder_decoder:
+        inputs["decoder_input_ids"] = tokens[:, : EXAMPLE_TOKENS // 2]
+    return inputs

@@ -1,0 +1,247 @@
+"""After the models are written: engines built and timed, or why nothing was."""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from prox24_export.data import samples as data
+from prox24_export.engines.estimate import estimate
+from prox24_export.engines.timing import gpu_state
+from prox24_export.engines.timing.gpu_watch import Watch, watching
+from prox24_export.errors import InputError, Prox24Error, first_line
+from prox24_export.passes.emit_engine.build import EngineBuildError
+from prox24_export.passes.front_onnx.graph import OnnxGraph
+from prox24_export.passes.front_onnx.runtime import one_sentence
+from prox24_export.passes.graph.protocol import Array, Feeds, TracedGraph
+from prox24_export.passes.precision.quantised import quantised_products
+from prox24_export.results.engine import EngineReport, Estimate
+from prox24_export.results.report import AccuracyReport, LayerReport
+from prox24_export.shapes import ShapeRange, complete
+from prox24_export.stages import lower as lowering
+from prox24_export.stages.prepare import Job
+
+MOST_TIMED = 32  # samples of the larger batch that is timed where no shapes are given
+ENGINES = "engines"
+NOTHING_SPARSE = EngineReport("none", not_measured="no layer is sparse: both models are the same.")
+
+
+@dataclass(frozen=True)
+class Written:
+    """What the run has written.
+
+    Attributes:
+        folder: The output folder, as long as it is not in place.
+        sparse: The sparse model.
+        dense_onnx: The dense model as an ONNX file; None where there is none.
+        sparse_onnx: The sparse one.
+        rows: The report's layers.
+    """
+
+    folder: Path
+    sparse: TracedGraph
+    dense_onnx: Path | None
+    sparse_onnx: Path | None
+    rows: Sequence[LayerReport]
+
+    @property
+    def pruned(self) -> list[str]:
+        """Names of pruned weights."""
+        return [row.weight for row in self.rows if row.state == "sparse" and row.weight is not None]
+
+
+def expected(job: Job, rows: Sequence[LayerReport], timed: Sequence[Feeds]) -> Estimate | None:
+    """What the pruned layers could gain at best, in a call with the first of these batches; None without one."""
+    if not timed or not job.linears:
+        return None
+    sparse = {row.name for row in rows if row.state == "sparse"}
+    return estimate(job.graph, job.found, sparse, timed[0])
+
+
+def run_engines(
+    job: Job,
+    written: Written,
+    timed: Sequence[Feeds],
+    evaluation: Sequence[tuple[dict[str, Array], Array | None]] = (),
+) -> EngineReport:
+    """Builds and times with the chosen engine.
+
+    Where it was chosen by `auto` and fails, the run goes on without a figure, and the report says why.
+
+    Args:
+        job: What was run.
+        written: What it has written.
+        timed: Inputs by name; one point of the latency each.
+        evaluation: Batches that the accuracy of converted files is measured on.
+
+    Raises:
+        Prox24Error: The engine that was asked for cannot build or run the model.
+    """
+    lenient = job.settings.engine == "auto" and job.settings.min_speedup is None and not job.choice.writes_files
+    try:
+        return _measured(job, written, timed, evaluation)
+    except EngineBuildError as error:
+        kept = job.target.parent / f"{job.target.name}.build.log"
+        if lenient:
+            return _failed(job, str(error).replace(str(written.folder), str(job.target)))
+        kept.write_text(error.log, encoding="utf-8")  # the output folder, and the log in it, will not appear
+        raise Prox24Error(f"{error.reason} All that it said is in {kept}.") from error
+    except Exception as error:
+        if not lenient:
+            raise
+        return _failed(job, first_line(error))  # e.g. too little memory: the model is finished all the same
+
+
+def _failed(job: Job, why: str) -> EngineReport:
+    return EngineReport("none", precision=job.choice.precision, not_measured=f"{job.choice.engine} failed: {why}")
+
+
+def timed_batches(job: Job) -> list[Feeds]:
+    """What is timed: the smallest, likeliest and largest shapes given; else one sample, and as many as are joined.
+
+    Raises:
+        InputError: The shapes given fit no input, or the model cannot be run on them.
+    """
+    ranges = job.settings.ranges
+    if ranges:
+        sides = [{name: getattr(shapes, side) for name, shapes in ranges.items()} for side in ("min", "opt", "max")]
+        distinct = [shapes for index, shapes in enumerate(sides) if shapes not in sides[:index]]
+        graph, seed = job.graph, job.settings.seed
+        drawn = [data.random(graph.inputs, graph.gathered_rows, shapes, 1, seed)[0].feeds for shapes in distinct]
+        _expect_runs(graph, drawn)
+        return drawn
+    samples = job.parts.report or job.parts.fit
+    sizes = dict.fromkeys((1, min(job.size, len(samples), MOST_TIMED))) if data.can_join(job.graph.inputs) else (1,)
+    groups = (next(data.joined(samples, job.graph.inputs, size), None) for size in sizes if size)
+    return [group[0] for group in groups if group is not None]
+
+
+def _expect_runs(graph: TracedGraph, batches: Sequence[Feeds]) -> None:
+    """Raises InputError where the model cannot be run on one of the shapes given."""
+    run = graph.runner()
+    for batch in batches:
+        try:
+            run(batch)
+        except Exception as error:
+            shapes = ", ".join(f"{name}: {list(array.shape)}" for name, array in batch.items())
+            raise InputError(
+                f"--shapes: {graph.path} cannot be run on {shapes}: {one_sentence(error)}. Give shapes that it takes."
+            ) from error
+
+
+def _measured(
+    job: Job, written: Written, timed: Sequence[Feeds], evaluation: Sequence[tuple[dict[str, Array], Array | None]]
+) -> EngineReport:
+    files = _files(job, written)
+    report = _timed(job, written, files, timed)
+    if files is None or files.lowered is None or written.dense_onnx is None:
+        return report
+    seen = _accuracy(job, OnnxGraph(written.dense_onnx), files.lowered.path, evaluation)
+    names = {"dense onnx": files.dense.name, "sparse onnx": files.sparse.name}
+    return replace(
+        report,
+        files={what: f"{ENGINES}/{name}" for what, name in (names | report.files).items()},
+        accuracy={} if seen is None else seen.sparse,
+        kept_in_fp32=dict(files.lowered.kept_in_fp32),
+        notes=files.lowered.notes,
+    )
+
+
+def _files(job: Job, written: Written) -> lowering.Files | None:
+    """The converted pair, where TensorRT is to build it or the user asked for it."""
+    if written.dense_onnx is None or written.sparse_onnx is None:
+        return None
+    choice = job.choice
+    if choice.engine != "tensorrt" and not choice.writes_files:
+        return None
+    joined = data.joined(job.parts.fit, job.graph.inputs, job.size)
+    batches = [feeds for feeds, _ in itertools.islice(joined, lowering.CALIBRATION_BATCHES)]
+    place = written.folder / ENGINES
+    return lowering.lower(
+        written.dense_onnx, written.sparse_onnx, written.pruned, place, precision=choice.precision, feeds=batches
+    )
+
+
+def _timed(job: Job, written: Written, files: lowering.Files | None, batches: Sequence[Feeds]) -> EngineReport:
+    choice = job.choice
+    if choice.engine == "tensorrt" and files is not None:
+        return _tensorrt(job, written, files, batches)
+    if choice.engine == "torch":
+        from prox24_export.engines.torch_sparse import measure as torch_sparse  # noqa: PLC0415 (needs a GPU)
+
+        with watched() as watch:
+            return torch_sparse.bench(job.graph, written.sparse, batches, precision=choice.precision, watch=watch)
+    if choice.engine == "onnxruntime" and written.dense_onnx is not None and written.sparse_onnx is not None:
+        from prox24_export.engines import onnxruntime  # noqa: PLC0415 (only where asked for)
+
+        return onnxruntime.bench(written.dense_onnx, written.sparse_onnx, batches)
+    return EngineReport("none", precision=choice.precision if files else "", not_measured=choice.why_not)
+
+
+def _tensorrt(job: Job, written: Written, files: lowering.Files, batches: Sequence[Feeds]) -> EngineReport:
+    from prox24_export.engines.diagnosis.pruned_layers import pruned_layers  # noqa: PLC0415
+    from prox24_export.engines.tensorrt import measure as tensorrt_bench  # noqa: PLC0415 (optional)
+    from prox24_export.passes.emit_engine.build import BuildSettings  # noqa: PLC0415
+
+    settings, precision = job.settings, job.choice.precision
+    kept = files.lowered.kept_in_fp32 if files.lowered else {}
+    types: dict[str, Literal["fp32", "int8"]] = dict.fromkeys(kept, "fp32")
+    int8, follows = quantised_products(OnnxGraph(files.sparse))
+    layers = pruned_layers(
+        [row for row in written.rows if row.state == "sparse"],
+        files.layers,
+        "fp32" if precision == "fp32" else "bf16" if precision == "bf16" else "fp16",
+        overrides=types | dict.fromkeys(int8, "int8"),
+        quantised_outputs={name: name in follows for name in int8},
+    )
+    references = OnnxGraph(_expect(written.dense_onnx)), OnnxGraph(_expect(written.sparse_onnx))
+    build = BuildSettings(
+        profile=profile(references[0], settings.ranges, batches),
+        precision="fp32" if precision == "fp32" else "bf16" if precision == "bf16" else "fp16",
+        workspace=None if settings.workspace_mb is None else settings.workspace_mb << 20,
+        timing_cache=None if settings.timing_cache is None else Path(settings.timing_cache),
+    )
+    place = written.folder / ENGINES
+    place.mkdir(exist_ok=True)
+    with watched() as watch:
+        pair = tensorrt_bench.Pair(files.dense, files.sparse, references, layers)
+        return tensorrt_bench.bench(pair, batches, place, build, watch=watch)
+
+
+def profile(graph: OnnxGraph, given: dict[str, ShapeRange], batches: Sequence[Feeds]) -> dict[str, ShapeRange]:
+    """The range of every input: the one given, else from the smallest to the largest batch that is timed."""
+    declared = {
+        value.name: [size if isinstance(size, int) else None for size in value.shape or ()] for value in graph.inputs
+    }
+    seen = dict(given)
+    for name in declared.keys() - given.keys():
+        shapes = [tuple(batch[name].shape) for batch in batches if name in batch]
+        if shapes and len({len(shape) for shape in shapes}) == 1:
+            low = tuple(min(sizes) for sizes in zip(*shapes, strict=True))
+            high = tuple(max(sizes) for sizes in zip(*shapes, strict=True))
+            seen[name] = ShapeRange(low, shapes[-1], high)
+    return complete(seen, declared, {})
+
+
+def _accuracy(
+    job: Job, dense: OnnxGraph, lowered: Path, evaluation: Sequence[tuple[dict[str, Array], Array | None]]
+) -> AccuracyReport | None:
+    if not evaluation:
+        return None
+    token = job.graph.inputs[0].name if job.graph.predicts_next_token else None
+    return lowering.measured(dense, lowered, evaluation, len(job.parts.report), token)
+
+
+def _expect(path: Path | None) -> Path:
+    if path is None:
+        raise TypeError("TensorRT builds from ONNX files; `choice.choose` refuses it where there are none.")
+    return path
+
+
+@contextmanager
+def watched() -> Iterator[Watch | None]:
+    """Reads the GPU's state beside the timing; None where it cannot be read."""
+    with watching(gpu_state.visible()) as (watch, _note):
+        yield watch

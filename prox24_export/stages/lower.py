@@ -1,0 +1,104 @@
+"""Both finished models as ONNX files in the precision that engines compute in, and what the conversion costs."""
+
+import glob
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import get_args
+
+from prox24_export.errors import Prox24Error
+from prox24_export.passes.find_linears import FindLinears
+from prox24_export.passes.front_onnx.graph import OnnxGraph
+from prox24_export.passes.graph.protocol import Array, Feeds, Linear
+from prox24_export.passes.precision.lower import Lowered, LowerPrecision
+from prox24_export.passes.precision.ranges import observe
+from prox24_export.passes.precision.types import PrecisionName
+from prox24_export.results.report import AccuracyReport
+from prox24_export.validation import accuracy
+
+CALIBRATION_BATCHES = 4  # that ranges of values are taken from
+MOST_ROUNDS = 4  # until the same nodes stay in float32 in both files
+AT_ONCE = 8  # batches whose values are in memory together
+Batch = tuple[Mapping[str, Array], Array | None]
+
+
+@dataclass(frozen=True)
+class Files:
+    """The pair that engines are built from.
+
+    Attributes:
+        dense: ONNX file.
+        sparse: ONNX file.
+        layers: Pruned layers of the sparse one.
+        lowered: What the conversion of the sparse one tells; None where both are the float32 files.
+    """
+
+    dense: Path
+    sparse: Path
+    layers: tuple[Linear, ...]
+    lowered: Lowered | None
+
+
+def lower(
+    dense: Path, sparse: Path, pruned: Sequence[str], folder: Path, *, precision: str, feeds: Sequence[Feeds]
+) -> Files:
+    """Writes `dense.PRECISION.onnx` and `sparse.PRECISION.onnx` into `folder`; with `fp32` nothing is written.
+
+    The same nodes stay in float32 in both, those that need it in either: else engines of different precision would be
+    compared.
+
+    Args:
+        dense: ONNX file.
+        sparse: ONNX file with pruned weights.
+        pruned: Names of these weights; verified again in what is written.
+        folder: Is made where it is missing.
+        precision: `fp16`, `bf16` or `fp32`.
+        feeds: Calibration batches.
+
+    Raises:
+        Prox24Error: See `LowerPrecision.call`.
+    """
+    wanted = set(pruned)
+    found = FindLinears().call(OnnxGraph(sparse))
+    layers = tuple(layer for layer in found if isinstance(layer, Linear) and layer.weight in wanted)
+    if precision not in get_args(PrecisionName):
+        return Files(dense, sparse, layers, None)
+    convert = LowerPrecision("bf16" if precision == "bf16" else "fp16")
+    places = [folder / f"{kind}.{precision}.onnx" for kind in ("dense", "sparse")]
+    some = list(feeds)[:CALIBRATION_BATCHES]
+    kept: dict[str, str] = {}
+    for _ in range(MOST_ROUNDS):
+        told = convert.call(dense, places[0], some), convert.call(sparse, places[1], some, layers)
+        kept |= {**told[0].kept_in_fp32, **told[1].kept_in_fp32, **kept}
+        if told[0].kept_in_fp32.keys() == told[1].kept_in_fp32.keys():
+            notes = tuple(dict.fromkeys((*told[0].notes, *told[1].notes)))
+            lowered = replace(told[1], kept_in_fp32={name: kept[name] for name in told[1].kept_in_fp32}, notes=notes)
+            return Files(places[0], places[1], layers, lowered)
+        convert = replace(convert, keep=tuple(glob.escape(name) for name in kept))
+    raise Prox24Error(
+        f"{dense} and {sparse} cannot be converted alike: other nodes have to stay in float32. A comparison of the two "
+        "would say nothing. Use --precision fp32 or bf16."
+    )
+
+
+def measured(
+    dense: OnnxGraph, lowered: Path, batches: Sequence[Batch], samples: int, next_token: str | None
+) -> AccuracyReport:
+    """Metrics of a converted file, every value rounded to the type that the file says, against the dense model."""
+    outputs = _rounded(OnnxGraph(lowered), [feeds for feeds, _ in batches])
+    return accuracy.compare(
+        dense.runner(),
+        lambda _feeds: next(outputs),
+        dense.outputs,
+        batches,
+        samples=samples,
+        next_token=next_token,
+        tick=lambda: None,
+    )
+
+
+def _rounded(graph: OnnxGraph, feeds: Sequence[Feeds]) -> Iterator[Sequence[Array]]:
+    """Outputs of each batch."""
+    for start in range(0, len(feeds), AT_ONCE):
+        for outputs in observe(graph, feeds[start : start + AT_ONCE], rounded=True).outputs:
+            yield [outputs[name] for name in graph.outputs]

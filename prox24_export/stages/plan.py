@@ -1,0 +1,242 @@
+"""Peak memory and time of a run, stated before it: one batch is carried through the stages, and costs are added up."""
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import torch
+
+from prox24_export.data.samples import Parts, batches
+from prox24_export.facts import resident_memory_mb, return_free_memory
+from prox24_export.passes.calibrate.calibrate import StageRunner
+from prox24_export.passes.calibrate.schedule import Stage, schedule
+from prox24_export.passes.graph.protocol import Linear, TracedGraph
+from prox24_export.passes.refine.memory import available
+from prox24_export.progress import Progress
+from prox24_export.settings import AIMS_AT_DENSE_OUTPUT, Effort, Settings
+
+MB = 2**20
+TRIAL = 1024  # size of the matrices that the machine's rates are measured on
+ITERATIONS: Mapping[Effort, int] = {"fast": 20, "default": 50, "thorough": 110}  # mask solver and refinement together
+OVERHEAD = 1.2  # of an iteration over its product: the prox pass, the norms
+COPIED, DIGESTED = 0.5e9, 2e9  # bytes a second of a file's copy and of its SHA-256, as measured on a virtual disk
+INVERSES = 8  # times that (H + ρI)⁻¹ is formed, at about the cost of a product
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """What one stage will take.
+
+    Attributes:
+        layers: Names of the layers that it solves.
+        memory_mb: Peak of resident memory, MB (2²⁰ bytes).
+        seconds: Wall time.
+    """
+
+    layers: tuple[str, ...]
+    memory_mb: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run will take on this machine.
+
+    Attributes:
+        memory_mb: Peak of resident memory, MB (2²⁰ bytes).
+        seconds: Wall time of the whole run, the refinement left out.
+        stages: In order.
+        refines: Whether there is a refinement, whose memory and time are not in here.
+    """
+
+    memory_mb: float
+    seconds: float
+    stages: tuple[StagePlan, ...]
+    refines: bool = False
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What this machine does in a second.
+
+    Attributes:
+        single: Floating-point operations of a float32 matrix product.
+        double: The same in float64.
+        cholesky: `K³` of a float64 Cholesky factorisation.
+    """
+
+    single: float
+    double: float
+    cholesky: float
+
+    @classmethod
+    def measured(cls) -> "Rates":
+        """Measured now, in about a second."""
+        x = torch.randn(TRIAL, TRIAL, generator=torch.Generator().manual_seed(0))
+        gram = x @ x.T / TRIAL + torch.eye(TRIAL)
+        cube, wide = float(TRIAL) ** 3, gram.double()
+        return cls(
+            single=2 * cube / _fastest(lambda: x @ x),
+            double=2 * cube / _fastest(lambda: wide @ wide),
+            cholesky=cube / _fastest(lambda: torch.linalg.cholesky(wide)),
+        )
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Seconds and memory of what a stage does beside running the graph.
+
+    Attributes:
+        rates: Of the machine.
+        settings: Of the run.
+        parts: Into which the data are divided: fit, and choice where there is one.
+    """
+
+    rates: Rates
+    settings: Settings
+    parts: int
+
+    @property
+    def aims(self) -> bool:
+        """Whether there is a cross Gram matrix, a target and an iteration."""
+        return self.settings.method in AIMS_AT_DENSE_OUTPUT
+
+    def sums_mb(self, widths: Sequence[int]) -> float:
+        """Gram matrices of inputs of such widths, float64, and the products of one chunk, float32."""
+        matrices = 2 if self.aims else 1
+        return matrices * (8 * self.parts * sum(k * k for k in widths) + 4 * max(widths, default=0) ** 2) / MB
+
+    def solver_mb(self, widths: Sequence[int], linears: Sequence[Linear]) -> float:
+        """Peak while layers are solved: the sums, and what is made of them for the widest input."""
+        widest = max(widths, default=0) ** 2
+        rows = max((linear.n * linear.k for linear in linears), default=0)
+        sums = (2 if self.aims else 1) * 8 * self.parts * sum(k * k for k in widths) / MB
+        merged = (2 if self.aims else 1) * 8 * widest * (self.parts - 1) / MB  # gone before the factors are made
+        blending = 16 * widest / MB  # the factor, and the copy that solving with it makes
+        solving = (
+            8 + 4 * 4
+        ) * widest / MB - merged  # factor; in float32 the Gram matrix, its inverse twice, and the refinement's
+        return sums + (max(blending, solving) if self.aims else 16 * widest / MB) + self.entry_bytes * rows / MB
+
+    @property
+    def entry_bytes(self) -> int:
+        """Of an entry of the largest weight while it is solved: a baseline holds it, its solution and its mask."""
+        return 24 if self.aims else 10
+
+    def seconds(self, widths: Sequence[int], linears: Sequence[Linear], tokens: float) -> float:
+        """Moments of `tokens` rows, factors, and every layer's solution."""
+        rates, products = self.rates, 2 if self.aims else 1
+        total = sum(products * 2 * tokens * k * k / rates.single for k in widths)
+        if self.aims:
+            total += sum(self.parts * k**3 / rates.cholesky for k in widths)
+        for linear in linears:
+            product = 2.0 * linear.n * linear.k**2
+            total += product / rates.double + product / rates.single  # the loss, and what it is relative to
+            if self.aims:
+                steps = ITERATIONS[self.settings.effort] * OVERHEAD * product + INVERSES * 2.0 * linear.k**3
+                total += steps / rates.single + (3 * self.parts + 2) * product / rates.double
+        return total
+
+
+@dataclass
+class _Walk:
+    """What running one batch through the dense model showed."""
+
+    base_mb: float
+    is_cached: bool = True  # the model's files fit into the system's cache: only the first read is slow
+    loading: float = 0.0  # seconds to read every weight once
+    running: float = 0.0  # seconds of one batch
+    stages: list[StagePlan] = field(default_factory=list)
+
+
+def plan(
+    graph: TracedGraph,
+    linears: Sequence[Linear],
+    parts: Parts,
+    *,
+    size: int,
+    settings: Settings,
+    opening: float,
+    refines: bool,
+    progress: Progress,
+) -> Plan:
+    """Carries one batch through the dense model, stage by stage, and adds up what the run will take.
+
+    Args:
+        graph: The dense model.
+        linears: Layers to be pruned.
+        parts: The samples of the run.
+        size: Samples in one call.
+        settings: Of the run.
+        opening: Seconds that it took to open the model.
+        refines: Whether layers will be refined together afterwards.
+        progress: Where to show progress.
+    """
+    fit = batches(parts.fit, graph.inputs, "fit", size)
+    costs = Costs(Rates.measured(), settings, 2 if parts.choice else 1)
+    samples = max(1, min(size, len(parts.fit)))  # of the batch that is run here
+    repeats = (len(parts.fit) + len(parts.choice)) / samples
+    return_free_memory()
+    walk = _Walk(resident_memory_mb(), 4.0 * graph.parameters < available(torch.device("cpu")) / 2)
+    values: dict[str, Any] = dict(fit[0].feeds) if fit else {}
+    stages = schedule(graph, linears) if fit else []
+    with progress.stage("plan", len(stages)) as tick:
+        for stage in stages:
+            runner = StageRunner(graph, stage, {})
+            values = _walk(runner, stage, values, repeats, costs=costs, walk=walk)
+            tick()
+    reports = 2 * len(parts.report) / samples  # batches of the accuracy, dense and sparse
+    # Opened twice; run twice on few samples before any work, read, written, verified, and run once for the estimate.
+    checks = 2 * opening + 8 * walk.loading + 3 * walk.running / samples
+    accuracy = reports * (walk.running + walk.loading)
+    files = 4.0 * graph.parameters * (1 / COPIED + 2 / DIGESTED)  # the model copied, both digested
+    seconds = checks + accuracy + files + sum(stage.seconds for stage in walk.stages)
+    memory = max((stage.memory_mb for stage in walk.stages), default=walk.base_mb)
+    return Plan(memory, seconds, tuple(walk.stages), refines)
+
+
+def _walk(
+    runner: StageRunner, stage: Stage, values: dict[str, Any], repeats: float, *, costs: Costs, walk: _Walk
+) -> dict[str, Any]:
+    """Runs one stage twice, the first time with its weights to load; returns what later stages read."""
+    first, _ = _timed(lambda: runner.run(values))
+    again, results = _timed(lambda: runner.run(values))
+    if walk.is_cached:
+        first, _ = _timed(lambda: StageRunner(runner.graph, stage, {}).run(values))  # from memory now
+    loading = max(0.0, first - again)
+    walk.loading += loading
+    walk.running += again
+    kept = {name: value for name, value in results.items() if name in stage.kept}
+    inputs = {(use.activation, use.view, use.expert): linear for linear, use in stage.observed}
+    tokens = {key: _tokens(linear, results[key[0]]) for key, linear in inputs.items()}
+    widths = [linear.k for linear in inputs.values()]
+    held = 1 if costs.settings.offload else repeats  # batches whose activations are in memory
+    streams = 2 * held * _mb(kept.values()) + 2 * _mb(results[name] for name in stage.fetches)
+    weights = 2 * 4 * sum(linear.parameters for linear, _ in stage.observed) / MB
+    memory = walk.base_mb + streams + weights + max(costs.sums_mb(widths), costs.solver_mb(widths, stage.linears))
+    seconds = 2 * (loading + repeats * again)
+    seconds += costs.seconds(widths, stage.linears, repeats * max(tokens.values(), default=0))
+    walk.stages.append(StagePlan(tuple(linear.name for linear in stage.linears), memory, seconds))
+    return kept
+
+
+def _tokens(linear: Linear, activation: Any) -> float:
+    """Rows of the matrix that an activation becomes, as far as its size tells."""
+    entries = activation.numel() if isinstance(activation, torch.Tensor) else activation.size
+    return float(entries / linear.k)
+
+
+def _mb(values: Iterable[Any]) -> float:
+    return sum(float(getattr(value, "nbytes", 0)) for value in values) / MB
+
+
+def _timed(action: Callable[[], Result]) -> tuple[float, Result]:
+    started = time.perf_counter()
+    result = action()
+    return time.perf_counter() - started, result
+
+
+def _fastest(action: Callable[[], Any]) -> float:
+    return min(_timed(action)[0] for _ in range(3))

@@ -1,0 +1,103 @@
+"""Before any work: the model opened, its layers found, samples in their parts, everything checked."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from prox24_export import output
+from prox24_export.data import samples as data
+from prox24_export.engines.choice import Choice, choose
+from prox24_export.models import frontends
+from prox24_export.models.frontends import Frontend
+from prox24_export.passes.find_linears import FindLinears
+from prox24_export.passes.graph.protocol import Linear, Skipped, TracedGraph
+from prox24_export.results import reader
+from prox24_export.results.report import DataFacts, Report
+from prox24_export.settings import Settings
+from prox24_export.stages import samples as preparation
+from prox24_export.stages.run import Run
+
+Model = str | Path | nn.Module
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is known then.
+
+    Attributes:
+        frontend: Reads and writes the model.
+        graph: The dense model.
+        settings: Of the run.
+        target: The output folder.
+        found: Its linear layers, and what is skipped.
+        parts: Samples.
+        facts: Which samples are used for what.
+        size: Samples in one call.
+        choice: The engine that measures at the end.
+        baseline: An earlier run, against which nothing may regress; None where there is none.
+    """
+
+    frontend: Frontend
+    graph: TracedGraph
+    settings: Settings
+    target: Path
+    found: Sequence[Linear | Skipped]
+    parts: data.Parts
+    facts: DataFacts | None
+    size: int
+    choice: Choice
+    baseline: Report | None = None
+
+    @property
+    def linears(self) -> list[Linear]:
+        """Layers that can be pruned."""
+        return [layer for layer in self.found if isinstance(layer, Linear)]
+
+    @property
+    def wants_onnx(self) -> bool:
+        """Whether an ONNX file is written beside the model."""
+        return self.settings.onnx or self.frontend.always_onnx
+
+
+def prepare(  # noqa: PLR0917 - as `export` has them
+    model: Model,
+    calibration: data.Source | None,
+    out: str | Path | None,
+    evaluation: data.Source | None,
+    settings: Settings,
+    run: Run,
+) -> Job:
+    """Opens and checks; the arguments are those of `pipeline.export`.
+
+    Raises:
+        InputError: Model, data or options are unsuitable.
+        UnavailableError: The engine that was asked for cannot be had here.
+        OSError: The output cannot be written.
+    """
+    calibration, example = data.peeked(calibration)
+    frontend = frontends.of(model, example)
+    target = Path(out) if out is not None else Path(_default_out(frontend.path))
+    output.check(target, frontend.path, calibration, evaluation, force=settings.force)
+    baseline = None if settings.baseline is None else reader.load(Path(settings.baseline))
+    is_onnx = isinstance(frontend, frontends.Onnx)
+    choice = choose(settings, has_onnx=is_onnx or settings.onnx or frontend.always_onnx)
+    with run.timed("load"):
+        graph = frontend.open()
+        if settings.onnx or frontend.always_onnx:
+            frontend.expect_onnx(graph)
+        graph.runner()  # a model that cannot be run is refused before anything else
+        found = FindLinears(settings.include, settings.exclude).call(graph)
+        needed = any(isinstance(layer, Linear) for layer in found)
+    with run.timed("data"):
+        parts, facts_of_data = preparation.samples_of(graph, calibration, evaluation, settings, needed=needed)
+        size = preparation.batch_size(graph, parts)
+        if needed:
+            preparation.check_gates(graph, parts, settings, size)
+    return Job(frontend, graph, settings, target, found, parts, facts_of_data, size, choice, baseline)
+
+
+def _default_out(path: Path) -> str:
+    name = path.resolve().name if path.is_dir() else path.stem
+    return f"{name.replace(':', '-')}-2to4"

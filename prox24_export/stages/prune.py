@@ -1,0 +1,137 @@
+"""Stage by stage: observe a layer's input in both streams, solve it, carry on with the pruned weight."""
+
+from collections.abc import Mapping, MutableMapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+
+from torch import Tensor
+
+from prox24_export.data.samples import Parts
+from prox24_export.data.samples import batches as batches_of
+from prox24_export.errors import InputError
+from prox24_export.facts import return_free_memory
+from prox24_export.passes.calibrate.calibrate import Calibration, Observation
+from prox24_export.passes.calibrate.schedule import schedule
+from prox24_export.passes.find_linears import not_reached
+from prox24_export.passes.graph.lazy_tensors import LazyTensors
+from prox24_export.passes.graph.protocol import Array, Linear, Skipped, TracedGraph, is_finite
+from prox24_export.passes.sparsify import Solved, Sparsify
+from prox24_export.progress import Progress
+from prox24_export.report.html_mask import Thumbnail, thumbnail
+from prox24_export.results.report import Executions, LayerReport
+from prox24_export.settings import AIMS_AT_DENSE_OUTPUT, Settings
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """What pruning leaves beside the weights: a row for every layer, and a corner of every mask."""
+
+    layers: Sequence[LayerReport]
+    executions: Executions | None
+    masks: Mapping[str, Thumbnail] = field(default_factory=dict)
+
+
+def prune(
+    graph: TracedGraph,
+    found: Sequence[Linear | Skipped],
+    parts: Parts,
+    weights: MutableMapping[str, Array],
+    *,
+    held_back: bool = False,
+    scratch: Path,
+    size: int,
+    settings: Settings,
+    progress: Progress,
+) -> Pruned:
+    """Stage by stage: observe, solve, carry on with the pruned weights.
+
+    Args:
+        graph: The dense model.
+        found: What `FindLinears` made of its nodes.
+        parts: Samples; the report part is not looked at.
+        weights: Takes the solved weights by name, as they are stored.
+        held_back: Whether the choice part only chooses: masks and weights then do not see it.
+        scratch: Folder for what is not kept in memory.
+        size: Samples in one call.
+        settings: How to solve.
+        progress: Where to show progress.
+
+    Raises:
+        InputError: A weight or an activation holds NaN or Inf.
+    """
+    rows = [row_of(layer, graph.parameters) for layer in found]
+    place = {layer.name: index for index, layer in enumerate(found) if isinstance(layer, Linear)}
+    linears = [layer for layer in found if isinstance(layer, Linear)]
+    if not linears:
+        return Pruned(rows, None)
+    _expect_finite(graph, linears)
+    stages = schedule(graph, linears)
+    masks: dict[str, Thumbnail] = {}
+    batches = [
+        *batches_of(parts.fit, graph.inputs, "fit", size),
+        *batches_of(parts.choice, graph.inputs, "choice", size),
+    ]
+    offload = scratch if settings.offload else None
+    calibration = Calibration(graph, batches, offload, with_cross=settings.method in AIMS_AT_DENSE_OUTPUT)
+    with progress.stage("calibrate and prune", len(stages) * len(batches) + len(linears)) as tick:
+        for stage in stages:
+            return_free_memory()
+            seen = calibration.advance(stage, weights, tick)
+            reached = []
+            for linear in stage.linears:
+                why = _unreached(seen[linear.name])
+                if why:
+                    rows[place[linear.name]] = row_of(not_reached(linear, why), graph.parameters)
+                else:
+                    reached.append(linear)
+            by_name = {linear.name: linear for linear in reached}
+            dense = LazyTensors(partial(_weight, graph, by_name), tuple(by_name))
+            for name, solved in Sparsify(settings, held_back=held_back).call(dense, seen, tick):
+                rows[place[name]] = _solved_row(rows[place[name]], solved)
+                masks[name] = thumbnail(solved.solution.mask.cpu().numpy())
+                tick.tell(f"{name}: error {solved.solution.relative_error:.3g}")
+                weights[by_name[name].weight] = graph.rounded(by_name[name], solved.solution.weight)
+    executions = Executions(calibration.executions, calibration.one_pass, len(stages))
+    return Pruned(rows, executions, masks)
+
+
+def _weight(graph: TracedGraph, by_name: Mapping[str, Linear], name: str) -> Tensor:
+    return graph.weight(by_name[name])
+
+
+def _unreached(seen: Observation) -> str:
+    if seen.fit.tokens == 0:
+        return "no token came to it"
+    return "its input was always zero" if float(seen.fit.dense.sum()) == 0 else ""
+
+
+def _expect_finite(graph: TracedGraph, linears: Sequence[Linear]) -> None:
+    for linear in linears:
+        if not is_finite(graph.stored(linear.weight)):
+            raise InputError(
+                f"weight {linear.weight} of layer {linear.name} holds NaN or Inf. Expected finite weights: repair the "
+                f"model, or leave the layer dense with --exclude {linear.name!r}."
+            )
+
+
+def row_of(layer: Linear | Skipped, parameters: int) -> LayerReport:
+    """A layer as the report has it before it is solved; `parameters` are the model's."""
+    share = layer.parameters / parameters if parameters else 0.0
+    row = LayerReport(layer.name, layer.op, layer.weight, layer.k, layer.n, layer.parameters, share, "sparse")
+    if isinstance(layer, Skipped):
+        return replace(row, state="dense", reason=layer.sentence)
+    return replace(row, notes=layer.notes)
+
+
+def _solved_row(row: LayerReport, solved: Solved) -> LayerReport:
+    solution = solved.solution
+    return replace(
+        row,
+        relative_error=solution.relative_error,
+        blend=solved.blend,
+        damping=solved.damping,
+        iterations=solution.iterations,
+        seconds=round(solved.seconds, 4),
+        status=solution.status.value,
+    )

@@ -1,0 +1,257 @@
+"""Refinement after the layers: from stored weights to a differentiable model and back, and what is reported of it."""
+
+import math
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from prox24_export import user_code
+from prox24_export.data import samples as data
+from prox24_export.errors import InputError, Prox24Error, first_line
+from prox24_export.passes.front_torch.graph import as_array, as_tensor
+from prox24_export.passes.graph.experts import whole_name
+from prox24_export.passes.graph.protocol import Array, Differentiable, Linear, TracedGraph, largest
+from prox24_export.passes.refine.memory import available
+from prox24_export.passes.refine.model import Refined, RefineModel
+from prox24_export.progress import Progress
+from prox24_export.results.report import EpochReport, RefinementReport
+from prox24_export.settings import AIMS_AT_DENSE_OUTPUT, Settings
+from prox24_export.stages.prepare import Job
+
+COPIES = 7  # of a weight, float32: master, best, two moments of Adam, gradient, what came in, what goes out
+SHARE_OF_MEMORY = 0.7  # that weights may take of what is free
+MEMORY_BY_DEFAULT, MINUTES_BY_DEFAULT = 4 << 30, 10.0  # most bytes of weights, and time, where nobody asked for it
+HELD_BACK_BY_DEFAULT = 8  # with three of 16 samples held back it was kept where it did not help, see README
+STEPS = 100  # of the progress bar
+WANTED = "takes (pruned outputs, dense outputs), tuples of tensors, and returns a loss: a scalar or one value a sample"
+
+
+def opened(job: Job) -> Differentiable | RefinementReport | None:
+    """The model as what can be refined, or why it is not; None where it is not wanted or nothing is eligible.
+
+    The choice part will decide, the fit part is refined on.
+    """
+    graph, linears, parts, settings = job.graph, job.linears, job.parts, job.settings
+    if settings.refine == "no" or not linears:
+        return None
+    if (reason := _not_by_default(job) or _impossible(job)) is not None:
+        return RefinementReport(kept=False, reason=reason)
+    if settings.refine_loss is not None:
+        _expect_loss(settings.refine_loss, graph, parts.fit[0])
+    try:
+        return graph.differentiable(parts.fit[0].feeds)
+    except Prox24Error as error:
+        return RefinementReport(kept=False, reason=str(error))
+    except Exception as error:  # noqa: BLE001 - of torch or of its runtime; layers are solved all the same
+        return RefinementReport(kept=False, reason=f"torch cannot run it: {first_line(error)}")
+
+
+def is_wanted(job: Job) -> bool:
+    """Whether layers are refined, as far as the model lets them be."""
+    wanted = job.settings.refine != "no" and bool(job.linears)
+    return wanted and (_not_by_default(job) or _impossible(job)) is None
+
+
+def _not_by_default(job: Job) -> str | None:
+    """Why it has to be asked for; None where it was, or need not be."""
+    if job.settings.refine != "auto":
+        return None
+    if job.facts is not None and job.facts.is_random:
+        return "random inputs teach nothing about what the model is for (--calibration)"
+    if job.settings.method not in AIMS_AT_DENSE_OUTPUT:
+        return f"{job.settings.method} is a baseline to compare with (--refine weights)"
+    if (held := len(job.parts.choice)) < HELD_BACK_BY_DEFAULT:
+        return f"{held} samples held back tell little, {HELD_BACK_BY_DEFAULT} would do (--refine weights)"
+    if (needed := _needed(job.graph, job.linears)) > MEMORY_BY_DEFAULT:
+        return f"it takes about {needed / 2**30:.1f} GB of memory, and its time (--refine weights)"
+    return None
+
+
+def _impossible(job: Job) -> str | None:
+    """Why it cannot be done with these samples on this machine; None where it can."""
+    if len(job.parts.choice) < 2:  # noqa: PLR2004 - a deviation takes two
+        return "too few samples to hold any back, on which it could be judged"
+    needed, free = _needed(job.graph, job.linears), available(torch.device("cpu"))
+    if needed > SHARE_OF_MEMORY * free:
+        return f"it takes about {needed / 2**30:.1f} GB of memory, and {free / 2**30:.1f} GB are free"
+    return None
+
+
+def _expect_loss(spec: str, graph: TracedGraph, sample: data.Sample) -> None:
+    """Calls the user's loss once, before any work.
+
+    Raises:
+        InputError: It fails, or returns no loss.
+    """
+    outputs = tuple(as_tensor(np.array(output)) for output in graph.runner()(sample.feeds))
+    tracked = tuple(output.clone().requires_grad_(output.is_floating_point()) for output in outputs)
+    value = user_code.run(spec, "--refine-loss", WANTED, lambda function: function(tracked, outputs))
+    samples = len(outputs[0]) if outputs and outputs[0].ndim else 1
+    if not isinstance(value, Tensor) or not value.requires_grad or tuple(value.shape) not in {(), (samples,)}:
+        shape = f" of shape {list(value.shape)}" if isinstance(value, Tensor) else ""
+        raise InputError(
+            f"--refine-loss {spec} returned a {type(value).__name__}{shape}. Expected a function that {WANTED}, "
+            "with a gradient."
+        )
+
+
+def refine(
+    function: Differentiable,
+    graph: TracedGraph,
+    linears: Sequence[Linear],
+    weights: MutableMapping[str, Array],
+    parts: data.Parts,
+    *,
+    settings: Settings,
+    progress: Progress,
+) -> RefinementReport:
+    """Tunes the solved weights together and replaces those in `weights` where that is better on held-back samples.
+
+    Args:
+        function: The dense model.
+        graph: The same.
+        linears: Its pruned layers.
+        weights: Solved weights by name, as they are stored; changed where the result is kept.
+        parts: The choice part decides.
+        settings: What to refine, and how.
+        progress: Where to show progress.
+    """
+    solved = _solved(function, linears, weights)
+    order = [value.name for value in graph.inputs]
+    try:
+        with progress.stage("refine", STEPS) as tick:
+            result = _settings(settings).call(
+                function.module,
+                solved,
+                {name: tensor != 0 for name, tensor in solved.items()},
+                _feeds(parts.fit, order),
+                _feeds(parts.choice, order),
+                joinable=data.can_join(graph.inputs),
+                tick=_ticks(tick),
+            )
+    except InputError:
+        raise
+    except Exception as error:  # noqa: BLE001 - e.g. outputs whose size depends on the data; layers stay as solved
+        return RefinementReport(kept=False, reason=f"torch cannot run it: {first_line(error)}")
+    if result.kept:
+        _take(graph, linears, function, result.weights, weights)
+    return _report(result, len(parts.choice), _minutes(settings))
+
+
+def _settings(settings: Settings) -> RefineModel:
+    custom = None
+    if (spec := settings.refine_loss) is not None:
+
+        def custom(pruned: tuple[Tensor, ...], dense: tuple[Tensor, ...]) -> Tensor:
+            value: Tensor = user_code.run(spec, "--refine-loss", WANTED, lambda function: function(pruned, dense))
+            return value
+
+    return RefineModel(
+        which="weights" if settings.refine == "auto" else settings.refine,  # type: ignore[arg-type] # "no" comes not here
+        mode=settings.refine_mode,
+        minutes=_minutes(settings),
+        custom=custom,
+        seed=settings.seed,
+    )
+
+
+def _minutes(settings: Settings) -> float | None:
+    """Limit of its time; None: no limit."""
+    by_default = settings.refine == "auto" and settings.refine_minutes is None
+    return MINUTES_BY_DEFAULT if by_default else settings.refine_minutes
+
+
+def _needed(graph: TracedGraph, linears: Sequence[Linear]) -> float:
+    """Bytes: the dense model, and what is held of every pruned weight."""
+    return 4.0 * graph.parameters + 4.0 * COPIES * sum(linear.parameters for linear in linears)
+
+
+def _solved(function: Differentiable, linears: Sequence[Linear], weights: Mapping[str, Array]) -> dict[str, Tensor]:
+    """Float32 tensors by parameter. A weight of which only some experts are pruned stays as it is."""
+    result: dict[str, Tensor] = {}
+    found: dict[str, dict[int | None, Array]] = {}
+    for linear in linears:
+        name, index = whole_name(linear.weight, function.parameters)
+        if name in function.parameters:
+            found.setdefault(name, {})[index] = weights[linear.weight]
+    for name, pieces in found.items():
+        place = function.parameters[name]
+        parameter = function.module.get_parameter(place)
+        if None in pieces:
+            array = pieces[None]
+        elif len(pieces) == len(parameter):
+            array = np.stack([pieces[index] for index in range(len(parameter))])
+        else:
+            continue
+        tensor = as_tensor(array).float()
+        if tensor.shape == parameter.shape:
+            result[place] = tensor
+    return result
+
+
+def _take(
+    graph: TracedGraph,
+    linears: Sequence[Linear],
+    function: Differentiable,
+    refined: Mapping[str, Tensor],
+    weights: MutableMapping[str, Array],
+) -> None:
+    """Puts refined tensors back, in the stored dtype: pruned weights, and what else moved."""
+    stored: dict[str, str] = {}
+    for name, place in function.parameters.items():
+        stored.setdefault(place, name)  # of tied weights the first
+    pruned = set()
+    for linear in linears:
+        whole, index = whole_name(linear.weight, function.parameters)
+        owner = function.parameters.get(whole)
+        if owner is None or owner not in refined:
+            continue
+        pruned.add(owner)
+        tensor = refined[owner] if index is None else refined[owner][index]
+        matrix = torch.from_numpy(np.ascontiguousarray(linear.layout.to_matrix(as_array(tensor))))
+        weights[linear.weight] = graph.rounded(linear, matrix)
+    for place in refined.keys() - pruned:
+        array = graph.stored(name := stored[place])
+        limit = largest(str(array.dtype))
+        weights[name] = as_array(refined[place].clamp(-limit, limit)).astype(array.dtype)
+
+
+def _feeds(samples: Sequence[data.Sample], order: Sequence[str]) -> list[tuple[Tensor, ...]]:
+    return [tuple(as_tensor(sample.feeds[name]) for name in order) for sample in samples]
+
+
+def _ticks(tick: Callable[[], None]) -> Callable[[float, object], None]:
+    """Steps of a bar from shares of the work."""
+    done = 0
+
+    def to(share: float, _epoch: object) -> None:
+        nonlocal done
+        while done < math.floor(STEPS * min(1.0, share)):
+            tick()
+            done += 1
+
+    return to
+
+
+def _report(result: Refined, samples: int, minutes: float | None) -> RefinementReport:
+    change = f"the held-back samples' objective went from {result.before:.4g} to {result.after:.4g}"
+    if result.symmetric:
+        change += " (what the dense model says of eighteen views of an image together is the target)"
+    reason = change if result.kept else "it was not better on the held-back samples by more than noise"
+    if minutes is not None and result.seconds >= 60 * minutes:
+        reason += f"; cut short by its limit of {minutes:g} minutes (--refine-minutes)"
+    curve = tuple(
+        EpochReport(segment, epoch.number, _known(epoch.train), _known(epoch.held))
+        for segment, part in enumerate(result.parts)
+        for epoch in part.curve
+    )
+    mode, seconds = result.mode, round(result.seconds, 3)
+    return RefinementReport(
+        result.kept, reason, mode, samples, _known(result.before), _known(result.after), curve, seconds
+    )
+
+
+def _known(value: float) -> float | None:
+    return value if math.isfinite(value) else None

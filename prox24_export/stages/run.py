@@ -1,0 +1,51 @@
+"""What a run gathers beside its result: time, warnings."""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from prox24_export.passes.find_linears import matches
+from prox24_export.passes.graph.protocol import Linear, Skipped, TracedGraph
+from prox24_export.report import markdown
+from prox24_export.results.report import DataFacts
+from prox24_export.settings import Settings
+
+
+@dataclass
+class Run:
+    """Start, wall seconds by name, warnings."""
+
+    start: float = field(default_factory=time.perf_counter)
+    started: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+    seconds: dict[str, float] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+
+    @contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        """Adds the time that the block takes to that of `name`."""
+        begun = time.perf_counter()
+        yield
+        self.seconds[name] = round(self.seconds.get(name, 0.0) + time.perf_counter() - begun, 3)
+
+    def warn_about_globs(self, settings: Settings, found: Sequence[Linear | Skipped]) -> None:
+        """Warns of globs that match nothing."""
+        for option, globs in (("--include", settings.include), ("--exclude", settings.exclude)):
+            for glob in globs:
+                if not any(matches(glob, {layer.name, layer.weight or ""}) for layer in found):
+                    self.warnings.append(f"{option} {glob} matches no layer.")
+
+    def warn_about(self, graph: TracedGraph, facts_of_data: DataFacts | None) -> None:
+        """Warns of what model and data cannot give."""
+        if graph.runs_in_float32:
+            self.warnings.append(
+                f"ONNX Runtime has no CPU kernels for {' and '.join(graph.runs_in_float32)} here: calibration and "
+                "accuracy ran on a float32 copy; the exported file keeps its own types."
+            )
+        if facts_of_data is not None and facts_of_data.is_random:
+            self.warnings.append(markdown.RANDOM_WARNING)
+        if facts_of_data is not None and facts_of_data.report == 0:
+            self.warnings.append("Only one sample was given: accuracy was not measured.")
+        if facts_of_data is not None and facts_of_data.choice == 0 and not facts_of_data.is_random:
+            self.warnings.append("Too few calibration samples to hold any back: the blend is the default.")

@@ -1,0 +1,167 @@
+"""Before any work: the samples in their parts, how many go into one call, and whether the gates can be answered."""
+
+import itertools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from prox24_export.data import samples as data
+from prox24_export.data import text
+from prox24_export.errors import InputError
+from prox24_export.passes.front_onnx import runtime
+from prox24_export.passes.graph.protocol import Array, TracedGraph
+from prox24_export.results.report import DataFacts
+from prox24_export.settings import Settings
+from prox24_export.validation import accuracy, gates
+from prox24_export.validation.arrays import is_float
+
+OUTPUT_VALUES = 1 << 25  # entries of one output in one batch
+
+
+def samples_of(
+    graph: TracedGraph,
+    calibration: data.Source | None,
+    evaluation: data.Source | None,
+    settings: Settings,
+    *,
+    needed: bool,
+) -> tuple[data.Parts, DataFacts | None]:
+    """Samples in three parts that never mix.
+
+    Args:
+        graph: Knows the inputs.
+        calibration: Source of fit and choice part; None draws random samples.
+        evaluation: Source of the report part; None sets a fifth of the others aside.
+        settings: Seed, number and shapes of samples.
+        needed: Whether anything is eligible. Where nothing is, nothing is drawn at random.
+    """
+    if settings.shapes and calibration is not None and settings.engine == "none":
+        raise InputError(
+            "--shapes sizes random inputs and engines; --calibration gives real inputs, and --engine none builds no "
+            "engine. Leave --shapes out."
+        )
+    if settings.stride is not None and Path(str(evaluation)).suffix.lower() != text.ENDING:
+        raise InputError("--stride is for windows over one text. Give --evaluation a .txt file, or leave it out.")
+
+    def tokenizer(stride: int | None) -> Callable[[Path, str], Array]:
+        return lambda file, option: text.rows(file, graph.path, settings.sequence, stride, option)
+
+    if not needed and calibration is None and evaluation is None:
+        return data.Parts((), (), ()), None
+    if calibration is None and not needed:
+        samples = []
+    elif calibration is None:
+        count = settings.samples or data.RANDOM_SAMPLES
+        samples = data.random(graph.inputs, graph.gathered_rows, settings.random_shapes, count, settings.seed)
+    else:
+        samples = data.read(calibration, graph.inputs, "--calibration", tokenizer(None))
+    _expect_rows(graph, samples, "--calibration")
+    parts = data.split(samples, with_report=evaluation is None, seed=settings.seed, limit=settings.samples)
+    if evaluation is not None:
+        report = data.read(evaluation, graph.inputs, "--evaluation", tokenizer(settings.stride))
+        _expect_rows(graph, report, "--evaluation")
+        parts = data.Parts(parts.fit, parts.choice, report)
+    source = ("random" if needed else "none") if calibration is None else _described(calibration)
+    return parts, DataFacts(
+        calibration=source,
+        evaluation=f"a fifth of {source}" if evaluation is None else _described(evaluation),
+        fit=len(parts.fit),
+        choice=len(parts.choice),
+        report=len(parts.report),
+        is_random=calibration is None and needed,
+    )
+
+
+def _expect_rows(graph: TracedGraph, samples: Sequence[data.Sample], option: str) -> None:
+    """Refuses indices beyond the table that they gather from."""
+    for name, rows in graph.gathered_rows.items():
+        for index, sample in enumerate(samples):
+            ids = sample.feeds[name]
+            if ids.size and (int(ids.max()) >= rows or int(ids.min()) < -rows):
+                raise InputError(
+                    f"{option}: {name!r} of sample {index} has values from {ids.min()} to {ids.max()}. Expected less "
+                    f"than the {rows} rows of the table that they index."
+                )
+
+
+def _described(source: data.Source) -> str:
+    return str(source) if isinstance(source, (str, Path)) else "feed dictionaries"
+
+
+def batch_size(graph: TracedGraph, parts: data.Parts) -> int:
+    """Samples per call. One where the model declares a dynamic batch but cannot run a larger one.
+
+    Raises:
+        InputError: The model cannot be run on the largest sample.
+    """
+    every = [part for part in (parts.fit, parts.choice, parts.report) if part]
+    if not every:
+        return 1
+    run = graph.runner()
+    size = min(data.batch_size(part) for part in every)
+    if size > 1 and graph.predicts_next_token:  # its output is as many times its input as there are tokens to choose
+        try:
+            size = max(1, min(size, OUTPUT_VALUES // _largest_output(run(every[0][0].feeds))))
+        except Exception as error:
+            told = runtime.one_sentence(error)
+            raise InputError(f"{graph.path} cannot be run on the first sample: {told}.") from error
+    for attempt in dict.fromkeys((min(size, 2), 1)):  # a model that runs two samples at once runs more
+        groups = (feeds for part in every for feeds, _ in data.joined(part, graph.inputs, attempt))
+        feeds = max(groups, key=lambda group: sum(array.size for array in group.values()))  # the largest there will be
+        try:
+            run(feeds)
+        except Exception as error:
+            if attempt == 1:
+                raise InputError(
+                    f"{graph.path} cannot be run on the largest sample: {runtime.one_sentence(error)}."
+                ) from error
+        else:
+            return size if attempt > 1 else 1
+    return 1
+
+
+def _largest_output(outputs: Sequence[Array]) -> int:
+    return max((output.size for output in outputs), default=1)
+
+
+def check_gates(graph: TracedGraph, parts: data.Parts, settings: Settings, size: int) -> None:
+    """Refuses gates that the report part cannot answer, before any work is done."""
+    labelled = [sample for sample in parts.report if sample.labels is not None]
+    if settings.max_accuracy_drop is not None and (not labelled or len(labelled) != len(parts.report)):
+        raise InputError(
+            "--max-accuracy-drop needs labels: expected an array 'labels' in the --evaluation file (or in "
+            "--calibration where that is set aside from). Add it, or use --min-snr."
+        )
+    if settings.metric is not None and not parts.report:
+        raise InputError("--metric needs at least one sample to measure. Give --evaluation.")
+    if settings.min_snr is not None and not parts.report:
+        raise InputError("--min-snr needs at least one sample to compare outputs on. Give --evaluation.")
+    if settings.min_snr is not None:
+        feeds, _ = next(data.joined(parts.report, graph.inputs, size))
+        if not any(is_float(output) for output in graph.runner()(feeds)):
+            raise InputError("--min-snr needs a float output. This model has none; leave the gate out.")
+    if labelled:
+        feeds, labels = next(data.joined(labelled, graph.inputs, size))
+        if labels is not None:
+            accuracy.labelled_output(graph.runner()(feeds), labels)
+    _expect_metrics(graph, parts, settings, size)
+
+
+def _expect_metrics(graph: TracedGraph, parts: data.Parts, settings: Settings, size: int) -> None:
+    """Refuses limits of metrics that the samples do not give, by those of a first batch."""
+    if settings.max_accuracy_drop is None and (settings.max_metric_change is None or settings.metric is not None):
+        return
+    if not parts.report:
+        raise InputError("--max-metric-change needs at least one sample to measure. Give --evaluation.")
+    run, token = graph.runner(), graph.inputs[0].name if graph.predicts_next_token else None
+    first = itertools.islice(data.joined(parts.report, graph.inputs, size), 1)
+    found = accuracy.compare(run, run, graph.outputs, first, samples=size, next_token=token, tick=lambda: None)
+    if settings.max_accuracy_drop is not None and "top1" not in found.dense:
+        raise InputError(
+            "--max-accuracy-drop is about top-1: expected 'labels' that are indices of classes. Use "
+            "--max-metric-change for the metric of these, or --min-snr."
+        )
+    if settings.max_metric_change is not None and settings.metric is None and not gates.gated_metrics(found):
+        raise InputError(
+            "--max-metric-change needs a metric other than top-1: expected a language model, 'labels' that are "
+            "references, or --metric module:function. Use --max-accuracy-drop for top-1."
+        )

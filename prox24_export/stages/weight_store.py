@@ -1,0 +1,52 @@
+"""Solved weights on disk: memory does not grow with the number of layers."""
+
+from collections.abc import Iterator, MutableMapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from prox24_export.passes.graph.protocol import Array
+
+
+class WeightStore(MutableMapping[str, Array]):
+    """Arrays by name, one file each, read when they are asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        """Starts empty; `folder` must exist."""
+        self._folder, self._files = folder, 0
+        self._known: dict[str, tuple[Path, np.dtype[Any], tuple[int, ...]]] = {}
+
+    def __setitem__(self, name: str, array: Array) -> None:
+        """Writes an array.
+
+        Raises:
+            OSError: The folder cannot be written.
+        """
+        if name in self._known:
+            file = self._known[name][0]
+        else:
+            file, self._files = self._folder / f"{self._files}.bin", self._files + 1
+        np.ascontiguousarray(array).tofile(file)
+        self._known[name] = file, array.dtype, array.shape
+
+    def __getitem__(self, name: str) -> Array:
+        """Reads an array."""
+        file, dtype, shape = self._known[name]
+        return np.fromfile(file, np.uint8).view(dtype).reshape(shape)
+
+    def __delitem__(self, name: str) -> None:
+        """Forgets an array."""
+        self._known.pop(name)[0].unlink()
+
+    def __contains__(self, name: object) -> bool:
+        """Whether there is such an array; reads none."""
+        return name in self._known
+
+    def __iter__(self) -> Iterator[str]:
+        """Names, in the order in which they were first set."""
+        return iter(self._known)
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(self._known)

@@ -1,0 +1,152 @@
+"""The whole TensorRT stage through the stand-in: files, states of layers, times, outputs against ONNX Runtime."""
+
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import replace
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+from prox24_export import pipeline
+from prox24_export.engines.tensorrt import measure as tensorrt_bench
+from prox24_export.engines.tensorrt.cuda_device import CudaDevice
+from prox24_export.engines.tensorrt.session import TrtSession
+from prox24_export.engines.timing import latency
+from prox24_export.engines.timing.latency import Procedure
+from prox24_export.errors import InputError, UnavailableError
+from prox24_export.passes.emit_engine import tensorrt
+from prox24_export.passes.front_onnx.graph import OnnxGraph
+from prox24_export.results.report import Report
+from prox24_export.settings import Settings
+from prox24_export.shapes import ShapeRange
+from prox24_export.stages import engines as engine_stage
+from tests.engines.tensorrt.trt_models import VERSIONS, standin
+from tests.graphs import model, normal, save
+
+QUICK = Procedure(warm_up_ms=0.01, duration_ms=0.01, least_rounds=6, turn_ms=0.01, most_variation=1e9, resamples=50)
+
+
+@pytest.fixture(params=VERSIONS)
+def trt(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    measure = latency.measure
+    monkeypatch.setattr(tensorrt_bench, "measure", lambda *a, **k: measure(*a, **(k | {"procedure": QUICK})))
+    with standin(request.param) as module:
+        here = tensorrt.Availability(True, str(module.__version__), "a stand-in", sparse=True)
+        monkeypatch.setattr(tensorrt, "availability", lambda: here)
+        monkeypatch.setattr(engine_stage, "watched", nullcontext)
+        monkeypatch.setattr("prox24_export.engines.tensorrt.session.CudaDevice", partial(CudaDevice, "cpu"))
+        yield module
+
+
+def network(folder: Path) -> Path:
+    """`x` [N, 64] → two layers → `y` [N, 24]."""
+    proto = model(
+        "g (float[N,64] x) => (float[N,24] y) { [wide] a = MatMul(x, w0) b = Relu(a) [narrow] y = MatMul(b, w1) }",
+        {"w0": normal(64, 16), "w1": normal(16, 24)},
+    )
+    return save(proto, folder, "net.onnx")
+
+
+def run(folder: Path, **settings: Any) -> Report:
+    np.savez(folder / "data.npz", x=normal(24, 64))
+    return pipeline.export(
+        network(folder), folder / "data.npz", folder / "out", settings=replace(Settings(engine="tensorrt"), **settings)
+    )
+
+
+def test_engines_are_built_diagnosed_and_timed(trt: ModuleType, tmp_path: Path) -> None:
+    report = run(tmp_path, workspace_mb=64)
+    engine = report.engine
+    assert engine is not None
+    assert (engine.engine, engine.version, engine.precision) == ("tensorrt", trt.__version__, "fp16")
+    for what in ("dense onnx", "sparse onnx", "dense engine", "sparse engine", "sparse-off engine", "sparse build log"):
+        assert (tmp_path / "out" / engine.files[what]).is_file(), what
+    states = {layer.name: (layer.pattern, layer.eligible, layer.chosen) for layer in engine.layers}
+    assert states == {"wide": (True, True, True), "narrow": (True, True, False)}
+    assert all(layer.reason for layer in engine.layers if not layer.chosen)
+    assert [point.batch for point in engine.latency] == [1, 4]  # one sample, and the report part
+    assert not any("outputs differ" in reason for point in engine.latency for reason in point.reasons)
+    assert all(point.flag_off and point.flag_speedup for point in engine.latency)
+    assert engine.not_measured == ""
+    assert engine.layer_times
+
+
+def test_shapes_become_the_profile_and_what_is_timed(trt: ModuleType, tmp_path: Path) -> None:
+    del trt
+    shapes = ShapeRange((1, 64), (4, 64), (8, 64))
+    report = run(tmp_path, shapes={"x": shapes})
+    assert report.engine is not None
+    assert [point.shapes for point in report.engine.latency] == [{"x": (1, 64)}, {"x": (4, 64)}, {"x": (8, 64)}]
+
+
+def test_a_wrong_engine_is_told(trt: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    del trt
+    session = TrtSession
+    outputs = session.outputs
+    monkeypatch.setattr(
+        session, "outputs", lambda self: {k: v + (self.name == "sparse") for k, v in outputs(self).items()}
+    )
+    report = run(tmp_path)
+    assert report.engine is not None
+    assert all(not point.valid for point in report.engine.latency)
+    assert all("sparse: outputs differ" in point.reasons[0] for point in report.engine.latency)
+
+
+def test_fp32_engines_use_the_files_as_they_are(trt: ModuleType, tmp_path: Path) -> None:
+    del trt
+    report = run(tmp_path, precision="fp32")
+    assert report.engine is not None
+    assert "sparse onnx" not in report.engine.files
+    assert all("fp32" in layer.reason for layer in report.engine.layers if not layer.chosen)
+
+
+def test_a_failed_build_ends_the_run_and_leaves_nothing(
+    trt: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del trt
+    monkeypatch.setattr(tensorrt_bench, "emit_engines", _fails)
+    with pytest.raises(InputError, match="no engine"):
+        run(tmp_path)
+    assert not (tmp_path / "out").exists()
+
+
+def test_under_auto_a_failed_build_is_told_and_the_run_goes_on(
+    trt: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del trt
+    monkeypatch.setattr(tensorrt_bench, "emit_engines", _fails)
+    report = run(tmp_path, engine="auto")
+    assert report.engine is not None
+    assert report.engine.not_measured == "tensorrt failed: no engine for you"
+
+
+def _fails(*_arguments: object) -> None:
+    raise InputError("no engine for you")
+
+
+def test_without_tensorrt_it_is_refused_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(OnnxGraph, "runner", lambda _self: pytest.fail("work was done"))
+    with pytest.raises(UnavailableError, match=r"tensorrt is not installed\. Install it: pip install"):
+        run(tmp_path)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_gpu_benchmark_takes_the_same_way(trt: ModuleType, tmp_path: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:  # undone here: the stand-in's own place on the path must not come back
+        patch.syspath_prepend(Path(__file__).parents[3] / "benchmarks")
+        gpu_engines = import_module("gpu_engines")
+    dense = OnnxGraph(network(tmp_path))
+    (tmp_path / "pruned").mkdir()
+    sparse, _ = gpu_engines.pruned(dense, tmp_path / "pruned")
+    batches = [{"x": normal(size, 64)} for size in (1, 4)]
+    case = gpu_engines.Case(dense, sparse, batches, "fp16", tmp_path, QUICK, None)
+    report = gpu_engines.tensorrt_engine(case)
+    assert report.version == trt.__version__
+    assert [point.batch for point in report.latency] == [1, 4]
+    assert [layer.chosen for layer in report.layers] == [True, False]
+    assert not any("outputs differ" in reason for point in report.latency for reason in point.reasons)

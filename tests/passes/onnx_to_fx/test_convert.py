@@ -1,0 +1,304 @@
+"""ONNX graphs as differentiable torch functions: real models agree with ONNX Runtime, or say what is in the way."""
+
+import copy
+import pickle
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import Tensor, nn
+
+from prox24_export.data import samples as calibration
+from prox24_export.errors import Prox24Error
+from prox24_export.models import frontends
+from prox24_export.passes.front_onnx.graph import OnnxGraph
+from prox24_export.passes.graph.protocol import Feeds
+from prox24_export.passes.onnx_to_fx.check import DivergenceError, check
+from prox24_export.passes.onnx_to_fx.convert import Converted, onnx_to_fx
+from prox24_export.passes.onnx_to_fx.table import NotDifferentiableError
+from tests.graphs import Array, model, normal, opened
+
+REAL = ["speech/kwt1_encoder", "images/resnet20", "files/magika_v3_3"]
+EDGE = {
+    "mnist_cntk": "",
+    "nnsplit_en": "",
+    "ppocrv3_det_en": "ONNX Runtime cannot load",
+    "shufflenet-v2-12-int8": "not differentiable here: operator QLinearConv at node fused Conv_0_quant",
+    "silero_vad_op18_ifless": "not differentiable here: operator If at node node_cond__1",
+    "super_resolution": "declares no opset",
+    "superres_prepost_op18": "ONNX Runtime cannot load",
+    "ultraface_rfb320": "",
+    "vttrack_old": "",
+}
+TWO_LAYERS = """g (float[n,8] x) => (float[n,4] y) {
+    a = MatMul(x, w) b = Relu(a) c = Add(b, bias) y = MatMul(c, v) }"""
+WEIGHTS = {"w": normal(8, 16), "bias": normal(16, seed=1), "v": normal(16, 4)}
+
+
+def drawn(graph: OnnxGraph, batch: int = 1) -> Feeds:
+    """Random feeds, as many samples at once as wanted."""
+    samples = calibration.random(graph.inputs, graph.gathered_rows, {}, batch, 0)
+    (feeds, _), *_ = calibration.joined(samples, graph.inputs, batch)
+    return feeds
+
+
+def tensors(feeds: Feeds) -> list[Tensor]:
+    return [torch.from_numpy(array) for array in feeds.values()]
+
+
+def of(text: str, weights: Mapping[str, Array], folder: Path) -> tuple[OnnxGraph, Converted]:
+    """A model in ONNX text, opened and converted."""
+    graph = opened(model(text, weights), folder)
+    return graph, onnx_to_fx(graph)
+
+
+def gradients(converted: Converted, feeds: Feeds) -> dict[str, Tensor | None]:
+    """By stored name, the gradient of the sum of squares of the outputs."""
+    sum((output.square().sum() for output in converted.module(*tensors(feeds))), torch.zeros(())).backward()
+    return {name: converted.module.get_parameter(place).grad for name, place in converted.parameters.items()}
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_a_real_model_agrees_for_any_batch_and_every_parameter_has_a_gradient(name: str, shared_data: Path) -> None:
+    graph = OnnxGraph(shared_data / f"{name}.onnx")
+    converted = onnx_to_fx(graph)
+    for batch in (1, 3):
+        check(converted, graph, drawn(graph, batch))
+    found = gradients(converted, drawn(graph, 2))
+    assert found
+    assert all(gradient is not None and gradient.isfinite().all() for gradient in found.values())
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_every_linear_layer_of_a_real_model_is_a_parameter(name: str, shared_data: Path) -> None:
+    graph = OnnxGraph(shared_data / f"{name}.onnx")
+    converted = onnx_to_fx(graph)
+    weights = {operator.weight for operator in graph.operators() if operator.weight is not None}
+    assert weights
+    assert weights <= converted.parameters.keys()
+    for weight in weights:
+        parameter = converted.module.get_parameter(converted.parameters[weight])
+        assert np.array_equal(parameter.detach().numpy(), graph.stored(weight))
+
+
+def test_a_language_model_exported_to_onnx_agrees_for_any_length(shared_data: Path, tmp_path: Path) -> None:
+    folder = shared_data / "lm" / "stories260K-hf"
+    frontend = frontends.of(folder)
+    graph = OnnxGraph(frontend.write_onnx(frontend.open(), tmp_path))
+    converted = onnx_to_fx(graph)
+    for shape in ((1, 7), (2, 40)):
+        check(converted, graph, {"input_ids": np.random.default_rng(0).integers(0, 512, shape)})
+    found = gradients(converted, {"input_ids": np.arange(30).reshape(2, 15)})
+    assert len(found) > 40
+    assert all(gradient is not None for gradient in found.values())
+
+
+@pytest.mark.parametrize(("name", "sentence"), EDGE.items())
+def test_an_awkward_file_agrees_or_says_what_is_in_the_way(name: str, sentence: str, shared_data: Path) -> None:
+    path = shared_data / "edge" / f"{name}.onnx"
+    if sentence:
+        with pytest.raises(Prox24Error, match=re.escape(sentence)):
+            onnx_to_fx(OnnxGraph(path))
+        return
+    graph = OnnxGraph(path)
+    check(onnx_to_fx(graph), graph, drawn(graph))
+
+
+def test_a_batch_of_any_size_and_the_names(tmp_path: Path) -> None:
+    text = """g (float[n,8] lambda, float[n,8] data) => (float[n,4] y, float[n,m] z) {
+        a = Add(lambda, data) s = Shape(a) k = Constant<value = int64[2] {0, -1}>() r = Reshape(a, k)
+        y = MatMul(r, weight) z = ConstantOfShape<value = float[1] {2.0}>(s) }"""
+    proto = model(text, {"weight": normal(8, 4)})
+    for named in (proto.graph.input[1], proto.graph.initializer[0]):
+        named.name += ".1"
+    proto.graph.node[0].input[1], proto.graph.node[4].input[1] = "data.1", "weight.1"
+    graph = opened(proto, tmp_path)
+    converted = onnx_to_fx(graph)
+    assert dict(converted.inputs) == {"lambda": "lambda_", "data.1": "data_1"}
+    assert dict(converted.parameters) == {"weight.1": "weight_1"}
+    for batch in (1, 5):
+        check(converted, graph, {"lambda": normal(batch, 8), "data.1": normal(batch, 8, seed=2)})
+    described = {node.meta["value"]: node.meta["onnx"] for node in converted.module.graph.nodes if node.meta}
+    assert described["y"] == ("MatMul:y", "MatMul")
+
+
+def test_what_is_stored_and_reached_is_a_parameter_and_all_else_is_computed_once(tmp_path: Path) -> None:
+    text = """g (float[n,8] x) => (float[n,8] y) {
+        half = Constant<value = float {0.5}>() bias = Constant<value = float[8] {1,2,3,4,5,6,7,8}>()
+        e = Exp(half) a = Mul(x, e) t = Add(table, table) i = Cast<to = 7>(t) b = Gather<axis = 1>(a, i)
+        y = Add(b, bias) }"""
+    graph, converted = of(text, {"table": np.arange(8, dtype=np.float32) / 2}, tmp_path)
+    assert dict(converted.parameters) == {"bias": "bias"}
+    calls = [node.meta["onnx"][1] for node in converted.module.graph.nodes if node.op == "call_function"]
+    assert calls == ["Mul", "Gather", "Add"]
+    check(converted, graph, {"x": normal(3, 8)})
+
+
+def test_a_weight_used_twice_is_one_parameter_whose_gradient_is_that_of_both_uses(tmp_path: Path) -> None:
+    text = "g (float[n,8] x) => (float[n,8] y) { a = MatMul(x, w) t = Transpose(w) y = MatMul(a, t) }"
+    graph, converted = of(text, {"w": normal(8, 8)}, tmp_path)
+    feeds = {"x": normal(3, 8)}
+    check(converted, graph, feeds)
+    w = torch.from_numpy(normal(8, 8)).requires_grad_()
+    (expected,) = torch.autograd.grad((torch.from_numpy(feeds["x"]) @ w @ w.T).square().sum(), w)
+    torch.testing.assert_close(gradients(converted, feeds), {"w": expected})
+
+
+def test_gradients_reach_a_weight_behind_layout_operators_and_casts(tmp_path: Path) -> None:
+    text = """g (float[n,8] x) => (float[n,16] y) {
+        k = Constant<value = int64[2] {16, 8}>() a = Reshape(w, k) b = Cast<to = 1>(a) c = Identity(b)
+        d = Transpose(c) y = MatMul(x, d) }"""
+    graph, converted = of(text, {"w": normal(8, 16, dtype=np.float16)}, tmp_path)
+    check(converted, graph, {"x": normal(3, 8)})
+    gradient = gradients(converted, {"x": normal(3, 8)})["w"]
+    assert gradient is not None
+    assert gradient.shape == (8, 16)
+    assert gradient.abs().min() > 0
+
+
+def test_gradients_pass_straight_through_the_rounding_of_quantised_weights(tmp_path: Path) -> None:
+    text = """g (float[n,8] x) => (float[n,4] y) {
+        s = Constant<value = float {0.05}>() z = Constant<value = int8 {3}>()
+        q = QuantizeLinear(w, s, z) d = DequantizeLinear(q, s, z) y = MatMul(x, d) }"""
+    weight = normal(8, 4)
+    weight[0] = 100  # beyond what int8 holds at this scale
+    graph, converted = of(text, {"w": weight}, tmp_path)
+    feeds = {"x": normal(5, 8)}
+    check(converted, graph, feeds)
+    expected = 2 * torch.from_numpy(feeds["x"]).T @ converted.module(*tensors(feeds))[0].detach()
+    expected[0] = 0
+    torch.testing.assert_close(gradients(converted, feeds), {"w": expected})
+
+
+def test_float16_is_computed_in_float32_and_agrees_within_its_rounding(tmp_path: Path) -> None:
+    half = {name: array.astype(np.float16) for name, array in WEIGHTS.items()}
+    graph, converted = of(TWO_LAYERS.replace("float[", "float16["), half, tmp_path)
+    feeds = {"x": normal(3, 8, dtype=np.float16)}
+    assert converted.is_widened
+    assert converted.module(*tensors(feeds))[0].dtype == torch.float32
+    assert all(parameter.dtype == torch.float32 for parameter in converted.module.parameters())
+    check(converted, graph, feeds)
+
+
+@pytest.mark.parametrize(("text", "dtype"), [("bfloat16[", ml_dtypes.bfloat16), ("double[", np.float64)])
+def test_wide_types_run_as_onnx_runtime_runs_them(text: str, dtype: type, tmp_path: Path) -> None:
+    wide: dict[str, Array] = {name: array.astype(dtype) for name, array in WEIGHTS.items()}
+    graph, converted = of(TWO_LAYERS.replace("float[", text), wide, tmp_path)
+    (fed,) = graph.inputs
+    check(converted, graph, {"x": normal(3, 8).astype(fed.dtype)})
+    assert set(converted.parameters) == set(WEIGHTS)
+
+
+def test_external_data_and_model_local_functions_are_read(tmp_path: Path) -> None:
+    text = "g (float[n,8] x) => (float[n,16] y) { a = MatMul(x, w) y = local.Bias(a, bias) }"
+    proto = model(text, {"w": WEIGHTS["w"], "bias": WEIGHTS["bias"]}, more=', "local" : 1')
+    body = '<domain: "local", opset_import: ["" : 17]> Bias (a, b) => (r) { c = Add(a, b) r = Relu(c) }'
+    proto.functions.append(onnx.parser.parse_function(body))
+    onnx.save(proto, tmp_path / "m.onnx", save_as_external_data=True, location="m.bin", size_threshold=0)
+    graph = OnnxGraph(tmp_path / "m.onnx")
+    converted = onnx_to_fx(graph)
+    assert set(converted.parameters) == {"w", "bias"}
+    check(converted, graph, {"x": normal(3, 8)})
+
+
+def test_the_function_can_be_copied_pickled_and_printed(tmp_path: Path) -> None:
+    text = """g (float[n,8] x) => (float[n,8] y) {
+        s = Shape(x) o = ConstantOfShape<value = float[1] {1.0}>(s) a = MatMul(x, w) b = Add(a, o) y = Relu(b) }"""
+    _, converted = of(text, {"w": normal(8, 8)}, tmp_path)
+    module, x = converted.module, torch.from_numpy(normal(3, 8))
+    assert "MatMul_a" in module.code
+    copied = copy.deepcopy(module)
+    assert [node.meta for node in copied.graph.nodes] == [node.meta for node in module.graph.nodes]
+    for other in (copied, pickle.loads(pickle.dumps(module))):  # noqa: S301 (made here)
+        assert torch.equal(other(x)[0], module(x)[0])
+        with torch.no_grad():
+            next(other.parameters()).zero_()
+        assert not torch.equal(other(x)[0], module(x)[0])
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        (
+            """(float[2] x, bool c) => (float[2] y) {
+            y = If(c) <then_branch = t () => (float[2] k) { k = Relu(x) }, else_branch = e () => (float[2] l)
+            { l = Tanh(x) }> }""",
+            "operator If at node If:y",
+        ),
+        ("(float[2] x) => (float[2] y) { n = RandomNormal<shape = [2]>() y = Add(x, n) }", "operator RandomNormal at"),
+        ("(float[2] x) => (float[2] y) { y = com.microsoft.QuickGelu(x) }", "operator com.microsoft.QuickGelu at"),
+        ("(float[2] x) => (float[2] y) { s = SequenceConstruct(x) y = ConcatFromSequence<axis = 0>(s) }", "Sequence"),
+        ("(uint8[2,2] x) => (int32[2,2] y) { y = MatMulInteger(x, x) }", "operator MatMulInteger at node MatMulIn"),
+        ("(string[2] x) => (bool[2] y) { y = Equal(x, x) }", "operator Equal at node Equal:y (input x is string"),
+        (
+            "(float[1,1,4,4] x) => (float[1,1,2,2] y, int64[1,1,2,2] i) { y, i = MaxPool<kernel_shape = [3,3]>(x) }",
+            "operator MaxPool at node MaxPool:y (2 outputs)",
+        ),
+        ("(float[2] x) => (uint16[2] y) { y = Cast<to = 4>(x) }", "operator Cast at node Cast:y (type uint16)"),
+    ],
+)
+def test_what_is_not_covered_is_named(text: str, sentence: str, tmp_path: Path) -> None:
+    graph = opened(model(f"g {text}", opset=19, more=', "com.microsoft" : 1'), tmp_path)
+    with pytest.raises(NotDifferentiableError, match=re.escape("not differentiable here: ")) as caught:
+        onnx_to_fx(graph)
+    assert sentence in str(caught.value)
+    assert f"operator {caught.value.operator} at node {caught.value.node}" in str(caught.value)
+
+
+def test_what_torch_cannot_run_is_named_by_the_check(tmp_path: Path) -> None:
+    text = "g (float[n,2] x, bool training) => (float[n,2] y) { r = Constant<value = float {0.5}>() y = Dropout(x, r, training) }"  # noqa: E501
+    graph, converted = of(text, {}, tmp_path)
+    check(converted, graph, {"x": normal(3, 2), "training": np.array(0, bool)})
+    with pytest.raises(NotDifferentiableError, match=re.escape("operator Dropout at node Dropout:y (training_mode)")):
+        check(converted, graph, {"x": normal(3, 2), "training": np.array(1, bool)})
+
+
+def test_the_check_names_the_first_node_whose_weight_differs(tmp_path: Path) -> None:
+    graph, converted = of(TWO_LAYERS, WEIGHTS, tmp_path)
+    check(converted, graph, {"x": normal(3, 8)})
+    with torch.no_grad():
+        converted.module.get_parameter(converted.parameters["bias"])[3] += 1
+    with pytest.raises(DivergenceError, match=r"first at node Add:c \(Add\): value 'c' differs in 3 of 48") as caught:
+        check(converted, graph, {"x": normal(3, 8)})
+    assert (caught.value.node, caught.value.operator) == ("Add:c", "Add")
+
+
+def test_the_check_names_the_first_node_whose_operator_differs(tmp_path: Path) -> None:
+    graph, converted = of(TWO_LAYERS, WEIGHTS, tmp_path)
+    for node in converted.module.graph.nodes:
+        if node.target is torch.relu:
+            node.target = torch.tanh
+    converted.module.recompile()
+    with pytest.raises(DivergenceError, match=r"first at node Relu:b \(Relu\)"):
+        check(converted, graph, {"x": normal(3, 8)})
+
+
+def test_the_check_of_a_real_model_names_the_node_of_a_changed_weight(shared_data: Path) -> None:
+    graph = OnnxGraph(shared_data / "images" / "resnet20.onnx")
+    converted = onnx_to_fx(graph)
+    convolutions = [node for node in graph.nodes if node.op == "Conv"]
+    weight = next(name for name in convolutions[7].inputs if name in converted.parameters)
+    with torch.no_grad():
+        converted.module.get_parameter(converted.parameters[weight]).mul_(1.1)
+    with pytest.raises(DivergenceError) as caught:
+        check(converted, graph, drawn(graph))
+    assert caught.value.node == convolutions[7].name
+
+
+def test_training_on_the_function_lowers_a_loss(tmp_path: Path) -> None:
+    _, converted = of(TWO_LAYERS, WEIGHTS, tmp_path)
+    x, target = torch.from_numpy(normal(64, 8)), torch.from_numpy(normal(64, 4))
+    optimiser = torch.optim.Adam(converted.module.parameters(), lr=0.01)
+    losses = []
+    for _ in range(50):
+        loss = nn.functional.mse_loss(converted.module(x)[0], target)
+        optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.2 * losses[0]

@@ -1,0 +1,373 @@
+"""Refinement: what it minimises, what it leaves alone, when it is refused, and that it can be interrupted."""
+
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, fx, nn
+from torch.func import functional_call
+
+from prox24_export.passes.front_torch.flat_module import flat_module, to_device
+from prox24_export.passes.refine.batches import Samples, mix
+from prox24_export.passes.refine.loss import Kind, OutputLoss, spread
+from prox24_export.passes.refine.memory import available, kept_for_gradient
+from prox24_export.passes.refine.model import Refined, RefineModel, improves
+from prox24_export.passes.refine.objective import Objective
+from prox24_export.passes.refine.segment_streams import Streams
+from prox24_export.passes.refine.segments import blocks, cuts, with_outputs
+from prox24_export.passes.refine.training import Epoch, Progress
+
+AUTO = torch.export.Dim.AUTO
+WIDTH, CLASSES, BLOCKS = 16, 8, 3
+
+
+class Block(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.up, self.down = nn.LayerNorm(WIDTH), nn.Linear(WIDTH, 32), nn.Linear(32, WIDTH)
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = x + self.down(torch.tanh(self.up(self.norm(x))))
+        return result
+
+
+class Residual(nn.Module):
+    """A stem, like blocks, a head: the shape of a transformer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Linear(4, WIDTH)
+        self.blocks = nn.ModuleList([Block() for _ in range(BLOCKS)])
+        self.head = nn.Linear(WIDTH, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        for block in self.blocks:
+            x = block(x)
+        result: Tensor = 3 * self.head(x)
+        return result
+
+
+class Tied(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(12, 8)
+        self.head = nn.Linear(8, 12, bias=False)
+        self.head.weight = self.embed.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.embed(x))
+        return logits
+
+
+def program_of(module: nn.Module, sample: Tensor) -> torch.export.ExportedProgram:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of torch's own
+        exported = torch.export.export(module.eval(), (sample,), dynamic_shapes=({0: AUTO},))
+        functional: torch.export.ExportedProgram = exported.run_decompositions({})
+        return functional
+
+
+def halved(weight: Tensor) -> Tensor:
+    """True for the two largest of every four along the last axis."""
+    groups = weight.abs().reshape(*weight.shape[:-1], -1, 4)
+    kept = torch.zeros_like(groups, dtype=torch.bool)
+    return kept.scatter(-1, groups.topk(2, dim=-1).indices, value=True).reshape(weight.shape)
+
+
+def inputs(count: int, seed: int, scale: float = 1.0) -> list[tuple[Tensor]]:
+    generator = torch.Generator().manual_seed(seed)
+    return [(scale * torch.randn((1, 4), generator=generator),) for _ in range(count)]
+
+
+class Case:
+    """A dense network, and the same pruned by magnitude."""
+
+    def __init__(self, dtype: torch.dtype = torch.float32) -> None:
+        torch.manual_seed(0)
+        module = Residual().to(dtype)
+        self.module = flat_module(program_of(module, torch.zeros(2, 4, dtype=dtype))).module
+        stored = dict(self.module.named_parameters())
+        pruned = [name for name, weight in stored.items() if weight.ndim == 2 and weight.shape[1] % 4 == 0]
+        self.masks = {name: halved(stored[name]) for name in pruned}
+        self.weights = {name: stored[name].detach() * self.masks[name] for name in pruned}
+
+    def refined(self, settings: RefineModel, choice: Sequence[tuple[Tensor]] | None = None, **options: Any) -> Refined:
+        held = inputs(32, 2) if choice is None else choice
+        return settings.call(self.module, self.weights, self.masks, inputs(96, 1), held, **options)
+
+
+@pytest.fixture(scope="module")
+def case() -> Case:
+    return Case()
+
+
+def test_a_flat_module_computes_what_the_program_does() -> None:
+    torch.manual_seed(0)
+    module, x = Residual(), torch.randn(5, 4)
+    flat = flat_module(program_of(module, torch.zeros(2, 4)))
+    torch.testing.assert_close(flat.module(x), (module(x),))
+    assert set(flat.parameters) == {name for name, _ in module.named_parameters()}
+    moved = to_device(flat.module, torch.device("cpu"))
+    torch.testing.assert_close(moved(x), (module(x),))
+
+
+def test_tied_parameters_stay_one() -> None:
+    flat = flat_module(program_of(Tied(), torch.zeros(2, 3, dtype=torch.int64)))
+    assert len(list(flat.module.parameters())) == 1
+    name = flat.parameters["embed.weight"]
+    zeros = {name: torch.zeros(12, 8)}
+    (logits,) = functional_call(flat.module, zeros, (torch.ones(2, 3, dtype=torch.int64),))
+    assert not logits.any()
+
+
+LOGITS = torch.tensor([[4.0, -1.0, 0.5], [0.0, 3.0, -2.0]])
+OTHERS = torch.tensor([[3.0, 0.0, 0.5], [1.0, 1.0, -2.0]])
+
+
+def test_kl_is_that_of_the_tempered_distributions() -> None:
+    dense, sparse = (torch.softmax(x.double() / 2, -1) for x in (LOGITS, OTHERS))
+    wanted = 4 * (dense * (dense / sparse).log()).sum(-1)
+    got = OutputLoss("kl", temperature=2.0).of(OTHERS, LOGITS, 2)
+    torch.testing.assert_close(got.double(), wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_logits_are_compared_up_to_a_constant_and_are_the_limit_of_kl() -> None:
+    loss = OutputLoss("logits", scale=2.0)
+    torch.testing.assert_close(loss.of(OTHERS + 7, LOGITS, 2), loss.of(OTHERS, LOGITS, 2))
+    flat = OutputLoss("kl", temperature=100.0).of(OTHERS, LOGITS, 2)
+    torch.testing.assert_close(loss.of(OTHERS, LOGITS, 2), flat, rtol=5e-2, atol=0)
+
+
+def test_the_other_measures_agree_with_their_definitions() -> None:
+    difference = (OTHERS.double() - LOGITS.double()).square().mean(1)
+    torch.testing.assert_close(
+        OutputLoss("mse", scale=4.0).of(OTHERS, LOGITS, 2).double(), difference / 4, rtol=1e-5, atol=1e-6
+    )
+    cosine = (OTHERS * LOGITS).double().sum(1) / (OTHERS.double().norm(dim=1) * LOGITS.double().norm(dim=1))
+    torch.testing.assert_close(OutputLoss("cosine").of(OTHERS, LOGITS, 2).double(), 1 - cosine, rtol=1e-5, atol=1e-6)
+    of_probabilities = OutputLoss("probabilities").of(OTHERS.softmax(-1), LOGITS.softmax(-1), 2)
+    torch.testing.assert_close(of_probabilities, OutputLoss("kl").of(OTHERS, LOGITS, 2))
+    certain, impossible = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.5, 0.5]])
+    torch.testing.assert_close(OutputLoss("probabilities").of(impossible, certain, 1), torch.tensor([2.0]).log())
+    assert not OutputLoss("none").of(torch.ones(2, 3), torch.zeros(2, 3), 2).any()
+
+
+@pytest.mark.parametrize(
+    ("kind", "output"),
+    [
+        ("logits", LOGITS),
+        ("kl", LOGITS[:, None].expand(2, 4, 3)),
+        ("probabilities", LOGITS.softmax(-1)),
+        ("cosine", nn.functional.normalize(LOGITS, dim=-1)),
+        ("mse", LOGITS[None, None]),  # an image
+        ("mse", LOGITS / 100),  # an undecided softmax
+        ("mse", LOGITS[:, :1]),
+        ("none", LOGITS.long()),
+    ],
+)
+def test_the_measure_of_an_output_is_told_by_its_values(kind: Kind, output: Tensor) -> None:
+    assert OutputLoss.detect(output).kind == kind
+
+
+def test_the_objective_is_the_output_and_ten_times_the_cuts(case: Case) -> None:
+    at = cuts(case.module, case.weights)
+    module = with_outputs(case.module, at)
+    pair = (torch.cat([feeds[0] for feeds in inputs(8, 3)]),)
+    objective, error = Objective(module).fitted(case.weights, [(pair, pair)], 1)
+    dense, sparse = module(*pair), functional_call(module, case.weights, pair)
+    relative = [((s - d) ** 2).mean() / spread(d) for s, d in zip(sparse[1:], dense[1:], strict=True)]
+    assert error == pytest.approx(float(torch.stack(relative).mean()), rel=1e-5)
+    output = objective.outputs[0].of(sparse[0], dense[0], 8)
+    wanted = output.mean() + 10 * torch.stack(relative).mean()
+    torch.testing.assert_close(objective.of(case.weights, (pair, pair)).mean(), wanted)
+
+
+@pytest.mark.parametrize("mode", ["model", "segments"])
+def test_refinement_helps_and_keeps_the_pattern(case: Case, mode: Any) -> None:
+    seen: list[tuple[float, Epoch]] = []
+    result = case.refined(RefineModel(mode=mode, epochs=6), tick=lambda *entry: seen.append(entry))
+    assert result.kept
+    assert result.after < 0.7 * result.before
+    assert result.mode == mode
+    assert set(result.weights) == set(case.weights)
+    for name, weight in result.weights.items():
+        assert not torch.equal(weight, case.weights[name])
+        pruned = weight[~case.masks[name]]
+        assert not pruned.any()
+        assert not pruned.signbit().any()
+    assert seen[-1][0] == 1.0
+    assert len(seen) == 7 * len(result.parts)
+
+
+def test_the_dense_network_is_left_as_it_is(case: Case) -> None:
+    before = {name: value.clone() for name, value in case.module.state_dict().items()}
+    case.refined(RefineModel(epochs=2, which="all"))
+    assert all(torch.equal(value, before[name]) for name, value in case.module.state_dict().items())
+
+
+def test_which_says_what_else_moves(case: Case) -> None:
+    stored = dict(case.module.named_parameters())
+    vectors = {name for name, value in stored.items() if value.ndim == 1}
+    with_bias = case.refined(RefineModel(epochs=3, which="weights+bias"))
+    assert set(with_bias.weights) == set(case.weights) | vectors
+    assert set(case.refined(RefineModel(epochs=3, which="all")).weights) == set(stored)
+    assert not torch.equal(with_bias.weights[min(vectors)], stored[min(vectors)])
+
+
+@pytest.mark.parametrize("mode", ["model", "segments"])
+def test_the_same_seed_gives_the_same_bytes(case: Case, mode: Any) -> None:
+    runs = [case.refined(RefineModel(mode=mode, epochs=3, seed=seed)) for seed in (4, 4, 5)]
+    assert all(torch.equal(weight, runs[1].weights[name]) for name, weight in runs[0].weights.items())
+    assert not all(torch.equal(weight, runs[2].weights[name]) for name, weight in runs[0].weights.items())
+
+
+@pytest.mark.parametrize("mode", ["model", "segments"])
+def test_an_interrupted_run_goes_on_to_the_same_bytes(case: Case, mode: Any, tmp_path: Path) -> None:
+    settings, file = RefineModel(mode=mode, epochs=3), tmp_path / "state"
+    whole = case.refined(settings)
+    calls = iter(range(100))
+
+    def interrupt(progress: Progress) -> None:
+        progress.save(file)
+        if next(calls) == (2 if mode == "model" else 7):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        case.refined(settings, saved=interrupt)
+    resumed = case.refined(settings, progress=Progress.load(file))
+    assert all(torch.equal(weight, resumed.weights[name]) for name, weight in whole.weights.items())
+    assert resumed.after == whole.after
+    assert [len(part.curve) for part in resumed.parts] == [4] * len(whole.parts)
+    finished = Progress()
+    case.refined(settings, progress=finished)
+    again = case.refined(settings, progress=finished, saved=lambda _: pytest.fail("nothing was left to do"))
+    assert all(torch.equal(weight, again.weights[name]) for name, weight in whole.weights.items())
+
+
+def test_what_does_not_hold_on_held_back_samples_is_thrown_away(case: Case) -> None:
+    result = case.refined(RefineModel(epochs=3), choice=inputs(32, 2, scale=200.0))
+    reckless = case.refined(RefineModel(epochs=3, rate=3.0))
+    for refused in (result, reckless):
+        assert not refused.kept
+        assert refused.after == refused.before
+        assert all(torch.equal(weight, case.weights[name]) for name, weight in refused.weights.items())
+    assert len(reckless.parts[0].curve) == 4
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_without_two_held_back_samples_nothing_is_kept(case: Case, count: int) -> None:
+    assert not case.refined(RefineModel(epochs=2), choice=inputs(count, 2)).kept
+
+
+def test_an_improvement_counts_where_it_is_more_than_noise() -> None:
+    before = torch.tensor([1.0, 2.0, 3.0, 4.0])
+    assert improves(before, before - 0.1)
+    assert not improves(before, before)
+    assert not improves(before, before - torch.tensor([1.0, -1.0, 1.0, -0.8]))
+    assert not improves(before, before * torch.nan)
+
+
+def test_a_budget_that_is_spent_ends_the_run(case: Case) -> None:
+    result = case.refined(RefineModel(minutes=1e-9))
+    assert len(result.parts[0].curve) < 3
+
+
+def test_narrow_weights_have_float32_masters() -> None:
+    case = Case(torch.bfloat16)
+    fit = [(x.bfloat16(),) for (x,) in inputs(64, 1)]
+    held = [(x.bfloat16(),) for (x,) in inputs(16, 2)]
+    result = RefineModel(epochs=4).call(case.module, case.weights, case.masks, fit, held)
+    assert result.kept
+    assert {weight.dtype for weight in result.weights.values()} == {torch.float32}
+
+
+def test_ones_own_measure_and_checkpoints(case: Case) -> None:
+    def absolute(sparse: tuple[Tensor, ...], dense: tuple[Tensor, ...]) -> Tensor:
+        return (sparse[0] - dense[0]).abs().mean()
+
+    own = case.refined(RefineModel(epochs=3, custom=absolute))
+    assert own.kept
+    again = case.refined(RefineModel(epochs=3, custom=absolute, checkpointed=True))
+    assert all(torch.equal(weight, again.weights[name]) for name, weight in own.weights.items())
+
+
+def test_wrong_weights_and_masks_are_refused(case: Case) -> None:
+    name = min(case.weights)
+    with pytest.raises(ValueError, match=r"weights must be parameters of the module. Got nothing of shape \(2,\)"):
+        RefineModel().call(case.module, {"nothing": torch.ones(2)}, {}, [], [])
+    with pytest.raises(ValueError, match=f"masks must have the shape of their weight. Got none such for {name}"):
+        RefineModel().call(case.module, {name: case.weights[name]}, {}, [], [])
+
+
+def test_cuts_are_where_one_value_carries_everything(case: Case) -> None:
+    found = cuts(case.module, case.weights)
+    x = torch.randn(3, 4)
+    values = with_outputs(case.module, found)(x)[1:]
+    assert len(found) == 1 + BLOCKS
+    assert all(value.shape == (3, WIDTH) for value in values)
+
+
+def test_like_blocks_are_segments_and_together_the_network(case: Case) -> None:
+    segments = blocks(case.module, case.weights)
+    assert len(segments) == BLOCKS
+    assert sorted(name for segment in segments for name in segment.weights) == sorted(case.weights)
+    x = torch.randn(3, 4)
+    streams = Streams(case.module, segments, [(x,)], torch.device("cpu"))
+    for place, segment in enumerate(segments[:-1]):
+        streams.advance(place, segment, {name: case.weights[name] for name in segment.weights})
+    ((dense, sparse),) = list(streams.pairs(segments[-1]))
+    last = segments[-1]
+    torch.testing.assert_close(last.module(*dense)[0], case.module(x)[0])
+    got = functional_call(last.module, {name: case.weights[name] for name in last.weights}, sparse)
+    torch.testing.assert_close(got[0], functional_call(case.module, case.weights, (x,))[0])
+
+
+def test_a_segment_keeps_less_for_its_gradient_than_the_network(case: Case) -> None:
+    x = torch.randn(64, 4)
+    whole = kept_for_gradient(Objective(case.module).fitted({}, [((x,), (x,))], 1)[0], case.weights, ((x,), (x,)))
+    segment = blocks(case.module, case.weights)[0]
+    weights = {name: case.weights[name] for name in segment.weights}
+    part, _ = Objective(segment.module).fitted(weights, [((x,), (x,))], 0)
+    assert 0 < kept_for_gradient(part, weights, ((x,), (x,))) < whole
+    assert available(torch.device("cpu")) > 1 << 20
+    assert case.refined(RefineModel(epochs=1)).mode == "model"
+
+
+def shapes_of(batches: Iterator[tuple[Tensor, ...]]) -> list[tuple[int, ...]]:
+    return sorted(tuple(batch[0].shape) for batch in batches)
+
+
+def test_batches_join_equal_shapes_and_hold_every_sample_once() -> None:
+    samples = [(torch.full((1, 2 + index % 2), float(index)),) for index in range(10)]
+    data = Samples(samples, 4)
+    assert shapes_of(data.shuffled(1, 0, mixed=False)) == [(1, 2), (1, 3), (4, 2), (4, 3)]
+    values = torch.cat([batch[0][:, 0] for batch in data.shuffled(1, 0, mixed=False)])
+    assert sorted(values.tolist()) == list(range(10))
+    assert data.steps == 4
+    assert Samples(samples, 4, joinable=False).steps == 10
+
+
+def test_blends_are_between_two_samples_and_integers_stay() -> None:
+    floats, integers = torch.arange(64.0)[:, None], torch.arange(64)[:, None]
+    mixed, same = mix((floats, integers), torch.Generator().manual_seed(0))
+    assert torch.equal(same, integers)
+    moved = int((mixed != floats).sum())
+    assert 16 < moved < 48
+    assert 0 <= float(mixed.min()) <= float(mixed.max()) <= 63
+    assert mix((integers,), torch.Generator())[0] is integers
+
+
+def test_a_network_that_nothing_cuts_is_one_segment() -> None:
+    graph = fx.Graph()
+    x, weight = graph.placeholder("x"), graph.get_attr("weight")
+    graph.output((graph.call_function(torch.relu, (graph.call_function(torch.matmul, (x, weight)),)),))
+    root = nn.Module()
+    root.weight = nn.Parameter(torch.ones(4, 4))
+    module = fx.GraphModule(root, graph)
+    assert cuts(module, {"weight"}) == ()
+    (segment,) = blocks(module, {"weight"})
+    assert torch.equal(segment.module(torch.ones(2, 4))[0], module(torch.ones(2, 4))[0])

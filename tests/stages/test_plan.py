@@ -1,0 +1,68 @@
+"""The plan: what it adds up, and that it writes nothing."""
+
+from pathlib import Path
+
+import pytest
+
+from prox24_export import Settings, plan
+from prox24_export.passes.find_linears import FindLinears
+from prox24_export.passes.front_onnx.graph import OnnxGraph
+from prox24_export.passes.graph.protocol import Linear
+from prox24_export.stages.plan import Costs, Rates
+from tests.command import command, network, samples, snapshot
+
+RATES = Rates(single=1e9, double=5e8, cholesky=1e9)
+
+
+def linears(folder: Path, k: int) -> list[Linear]:
+    return [layer for layer in FindLinears().call(OnnxGraph(network(folder, k=k))) if isinstance(layer, Linear)]
+
+
+def test_the_command_prints_memory_and_time_and_writes_nothing(tmp_path: Path) -> None:
+    network(tmp_path)
+    samples(tmp_path)
+    before = snapshot(tmp_path)
+    outcome = command("net.onnx", "--calibration", "data.npz", "--plan", folder=tmp_path)
+    assert (outcome.code, outcome.stderr) == (0, "")
+    assert outcome.stdout.startswith("peak memory ")
+    assert "most time" in outcome.stdout
+    assert "the refinement" not in outcome.stdout  # 20 samples are too few for one by default
+    refined = command("net.onnx", "--calibration", "data.npz", "--plan", "--refine", "weights", folder=tmp_path)
+    assert "the refinement of all layers together is not included" in refined.stdout
+    assert snapshot(tmp_path) == before
+    samples(tmp_path, 60)
+    enough = command("net.onnx", "--calibration", "data.npz", "--plan", folder=tmp_path)
+    assert "the refinement of all layers together is not included" in enough.stdout
+
+
+def test_every_stage_is_planned(tmp_path: Path) -> None:
+    planned = plan(network(tmp_path), samples(tmp_path))
+    assert [stage.layers for stage in planned.stages] == [("MatMul:a",), ("MatMul:y",)]
+    assert planned.memory_mb == max(stage.memory_mb for stage in planned.stages) > 50
+    assert planned.seconds > sum(stage.seconds for stage in planned.stages) > 0
+    assert plan(network(tmp_path), samples(tmp_path), settings=Settings(exclude=("*",))).stages == ()
+
+
+def test_gram_matrices_count_by_part_stream_and_input(tmp_path: Path) -> None:
+    aimed, baseline = (Costs(RATES, Settings(method=method), parts=2) for method in ("prox", "magnitude"))
+    square = 1000**2 / 2**20
+    assert aimed.sums_mb([1000]) == pytest.approx((2 * 2 * 8 + 2 * 4) * square)
+    assert aimed.sums_mb([1000, 1000]) == pytest.approx((2 * 2 * 2 * 8 + 2 * 4) * square)
+    assert baseline.sums_mb([1000]) == pytest.approx((2 * 8 + 4) * square)
+    assert aimed.solver_mb([1000], linears(tmp_path, 8)) > aimed.sums_mb([1000]) - 8 * square
+
+
+def test_more_effort_tokens_and_width_take_longer(tmp_path: Path) -> None:
+    def seconds(effort: str, tokens: int, k: int) -> float:
+        costs = Costs(RATES, Settings(effort=effort), parts=2)  # type: ignore[arg-type]
+        return costs.seconds([k], linears(tmp_path, k)[:1], tokens)
+
+    assert seconds("fast", 100, 64) < seconds("default", 100, 64) < seconds("thorough", 100, 64)
+    assert seconds("default", 100, 64) < seconds("default", 1000, 64)
+    assert seconds("default", 100, 64) < seconds("default", 100, 128)
+
+
+def test_the_machines_rates_are_measured() -> None:
+    rates = Rates.measured()
+    assert min(rates.single, rates.double, rates.cholesky) > 1e7
+    assert rates.double < rates.single

@@ -1,0 +1,168 @@
+"""Refinement in the whole pipeline: what moves, what decides, and what is reported where it cannot be."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from prox24_export import Settings, export
+from prox24_export.passes.front_onnx.graph import OnnxGraph
+from prox24_export.passes.graph.protocol import Array
+from prox24_export.results.report import RefinementReport, Report
+from tests.command import command
+from tests.graphs import is_two_four, model, normal, save
+
+DEEP = """g (float[N,16] x) => (float[N,8] y) {
+    a = MatMul(x, w0) b = Add(a, c) r = Relu(b) d = MatMul(r, w1) t = Tanh(d) y = MatMul(t, w2) }"""
+WEIGHTS = {
+    "w0": normal(16, 32) / 4,
+    "c": normal(32) / 4,
+    "w1": normal(32, 32, seed=1) / 4,
+    "w2": normal(32, 8, seed=2) / 4,
+}
+
+
+TUNED, LAYERWISE = Settings(refine="weights"), Settings(refine="no")
+
+
+def network(folder: Path) -> Path:
+    return save(model(DEEP, WEIGHTS), folder, "deep.onnx")
+
+
+def samples(count: int, seed: int = 0) -> list[dict[str, Array]]:
+    x = normal(count, 16, seed=seed) @ normal(16, 16, seed=9) / 4
+    return [{"x": row[None]} for row in x]
+
+
+def refined(report: Report) -> RefinementReport:
+    assert report.refinement is not None
+    return report.refinement
+
+
+def stored(folder: Path) -> dict[str, Array]:
+    tensors = onnx.load(folder / "model.onnx").graph.initializer
+    return {tensor.name: numpy_helper.to_array(tensor) for tensor in tensors}
+
+
+def distance(folder: Path, dense: Path, feeds: list[dict[str, Array]]) -> float:
+    """Mean squared difference of outputs about their mean over classes, which a softmax does not see."""
+    x = {"x": np.concatenate([feed["x"] for feed in feeds])}
+    ours, theirs = (OnnxGraph(path).runner()(x)[0] for path in (folder / "model.onnx", dense))
+    apart = ours - theirs
+    return float(np.square(apart - apart.mean(-1, keepdims=True)).mean())
+
+
+def test_the_outputs_come_closer_and_only_surviving_weights_move(tmp_path: Path) -> None:
+    path, data, held = network(tmp_path), samples(2000), samples(200, seed=5)
+    plain = export(path, data, tmp_path / "plain", evaluation=held, settings=LAYERWISE)
+    tuned = export(path, data, tmp_path / "tuned", evaluation=held, settings=TUNED)
+    assert plain.refinement is None
+    assert refined(tuned).kept
+    before, after = refined(tuned).before, refined(tuned).after
+    assert before is not None
+    assert after is not None
+    assert after < before
+    assert distance(tmp_path / "tuned", path, held) < 0.9 * distance(tmp_path / "plain", path, held)
+    for name, array in stored(tmp_path / "tuned").items():
+        if name.startswith("w"):
+            assert is_two_four(array.T)
+            assert not np.array_equal(array, stored(tmp_path / "plain")[name])
+        else:
+            assert array.tobytes() == WEIGHTS[name].tobytes()
+
+
+def test_the_same_command_twice_gives_the_same_bytes(tmp_path: Path) -> None:
+    path = network(tmp_path)
+    reports = [export(path, samples(64), tmp_path / name, settings=TUNED) for name in ("a", "b")]
+    assert refined(reports[0]).curve == refined(reports[1]).curve != ()
+    assert reports[0].output.sha256 == reports[1].output.sha256
+
+
+def test_biases_move_where_they_are_asked_to(tmp_path: Path) -> None:
+    settings = Settings(refine="weights+bias")
+    report = export(network(tmp_path), samples(2000), tmp_path / "out", settings=settings)
+    assert refined(report).kept
+    assert not np.array_equal(stored(tmp_path / "out")["c"], WEIGHTS["c"])
+
+
+def test_a_model_that_is_not_differentiable_keeps_its_layer_wise_weights(tmp_path: Path) -> None:
+    text = "g (float[N,16] x) => (float[M] y) { a = MatMul(x, w) y = Unique(a) }"
+    path = save(model(text, {"w": normal(16, 8)}), tmp_path)
+    plain = export(path, samples(64), tmp_path / "plain", settings=LAYERWISE)
+    tuned = export(path, samples(64), tmp_path / "tuned", settings=TUNED)
+    assert not refined(tuned).kept
+    assert "not differentiable here: operator Unique at node" in refined(tuned).reason
+    assert tuned.output.sha256 == plain.output.sha256
+
+
+def test_what_does_not_help_leaves_the_layer_wise_weights_of_all_samples(tmp_path: Path) -> None:
+    worse = Settings(refine="weights", refine_loss="tests.stages.test_refine:backwards")
+    plain = export(network(tmp_path), samples(64), tmp_path / "plain", settings=LAYERWISE)
+    tuned = export(network(tmp_path), samples(64), tmp_path / "tuned", settings=worse)
+    assert not refined(tuned).kept
+    assert "not better on the held-back samples" in refined(tuned).reason
+    assert tuned.output.sha256 == plain.output.sha256
+
+
+def backwards(pruned: Any, dense: Any) -> Any:
+    """A loss without a gradient towards anything."""
+    return (pruned[0] * 0 + dense[0] * 0).sum()
+
+
+def test_a_loss_of_the_users_that_fails_is_reported(tmp_path: Path) -> None:
+    save(model(DEEP, WEIGHTS), tmp_path, "deep.onnx")
+    np.savez(tmp_path / "data.npz", x=np.concatenate([sample["x"] for sample in samples(64)]))
+    (tmp_path / "mine.py").write_text("def loss(pruned, dense):\n    raise KeyError('nothing')\n", encoding="utf-8")
+    arguments = ("deep.onnx", "--calibration", "data.npz", "--refine", "weights", "--refine-loss", "mine:loss")
+    outcome = command(*arguments, folder=tmp_path)
+    assert outcome.code == 2
+    assert "--refine-loss mine:loss failed: KeyError: 'nothing'" in outcome.stderr
+    assert not (tmp_path / "deep-2to4").exists()
+
+
+def test_too_few_samples_are_said_to_be_too_few(tmp_path: Path) -> None:
+    report = export(network(tmp_path), samples(8), tmp_path / "out", settings=TUNED)
+    assert refined(report).reason == "too few samples to hold any back, on which it could be judged"
+
+
+def test_with_data_layers_are_refined_by_default(tmp_path: Path) -> None:
+    path, data = network(tmp_path), samples(64)
+    default, asked = (export(path, data, tmp_path / name, settings=s) for name, s in (("a", None), ("b", TUNED)))
+    assert refined(default).curve == refined(asked).curve != ()
+    assert default.output.sha256 == asked.output.sha256
+    assert export(path, data, tmp_path / "c", settings=LAYERWISE).refinement is None
+
+
+def test_where_nobody_asked_the_reason_says_how_to_ask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, data = network(tmp_path), samples(64)
+    assert "random inputs" in refined(export(path, None, tmp_path / "random")).reason
+    baseline = export(path, data, tmp_path / "wanda", settings=Settings(method="wanda"))
+    assert refined(baseline).reason == "wanda is a baseline to compare with (--refine weights)"
+    assert refined(export(path, data, tmp_path / "asked", settings=Settings(method="wanda", refine="weights"))).curve
+    few = export(path, samples(30), tmp_path / "few")  # 6 for the report, 4 of the others held back
+    assert refined(few).reason == "4 samples held back tell little, 8 would do (--refine weights)"
+    monkeypatch.setattr("prox24_export.stages.refine.MEMORY_BY_DEFAULT", 1)
+    large = export(path, data, tmp_path / "large")
+    assert "GB of memory, and its time (--refine weights)" in refined(large).reason
+    assert refined(export(path, data, tmp_path / "all-the-same", settings=TUNED)).curve
+
+
+def test_the_clock_limits_it_by_default_and_the_report_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, data, said = network(tmp_path), samples(64), "cut short by its limit of 0.0001 minutes"
+    monkeypatch.setattr("prox24_export.stages.refine.MINUTES_BY_DEFAULT", 1e-4)
+    assert said in refined(default := export(path, data, tmp_path / "default")).reason
+    asked = refined(export(path, data, tmp_path / "asked", settings=TUNED))
+    assert "cut short" not in asked.reason
+    assert len(asked.curve) > len(refined(default).curve)
+    limited = export(path, data, tmp_path / "limited", settings=Settings(refine="weights", refine_minutes=1e-4))
+    assert said in refined(limited).reason
+
+
+def test_contradicting_options_are_refused(tmp_path: Path) -> None:
+    network(tmp_path)
+    outcome = command("deep.onnx", "--no-refine", "--refine", "all", folder=tmp_path)
+    assert outcome.code == 2
+    assert "--no-refine and --refine all contradict each other" in outcome.stderr
