@@ -38,7 +38,7 @@ def _section(name: str, command: App) -> str:
     about = str(command.help).split("\n\n", maxsplit=1)[0]
     parts = [f"## {name}\n\n{about}\n"]
     for group, rows in groups.items():
-        parts.append(f"### {group}: {name}\n\n{_table(group, rows)}")
+        parts.append(f"### {group}\n\n{_table(group, rows)}")
     return "\n".join(parts)
 
 
