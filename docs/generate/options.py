@@ -34,12 +34,18 @@ def _section(name: str, command: App) -> str:
     groups: dict[str, list[Argument]] = {}
     for argument in arguments:
         if argument.names != ("*",):  # a class whose fields are the options: they follow by themselves
-            groups.setdefault(argument.parameter.group[0].name, []).append(argument)
+            groups.setdefault(_group(argument), []).append(argument)
     about = str(command.help).split("\n\n", maxsplit=1)[0]
     parts = [f"## {name}\n\n{about}\n"]
     for group, rows in groups.items():
         parts.append(f"### {group}\n\n{_table(group, rows)}")
     return "\n".join(parts)
+
+
+def _group(argument: Argument) -> str:
+    """Title of the help's group that an argument is shown in."""
+    (group, *_) = argument.parameter.group  # type: ignore[misc] # resolved to groups when the arguments are assembled
+    return str(group.name)
 
 
 def _table(group: str, arguments: Iterable[Argument]) -> str:

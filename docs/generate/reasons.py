@@ -17,8 +17,8 @@ REMEDIES: Mapping[Reason, str] = {
     Reason.DEFORMABLE_CONV: "Nothing within the model.",
     Reason.NOT_MULTIPLE_OF_FOUR: "Choose widths that are multiples of 4 when you design the model, or better of 16 "
     "(fp16 engines) or 32 (int8 engines). A first convolution that reads 1 or 3 channels has to stay dense.",
-    Reason.NOT_CONSTANT: "Nothing where both operands are activations, as in attention. Where the weight is an input of "
-    "the model, or is computed from constants, store it as an initializer: fold constants before you export.",
+    Reason.NOT_CONSTANT: "Nothing where both operands are activations, as in attention. Where the weight is an input "
+    "of the model, or is computed from constants, store it as an initializer: fold constants before you export.",
     Reason.NO_ACTIVATION: "Fold constants: the product is the same for every input.",
     Reason.BATCHED_WEIGHT: "Write it as one `MatMul` for each matrix.",
     Reason.VECTOR_WEIGHT: "Nothing: a product with a vector is no matrix product for which a sparse kernel exists.",
@@ -36,8 +36,8 @@ REMEDIES: Mapping[Reason, str] = {
     Reason.IS_GRAPH_OUTPUT: "Remove the weight from the model's outputs.",
     Reason.TIED_TO_EMBEDDING: "Store the weight of the linear layer as a copy of its own; the file then grows by it.",
     Reason.TWO_AXES: "Give each direction a copy of the weight.",
-    Reason.NOT_REACHED: "Give calibration samples that reach it: more of them, or more varied ones. A layer whose result "
-    "reaches no output can be removed from the model.",
+    Reason.NOT_REACHED: "Give calibration samples that reach it: more of them, or more varied ones. A layer whose "
+    "result reaches no output can be removed from the model.",
     Reason.EXCLUDED: "Change `--include` or `--exclude`.",
 }
 ROOMY = PrunedLayer("layer", "MatMul", 1024, 1024, 1024)  # that no rule on layers speaks against

@@ -39,20 +39,21 @@ def _escaped(text: str) -> str:
 
 
 def _type(entry: Mapping[str, Any]) -> str:
-    if "$ref" in entry:
-        name = entry["$ref"].removeprefix(REFERENCE)
-        return f"[{name}](#{name.lower()})"
-    if "const" in entry:
-        return f"`{entry['const']}`"
-    if "enum" in entry:
-        return ", ".join(f"`{value}`" for value in entry["enum"])
-    if "anyOf" in entry:
-        return " or ".join(_type(choice) for choice in entry["anyOf"])
-    kind = entry.get("type", "anything")
-    if isinstance(kind, list):
-        return " or ".join(kind)
-    if kind == "array" and "items" in entry:
-        return f"list of {_type(entry['items'])}"
-    if kind == "object" and entry.get("additionalProperties"):
-        return f"object: name to {_type(entry['additionalProperties'])}"
-    return str(kind)
+    """The type of a value in words; other objects as links."""
+    match entry:
+        case {"$ref": reference}:
+            name = reference.removeprefix(REFERENCE)
+            found = f"[{name}](#{name.lower()})"
+        case {"const": value}:
+            found = f"`{value}`"
+        case {"enum": values}:
+            found = ", ".join(f"`{value}`" for value in values)
+        case {"anyOf": choices}:
+            found = " or ".join(map(_type, choices))
+        case {"type": "array", "items": inner}:
+            found = f"list of {_type(inner)}"
+        case {"type": "object", "additionalProperties": inner} if inner:
+            found = f"object: name to {_type(inner)}"
+        case _:
+            found = str(entry.get("type", "anything"))
+    return found

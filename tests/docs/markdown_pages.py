@@ -1,5 +1,6 @@
-"""README and the pages of the documentation as data: paragraphs, links, anchors, and blocks with what is said of them."""
+"""README and the pages of the documentation as data: paragraphs, links, anchors, and blocks with their remarks."""
 
+import itertools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -63,7 +64,7 @@ def _blocks(page: str, tokens: list[Token]) -> Iterator[Block]:
 def paragraphs(text: str) -> Iterator[str]:
     """Text of every paragraph and list item; cells of tables, headings and code are none."""
     tokens = PARSER.parse(text)
-    for before, token in zip(tokens, tokens[1:], strict=False):
+    for before, token in itertools.pairwise(tokens):
         if before.type == "paragraph_open":
             yield token.content
 
@@ -79,7 +80,7 @@ def links(text: str) -> Iterator[str]:
 def anchors(text: str) -> frozenset[str]:
     """Anchors of a page's headings, as GitHub and the site both make them."""
     tokens = PARSER.parse(text)
-    pairs = zip(tokens, tokens[1:], strict=False)
+    pairs = itertools.pairwise(tokens)
     return frozenset(_slug(token.content) for before, token in pairs if before.type == "heading_open")
 
 

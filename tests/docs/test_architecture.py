@@ -1,4 +1,4 @@
-"""The page of the architecture names what is in the tree: every room, no file that is not there, every room in order."""
+"""The page of the architecture names every room of the tree, and no file that is not there."""
 
 import re
 from collections.abc import Iterable
@@ -20,7 +20,7 @@ def rooms(folder: Path) -> set[str]:
 
 
 def code_map(text: str, level: str) -> str:
-    return text.split(f"<!-- map: {level} -->")[1].split("\n\n")[0]
+    return text.split(f"<!-- map: {level} -->")[1].split("\n\n", maxsplit=1)[0]
 
 
 def mapped_rooms(text: str, level: str) -> set[str]:
@@ -31,7 +31,7 @@ def mapped_rooms(text: str, level: str) -> set[str]:
 
 def ordered_rooms(text: str, level: str) -> list[str]:
     """Rooms of the declared order, from the bottom to the top."""
-    order = text.split(f"<!-- order: {level} -->")[1].split("<!-- end of order -->")[0]
+    order = text.split(f"<!-- order: {level} -->")[1].split("<!-- end of order -->", maxsplit=1)[0]
     return re.findall(r"`(\w+)`", order)
 
 

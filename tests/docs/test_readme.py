@@ -66,7 +66,7 @@ def wrong_rows(text: str, rows: list[dict[str, float | str]]) -> list[str]:
     found = []
     for row in rows:
         model = str(row["model"])
-        shown = next(line for line in text.splitlines() if line.startswith(f"| {model.split()[0]}"))
+        shown = next(line for line in text.splitlines() if line.startswith(f"| {model.split(maxsplit=1)[0]}"))
         cells = [cell.replace("*", "").strip() for cell in shown.split("|")[2:-1]]
         wanted = [f"{row[method]:.1f}" for method in baselines]
         wanted += [f"{row[method]:.1f} ({row[f'{method} seconds']:.0f} s)" for method in ours]
