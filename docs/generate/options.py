@@ -3,9 +3,9 @@
 import types
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any, Literal, Union, cast, get_args, get_origin
 
-from cyclopts import App
+from cyclopts import App, Group
 from cyclopts.argument import Argument
 
 from docs.generate.tables import render_table
@@ -44,8 +44,8 @@ def _section(name: str, command: App) -> str:
 
 def _group(argument: Argument) -> str:
     """Title of the help's group that an argument is shown in."""
-    (group, *_) = argument.parameter.group  # type: ignore[misc] # resolved to groups when the arguments are assembled
-    return str(group.name)
+    (group, *_) = cast("tuple[Group, ...]", argument.parameter.group)  # resolved when the arguments are assembled
+    return group.name
 
 
 def _table(group: str, arguments: Iterable[Argument]) -> str:
