@@ -7,6 +7,7 @@ from typing import Any, Literal, Union, cast, get_args, get_origin
 
 from cyclopts import App, Group
 from cyclopts.argument import Argument
+from cyclopts.group import sort_groups
 
 from docs.generate.tables import render_table
 from prox24_export.cli import app
@@ -31,21 +32,19 @@ def render_options() -> str:
 
 def _section(name: str, command: App) -> str:
     arguments = command.assemble_argument_collection(default_parameter=app.default_parameter, parse_docstring=True)
-    groups: dict[str, list[Argument]] = {}
+    members: dict[str, list[Argument]] = {}
+    groups: dict[str, Group] = {}
     for argument in arguments:
         if argument.names != ("*",):  # a class whose fields are the options: they follow by themselves
-            groups.setdefault(_group(argument), []).append(argument)
+            (group, *_) = cast("tuple[Group, ...]", argument.parameter.group)  # resolved by the line above
+            groups[group.name] = group
+            members.setdefault(group.name, []).append(argument)
     about = str(command.help).split("\n\n", maxsplit=1)[0]
     parts = [f"## {name}\n\n{about}\n"]
-    for group, rows in groups.items():
-        parts.append(f"### {group}\n\n{_table(group, rows)}")
+    for group, rows in zip(*sort_groups(list(groups.values()), list(members.values())), strict=True):
+        help_text = f"{group.help}\n\n" if group.help else ""
+        parts.append(f"### {group.name}\n\n{help_text}{_table(group.name, rows)}")
     return "\n".join(parts)
-
-
-def _group(argument: Argument) -> str:
-    """Title of the help's group that an argument is shown in."""
-    (group, *_) = cast("tuple[Group, ...]", argument.parameter.group)  # resolved when the arguments are assembled
-    return group.name
 
 
 def _table(group: str, arguments: Iterable[Argument]) -> str:
