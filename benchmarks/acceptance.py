@@ -24,9 +24,11 @@ import torch
 import transformers
 from budget import budget_checks
 from checks import Check, table
-from models import MODELS, Files, available, export, save, write
+from help import help_checks
+from models import MODELS, Files, available, export, save
 from precision import precision_checks
 from refinement import refinement_checks
+from results_files import write_results
 from solver_limits import solver_checks
 
 from prox24_export.models import frontends
@@ -176,11 +178,11 @@ def main() -> int:
     long: Iterable[Check] = ()
     if not arguments.quick:
         long = itertools.chain(precision_checks(quick=True), refinement_checks(), budget_checks())
-    for check in itertools.chain(long, solver_checks(quick=arguments.quick)):
+    for check in itertools.chain(long, solver_checks(quick=arguments.quick), help_checks()):
         checks.append(check)
         print(table([check]).splitlines()[-1], flush=True)
     if arguments.write:
-        write("acceptance", [asdict(check) | {"passed": check.passed} for check in checks], table(checks))
+        write_results("acceptance", [asdict(check) | {"passed": check.passed} for check in checks], table(checks))
     return int(not all(check.passed for check in checks))
 
 

@@ -95,7 +95,6 @@ class Solved:
             again=True,
             scratch=made(folder / "again"),
             run=Run(),
-            progress=Silent(),
             orders=orders,
         )
         seconds = time.perf_counter() - begun

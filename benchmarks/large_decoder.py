@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 from checks import Check, table
-from models import write
+from results_files import write_results
 
 CONFIG = {
     "hidden_size": 2048,
@@ -75,7 +75,7 @@ def main() -> int:
         checks.append(Check("Llama 1.1B, both runs", "minutes", total / 60, "≤", 30))
     print(table(checks))
     if arguments.write:
-        write("large_decoder", [asdict(check) | {"passed": check.passed} for check in checks], table(checks))
+        write_results("large_decoder", [asdict(check) | {"passed": check.passed} for check in checks], table(checks))
     return int(not all(check.passed for check in checks))
 
 

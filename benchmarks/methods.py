@@ -12,7 +12,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from models import MODELS, available, export, write
+from models import MODELS, available, export
+from results_files import write_results
 
 METHODS = ("magnitude", "wanda", "sparsegpt", "prox-gradient", "prox", "refined")
 
@@ -48,7 +49,7 @@ def main() -> None:
         rows = [measure(model, Path(folder)) for model in filter(available, MODELS)]
     print(table(rows))
     if arguments.write:
-        write("methods", rows, table(rows))
+        write_results("methods", rows, table(rows))
 
 
 if __name__ == "__main__":

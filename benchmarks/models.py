@@ -2,13 +2,11 @@
 
 import json
 import os
-import platform
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +17,6 @@ from polygraphy.tools.sparse import SparsityPruner
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = Path(os.environ.get("PROX24_TEST_DATA", ROOT.parent / "shared" / "data"))
-RESULTS = ROOT / "benchmarks" / "results"
 MEAN = np.array([0.485, 0.456, 0.406], np.float32)
 DEVIATION = np.array([0.229, 0.224, 0.225], np.float32)
 
@@ -157,14 +154,3 @@ def normalised(images: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """[N, H, W, 3] uint8 → [N, 3, H, W] float32, ImageNet mean and deviation."""
     scaled = (images.astype(np.float32) / 255 - MEAN) / DEVIATION
     return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))
-
-
-def write(name: str, rows: list[dict[str, Any]], table: str) -> None:
-    """Puts results with machine and date under `benchmarks/results/`."""
-    RESULTS.mkdir(exist_ok=True)
-    date = datetime.now(UTC).date().isoformat()
-    machine = f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}"
-    facts = {"date": date, "machine": machine, "rows": rows}
-    text = json.dumps(facts, indent=2, ensure_ascii=False)
-    (RESULTS / f"{name}.json").write_text(text + "\n", encoding="utf-8")
-    (RESULTS / f"{name}.md").write_text(f"Measured {date} on {machine}.\n\n{table}", encoding="utf-8")

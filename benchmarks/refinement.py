@@ -127,15 +127,16 @@ import numpy as np
 import torch
 from pathlib import Path
 from prox24_export import facts
-from prox24_export.passes.graph import Linear
 from prox24_export.passes.find_linears import FindLinears
-from prox24_export.passes.onnx_graph import OnnxGraph
-from prox24_export.passes.refine_model import RefineModel
+from prox24_export.passes.front_onnx.graph import OnnxGraph
+from prox24_export.passes.graph.protocol import Linear
+from prox24_export.passes.refine.differentiable import make_differentiable
+from prox24_export.passes.refine.model import RefineModel
 from prox24_export.solver.pattern import two_four_mask
 
 graph = OnnxGraph(Path(sys.argv[1]))
 array = np.load(sys.argv[2])["features"][:128].astype(np.float32)
-function = graph.differentiable({"features": array[:16]})
+function = make_differentiable(graph, {"features": array[:16]})
 weights = {}
 for layer in FindLinears().call(graph):
     if isinstance(layer, Linear):

@@ -22,12 +22,14 @@ from typing import Any
 
 import numba
 import torch
-from models import RESULTS, available, write
-from problems import Layer, layers_of, power_law
+from models import available
+from power_law import Layer, power_law
+from problems import layers_of
 from published import admm_gradual, alps
+from results_files import RESULTS, write_results
 from torch import Tensor
 
-from prox24_export.settings import Effort, Method
+from prox24_export.option_values import Effort, Method
 from prox24_export.solver import SolverSettings, solve_layer
 from prox24_export.solver.gradient import ProximalGradient
 
@@ -176,7 +178,7 @@ def main() -> None:
             with tempfile.TemporaryDirectory() as folder:
                 rows += measure(problem, list(layers_of(problem, Path(folder))), METHODS, REPEATS[problem])
     if arguments.write:
-        write("solver", rows, table(rows) + "![held-out error against time](solver.svg)\n")
+        write_results("solver", rows, table(rows) + "![held-out error against time](solver.svg)\n")
         plot(rows, RESULTS / "solver.svg")
 
 

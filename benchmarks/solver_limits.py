@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 from checks import Check
-from problems import Layer, power_law
+from power_law import Layer, power_law
 from published import alps, alternating_prox, objective
 from solver import METHODS, Solve, ours, threads
 from torch import Tensor

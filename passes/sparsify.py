@@ -8,8 +8,9 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.linalg import LinAlgError  # type: ignore[attr-defined] # documented, but missing from the stubs
 
+from prox24_export.option_values import AIMS_AT_DENSE_OUTPUT
 from prox24_export.passes.calibrate.calibrate import Moments, Observation
-from prox24_export.settings import AIMS_AT_DENSE_OUTPUT, Settings
+from prox24_export.settings import Settings
 from prox24_export.solver.layer import LayerSolution, SolverSettings, solve_layer
 from prox24_export.solver.quadratic import Quadratic, automatic_damping
 
@@ -18,7 +19,7 @@ USUAL_BLEND = 0.5  # where no tokens are held back to choose it: half-way was ne
 
 
 @dataclass(frozen=True)
-class Solved:
+class SolvedLayer:
     """A layer's solution, the settings it was solved with, and the wall seconds of both together."""
 
     solution: LayerSolution
@@ -44,7 +45,7 @@ class Sparsify:
         weights: Mapping[str, Float[Tensor, "N K"]],
         observations: dict[str, Observation],
         tick: Callable[[], None],
-    ) -> Iterator[tuple[str, Solved]]:
+    ) -> Iterator[tuple[str, SolvedLayer]]:
         """Solves the layers of one stage, one after the other; calls `tick` once a layer.
 
         Args:
@@ -66,7 +67,7 @@ class Sparsify:
     def _aims(self) -> bool:
         return self.settings.method in AIMS_AT_DENSE_OUTPUT
 
-    def _aimed(self, weights: Mapping[str, Tensor], seen: dict[str, Observation]) -> Iterator[tuple[str, Solved]]:
+    def _aimed(self, weights: Mapping[str, Tensor], seen: dict[str, Observation]) -> Iterator[tuple[str, SolvedLayer]]:
         """Blends from held-back tokens, where there are some; then solved on all tokens."""
         started = time.perf_counter()
         whole, choice = (first := next(iter(seen.values()))).fit, first.choice
@@ -96,7 +97,7 @@ class Sparsify:
                 residual=residuals.pop(name),
                 quadratic=quadratic,
             )
-            yield name, Solved(solution, blend, damping, time.perf_counter() - started)
+            yield name, SolvedLayer(solution, blend, damping, time.perf_counter() - started)
             started = time.perf_counter()
 
     def _blends(
@@ -110,7 +111,9 @@ class Sparsify:
         fitted = _factorised(first.fit, damping)
         return {name: best_blend(weights[name], one, fitted) for name, one in seen.items()}
 
-    def _baseline(self, weights: Mapping[str, Tensor], seen: dict[str, Observation]) -> Iterator[tuple[str, Solved]]:
+    def _baseline(
+        self, weights: Mapping[str, Tensor], seen: dict[str, Observation]
+    ) -> Iterator[tuple[str, SolvedLayer]]:
         names, first = list(seen), next(iter(seen.values()))
         moments = first.fit
         if first.choice is not None and not self.held_back:
@@ -119,7 +122,7 @@ class Sparsify:
         for name in names:
             started = time.perf_counter()
             solution = solve_layer(weights[name], moments.gram, settings=settings, squared_norms=moments.dense)
-            yield name, Solved(solution, 0.0, 0.0, time.perf_counter() - started)
+            yield name, SolvedLayer(solution, 0.0, 0.0, time.perf_counter() - started)
 
 
 def _factorised(moments: Moments, damping: float) -> Quadratic | None:

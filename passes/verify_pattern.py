@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from prox24_export.errors import Prox24Error
-from prox24_export.passes.graph.protocol import Array, Candidate, Linear, TracedGraph, is_finite
+from prox24_export.passes.graph.arrays import Array, is_finite
+from prox24_export.passes.graph.protocol import Candidate, Linear, TracedGraph
 from prox24_export.solver.pattern import GROUP, KEPT
 
 

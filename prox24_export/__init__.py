@@ -1,22 +1,55 @@
 """prox24-export: a trained model in, a verified 2:4-sparse one out, with the evidence."""
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from prox24_export.pipeline import export, inspect, plan
+    from prox24_export.errors import InputError, Prox24Error, UnavailableError
+    from prox24_export.pipeline import export, inspect, plan, sensitivity
+    from prox24_export.results.plan import Plan
+    from prox24_export.results.report import Report
     from prox24_export.settings import Settings
 
-__all__ = ["Settings", "export", "inspect", "plan"]
+    __version__: str
+
+__all__ = [
+    "InputError",
+    "Plan",
+    "Prox24Error",
+    "Report",
+    "Settings",
+    "UnavailableError",
+    "__version__",
+    "export",
+    "inspect",
+    "plan",
+    "sensitivity",
+]
+
+_MODULES = {
+    "InputError": "errors",
+    "Plan": "results.plan",
+    "Prox24Error": "errors",
+    "Report": "results.report",
+    "Settings": "settings",
+    "UnavailableError": "errors",
+    "export": "pipeline",
+    "inspect": "pipeline",
+    "plan": "pipeline",
+    "sensitivity": "pipeline",
+}
 
 
 def __getattr__(name: str) -> Any:
-    """Loads the public names when they are first used, so that the command's help needs neither torch nor ONNX."""
-    if name == "Settings":
-        from prox24_export.settings import Settings  # noqa: PLC0415
+    """Loads a public name when it is first used, so that the command's help needs neither torch nor ONNX.
 
-        return Settings
-    if name in __all__:
-        from prox24_export import pipeline  # noqa: PLC0415
+    Raises:
+        AttributeError: The package has no such name.
+    """
+    if name == "__version__":
+        from importlib.metadata import version  # noqa: PLC0415 - not needed to import the package
 
-        return getattr(pipeline, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return version("prox24-export")
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -74,8 +74,7 @@ def bench(
         else:
             report = _of_models(dense, sparse, folder, batches, inputs, settings, run)
         report = replace(report, seconds=run.seconds | {"total": round(time.perf_counter() - run.start, 3)})
-        (folder / output.REPORT).write_text(report.to_json(), encoding="utf-8")
-        rerender.write(report, folder)
+        rerender.write_all(report, folder)
     return report
 
 
@@ -99,12 +98,11 @@ def _of_models(  # noqa: PLR0917 - as `bench` has them
         parts = data.Parts(tuple(samples), (), ())
         size = preparation.batch_size(left, parts) if samples else 1
         job = Job(frontends.Onnx(dense), left, settings, folder, found, parts, None, size, choice)
-        timed = _timed(job, batches)
-    with run.timed("estimate"):
-        expected = engine_stage.expected(job, rows, timed)
+        timed = _timed(job, batches, run)
+    expected = engine_stage.estimate_gain(job, rows, timed, run)
     with run.timed("engines"):
-        written = engine_stage.Written(folder, right, dense, sparse, rows)
-        engine = engine_stage.run_engines(job, written, timed)
+        finished = engine_stage.Finished(folder, right, dense, sparse, rows)
+        engine = engine_stage.run_engines(job, finished, timed)
     return _report(dense, sparse, settings, run, engine, rows, expected)
 
 
@@ -143,20 +141,20 @@ def _rows(graph: OnnxGraph, found: Sequence[object]) -> list[LayerReport]:
     return rows
 
 
-def _timed(job: Job, batches: Sequence[int]) -> list[Feeds]:
+def _timed(job: Job, batches: Sequence[int], run: Run) -> list[Feeds]:
     """One call for each size, of the samples given or of random ones; the shapes given where there are any."""
     if job.settings.ranges and not batches:
-        return engine_stage.timed_batches(job)
+        return engine_stage.timed_batches(job, run)
     free = data.can_join(job.graph.inputs)
     sizes = tuple(batches) or (USUAL if free else (1,))
     if not free and sizes != (1,):
         raise InputError(f"--batch {sizes[0]}: the model's first axis is fixed. Leave --batch out.")
     calls = [_call(job, size) for size in dict.fromkeys(sizes)]
-    run = job.graph.runner()
+    model = job.graph.runner()
     possible: list[Feeds] = []
     for size, feeds in zip(dict.fromkeys(sizes), calls, strict=True):
         try:
-            run(feeds)
+            model(feeds)
         except Exception as error:
             if batches or not possible:
                 raise InputError(f"{job.graph.path} cannot be run on {size} samples: {one_sentence(error)}.") from error

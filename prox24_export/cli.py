@@ -3,16 +3,16 @@
 import os
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, CycloptsError, Parameter
 
 from prox24_export import config
-from prox24_export import shapes as profiles
 from prox24_export.errors import InputError, Prox24Error
 from prox24_export.progress import Silent, Terminal
-from prox24_export.settings import Effort, Engine, Method, Precision, Refine, RefineMode, Settings
+from prox24_export.settings import DATA, OUTPUT, REFINEMENT, BenchSettings, InspectSettings, Settings
 
 if TYPE_CHECKING:
     from prox24_export.results.report import Report
@@ -20,18 +20,37 @@ if TYPE_CHECKING:
 PASSED, GATE_FAILED, UNUSABLE, FAILED, INTERRUPTED = 0, 1, 2, 4, 130
 
 Format = Literal["text", "github", "github-benchmark", "github-benchmark-bigger"]
-
-EPILOGUE = """\
-Exit codes: 0 exported and every gate passed (also: nothing eligible) · 1 exported, a gate failed · 2 usage, or
-unsuitable input, nothing written · 3 an engine that was asked for cannot be had here, nothing written · 4 the run
-failed, nothing written · 130 interrupted, nothing written.
-"""
+EACH_FIELD = Parameter(name="*")  # the settings' fields are the command's options
+OUT = Parameter(name=("--out", "-o"))
 
 USAGE = """\
 Usage: prox24-export [OPTIONS] MODEL
        prox24-export inspect [OPTIONS] MODEL
        prox24-export bench [OPTIONS] DENSE SPARSE
-       prox24-export report [OPTIONS] RUN [OTHER]"""
+       prox24-export report [OPTIONS] RUN [OTHER]
+
+Examples:
+  prox24-export model.onnx --calibration samples.npz --evaluation labelled.npz
+  prox24-export bench model.onnx model-2to4/model.onnx --batch 1 --batch 8"""
+
+EPILOGUE = """\
+The exit code says how it went:
+
+- 0: The model was exported and kept every limit, or no layer could be pruned.
+- 1: The model was exported and did not keep a limit.
+- 2: The options, the model or the data are unsuitable. Nothing was written.
+- 3: An engine that was asked for cannot be used here. Nothing was written.
+- 4: The run failed. Nothing was written.
+- 130: The run was interrupted. Nothing was written.
+"""
+
+
+def _shown_default(value: object) -> str | None:
+    """What the help shows of a default; its sentence says what leaving out a flag or a list of values means."""
+    return None if value is None or isinstance(value, bool | tuple | dict) else str(value)
+
+
+PLAIN = Parameter(negative=(), show_default=_shown_default)  # of every option; a flag has no --no-… beside it
 
 app = App(
     name="prox24-export",
@@ -40,6 +59,7 @@ app = App(
     help_epilogue=EPILOGUE,
     version_flags=["--version"],
     config=config.sources(),
+    default_parameter=PLAIN,
 )
 
 
@@ -48,138 +68,46 @@ def export(
     model: Path,
     /,
     *,
-    calibration: str | None = None,
-    evaluation: str | None = None,
-    out: Annotated[Path | None, Parameter(name=["--out", "-o"])] = None,
-    method: Method = "prox",
-    effort: Effort = "default",
-    include: Annotated[list[str] | None, Parameter(negative="")] = None,
-    exclude: Annotated[list[str] | None, Parameter(negative="")] = None,
-    samples: int | None = None,
-    seed: int = 0,
-    shapes: Annotated[list[str] | None, Parameter(negative="")] = None,
-    damping: float | None = None,
-    blend: float | None = None,
-    sequence: int = 256,
-    stride: int | None = None,
-    metric: str | None = None,
-    max_accuracy_drop: float | None = None,
-    min_snr: float | None = None,
-    refine: Refine = "auto",
-    no_refine: Annotated[bool, Parameter(negative="", show_default=False)] = False,
-    refine_mode: RefineMode = "auto",
-    refine_minutes: float | None = None,
-    refine_loss: str | None = None,
-    engine: Engine = "auto",
-    precision: Precision | None = None,
-    min_speedup: float | None = None,
-    min_sparse_layers: int | None = None,
-    max_metric_change: float | None = None,
-    budget: Annotated[bool, Parameter(negative="", show_default=False)] = False,
-    strict: Annotated[bool, Parameter(negative="", show_default=False)] = False,
-    baseline: str | None = None,
-    workspace_mb: int | None = None,
-    timing_cache: str | None = None,
-    offload: Annotated[bool, Parameter(negative="", show_default=False)] = False,
-    onnx: Annotated[bool, Parameter(negative="", show_default=False)] = False,
-    force: Annotated[bool, Parameter(negative="", show_default=False)] = False,
-    format: Format = "text",  # noqa: A002 (the option's name)
-    quiet: Annotated[bool, Parameter(name=["--quiet", "-q"], negative="", show_default=False)] = False,
-    plan: Annotated[bool, Parameter(negative="", show_default=False)] = False,
-    sensitivity: Annotated[bool, Parameter(negative="", show_default=False)] = False,
+    calibration: Annotated[str | None, DATA, config.PATH] = None,
+    evaluation: Annotated[str | None, DATA, config.PATH] = None,
+    out: Annotated[Path | None, OUTPUT, OUT, config.PATH] = None,
+    settings: Annotated[Settings, EACH_FIELD] = Settings(),  # noqa: B008 - frozen
+    no_refine: Annotated[bool, REFINEMENT] = False,
+    format: Annotated[Format, OUTPUT] = "text",  # noqa: A002 - the option's name
+    quiet: Annotated[bool, OUTPUT, Parameter(name=("--quiet", "-q"))] = False,
+    plan: Annotated[bool, OUTPUT] = False,
+    sensitivity: Annotated[bool, OUTPUT] = False,
 ) -> int:
     """Prune MODEL to 2:4 sparsity, verify what was written, and measure its accuracy.
 
     Args:
         model: An .onnx file, a Hugging Face directory with safetensors, a .pt2 file, or module:function that returns
             a torch module and example inputs. It is never modified.
-        calibration: Unlabelled samples: .npz (arrays named as the inputs), .npy, a folder of .npz, .txt for a directory
-            with a tokenizer, or module:function. Default: none; then inputs are random and the masks not based on data.
-        evaluation: Samples for the accuracy, as for --calibration, with an array `labels` for top-1. Default: a
-            fifth of the calibration samples is set aside.
-        out: Folder to write. Default: MODEL_STEM-2to4 in the current folder.
-        method: Mask solver; the last three are baselines to compare with.
-        effort: Of the mask solver: less error for more time.
-        include: Prune only layers whose node or weight name matches this glob. May be repeated. Default: all.
-        exclude: Leave layers whose node or weight name matches this glob dense. May be repeated. Default: none.
-        samples: Use at most so many calibration samples, drawn with --seed. Default: all; 32 random ones.
-        seed: Of every random choice.
-        shapes: Shape of an input, e.g. image:1x3x224x224, or smallest, likeliest and largest with commas between:
-            of random inputs, of engines and of what is timed. May be repeated. Default: dynamic axes are 1 (the
-            first) and 32 where inputs are random; timed are 1 and up to 32 samples.
-        damping: Share of the mean diagonal added to every Gram matrix. Default: from tokens per input dimension.
-        blend: 0 aims at the dense weights, 1 at the dense network's outputs. Default: chosen on held-back samples.
-        sequence: Tokens in a row of a text file.
-        stride: Tokens by which windows over an evaluation text advance. Default: they do not overlap.
-        metric: Your own metric, module:function; see README. Default: top-1 with labels, perplexity of language models.
-        max_accuracy_drop: Gate: most percentage points of top-1 that may be lost. Default: no gate.
-        min_snr: Gate: least signal-to-noise ratio of every float output, in dB. Default: no gate.
-        refine: What moves when all layers are tuned together against the dense outputs. Default: surviving weights,
-            where there are calibration samples, 8 of them held back, --method is no baseline and it takes at most 4 GB.
-        no_refine: Leave the weights as they were solved layer by layer, as --refine no does. Default: tune them.
-        refine_mode: All layers at once, or a segment (a block) at a time in the memory of one.
-        refine_minutes: Most minutes spent on it. Default: 10; none with --refine weights, weights+bias or all.
-        refine_loss: Your own measure of pruned against dense outputs, module:function; see README. Default: detected.
-        engine: What latency is measured with. Default: TensorRT, else torch.sparse on a CUDA GPU, else nothing.
-        precision: Of the engines; ONNX files in it are written to OUT/engines. Default: fp16 where TensorRT builds.
-        min_speedup: Gate: least speed-up; the lower end of its interval counts. Default: no gate.
-        min_sparse_layers: Gate: fewest layers that must be sparse. Default: no gate.
-        max_metric_change: Gate: most that a metric other than top-1 may change for the worse. Default: no gate.
-        budget: Leave the fewest layers dense that keep --max-accuracy-drop or --max-metric-change. Default: none.
-        strict: Gates look at the bad end of a figure's interval. Default: at the figure.
-        baseline: report.json of an earlier run, against which nothing may regress. Default: no gate.
-        workspace_mb: Most MB of scratch memory a TensorRT tactic may use. Default: all there is.
-        timing_cache: Tactic timings of earlier TensorRT builds to start from. Default: none.
-        offload: Keep activations between stages on disk, beside the output folder. Default: in memory.
-        onnx: Also write model.onnx of a Hugging Face directory. Default: only the directory. Other torch models always
-            give one.
-        force: Replace a finished run in the output folder. Default: refuse.
-        format: Of what is printed: for people; annotations and step summary of GitHub Actions; entries of
-            github-action-benchmark of which smaller, or bigger, ones are better.
-        quiet: Show no progress. Default: bars on a terminal, else a line for each stage.
-        plan: Only print the peak memory and the time that the run would take. Default: run.
-        sensitivity: Only print how much the outputs lose by each layer, measured. Default: run.
+        calibration: Samples to prune with, which need no labels: .npz (with arrays named as the inputs), .npy, a
+            folder of .npz, .txt for a directory with a tokenizer, or module:function. By default, inputs are random
+            and the masks are not based on data.
+        evaluation: Samples to measure the accuracy on, in the forms of --calibration; an array `labels` gives top-1.
+            By default, a fifth of the calibration samples is set aside for it.
+        out: The folder to write. By default, it is MODEL_STEM-2to4 in the current folder.
+        settings: What the run does.
+        no_refine: Leave the weights as they were solved layer by layer, as --refine no does. By default, they are
+            tuned together as --refine says.
+        format: What is printed: `text` is for people; `github` is annotations and the step summary for GitHub Actions;
+            `github-benchmark` and `github-benchmark-bigger` are the entries for github-action-benchmark of which
+            smaller, or bigger, ones are better.
+        quiet: Show no progress. By default, it is shown as bars on a terminal, else as a line for each stage.
+        plan: Only print how much memory and time the run would take. By default, the run takes place.
+        sensitivity: Only measure and print how much the outputs lose by each layer. By default, the run takes place.
     """
-    if no_refine and refine not in {"auto", "no"}:
-        raise InputError(f"--no-refine and --refine {refine} contradict each other. Leave one of them out.")
-    settings = Settings(
-        method=method,
-        effort=effort,
-        include=tuple(include or ()),
-        exclude=tuple(exclude or ()),
-        samples=samples,
-        seed=seed,
-        shapes=profiles.parse(shapes or ()),
-        damping=damping,
-        blend=blend,
-        sequence=sequence,
-        stride=stride,
-        metric=metric,
-        max_accuracy_drop=max_accuracy_drop,
-        min_snr=min_snr,
-        refine="no" if no_refine else refine,
-        refine_mode=refine_mode,
-        refine_minutes=refine_minutes,
-        refine_loss=refine_loss,
-        engine=engine,
-        precision=precision,
-        min_speedup=min_speedup,
-        min_sparse_layers=min_sparse_layers,
-        max_metric_change=max_metric_change,
-        budget=budget,
-        strict=strict,
-        baseline=baseline,
-        workspace_mb=workspace_mb,
-        timing_cache=timing_cache,
-        offload=offload,
-        onnx=onnx,
-        force=force,
-    )
+    if no_refine and settings.refine not in {"auto", "no"}:
+        raise InputError(f"--no-refine and --refine {settings.refine} contradict each other. Leave one of them out.")
+    if plan and sensitivity:
+        raise InputError("--plan and --sensitivity print different things. Leave one of them out.")
+    if no_refine:
+        settings = replace(settings, refine="no")
     from prox24_export import pipeline  # noqa: PLC0415 (torch and ONNX Runtime load here)
     from prox24_export.report import terminal  # noqa: PLC0415
 
-    if plan and sensitivity:
-        raise InputError("--plan and --sensitivity print different things. Leave one of them out.")
     progress = Silent() if quiet else Terminal()
     if plan:
         planned = pipeline.plan(model, calibration, evaluation=evaluation, settings=settings, progress=progress)
@@ -196,8 +124,8 @@ def export(
     return PASSED if report.passed else GATE_FAILED
 
 
-def _formatted(report: "Report", format: Format) -> str:  # noqa: A002 (the option's name)
-    """What stdout gets. With `github` the step's summary gets the report, too."""
+def _formatted(report: "Report", format: Format) -> str:  # noqa: A002 - the option's name
+    """Gives what stdout gets. With `github`, the step's summary gets the report, too."""
     from prox24_export.report import github, github_benchmark, terminal  # noqa: PLC0415
 
     if format == "github":
@@ -207,75 +135,52 @@ def _formatted(report: "Report", format: Format) -> str:  # noqa: A002 (the opti
     return terminal.render(report)
 
 
-@app.command(usage="Usage: prox24-export bench [OPTIONS] DENSE SPARSE", help_epilogue="")
+@app.command(usage="Usage: prox24-export bench [OPTIONS] DENSE SPARSE", help_epilogue="", default_parameter=PLAIN)
 def bench(
     dense: Path,
     sparse: Path,
     /,
     *,
-    batch: Annotated[list[int] | None, Parameter(negative="")] = None,
-    inputs: str | None = None,
-    out: Annotated[Path | None, Parameter(name=["--out", "-o"])] = None,
-    engine: Engine = "auto",
-    precision: Precision | None = None,
-    shapes: Annotated[list[str] | None, Parameter(negative="")] = None,
-    min_speedup: float | None = None,
-    workspace_mb: int | None = None,
-    timing_cache: str | None = None,
-    seed: int = 0,
-    force: Annotated[bool, Parameter(negative="", show_default=False)] = False,
+    batch: Annotated[tuple[int, ...], DATA] = (),
+    inputs: Annotated[str | None, DATA, config.PATH] = None,
+    out: Annotated[Path | None, OUTPUT, OUT, config.PATH] = None,
+    settings: Annotated[BenchSettings, EACH_FIELD] = BenchSettings(),  # noqa: B008 - frozen
 ) -> int:
     """Time DENSE against SPARSE, in turns and on the same inputs, over batch sizes.
 
     Args:
         dense: An .onnx file, or a TensorRT engine (.engine, .plan).
-        sparse: The same; engines are timed as they are, with --inputs.
-        batch: Size of the first axis, one point each. May be repeated. Default: 1, 8 and 32 where it is dynamic.
-        inputs: Samples, as for --calibration. Default: random ones.
-        out: Folder to write. Default: SPARSE_STEM-bench in the current folder.
-        engine: What to time with. Default: TensorRT, else torch.sparse on a CUDA GPU, else ONNX Runtime on the CPU.
-        precision: Of the engines. Default: fp16.
-        shapes: Shape of an input, or smallest, likeliest and largest, as for the main command. Default: from --batch.
-        min_speedup: Gate: least speed-up; the lower end of its interval counts. Default: no gate.
-        workspace_mb: Most MB of scratch memory a TensorRT tactic may use. Default: all there is.
-        timing_cache: Tactic timings of earlier TensorRT builds to start from. Default: none.
-        seed: Of random inputs.
-        force: Replace a finished run in the output folder. Default: refuse.
+        sparse: A file of the same kind. Engines are timed as they are, on the samples of --inputs.
+        batch: The size of the first axis. The option may be repeated, and each size is timed. By default, sizes 1, 8
+            and 32 are timed where that axis is dynamic.
+        inputs: Samples to time on, in the forms of --calibration. By default, they are random.
+        out: The folder to write. By default, it is SPARSE_STEM-bench in the current folder.
+        settings: What is timed, and with what.
     """
-    settings = Settings(
-        engine=engine,
-        precision=precision,
-        shapes=profiles.parse(shapes or ()),
-        min_speedup=min_speedup,
-        workspace_mb=workspace_mb,
-        timing_cache=timing_cache,
-        seed=seed,
-        force=force,
-    )
     from prox24_export import bench as benchmark  # noqa: PLC0415
     from prox24_export.report import terminal  # noqa: PLC0415
 
-    if any(size < 1 for size in batch or ()):
-        raise InputError(f"--batch must be 1 or more. Got {min(batch or ())}.")
-    report = benchmark.bench(dense, sparse, out, batches=batch or (), inputs=inputs, settings=settings)
+    if any(size < 1 for size in batch):
+        raise InputError(f"--batch must be 1 or more. Got {min(batch)}.")
+    report = benchmark.bench(dense, sparse, out, batches=batch, inputs=inputs, settings=_completed(settings))
     _print(terminal.latency_table(report))
     return PASSED if report.passed else GATE_FAILED
 
 
-@app.command(usage="Usage: prox24-export report [OPTIONS] RUN [OTHER]", help_epilogue="")
+@app.command(usage="Usage: prox24-export report [OPTIONS] RUN [OTHER]", help_epilogue="", default_parameter=PLAIN)
 def report(
     run: Path,
     other: Path | None = None,
     /,
     *,
-    format: Literal["text", "markdown"] = "text",  # noqa: A002 (the option's name)
+    format: Annotated[Literal["text", "markdown"], OUTPUT] = "text",  # noqa: A002 - the option's name
 ) -> int:
     """Make the files of a finished run again from its report.json; with two runs, compare them.
 
     Args:
-        run: Output folder of a run.
-        other: Output folder, or report.json, of a later run to compare with it; then nothing is written.
-        format: Of the comparison.
+        run: The output folder of a run.
+        other: The output folder, or report.json, of a later run to compare with it. Nothing is written then.
+        format: How the comparison is printed.
     """
     from prox24_export.report import compare, rerender  # noqa: PLC0415
     from prox24_export.results import reader  # noqa: PLC0415
@@ -288,29 +193,33 @@ def report(
     return PASSED
 
 
-@app.command(usage="Usage: prox24-export inspect [OPTIONS] MODEL", help_epilogue="")
+@app.command(usage="Usage: prox24-export inspect [OPTIONS] MODEL", help_epilogue="", default_parameter=PLAIN)
 def inspect(
     model: Path,
     /,
     *,
-    include: Annotated[list[str] | None, Parameter(negative="")] = None,
-    exclude: Annotated[list[str] | None, Parameter(negative="")] = None,
-    format: Literal["table", "json"] = "table",  # noqa: A002 (the option's name)
+    settings: Annotated[InspectSettings, EACH_FIELD] = InspectSettings(),  # noqa: B008 - frozen
+    format: Annotated[Literal["table", "json"], OUTPUT] = "table",  # noqa: A002 - the option's name
 ) -> int:
-    """List every linear layer of MODEL: what would be pruned, what not, and why.
+    """List every linear layer of MODEL: whether it would be pruned, and if not, why.
 
     Args:
-        model: As for the main command.
-        include: As for the main command. Default: all.
-        exclude: As for the main command. Default: none.
-        format: A table to read, or JSON.
+        model: A model in one of the forms that the main command takes.
+        settings: Which layers count.
+        format: What is printed: a table to read, or JSON.
     """
     from prox24_export import pipeline  # noqa: PLC0415
     from prox24_export.report import terminal  # noqa: PLC0415
 
-    layers = pipeline.inspect_layers(model, Settings(include=tuple(include or ()), exclude=tuple(exclude or ())))
+    layers = pipeline.inspect_layers(model, _completed(settings))
     _print(terminal.layers_json(layers) if format == "json" else terminal.layers_table(layers))
     return PASSED
+
+
+def _completed(some: BenchSettings | InspectSettings) -> Settings:
+    """Gives the settings of a run that agree with those of a sub-command, with defaults for the rest."""
+    options: dict[str, Any] = vars(some)
+    return Settings(**options)
 
 
 def main(arguments: list[str] | None = None) -> int:

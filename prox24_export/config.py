@@ -9,16 +9,15 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from cyclopts import CycloptsError
+from cyclopts import CycloptsError, Parameter, Token
 from cyclopts.config import Toml
 
 OWN_FILE, PROJECT_FILE = "prox24.toml", "pyproject.toml"
 TABLE = ("tool", "prox24-export")
-PATHS = frozenset({"calibration", "evaluation", "out", "baseline", "timing-cache", "inputs"})
 
 
 class _File(Toml):
-    """Cyclopts' own, with messages that name the file, and with paths relative to it."""
+    """Cyclopts' own, with messages that name the file."""
 
     def _load_config(self, path: Path) -> dict[str, Any]:
         try:
@@ -27,23 +26,26 @@ class _File(Toml):
             text = error.strerror if isinstance(error, OSError) else error
             raise CycloptsError(msg=f"{path} cannot be read: {text}. Expected a TOML file.") from error
         self.source = str(path)
-        table: Any = found
-        for key in self.root_keys:
-            table = table.get(key, {}) if isinstance(table, dict) else {}
-        if isinstance(table, dict) and path.parent != Path.cwd():
-            _anchor(table, path.parent)
         return found
 
 
-def _anchor(table: dict[str, Any], folder: Path) -> None:
-    """Makes relative paths those from the file's folder. `module:function` is none; `~` is the user's home."""
-    for key, value in table.items():
-        if isinstance(value, dict):
-            _anchor(value, folder)
-        elif key.replace("_", "-") in PATHS and isinstance(value, str) and ":" not in value:
-            table[key] = str(folder / Path(value).expanduser())
-
-
 def sources() -> tuple[Toml, ...]:
-    """For `App(config=…)`; the first counts most. Nothing is read before a command is parsed."""
+    """Returns the files for `App(config=…)`; the first counts most. None is read before a command is parsed."""
     return _File(OWN_FILE, search_parents=True), _File(PROJECT_FILE, root_keys=TABLE, search_parents=True)
+
+
+def _read_path(kind: type[str | Path], tokens: tuple[Token, ...]) -> str | Path:
+    """Reads a path, which is relative to the file that it stands in; `~` is then the user's home.
+
+    A path of the command line is taken as it is, and so is `module:function`.
+    """
+    (token,) = tokens
+    source, text = Path(token.source), token.value
+    from_file = source.name in {OWN_FILE, PROJECT_FILE} and ":" not in text
+    if from_file and (source.parent != Path.cwd() or text.startswith("~")):
+        return kind(source.parent / Path(text).expanduser())
+    return kind(text)
+
+
+PATH = Parameter(converter=_read_path)
+"""Marks an option, a `str` or a `Path`, that names a file or folder."""

@@ -1,65 +1,38 @@
-"""The pipeline on one page: what goes in, which passes it walks through, what comes out."""
+"""The pipeline on one page: what goes in, which stages it walks through, what comes out."""
 
 import tempfile
-import time
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from prox24_export import facts, output
-from prox24_export.budget import keep as budget
+from prox24_export import output
+from prox24_export.budget.keep import sensitivity_of, set_judges_apart, stay_within_budget
 from prox24_export.data import samples as data
 from prox24_export.errors import InputError
 from prox24_export.models import frontends
 from prox24_export.passes.find_linears import FindLinears
-from prox24_export.passes.front_torch.emit_onnx import verify_onnx
-from prox24_export.passes.graph.protocol import Array, Linear, Skipped, TracedGraph
-from prox24_export.passes.verify_pattern import verify_pattern
+from prox24_export.passes.graph.protocol import Linear, Skipped
 from prox24_export.progress import Progress, Silent
 from prox24_export.report import rerender
-from prox24_export.results.budget import BudgetReport, SensitivityReport
-from prox24_export.results.engine import EngineReport
-from prox24_export.results.report import AccuracyReport, Gate, LayerReport, Report
+from prox24_export.results.budget import SensitivityReport
+from prox24_export.results.plan import Plan
+from prox24_export.results.report import LayerReport, Report
 from prox24_export.settings import Settings
-from prox24_export.stages import engines as engine_stage
-from prox24_export.stages import plan as planning
-from prox24_export.stages.engines import NOTHING_SPARSE
-from prox24_export.stages.plan import Plan
-from prox24_export.stages.prepare import Job, Model, prepare
+from prox24_export.stages.assemble import assemble_report
+from prox24_export.stages.engines import estimate_gain, measure_engines, timed_batches
+from prox24_export.stages.judge import judge
+from prox24_export.stages.measure import measure_accuracy, prepare_measurement
+from prox24_export.stages.plan import plan_run
+from prox24_export.stages.prepare import ModelSource, prepare
 from prox24_export.stages.prune import row_of
 from prox24_export.stages.refine import is_wanted
 from prox24_export.stages.run import Run
 from prox24_export.stages.solve import solve
-from prox24_export.stages.weight_store import WeightStore
-from prox24_export.validation import accuracy, baseline, custom_metric, gates
-
-
-def inspect(model: Model, settings: Settings | None = None, *, example: Any = None) -> list[Linear | Skipped]:
-    """Every linear layer of a model, and every linear-like node that stays dense with its reason.
-
-    Args:
-        model: As for `export`.
-        settings: `include` and `exclude` count.
-        example: Inputs to trace a torch module with: a tensor, a tuple of them, or a dictionary by argument.
-
-    Raises:
-        InputError: The model is unreadable. Whether it can be run shows only in `export`.
-    """
-    settings = settings or Settings()
-    return FindLinears(settings.include, settings.exclude).call(frontends.of(model, example).open())
-
-
-def inspect_layers(model: str | Path, settings: Settings | None = None) -> list[LayerReport]:
-    """`inspect` as rows of the report, with each layer's share of the model's parameters."""
-    settings = settings or Settings()
-    graph = frontends.of(model).open()
-    found = FindLinears(settings.include, settings.exclude).call(graph)
-    return [row_of(layer, graph.parameters) for layer in found]
+from prox24_export.stages.write import write_model
 
 
 def export(
-    model: Model,
+    model: ModelSource,
     calibration: data.Source | None = None,
     out: str | Path | None = None,
     *,
@@ -88,80 +61,52 @@ def export(
         UnavailableError: An engine was asked for that cannot be had here; nothing was written.
         OSError: The output cannot be written; nothing was left behind.
     """
-    run = Run()
-    progress = progress or Silent()
+    run = Run(progress or Silent())
     job = prepare(model, calibration, out, evaluation, settings or Settings(), run)
-    job, judges = _judges(job)
-    graph, parts, settings = job.graph, job.parts, job.settings
-    with run.timed("data"):
-        batches = list(data.joined(parts.report, graph.inputs, job.size))
-        timed = engine_stage.timed_batches(job)
-        own = None
-        if settings.metric is not None:  # a metric that fails does so before any work
-            own = custom_metric.measure_samples(settings.metric, graph.runner(), graph.outputs, batches)
-    run.warn_about(graph, job.facts)
-    run.warn_about_globs(settings, job.found)
+    job, judges = set_judges_apart(job)
+    measurement, timed = prepare_measurement(job, run), timed_batches(job, run)
+    run.warn_about(job.graph, job.facts)
+    run.warn_about_globs(job.settings, job.found)
     with output.folder(job.target) as folder:
         with output.scratch(folder) as scratch:
-            weights = WeightStore(scratch)
-            pruned, refined = solve(job, weights, scratch, run, progress)
-            kept: BudgetReport | None = None
-            if judges is not None and weights:
-                pruned, kept = budget.keep_budget(
-                    *(job, pruned, weights, judges),
-                    again=refined is None or not refined.kept,
-                    scratch=scratch,
-                    run=run,
-                    progress=progress,
-                )
-            solved = [layer for layer in job.linears if layer.weight in weights]
-            with run.timed("save"):
-                written = job.frontend.write(graph, weights, folder)
-        with run.timed("verify"):
-            sparse = frontends.of(written).open()
-            verify_pattern(sparse, solved)
-            if job.wants_onnx:
-                feeds, _ = next(data.joined(parts.report or parts.fit, graph.inputs, 1), (None, None))
-                verify_onnx(frontends.of(job.frontend.write_onnx(sparse, folder)).open(), sparse, solved, feeds)
-        with run.timed("accuracy"):
-            count = len(parts.report)
-            measured = _accuracy(graph, sparse, batches, count, settings, own_dense=own, progress=progress)
-        with run.timed("estimate"):
-            expected = engine_stage.expected(job, pruned.layers, timed)
-        with run.timed("engines"), output.scratch(folder) as scratch:
-            pair = _onnx_files(job, written, folder, scratch)
-            result = engine_stage.Written(folder, sparse, *pair, pruned.layers)
-            engine = engine_stage.run_engines(job, result, timed, batches) if result.pruned else NOTHING_SPARSE
-            run.warnings.extend(engine.notes)
-        with run.timed("gates"):
-            verdicts = _gates(job, measured, engine, pruned.layers, run, is_copy=not weights)
-        report = Report(
-            tool="prox24-export",
-            versions=facts.versions(),
-            machine=facts.machine() | {"peak_memory_mb": round(facts.peak_memory_mb(), 1)},
-            started=run.started,
-            settings=settings.as_dict(),
-            input=job.frontend.facts(),
-            output=facts.file_facts(written, job.target / written.name),
-            data=job.facts,
-            layers=tuple(pruned.layers),
-            accuracy=measured,
-            gates=verdicts,
-            warnings=tuple(run.warnings),
-            executions=pruned.executions,
-            refinement=refined,
-            estimate=expected,
-            engine=engine,
-            budget=kept,
-            seconds=run.seconds | {"total": round(time.perf_counter() - run.start, 3)},
-        )
-        (folder / output.REPORT).write_text(report.to_json(), encoding="utf-8")
-        rerender.write(report, folder, pruned.masks)
+            solved = solve(job, scratch, run)
+            solved = stay_within_budget(job, solved, judges, scratch, run)
+            written = write_model(job, solved, folder, run)
+            is_copy, layers = not solved.weights, solved.pruned.layers
+        accuracy = measure_accuracy(measurement, written.sparse, run)
+        estimate = estimate_gain(job, layers, timed, run)
+        engine = measure_engines(job, written, layers, timed, measurement.batches, run)
+        gates = judge(job, accuracy, engine, layers, run, is_copy=is_copy)
+        report = assemble_report(job, solved, written, accuracy, estimate, engine, gates, run)
+        rerender.write_all(report, folder, solved.pruned.masks)
     return report
 
 
+def inspect(model: ModelSource, settings: Settings | None = None, *, example: Any = None) -> list[Linear | Skipped]:
+    """Every linear layer of a model, and every linear-like node that stays dense with its reason.
+
+    Args:
+        model: As for `export`.
+        settings: `include` and `exclude` count.
+        example: Inputs to trace a torch module with: a tensor, a tuple of them, or a dictionary by argument.
+
+    Raises:
+        InputError: The model is unreadable. Whether it can be run shows only in `export`.
+    """
+    settings = settings or Settings()
+    return FindLinears(settings.include, settings.exclude).call(frontends.of(model, example).open())
+
+
+def inspect_layers(model: str | Path, settings: Settings | None = None) -> list[LayerReport]:
+    """`inspect` as rows of the report, with each layer's share of the model's parameters."""
+    settings = settings or Settings()
+    graph = frontends.of(model).open()
+    found = FindLinears(settings.include, settings.exclude).call(graph)
+    return [row_of(layer, graph.parameters) for layer in found]
+
+
 def plan(
-    model: Model,
+    model: ModelSource,
     calibration: data.Source | None = None,
     *,
     evaluation: data.Source | None = None,
@@ -173,23 +118,23 @@ def plan(
     Raises:
         InputError: As `export`.
     """
-    run, settings = Run(), replace(_unmeasured(settings, calibration), force=True)
+    run = Run(progress or Silent())
     with tempfile.TemporaryDirectory() as name:
-        job = prepare(model, calibration, Path(name) / "out", evaluation, settings, run)
-    return planning.plan(
+        job = prepare(model, calibration, Path(name) / "out", evaluation, _unmeasured(settings, calibration), run)
+    return plan_run(
         job.graph,
         job.linears,
         job.parts,
         size=job.size,
-        settings=settings,
+        settings=job.settings,
         opening=run.seconds["load"],
         refines=is_wanted(job),
-        progress=progress or Silent(),
+        progress=run.progress,
     )
 
 
 def sensitivity(
-    model: Model,
+    model: ModelSource,
     calibration: data.Source | None = None,
     *,
     evaluation: data.Source | None = None,
@@ -203,86 +148,18 @@ def sensitivity(
     Raises:
         InputError: As `export`; or no sample is held back, or nothing is eligible.
     """
-    run, settings, progress = Run(), replace(_unmeasured(settings, calibration), force=True), progress or Silent()
+    run = Run(progress or Silent())
     with tempfile.TemporaryDirectory() as name:
-        job = prepare(model, calibration, Path(name) / "out", evaluation, settings, run)
-        weights = WeightStore(Path(name))
-        pruned, _ = solve(job, weights, Path(name), run, progress)
-        if not weights:
+        job = prepare(model, calibration, Path(name) / "out", evaluation, _unmeasured(settings, calibration), run)
+        solved = solve(job, Path(name), run)
+        if not solved.weights:
             raise InputError(f"{job.frontend.path} has no layer that can be pruned: see prox24-export inspect.")
-        return budget.sensitivity_of(job, weights, pruned.layers, progress)[0]
+        return sensitivity_of(job, solved.weights, solved.pruned.layers, run.progress)[0]
 
 
 def _unmeasured(settings: Settings | None, calibration: data.Source | None) -> Settings:
-    """The settings of a run that ends before anything is timed."""
+    """The settings of a run that ends before anything is timed or written."""
     settings = settings or Settings()
     shapes = {} if calibration is not None else settings.shapes  # then they are those of engines
-    plain = replace(settings, precision=None, min_speedup=None, workspace_mb=None, timing_cache=None)
+    plain = replace(settings, precision=None, min_speedup=None, workspace_mb=None, timing_cache=None, force=True)
     return replace(plain, engine="none", shapes=shapes)
-
-
-def _judges(job: Job) -> tuple[Job, budget.Judges | None]:
-    """With a budget: the job without the evaluation samples that the search looks at, and what decides it on them.
-
-    Raises:
-        InputError: The samples cannot answer it.
-    """
-    return budget.apart(job) if job.settings.budget and job.linears else (job, None)
-
-
-def _onnx_files(job: Job, written: Path, folder: Path, scratch: Path) -> tuple[Path | None, Path | None]:
-    """Dense and sparse model as ONNX files, as far as there are any; a torch model's dense one goes to `scratch`."""
-    if isinstance(job.frontend, frontends.Onnx):
-        return job.frontend.path, written
-    if not job.wants_onnx:
-        return None, None
-    needed = job.choice.engine in {"tensorrt", "onnxruntime"} or job.choice.writes_files
-    return (job.frontend.write_onnx(job.graph, scratch) if needed else None), folder / "model.onnx"
-
-
-def _gates(
-    job: Job,
-    measured: AccuracyReport | None,
-    engine: EngineReport,
-    layers: Sequence[LayerReport],
-    run: Run,
-    *,
-    is_copy: bool,
-) -> tuple[Gate, ...]:
-    """Of the limits, and against an earlier run."""
-    verdicts = gates.evaluate(job.settings, measured, engine=engine, layers=layers, is_copy=is_copy)
-    if job.baseline is None:
-        return verdicts
-    found = baseline.compare(job.baseline, measured, engine=engine, layers=layers, strict=job.settings.strict)
-    run.warnings.extend(found.warnings)
-    return verdicts + found.gates
-
-
-def _accuracy(
-    dense: TracedGraph,
-    sparse: TracedGraph,
-    batches: Sequence[tuple[dict[str, Array], Array | None]],
-    samples: int,
-    settings: Settings,
-    *,
-    own_dense: custom_metric.Measured | None,
-    progress: Progress,
-) -> AccuracyReport | None:
-    if not batches:
-        return None
-    runs = [graph.runner() for graph in (dense, sparse)]
-    with progress.stage("accuracy", len(batches)) as tick:
-        measured = accuracy.compare(
-            runs[0],
-            runs[1],
-            dense.outputs,
-            batches,
-            samples=samples,
-            next_token=dense.inputs[0].name if dense.predicts_next_token else None,
-            stride=settings.stride,
-            tick=tick,
-        )
-    if settings.metric is None or own_dense is None:
-        return measured
-    own = custom_metric.measure_samples(settings.metric, runs[1], dense.outputs, batches)
-    return custom_metric.add_to(measured, own_dense, own)

@@ -1,143 +1,136 @@
-"""Every option of a run with its unit and default, checked once. Imports nothing heavy: the command's help reads it."""
+"""The options of a run: the one place for their names, types, defaults, limits, groups and descriptions.
+
+The command's flags and help, `prox24.toml`, the Python API and the documentation are made from the classes here. A
+field is `Annotated` with the group that it is shown in and, where there is one, the bound of its value; the text below
+it is its help. Nothing heavy is imported, since the command's help imports this module.
+"""
 
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, get_args
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
 
+from cyclopts import Group, Parameter, Token
+
+from prox24_export.config import PATH
 from prox24_export.errors import InputError
-from prox24_export.shapes import Shape, ShapeRange
+from prox24_export.option_values import AIMS_AT_DENSE_OUTPUT, Effort, Engine, Method, Precision, Refine, RefineMode
+from prox24_export.shapes import Shape, ShapeRange, parse
 
-Method = Literal["prox", "prox-gradient", "sparsegpt", "wanda", "magnitude"]
-Effort = Literal["fast", "default", "thorough"]
-Refine = Literal["auto", "no", "weights", "weights+bias", "all"]
-RefineMode = Literal["auto", "model", "segments"]
-Engine = Literal["auto", "tensorrt", "torch", "onnxruntime", "none"]
-Precision = Literal["fp16", "bf16", "fp32"]
-AIMS_AT_DENSE_OUTPUT: frozenset[Method] = frozenset({"prox", "prox-gradient"})
+# The groups of the help, in the order in which it shows them.
+DATA = Parameter(group=Group.create_ordered("Data"))
+PRUNING = Parameter(group=Group.create_ordered("Pruning"))
+REFINEMENT = Parameter(group=Group.create_ordered("Refinement"))
+GATES = Parameter(group=Group.create_ordered("Gates", "The exit code is 1 where one of these limits is not kept."))
+ENGINES = Parameter(group=Group.create_ordered("Engines"))
+OUTPUT = Parameter(group=Group.create_ordered("Output"))
 
 
-@dataclass(frozen=True)
-class Settings:
-    """What a run does.
+class Bound(NamedTuple):
+    """What the value of an option must be: in words, for its error message, and as a test."""
 
-    Attributes:
-        method: Mask solver: `prox` (proximal ADMM), `prox-gradient` (the paper's), or a baseline to compare with.
-        effort: Of the mask solver: less error for more time. Baselines know only one.
-        include: Globs on node or weight names; only layers that match one are pruned. Empty: all.
-        exclude: Globs on node or weight names; layers that match one stay dense.
-        samples: Calibration samples used, drawn with `seed`; None: all (32 where inputs are random).
-        seed: Of every random choice: random inputs, which samples are used, how they are split.
-        shapes: Shape, or range of shapes, by input name: of random inputs (whose dynamic axes are otherwise 1, the
-            first, and 32), of engines and of what is timed.
-        damping: Share of the mean diagonal added to each Gram matrix; None: from tokens per input dimension.
-        blend: 0 aims at the dense weight, 1 at the dense network's output; None: chosen on held-back data.
-        sequence: Tokens in a row of a text file.
-        stride: Tokens by which windows over an evaluation text advance; None: they do not overlap.
-        metric: `module:function` of the user's own metric; None: top-1 where there are labels, perplexity of a
-            causal language model.
-        max_accuracy_drop: Gate: most percentage points of top-1 that may be lost. Needs labels.
-        min_snr: Gate: least signal-to-noise ratio of any float output, in dB.
-        refine: What moves when all layers are tuned together afterwards; `auto`: surviving weights, where there are
-            data, eight samples held back, the method is no baseline and memory for it is small; `no`: nothing.
-        refine_mode: Together, or a segment (a block) at a time; `auto`: together where half of free memory suffices.
-        refine_minutes: Most minutes spent on it; None: 10 with `auto`, else no limit.
-        refine_loss: `module:function` that measures pruned against dense outputs; None: detected for each output.
-        engine: What the latency is measured with; `auto`: TensorRT, else torch.sparse on a CUDA GPU, else nothing.
-        precision: Of the engines, and of ONNX files written for them; None: fp16 where an engine is built.
-        workspace_mb: Most MB (2²⁰ bytes) of scratch memory a TensorRT tactic may use; None: all there is.
-        timing_cache: File with tactic timings of earlier TensorRT builds; read, never written.
-        min_speedup: Gate: least speed-up; the lower end of its interval counts.
-        min_sparse_layers: Gate: fewest layers that must be sparse.
-        max_metric_change: Gate: most that any metric but top-1 may change in its bad direction.
-        strict: Gates look at the bad end of a figure's interval, not at the figure.
-        baseline: `report.json` of an earlier run, against which nothing may regress.
-        budget: Leave the fewest layers dense that keep `max_accuracy_drop` or `max_metric_change`.
-        offload: Keep activations between stages on disk.
-        onnx: Also write `model.onnx`, where the model is not an ONNX file.
-        force: Replace a finished run in the output folder.
-    """
+    wanted: str
+    holds: Callable[[Any], bool]
 
-    method: Method = "prox"
-    effort: Effort = "default"
-    include: tuple[str, ...] = ()
-    exclude: tuple[str, ...] = ()
-    samples: int | None = None
-    seed: int = 0
-    shapes: Mapping[str, ShapeRange | Shape] = field(default_factory=dict)
-    damping: float | None = None
-    blend: float | None = None
-    sequence: int = 256
-    stride: int | None = None
-    metric: str | None = None
-    max_accuracy_drop: float | None = None
-    min_snr: float | None = None
-    refine: Refine = "auto"
-    refine_mode: RefineMode = "auto"
-    refine_minutes: float | None = None
-    refine_loss: str | None = None
-    engine: Engine = "auto"
-    precision: Precision | None = None
-    workspace_mb: int | None = None
-    timing_cache: str | None = None
-    min_speedup: float | None = None
-    min_sparse_layers: int | None = None
-    max_metric_change: float | None = None
-    strict: bool = False
-    baseline: str | None = None
-    budget: bool = False
-    offload: bool = False
-    onnx: bool = False
-    force: bool = False
+
+AT_LEAST_1 = Bound("at least 1", lambda value: value >= 1)
+NOT_NEGATIVE = Bound("0 or more", lambda value: 0 <= value < math.inf)
+SHARE = Bound("between 0 and 1", lambda value: 0 <= value <= 1)
+FUNCTION = Bound("module:function", lambda value: ":" in value)
+
+
+def _read_shapes(_: object, tokens: tuple[Token, ...]) -> dict[str, ShapeRange]:
+    """Reads every `--shapes` of a command line, or the list of a file, which may be empty."""
+    return parse(token.value for token in tokens if token.implicit_value != [])
+
+
+SHAPES = Parameter(converter=_read_shapes, n_tokens=-1, accepts_keys=False, metavar="SHAPE...")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckedSettings:
+    """Settings that check their values when they are made."""
 
     def __post_init__(self) -> None:
-        """Checks every value.
+        """Checks every field against its choices and its bound.
 
         Raises:
-            InputError: A value is outside its range.
+            InputError: A value is none of the choices, or outside its bound.
         """
-        _expect(self.method in get_args(Method), "--method", f"one of {', '.join(get_args(Method))}", self.method)
-        _expect(self.effort in get_args(Effort), "--effort", f"one of {', '.join(get_args(Effort))}", self.effort)
+        for option in fields(self):
+            value = getattr(self, option.name)
+            if value is not None or option.default is not None:
+                _expect_allowed(f"--{option.name.replace('_', '-')}", option.type, value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class InspectSettings(CheckedSettings):
+    """The options of a run that `inspect` has, too: which layers count."""
+
+    include: Annotated[tuple[str, ...], PRUNING] = ()
+    """Prune only the layers whose node or weight name matches this glob. The option may be repeated. By default, all
+    eligible layers are pruned."""
+
+    exclude: Annotated[tuple[str, ...], PRUNING] = ()
+    """Leave the layers whose node or weight name matches this glob dense. The option may be repeated. By default, none
+    is left dense."""
+
+    def __post_init__(self) -> None:
+        """Checks the values.
+
+        Raises:
+            InputError: The globs are one string.
+        """
+        super().__post_init__()
         for option, globs in (("--include", self.include), ("--exclude", self.exclude)):
             _expect(not isinstance(globs, str), option, "a tuple of globs", repr(globs))
-        _expect(self.samples is None or self.samples >= 1, "--samples", "at least 1", self.samples)
-        _expect(self.seed >= 0, "--seed", "0 or more", self.seed)
-        _expect(self.damping is None or 0 <= self.damping <= 1, "--damping", "between 0 and 1", self.damping)
-        _expect(self.blend is None or 0 <= self.blend <= 1, "--blend", "between 0 and 1", self.blend)
-        for option, value in (("--damping", self.damping), ("--blend", self.blend)):
-            aims = self.method in AIMS_AT_DENSE_OUTPUT
-            _expect(value is None or aims, option, f"left out with --method {self.method}, which has none", value)
-        plain = self.effort == "default" or self.method in AIMS_AT_DENSE_OUTPUT
-        _expect(plain, "--effort", f"left out with --method {self.method}, which knows only one", self.effort)
-        _expect(self.sequence >= 2, "--sequence", "at least 2 tokens", self.sequence)  # noqa: PLR2004 - one to predict
-        _expect(self.stride is None or 1 <= self.stride <= self.sequence, "--stride", "1 to --sequence", self.stride)
-        _expect(self.metric is None or ":" in self.metric, "--metric", "module:function", self.metric)
-        _expect(self.refine in get_args(Refine), "--refine", f"one of {', '.join(get_args(Refine))}", self.refine)
-        modes = get_args(RefineMode)
-        _expect(self.refine_mode in modes, "--refine-mode", f"one of {', '.join(modes)}", self.refine_mode)
-        minutes = self.refine_minutes
-        _expect(minutes is None or 0 < minutes < math.inf, "--refine-minutes", "more than 0 minutes", minutes)
-        _expect(minutes is None or self.refine != "no", "--refine-minutes", "left out with --refine no", minutes)
-        loss = self.refine_loss
-        _expect(loss is None or self.refine != "no", "--refine-loss", "left out with --refine no", loss)
-        _expect(loss is None or ":" in loss, "--refine-loss", "module:function", loss)
-        drop = self.max_accuracy_drop
-        _expect(drop is None or 0 <= drop < math.inf, "--max-accuracy-drop", "0 points or more", drop)
-        _expect(self.min_snr is None or math.isfinite(self.min_snr), "--min-snr", "a number of dB", self.min_snr)
-        _expect(self.engine in get_args(Engine), "--engine", f"one of {', '.join(get_args(Engine))}", self.engine)
-        known = get_args(Precision)
-        _expect(self.precision in {None, *known}, "--precision", f"one of {', '.join(known)}", self.precision)
-        _expect(self.workspace_mb is None or self.workspace_mb >= 1, "--workspace-mb", "1 or more", self.workspace_mb)
-        for option, limit in (("--min-speedup", self.min_speedup), ("--max-metric-change", self.max_metric_change)):
-            _expect(limit is None or 0 <= limit < math.inf, option, "0 or more", limit)
-        least = self.min_sparse_layers
-        _expect(least is None or least >= 0, "--min-sparse-layers", "0 or more", least)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchSettings(CheckedSettings):
+    """The options of a run that `bench` has, too: what is timed, and with what."""
+
+    seed: Annotated[int, DATA, NOT_NEGATIVE] = 0
+    """The seed of every random choice: of random inputs, of which samples are used, and of how they are split."""
+
+    shapes: Annotated[Mapping[str, ShapeRange | Shape], DATA, SHAPES] = field(default_factory=dict)
+    """The shape of an input, such as image:1x3x224x224, or its smallest, likeliest and largest shapes with commas
+    between them. Random inputs, engines and what is timed follow it. The option may be repeated. By default, random
+    inputs have 1 on a dynamic first axis and 32 on any other dynamic axis, a run times 1 and up to 32 samples at once,
+    and `bench` times the sizes of --batch."""
+
+    min_speedup: Annotated[float | None, GATES, NOT_NEGATIVE] = None
+    """The least speed-up; the lower end of its interval counts. By default, there is no limit."""
+
+    engine: Annotated[Engine, ENGINES] = "auto"
+    """What the latency is measured with. With `auto` it is TensorRT where that can be used, else torch.sparse on a CUDA
+    GPU. Where there is neither, a run measures no latency, and `bench` takes ONNX Runtime on the CPU."""
+
+    precision: Annotated[Precision | None, ENGINES] = None
+    """The precision of the engines. ONNX files in this precision are written to OUT/engines. By default, it is fp16,
+    and the files are written only where TensorRT builds engines."""
+
+    workspace_mb: Annotated[int | None, ENGINES, AT_LEAST_1] = None
+    """The most scratch memory that a TensorRT tactic may use, in MB (2²⁰ bytes). By default, it may use all there
+    is."""
+
+    timing_cache: Annotated[str | None, ENGINES, PATH] = None
+    """A file with tactic timings of earlier TensorRT builds to start from; it is read and never written. By default,
+    all tactics are timed anew."""
+
+    force: Annotated[bool, OUTPUT] = False
+    """Replace a finished run in the output folder. By default, such a folder is refused."""
+
+    def __post_init__(self) -> None:
+        """Checks the values.
+
+        Raises:
+            InputError: A value is outside its bound, or has no meaning together with another.
+        """
+        super().__post_init__()
         builds = self.engine in {"auto", "tensorrt"}
         for option, given in (("--timing-cache", self.timing_cache), ("--workspace-mb", self.workspace_mb)):
             _expect(given is None or builds, option, f"left out with --engine {self.engine}", given)
-        limits = (self.max_accuracy_drop, self.max_metric_change)
-        kept = not self.budget or any(limit is not None for limit in limits)
-        _expect(kept, "--budget", "given a limit to keep: --max-accuracy-drop or --max-metric-change", "none")
         for name, shapes in self.ranges.items():
             fits = all(size >= 1 for shape in (shapes.min, shapes.opt, shapes.max) for size in shape)
             _expect(fits, "--shapes", "sizes of at least 1", f"{name}: {shapes}")
@@ -152,12 +145,127 @@ class Settings:
 
     @property
     def random_shapes(self) -> dict[str, Shape]:
-        """Shapes of random inputs: the likeliest."""
+        """The shapes of random inputs: the likeliest of each range."""
         return {name: shapes.opt for name, shapes in self.ranges.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(InspectSettings, BenchSettings):
+    """What a run does: every option of the command that is not a file to read or a folder to write."""
+
+    samples: Annotated[int | None, DATA, AT_LEAST_1] = None
+    """The most calibration samples to use; they are drawn with --seed. By default, all are used, and 32 are made up
+    where inputs are random."""
+
+    sequence: Annotated[int, DATA, Bound("at least 2 tokens", lambda tokens: tokens >= 2)] = 256  # noqa: PLR2004 - one to predict
+    """The number of tokens in each row that a text file is cut into."""
+
+    stride: Annotated[int | None, DATA] = None
+    """The number of tokens by which windows over an evaluation text advance. By default, windows do not overlap."""
+
+    metric: Annotated[str | None, DATA, FUNCTION] = None
+    """Your own metric, as module:function; the documentation says what it gets. By default, the metric is top-1 where
+    there are labels, and perplexity for a causal language model."""
+
+    offload: Annotated[bool, DATA] = False
+    """Keep the activations between stages on disk, beside the output folder. By default, they stay in memory."""
+
+    method: Annotated[Method, PRUNING] = "prox"
+    """How the masks are found: `prox` is proximal ADMM, `prox-gradient` is the method of the paper, and the last three
+    are baselines to compare with."""
+
+    effort: Annotated[Effort, PRUNING] = "default"
+    """How hard the mask solver works: more effort takes more time and leaves less error. Baselines know only one."""
+
+    damping: Annotated[float | None, PRUNING, SHARE] = None
+    """The share of its mean diagonal that is added to the diagonal of each Gram matrix. By default, it follows from the
+    number of tokens per input dimension."""
+
+    blend: Annotated[float | None, PRUNING, SHARE] = None
+    """What the solver aims at: 0 is the dense weights, 1 is the outputs of the dense network, and a number between them
+    is a blend of both. By default, it is chosen on held-back samples."""
+
+    budget: Annotated[bool, PRUNING] = False
+    """Leave the fewest layers dense that keep --max-accuracy-drop or --max-metric-change. By default, no layer is left
+    dense for the sake of a limit."""
+
+    refine: Annotated[Refine, REFINEMENT] = "auto"
+    """What moves when all layers are tuned together against the dense outputs. With `auto` the surviving weights move
+    if there are calibration samples, at least eight of them are held back, --method is no baseline and the tuning takes
+    at most 4 GB; else nothing moves."""
+
+    refine_mode: Annotated[RefineMode, REFINEMENT] = "auto"
+    """Whether all layers are tuned at once (`model`), or a segment (a block) at a time in the memory of one
+    (`segments`). With `auto` all are tuned at once where half of the free memory suffices."""
+
+    refine_minutes: Annotated[
+        float | None, REFINEMENT, Bound("more than 0 minutes", lambda minutes: 0 < minutes < math.inf)
+    ] = None
+    """The most minutes to spend on the refinement. By default, there are 10 with --refine auto, and there is no
+    limit with its other values."""
+
+    refine_loss: Annotated[str | None, REFINEMENT, FUNCTION] = None
+    """Your own measure of pruned against dense outputs, as module:function; the documentation says what it gets. By
+    default, a measure is chosen for each output by its kind."""
+
+    max_accuracy_drop: Annotated[
+        float | None, GATES, Bound("0 points or more", lambda points: 0 <= points < math.inf)
+    ] = None
+    """The most percentage points of top-1 accuracy that may be lost; this needs labels. By default, there is no
+    limit."""
+
+    max_metric_change: Annotated[float | None, GATES, NOT_NEGATIVE] = None
+    """The most that a metric other than top-1 may change for the worse. By default, there is no limit."""
+
+    min_snr: Annotated[float | None, GATES, Bound("a number of dB", math.isfinite)] = None
+    """The least signal-to-noise ratio of every float output, in dB. By default, there is no limit."""
+
+    min_sparse_layers: Annotated[int | None, GATES, NOT_NEGATIVE] = None
+    """The fewest layers that must be sparse. By default, there is no limit."""
+
+    strict: Annotated[bool, GATES] = False
+    """Hold the bad end of a figure's interval against its limit. By default, the figure itself is held against it."""
+
+    baseline: Annotated[str | None, GATES, PATH] = None
+    """The report.json of an earlier run, against which nothing may regress. By default, there is no such comparison."""
+
+    onnx: Annotated[bool, OUTPUT] = False
+    """Also write model.onnx of a Hugging Face directory; other torch models always give one. By default, only the
+    directory is written."""
+
+    def __post_init__(self) -> None:
+        """Checks every value.
+
+        Raises:
+            InputError: A value is outside its bound, or has no meaning together with another.
+        """
+        super().__post_init__()
+        aims = self.method in AIMS_AT_DENSE_OUTPUT
+        for option, value in (("--damping", self.damping), ("--blend", self.blend)):
+            _expect(value is None or aims, option, f"left out with --method {self.method}, which has none", value)
+        only_one = f"left out with --method {self.method}, which knows only one"
+        _expect(self.effort == "default" or aims, "--effort", only_one, self.effort)
+        _expect(self.stride is None or 1 <= self.stride <= self.sequence, "--stride", "1 to --sequence", self.stride)
+        for option, given in (("--refine-minutes", self.refine_minutes), ("--refine-loss", self.refine_loss)):
+            _expect(given is None or self.refine != "no", option, "left out with --refine no", given)
+        kept = not self.budget or any(limit is not None for limit in (self.max_accuracy_drop, self.max_metric_change))
+        _expect(kept, "--budget", "given a limit to keep: --max-accuracy-drop or --max-metric-change", "none")
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for the report."""
         return asdict(self) | {"shapes": {name: str(shapes) for name, shapes in self.ranges.items()}}
+
+
+def _expect_allowed(option: str, annotated: Any, value: object) -> None:
+    """Holds one value against the `Literal` and the `Bound` that it is annotated with."""
+    allowed, *notes = get_args(annotated)
+    for kind in (allowed, *get_args(allowed)):
+        if get_origin(kind) is Literal:
+            choices = get_args(kind)
+            _expect(value in choices, option, f"one of {', '.join(choices)}", value)
+    for note in notes:
+        if isinstance(note, Bound):
+            _expect(note.holds(value), option, note.wanted, value)
 
 
 def _expect(holds: bool, option: str, wanted: str, got: object) -> None:

@@ -76,7 +76,7 @@ def linears(graph: OnnxGraph, **settings: tuple[str, ...]) -> list[Linear]:
 def magnitude(graph: TracedGraph, linear: Linear) -> Array:
     """The stored weight with the two largest of every four along K, the others +0.0."""
     matrix = graph.weight(linear)
-    return graph.rounded(linear, torch.where(two_four_mask(matrix), matrix, 0.0))
+    return linear.to_stored(torch.where(two_four_mask(matrix), matrix, 0.0))
 
 
 def pruned(graph: OnnxGraph, layers: Sequence[Linear] | None = None) -> dict[str, Array]:

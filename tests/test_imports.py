@@ -12,50 +12,7 @@ import pytest
 from tests.command import command, network
 from tests.graphs import normal
 
-HEAVY = {"torch", "onnx", "onnxruntime", "numba"}
-OPTIONS = {
-    "--calibration": "Default: none",
-    "--evaluation": "Default: a fifth of the calibration samples",
-    "--out": "Default: MODEL_STEM-2to4 in the current folder",
-    "-o": "Folder to write",
-    "--method": "[default: prox]",
-    "--effort": "[default: default]",
-    "--include": "Default: all",
-    "--exclude": "Default: none",
-    "--samples": "Default: all; 32 random ones",
-    "--seed": "[default: 0]",
-    "--shapes": "Default: dynamic axes are 1 (the first) and 32 where inputs are random",
-    "--damping": "Default: from tokens per input dimension",
-    "--blend": "Default: chosen on held-back samples",
-    "--max-accuracy-drop": "Default: no gate",
-    "--min-snr": "Default: no gate",
-    "--refine": "[default: auto]",
-    "--no-refine": "Default: tune them",
-    "--refine-mode": "[default: auto]",
-    "--refine-minutes": "Default: 10",
-    "--refine-loss": "Default: detected",
-    "--offload": "Default: in memory",
-    "--onnx": "Default: only the directory",
-    "--sequence": "default: 256",
-    "--stride": "Default: they do not overlap",
-    "--metric": "Default: top-1",
-    "--engine": "Default: TensorRT, else torch.sparse on a CUDA GPU, else nothing",
-    "--precision": "Default: fp16 where TensorRT builds",
-    "--min-speedup": "Default: no gate",
-    "--min-sparse-layers": "Default: no gate",
-    "--max-metric-change": "Default: no gate",
-    "--budget": "Default: none",
-    "--sensitivity": "Default: run",
-    "--strict": "Default: at the figure",
-    "--baseline": "Default: no gate",
-    "--workspace-mb": "Default: all there is",
-    "--timing-cache": "Default: none",
-    "--format": "[default: text]",
-    "--quiet": "Default: bars on a terminal",
-    "-q": "Show no progress",
-    "--plan": "Default: run",
-    "--force": "Default: refuse",
-}
+HEAVY = {"torch", "onnx", "onnxruntime", "numba", "numpy"}
 
 
 def heavy_imports(*arguments: str) -> set[str]:
@@ -66,49 +23,17 @@ def heavy_imports(*arguments: str) -> set[str]:
     return {name.partition(".")[0] for name in lines} & HEAVY
 
 
-def help_of(*command_line: str, folder: Path) -> str:
-    """The help text without its frame and line breaks."""
-    outcome = command(*command_line, "--help", folder=folder)
-    assert (outcome.code, outcome.stderr) == (0, "")
-    return " ".join(re.sub(r"[│╭╮╰╯─]", " ", outcome.stdout).split())
-
-
 @pytest.mark.parametrize("option", ["--help", "--version"])
 def test_help_and_version_import_nothing_heavy(option: str) -> None:
     assert heavy_imports("-m", "prox24_export", option) == set()
 
 
 def test_importing_the_package_and_its_settings_imports_nothing_heavy() -> None:
-    assert heavy_imports("-c", "import prox24_export; prox24_export.Settings()") == set()
+    assert heavy_imports("-c", "from prox24_export import InputError, Settings; Settings()") == set()
 
 
 def test_the_check_of_heavy_imports_can_fail() -> None:
     assert heavy_imports("-c", "import prox24_export; prox24_export.export") == HEAVY
-
-
-@pytest.mark.parametrize(("option", "default"), OPTIONS.items())
-def test_help_shows_the_option_with_its_default(option: str, default: str, shown: str) -> None:
-    described = shown.partition("Parameters")[2].partition(f" {option} ")[2]
-    upto_next = re.split(r" --[a-z-]+ (?:-[oq] )?[A-Z]+", described, maxsplit=1)[0]
-    assert default in upto_next
-
-
-@pytest.fixture(scope="module")
-def shown(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return help_of(folder=tmp_path_factory.mktemp("help"))
-
-
-def test_help_lists_no_option_that_the_table_above_lacks(shown: str) -> None:
-    listed = re.findall(r" (--[a-z-]+) (?:-[oq] )?(?:[A-Z]{3}|Replace|Keep|Also|Only|Gates|Show|Leave)", shown)
-    assert set(listed) == OPTIONS.keys() - {"-o", "-q"}
-
-
-def test_help_explains_every_exit_code_and_inspect(shown: str, tmp_path: Path) -> None:
-    codes = re.findall(r"(\d+) (?:exported|usage|an engine|the run|interrupted)", shown)
-    assert codes == ["0", "1", "2", "3", "4", "130"]
-    assert "inspect [OPTIONS] MODEL" in shown
-    for option in ("--include", "--exclude", "--format"):
-        assert option in help_of("inspect", folder=tmp_path)
 
 
 def test_version_prints_the_version_alone(tmp_path: Path) -> None:
@@ -121,7 +46,10 @@ def test_version_prints_the_version_alone(tmp_path: Path) -> None:
 def test_the_public_names_are_there_and_others_are_not() -> None:
     import prox24_export  # noqa: PLC0415 (the test's own question)
 
-    assert all(callable(getattr(prox24_export, name)) for name in prox24_export.__all__)
+    public = {name: getattr(prox24_export, name) for name in prox24_export.__all__}
+    assert isinstance(public.pop("__version__"), str)
+    assert all(callable(value) for value in public.values())
+    assert all(value.__name__ == name for name, value in public.items())
     with pytest.raises(AttributeError, match="no attribute 'prune'"):
         _ = prox24_export.prune
 
@@ -149,7 +77,8 @@ def imported_tensorrt(folder: Path, *arguments: str) -> bool:
     mark = folder / "imported"
     (folder / "fake").mkdir(exist_ok=True)
     (folder / "fake" / "tensorrt.py").write_text(f"open({str(mark)!r}, 'w').close()\nraise ImportError('no library')\n")
-    done = command(*arguments, folder=folder, env={**os.environ, "PYTHONPATH": str(folder / "fake")})
+    path = os.pathsep.join(filter(None, (str(folder / "fake"), os.environ.get("PYTHONPATH"))))
+    done = command(*arguments, folder=folder, env={**os.environ, "PYTHONPATH": path})
     assert done.code == 0, done.stderr
     return mark.exists()
 

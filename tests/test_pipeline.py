@@ -22,6 +22,7 @@ from prox24_export.passes.graph.activations import Patches
 from prox24_export.passes.graph.protocol import Linear
 from prox24_export.passes.verify_pattern import PatternError, verify_pattern
 from prox24_export.report import html_mask, rerender
+from prox24_export.results.mask import corner
 from prox24_export.settings import Settings
 from prox24_export.solver import Status
 from prox24_export.stages import samples as prep
@@ -68,7 +69,7 @@ def test_a_weight_is_clipped_to_what_its_type_and_the_casts_behind_it_can_hold(
     proto = model(graph, {"w": normal(16, 8, dtype=stored)})
     graph_of_it = opened(proto, tmp_path)
     (linear,) = linears(graph_of_it)
-    rounded = graph_of_it.rounded(linear, torch.full((8, 16), 1e6))
+    rounded = linear.to_stored(torch.full((8, 16), 1e6))
     assert rounded.dtype == stored
     assert rounded.astype(np.float16).max() == np.finfo(np.float16).max
 
@@ -222,7 +223,7 @@ def test_the_pages_masks_are_those_of_the_weights_and_survive_rendering_again(tm
     layers = [layer for layer in FindLinears().call(graph) if isinstance(layer, Linear)]
     assert masks.keys() == {layer.name for layer in layers}
     for layer in layers:
-        assert np.array_equal(html_mask.corner(masks[layer.name]), graph.weight(layer).numpy() != 0)
+        assert np.array_equal(corner(masks[layer.name]), graph.weight(layer).numpy() != 0)
     page.unlink()
     assert rerender.rerender(tmp_path / "out")[0] == page
     export(model, data, tmp_path / "out", settings=Settings(force=True))

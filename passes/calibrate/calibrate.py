@@ -17,11 +17,12 @@ from prox24_export.errors import InputError
 from prox24_export.passes.calibrate.frontier import Frontier, InMemory, OnDisk
 from prox24_export.passes.calibrate.schedule import Stage
 from prox24_export.passes.graph.activations import View
+from prox24_export.passes.graph.arrays import Array
 from prox24_export.passes.graph.experts import Expert
-from prox24_export.passes.graph.protocol import Array, Linear, TracedGraph, Use
+from prox24_export.passes.graph.protocol import Linear, TracedGraph, Use
 
 ENTRIES_AT_ONCE = 1 << 20  # of a sum in float64
-Observed = tuple[str, View, Expert | None]  # what layers share whose Gram matrix is the same
+ObservedView = tuple[str, View, Expert | None]  # what layers share whose Gram matrix is the same
 
 
 @dataclass(frozen=True)
@@ -154,7 +155,7 @@ class Calibration:
         """
         dense, pruned = StageRunner(self.graph, stage, {}), StageRunner(self.graph, stage, weights)
         views = _distinct_views(stage)
-        sums: dict[Observed, dict[str, Moments]] = {view: {} for view in views}
+        sums: dict[ObservedView, dict[str, Moments]] = {view: {} for view in views}
         residuals: dict[str, dict[str, Tensor]] = {}
         for index, batch in enumerate(self.batches):
             streams = self._frontier.take(index)
@@ -180,7 +181,7 @@ class Calibration:
     def _collect(
         self,
         stage: Stage,
-        sums: Mapping[Observed, dict[str, Moments]],
+        sums: Mapping[ObservedView, dict[str, Moments]],
         residuals: Mapping[str, Mapping[str, Tensor]],
     ) -> dict[str, Observation]:
         for linear, use in stage.observed:
@@ -215,8 +216,8 @@ class StageRunner:
         return values | self._call(values)
 
 
-def _distinct_views(stage: Stage) -> dict[Observed, list[Linear]]:
-    views: dict[Observed, list[Linear]] = {}
+def _distinct_views(stage: Stage) -> dict[ObservedView, list[Linear]]:
+    views: dict[ObservedView, list[Linear]] = {}
     for linear, use in stage.observed:
         views.setdefault((use.activation, use.view, use.expert), []).append(linear)
     return views
@@ -245,7 +246,7 @@ def _residual_product(
 def _add(
     sums: dict[str, Moments],
     part: str,
-    observed: Observed,
+    observed: ObservedView,
     streams: tuple[Mapping[str, Array], Mapping[str, Array]],
     where: str,
     *,

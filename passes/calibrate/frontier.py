@@ -6,16 +6,16 @@ from typing import Any, Protocol
 
 import torch
 
-Values = dict[str, Any]
+StreamValues = dict[str, Any]
 
 
 class Frontier(Protocol):
     """Values of the dense and the pruned stream by batch. A value that both streams share stays one object."""
 
-    def take(self, batch: int) -> tuple[Values, Values]:
+    def take(self, batch: int) -> tuple[StreamValues, StreamValues]:
         """What was put last: (dense, pruned)."""
 
-    def put(self, batch: int, dense: Values, pruned: Values) -> None:
+    def put(self, batch: int, dense: StreamValues, pruned: StreamValues) -> None:
         """Replaces a batch's values.
 
         Raises:
@@ -30,11 +30,11 @@ class InMemory:
         """Both streams start as the feeds, sharing the arrays."""
         self._values = [(dict(feed), dict(feed)) for feed in feeds]
 
-    def take(self, batch: int) -> tuple[Values, Values]:
+    def take(self, batch: int) -> tuple[StreamValues, StreamValues]:
         """See `Frontier`."""
         return self._values[batch]
 
-    def put(self, batch: int, dense: Values, pruned: Values) -> None:
+    def put(self, batch: int, dense: StreamValues, pruned: StreamValues) -> None:
         """See `Frontier`."""
         self._values[batch] = dense, pruned
 
@@ -48,12 +48,14 @@ class OnDisk:
         for batch, feed in enumerate(feeds):
             self.put(batch, dict(feed), dict(feed))
 
-    def take(self, batch: int) -> tuple[Values, Values]:
+    def take(self, batch: int) -> tuple[StreamValues, StreamValues]:
         """See `Frontier`."""
-        values: tuple[Values, Values] = torch.load(self._file(batch), weights_only=False)  # written by this process
+        values: tuple[StreamValues, StreamValues] = torch.load(
+            self._file(batch), weights_only=False
+        )  # written by this process
         return values
 
-    def put(self, batch: int, dense: Values, pruned: Values) -> None:
+    def put(self, batch: int, dense: StreamValues, pruned: StreamValues) -> None:
         """See `Frontier`."""
         torch.save((dense, pruned), self._file(batch))
 

@@ -24,7 +24,7 @@ from prox24_export.passes.emit_engine.tensorrt import import_tensorrt
 from prox24_export.passes.emit_engine.versions import builder_flags, generation
 from prox24_export.shapes import ShapeRange
 
-Kind = Literal["dense", "sparse", "sparse-off"]
+EngineKind = Literal["dense", "sparse", "sparse-off"]
 Precision = Literal["fp16", "bf16", "fp32"]
 TIMING_CACHE = "timing.cache"
 
@@ -76,7 +76,7 @@ class BuiltEngine:
         notes: What the reader of the report should know.
     """
 
-    kind: Kind
+    kind: EngineKind
     engine: Path
     log: Path
     layers: Path
@@ -109,7 +109,7 @@ def emit_engines(dense: Path, sparse: Path, folder: Path, settings: BuildSetting
     )
 
 
-def emit_engine(onnx: Path, kind: Kind, folder: Path, settings: BuildSettings) -> BuiltEngine:
+def emit_engine(onnx: Path, kind: EngineKind, folder: Path, settings: BuildSettings) -> BuiltEngine:
     """Builds one engine and writes `KIND.PRECISION.engine`, `.build.log` and `.layers.json`, each whole or not at all.
 
     The log is written where the build fails, too.

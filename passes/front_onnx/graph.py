@@ -14,18 +14,8 @@ from torch import Tensor
 
 from prox24_export.errors import InputError
 from prox24_export.passes.front_onnx import float32_copy, linear_operators, runtime
-from prox24_export.passes.graph.protocol import (
-    Array,
-    Candidate,
-    Differentiable,
-    Feeds,
-    Input,
-    Linear,
-    Node,
-    Skipped,
-    matrix_of,
-    stored_as,
-)
+from prox24_export.passes.graph.arrays import Array
+from prox24_export.passes.graph.protocol import Candidate, Feeds, Input, Linear, Node, Skipped
 
 LAYOUT_ONLY = {"Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
 Owner = TypeVar("Owner", onnx.NodeProto, onnx.FunctionProto)
@@ -135,7 +125,7 @@ class OnnxGraph:
 
     def weight(self, linear: Linear) -> Float[Tensor, "N K"]:
         """The stored weight as a matrix, float32 (float64 where stored so)."""
-        return matrix_of(linear, self.stored(linear.weight))
+        return linear.to_matrix(self.stored(linear.weight))
 
     def stored(self, name: str) -> Array:
         """A stored tensor, in its own dtype and shape."""
@@ -143,10 +133,6 @@ class OnnxGraph:
         if tensor is None:
             raise KeyError(name)
         return tensor.numpy()
-
-    def rounded(self, linear: Linear, matrix: Float[Tensor, "N K"]) -> Array:
-        """`matrix` in the stored shape and dtype: +0.0 for zeros, clipped to what weight and casts can hold."""
-        return stored_as(linear, matrix)
 
     def session(self) -> runtime.Session:
         """The whole model, ready to run.
@@ -178,20 +164,6 @@ class OnnxGraph:
             return results
 
         return run
-
-    def differentiable(self, feeds: Feeds) -> Differentiable:
-        """The model as a torch function, checked against ONNX Runtime on `feeds`.
-
-        Raises:
-            NotDifferentiableError: An operator has no gradient here.
-            DivergenceError: The function computes something else; names the first node that differs.
-        """
-        from prox24_export.passes.onnx_to_fx.check import check  # noqa: PLC0415 - they read this class
-        from prox24_export.passes.onnx_to_fx.convert import onnx_to_fx  # noqa: PLC0415
-
-        converted = onnx_to_fx(self)
-        check(converted, self, feeds)
-        return Differentiable(converted.module, converted.parameters)
 
     def compile(
         self, nodes: Sequence[Node], sample: Feeds, fetches: Sequence[str], weights: Mapping[str, Array]

@@ -8,8 +8,9 @@ import numpy as np
 import onnx_ir as ir
 
 from prox24_export.passes.graph.activations import Patches, Rows
+from prox24_export.passes.graph.arrays import largest
 from prox24_export.passes.graph.layout import Layout
-from prox24_export.passes.graph.protocol import Candidate, Reason, Skipped, Use, largest
+from prox24_export.passes.graph.protocol import Candidate, Reason, Skipped, Use
 
 FLOAT_TYPES = {
     ir.DataType.FLOAT: "float32",

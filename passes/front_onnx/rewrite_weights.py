@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from prox24_export.errors import InputError
 from prox24_export.passes.front_onnx.graph import OnnxGraph, model_tensors
-from prox24_export.passes.graph.protocol import Array
+from prox24_export.passes.graph.arrays import Array
 
 MODEL = "model.onnx"
 EXTERNAL_ABOVE = 1_800_000_000  # bytes: protobuf ends at 2 GiB

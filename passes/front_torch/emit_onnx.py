@@ -13,7 +13,8 @@ import torch
 from torch.export import ExportedProgram
 
 from prox24_export.errors import InputError, Prox24Error, first_line
-from prox24_export.passes.graph.protocol import Array, Candidate, Feeds, Linear, TracedGraph
+from prox24_export.passes.graph.arrays import Array
+from prox24_export.passes.graph.protocol import Candidate, Feeds, Linear, TracedGraph
 from prox24_export.passes.verify_pattern import PatternError, violations
 
 EXTERNAL_ABOVE = 1_800_000_000  # bytes of weights: protobuf ends at 2 GiB

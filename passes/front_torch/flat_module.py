@@ -1,31 +1,16 @@
 """An exported program as a plain module: its stored tensors are parameters, its inputs and outputs tensors."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 from torch.export.graph_signature import ConstantArgument
 
 from prox24_export.passes.front_torch.trace import place_of
+from prox24_export.passes.graph.differentiable import Differentiable
 
 
-@dataclass(frozen=True)
-class FlatModule:
-    """A differentiable module; statistics and other buffers are constants of it.
-
-    Attributes:
-        module: `forward(*inputs) -> tuple of tensors`, inputs and outputs in the program's order.
-        parameters: Name of the module's parameter by name of the stored tensor, of floating-point ones.
-    """
-
-    module: fx.GraphModule
-    parameters: Mapping[str, str]
-
-
-def flat_module(program: ExportedProgram) -> FlatModule:
+def flat_module(program: ExportedProgram) -> Differentiable:
     """The program as a module with its own parameters; tied ones become one, as the program stores them.
 
     Arguments that were fixed when the program was traced are gone, and so are assertions on types and devices, which
@@ -59,16 +44,7 @@ def flat_module(program: ExportedProgram) -> FlatModule:
             env[node] = graph.node_copy(node, env.__getitem__)
     graph.eliminate_dead_code()
     parameters = dict(root.named_parameters())
-    return FlatModule(fx.GraphModule(root, graph), {name: at for name, at in names.items() if at in parameters})
-
-
-def to_device(module: fx.GraphModule, device: torch.device) -> fx.GraphModule:
-    """The module, moved in place; nodes that make tensors make them on `device`."""
-    for node in module.graph.nodes:
-        if node.kwargs.get("device") is not None:
-            node.kwargs = {**node.kwargs, "device": device}
-    module.recompile()
-    return module.to(device)
+    return Differentiable(fx.GraphModule(root, graph), {name: at for name, at in names.items() if at in parameters})
 
 
 def _registered(

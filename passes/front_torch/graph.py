@@ -13,25 +13,12 @@ from torch import Tensor, fx
 from torch.export import ExportedProgram
 
 from prox24_export.errors import InputError
-from prox24_export.passes.front_torch.flat_module import flat_module
 from prox24_export.passes.front_torch.linear_operators import Operators, keeps_entries
 from prox24_export.passes.front_torch.trace import place_of, with_tensors
+from prox24_export.passes.graph.arrays import Array, as_array, as_numpy_dtype, as_tensor
 from prox24_export.passes.graph.experts import whole_name, with_parts
 from prox24_export.passes.graph.lazy_tensors import LazyTensors
-from prox24_export.passes.graph.protocol import (
-    Array,
-    Candidate,
-    Differentiable,
-    Feeds,
-    Input,
-    Linear,
-    Node,
-    Skipped,
-    TracedGraph,
-    as_numpy_dtype,
-    matrix_of,
-    stored_as,
-)
+from prox24_export.passes.graph.protocol import Candidate, Feeds, Input, Linear, Node, Skipped, TracedGraph
 
 
 @dataclass(frozen=True)
@@ -133,7 +120,7 @@ class FxGraph:
 
     def weight(self, linear: Linear) -> Float[Tensor, "N K"]:
         """The stored weight as a matrix, float32 (float64 where stored so)."""
-        return matrix_of(linear, self.stored(linear.weight))
+        return linear.to_matrix(self.stored(linear.weight))
 
     def stored(self, name: str) -> Array:
         """A stored tensor, in its own dtype and shape."""
@@ -148,10 +135,6 @@ class FxGraph:
         return with_tensors(
             self.program, {name: self.read(name) for name, tensor in self.program.state_dict.items() if tensor.numel()}
         )
-
-    def rounded(self, linear: Linear, matrix: Float[Tensor, "N K"]) -> Array:
-        """`matrix` in the stored shape and dtype: +0.0 for zeros, clipped to what the type can hold."""
-        return stored_as(linear, matrix)
 
     def compile(
         self, nodes: Sequence[Node], sample: Mapping[str, Any], fetches: Sequence[str], weights: Mapping[str, Array]
@@ -192,12 +175,6 @@ class FxGraph:
             return results
 
         return run
-
-    def differentiable(self, feeds: Feeds) -> Differentiable:
-        """The program as a module of its own; all of it in memory."""
-        del feeds  # it is the same runtime
-        flat = flat_module(self.whole_program())
-        return Differentiable(flat.module, flat.parameters)
 
     def runner(self) -> Callable[[Feeds], Sequence[Array]]:
         """The whole model: feeds to outputs."""
@@ -324,24 +301,8 @@ def _is_random(node: fx.Node) -> bool:
     return torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
 
 
-def as_array(tensor: Tensor) -> Array:
-    """A tensor as NumPy has it, bfloat16 through ml_dtypes."""
-    tensor = tensor.detach().cpu()
-    if tensor.dtype == torch.bfloat16:
-        return tensor.contiguous().view(torch.int16).numpy().view(as_numpy_dtype("bfloat16"))
-    return tensor.numpy()
-
-
 def _as_numpy(dtype: torch.dtype) -> np.dtype[Any]:
     return as_numpy_dtype(str(dtype).removeprefix("torch."))
-
-
-def as_tensor(array: Array) -> Tensor:
-    """The inverse of `as_array`."""
-    if array.dtype == as_numpy_dtype("bfloat16"):
-        bits = np.require(array, requirements=["C", "W"]).view(np.int16)
-        return torch.from_numpy(bits).view(torch.bfloat16)
-    return torch.from_numpy(np.require(array, requirements=["C", "W"]))
 
 
 def _tensors(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import torch.nn.functional as F  # noqa: N812 (the name torch's own documentatio
 from jaxtyping import Float
 from torch import Tensor
 
-Array = npt.NDArray[Any] | Tensor
+Activation = npt.NDArray[Any] | Tensor
 CHUNK_VALUES = 1 << 22  # entries of X held at once: 16 MB of float32
 CHUNK_TOKENS = 1 << 13  # rows whose products are summed in float32
 
@@ -27,7 +27,7 @@ class Rows:
 
     k_axis: int = -1
 
-    def chunks(self, activation: Array) -> Iterator[Float[Tensor, "tokens K"]]:
+    def chunks(self, activation: Activation) -> Iterator[Float[Tensor, "tokens K"]]:
         """`X` in pieces of at most `CHUNK_VALUES` entries."""
         x = _as_float(activation)
         if self.k_axis == -2 and x.ndim > 1:  # noqa: PLR2004 (an axis, not a quantity)
@@ -35,7 +35,7 @@ class Rows:
         rows = x.reshape(-1, x.shape[-1])
         yield from torch.split(rows, max(1, min(CHUNK_TOKENS, CHUNK_VALUES // max(1, rows.shape[1]))))
 
-    def products(self, value: Array) -> Float[Tensor, "tokens N"]:
+    def products(self, value: Activation) -> Float[Tensor, "tokens N"]:
         """A value of the shape of the node's result as the matrix `X Wᵀ`, for a weight that is the right operand."""
         return _as_float(value).reshape(-1, value.shape[-1])
 
@@ -58,7 +58,7 @@ class Patches:
     pads: tuple[int, ...]
     auto_pad: str = "NOTSET"
 
-    def chunks(self, activation: Array) -> Iterator[Float[Tensor, "tokens K"]]:
+    def chunks(self, activation: Activation) -> Iterator[Float[Tensor, "tokens K"]]:
         """`X` in pieces of at most about `CHUNK_VALUES` entries (one row of positions where a row is larger)."""
         per_sample = max(1, math.prod(self.kernel) * math.prod(activation.shape[1:]))
         size = math.prod(activation.shape)
@@ -71,7 +71,7 @@ class Patches:
             for piece in torch.split(windows, max(1, rows), dim=2):  # the first spatial axis: tokens keep their order
                 yield from torch.split(self._matrix(piece), CHUNK_TOKENS)
 
-    def products(self, value: Array) -> Float[Tensor, "tokens N"]:
+    def products(self, value: Activation) -> Float[Tensor, "tokens N"]:
         """A value of the shape of the node's result as the matrix `X Wᵀ`."""
         return _as_float(value).movedim(1, -1).reshape(-1, value.shape[1])
 
@@ -109,7 +109,7 @@ class Patches:
 View = Rows | Patches
 
 
-def _as_float(activation: Array) -> Tensor:
+def _as_float(activation: Activation) -> Tensor:
     """float64 stays float64; everything else is read as float32."""
     if isinstance(activation, Tensor):
         return activation.detach().cpu().to(torch.float64 if activation.dtype == torch.float64 else torch.float32)

@@ -8,18 +8,17 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from jaxtyping import Float
-from torch import Tensor, fx
+from torch import Tensor
 
 from prox24_export.passes.graph.activations import View
+from prox24_export.passes.graph.arrays import Array, as_numpy_dtype, largest
 from prox24_export.passes.graph.experts import Expert, part_name
 from prox24_export.passes.graph.layout import Layout
 
-Array = npt.NDArray[Any]
 Feeds = Mapping[str, Array]
-PIECE = 1 << 22  # entries looked at at once
+Runner = Callable[[Feeds], Sequence[Array]]  # outputs in the order in which the graph has them
 
 
 class Reason(enum.Enum):
@@ -113,6 +112,20 @@ class Linear:
         """Number of entries of the weight."""
         return self.k * self.n
 
+    def to_matrix(self, stored: Array) -> Float[Tensor, "N K"]:
+        """The stored weight as a matrix, float32 (float64 where it is stored so)."""
+        matrix = self.layout.to_matrix(stored)
+        wide = np.float64 if matrix.dtype == np.float64 else np.float32
+        return torch.from_numpy(np.ascontiguousarray(matrix.astype(wide)))
+
+    def to_stored(self, matrix: Float[Tensor, "N K"]) -> Array:
+        """A matrix in the stored shape and dtype: +0.0 for zeros, clipped to what weight and casts can hold."""
+        limit = min(self.limit, largest(self.dtype))
+        clipped = matrix.detach().clamp(-limit, limit).cpu().numpy()
+        array = self.layout.from_matrix(clipped).astype(as_numpy_dtype(self.dtype))
+        array[array == 0] = 0
+        return array
+
 
 @dataclass(frozen=True)
 class Skipped:
@@ -184,19 +197,6 @@ class Input:
     shape: tuple[int | str | None, ...] | None
 
 
-@dataclass(frozen=True)
-class Differentiable:
-    """A graph as a differentiable function.
-
-    Attributes:
-        module: `forward(*inputs) -> tuple of tensors`, inputs and outputs in the graph's order.
-        parameters: Name of the module's parameter by name of the stored tensor.
-    """
-
-    module: fx.GraphModule
-    parameters: Mapping[str, str]
-
-
 class TracedGraph(Protocol):
     """What a pass may ask of a graph, whichever front end it came from.
 
@@ -228,7 +228,7 @@ class TracedGraph(Protocol):
     def predicts_next_token(self) -> bool:
         """Whether the model is a causal language model: perplexity then is its metric."""
 
-    def runner(self) -> Callable[[Feeds], Sequence[Array]]:
+    def runner(self) -> Runner:
         """The whole model: feeds to outputs, in the order of `outputs`.
 
         Raises:
@@ -256,57 +256,7 @@ class TracedGraph(Protocol):
     def stored(self, name: str) -> Array:
         """A stored tensor, in its own dtype and shape."""
 
-    def rounded(self, linear: Linear, matrix: Float[Tensor, "N K"]) -> Array:
-        """`matrix` in the stored shape and dtype: +0.0 for zeros, clipped to what weight and casts can hold."""
-
-    def differentiable(self, feeds: Feeds) -> Differentiable:
-        """The whole graph as a differentiable function, compared with `runner` on `feeds` where it is another runtime.
-
-        Raises:
-            NotDifferentiableError: An operator has no gradient here.
-            DivergenceError: It computes something else.
-        """
-
     def compile(
         self, nodes: Sequence[Node], sample: Mapping[str, Any], fetches: Sequence[str], weights: Mapping[str, Array]
     ) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
         """A function that runs `nodes` on feeds typed like `sample`; `weights` replaces stored ones by name."""
-
-
-def is_finite(array: Array) -> bool:
-    """Whether a float array holds neither NaN nor Inf; needs no copy of it."""
-    pieces = np.array_split(array.reshape(-1), max(1, array.size // PIECE))
-    return all(bool(np.isfinite(piece).all()) for piece in pieces)
-
-
-def matrix_of(linear: Linear, stored: Array) -> Float[Tensor, "N K"]:
-    """A stored weight as a matrix, float32 (float64 where stored so)."""
-    matrix = linear.layout.to_matrix(stored)
-    wide = np.float64 if matrix.dtype == np.float64 else np.float32
-    return torch.from_numpy(np.ascontiguousarray(matrix.astype(wide)))
-
-
-def stored_as(linear: Linear, matrix: Float[Tensor, "N K"]) -> Array:
-    """A matrix in the stored shape and dtype: +0.0 for zeros, clipped to what weight and casts can hold."""
-    limit = min(linear.limit, largest(linear.dtype))
-    clipped = matrix.detach().clamp(-limit, limit).cpu().numpy()
-    array = linear.layout.from_matrix(clipped).astype(as_numpy_dtype(linear.dtype))
-    array[array == 0] = 0
-    return array
-
-
-def as_numpy_dtype(name: str) -> np.dtype[Any]:
-    """NumPy dtype of a stored float type, bfloat16 through ml_dtypes."""
-    if name == "bfloat16":
-        import ml_dtypes  # noqa: PLC0415 (only for the one type NumPy lacks)
-
-        name = ml_dtypes.bfloat16
-    dtype: np.dtype[Any] = np.dtype(name)
-    return dtype
-
-
-def largest(name: str) -> float:
-    """Largest finite value of a stored float type."""
-    import ml_dtypes  # noqa: PLC0415 (as above)
-
-    return float(ml_dtypes.finfo(as_numpy_dtype(name)).max)  # type: ignore[no-untyped-call] # stub lacks it

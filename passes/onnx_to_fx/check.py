@@ -11,7 +11,8 @@ from torch import Tensor, fx
 from prox24_export.errors import InputError, Prox24Error
 from prox24_export.passes.front_onnx import runtime
 from prox24_export.passes.front_onnx.graph import OnnxGraph
-from prox24_export.passes.graph.protocol import Array, Feeds, Node
+from prox24_export.passes.graph.arrays import Array
+from prox24_export.passes.graph.protocol import Feeds, Node
 from prox24_export.passes.onnx_to_fx.convert import Converted, executed
 from prox24_export.passes.onnx_to_fx.table import NotDifferentiableError
 

@@ -105,7 +105,7 @@ class _Step:
 def onnx_to_fx(graph: OnnxGraph) -> Converted:
     """The model, as ONNX Runtime executes it here, as a torch function.
 
-    float16 and bfloat16 are computed in float32. Nothing is compared yet: see `onnx_fx_check.check`.
+    float16 and bfloat16 are computed in float32. Nothing is compared yet: see `check.check`.
 
     Raises:
         NotDifferentiableError: An operator of it, or a case of one, is not in the table.
@@ -136,7 +136,7 @@ def convert(model: ir.Model, *, widen: bool) -> Converted:
     Raises:
         NotDifferentiableError: An operator of it, or a case of one, is not in the table.
     """
-    return _Conversion(model, widen=widen).result()
+    return _GraphConversion(model, widen=widen).result()
 
 
 def widened(x: Tensor) -> Tensor:
@@ -158,7 +158,7 @@ class LeafTracer(fx.Tracer):
         super().__init__(autowrap_functions=(widened, item, *functions))
 
 
-class _Conversion:
+class _GraphConversion:
     """The state of one conversion: what every ONNX value has become so far."""
 
     def __init__(self, model: ir.Model, *, widen: bool) -> None:

@@ -13,7 +13,7 @@ import onnx
 
 from prox24_export.errors import InputError, UnavailableError, first_line
 from prox24_export.passes.graph.protocol import Feeds
-from prox24_export.passes.precision.types import PrecisionName
+from prox24_export.passes.precision.types import LowPrecisionName
 
 
 def expect_autocast() -> None:
@@ -29,7 +29,7 @@ def expect_autocast() -> None:
         )
 
 
-def autocast(source: Path, precision: PrecisionName, feeds: Sequence[Feeds]) -> onnx.ModelProto:
+def autocast(source: Path, precision: LowPrecisionName, feeds: Sequence[Feeds]) -> onnx.ModelProto:
     """The model as `convert_to_mixed_precision` gives it, types of inputs and outputs kept, calibrated on `feeds`.
 
     Raises:

@@ -8,9 +8,10 @@ import onnx
 
 from prox24_export.errors import Prox24Error
 from prox24_export.passes.front_onnx.graph import OnnxGraph
-from prox24_export.passes.graph.protocol import Array, Candidate, Linear
-from prox24_export.passes.precision.ranges import Observed
-from prox24_export.passes.precision.types import Precision
+from prox24_export.passes.graph.arrays import Array
+from prox24_export.passes.graph.protocol import Candidate, Linear
+from prox24_export.passes.precision.ranges import ObservedValues
+from prox24_export.passes.precision.types import LowPrecision
 from prox24_export.passes.verify_pattern import Verified, verify_pattern
 
 
@@ -19,7 +20,7 @@ class PrecisionError(Prox24Error):
 
 
 def verify_lowered(
-    final: OnnxGraph, linears: Sequence[Linear], precision: Precision, kept: Mapping[str, str]
+    final: OnnxGraph, linears: Sequence[Linear], precision: LowPrecision, kept: Mapping[str, str]
 ) -> list[Verified]:
     """Every use of `linears` is 2:4 in the converted file, and reads a weight that is stored in the low type.
 
@@ -67,7 +68,7 @@ def verify_interface(source: onnx.ModelProto, final: onnx.ModelProto) -> None:
             raise PrecisionError(f"the {side}s were {before} and became {after} on conversion. Please report this.")
 
 
-def verify_finite(final: OnnxGraph, after: Observed, before: Observed) -> None:
+def verify_finite(final: OnnxGraph, after: ObservedValues, before: ObservedValues) -> None:
     """No value is NaN or Inf that was finite in float32.
 
     Args:
@@ -94,7 +95,7 @@ def verify_finite(final: OnnxGraph, after: Observed, before: Observed) -> None:
         )
 
 
-def differences(before: Observed, after: Observed) -> dict[str, float]:
+def differences(before: ObservedValues, after: ObservedValues) -> dict[str, float]:
     """By float output: `‖low − float32‖ / ‖float32‖` over all feeds; entries that both have as NaN or Inf left out."""
     noise: dict[str, float] = {}
     signal: dict[str, float] = {}

@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from prox24_export.passes.front_onnx.linear_operators import ONNX_DOMAINS
 from prox24_export.passes.precision.ranges import Range
-from prox24_export.passes.precision.types import Precision, places
+from prox24_export.passes.precision.types import LowPrecision, places
 
 INTEGERS = {
     kind for kind in ir.DataType if kind.is_integer() and kind is not ir.DataType.BOOL
@@ -19,7 +19,7 @@ BODIES = {ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS}
 
 
 @dataclass(frozen=True)
-class Choice:
+class Float32Choice:
     """What decides.
 
     Attributes:
@@ -30,7 +30,7 @@ class Choice:
         linears: Names of the nodes that multiply by a stored weight: there, computing with indices ends.
     """
 
-    precision: Precision
+    precision: LowPrecision
     opset: int
     margin: float
     keep: Sequence[str]

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import onnx_ir as ir
 
 from prox24_export.passes.precision.choice import BODIES, has_float
-from prox24_export.passes.precision.types import Places, Precision, places, rounded
+from prox24_export.passes.precision.types import LowPrecision, Places, places, rounded
 
 LAYOUT_ONLY = {"Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
 FLOAT = ir.DataType.FLOAT
@@ -42,7 +42,7 @@ def constants_first(model: ir.Model) -> None:
             _fold_identity(graph, node)
 
 
-def convert(model: ir.Model, precision: Precision, kept: Mapping[str, str], opset: int) -> None:
+def convert(model: ir.Model, precision: LowPrecision, kept: Mapping[str, str], opset: int) -> None:
     """Changes `model`: nodes named in `kept` stay in float32, all others compute in the low type as far as they may.
 
     Types of graph inputs and outputs stay. Every float32 value of the main graph must have its type, and
@@ -50,7 +50,7 @@ def convert(model: ir.Model, precision: Precision, kept: Mapping[str, str], opse
     """
     graph = model.graph
     graph.sort()
-    conversion = _Conversion(graph, precision, Names(model))
+    conversion = _PrecisionConversion(graph, precision, Names(model))
     for node in list(graph):
         if has_float(node):
             found = places(node, opset, precision)
@@ -80,11 +80,11 @@ class Names:
 
 
 @dataclass
-class _Conversion:
+class _PrecisionConversion:
     """A value is told by the object, so that names may change on the way."""
 
     graph: ir.Graph
-    precision: Precision
+    precision: LowPrecision
     names: Names
     made: dict[tuple[ir.Value, ir.DataType], ir.Value] = field(default_factory=dict)
     floats: set[ir.Value] = field(init=False)

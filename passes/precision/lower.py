@@ -18,14 +18,15 @@ import onnx_ir as ir
 from prox24_export.errors import InputError
 from prox24_export.passes.front_onnx import linear_operators, runtime
 from prox24_export.passes.front_onnx.graph import OnnxGraph, model_tensors
-from prox24_export.passes.graph.protocol import Candidate, Feeds, Linear, as_numpy_dtype
+from prox24_export.passes.graph.arrays import as_numpy_dtype
+from prox24_export.passes.graph.protocol import Candidate, Feeds, Linear
 from prox24_export.passes.precision.autocast import autocast
 from prox24_export.passes.precision.check import differences, verify_finite, verify_interface, verify_lowered
-from prox24_export.passes.precision.choice import Choice, has_float
+from prox24_export.passes.precision.choice import Float32Choice, has_float
 from prox24_export.passes.precision.convert import constants_first, convert
 from prox24_export.passes.precision.quantised import is_quantised, verify_quantised
 from prox24_export.passes.precision.ranges import Range, observe, range_of
-from prox24_export.passes.precision.types import PRECISIONS, Precision, PrecisionName, first_opset
+from prox24_export.passes.precision.types import PRECISIONS, LowPrecision, LowPrecisionName, first_opset
 from prox24_export.passes.verify_pattern import Verified, verify_pattern
 
 EXTERNAL_ABOVE = 1_800_000_000  # bytes of tensors: protobuf ends at 2 GiB
@@ -68,7 +69,7 @@ class LowerPrecision:
         external_above: Bytes of tensors above which they go to a file beside the model; also where the source did so.
     """
 
-    precision: PrecisionName = "fp16"
+    precision: LowPrecisionName = "fp16"
     margin: float = 4.0
     keep: tuple[str, ...] = ()
     converter: Literal["own", "autocast"] = "own"
@@ -144,7 +145,7 @@ class LowerPrecision:
         return Lowered(file, kept, differences(before, after), tuple(verified), tuple(notes))
 
     def _convert(
-        self, graph: OnnxGraph, model: ir.Model, precision: Precision, before: Mapping[str, Range]
+        self, graph: OnnxGraph, model: ir.Model, precision: LowPrecision, before: Mapping[str, Range]
     ) -> dict[str, str]:
         stored = {
             name: range_of(value.const_value.numpy())
@@ -153,7 +154,7 @@ class LowerPrecision:
         }
         linears = frozenset(found.use.node for found in graph.operators() if isinstance(found, Candidate))
         opset = model.opset_imports[""]
-        choice = Choice(precision, opset, self.margin, self.keep, linears)
+        choice = Float32Choice(precision, opset, self.margin, self.keep, linears)
         kept = choice.call(list(model.graph), {**before, **stored})
         convert(model, precision, kept, opset)
         return kept
@@ -167,7 +168,7 @@ class LowerPrecision:
         ir.save(model, file, external_data=f"{file.name}.data", size_threshold_bytes=EXTERNAL_TENSOR)
 
 
-def _passes_through(graph: OnnxGraph, precision: Precision) -> str:
+def _passes_through(graph: OnnxGraph, precision: LowPrecision) -> str:
     """Why a model is copied as it is; empty where it is converted."""
     if is_quantised(graph):
         return "the model is quantised (QuantizeLinear, DequantizeLinear) and was left as it is"
@@ -180,7 +181,7 @@ def _passes_through(graph: OnnxGraph, precision: Precision) -> str:
     return f"the weights are {words} already, and the model was left as it is.{asked}".rstrip(".")
 
 
-def _prepared(graph: OnnxGraph, precision: Precision, ranges: Mapping[str, Range]) -> tuple[ir.Model, list[str]]:
+def _prepared(graph: OnnxGraph, precision: LowPrecision, ranges: Mapping[str, Range]) -> tuple[ir.Model, list[str]]:
     """A copy with one name per node, no functions, every value's type, an opset that has the low type; and notes."""
     if graph.proto.graph.sparse_initializer:
         raise InputError(f"{graph.path} holds sparse initializers, which cannot be converted. Store them densely.")
@@ -205,7 +206,7 @@ def _prepared(graph: OnnxGraph, precision: Precision, ranges: Mapping[str, Range
     return model, notes
 
 
-def _raised(proto: onnx.ModelProto, precision: Precision, path: Path) -> tuple[onnx.ModelProto, list[str]]:
+def _raised(proto: onnx.ModelProto, precision: LowPrecision, path: Path) -> tuple[onnx.ModelProto, list[str]]:
     """The model in the first opset in which its products may be of the low type, and a note where that is another."""
     opset = next((entry.version for entry in proto.opset_import if entry.domain in linear_operators.ONNX_DOMAINS), 1)
     used = {node.op_type for node in proto.graph.node} & set(MULTIPLY)

@@ -14,7 +14,8 @@ from onnx import numpy_helper
 
 from prox24_export.passes.front_onnx import runtime
 from prox24_export.passes.front_onnx.graph import OnnxGraph
-from prox24_export.passes.graph.protocol import Array, Candidate, Node
+from prox24_export.passes.graph.arrays import Array
+from prox24_export.passes.graph.protocol import Candidate, Node
 from prox24_export.passes.verify_pattern import PatternError, Verified, check
 
 EPILOGUE = {"Add", "Relu", "Clip", "LeakyRelu", "Sigmoid", "Mul"}  # what TensorRT fuses behind a product

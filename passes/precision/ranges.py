@@ -10,7 +10,8 @@ import onnx
 from prox24_export.errors import InputError
 from prox24_export.passes.front_onnx import runtime
 from prox24_export.passes.front_onnx.graph import OnnxGraph
-from prox24_export.passes.graph.protocol import PIECE, Array, Feeds, Node
+from prox24_export.passes.graph.arrays import PIECE, Array
+from prox24_export.passes.graph.protocol import Feeds, Node
 from prox24_export.passes.precision.types import rounded as rounded_to
 
 BYTES_AT_ONCE = 1_000_000_000  # of their weights, at most 8 bytes an entry: protobuf ends at 2 GiB
@@ -59,7 +60,7 @@ def range_of(array: Array) -> Range:
 
 
 @dataclass(frozen=True)
-class Observed:
+class ObservedValues:
     """What was seen of a model.
 
     Attributes:
@@ -71,7 +72,7 @@ class Observed:
     outputs: Sequence[Mapping[str, Array]]
 
 
-def observe(graph: OnnxGraph, feeds: Sequence[Feeds], *, rounded: bool = False) -> Observed:
+def observe(graph: OnnxGraph, feeds: Sequence[Feeds], *, rounded: bool = False) -> ObservedValues:
     """Runs the model once: a value is in memory until its last reader has run.
 
     Args:
@@ -87,7 +88,7 @@ def observe(graph: OnnxGraph, feeds: Sequence[Feeds], *, rounded: bool = False) 
     """
     seen: dict[str, Range] = {}
     if not feeds:
-        return Observed(seen, [])
+        return ObservedValues(seen, [])
     frontier = [{name: value for name, value in feed.items() if _is_input(graph, name)} for feed in feeds]
     narrow = _bfloat16_values(graph) if rounded else frozenset()
     for part, later in _parts(graph, 1 if rounded else AT_ONCE):
@@ -112,7 +113,7 @@ def observe(graph: OnnxGraph, feeds: Sequence[Feeds], *, rounded: bool = False) 
             for name in set(values) - later - set(graph.outputs):
                 del values[name]
     computed = [name for name in graph.outputs if name in seen]
-    return Observed(seen, [{name: values[name] for name in computed} for values in frontier])
+    return ObservedValues(seen, [{name: values[name] for name in computed} for values in frontier])
 
 
 def _bfloat16_values(graph: OnnxGraph) -> frozenset[str]:

@@ -9,13 +9,13 @@ import onnx
 import onnx_ir as ir
 
 from prox24_export.passes.front_onnx.linear_operators import ONNX_DOMAINS
-from prox24_export.passes.graph.protocol import Array, as_numpy_dtype, largest
+from prox24_export.passes.graph.arrays import Array, as_numpy_dtype, largest
 
-PrecisionName = Literal["fp16", "bf16"]
+LowPrecisionName = Literal["fp16", "bf16"]
 
 
 @dataclass(frozen=True)
-class Precision:
+class LowPrecision:
     """A type with fewer bits than float32.
 
     Attributes:
@@ -26,7 +26,7 @@ class Precision:
         vanishes: Largest magnitude that rounds to zero; 0 where float32 has the same range.
     """
 
-    name: PrecisionName
+    name: LowPrecisionName
     word: str
     dtype: ir.DataType
     overflows: float
@@ -40,9 +40,9 @@ class Precision:
         return rounded(array, self.word)
 
 
-PRECISIONS: dict[str, Precision] = {
-    "fp16": Precision("fp16", "float16", ir.DataType.FLOAT16, 65520.0, 2.0**-25),
-    "bf16": Precision("bf16", "bfloat16", ir.DataType.BFLOAT16, np.inf, 0.0),
+PRECISIONS: dict[str, LowPrecision] = {
+    "fp16": LowPrecision("fp16", "float16", ir.DataType.FLOAT16, 65520.0, 2.0**-25),
+    "bf16": LowPrecision("bf16", "bfloat16", ir.DataType.BFLOAT16, np.inf, 0.0),
 }
 
 
@@ -64,7 +64,7 @@ class Places:
     outputs: tuple[bool, ...]
 
 
-def places(node: ir.Node, opset: int, precision: Precision) -> Places | None:
+def places(node: ir.Node, opset: int, precision: LowPrecision) -> Places | None:
     """By the schema of the node's operator in `opset`; None where there is none.
 
     An output may be low where its type follows from an input; `Cast` alone says its type itself and can be told.
@@ -100,7 +100,7 @@ def schema_of(op: str, opset: int) -> onnx.defs.OpSchema | None:
     return None
 
 
-def first_opset(op: str, precision: Precision) -> int | None:
+def first_opset(op: str, precision: LowPrecision) -> int | None:
     """The first opset in which the first input of an operator may be of the low type; None where there is none."""
     for opset in range(1, onnx.defs.onnx_opset_version() + 1):
         schema = schema_of(op, opset)

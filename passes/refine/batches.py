@@ -6,9 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from prox24_export.passes.refine.views import Views
-
-Feeds = tuple[Tensor, ...]
+from prox24_export.passes.refine.views import Inputs, Views
 
 EPOCH = 1_000_003  # seeds of epochs are this far apart
 
@@ -23,7 +21,7 @@ class Samples:
         joinable: Whether the first axis of every input may be of any size.
     """
 
-    samples: Sequence[Feeds]
+    samples: Sequence[Inputs]
     batch: int
     joinable: bool = True
 
@@ -36,12 +34,12 @@ class Samples:
         """Batches in an epoch."""
         return sum(1 for _ in self._indices(range(len(self))))
 
-    def in_order(self) -> Iterator[Feeds]:
+    def in_order(self) -> Iterator[Inputs]:
         """Every sample once."""
         for group in self._indices(range(len(self))):
             yield self._joined(group)
 
-    def shuffled(self, epoch: int, seed: int, *, mixed: bool, views: Views | None = None) -> Iterator[Feeds]:
+    def shuffled(self, epoch: int, seed: int, *, mixed: bool, views: Views | None = None) -> Iterator[Inputs]:
         """Every sample once, in an order of this epoch's own; see `Views.changed` and `mix`."""
         generator = torch.Generator().manual_seed(seed * EPOCH + epoch)
         order = torch.randperm(len(self), generator=generator).tolist()
@@ -60,14 +58,14 @@ class Samples:
                 yield waiting.pop(key)
         yield from waiting.values()
 
-    def _joined(self, group: Sequence[int]) -> Feeds:
+    def _joined(self, group: Sequence[int]) -> Inputs:
         members = [self.samples[index] for index in group]
         if len(members) == 1:
             return members[0]
         return tuple(torch.cat(feeds) if feeds[0].ndim else feeds[0] for feeds in zip(*members, strict=True))
 
 
-def mix(feeds: Feeds, generator: torch.Generator) -> Feeds:
+def mix(feeds: Inputs, generator: torch.Generator) -> Inputs:
     """Half of the rows blended with another row of the batch: floats `l·x + (1−l)·y`, `l` in [½, 1].
 
     The dense network's output is the target whatever the input is, so that blends are as good as new samples. All

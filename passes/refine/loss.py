@@ -9,9 +9,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-Outputs = tuple[Tensor, ...]
-Custom = Callable[[Outputs, Outputs], Tensor]
-Kind = Literal["kl", "logits", "probabilities", "cosine", "mse", "none"]
+OutputTensors = tuple[Tensor, ...]
+Custom = Callable[[OutputTensors, OutputTensors], Tensor]
+LossKind = Literal["kl", "logits", "probabilities", "cosine", "mse", "none"]
 
 AT_CUTS = 10.0  # weight of the mean over cuts against the mean over outputs
 MATRIX, SEQUENCES = 2, 3  # axes of [N, C] and [N, T, C]
@@ -37,7 +37,7 @@ class OutputLoss:
         temperature: `T`.
     """
 
-    kind: Kind
+    kind: LossKind
     scale: float = 1.0
     temperature: float = 1.0
 
@@ -57,7 +57,7 @@ class OutputLoss:
         return normalised_error(self._compared(sparse), self._compared(dense), self.scale, samples)
 
     @staticmethod
-    def detect(dense: Tensor, kind: Kind | None = None, temperature: float = 1.0) -> "OutputLoss":
+    def detect(dense: Tensor, kind: LossKind | None = None, temperature: float = 1.0) -> "OutputLoss":
         """The measure that fits an output by its values: they tell logits, probabilities and unit vectors apart.
 
         Logits are [N, C] or [N, T, C] whose softmax is decided, its mean entropy below nine tenths of `log C`. Of
@@ -106,7 +106,7 @@ def samples_of(results: Sequence[Tensor]) -> int:
     return max(1, sizes.pop()) if len(sizes) == 1 else 1
 
 
-def _detected(dense: Tensor) -> Kind:
+def _detected(dense: Tensor) -> LossKind:
     if dense.ndim not in {MATRIX, SEQUENCES} or dense.shape[-1] == 1:
         return "mse"
     if bool((dense >= 0).all()) and bool((dense.sum(-1) - 1).abs().max() < ROUNDING):

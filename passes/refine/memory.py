@@ -7,12 +7,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from prox24_export.passes.refine.objective import Objective, Pair
+from prox24_export.passes.refine.objective import Objective, StreamPair
 
 MEMORY = Path("/proc/meminfo")
 
 
-def kept_for_gradient(objective: Objective, weights: Mapping[str, Tensor], pair: Pair) -> int:
+def kept_for_gradient(objective: Objective, weights: Mapping[str, Tensor], pair: StreamPair) -> int:
     """Bytes of activations that the objective of one batch keeps for its gradient, each storage once."""
     kept: dict[int, int] = {}
     own = {weight.untyped_storage().data_ptr() for weight in weights.values()}

@@ -16,18 +16,26 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, fx
 
-from prox24_export.passes.refine.batches import Feeds, Samples
-from prox24_export.passes.refine.loss import Custom, Kind
+from prox24_export.passes.refine.batches import Samples
+from prox24_export.passes.refine.loss import Custom, LossKind
 from prox24_export.passes.refine.memory import available, kept_for_gradient
-from prox24_export.passes.refine.objective import Objective, Pair
+from prox24_export.passes.refine.objective import Objective, StreamPair
 from prox24_export.passes.refine.segment_streams import Streams
 from prox24_export.passes.refine.segments import blocks, cuts, with_outputs
-from prox24_export.passes.refine.training import Epoch, Measure, Part, Progress, State, Training, Weights
-from prox24_export.passes.refine.views import Views
+from prox24_export.passes.refine.training import (
+    Epoch,
+    HeldMeasure,
+    Part,
+    RefineProgress,
+    Training,
+    TrainingState,
+    Weights,
+)
+from prox24_export.passes.refine.views import Inputs, Views
 
 Which = Literal["weights", "weights+bias", "all"]
 Mode = Literal["model", "segments", "auto"]
-Tick = Callable[[float, Epoch], None]
+EpochTick = Callable[[float, Epoch], None]
 
 STEPS, FEWEST, MOST = 360, 6, 20  # steps wanted; epochs at least and at most
 BATCH, LEAST_BATCHES = 16, 4
@@ -79,7 +87,7 @@ class RefineModel:
         epochs: None: about 360 steps, in 6 to 20 epochs; to 30 where a symmetric network sees views of images.
         rate: Relative learning rate; None: a third of the mean normalised error at the cuts, 0.001 to 0.03.
         batch: Samples in a step; None: 16, of views of images 32, or a quarter of them where that is less.
-        mixed: Blend float inputs of some samples with others; see `refine_data.mix`. In model mode only.
+        mixed: Blend float inputs of some samples with others; see `batches.mix`. In model mode only.
         minutes: Limit of the time spent on it; the same result twice is promised only without one.
         checkpointed: Compute activations again for the gradient instead of keeping them: slower, less memory.
         half: Multiply matrices in bfloat16 on a GPU.
@@ -88,7 +96,7 @@ class RefineModel:
 
     which: Which = "weights"
     mode: Mode = "auto"
-    losses: tuple[Kind | None, ...] = ()
+    losses: tuple[LossKind | None, ...] = ()
     custom: Custom | None = None
     temperature: float = 1.0
     epochs: int | None = None
@@ -105,13 +113,13 @@ class RefineModel:
         dense: fx.GraphModule,
         weights: Mapping[str, Tensor],
         masks: Mapping[str, Tensor],
-        fit: Sequence[Feeds],
-        choice: Sequence[Feeds],
+        fit: Sequence[Inputs],
+        choice: Sequence[Inputs],
         *,
         joinable: bool = True,
-        tick: Tick = lambda _share, _epoch: None,
-        progress: Progress | None = None,
-        saved: Callable[[Progress], None] = lambda _progress: None,
+        tick: EpochTick = lambda _share, _epoch: None,
+        progress: RefineProgress | None = None,
+        saved: Callable[[RefineProgress], None] = lambda _progress: None,
     ) -> Refined:
         """Refines.
 
@@ -140,7 +148,7 @@ class RefineModel:
         size = self.batch or max(1, min(batch, len(fit) // LEAST_BATCHES))
         tuned, held = Samples(fit, size, joinable), Samples(choice, size, joinable)
         epochs = self.epochs or min(most, max(FEWEST, round(STEPS / tuned.steps)))
-        run = _Run(self, dense, start, masks, views, tuned, held, epochs, progress or Progress(), tick, saved)
+        run = _Run(self, dense, start, masks, views, tuned, held, epochs, progress or RefineProgress(), tick, saved)
         return replace(run.result(), seconds=time.perf_counter() - started)
 
     def _views(self, dense: fx.GraphModule, samples: Samples) -> Views:
@@ -187,9 +195,9 @@ class _Run:
     fit: Samples
     choice: Samples
     epochs: int
-    progress: Progress
-    tick: Tick
-    saved: Callable[[Progress], None]
+    progress: RefineProgress
+    tick: EpochTick
+    saved: Callable[[RefineProgress], None]
 
     @property
     def device(self) -> torch.device:
@@ -259,8 +267,8 @@ class _Run:
     def _part(
         self,
         tuned: _Tuned,
-        epoch: Callable[[int], Iterable[Pair]],
-        held: Measure,
+        epoch: Callable[[int], Iterable[StreamPair]],
+        held: HeldMeasure,
         parts: int,
     ) -> Part:
         """Trains one of `parts` and decides."""
@@ -269,9 +277,9 @@ class _Run:
         rate = self.settings.rate or min(FASTEST, max(SLOWEST, RATE_PER_ERROR * tuned.error))
         masks = {name: mask for name, mask in self.masks.items() if name in tuned.start}
         training = Training(tuned.objective.of, masks, rate, self.epochs, self.fit.steps, limit)
-        state = self.progress.state or State.of(tuned.start, masks)
+        state = self.progress.state or TrainingState.of(tuned.start, masks)
 
-        def note(state: State) -> None:
+        def note(state: TrainingState) -> None:
             self.progress.state = state
             self.saved(self.progress)
             share = (done + min(1.0, training.progress(state))) / parts
@@ -310,7 +318,7 @@ class _Run:
         self,
         module: fx.GraphModule,
         weights: Weights,
-        pairs: Iterable[Pair],
+        pairs: Iterable[StreamPair],
         outputs: int,
         *,
         symmetric: bool = False,
@@ -326,7 +334,7 @@ class _Run:
         )
         return objective.fitted(weights, pairs, outputs, settings.losses, settings.temperature)
 
-    def _pairs(self, batches: Iterable[Feeds]) -> Iterator[Pair]:
+    def _pairs(self, batches: Iterable[Inputs]) -> Iterator[StreamPair]:
         for feeds in batches:
             moved = _moved(feeds, self.device)
             yield moved, moved
@@ -336,7 +344,7 @@ def _device(module: fx.GraphModule) -> torch.device:
     return next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
 
 
-def _moved(feeds: Feeds, device: torch.device) -> Feeds:
+def _moved(feeds: Inputs, device: torch.device) -> Inputs:
     return tuple(feed.to(device) for feed in feeds)
 
 

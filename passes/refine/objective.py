@@ -12,12 +12,13 @@ from torch import Tensor, fx
 from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
-from prox24_export.passes.refine.batches import Feeds
-from prox24_export.passes.refine.loss import AT_CUTS, Custom, Kind, OutputLoss, normalised_error, samples_of, spread
-from prox24_export.passes.refine.views import around, both
+from prox24_export.passes.refine.loss import AT_CUTS, Custom, LossKind, OutputLoss, normalised_error, samples_of, spread
+from prox24_export.passes.refine.views import Inputs, around, both
 
-Values = tuple[Any, ...]  # tensors, and sizes
-Pair = tuple[Values, Values]  # what the dense and the pruned network read: the same in a whole network
+NetworkValues = tuple[Any, ...]  # tensors, and sizes
+StreamPair = tuple[
+    NetworkValues, NetworkValues
+]  # what the dense and the pruned network read: the same in a whole network
 
 SCALE_BATCHES = 8  # that scales and the first error are measured on
 
@@ -48,7 +49,9 @@ class Objective:
     checkpointed: bool = False
     half: bool = False
 
-    def of(self, weights: Mapping[str, Tensor], pair: Pair, target: Feeds | None = None) -> Float[Tensor, " samples"]:
+    def of(
+        self, weights: Mapping[str, Tensor], pair: StreamPair, target: Inputs | None = None
+    ) -> Float[Tensor, " samples"]:
         """Of each sample of a batch.
 
         Args:
@@ -68,7 +71,9 @@ class Objective:
         samples = samples_of(dense)
         return self._of_outputs(sparse, dense, samples) + AT_CUTS * self._of_cuts(sparse, dense, samples)
 
-    def held(self, pairs: Callable[[], Iterable[Pair]]) -> Callable[[Mapping[str, Tensor]], Float[Tensor, " samples"]]:
+    def held(
+        self, pairs: Callable[[], Iterable[StreamPair]]
+    ) -> Callable[[Mapping[str, Tensor]], Float[Tensor, " samples"]]:
         """What measures weights on these inputs, sample by sample, without a gradient.
 
         The target of a symmetric network is here what it says of eighteen views, computed once: the nearer a target is
@@ -87,9 +92,9 @@ class Objective:
     def fitted(
         self,
         weights: Mapping[str, Tensor],
-        pairs: Iterable[Pair],
+        pairs: Iterable[StreamPair],
         outputs: int,
-        kinds: Sequence[Kind | None] = (),
+        kinds: Sequence[LossKind | None] = (),
         temperature: float = 1.0,
     ) -> tuple["Objective", float]:
         """With measures that fit the first batches, and the mean normalised error they begin at.
@@ -127,7 +132,7 @@ class Objective:
         fitted = replace(self, outputs=tuple(losses), scales=tuple(scales[outputs:].tolist()))
         return fitted, float(seen.mean())
 
-    def _of_outputs(self, sparse: Feeds, dense: Feeds, samples: int) -> Tensor:
+    def _of_outputs(self, sparse: Inputs, dense: Inputs, samples: int) -> Tensor:
         count = len(self.outputs)
         if self.custom is not None:
             value = self.custom(sparse[:count], dense[:count])
@@ -135,17 +140,17 @@ class Objective:
         terms = [loss.of(s, d, samples) for loss, s, d in zip(self.outputs, sparse, dense, strict=False)]
         return _mean(terms, samples, dense[0].device)
 
-    def _of_cuts(self, sparse: Feeds, dense: Feeds, samples: int) -> Tensor:
+    def _of_cuts(self, sparse: Inputs, dense: Inputs, samples: int) -> Tensor:
         count = len(self.outputs)
         pairs = zip(sparse[count:], dense[count:], self.scales, strict=True)
         return _mean([normalised_error(s, d, scale, samples) for s, d, scale in pairs], samples, dense[0].device)
 
-    def _loss(self, dense: Tensor, kind: Kind | None, temperature: float) -> OutputLoss:
+    def _loss(self, dense: Tensor, kind: LossKind | None, temperature: float) -> OutputLoss:
         """Of one output. What views say together is a distribution, not a mean of logits."""
         loss = OutputLoss.detect(dense, kind, temperature)
         return replace(loss, kind="kl") if self.symmetric and kind is None and loss.kind == "logits" else loss
 
-    def _target(self, feeds: Values, views: Callable[[Tensor], Iterator[Tensor]]) -> Feeds:
+    def _target(self, feeds: NetworkValues, views: Callable[[Tensor], Iterator[Tensor]]) -> Inputs:
         """What the dense network gives; of a symmetric one what it gives `views` of the images together."""
         with torch.no_grad(), self._precision(feeds):
             if not self.symmetric:
@@ -158,11 +163,11 @@ class Objective:
     def _cast(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {name: weight.to(self.module.get_parameter(name).dtype) for name, weight in weights.items()}
 
-    def _call(self, weights: Mapping[str, Tensor], feeds: Values) -> Feeds:
-        results: Feeds = functional_call(self.module, dict(weights), feeds)
+    def _call(self, weights: Mapping[str, Tensor], feeds: NetworkValues) -> Inputs:
+        results: Inputs = functional_call(self.module, dict(weights), feeds)
         return results
 
-    def _precision(self, feeds: Values) -> torch.autocast:
+    def _precision(self, feeds: NetworkValues) -> torch.autocast:
         kind = next((feed.device.type for feed in feeds if isinstance(feed, Tensor)), "cpu")
         return torch.autocast(kind, torch.bfloat16, enabled=self.half and kind == "cuda")
 

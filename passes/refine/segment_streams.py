@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, fx
 from torch.func import functional_call
 
-from prox24_export.passes.refine.batches import Feeds
-from prox24_export.passes.refine.objective import Pair
+from prox24_export.passes.refine.objective import StreamPair
 from prox24_export.passes.refine.segments import Segment, shared_names, shared_values
+from prox24_export.passes.refine.views import Inputs
 
 CPU = torch.device("cpu")
 
@@ -22,7 +22,7 @@ class Streams:
     """
 
     def __init__(
-        self, module: fx.GraphModule, segments: Sequence[Segment], batches: Iterable[Feeds], device: torch.device
+        self, module: fx.GraphModule, segments: Sequence[Segment], batches: Iterable[Inputs], device: torch.device
     ) -> None:
         """Runs what no weight changes: masks, positions, the stem."""
         self._device = device
@@ -35,7 +35,7 @@ class Streams:
             self._dense.append({name: _to(value, CPU) for name, value in zip(names, values, strict=True)})
         self._sparse = [dict(values) for values in self._dense]
 
-    def pairs(self, segment: Segment, order: Sequence[int] | None = None) -> Iterator[Pair]:
+    def pairs(self, segment: Segment, order: Sequence[int] | None = None) -> Iterator[StreamPair]:
         """What `segment` reads in both networks."""
         for index in range(len(self._dense)) if order is None else order:
             dense = tuple(_to(self._dense[index][name], self._device) for name in segment.inputs)
@@ -43,7 +43,7 @@ class Streams:
             sparse = tuple(_to(self._sparse[index][name], self._device) for name in segment.inputs)
             yield dense, dense if same else sparse
 
-    def shuffled(self, segment: Segment, epoch: int, seed: int) -> Iterator[Pair]:
+    def shuffled(self, segment: Segment, epoch: int, seed: int) -> Iterator[StreamPair]:
         """The same in an order of this epoch's own."""
         generator = torch.Generator().manual_seed(seed + epoch)
         return self.pairs(segment, torch.randperm(len(self._dense), generator=generator).tolist())

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 Weights = dict[str, Tensor]
-Measure = Callable[[Mapping[str, Tensor]], Float[Tensor, " samples"]]
+HeldMeasure = Callable[[Mapping[str, Tensor]], Float[Tensor, " samples"]]
 PerSample = Callable[[Mapping[str, Tensor], Any], Float[Tensor, " samples"]]
 
 FIRST, SECOND, SMALL = 0.9, 0.95, 1e-12  # decay of Adam's moments; what keeps it from dividing by zero
@@ -36,7 +36,7 @@ class Epoch:
 
 
 @dataclass
-class State:
+class TrainingState:
     """A run between two epochs.
 
     Attributes:
@@ -64,14 +64,14 @@ class State:
     curve: list[Epoch] = field(default_factory=list)
 
     @staticmethod
-    def of(weights: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> "State":
+    def of(weights: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> "TrainingState":
         """The start of a run: float32 copies; without a mask every weight of a parameter survives."""
         masters = {name: weight.detach().float().clone() for name, weight in weights.items()}
         zeros = {name: torch.zeros_like(weight) for name, weight in masters.items()}
         moments = [{name: zero.clone() for name, zero in zeros.items()} for _ in range(2)]
         best = {name: weight.clone() for name, weight in masters.items()}
         scales = {name: _scale(weight, masks.get(name)) for name, weight in masters.items()}
-        return State(masters, moments[0], moments[1], best, scales, torch.zeros(0), torch.zeros(0))
+        return TrainingState(masters, moments[0], moments[1], best, scales, torch.zeros(0), torch.zeros(0))
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class Part:
 
 
 @dataclass
-class Progress:
+class RefineProgress:
     """A refinement between two epochs.
 
     Attributes:
@@ -103,7 +103,7 @@ class Progress:
     """
 
     parts: list[Part] = field(default_factory=list)
-    state: State | None = None
+    state: TrainingState | None = None
 
     def save(self, path: Path) -> None:
         """Writes it to a file, which appears whole or not at all."""
@@ -112,14 +112,14 @@ class Progress:
         partial.replace(path)
 
     @staticmethod
-    def load(path: Path) -> "Progress":
+    def load(path: Path) -> "RefineProgress":
         """Reads what `save` wrote."""
         stored = torch.load(path, weights_only=True)
         parts = [Part(**part | {"curve": tuple(Epoch(**epoch) for epoch in part["curve"])}) for part in stored["parts"]]
         state = stored["state"]
         if state is not None:
-            state = State(**state | {"curve": [Epoch(**epoch) for epoch in state["curve"]]})
-        return Progress(parts, state)
+            state = TrainingState(**state | {"curve": [Epoch(**epoch) for epoch in state["curve"]]})
+        return RefineProgress(parts, state)
 
 
 @dataclass(frozen=True)
@@ -149,11 +149,11 @@ class Training:
 
     def run(
         self,
-        state: State,
+        state: TrainingState,
         epoch: Callable[[int], Iterable[Any]],
-        held: Measure,
-        done: Callable[[State], None],
-    ) -> State:
+        held: HeldMeasure,
+        done: Callable[[TrainingState], None],
+    ) -> TrainingState:
         """Trains to the end; the same seed gives the same bytes on a CPU.
 
         Args:
@@ -180,7 +180,7 @@ class Training:
             done(state)
         return state
 
-    def _step(self, state: State, batch: Any) -> float:
+    def _step(self, state: TrainingState, batch: Any) -> float:
         """One step of Adam; a step whose gradient is not finite is left out."""
         started = time.perf_counter()
         weights = {name: weight.detach().requires_grad_() for name, weight in state.weights.items()}
@@ -194,7 +194,7 @@ class Training:
         state.seconds += time.perf_counter() - started
         return float(loss.detach())
 
-    def _move(self, state: State, name: str, gradient: Tensor) -> None:
+    def _move(self, state: TrainingState, name: str, gradient: Tensor) -> None:
         first, second = state.first[name], state.second[name]
         mask = self.masks.get(name)
         gradient = gradient if mask is None else gradient * mask
@@ -204,12 +204,12 @@ class Training:
         size = self._rate(state) * state.scales[name] / (1 - FIRST**state.step)
         state.weights[name].addcdiv_(first, spread, value=-size)
 
-    def _rate(self, state: State) -> float:
+    def _rate(self, state: TrainingState) -> float:
         progress = min(1.0, self.progress(state))
         warm = min(1.0, state.step / max(1.0, WARM_UP * self.epochs * self.steps))
         return self.rate * warm * 0.5 * (1 + math.cos(math.pi * progress))
 
-    def progress(self, state: State) -> float:
+    def progress(self, state: TrainingState) -> float:
         """Share of the run that is over, by steps or by the clock."""
         by_step = state.step / max(1, self.epochs * self.steps)
         return by_step if self.limit is None else max(by_step, state.seconds / self.limit)

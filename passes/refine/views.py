@@ -13,8 +13,8 @@ SHIFT = 8  # a shift is at most this part of a side
 SAME = 0.8  # share of images whose arg-max a view does not change, from which on the network is called symmetric
 CHANGE = 0.5  # of what outputs differ between images, that a view may change: a place in the image is not a class
 
-Feeds = tuple[Tensor, ...]
-Run = Callable[[Feeds], Sequence[Tensor]]
+Inputs = tuple[Tensor, ...]
+Network = Callable[[Inputs], Sequence[Tensor]]
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Views:
     symmetric: bool = False
 
     @staticmethod
-    def measured(run: Run, batches: Iterable[Feeds]) -> "Views":
+    def measured(run: Network, batches: Iterable[Inputs]) -> "Views":
         """Of a network, on a few batches.
 
         Args:
@@ -61,7 +61,7 @@ class Views:
         turned, moved = float(shares[1]), float(shares[2::2].mean())
         return Views(images=True, symmetric=min(turned, moved) >= SAME and _change(torch.cat(seen, 1)) <= CHANGE)
 
-    def changed(self, feeds: Feeds, generator: torch.Generator) -> Feeds:
+    def changed(self, feeds: Inputs, generator: torch.Generator) -> Inputs:
         """Each image shifted at random and, where the network is symmetric, mirrored or not; else as they are."""
         if not self.images:
             return feeds
@@ -83,7 +83,7 @@ def _is_classes(output: Tensor) -> bool:
     return output.ndim == 2 and output.shape[1] > 1 and output.is_floating_point()  # noqa: PLR2004
 
 
-def is_image(feeds: Feeds) -> bool:
+def is_image(feeds: Inputs) -> bool:
     """Whether the only input is a batch of images: float [N, C, H, W], at most 4 channels, sides of 16 or more."""
     if len(feeds) != 1 or feeds[0].ndim != AXES or not feeds[0].is_floating_point():
         return False

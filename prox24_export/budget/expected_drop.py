@@ -13,18 +13,18 @@ or −1 with probability p(a) + p(b), else 0.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
-from prox24_export.passes.graph.protocol import Array, Feeds
+from prox24_export.passes.graph.arrays import Array
+from prox24_export.passes.graph.protocol import Feeds, Runner
 from prox24_export.validation.accuracy import labelled_output
 from prox24_export.validation.metrics import IGNORED
 
-Model = Callable[[Feeds], Sequence[Array]]
-Batches = Sequence[tuple[Feeds, Array]]
+LabelledBatches = Sequence[tuple[Feeds, Array]]
 
 PER_CENT = 100.0
 LARGEST = 20.0  # temperature, and its inverse
@@ -46,8 +46,8 @@ class ExpectedDrop:
         temperature: Fitted to the labels.
     """
 
-    dense: Model
-    batches: Batches
+    dense: Runner
+    batches: LabelledBatches
     reported: int | None = None
     temperature: float = field(init=False)
     _output: int = field(init=False)
@@ -66,7 +66,7 @@ class ExpectedDrop:
         self.temperature = temperature(np.concatenate(logits), labels)
         self._probabilities = [np.exp(_log_softmax(part / self.temperature)) for part in logits]
 
-    def of(self, changed: Model) -> tuple[float, float, float]:
+    def of(self, changed: Runner) -> tuple[float, float, float]:
         """Percentage points of top-1 that are expected to be lost, their standard error, and that of a count of them.
 
         The last is that of the expectation here and of the count on the `reported` samples together. Where an output

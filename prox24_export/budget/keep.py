@@ -12,7 +12,8 @@
 Steps 2 to 4 look at a fifth of the evaluation samples; on another fifth the choice has to hold, or more layers are left
 dense until it does. The others are for the figures and gates of the report and nothing else: a limit that was kept by
 luck here is not kept there, and the run then says so. A change has to stay one standard error below its limit, that of
-its estimate here and that of its figure there together, or half of the limit where that is less: see `Figure.margin`.
+its estimate here and that of its figure there together, or half of the limit where that is less: see
+`LimitedFigure.margin`.
 """
 
 import math
@@ -24,19 +25,30 @@ from pathlib import Path
 import numpy as np
 
 from prox24_export.budget.expected_drop import ExpectedDrop
-from prox24_export.budget.search import ERRORS, ORDERS, Choice, Figure, Judge, Order, Search, Weights, names_of
-from prox24_export.budget.sensitivity import Dense, Model, OutputDistance, Unit, measured, remembered, units, variant
+from prox24_export.budget.search import (
+    ERRORS,
+    ORDERS,
+    DenseChoice,
+    Judge,
+    LimitedFigure,
+    Order,
+    Search,
+    StoredWeights,
+    names_of,
+)
+from prox24_export.budget.sensitivity import Dense, OutputDistance, Unit, measured, remembered, units, variant
 from prox24_export.data import samples as data
 from prox24_export.errors import InputError
-from prox24_export.passes.graph.protocol import Linear, Reason, Skipped
+from prox24_export.passes.graph.protocol import Linear, Reason, Runner, Skipped
 from prox24_export.progress import Progress
 from prox24_export.results.budget import BudgetDecision, BudgetReport, Kept, SensitivityReport
 from prox24_export.results.report import AccuracyReport, LayerReport
+from prox24_export.stages.measure import Measurement
 from prox24_export.stages.prepare import Job
 from prox24_export.stages.prune import Pruned, prune
 from prox24_export.stages.run import Run
+from prox24_export.stages.solve import SolvedModel
 from prox24_export.stages.weight_store import WeightStore
-from prox24_export.validation import accuracy, custom_metric
 from prox24_export.validation.gates import OF_ACCURACY
 
 PART = 5  # a fifth each to search and to confirm on; most are for the report, whose count of hits is the least sure
@@ -44,7 +56,7 @@ LEAST = 3  # samples: one to search on, one to confirm, one for the report
 INTERVAL = 3.92  # standard errors in a 95 % interval
 TOP1 = "top1"
 
-Measure = Callable[[Model], AccuracyReport]
+VariantMeasure = Callable[[Runner], AccuracyReport]
 
 
 @dataclass(frozen=True)
@@ -63,7 +75,7 @@ class Judges:
 
 
 @dataclass(frozen=True)
-class Limits:
+class LimitJudge:
     """What `--max-accuracy-drop` and `--max-metric-change` allow, judged on the same samples.
 
     Attributes:
@@ -76,21 +88,21 @@ class Limits:
 
     drop: ExpectedDrop | None = None
     max_drop: float = 0.0
-    measure: Measure | None = None
+    measure: VariantMeasure | None = None
     max_change: float = 0.0
     scatter: float = 1.0
 
-    def __call__(self, model: Model) -> Sequence[Figure]:
+    def __call__(self, model: Runner) -> Sequence[LimitedFigure]:
         """See `Judge`."""
         figures = []
         if self.drop is not None:
-            figures.append(Figure(TOP1, *self.drop.of(model), self.max_drop))
+            figures.append(LimitedFigure(TOP1, *self.drop.of(model), self.max_drop))
         if self.measure is not None:
             figures += changes(self.measure(model), self.max_change, self.scatter)
         return figures
 
 
-def changes(accuracy: AccuracyReport, limit: float, scatter: float = 1.0) -> list[Figure]:
+def changes(accuracy: AccuracyReport, limit: float, scatter: float = 1.0) -> list[LimitedFigure]:
     """Every metric but top-1 and top-5: the change in its bad direction, in either where none is told.
 
     Raises:
@@ -105,7 +117,7 @@ def changes(accuracy: AccuracyReport, limit: float, scatter: float = 1.0) -> lis
         way = accuracy.better.get(name)
         worse = abs(change) if way is None else (-change if way == "higher" else change)
         error = errors.get(name, 0.0)
-        figures.append(Figure(name, worse, error, scatter * error, limit))
+        figures.append(LimitedFigure(name, worse, error, scatter * error, limit))
     if not figures:
         raise InputError(
             "--budget with --max-metric-change needs a metric: expected a language model, 'labels' that are references "
@@ -140,13 +152,15 @@ def divided(
     return searched, confirmed, reported
 
 
-def apart(job: Job) -> tuple[Job, Judges]:
-    """The job without the evaluation samples that a search may look at, and what decides it on those.
+def set_judges_apart(job: Job) -> tuple[Job, Judges | None]:
+    """With a budget: the job without the evaluation samples that a search may look at, and what decides it on those.
 
     Raises:
         InputError: There are too few, or they cannot answer it.
     """
     settings = job.settings
+    if not settings.budget or not job.linears:
+        return job, None
     *looked_at, reported = divided(job.parts.report, seed=settings.seed, in_order=settings.stride is not None)
     facts = None if job.facts is None else replace(job.facts, report=len(reported))
     job = replace(job, parts=replace(job.parts, report=reported), facts=facts)
@@ -154,35 +168,16 @@ def apart(job: Job) -> tuple[Job, Judges]:
     return job, Judges(search, confirm, sum(map(len, looked_at)))
 
 
-def measure_of(job: Job, samples: Sequence[data.Sample]) -> Measure:
+def measure_of(job: Job, samples: Sequence[data.Sample]) -> VariantMeasure:
     """Every metric of a variant beside the dense model's, the user's own included; the dense model runs once."""
-    graph, settings = job.graph, job.settings
-    batches = list(data.joined(samples, graph.inputs, job.size))
-    dense = remembered(variant(graph, {}), [feeds for feeds, _ in batches])
-    token = graph.inputs[0].name if graph.predicts_next_token else None
-    spec, names = settings.metric, graph.outputs
-    own = None if spec is None else custom_metric.measure_samples(spec, dense, names, batches)
-
-    def measure(model: Model) -> AccuracyReport:
-        found = accuracy.compare(
-            dense,
-            model,
-            names,
-            batches,
-            samples=len(samples),
-            next_token=token,
-            stride=settings.stride,
-            tick=lambda: None,
-        )
-        if spec is None or own is None:
-            return found
-        return custom_metric.add_to(found, own, custom_metric.measure_samples(spec, model, names, batches))
-
-    return measure
+    model = variant(job.graph, {})
+    return Measurement.prepare(
+        job.graph, samples, job.settings, size=job.size, dense=lambda batches: remembered(model, batches)
+    ).compare
 
 
 def sensitivity_of(
-    job: Job, weights: Weights, layers: Sequence[LayerReport], progress: Progress
+    job: Job, weights: StoredWeights, layers: Sequence[LayerReport], progress: Progress
 ) -> tuple[SensitivityReport, list[Unit]]:
     """What `--sensitivity` prints, from the solved weights and the unlabelled choice part.
 
@@ -204,7 +199,7 @@ def sensitivity_of(
         return measured(OutputDistance(job.graph, weights, feeds), found, errors, tick), found
 
 
-def limits_of(job: Job, samples: Sequence[data.Sample], measure: Measure, *, reported: int) -> Limits:
+def limits_of(job: Job, samples: Sequence[data.Sample], measure: VariantMeasure, *, reported: int) -> LimitJudge:
     """What decides, from the run's settings.
 
     Args:
@@ -227,7 +222,7 @@ def limits_of(job: Job, samples: Sequence[data.Sample], measure: Measure, *, rep
                 "--budget with --max-accuracy-drop needs labels: expected an array 'labels' in the --evaluation file."
             )
         drop = ExpectedDrop(variant(job.graph, {}), batches, reported)
-    return Limits(
+    return LimitJudge(
         drop,
         settings.max_accuracy_drop or 0.0,
         measure if settings.max_metric_change is not None else None,
@@ -245,7 +240,6 @@ def keep_budget(
     again: bool,
     scratch: Path,
     run: Run,
-    progress: Progress,
     errors: float = ERRORS,
     orders: Mapping[str, Order] = ORDERS,
 ) -> tuple[Pruned, BudgetReport]:
@@ -259,7 +253,6 @@ def keep_budget(
         again: Whether other layers may be solved again; not where they were refined together.
         scratch: Folder for weights.
         run: Takes the time.
-        progress: Where to show progress.
         errors: Standard errors that a change must stay below its limit.
         orders: By which layers are left dense.
 
@@ -268,8 +261,8 @@ def keep_budget(
     """
     begun = time.perf_counter()
     with run.timed("budget"):
-        sensitivity, found = sensitivity_of(job, weights, pruned.layers, progress)
-        solver = _Again(job, scratch, progress)
+        sensitivity, found = sensitivity_of(job, weights, pruned.layers, run.progress)
+        solver = _Again(job, scratch, run.progress)
         search = Search(
             job.graph,
             found,
@@ -298,6 +291,19 @@ def keep_budget(
     return replace(rows, layers=layers, masks=masks), report
 
 
+def stay_within_budget(job: Job, solved: SolvedModel, judges: Judges | None, scratch: Path, run: Run) -> SolvedModel:
+    """The solved model with the fewest layers left dense that keep the limits; as it is without a budget.
+
+    Raises:
+        InputError: No sample is held back that could tell which layers matter.
+    """
+    if judges is None or not solved.weights:
+        return solved
+    again = solved.refinement is None or not solved.refinement.kept
+    pruned, found = keep_budget(job, solved.pruned, solved.weights, judges, again=again, scratch=scratch, run=run)
+    return replace(solved, pruned=pruned, budget=found)
+
+
 class _Again:
     """Solves all weights but those that are dense; the weights wait on disk."""
 
@@ -323,7 +329,7 @@ class _Again:
         )
         return store
 
-    def rows(self, choice: Choice) -> Pruned | None:
+    def rows(self, choice: DenseChoice) -> Pruned | None:
         """Of the layers, as solved for a choice; None where nothing was solved again for it."""
         return None if choice.solved_for is None else self._rows[choice.solved_for]
 
@@ -332,7 +338,9 @@ def _left_dense(layer: Linear | Skipped) -> Skipped:
     return Skipped(layer.name, layer.op, layer.weight, layer.k, layer.n, layer.parameters, Reason.EXCLUDED)
 
 
-def _with_dense(rows: Sequence[LayerReport], before: Sequence[LayerReport], choice: Choice) -> tuple[LayerReport, ...]:
+def _with_dense(
+    rows: Sequence[LayerReport], before: Sequence[LayerReport], choice: DenseChoice
+) -> tuple[LayerReport, ...]:
     """Rows in which the chosen layers are dense, with the reason and the error that they had."""
     names = {linear.name: unit for unit in choice.dense for linear in unit.linears}
     many = f"{len(names)} layer{'' if len(names) == 1 else 's'}"
@@ -343,7 +351,7 @@ def _with_dense(rows: Sequence[LayerReport], before: Sequence[LayerReport], choi
     )
 
 
-def _report(search: Search, choice: Choice, samples: int, errors: float, seconds: float) -> BudgetReport:
+def _report(search: Search, choice: DenseChoice, samples: int, errors: float, seconds: float) -> BudgetReport:
     names = {unit.name for unit in choice.dense}
     decisions = tuple(
         BudgetDecision(unit.name, "dense" if unit.name in names else "sparse", _why(search, unit, names))

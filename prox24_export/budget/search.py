@@ -8,15 +8,16 @@ from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from prox24_export.budget.sensitivity import Dense, Model, Restored, Unit, variant
-from prox24_export.passes.graph.protocol import Array, TracedGraph
+from prox24_export.budget.sensitivity import Dense, Restored, Unit, variant
+from prox24_export.passes.graph.arrays import Array
+from prox24_export.passes.graph.protocol import Runner, TracedGraph
 from prox24_export.results.budget import CONFIRMING, BudgetPoint, SensitivityReport, UnitSensitivity
 
 ERRORS = 1.0  # standard errors that a change must stay below its limit
 ROUNDING = 1e-9
 TRIES = 8  # layers tried sparse again with all others solved again
 
-Weights = Mapping[str, Array]
+StoredWeights = Mapping[str, Array]
 SolveAgain = Callable[[Dense], MutableMapping[str, Array]]
 Order = Callable[[UnitSensitivity, float], float]  # of a unit and the loss with everything pruned: first where largest
 
@@ -32,7 +33,7 @@ RELATIVE_ERROR: Mapping[str, Order] = {"relative error": lambda unit, _: unit.re
 
 
 @dataclass(frozen=True)
-class Figure:
+class LimitedFigure:
     """A metric's change for the worse on the samples of the search; all in the metric's unit.
 
     Attributes:
@@ -69,12 +70,12 @@ class Figure:
 class Judge(Protocol):
     """What decides whether a variant keeps the limits."""
 
-    def __call__(self, model: Model) -> Sequence[Figure]:
+    def __call__(self, model: Runner) -> Sequence[LimitedFigure]:
         """Figures of one variant."""
 
 
 @dataclass(frozen=True)
-class Choice:
+class DenseChoice:
     """Units that are dense, and the weights of the others.
 
     Attributes:
@@ -84,7 +85,7 @@ class Choice:
     """
 
     dense: tuple[Unit, ...]
-    weights: Weights
+    weights: StoredWeights
     solved_for: Dense | None = None
 
     @property
@@ -119,7 +120,7 @@ class Search:
     graph: TracedGraph
     found: Sequence[Unit]
     sensitivity: SensitivityReport
-    solved: Weights
+    solved: StoredWeights
     judge: Judge
     solve_again: SolveAgain | None = None
     errors: float = ERRORS
@@ -129,7 +130,7 @@ class Search:
     reasons: dict[str, str] = field(default_factory=dict)
     _judged: dict[tuple[Dense, bool], BudgetPoint] = field(init=False, default_factory=dict)
 
-    def run(self) -> Choice:
+    def run(self) -> DenseChoice:
         """The choice."""
         choice = self._found()
         near_dense = list(self.orders.values())[-1]
@@ -137,11 +138,11 @@ class Search:
             if self._holds(choice):
                 break
             dense = (*choice.dense, unit)
-            choice = Choice(dense, Restored(choice.weights, names_of(dense)), choice.solved_for)
+            choice = DenseChoice(dense, Restored(choice.weights, names_of(dense)), choice.solved_for)
             self.reasons[unit.name] = "dense because the choice did not hold on other samples"
         return choice
 
-    def _holds(self, choice: Choice) -> bool:
+    def _holds(self, choice: DenseChoice) -> bool:
         """Whether a choice keeps the limits on other samples."""
         if self.confirm is None:
             return True
@@ -149,7 +150,7 @@ class Search:
         self.curve.append(_point(CONFIRMING, choice, figures, self.errors))
         return self.curve[-1].fits
 
-    def _found(self) -> Choice:
+    def _found(self) -> DenseChoice:
         """The best on the samples of the search."""
         if (nothing := self._restored("everything pruned", ())) is not None:
             return nothing
@@ -158,18 +159,18 @@ class Search:
             best = self._sparse_again(self._shorter(best), tries=TRIES, again=True)
         return best
 
-    def _in_order(self, name: str) -> Choice:
+    def _in_order(self, name: str) -> DenseChoice:
         """The shortest prefix of an order, then single units of it sparse again."""
         ranked = self._ranked(self.orders[name])
         low, high = 0, len(ranked)  # nothing dense is too little; everything dense changes nothing
-        choice = Choice(tuple(ranked), Restored(self.solved, names_of(ranked)))
+        choice = DenseChoice(tuple(ranked), Restored(self.solved, names_of(ranked)))
         while high - low > 1:
             middle = (low + high) // 2
             fitting = self._restored(name, ranked[:middle])
             low, high, choice = (low, middle, fitting) if fitting else (middle, high, choice)
         return self._sparse_again(choice, tries=len(ranked), again=False)
 
-    def _shorter(self, best: Choice) -> Choice:
+    def _shorter(self, best: DenseChoice) -> DenseChoice:
         """Fewer of the best choice's units, in its order, the other layers solved again; bisected."""
         ranked, low, high = best.dense, 0, len(best.dense)
         while high - low > 1:
@@ -178,7 +179,7 @@ class Search:
             low, high, best = (low, middle, fitting) if fitting else (middle, high, best)
         return best
 
-    def _sparse_again(self, best: Choice, *, tries: int, again: bool) -> Choice:
+    def _sparse_again(self, best: DenseChoice, *, tries: int, again: bool) -> DenseChoice:
         """Single units sparse again, the largest first, each tried once."""
         for unit in sorted(best.dense, key=lambda unit: -unit.parameters)[:tries]:
             fewer = tuple(other for other in best.dense if other is not unit)
@@ -196,20 +197,20 @@ class Search:
         known = {row.name: order(row, self.sensitivity.pruned) for row in self.sensitivity.units}
         return sorted(self.found, key=lambda unit: -known[unit.name])
 
-    def _restored(self, name: str, dense: Sequence[Unit]) -> Choice | None:
-        return self._measured(name, Choice(tuple(dense), Restored(self.solved, names_of(dense))))
+    def _restored(self, name: str, dense: Sequence[Unit]) -> DenseChoice | None:
+        return self._measured(name, DenseChoice(tuple(dense), Restored(self.solved, names_of(dense))))
 
-    def _again(self, name: str, dense: Sequence[Unit]) -> Choice | None:
+    def _again(self, name: str, dense: Sequence[Unit]) -> DenseChoice | None:
         known = self._judged.get((names_of(dense), True))
         if self.solve_again is None or (known is not None and not known.fits):
             return None
         weights = self.solve_again(names_of(dense))
-        choice = self._measured(name, Choice(tuple(dense), weights, names_of(dense)))
+        choice = self._measured(name, DenseChoice(tuple(dense), weights, names_of(dense)))
         if choice is None:
             weights.clear()  # they may be gigabytes on disk
         return choice
 
-    def _measured(self, name: str, choice: Choice) -> Choice | None:
+    def _measured(self, name: str, choice: DenseChoice) -> DenseChoice | None:
         """The choice, if it keeps every limit; its point is added to the curve."""
         key = names_of(choice.dense), choice.solved_again
         if key not in self._judged:
@@ -219,7 +220,7 @@ class Search:
         return choice if self._judged[key].fits else None
 
 
-def _point(name: str, choice: Choice, figures: Sequence[Figure], errors: float) -> BudgetPoint:
+def _point(name: str, choice: DenseChoice, figures: Sequence[LimitedFigure], errors: float) -> BudgetPoint:
     worst = max(figures, key=lambda figure: figure.excess(errors))
     return BudgetPoint(
         order=name,

@@ -17,12 +17,11 @@ from torch import Tensor
 
 from prox24_export.engines.estimate import operations
 from prox24_export.passes.calibrate.schedule import schedule
-from prox24_export.passes.front_torch.graph import as_array, as_tensor
-from prox24_export.passes.graph.protocol import Array, Feeds, Linear, TracedGraph
+from prox24_export.passes.graph.arrays import Array, as_array, as_tensor
+from prox24_export.passes.graph.protocol import Feeds, Linear, Runner, TracedGraph
 from prox24_export.passes.refine.loss import OutputLoss, samples_of
 from prox24_export.results.budget import SensitivityReport, UnitSensitivity
 
-Model = Callable[[Feeds], Sequence[Array]]
 Dense = frozenset[str]  # names of weights that are left dense
 
 MOST_UNITS = 128
@@ -144,7 +143,7 @@ class Restored(Mapping[str, Array]):
         return sum(1 for _ in self)
 
 
-def variant(graph: TracedGraph, weights: Mapping[str, Array]) -> Model:
+def variant(graph: TracedGraph, weights: Mapping[str, Array]) -> Runner:
     """The whole model with some weights replaced, as `TracedGraph.runner` is with none.
 
     It is compiled at the first feeds, because their types are known only then.
@@ -164,7 +163,7 @@ def variant(graph: TracedGraph, weights: Mapping[str, Array]) -> Model:
     return run
 
 
-def remembered(model: Model, batches: Sequence[Feeds]) -> Model:
+def remembered(model: Runner, batches: Sequence[Feeds]) -> Runner:
     """The same, its outputs for these very feeds kept instead of computed again, as far as memory is meant for it."""
     mine, kept, room = {id(feeds) for feeds in batches}, dict[int, Sequence[Array]](), [HELD]
 
@@ -203,7 +202,7 @@ class OutputDistance:
     batches: Sequence[Feeds]
     samples: int = field(init=False, default=0)
     _losses: Sequence[OutputLoss] = field(init=False)
-    _dense: Model = field(init=False)
+    _dense: Runner = field(init=False)
 
     def __post_init__(self) -> None:
         """Runs the dense model once: its outputs tell which measure fits them."""

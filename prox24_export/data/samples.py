@@ -13,8 +13,8 @@ from prox24_export import user_code
 from prox24_export.data import text
 from prox24_export.errors import InputError
 from prox24_export.passes.calibrate.calibrate import Batch
-from prox24_export.passes.front_torch.graph import as_array
-from prox24_export.passes.graph.protocol import Array, Input
+from prox24_export.passes.graph.arrays import Array, as_array
+from prox24_export.passes.graph.protocol import Input
 
 Source = str | Path | Iterable[Any]
 

@@ -10,7 +10,7 @@ REMEDY = "Leave --min-speedup out, or run where TensorRT or a CUDA GPU is."
 
 
 @dataclass(frozen=True)
-class Choice:
+class EngineChoice:
     """What will be measured.
 
     Attributes:
@@ -26,7 +26,7 @@ class Choice:
     why_not: str = ""
 
 
-def choose(settings: Settings, *, has_onnx: bool) -> Choice:
+def choose(settings: Settings, *, has_onnx: bool) -> EngineChoice:
     """The engine that the settings ask for; with `auto` the best that is here.
 
     Args:
@@ -44,7 +44,7 @@ def choose(settings: Settings, *, has_onnx: bool) -> Choice:
     return choice
 
 
-def _chosen(settings: Settings, *, has_onnx: bool) -> Choice:
+def _chosen(settings: Settings, *, has_onnx: bool) -> EngineChoice:
     from prox24_export.engines.torch_sparse import measure as torch_sparse  # noqa: PLC0415 (looks for libraries)
     from prox24_export.passes.emit_engine import tensorrt  # noqa: PLC0415 (looks for libraries)
 
@@ -62,13 +62,15 @@ def _chosen(settings: Settings, *, has_onnx: bool) -> Choice:
     if asked == "torch":
         torch_sparse.require()
     if asked == "none":
-        return Choice("none", precision, writes, "--engine none was asked for.")
+        return EngineChoice("none", precision, writes, "--engine none was asked for.")
     if asked != "auto":
-        return Choice(asked, precision, writes)
+        return EngineChoice(asked, precision, writes)
     there, torch = tensorrt.availability(), torch_sparse.availability()
     if there.available and has_onnx:
-        return Choice("tensorrt", precision, writes)
+        return EngineChoice("tensorrt", precision, writes)
     if torch.available and precision != "fp32":
-        return Choice("torch", precision, writes)
+        return EngineChoice("torch", precision, writes)
     first = there.reason if has_onnx else "it reads ONNX files, and this model is none (--onnx)."
-    return Choice("none", precision, writes, f"TensorRT: {first} torch.sparse: {torch.reason or 'it has no fp32.'}")
+    return EngineChoice(
+        "none", precision, writes, f"TensorRT: {first} torch.sparse: {torch.reason or 'it has no fp32.'}"
+    )

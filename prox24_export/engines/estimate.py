@@ -23,7 +23,7 @@ from prox24_export.results.engine import Estimate, ShapeShare
 RATE = 2  # of sparse matrix instructions over dense ones, at most, by the vendor's figures
 OPERATIONS = 2  # a multiplication and an addition
 
-Shape = tuple[int, int, int]  # K, N, tokens
+ProductShape = tuple[int, int, int]  # K, N, tokens
 
 
 def estimate(
@@ -41,7 +41,7 @@ def estimate(
         feeds: One batch, of the size to estimate for.
     """
     products, missing = _products(graph, found)
-    layers, sparse = Counter[Shape](), Counter[Shape]()
+    layers, sparse = Counter[ProductShape](), Counter[ProductShape]()
     for layer, tokens in _tokens(graph, products, feeds).items():
         if tokens is None:
             missing[f"{layer.op}: its output has no known size"] += 1
@@ -66,7 +66,9 @@ def amdahl(share: float) -> float:
     return 1 / (1 - share * (1 - 1 / RATE))
 
 
-def _summed(layers: Mapping[Shape, int], sparse: Mapping[Shape, int], missing: Mapping[str, int]) -> Estimate:
+def _summed(
+    layers: Mapping[ProductShape, int], sparse: Mapping[ProductShape, int], missing: Mapping[str, int]
+) -> Estimate:
     flops = {(k, n, tokens): float(OPERATIONS * tokens * k * n) for k, n, tokens in layers}
     total = sum(flops[shape] * count for shape, count in layers.items())
     share = sum(flops[shape] * count for shape, count in sparse.items()) / total if total else 0.0

@@ -7,7 +7,8 @@ from pathlib import Path
 from prox24_export import facts
 from prox24_export.engines.timing.latency import Procedure, Reference, measure
 from prox24_export.passes.front_onnx.graph import OnnxGraph
-from prox24_export.passes.graph.protocol import Array, Feeds
+from prox24_export.passes.graph.arrays import Array
+from prox24_export.passes.graph.protocol import Feeds
 from prox24_export.results.engine import EngineReport, LatencyPoint
 
 NO_SPARSE_KERNELS = (

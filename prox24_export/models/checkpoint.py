@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from prox24_export.errors import InputError, first_line
+from prox24_export.passes.graph.arrays import Array
 from prox24_export.passes.graph.experts import whole_name
-from prox24_export.passes.graph.protocol import Array
 
 ENDING = "*.safetensors"
 INDEX = "model.safetensors.index.json"

@@ -7,7 +7,8 @@ from typing import Any, Protocol
 
 from prox24_export import facts
 from prox24_export.errors import InputError
-from prox24_export.passes.graph.protocol import Array, TracedGraph
+from prox24_export.passes.graph.arrays import Array
+from prox24_export.passes.graph.protocol import TracedGraph
 from prox24_export.results.report import FileFacts
 
 PICKLES = {".pt", ".pth", ".bin", ".ckpt", ".pkl"}

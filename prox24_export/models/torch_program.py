@@ -18,10 +18,11 @@ from torch.export import ExportedProgram
 from prox24_export import facts, user_code
 from prox24_export.errors import InputError, first_line
 from prox24_export.passes.front_torch.emit_onnx import emit_onnx, expect_onnx
-from prox24_export.passes.front_torch.graph import FxGraph, as_array, as_tensor, fx_of
+from prox24_export.passes.front_torch.graph import FxGraph, fx_of
 from prox24_export.passes.front_torch.trace import functional, trace, with_tensors
+from prox24_export.passes.graph.arrays import Array, as_array, as_tensor
 from prox24_export.passes.graph.experts import with_parts
-from prox24_export.passes.graph.protocol import Array, TracedGraph
+from prox24_export.passes.graph.protocol import TracedGraph
 from prox24_export.results.report import FileFacts
 
 LABELS = "labels"  # beside calibration inputs, never one of them

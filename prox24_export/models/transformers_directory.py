@@ -15,10 +15,11 @@ from prox24_export import facts
 from prox24_export.errors import InputError, first_line
 from prox24_export.models.checkpoint import INDEX, Checkpoint
 from prox24_export.passes.front_torch.emit_onnx import emit_onnx, expect_onnx
-from prox24_export.passes.front_torch.graph import FxGraph, as_tensor, fx_of
+from prox24_export.passes.front_torch.graph import FxGraph, fx_of
 from prox24_export.passes.front_torch.trace import trace
+from prox24_export.passes.graph.arrays import Array, as_tensor
 from prox24_export.passes.graph.experts import with_parts
-from prox24_export.passes.graph.protocol import Array, TracedGraph
+from prox24_export.passes.graph.protocol import TracedGraph
 from prox24_export.results.report import FileFacts
 
 if TYPE_CHECKING:

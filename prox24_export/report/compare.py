@@ -15,7 +15,7 @@ WIDTH = 100
 ABSENT = "absent"
 
 
-class Comparison(NamedTuple):
+class RunComparison(NamedTuple):
     """What changed.
 
     Attributes:
@@ -29,7 +29,7 @@ class Comparison(NamedTuple):
     tables: Sequence[Table]
 
 
-def compare(before: Report, after: Report) -> Comparison:
+def compare(before: Report, after: Report) -> RunComparison:
     """What changed from `before` to `after`; of layers, gates and settings only those that did."""
     tables = [
         Table("Layers that changed", ("Layer", "Before", "After", "Why"), list(_layers(before, after))),
@@ -42,7 +42,7 @@ def compare(before: Report, after: Report) -> Comparison:
     changed = len(tables[0].rows)
     layers = f"{changed:,} layer{' differs' if changed == 1 else 's differ'}"
     sizes = f"{len(before.sparse_layers):,} sparse layers before, {len(after.sparse_layers):,} after"
-    return Comparison(f"{layers}; {sizes}.", list(_doubts(before, after)), [table for table in tables if table.rows])
+    return RunComparison(f"{layers}; {sizes}.", list(_doubts(before, after)), [table for table in tables if table.rows])
 
 
 def render_markdown(before: Report, after: Report) -> str:

@@ -39,7 +39,7 @@ class Speed(NamedTuple):
     basis: str
 
 
-class Verdict(NamedTuple):
+class VerdictBox(NamedTuple):
     """A gate: `verdict` is passed, failed or inconclusive; `words` also say which an inconclusive one counts as."""
 
     name: str
@@ -110,10 +110,10 @@ def speed(report: Report) -> Speed:
     )
 
 
-def gates(report: Report) -> list[Verdict]:
+def gates(report: Report) -> list[VerdictBox]:
     """Every gate with what was measured, its interval and its limit."""
     return [
-        Verdict(
+        VerdictBox(
             gate.name, markdown.gate_value(gate), markdown.gate_limit(gate), _verdict(gate), markdown.gate_verdict(gate)
         )
         for gate in report.gates

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from prox24_export.report import engine_tables, markdown
-from prox24_export.report.html_plot import HEIGHT, Bar, Key, Mark, Plot, Tick, axis, line
+from prox24_export.report.html_plot import HEIGHT, AxisTick, Bar, Key, Mark, Plot, axis, line
 from prox24_export.results.engine import Distribution, Estimate, LatencyPoint, ShapeShare
 from prox24_export.results.report import LayerReport, RefinementReport
 
@@ -253,7 +253,13 @@ def _ecdf(point: LatencyPoint, name: str, place: int) -> Plot | None:
 
 
 def _over_batch(
-    points: Sequence[LatencyPoint], marks: Sequence[Mark], *, name: str, title: str, down: str, y_ticks: Sequence[Tick]
+    points: Sequence[LatencyPoint],
+    marks: Sequence[Mark],
+    *,
+    name: str,
+    title: str,
+    down: str,
+    y_ticks: Sequence[AxisTick],
 ) -> Plot:
     kinds = list(dict.fromkeys(mark.kind.partition(" ")[0] for mark in marks))
     series = {kind: [mark for mark in marks if mark.kind.partition(" ")[0] == kind] for kind in kinds}
@@ -265,7 +271,7 @@ def _over_batch(
         description=f"From {ends[0]} to {ends[1]}; the table has every figure.{untrusted}",
         across="batch",
         down=down,
-        x_ticks=[Tick(x, label(point, points).removeprefix("batch ")) for x, point in _slots(points)],
+        x_ticks=[AxisTick(x, label(point, points).removeprefix("batch ")) for x, point in _slots(points)],
         y_ticks=y_ticks,
         lines=[line(kind, [(mark.x, mark.y) for mark in series[kind]]) for kind in kinds],
         marks=marks,

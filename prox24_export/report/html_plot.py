@@ -16,7 +16,7 @@ NOISE = 1e-9  # a range of values below is drawn as no range
 MOST_TICKS = 5
 
 
-class Tick(NamedTuple):
+class AxisTick(NamedTuple):
     """A label at a position on its axis."""
 
     at: float
@@ -65,8 +65,8 @@ class Plot(NamedTuple):
     description: str
     across: str
     down: str
-    x_ticks: Sequence[Tick]
-    y_ticks: Sequence[Tick]
+    x_ticks: Sequence[AxisTick]
+    y_ticks: Sequence[AxisTick]
     bars: Sequence[Bar] = ()
     gaps: Sequence[float] = ()
     lines: Sequence[Line] = ()
@@ -98,12 +98,12 @@ class Axis(NamedTuple):
         """Of the ticks."""
         return [self.low + index * self.step for index in range(round((self.high - self.low) / self.step) + 1)]
 
-    def ticks(self, place: Callable[[float], float], unit: str = "", factor: float = 1) -> list[Tick]:
+    def ticks(self, place: Callable[[float], float], unit: str = "", factor: float = 1) -> list[AxisTick]:
         """Labels with as many digits as tell neighbours apart."""
         largest = factor * max(abs(self.low), abs(self.high))
         digits = min(15, max(1, _power(largest) - _power(factor * self.step) + 1))
         return [
-            Tick(place(value), f"{markdown.number(_clean(factor * value, digits), digits)}{unit}")
+            AxisTick(place(value), f"{markdown.number(_clean(factor * value, digits), digits)}{unit}")
             for value in self.values()
         ]
 

@@ -18,6 +18,7 @@ from prox24_export.report.markdown_table import (
 )
 from prox24_export.results.budget import BudgetReport
 from prox24_export.results.report import (
+    RANDOM_WARNING,
     AccuracyReport,
     Change,
     Gate,
@@ -28,7 +29,6 @@ from prox24_export.results.report import (
 )
 
 __all__ = (  # figures and `Table` are read through here by the other writers
-    "RANDOM_WARNING",
     "Table",
     "cost",
     "figures",
@@ -45,10 +45,6 @@ __all__ = (  # figures and `Table` are read through here by the other writers
     "warnings",
 )
 
-RANDOM_WARNING = (
-    "No calibration data were given: inputs were random, so the masks are not based on data. "
-    "Give --calibration before you rely on this model."
-)
 LAYERS, WARNINGS, REASONS = 12_000, 3_000, 5_000  # bytes of rows; together with the tables' all stays under 60 kB
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from prox24_export.errors import InputError
+from prox24_export.output import REPORT
 from prox24_export.report import html, html_mask, junit, markdown
 from prox24_export.report.html_mask import Mask
 from prox24_export.results import reader
@@ -32,6 +33,21 @@ def write(report: Report, folder: Path, masks: Mapping[str, Mask] | None = None)
     for path, text in rendered.items():
         path.write_text(text, encoding="utf-8")
     return list(rendered)
+
+
+def write_all(report: Report, folder: Path, masks: Mapping[str, Mask] | None = None) -> None:
+    """`report.json` and every file that is rendered from it.
+
+    Args:
+        report: What a run has found.
+        folder: Where to.
+        masks: As for `write`.
+
+    Raises:
+        OSError: One cannot be written.
+    """
+    (folder / REPORT).write_text(report.to_json(), encoding="utf-8")
+    write(report, folder, masks)
 
 
 def rerender(folder: Path) -> list[Path]:

@@ -9,8 +9,8 @@ from typing import Any
 
 from prox24_export.report import budget_text, markdown
 from prox24_export.results.engine import LatencyPoint
+from prox24_export.results.plan import Plan
 from prox24_export.results.report import Gate, LayerReport, Report
-from prox24_export.stages.plan import Plan
 
 WIDTH = 100
 ENGINE_NAMES = {"tensorrt": "TensorRT", "torch": "torch.sparse (not TensorRT)", "onnxruntime": "ONNX Runtime, CPU"}

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 EngineName = Literal["tensorrt", "torch", "onnxruntime", "none"]
-Verdict = Literal["faster", "slower", "no measurable difference"]
+SpeedVerdict = Literal["faster", "slower", "no measurable difference"]
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Ratio:
     value: float
     low: float
     high: float
-    verdict: Verdict
+    verdict: SpeedVerdict
 
 
 @dataclass(frozen=True)

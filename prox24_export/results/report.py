@@ -11,6 +11,10 @@ from prox24_export.results.engine import EngineReport, Estimate
 
 SCHEMA_VERSION = 1
 Better = Literal["higher", "lower"]
+RANDOM_WARNING = (
+    "No calibration data were given: inputs were random, so the masks are not based on data. "
+    "Give --calibration before you rely on this model."
+)
 
 
 @dataclass(frozen=True)

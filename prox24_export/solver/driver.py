@@ -20,23 +20,23 @@ class MaskState(Protocol):
 
 ITERATED_IN_FLOAT64 = 1 << 19  # entries of a target and its Gram matrix; it takes a fraction of a second
 
-State = TypeVar("State", bound=MaskState)
+StateType = TypeVar("StateType", bound=MaskState)
 
 
-class MaskSolver(Protocol[State]):
+class MaskSolver(Protocol[StateType]):
     """An iteration that drives every group of four to at most two non-zeros. Settings only; state is passed along."""
 
     @property
     def limit(self) -> int:
         """Most iterations."""
 
-    def init(self, quadratic: Quadratic, target: Float[Tensor, "N K"]) -> State:
+    def init(self, quadratic: Quadratic, target: Float[Tensor, "N K"]) -> StateType:
         """First state; `target` is in unit-diagonal coordinates, in `working_dtype`, rows of mean magnitude 1."""
 
-    def step(self, quadratic: Quadratic, state: State) -> State:
+    def step(self, quadratic: Quadratic, state: StateType) -> StateType:
         """One iteration."""
 
-    def done(self, state: State) -> bool:
+    def done(self, state: StateType) -> bool:
         """Whether the masks have settled."""
 
 
@@ -67,7 +67,7 @@ def working_dtype(target: Tensor) -> torch.dtype:
     return torch.float64 if small and target.dtype == torch.float64 else torch.float32
 
 
-def find_mask(solver: MaskSolver[State], quadratic: Quadratic, target: Float[Tensor, "N K"]) -> Masks:
+def find_mask(solver: MaskSolver[StateType], quadratic: Quadratic, target: Float[Tensor, "N K"]) -> Masks:
     """Runs `solver` in unit-diagonal coordinates, every row scaled to mean magnitude 1: no row sees another's scale."""
     scale = quadratic.scale.to(target.dtype)
     scaled = target * scale

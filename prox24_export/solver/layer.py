@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.linalg import LinAlgError  # type: ignore[attr-defined] # documented, but missing from the stubs
 
-from prox24_export.settings import Effort, Method
+from prox24_export.option_values import Effort, Method
 from prox24_export.solver import baselines
 from prox24_export.solver.admm import ProximalAdmm
 from prox24_export.solver.driver import MaskSolver, find_mask

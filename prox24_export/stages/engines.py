@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from prox24_export import output
 from prox24_export.data import samples as data
 from prox24_export.engines.estimate import estimate
 from prox24_export.engines.timing import gpu_state
@@ -15,13 +16,16 @@ from prox24_export.errors import InputError, Prox24Error, first_line
 from prox24_export.passes.emit_engine.build import EngineBuildError
 from prox24_export.passes.front_onnx.graph import OnnxGraph
 from prox24_export.passes.front_onnx.runtime import one_sentence
-from prox24_export.passes.graph.protocol import Array, Feeds, TracedGraph
+from prox24_export.passes.graph.arrays import Array
+from prox24_export.passes.graph.protocol import Feeds, TracedGraph
 from prox24_export.passes.precision.quantised import quantised_products
 from prox24_export.results.engine import EngineReport, Estimate
 from prox24_export.results.report import AccuracyReport, LayerReport
 from prox24_export.shapes import ShapeRange, complete
 from prox24_export.stages import lower as lowering
 from prox24_export.stages.prepare import Job
+from prox24_export.stages.run import Run
+from prox24_export.stages.write import WrittenModel
 
 MOST_TIMED = 32  # samples of the larger batch that is timed where no shapes are given
 ENGINES = "engines"
@@ -29,8 +33,8 @@ NOTHING_SPARSE = EngineReport("none", not_measured="no layer is sparse: both mod
 
 
 @dataclass(frozen=True)
-class Written:
-    """What the run has written.
+class Finished:
+    """The finished pair that engines are made of.
 
     Attributes:
         folder: The output folder, as long as it is not in place.
@@ -52,17 +56,46 @@ class Written:
         return [row.weight for row in self.rows if row.state == "sparse" and row.weight is not None]
 
 
-def expected(job: Job, rows: Sequence[LayerReport], timed: Sequence[Feeds]) -> Estimate | None:
+def estimate_gain(job: Job, rows: Sequence[LayerReport], timed: Sequence[Feeds], run: Run) -> Estimate | None:
     """What the pruned layers could gain at best, in a call with the first of these batches; None without one."""
     if not timed or not job.linears:
         return None
     sparse = {row.name for row in rows if row.state == "sparse"}
-    return estimate(job.graph, job.found, sparse, timed[0])
+    with run.timed("estimate"):
+        return estimate(job.graph, job.found, sparse, timed[0])
+
+
+def measure_engines(  # noqa: PLR0917 - in the order in which they were found
+    job: Job,
+    written: WrittenModel,
+    rows: Sequence[LayerReport],
+    timed: Sequence[Feeds],
+    evaluation: Sequence[tuple[dict[str, Array], Array | None]],
+    run: Run,
+) -> EngineReport:
+    """Builds and times the engines of a written model; see `run_engines`.
+
+    Args:
+        job: What was run.
+        written: What it has written.
+        rows: The report's layers.
+        timed: Inputs by name; one point of the latency each.
+        evaluation: Batches that the accuracy of converted files is measured on.
+        run: Takes the time, and what conversion has to say.
+
+    Raises:
+        Prox24Error: The engine that was asked for cannot build or run the model.
+    """
+    with run.timed("engines"), output.scratch(written.folder) as scratch:
+        finished = Finished(written.folder, written.sparse, *written.onnx_files(job, scratch), rows)
+        engine = run_engines(job, finished, timed, evaluation) if finished.pruned else NOTHING_SPARSE
+    run.warnings.extend(engine.notes)
+    return engine
 
 
 def run_engines(
     job: Job,
-    written: Written,
+    finished: Finished,
     timed: Sequence[Feeds],
     evaluation: Sequence[tuple[dict[str, Array], Array | None]] = (),
 ) -> EngineReport:
@@ -72,7 +105,7 @@ def run_engines(
 
     Args:
         job: What was run.
-        written: What it has written.
+        finished: Its finished pair.
         timed: Inputs by name; one point of the latency each.
         evaluation: Batches that the accuracy of converted files is measured on.
 
@@ -81,11 +114,11 @@ def run_engines(
     """
     lenient = job.settings.engine == "auto" and job.settings.min_speedup is None and not job.choice.writes_files
     try:
-        return _measured(job, written, timed, evaluation)
+        return _measured(job, finished, timed, evaluation)
     except EngineBuildError as error:
         kept = job.target.parent / f"{job.target.name}.build.log"
         if lenient:
-            return _failed(job, str(error).replace(str(written.folder), str(job.target)))
+            return _failed(job, str(error).replace(str(finished.folder), str(job.target)))
         kept.write_text(error.log, encoding="utf-8")  # the output folder, and the log in it, will not appear
         raise Prox24Error(f"{error.reason} All that it said is in {kept}.") from error
     except Exception as error:
@@ -98,12 +131,17 @@ def _failed(job: Job, why: str) -> EngineReport:
     return EngineReport("none", precision=job.choice.precision, not_measured=f"{job.choice.engine} failed: {why}")
 
 
-def timed_batches(job: Job) -> list[Feeds]:
+def timed_batches(job: Job, run: Run) -> list[Feeds]:
     """What is timed: the smallest, likeliest and largest shapes given; else one sample, and as many as are joined.
 
     Raises:
         InputError: The shapes given fit no input, or the model cannot be run on them.
     """
+    with run.timed("data"):
+        return _batches_to_time(job)
+
+
+def _batches_to_time(job: Job) -> list[Feeds]:
     ranges = job.settings.ranges
     if ranges:
         sides = [{name: getattr(shapes, side) for name, shapes in ranges.items()} for side in ("min", "opt", "max")]
@@ -132,13 +170,13 @@ def _expect_runs(graph: TracedGraph, batches: Sequence[Feeds]) -> None:
 
 
 def _measured(
-    job: Job, written: Written, timed: Sequence[Feeds], evaluation: Sequence[tuple[dict[str, Array], Array | None]]
+    job: Job, finished: Finished, timed: Sequence[Feeds], evaluation: Sequence[tuple[dict[str, Array], Array | None]]
 ) -> EngineReport:
-    files = _files(job, written)
-    report = _timed(job, written, files, timed)
-    if files is None or files.lowered is None or written.dense_onnx is None:
+    files = _files(job, finished)
+    report = _timed(job, finished, files, timed)
+    if files is None or files.lowered is None or finished.dense_onnx is None:
         return report
-    seen = _accuracy(job, OnnxGraph(written.dense_onnx), files.lowered.path, evaluation)
+    seen = _accuracy(job, OnnxGraph(finished.dense_onnx), files.lowered.path, evaluation)
     names = {"dense onnx": files.dense.name, "sparse onnx": files.sparse.name}
     return replace(
         report,
@@ -149,38 +187,38 @@ def _measured(
     )
 
 
-def _files(job: Job, written: Written) -> lowering.Files | None:
+def _files(job: Job, finished: Finished) -> lowering.Files | None:
     """The converted pair, where TensorRT is to build it or the user asked for it."""
-    if written.dense_onnx is None or written.sparse_onnx is None:
+    if finished.dense_onnx is None or finished.sparse_onnx is None:
         return None
     choice = job.choice
     if choice.engine != "tensorrt" and not choice.writes_files:
         return None
     joined = data.joined(job.parts.fit, job.graph.inputs, job.size)
     batches = [feeds for feeds, _ in itertools.islice(joined, lowering.CALIBRATION_BATCHES)]
-    place = written.folder / ENGINES
+    place = finished.folder / ENGINES
     return lowering.lower(
-        written.dense_onnx, written.sparse_onnx, written.pruned, place, precision=choice.precision, feeds=batches
+        finished.dense_onnx, finished.sparse_onnx, finished.pruned, place, precision=choice.precision, feeds=batches
     )
 
 
-def _timed(job: Job, written: Written, files: lowering.Files | None, batches: Sequence[Feeds]) -> EngineReport:
+def _timed(job: Job, finished: Finished, files: lowering.Files | None, batches: Sequence[Feeds]) -> EngineReport:
     choice = job.choice
     if choice.engine == "tensorrt" and files is not None:
-        return _tensorrt(job, written, files, batches)
+        return _tensorrt(job, finished, files, batches)
     if choice.engine == "torch":
         from prox24_export.engines.torch_sparse import measure as torch_sparse  # noqa: PLC0415 (needs a GPU)
 
         with watched() as watch:
-            return torch_sparse.bench(job.graph, written.sparse, batches, precision=choice.precision, watch=watch)
-    if choice.engine == "onnxruntime" and written.dense_onnx is not None and written.sparse_onnx is not None:
+            return torch_sparse.bench(job.graph, finished.sparse, batches, precision=choice.precision, watch=watch)
+    if choice.engine == "onnxruntime" and finished.dense_onnx is not None and finished.sparse_onnx is not None:
         from prox24_export.engines import onnxruntime  # noqa: PLC0415 (only where asked for)
 
-        return onnxruntime.bench(written.dense_onnx, written.sparse_onnx, batches)
+        return onnxruntime.bench(finished.dense_onnx, finished.sparse_onnx, batches)
     return EngineReport("none", precision=choice.precision if files else "", not_measured=choice.why_not)
 
 
-def _tensorrt(job: Job, written: Written, files: lowering.Files, batches: Sequence[Feeds]) -> EngineReport:
+def _tensorrt(job: Job, finished: Finished, files: lowering.Files, batches: Sequence[Feeds]) -> EngineReport:
     from prox24_export.engines.diagnosis.pruned_layers import pruned_layers  # noqa: PLC0415
     from prox24_export.engines.tensorrt import measure as tensorrt_bench  # noqa: PLC0415 (optional)
     from prox24_export.passes.emit_engine.build import BuildSettings  # noqa: PLC0415
@@ -190,23 +228,23 @@ def _tensorrt(job: Job, written: Written, files: lowering.Files, batches: Sequen
     types: dict[str, Literal["fp32", "int8"]] = dict.fromkeys(kept, "fp32")
     int8, follows = quantised_products(OnnxGraph(files.sparse))
     layers = pruned_layers(
-        [row for row in written.rows if row.state == "sparse"],
+        [row for row in finished.rows if row.state == "sparse"],
         files.layers,
         "fp32" if precision == "fp32" else "bf16" if precision == "bf16" else "fp16",
         overrides=types | dict.fromkeys(int8, "int8"),
         quantised_outputs={name: name in follows for name in int8},
     )
-    references = OnnxGraph(_expect(written.dense_onnx)), OnnxGraph(_expect(written.sparse_onnx))
+    references = OnnxGraph(_expect(finished.dense_onnx)), OnnxGraph(_expect(finished.sparse_onnx))
     build = BuildSettings(
         profile=profile(references[0], settings.ranges, batches),
         precision="fp32" if precision == "fp32" else "bf16" if precision == "bf16" else "fp16",
         workspace=None if settings.workspace_mb is None else settings.workspace_mb << 20,
         timing_cache=None if settings.timing_cache is None else Path(settings.timing_cache),
     )
-    place = written.folder / ENGINES
+    place = finished.folder / ENGINES
     place.mkdir(exist_ok=True)
     with watched() as watch:
-        pair = tensorrt_bench.Pair(files.dense, files.sparse, references, layers)
+        pair = tensorrt_bench.ModelPair(files.dense, files.sparse, references, layers)
         return tensorrt_bench.bench(pair, batches, place, build, watch=watch)
 
 

@@ -9,17 +9,18 @@ from typing import get_args
 from prox24_export.errors import Prox24Error
 from prox24_export.passes.find_linears import FindLinears
 from prox24_export.passes.front_onnx.graph import OnnxGraph
-from prox24_export.passes.graph.protocol import Array, Feeds, Linear
+from prox24_export.passes.graph.arrays import Array
+from prox24_export.passes.graph.protocol import Feeds, Linear
 from prox24_export.passes.precision.lower import Lowered, LowerPrecision
 from prox24_export.passes.precision.ranges import observe
-from prox24_export.passes.precision.types import PrecisionName
+from prox24_export.passes.precision.types import LowPrecisionName
 from prox24_export.results.report import AccuracyReport
 from prox24_export.validation import accuracy
 
 CALIBRATION_BATCHES = 4  # that ranges of values are taken from
 MOST_ROUNDS = 4  # until the same nodes stay in float32 in both files
 AT_ONCE = 8  # batches whose values are in memory together
-Batch = tuple[Mapping[str, Array], Array | None]
+LabelledBatch = tuple[Mapping[str, Array], Array | None]
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ def lower(
     wanted = set(pruned)
     found = FindLinears().call(OnnxGraph(sparse))
     layers = tuple(layer for layer in found if isinstance(layer, Linear) and layer.weight in wanted)
-    if precision not in get_args(PrecisionName):
+    if precision not in get_args(LowPrecisionName):
         return Files(dense, sparse, layers, None)
     convert = LowerPrecision("bf16" if precision == "bf16" else "fp16")
     places = [folder / f"{kind}.{precision}.onnx" for kind in ("dense", "sparse")]
@@ -82,7 +83,7 @@ def lower(
 
 
 def measured(
-    dense: OnnxGraph, lowered: Path, batches: Sequence[Batch], samples: int, next_token: str | None
+    dense: OnnxGraph, lowered: Path, batches: Sequence[LabelledBatch], samples: int, next_token: str | None
 ) -> AccuracyReport:
     """Metrics of a converted file, every value rounded to the type that the file says, against the dense model."""
     outputs = _rounded(OnnxGraph(lowered), [feeds for feeds, _ in batches])

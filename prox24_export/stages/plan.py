@@ -9,12 +9,14 @@ import torch
 
 from prox24_export.data.samples import Parts, batches
 from prox24_export.facts import resident_memory_mb, return_free_memory
+from prox24_export.option_values import AIMS_AT_DENSE_OUTPUT, Effort
 from prox24_export.passes.calibrate.calibrate import StageRunner
 from prox24_export.passes.calibrate.schedule import Stage, schedule
 from prox24_export.passes.graph.protocol import Linear, TracedGraph
 from prox24_export.passes.refine.memory import available
 from prox24_export.progress import Progress
-from prox24_export.settings import AIMS_AT_DENSE_OUTPUT, Effort, Settings
+from prox24_export.results.plan import Plan, StagePlan
+from prox24_export.settings import Settings
 
 MB = 2**20
 TRIAL = 1024  # size of the matrices that the machine's rates are measured on
@@ -23,38 +25,6 @@ OVERHEAD = 1.2  # of an iteration over its product: the prox pass, the norms
 COPIED, DIGESTED = 0.5e9, 2e9  # bytes a second of a file's copy and of its SHA-256, as measured on a virtual disk
 INVERSES = 8  # times that (H + ρI)⁻¹ is formed, at about the cost of a product
 Result = TypeVar("Result")
-
-
-@dataclass(frozen=True)
-class StagePlan:
-    """What one stage will take.
-
-    Attributes:
-        layers: Names of the layers that it solves.
-        memory_mb: Peak of resident memory, MB (2²⁰ bytes).
-        seconds: Wall time.
-    """
-
-    layers: tuple[str, ...]
-    memory_mb: float
-    seconds: float
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a run will take on this machine.
-
-    Attributes:
-        memory_mb: Peak of resident memory, MB (2²⁰ bytes).
-        seconds: Wall time of the whole run, the refinement left out.
-        stages: In order.
-        refines: Whether there is a refinement, whose memory and time are not in here.
-    """
-
-    memory_mb: float
-    seconds: float
-    stages: tuple[StagePlan, ...]
-    refines: bool = False
 
 
 @dataclass(frozen=True)
@@ -151,7 +121,7 @@ class _Walk:
     stages: list[StagePlan] = field(default_factory=list)
 
 
-def plan(
+def plan_run(
     graph: TracedGraph,
     linears: Sequence[Linear],
     parts: Parts,

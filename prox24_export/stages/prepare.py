@@ -8,7 +8,7 @@ from torch import nn
 
 from prox24_export import output
 from prox24_export.data import samples as data
-from prox24_export.engines.choice import Choice, choose
+from prox24_export.engines.choice import EngineChoice, choose
 from prox24_export.models import frontends
 from prox24_export.models.frontends import Frontend
 from prox24_export.passes.find_linears import FindLinears
@@ -19,7 +19,7 @@ from prox24_export.settings import Settings
 from prox24_export.stages import samples as preparation
 from prox24_export.stages.run import Run
 
-Model = str | Path | nn.Module
+ModelSource = str | Path | nn.Module
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Job:
     parts: data.Parts
     facts: DataFacts | None
     size: int
-    choice: Choice
+    choice: EngineChoice
     baseline: Report | None = None
 
     @property
@@ -62,7 +62,7 @@ class Job:
 
 
 def prepare(  # noqa: PLR0917 - as `export` has them
-    model: Model,
+    model: ModelSource,
     calibration: data.Source | None,
     out: str | Path | None,
     evaluation: data.Source | None,

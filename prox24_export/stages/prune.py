@@ -11,16 +11,18 @@ from prox24_export.data.samples import Parts
 from prox24_export.data.samples import batches as batches_of
 from prox24_export.errors import InputError
 from prox24_export.facts import return_free_memory
+from prox24_export.option_values import AIMS_AT_DENSE_OUTPUT
 from prox24_export.passes.calibrate.calibrate import Calibration, Observation
 from prox24_export.passes.calibrate.schedule import schedule
 from prox24_export.passes.find_linears import not_reached
+from prox24_export.passes.graph.arrays import Array, is_finite
 from prox24_export.passes.graph.lazy_tensors import LazyTensors
-from prox24_export.passes.graph.protocol import Array, Linear, Skipped, TracedGraph, is_finite
-from prox24_export.passes.sparsify import Solved, Sparsify
+from prox24_export.passes.graph.protocol import Linear, Skipped, TracedGraph
+from prox24_export.passes.sparsify import SolvedLayer, Sparsify
 from prox24_export.progress import Progress
-from prox24_export.report.html_mask import Thumbnail, thumbnail
+from prox24_export.results.mask import Thumbnail, thumbnail
 from prox24_export.results.report import Executions, LayerReport
-from prox24_export.settings import AIMS_AT_DENSE_OUTPUT, Settings
+from prox24_export.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ def prune(
                 rows[place[name]] = _solved_row(rows[place[name]], solved)
                 masks[name] = thumbnail(solved.solution.mask.cpu().numpy())
                 tick.tell(f"{name}: error {solved.solution.relative_error:.3g}")
-                weights[by_name[name].weight] = graph.rounded(by_name[name], solved.solution.weight)
+                weights[by_name[name].weight] = by_name[name].to_stored(solved.solution.weight)
     executions = Executions(calibration.executions, calibration.one_pass, len(stages))
     return Pruned(rows, executions, masks)
 
@@ -124,7 +126,7 @@ def row_of(layer: Linear | Skipped, parameters: int) -> LayerReport:
     return replace(row, notes=layer.notes)
 
 
-def _solved_row(row: LayerReport, solved: Solved) -> LayerReport:
+def _solved_row(row: LayerReport, solved: SolvedLayer) -> LayerReport:
     solution = solved.solution
     return replace(
         row,

@@ -1,7 +1,7 @@
 """Refinement after the layers: from stored weights to a differentiable model and back, and what is reported of it."""
 
 import math
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, MutableMapping, Sequence
 
 import numpy as np
 import torch
@@ -10,14 +10,16 @@ from torch import Tensor
 from prox24_export import user_code
 from prox24_export.data import samples as data
 from prox24_export.errors import InputError, Prox24Error, first_line
-from prox24_export.passes.front_torch.graph import as_array, as_tensor
-from prox24_export.passes.graph.experts import whole_name
-from prox24_export.passes.graph.protocol import Array, Differentiable, Linear, TracedGraph, largest
+from prox24_export.option_values import AIMS_AT_DENSE_OUTPUT
+from prox24_export.passes.graph.arrays import Array, as_tensor
+from prox24_export.passes.graph.differentiable import Differentiable
+from prox24_export.passes.graph.protocol import Linear, TracedGraph
+from prox24_export.passes.refine.differentiable import make_differentiable
 from prox24_export.passes.refine.memory import available
 from prox24_export.passes.refine.model import Refined, RefineModel
 from prox24_export.progress import Progress
 from prox24_export.results.report import EpochReport, RefinementReport
-from prox24_export.settings import AIMS_AT_DENSE_OUTPUT, Settings
+from prox24_export.settings import Settings
 from prox24_export.stages.prepare import Job
 
 COPIES = 7  # of a weight, float32: master, best, two moments of Adam, gradient, what came in, what goes out
@@ -28,7 +30,7 @@ STEPS = 100  # of the progress bar
 WANTED = "takes (pruned outputs, dense outputs), tuples of tensors, and returns a loss: a scalar or one value a sample"
 
 
-def opened(job: Job) -> Differentiable | RefinementReport | None:
+def open_differentiable(job: Job) -> Differentiable | RefinementReport | None:
     """The model as what can be refined, or why it is not; None where it is not wanted or nothing is eligible.
 
     The choice part will decide, the fit part is refined on.
@@ -41,7 +43,7 @@ def opened(job: Job) -> Differentiable | RefinementReport | None:
     if settings.refine_loss is not None:
         _expect_loss(settings.refine_loss, graph, parts.fit[0])
     try:
-        return graph.differentiable(parts.fit[0].feeds)
+        return make_differentiable(graph, parts.fit[0].feeds)
     except Prox24Error as error:
         return RefinementReport(kept=False, reason=str(error))
     except Exception as error:  # noqa: BLE001 - of torch or of its runtime; layers are solved all the same
@@ -118,7 +120,7 @@ def refine(
         settings: What to refine, and how.
         progress: Where to show progress.
     """
-    solved = _solved(function, linears, weights)
+    solved = function.pruned_parameters(linears, weights)
     order = [value.name for value in graph.inputs]
     try:
         with progress.stage("refine", STEPS) as tick:
@@ -136,7 +138,7 @@ def refine(
     except Exception as error:  # noqa: BLE001 - e.g. outputs whose size depends on the data; layers stay as solved
         return RefinementReport(kept=False, reason=f"torch cannot run it: {first_line(error)}")
     if result.kept:
-        _take(graph, linears, function, result.weights, weights)
+        weights.update(function.stored_tensors(graph, linears, result.weights))
     return _report(result, len(parts.choice), _minutes(settings))
 
 
@@ -166,56 +168,6 @@ def _minutes(settings: Settings) -> float | None:
 def _needed(graph: TracedGraph, linears: Sequence[Linear]) -> float:
     """Bytes: the dense model, and what is held of every pruned weight."""
     return 4.0 * graph.parameters + 4.0 * COPIES * sum(linear.parameters for linear in linears)
-
-
-def _solved(function: Differentiable, linears: Sequence[Linear], weights: Mapping[str, Array]) -> dict[str, Tensor]:
-    """Float32 tensors by parameter. A weight of which only some experts are pruned stays as it is."""
-    result: dict[str, Tensor] = {}
-    found: dict[str, dict[int | None, Array]] = {}
-    for linear in linears:
-        name, index = whole_name(linear.weight, function.parameters)
-        if name in function.parameters:
-            found.setdefault(name, {})[index] = weights[linear.weight]
-    for name, pieces in found.items():
-        place = function.parameters[name]
-        parameter = function.module.get_parameter(place)
-        if None in pieces:
-            array = pieces[None]
-        elif len(pieces) == len(parameter):
-            array = np.stack([pieces[index] for index in range(len(parameter))])
-        else:
-            continue
-        tensor = as_tensor(array).float()
-        if tensor.shape == parameter.shape:
-            result[place] = tensor
-    return result
-
-
-def _take(
-    graph: TracedGraph,
-    linears: Sequence[Linear],
-    function: Differentiable,
-    refined: Mapping[str, Tensor],
-    weights: MutableMapping[str, Array],
-) -> None:
-    """Puts refined tensors back, in the stored dtype: pruned weights, and what else moved."""
-    stored: dict[str, str] = {}
-    for name, place in function.parameters.items():
-        stored.setdefault(place, name)  # of tied weights the first
-    pruned = set()
-    for linear in linears:
-        whole, index = whole_name(linear.weight, function.parameters)
-        owner = function.parameters.get(whole)
-        if owner is None or owner not in refined:
-            continue
-        pruned.add(owner)
-        tensor = refined[owner] if index is None else refined[owner][index]
-        matrix = torch.from_numpy(np.ascontiguousarray(linear.layout.to_matrix(as_array(tensor))))
-        weights[linear.weight] = graph.rounded(linear, matrix)
-    for place in refined.keys() - pruned:
-        array = graph.stored(name := stored[place])
-        limit = largest(str(array.dtype))
-        weights[name] = as_array(refined[place].clamp(-limit, limit)).astype(array.dtype)
 
 
 def _feeds(samples: Sequence[data.Sample], order: Sequence[str]) -> list[tuple[Tensor, ...]]:

@@ -1,4 +1,4 @@
-"""What a run gathers beside its result: time, warnings."""
+"""What a run gathers beside its result: time and warnings; and where it shows its progress."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -8,15 +8,24 @@ from datetime import UTC, datetime
 
 from prox24_export.passes.find_linears import matches
 from prox24_export.passes.graph.protocol import Linear, Skipped, TracedGraph
-from prox24_export.report import markdown
-from prox24_export.results.report import DataFacts
+from prox24_export.progress import Progress, Silent
+from prox24_export.results.report import RANDOM_WARNING, DataFacts
 from prox24_export.settings import Settings
 
 
 @dataclass
 class Run:
-    """Start, wall seconds by name, warnings."""
+    """Of one run.
 
+    Attributes:
+        progress: Where it shows how far it is.
+        start: Clock at its start, in seconds.
+        started: Date and time of its start, UTC.
+        seconds: Wall seconds by name of the stage.
+        warnings: What the user should know, one sentence each.
+    """
+
+    progress: Progress = field(default_factory=Silent)
     start: float = field(default_factory=time.perf_counter)
     started: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
     seconds: dict[str, float] = field(default_factory=dict)
@@ -44,7 +53,7 @@ class Run:
                 "accuracy ran on a float32 copy; the exported file keeps its own types."
             )
         if facts_of_data is not None and facts_of_data.is_random:
-            self.warnings.append(markdown.RANDOM_WARNING)
+            self.warnings.append(RANDOM_WARNING)
         if facts_of_data is not None and facts_of_data.report == 0:
             self.warnings.append("Only one sample was given: accuracy was not measured.")
         if facts_of_data is not None and facts_of_data.choice == 0 and not facts_of_data.is_random:

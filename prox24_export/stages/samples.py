@@ -8,7 +8,8 @@ from prox24_export.data import samples as data
 from prox24_export.data import text
 from prox24_export.errors import InputError
 from prox24_export.passes.front_onnx import runtime
-from prox24_export.passes.graph.protocol import Array, TracedGraph
+from prox24_export.passes.graph.arrays import Array
+from prox24_export.passes.graph.protocol import TracedGraph
 from prox24_export.results.report import DataFacts
 from prox24_export.settings import Settings
 from prox24_export.validation import accuracy, gates

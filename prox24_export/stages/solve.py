@@ -1,32 +1,59 @@
 """From a job to solved weights: layer by layer, then all layers together."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from prox24_export.passes.graph.protocol import Differentiable
-from prox24_export.progress import Progress
+from prox24_export.passes.graph.differentiable import Differentiable
+from prox24_export.passes.graph.protocol import Linear
+from prox24_export.results.budget import BudgetReport
 from prox24_export.results.report import RefinementReport
 from prox24_export.stages.prepare import Job
 from prox24_export.stages.prune import Pruned, prune
-from prox24_export.stages.refine import opened, refine
+from prox24_export.stages.refine import open_differentiable, refine
 from prox24_export.stages.run import Run
 from prox24_export.stages.weight_store import WeightStore
 
 
-def solve(
-    job: Job, weights: WeightStore, scratch: Path, run: Run, progress: Progress
-) -> tuple[Pruned, RefinementReport | None]:
-    """Fills `weights`, and tells how.
+@dataclass(frozen=True)
+class SolvedModel:
+    """Every layer solved.
+
+    Attributes:
+        weights: The solved weights by name, as they are stored; empty where nothing is pruned.
+        pruned: The report's rows of the layers, and what calibration cost.
+        refinement: What came of tuning all layers together; None where it was not wanted.
+        budget: Which layers were left dense to keep a limit; None without a budget.
+    """
+
+    weights: WeightStore
+    pruned: Pruned
+    refinement: RefinementReport | None
+    budget: BudgetReport | None = None
+
+    def layers_of(self, job: Job) -> Sequence[Linear]:
+        """The layers whose weights are solved."""
+        return [layer for layer in job.linears if layer.weight in self.weights]
+
+
+def solve(job: Job, scratch: Path, run: Run) -> SolvedModel:
+    """Solves every layer that can be pruned.
 
     Where layers are refined together, the held-back samples decide, so that layer by layer they only choose; where the
     result is not kept, layers are solved once more on all samples.
 
+    Args:
+        job: What is to be done.
+        scratch: Folder for weights and for whatever else is not kept in memory.
+        run: Takes the time.
+
     Raises:
         InputError: A weight or an activation holds NaN or Inf.
     """
+    weights = WeightStore(scratch)
 
-    def layerwise(*, held_back: bool) -> Pruned:
+    def layer_by_layer(*, held_back: bool) -> Pruned:
         weights.clear()
-        settings, size = job.settings, job.size
         with run.timed("prune"):
             return prune(
                 job.graph,
@@ -35,17 +62,17 @@ def solve(
                 weights,
                 held_back=held_back,
                 scratch=scratch,
-                size=size,
-                settings=settings,
-                progress=progress,
+                size=job.size,
+                settings=job.settings,
+                progress=run.progress,
             )
 
-    function = opened(job)
+    function = open_differentiable(job)
     if not isinstance(function, Differentiable):
-        return layerwise(held_back=False), function
-    pruned = layerwise(held_back=True)
+        return SolvedModel(weights, layer_by_layer(held_back=False), function)
+    pruned = layer_by_layer(held_back=True)
     linears = [layer for layer in job.linears if layer.weight in weights]
     with run.timed("refine"):
-        refined = refine(function, job.graph, linears, weights, job.parts, settings=job.settings, progress=progress)
+        refined = refine(function, job.graph, linears, weights, job.parts, settings=job.settings, progress=run.progress)
     del function
-    return (pruned if refined.kept else layerwise(held_back=False)), refined
+    return SolvedModel(weights, pruned if refined.kept else layer_by_layer(held_back=False), refined)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from prox24_export.passes.graph.protocol import Array
+from prox24_export.passes.graph.arrays import Array
 
 
 class WeightStore(MutableMapping[str, Array]):

@@ -6,16 +6,15 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from prox24_export.errors import InputError
-from prox24_export.passes.graph.protocol import Array
+from prox24_export.passes.graph.arrays import Array
+from prox24_export.passes.graph.protocol import Runner
 from prox24_export.results.report import AccuracyReport, Change
 from prox24_export.validation import intervals
 from prox24_export.validation.arrays import has_classes, is_float, is_image
-from prox24_export.validation.intervals import Rows
+from prox24_export.validation.intervals import PairedRows
 from prox24_export.validation.metrics import BETTER, IGNORED, Embeddings, Hits, References, reference_output
 from prox24_export.validation.output_sums import OutputSums
 from prox24_export.validation.perplexity import Perplexity
-
-Model = Callable[[Mapping[str, Array]], Sequence[Array]]
 
 
 @dataclass
@@ -55,7 +54,7 @@ class _Sums:
         else:
             self.labelled.add(dense, sparse, labels)
 
-    def rows(self) -> dict[str, Rows]:
+    def rows(self) -> dict[str, PairedRows]:
         """Every metric by name. Embeddings are one where nothing else says what the model is worth."""
         found = {} if self.labelled is None else dict(self.labelled.rows())
         found |= dict(self.perplexity.rows())
@@ -63,8 +62,8 @@ class _Sums:
 
 
 def compare(
-    dense: Model,
-    sparse: Model,
+    dense: Runner,
+    sparse: Runner,
     names: Sequence[str],
     batches: Iterable[tuple[Mapping[str, Array], Array | None]],
     *,

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from prox24_export.passes.graph.protocol import Array
+from prox24_export.passes.graph.arrays import Array
 
 MOST_CLASS_AXES = 3  # [N, C] or [N, T, C]; a fourth axis is an image
 IMAGE_AXES = 4

@@ -15,7 +15,7 @@ from prox24_export.results.report import AccuracyReport, Gate, LayerReport, Repo
 from prox24_export.validation.gates import at_least, at_most, worsening
 from prox24_export.validation.metrics import UNITS
 
-__all__ = ["Comparison", "compare", "load"]
+__all__ = ["BaselineComparison", "compare", "load"]
 
 POINTS = 0.25  # of a metric in points
 SHARE = 0.01  # of a metric in another unit, relative to its earlier value
@@ -24,7 +24,7 @@ SLOWER = 3.0  # per cent of the sparse engine's median
 
 
 @dataclass(frozen=True)
-class Comparison:
+class BaselineComparison:
     """Gates named `baseline …`, and what could not be compared."""
 
     gates: tuple[Gate, ...]
@@ -38,7 +38,7 @@ def compare(
     engine: EngineReport | None = None,
     layers: Sequence[LayerReport] = (),
     strict: bool = False,
-) -> Comparison:
+) -> BaselineComparison:
     """Verdicts on everything that the earlier run measured.
 
     A metric that was measured before and is not now does not pass. Latency is compared where engine, precision and
@@ -58,7 +58,7 @@ def compare(
     warnings += why
     before, now = (float(sum(layer.state == "sparse" for layer in rows)) for rows in (earlier.layers, layers))
     gates.append(at_least("baseline sparse layers", (now, None, None), before, "layers", strict=False))
-    return Comparison(tuple(gates), tuple(warnings))
+    return BaselineComparison(tuple(gates), tuple(warnings))
 
 
 def _accuracy(before: AccuracyReport | None, now: AccuracyReport | None, *, strict: bool) -> Iterator[Gate]:

@@ -9,13 +9,13 @@ import numpy as np
 
 from prox24_export import user_code
 from prox24_export.errors import InputError
-from prox24_export.passes.graph.protocol import Array
+from prox24_export.passes.graph.arrays import Array
+from prox24_export.passes.graph.protocol import Runner
 from prox24_export.results.report import AccuracyReport, Better
 from prox24_export.validation import intervals
-from prox24_export.validation.intervals import Rows, Values
+from prox24_export.validation.intervals import FloatArray, PairedRows
 
-Model = Callable[[Mapping[str, Array]], Sequence[Array]]
-Batches = Iterable[tuple[Mapping[str, Array], Array | None]]
+MetricBatches = Iterable[tuple[Mapping[str, Array], Array | None]]
 WANTED = "takes (run, batches) and returns a number, or numbers by name"
 SUMS = 2  # totals and what they count
 
@@ -32,12 +32,12 @@ class Measured:
     """
 
     values: dict[str, float]
-    totals: dict[str, tuple[Values, Values]]
+    totals: dict[str, tuple[FloatArray, FloatArray]]
     better: dict[str, Better]
     steps: frozenset[str] = frozenset()
 
 
-def measure_samples(spec: str, model: Model, names: Sequence[str], batches: Batches) -> Measured:
+def measure_samples(spec: str, model: Runner, names: Sequence[str], batches: MetricBatches) -> Measured:
     """Calls `module:function` with a model and the evaluation batches.
 
     Args:
@@ -62,7 +62,7 @@ def measure_samples(spec: str, model: Model, names: Sequence[str], batches: Batc
     returned, better = user_code.run(spec, "--metric", WANTED, use)
     found = returned if isinstance(returned, Mapping) else {spec.rpartition(":")[2]: returned}
     values: dict[str, float] = {}
-    totals: dict[str, tuple[Values, Values]] = {}
+    totals: dict[str, tuple[FloatArray, FloatArray]] = {}
     steps = set()
     for key, value in found.items():
         name = str(key)
@@ -106,13 +106,13 @@ def add_to(report: AccuracyReport, dense: Measured, sparse: Measured) -> Accurac
     )
 
 
-def _paired(dense: Measured, sparse: Measured) -> dict[str, Rows]:
+def _paired(dense: Measured, sparse: Measured) -> dict[str, PairedRows]:
     """By name; a metric whose weights differ between the models has no pairs."""
     pairs = {}
     for name, (total, weight) in dense.totals.items():
         if name in sparse.totals and np.array_equal(sparse.totals[name][1], weight):
             atom = float(name in dense.steps and name in sparse.steps)
-            pairs[name] = Rows(total, sparse.totals[name][0], weight, atom=atom)
+            pairs[name] = PairedRows(total, sparse.totals[name][0], weight, atom=atom)
     return pairs
 
 
@@ -129,9 +129,9 @@ def _counts(totals: Array) -> bool:
     return totals.dtype.kind in "biu" or bool(np.isin(totals, (0, 1)).all())
 
 
-def _finite(side: Array, value: Any, spec: str) -> Values:
+def _finite(side: Array, value: Any, spec: str) -> FloatArray:
     try:
-        wide: Values = np.asarray(side, np.float64)
+        wide: FloatArray = np.asarray(side, np.float64)
     except (TypeError, ValueError):
         wide = np.full(1, np.nan)
     if not np.isfinite(wide).all():
@@ -150,7 +150,7 @@ def _better(told: Any, values: Mapping[str, float], spec: str) -> dict[str, Bett
     return ways
 
 
-def _copies(batches: Batches) -> list[Any]:
+def _copies(batches: MetricBatches) -> list[Any]:
     """The function may change what it gets."""
     return [
         ({name: array.copy() for name, array in feeds.items()}, None if labels is None else labels.copy())

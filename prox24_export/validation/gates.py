@@ -15,13 +15,13 @@ from prox24_export.results.engine import EngineReport, LatencyPoint
 from prox24_export.results.report import AccuracyReport, Change, Gate, LayerReport
 from prox24_export.validation.metrics import UNITS
 
-Verdict = Literal["", "passed", "failed", "inconclusive"]
+GateVerdict = Literal["", "passed", "failed", "inconclusive"]
 ROUNDING = 1e-9  # relative to the limit, or to 1: a rounding error is no drop
 OF_ACCURACY = ("top1", "top5")  # these have --max-accuracy-drop
 COPY = (0.0, 0.0, 0.0)  # what a byte copy changes
 
 
-class Limits(Protocol):
+class GateLimits(Protocol):
     """What of the settings is read here."""
 
     @property
@@ -50,7 +50,7 @@ class Limits(Protocol):
 
 
 def evaluate(
-    settings: Limits,
+    settings: GateLimits,
     accuracy: AccuracyReport | None,
     *,
     engine: EngineReport | None = None,
@@ -83,10 +83,10 @@ def evaluate(
     return tuple(gates)
 
 
-Figure = tuple[float, float | None, float | None]  # value, lower and upper end of its interval
+Reading = tuple[float, float | None, float | None]  # value, lower and upper end of its interval
 
 
-def worsening(accuracy: AccuracyReport | None, metric: str, better: str) -> Figure | None:
+def worsening(accuracy: AccuracyReport | None, metric: str, better: str) -> Reading | None:
     """By how much a metric got worse; where its good direction is not known, by how much it changed at all.
 
     Args:
@@ -106,7 +106,7 @@ def worsening(accuracy: AccuracyReport | None, metric: str, better: str) -> Figu
     return _size(value, known)
 
 
-def _size(value: float, known: Change | None) -> Figure:
+def _size(value: float, known: Change | None) -> Reading:
     """Of a change to either side."""
     if known is None:
         return abs(value), None, None
@@ -114,7 +114,7 @@ def _size(value: float, known: Change | None) -> Figure:
     return abs(value), 0.0 if known.low <= 0 <= known.high else min(ends), max(ends)
 
 
-def at_most(name: str, figure: Figure | None, limit: float, unit: str, strict: bool) -> Gate:
+def at_most(name: str, figure: Reading | None, limit: float, unit: str, strict: bool) -> Gate:
     """A gate on the upper end."""
     if figure is None:
         return Gate(name, None, limit, unit, passed=False, verdict="failed")
@@ -125,7 +125,7 @@ def at_most(name: str, figure: Figure | None, limit: float, unit: str, strict: b
     return Gate(name, value, limit, unit, kept and (not strict or verdict == "passed"), verdict, low, high)
 
 
-def at_least(name: str, figure: Figure | None, limit: float, unit: str, strict: bool) -> Gate:
+def at_least(name: str, figure: Reading | None, limit: float, unit: str, strict: bool) -> Gate:
     """A gate on the lower end."""
     if figure is None:
         return Gate(name, None, limit, unit, passed=False, verdict="failed")
@@ -135,7 +135,7 @@ def at_least(name: str, figure: Figure | None, limit: float, unit: str, strict: 
     return Gate(name, value, limit, unit, kept and (not strict or verdict == "passed"), verdict, low, high)
 
 
-def _verdict(kept: bool, surely_kept: bool | None, surely_not: bool | None, strict: bool) -> Verdict:
+def _verdict(kept: bool, surely_kept: bool | None, surely_not: bool | None, strict: bool) -> GateVerdict:
     if surely_kept is None or surely_not is None:  # no interval: under strict a kept limit is not sure
         return "failed" if not kept else "inconclusive" if strict else "passed"
     if surely_kept and kept:
@@ -159,9 +159,9 @@ def _metric_gates(accuracy: AccuracyReport | None, limit: float, strict: bool, *
         yield at_most(f"max-metric-change {name}", figure, limit, UNITS.get(name.split()[0], ""), strict)
 
 
-def _snr(accuracy: AccuracyReport | None, *, is_copy: bool) -> Figure | None:
+def _snr(accuracy: AccuracyReport | None, *, is_copy: bool) -> Reading | None:
     """Of the output that is furthest from the dense one's; equal outputs have an infinite one."""
-    equal: Figure = (math.inf, math.inf, math.inf)
+    equal: Reading = (math.inf, math.inf, math.inf)
     if is_copy:
         return equal
     if accuracy is None or not accuracy.outputs:

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from prox24_export.results.report import Change
 
-Values = npt.NDArray[np.float64]
+FloatArray = npt.NDArray[np.float64]
 CONFIDENCE = 0.95
 RESAMPLES = 4000
 PIECE = 1 << 22  # counts held at once
@@ -28,7 +28,7 @@ LEAST = 2  # samples; one says nothing of another
 
 
 @dataclass(frozen=True)
-class Rows:
+class PairedRows:
     """A metric of two models by sample: it is `of(Σ total / Σ weight)`, summed over samples.
 
     Attributes:
@@ -39,10 +39,10 @@ class Rows:
         atom: Least by which a total can change: 1 hit of a hit-or-miss metric; 0 where it can change by anything.
     """
 
-    dense: Values
-    sparse: Values
-    weight: Values
-    of: Callable[[Values], Values] = np.asarray
+    dense: FloatArray
+    sparse: FloatArray
+    weight: FloatArray
+    of: Callable[[FloatArray], FloatArray] = np.asarray
     atom: float = 0.0
 
     def values(self) -> tuple[float, float]:
@@ -51,7 +51,7 @@ class Rows:
         return tuple(float(self.of(np.asarray(side.sum() / weight))) for side in (self.dense, self.sparse))  # type: ignore[return-value]  # two
 
 
-def change(metric: str, rows: Rows, *, seed: int = 0) -> Change | None:
+def change(metric: str, rows: PairedRows, *, seed: int = 0) -> Change | None:
     """Sparse minus dense with its 95 % interval; None for fewer than two samples, or where one is not finite.
 
     Args:
@@ -62,7 +62,7 @@ def change(metric: str, rows: Rows, *, seed: int = 0) -> Change | None:
     if len(rows.weight) < LEAST or not all(np.isfinite(side).all() for side in (rows.dense, rows.sparse)):
         return None
 
-    def difference(sums: Values) -> Values:
+    def difference(sums: FloatArray) -> FloatArray:
         dense, sparse, weight = sums.T
         return rows.of(sparse / weight) - rows.of(dense / weight)
 
@@ -73,7 +73,7 @@ def change(metric: str, rows: Rows, *, seed: int = 0) -> Change | None:
     return Change(metric, value, min(low, value), max(high, value), len(rows.weight))
 
 
-def interval(table: Values, statistic: Callable[[Values], Values], *, seed: int = 0) -> tuple[float, float]:
+def interval(table: FloatArray, statistic: Callable[[FloatArray], FloatArray], *, seed: int = 0) -> tuple[float, float]:
     """Ends of the 95 % percentile interval of a statistic of column sums.
 
     Rows that are equal are drawn together, as one binomial count: a million hits and misses cost as little as ten.
@@ -103,7 +103,7 @@ def interval(table: Values, statistic: Callable[[Values], Values], *, seed: int 
     return float(low), float(high)
 
 
-def _extremes(rows: Rows) -> Values:
+def _extremes(rows: PairedRows) -> FloatArray:
     """Two samples that change as much as any, to either side, [2, 3]."""
     weight = rows.weight.mean()
     dense = rows.dense.sum() / rows.weight.sum() * weight

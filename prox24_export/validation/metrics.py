@@ -6,10 +6,10 @@ from typing import Protocol
 
 import numpy as np
 
-from prox24_export.passes.graph.protocol import Array
+from prox24_export.passes.graph.arrays import Array
 from prox24_export.results.report import Better
 from prox24_export.validation.arrays import is_float, is_image
-from prox24_export.validation.intervals import Rows, Values
+from prox24_export.validation.intervals import FloatArray, PairedRows
 from prox24_export.validation.output_sums import MOST_PSNR, psnr
 
 BETTER: Mapping[str, Better] = {
@@ -30,7 +30,7 @@ PER_CENT = 100.0
 class Metric(Protocol):
     """Sums over batches."""
 
-    def rows(self) -> Iterator[tuple[str, Rows]]:
+    def rows(self) -> Iterator[tuple[str, PairedRows]]:
         """What was measured, by name; nothing where no sample counted."""
 
 
@@ -47,7 +47,7 @@ class Lists:
         for values, more in ((self.dense, dense), (self.sparse, sparse), (self.weight, weight)):
             values.append(np.asarray(more, np.float64))
 
-    def columns(self) -> tuple[Values, Values, Values]:
+    def columns(self) -> tuple[FloatArray, FloatArray, FloatArray]:
         """Of the samples that count."""
         dense, sparse, weight = (
             np.concatenate(values) if values else np.zeros(0) for values in (self.dense, self.sparse, self.weight)
@@ -83,12 +83,12 @@ class Hits:
                 dense_hits, sparse_hits, weight = (_by_sample(row, samples) for row in (*hits, truth != IGNORED))
                 lists.add(dense_hits, sparse_hits, weight)
 
-    def rows(self) -> Iterator[tuple[str, Rows]]:
+    def rows(self) -> Iterator[tuple[str, PairedRows]]:
         """`top1`, `top5`."""
         for name, lists in (("top1", self.top1), ("top5", self.top5)):
             dense, sparse, weight = lists.columns()
             if weight.size:
-                yield name, Rows(PER_CENT * dense, PER_CENT * sparse, weight, atom=PER_CENT)
+                yield name, PairedRows(PER_CENT * dense, PER_CENT * sparse, weight, atom=PER_CENT)
 
 
 def _hits(logits: Array | None, truth: Array, most: int) -> Array:
@@ -106,8 +106,8 @@ def _hits(logits: Array | None, truth: Array, most: int) -> Array:
     return among
 
 
-def _by_sample(values: Array, samples: int) -> Values:
-    sums: Values = values.reshape(samples, -1).sum(axis=1, dtype=np.float64)
+def _by_sample(values: Array, samples: int) -> FloatArray:
+    sums: FloatArray = values.reshape(samples, -1).sum(axis=1, dtype=np.float64)
     return sums
 
 
@@ -141,17 +141,17 @@ class References:
         ]
         self.lists.add(found[0], found[1], np.ones(len(truth)))
 
-    def rows(self) -> Iterator[tuple[str, Rows]]:
+    def rows(self) -> Iterator[tuple[str, PairedRows]]:
         """`psnr` or `cosine`."""
         dense, sparse, weight = self.lists.columns()
         if not weight.size:
             return
         if not self.image:
-            yield "cosine", Rows(dense, sparse, weight)
+            yield "cosine", PairedRows(dense, sparse, weight)
             return
         peak = self.peak
         ratios = [np.maximum(psnr(side, peak), -MOST_PSNR) for side in (dense, sparse)]
-        yield "psnr", Rows(ratios[0], ratios[1], weight)
+        yield "psnr", PairedRows(ratios[0], ratios[1], weight)
 
     @property
     def peak(self) -> float:
@@ -163,13 +163,13 @@ class References:
         return self.highest - self.lowest
 
 
-def _squared_error(output: Array, truth: Array) -> Values:
+def _squared_error(output: Array, truth: Array) -> FloatArray:
     """Mean over each sample; infinite where it is no number."""
-    errors: Values = np.square(output - truth).reshape(len(truth), -1).mean(axis=1)
+    errors: FloatArray = np.square(output - truth).reshape(len(truth), -1).mean(axis=1)
     return np.where(np.isfinite(errors), errors, np.inf)
 
 
-def cosine(left: Array, right: Array) -> Values:
+def cosine(left: Array, right: Array) -> FloatArray:
     """Along the last axis, mean over what else a sample holds; −1 where it is no number, 1 where both are zero."""
     dot = (left * right).sum(axis=-1)
     lengths = np.sqrt((left * left).sum(axis=-1)) * np.sqrt((right * right).sum(axis=-1))
@@ -177,7 +177,7 @@ def cosine(left: Array, right: Array) -> Values:
     with np.errstate(divide="ignore", invalid="ignore"):
         ratios = np.where(both_zero, 1.0, np.where(lengths > 0, dot / lengths, 0.0))
     ratios = np.where(np.isfinite(dot) & np.isfinite(lengths), ratios, -1.0)
-    means: Values = np.clip(ratios, -1.0, 1.0).reshape(len(left), -1).mean(axis=1)
+    means: FloatArray = np.clip(ratios, -1.0, 1.0).reshape(len(left), -1).mean(axis=1)
     return means
 
 
@@ -203,13 +203,13 @@ class Embeddings:
             found = cosine(one.astype(np.float64), other.astype(np.float64)) if alike else -ones
             lists.add(ones, found, ones)
 
-    def rows(self) -> Iterator[tuple[str, Rows]]:
+    def rows(self) -> Iterator[tuple[str, PairedRows]]:
         """`cosine`; with the output's name behind it where there are several."""
         found = {index: lists for index, lists in self.lists.items() if lists is not None}
         for index, lists in found.items():
             columns = lists.columns()
             if columns[0].size:
-                yield "cosine" if len(found) == 1 else f"cosine {self.names[index]}", Rows(*columns)
+                yield "cosine" if len(found) == 1 else f"cosine {self.names[index]}", PairedRows(*columns)
 
 
 def is_embedding(output: Array) -> bool:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from prox24_export.passes.graph.protocol import Array
+from prox24_export.passes.graph.arrays import Array
 from prox24_export.results.report import OutputReport
 from prox24_export.validation import intervals
 from prox24_export.validation.arrays import is_image, looks_like_classes

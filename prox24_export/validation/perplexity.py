@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from prox24_export.passes.graph.protocol import Array
-from prox24_export.validation.intervals import Rows, Values
+from prox24_export.passes.graph.arrays import Array
+from prox24_export.validation.intervals import FloatArray, PairedRows
 from prox24_export.validation.metrics import Lists
 
 PIECE = 1 << 22  # logits held as float64 at once
@@ -41,15 +41,15 @@ class Perplexity:
         sides = [(_surprise(logits, tokens) * counted).sum(axis=1) for logits in (dense, sparse)]
         self.lists.add(sides[0], sides[1], counted.sum(axis=1))
 
-    def rows(self) -> Iterator[tuple[str, Rows]]:
+    def rows(self) -> Iterator[tuple[str, PairedRows]]:
         """`perplexity`; nothing where there was no token."""
         dense, sparse, weight = self.lists.columns()
         if weight.size:
-            yield "perplexity", Rows(dense, sparse, weight, of=_exp)
+            yield "perplexity", PairedRows(dense, sparse, weight, of=_exp)
 
 
-def _exp(surprise: Values) -> Values:
-    powers: Values = np.exp(np.minimum(surprise, LARGEST))
+def _exp(surprise: FloatArray) -> FloatArray:
+    powers: FloatArray = np.exp(np.minimum(surprise, LARGEST))
     return powers
 
 

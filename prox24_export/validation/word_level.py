@@ -20,7 +20,7 @@ from collections.abc import Hashable, Iterable, Sequence
 
 import numpy as np
 
-from prox24_export.passes.graph.protocol import Array
+from prox24_export.passes.graph.arrays import Array
 
 
 def edit_distance(reference: Sequence[Hashable], found: Sequence[Hashable]) -> int:

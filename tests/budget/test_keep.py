@@ -14,20 +14,21 @@ from hypothesis import strategies as st
 from prox24_export import Settings
 from prox24_export.budget.keep import (
     Judges,
-    apart,
     changes,
     divided,
     keep_budget,
     limits_of,
     measure_of,
     sensitivity_of,
+    set_judges_apart,
 )
-from prox24_export.budget.search import ORDERS, RELATIVE_ERROR, Choice, Figure, Search
+from prox24_export.budget.search import ORDERS, RELATIVE_ERROR, DenseChoice, LimitedFigure, Search
 from prox24_export.budget.sensitivity import Unit, variant
 from prox24_export.data.samples import Sample, joined
 from prox24_export.errors import InputError
+from prox24_export.passes.graph.arrays import Array
 from prox24_export.passes.graph.layout import Layout
-from prox24_export.passes.graph.protocol import Array, Linear
+from prox24_export.passes.graph.protocol import Linear
 from prox24_export.progress import Silent
 from prox24_export.report.budget_tables import main_steps
 from prox24_export.report.budget_text import WIDTH, budget_table, sensitivity_table
@@ -37,7 +38,6 @@ from prox24_export.stages.prepare import Job, prepare
 from prox24_export.stages.prune import Pruned
 from prox24_export.stages.run import Run
 from prox24_export.stages.solve import solve
-from prox24_export.stages.weight_store import WeightStore
 from prox24_export.validation import accuracy
 from prox24_export.validation.gates import evaluate
 from tests.graphs import is_two_four, model, normal, save
@@ -60,17 +60,17 @@ class Additive(Search):
     chosen: float = 0.0  # what is left of the harm of the last choice
     helped: float = 1.0  # by which harm shrinks where layers are solved again
 
-    def _measured(self, name: str, choice: Choice) -> Choice | None:
+    def _measured(self, name: str, choice: DenseChoice) -> DenseChoice | None:
         self.judge = lambda _: [self._figure(choice)]
         return super()._measured(name, choice)
 
-    def _holds(self, choice: Choice) -> bool:
+    def _holds(self, choice: DenseChoice) -> bool:
         self.chosen = self._figure(choice).value
         return super()._holds(choice)
 
-    def _figure(self, choice: Choice) -> Figure:
+    def _figure(self, choice: DenseChoice) -> LimitedFigure:
         left = sum(self.harm.values()) - sum(self.harm[unit.name] for unit in choice.dense)
-        return Figure("m", left * (self.helped if choice.solved_again else 1.0), 0.0, 0.0, LIMIT)
+        return LimitedFigure("m", left * (self.helped if choice.solved_again else 1.0), 0.0, 0.0, LIMIT)
 
 
 LIMIT = 1.0
@@ -145,9 +145,9 @@ def test_where_a_choice_does_not_hold_on_other_samples_more_layers_are_left_dens
     plain = additive(harm, sizes, [0.0] * len(harm)).run()
     search = additive(harm, sizes, [0.0] * len(harm))
 
-    def confirm(model: Any) -> list[Figure]:
+    def confirm(model: Any) -> list[LimitedFigure]:
         assert callable(model)
-        return [Figure("m", truth * search.chosen, 0.0, 0.0, LIMIT)]
+        return [LimitedFigure("m", truth * search.chosen, 0.0, 0.0, LIMIT)]
 
     search.confirm = confirm
     choice = search.run()
@@ -172,19 +172,19 @@ def test_an_order_that_knows_no_harm_leaves_more_dense() -> None:
 
 
 def test_errors_count_towards_the_change_and_what_does_not_change_always_fits() -> None:
-    figure = Figure("m", 0.8, 0.15, 0.15, 0.9)
+    figure = LimitedFigure("m", 0.8, 0.15, 0.15, 0.9)
     assert not figure.fits(1.0)
     assert figure.fits(0.5)
-    assert Figure("m", 0.0, 0.0, 0.0, 0.0).fits(3.0)
-    assert not Figure("m", float("nan"), 0.0, 0.0, 1.0).fits(1.0)
-    assert not Figure("m", 0.0, float("inf"), float("inf"), 1.0).fits(1.0)
+    assert LimitedFigure("m", 0.0, 0.0, 0.0, 0.0).fits(3.0)
+    assert not LimitedFigure("m", float("nan"), 0.0, 0.0, 1.0).fits(1.0)
+    assert not LimitedFigure("m", 0.0, float("inf"), float("inf"), 1.0).fits(1.0)
 
 
 def test_the_error_of_a_count_asks_for_half_of_the_limit_at_most_and_the_estimates_own_for_all_of_it() -> None:
-    assert Figure("m", 0.0, 0.1, 0.2, 1.0).margin(1.0) == 0.2
-    assert Figure("m", 0.0, 0.1, 0.9, 1.0).margin(1.0) == 0.5
-    assert Figure("m", 0.0, 0.8, 0.9, 1.0).margin(1.0) == 0.8
-    assert Figure("m", 0.0, 0.1, 0.9, 1.0).margin(2.0) == 0.5
+    assert LimitedFigure("m", 0.0, 0.1, 0.2, 1.0).margin(1.0) == 0.2
+    assert LimitedFigure("m", 0.0, 0.1, 0.9, 1.0).margin(1.0) == 0.5
+    assert LimitedFigure("m", 0.0, 0.8, 0.9, 1.0).margin(1.0) == 0.8
+    assert LimitedFigure("m", 0.0, 0.1, 0.9, 1.0).margin(2.0) == 0.5
 
 
 def test_a_metric_changes_in_its_bad_direction_and_in_either_where_none_is_told() -> None:
@@ -249,8 +249,8 @@ class Pipeline:
             replace(sample, labels=label[None]) for sample, label in zip(self.job.parts.report, labels, strict=True)
         ]
         self.searched, self.confirmed, self.reported = divided(labelled, seed=0, in_order=False)
-        self.weights = WeightStore(self._made("weights"))
-        self.pruned, _ = solve(self.job, self.weights, self._made("scratch"), self.run, Silent())
+        solved = solve(self.job, self._made("scratch"), self.run)
+        self.weights, self.pruned = solved.weights, solved.pruned
 
     def _made(self, name: str) -> Path:
         (self.folder / name).mkdir()
@@ -270,9 +270,7 @@ class Pipeline:
 
     def keep(self, **more: Any) -> tuple[Pruned, Any]:
         options: dict[str, Any] = {"again": True, "scratch": self._made("again")} | more
-        return keep_budget(
-            self.job, self.pruned, self.weights, self.judges(), run=self.run, progress=Silent(), **options
-        )
+        return keep_budget(self.job, self.pruned, self.weights, self.judges(), run=self.run, **options)
 
 
 def test_a_limit_between_dense_and_pruned_is_kept_on_samples_that_the_search_did_not_see(tmp_path: Path) -> None:
@@ -353,7 +351,8 @@ def test_what_is_needed_and_not_there_is_said(tmp_path: Path) -> None:
 
 def test_the_users_metric_is_measured_of_dense_and_variant(tmp_path: Path) -> None:
     line = Pipeline(tmp_path, Settings(max_metric_change=0.5, metric="tests.budget.test_keep:mean_size"))
-    job, judges = apart(line.job)
+    job, judges = set_judges_apart(replace(line.job, settings=replace(line.job.settings, budget=True)))
+    assert judges is not None
     assert judges.samples + len(job.parts.report) == len(line.job.parts.report)
     assert job.facts is not None
     assert job.facts.report == len(job.parts.report)

@@ -17,7 +17,7 @@ MISSING = Availability(False, reason="it is not here.", remedy="Install it.")
 
 def chosen(
     monkeypatch: pytest.MonkeyPatch, trt: Availability, torch: Availability, *, has_onnx: bool = True, **options: Any
-) -> choice.Choice:
+) -> choice.EngineChoice:
     monkeypatch.setattr(tensorrt, "availability", lambda: trt)
     monkeypatch.setattr(torch_sparse, "availability", lambda: torch)
     return choice.choose(Settings(**options), has_onnx=has_onnx)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from prox24_export.errors import InputError
 from prox24_export.models.checkpoint import TYPES, Checkpoint
-from prox24_export.passes.front_torch.graph import as_array
+from prox24_export.passes.graph.arrays import as_array
 from prox24_export.passes.graph.lazy_tensors import LazyTensors
 from prox24_export.stages.weight_store import WeightStore
 

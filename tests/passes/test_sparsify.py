@@ -10,7 +10,7 @@ from torch import Tensor
 
 from prox24_export.passes import sparsify
 from prox24_export.passes.calibrate.calibrate import Moments, Observation
-from prox24_export.passes.sparsify import Solved, Sparsify, best_blend
+from prox24_export.passes.sparsify import SolvedLayer, Sparsify, best_blend
 from prox24_export.settings import Settings
 from prox24_export.solver.pattern import is_two_four
 from prox24_export.solver.quadratic import Quadratic
@@ -19,7 +19,7 @@ from tests.solver.problems import correlated, weights
 K, N = 16, 8
 
 
-def solved_by(settings: Settings) -> Callable[..., dict[str, Solved]]:
+def solved_by(settings: Settings) -> Callable[..., dict[str, SolvedLayer]]:
     """The pass on copies of the observations, which it consumes; layers that share moments still do."""
 
     def call(weights: dict[str, Tensor], observations: dict[str, Observation], tick: Callable[[], None]) -> Any:

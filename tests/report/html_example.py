@@ -16,7 +16,7 @@ from prox24_export.results.engine import (
     LayerTime,
     Ratio,
     ShapeShare,
-    Verdict,
+    SpeedVerdict,
 )
 from prox24_export.results.report import (
     AccuracyReport,
@@ -100,7 +100,7 @@ def distribution(median: float, spread: float = 0.04) -> Distribution:
     )
 
 
-def point(batch: int, value: float, verdict: Verdict = "faster", **changes: Any) -> LatencyPoint:
+def point(batch: int, value: float, verdict: SpeedVerdict = "faster", **changes: Any) -> LatencyPoint:
     """Dense over sparse is `value`."""
     sparse = 0.4 + 0.11 * batch
     found = LatencyPoint(

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from prox24_export.errors import InputError
 from prox24_export.report.html import render
-from prox24_export.report.html_mask import SIDE, Thumbnail, corner, read, thumbnail
+from prox24_export.report.html_mask import read
+from prox24_export.results.mask import SIDE, Thumbnail, corner, thumbnail
 from tests.report.html_example import build, masks
 
 SIZES = st.integers(1, 130)

@@ -7,10 +7,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from prox24_export.report import markdown
-from prox24_export.report.markdown import RANDOM_WARNING, figures, number, render, tables, verdict
+from prox24_export.report.markdown import figures, number, render, tables, verdict
 from prox24_export.results.budget import BudgetReport
 from prox24_export.results.engine import EngineReport, Estimate, LayerDiagnosis, ShapeShare
 from prox24_export.results.report import (
+    RANDOM_WARNING,
     AccuracyReport,
     Change,
     DataFacts,

@@ -4,7 +4,7 @@ from typing import get_args
 import pytest
 import torch
 
-from prox24_export.settings import Method
+from prox24_export.option_values import Method
 from prox24_export.solver import SolverSettings, Status, solve_layer
 from prox24_export.solver.admm import ProximalAdmm
 from prox24_export.solver.pattern import is_two_four

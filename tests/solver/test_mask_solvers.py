@@ -4,7 +4,7 @@ from typing import Any, get_args
 import pytest
 import torch
 
-from prox24_export.settings import Effort
+from prox24_export.option_values import Effort
 from prox24_export.solver.admm import AdmmState, ProximalAdmm
 from prox24_export.solver.driver import MaskSolver, find_mask
 from prox24_export.solver.gradient import ProximalGradient

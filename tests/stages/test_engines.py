@@ -8,7 +8,7 @@ import onnx
 import pytest
 
 from prox24_export import Settings, export
-from prox24_export.engines.choice import Choice
+from prox24_export.engines.choice import EngineChoice
 from prox24_export.engines.tensorrt import measure as tensorrt_bench
 from prox24_export.errors import InputError, Prox24Error
 from prox24_export.passes.emit_engine.build import EngineBuildError
@@ -23,7 +23,7 @@ from tests.graphs import model, normal, save
 
 @pytest.fixture
 def has_tensorrt(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("prox24_export.stages.prepare.choose", lambda *_a, **_k: Choice("tensorrt", "fp16"))
+    monkeypatch.setattr("prox24_export.stages.prepare.choose", lambda *_a, **_k: EngineChoice("tensorrt", "fp16"))
 
 
 def failing(error: Exception) -> Any:

@@ -10,7 +10,7 @@ from onnx import numpy_helper
 
 from prox24_export import Settings, export
 from prox24_export.passes.front_onnx.graph import OnnxGraph
-from prox24_export.passes.graph.protocol import Array
+from prox24_export.passes.graph.arrays import Array
 from prox24_export.results.report import RefinementReport, Report
 from tests.command import command
 from tests.graphs import is_two_four, model, normal, save

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pytest
 
 from prox24_export.errors import InputError
+from prox24_export.passes.graph.protocol import Runner
 from prox24_export.results.report import AccuracyReport, OutputReport
 from prox24_export.validation import accuracy
 from tests.graphs import normal
@@ -22,7 +23,7 @@ def compared(
 ) -> AccuracyReport:
     """`dense[batch][output]` against `sparse`."""
 
-    def model(outputs: Sequence[Sequence[Array]]) -> accuracy.Model:
+    def model(outputs: Sequence[Sequence[Array]]) -> Runner:
         def run(feeds: Mapping[str, Array]) -> Sequence[Array]:
             return outputs[int(feeds["batch"])]
 

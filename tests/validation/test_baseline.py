@@ -10,7 +10,7 @@ import pytest
 from prox24_export.errors import InputError
 from prox24_export.results.engine import Distribution, EngineReport, LatencyPoint, Ratio
 from prox24_export.results.report import AccuracyReport, Change, Gate, OutputReport, Report
-from prox24_export.validation.baseline import Comparison, compare, load
+from prox24_export.validation.baseline import BaselineComparison, compare, load
 from tests.report.example import build
 
 
@@ -45,12 +45,12 @@ def accuracy(top1: float = 97.2, half: float = 0.8, **changes: Any) -> AccuracyR
 EARLIER = build(accuracy=accuracy(), engine=engine())
 
 
-def against(earlier: Report = EARLIER, *, strict: bool = False, **changes: Any) -> Comparison:
+def against(earlier: Report = EARLIER, *, strict: bool = False, **changes: Any) -> BaselineComparison:
     now = replace(earlier, **changes)
     return compare(earlier, now.accuracy, engine=now.engine, layers=now.layers, strict=strict)
 
 
-def failed(comparison: Comparison) -> list[str]:
+def failed(comparison: BaselineComparison) -> list[str]:
     return [gate.name for gate in comparison.gates if not gate.passed]
 
 

@@ -9,21 +9,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prox24_export.validation import intervals
-from prox24_export.validation.intervals import Rows, Values, change, interval
+from prox24_export.validation.intervals import FloatArray, PairedRows, change, interval
 
 TRIALS = 300
-Draw = Callable[[np.random.Generator], Rows]
+Draw = Callable[[np.random.Generator], PairedRows]
 
 
 def hits(dense_only: float, sparse_only: float, samples: int) -> Draw:
     """Of all samples one share is right only in the dense model, one only in the sparse one; 90 % of others in both."""
 
-    def draw(random: np.random.Generator) -> Rows:
+    def draw(random: np.random.Generator) -> PairedRows:
         place = random.random(samples)
         both = random.random(samples) < 0.9
         dense = np.where(place < dense_only, True, np.where(place < dense_only + sparse_only, False, both))
         sparse = np.where(place < dense_only, False, np.where(place < dense_only + sparse_only, True, both))
-        return Rows(100.0 * dense, 100.0 * sparse, np.ones(samples), atom=100.0)
+        return PairedRows(100.0 * dense, 100.0 * sparse, np.ones(samples), atom=100.0)
 
     return draw
 
@@ -31,16 +31,16 @@ def hits(dense_only: float, sparse_only: float, samples: int) -> Draw:
 def perplexity(samples: int) -> Draw:
     """Rows of unequal length whose surprise moves by a skewed amount, 0.1 nats a token in the mean."""
 
-    def draw(random: np.random.Generator) -> Rows:
+    def draw(random: np.random.Generator) -> PairedRows:
         weight = random.integers(16, 256, samples).astype(np.float64)
         dense = weight * random.normal(2.0, 0.3, samples)
-        return Rows(dense, dense + weight * random.exponential(0.1, samples), weight, of=np.exp)
+        return PairedRows(dense, dense + weight * random.exponential(0.1, samples), weight, of=np.exp)
 
     return draw
 
 
 def cosines(samples: int) -> Draw:
-    return lambda random: Rows(np.ones(samples), 1 - random.exponential(0.01, samples), np.ones(samples))
+    return lambda random: PairedRows(np.ones(samples), 1 - random.exponential(0.01, samples), np.ones(samples))
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def coverage(draw: Draw, truth: float) -> tuple[float, float]:
     return ours / TRIALS, plain / TRIALS
 
 
-def difference(rows: Rows) -> Callable[[Values], Values]:
+def difference(rows: PairedRows) -> Callable[[FloatArray], FloatArray]:
     return lambda sums: rows.of(sums[:, 1] / sums[:, 2]) - rows.of(sums[:, 0] / sums[:, 2])
 
 
@@ -95,11 +95,11 @@ def test_intervals_of_perplexity_and_cosine_hold_the_truth_too(samples: int) -> 
 def test_it_is_paired_what_both_models_share_widens_nothing() -> None:
     random = np.random.default_rng(0)
     hard = random.normal(0, 100, 200)
-    rows = Rows(hard, hard - 1 + random.normal(0, 0.1, 200), np.ones(200))
+    rows = PairedRows(hard, hard - 1 + random.normal(0, 0.1, 200), np.ones(200))
     found = change("m", rows)
     assert found is not None
     assert found.high - found.low < 0.1
-    shuffled = Rows(hard, random.permutation(rows.sparse), np.ones(200))
+    shuffled = PairedRows(hard, random.permutation(rows.sparse), np.ones(200))
     apart = change("m", shuffled)
     assert apart is not None
     assert apart.high - apart.low > 10
@@ -107,12 +107,12 @@ def test_it_is_paired_what_both_models_share_widens_nothing() -> None:
 
 def test_fifty_samples_of_which_none_changed_do_not_promise_that_none_does() -> None:
     same = np.full(50, 100.0)
-    found = change("top1", Rows(same, same, np.ones(50), atom=100.0))
+    found = change("top1", PairedRows(same, same, np.ones(50), atom=100.0))
     assert found is not None
     assert found.value == 0
     assert 2 < found.high < 7  # the rule of three says 6 points
     assert found.low == pytest.approx(-found.high, abs=2)
-    certain = change("cosine", Rows(same, same, np.ones(50)))
+    certain = change("cosine", PairedRows(same, same, np.ones(50)))
     assert certain is not None
     assert (certain.low, certain.high) == (0, 0)
 
@@ -121,7 +121,7 @@ def test_bonett_and_price_s_interval_is_what_is_drawn() -> None:
     samples, lost, won = 400, 24, 12
     dense, sparse = np.full(samples, 100.0), np.full(samples, 100.0)
     sparse[:lost], dense[lost : lost + won] = 0, 0
-    found = change("top1", Rows(dense, sparse, np.ones(samples), atom=100.0))
+    found = change("top1", PairedRows(dense, sparse, np.ones(samples), atom=100.0))
     assert found is not None
     one, other = (lost + 1) / (samples + 2), (won + 1) / (samples + 2)
     half = 1.96 * math.sqrt((one + other - (one - other) ** 2) / (samples + 2))
@@ -153,8 +153,8 @@ def test_a_million_samples_take_no_time_and_an_interval_as_narrow_as_they_deserv
 
 def test_one_sample_and_what_is_not_finite_have_no_interval() -> None:
     one = np.ones(1)
-    assert change("m", Rows(one, one, one)) is None
-    assert change("m", Rows(np.array([1.0, np.nan]), np.ones(2), np.ones(2))) is None
+    assert change("m", PairedRows(one, one, one)) is None
+    assert change("m", PairedRows(np.array([1.0, np.nan]), np.ones(2), np.ones(2))) is None
     with pytest.raises(ValueError, match="at least one, their sums finite"):
         interval(np.zeros((0, 2)), lambda sums: sums[:, 0])
 
@@ -163,8 +163,8 @@ def test_one_sample_and_what_is_not_finite_have_no_interval() -> None:
 def test_the_interval_holds_the_figure_and_turns_with_the_models(pairs: list[tuple[bool, bool, int]]) -> None:
     table = np.array(pairs, np.float64)
     dense, sparse, weight = (100 * table[:, 0] * table[:, 2], 100 * table[:, 1] * table[:, 2], table[:, 2])
-    there = change("m", Rows(dense, sparse, weight, atom=100.0))
-    back = change("m", Rows(sparse, dense, weight, atom=100.0))
+    there = change("m", PairedRows(dense, sparse, weight, atom=100.0))
+    back = change("m", PairedRows(sparse, dense, weight, atom=100.0))
     assert there is not None
     assert back is not None
     assert there.low <= there.value <= there.high

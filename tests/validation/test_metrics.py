@@ -9,6 +9,7 @@ import numpy.typing as npt
 import pytest
 
 from prox24_export.errors import InputError
+from prox24_export.passes.graph.protocol import Runner
 from prox24_export.results.report import AccuracyReport, Change
 from prox24_export.validation import accuracy
 from tests.graphs import normal
@@ -30,7 +31,7 @@ def compared(
     size = size or count
     cuts = [slice(start, start + size) for start in range(0, count, size)]
 
-    def model(outputs: Sequence[Array]) -> accuracy.Model:
+    def model(outputs: Sequence[Array]) -> Runner:
         def run(feeds: Mapping[str, Array]) -> Sequence[Array]:
             rows = feeds["rows"]
             return [output[int(rows[0]) : int(rows[0]) + len(rows)] for output in outputs]

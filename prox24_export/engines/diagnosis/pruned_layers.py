@@ -9,7 +9,7 @@ from prox24_export.passes.graph.activations import Patches
 from prox24_export.passes.graph.protocol import Linear, Use
 from prox24_export.results.report import LayerReport
 
-Precision = Literal["fp32", "fp16", "bf16", "int8", "fp8"]
+LayerPrecision = Literal["fp32", "fp16", "bf16", "int8", "fp8"]
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class PrunedLayer:
     n: int
     channels: int
     group: int = 1
-    precision: Precision = "fp16"
+    precision: LayerPrecision = "fp16"
     output_is_quantised: bool | None = None
     is_two_four: bool = True
 
@@ -47,9 +47,9 @@ class PrunedLayer:
 def pruned_layers(
     rows: Sequence[LayerReport],
     linears: Sequence[Linear],
-    precision: Precision,
+    precision: LayerPrecision,
     *,
-    overrides: Mapping[str, Precision] | None = None,
+    overrides: Mapping[str, LayerPrecision] | None = None,
     quantised_outputs: Mapping[str, bool] | None = None,
     wrong: Collection[str] = (),
 ) -> tuple[PrunedLayer, ...]:

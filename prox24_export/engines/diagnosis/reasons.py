@@ -4,14 +4,14 @@ from prox24_export.engines.diagnosis.builder_log import SparsityLog
 from prox24_export.engines.diagnosis.findings import Finding
 from prox24_export.engines.diagnosis.pruned_layers import PrunedLayer
 
-Reason = tuple[str, str]  # the reason and its remedy, a sentence each
+ReasonAndRemedy = tuple[str, str]  # the reason and its remedy, a sentence each
 TILE_K = {"fp16": 16, "bf16": 16, "int8": 32, "fp8": 32}  # entries along K of one sparse matrix instruction
 TILE_N = 8
 SMALL = 256  # TensorRT's developers: sparse kernels win from about this many channels on, in and out
 ASK_VERBOSE = "build with a logger at VERBOSE (trtexec: --verbose)"
 
 
-def of_build(layer: PrunedLayer, *, allowed: bool) -> Reason | None:
+def of_build(layer: PrunedLayer, *, allowed: bool) -> ReasonAndRemedy | None:
     """What keeps every engine built this way from using a sparse tactic here."""
     if not layer.is_two_four:
         return "its weight is not 2:4 in the file that was built", "verify the file after conversion; export it again"
@@ -24,7 +24,7 @@ def of_build(layer: PrunedLayer, *, allowed: bool) -> Reason | None:
     return None
 
 
-def of_log(log: SparsityLog | None) -> Reason:
+def of_log(log: SparsityLog | None) -> ReasonAndRemedy:
     """Why the log does not tell whether a layer is eligible."""
     if log is None:
         return "no builder log was captured", ASK_VERBOSE
@@ -38,7 +38,7 @@ def of_log(log: SparsityLog | None) -> Reason:
     )
 
 
-def unexplained(*, is_eligible: bool, chosen: bool | None) -> Reason:
+def unexplained(*, is_eligible: bool, chosen: bool | None) -> ReasonAndRemedy:
     """What is left to say where nothing explains a missing state."""
     if not is_eligible:
         return "TensorRT does not list it as eligible, and no rule that is known explains it", ""
@@ -53,7 +53,7 @@ def unexplained(*, is_eligible: bool, chosen: bool | None) -> Reason:
     )
 
 
-def of_layer(layer: PrunedLayer, finding: Finding) -> Reason | None:
+def of_layer(layer: PrunedLayer, finding: Finding) -> ReasonAndRemedy | None:
     """What is known of layer and engine that explains a missing state, the surest first; None where nothing does."""
     if finding.plugin is not None:
         kind = finding.plugin.kind
@@ -68,7 +68,7 @@ def of_layer(layer: PrunedLayer, finding: Finding) -> Reason | None:
     )
 
 
-def _region(finding: Finding) -> Reason | None:
+def _region(finding: Finding) -> ReasonAndRemedy | None:
     if not finding.region or finding.eligible or finding.times is not None:
         return None
     return (
@@ -77,14 +77,14 @@ def _region(finding: Finding) -> Reason | None:
     )
 
 
-def _untimed(finding: Finding) -> Reason | None:
+def _untimed(finding: Finding) -> ReasonAndRemedy | None:
     times = finding.times
     if times is None or times.dense_ms is None or times.sparse_ms is not None or not finding.eligible:
         return None
     return f"the builder timed dense tactics only (the fastest {times.dense_ms:.4g} ms): it has no sparse one here", ""
 
 
-def _timed(layer: PrunedLayer, finding: Finding) -> Reason | None:
+def _timed(layer: PrunedLayer, finding: Finding) -> ReasonAndRemedy | None:
     times = finding.times
     excess = None if times is None else times.sparse_excess
     if times is None or excess is None:
@@ -99,7 +99,7 @@ def _timed(layer: PrunedLayer, finding: Finding) -> Reason | None:
     ), ""
 
 
-def _alignment(layer: PrunedLayer) -> Reason | None:
+def _alignment(layer: PrunedLayer) -> ReasonAndRemedy | None:
     tile = TILE_K.get(layer.precision, 1)
     symbol = "K" if layer.channels == layer.k else "C_in"
     if layer.channels % tile:
@@ -116,7 +116,7 @@ def _alignment(layer: PrunedLayer) -> Reason | None:
     return None
 
 
-def _epilogue(layer: PrunedLayer, finding: Finding) -> Reason | None:
+def _epilogue(layer: PrunedLayer, finding: Finding) -> ReasonAndRemedy | None:
     if not layer.is_quantised:
         return None
     outputs = {kind for product in finding.products for kind in product.outputs if kind}
@@ -130,7 +130,7 @@ def _epilogue(layer: PrunedLayer, finding: Finding) -> Reason | None:
     )
 
 
-def _size(layer: PrunedLayer) -> Reason | None:
+def _size(layer: PrunedLayer) -> ReasonAndRemedy | None:
     symbol = "K" if layer.channels == layer.k else "C_in"
     if min(layer.channels, layer.n) >= SMALL:
         return None

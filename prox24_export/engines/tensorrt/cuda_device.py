@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from prox24_export.errors import first_line
 
-Array = npt.NDArray[Any]
+HostArray = npt.NDArray[Any]
 Launch = Callable[[], None]
 
 
@@ -40,7 +40,7 @@ class CudaDevice:
         """Uninitialised memory; a byte where none is wanted, since TensorRT refuses the null address."""
         return self._torch.empty(max(nbytes, 1), dtype=self._torch.uint8, device=self._place)
 
-    def upload(self, array: Array) -> Any:
+    def upload(self, array: HostArray) -> Any:
         """Memory that holds `array`, C-contiguous; the copy is done on return."""
         buffer = self.empty(array.nbytes)
         if array.nbytes:
@@ -49,7 +49,7 @@ class CudaDevice:
         self._torch.cuda.synchronize()  # torch's own stream did it, ours must not overtake
         return buffer
 
-    def download(self, buffer: Any, shape: Sequence[int], dtype: Any) -> Array:
+    def download(self, buffer: Any, shape: Sequence[int], dtype: Any) -> HostArray:
         """A host array of what the stream has left in `buffer`; waits for the stream."""
         self.synchronize()
         wanted = np.empty(tuple(shape), dtype)

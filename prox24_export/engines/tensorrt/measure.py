@@ -22,7 +22,7 @@ PROFILED_RUNS = 50
 
 
 @dataclass(frozen=True)
-class Pair:
+class ModelPair:
     """What is built: ONNX files in the types to compute in, and the same models in float32.
 
     Attributes:
@@ -39,7 +39,7 @@ class Pair:
 
 
 def bench(
-    pair: Pair,
+    pair: ModelPair,
     batches: Sequence[Feeds],
     folder: Path,
     settings: BuildSettings,
@@ -136,7 +136,7 @@ def _places(built: BuiltEngine) -> dict[str, Path]:
 
 
 def _point(  # noqa: PLR0917 (one point's facts)
-    pair: Pair,
+    pair: ModelPair,
     built: Sequence[BuiltEngine],
     batch: Feeds,
     precision: str,

@@ -6,14 +6,12 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
-import numpy.typing as npt
 
-from prox24_export.engines.tensorrt.cuda_device import CudaDevice
+from prox24_export.engines.tensorrt.cuda_device import CudaDevice, HostArray
 from prox24_export.errors import InputError, Prox24Error, first_line
 from prox24_export.passes.emit_engine.capture_log import BuildLog, captured
 from prox24_export.passes.emit_engine.tensorrt import import_tensorrt
 
-Array = npt.NDArray[Any]
 NUMPY: dict[str, np.dtype[Any]] = {  # by TensorRT's name
     "FLOAT": np.dtype(np.float32),
     "HALF": np.dtype(np.float16),
@@ -55,7 +53,7 @@ class TrtSession:
         self,
         name: str,
         engine: Path | bytes,
-        feeds: Mapping[str, Array],
+        feeds: Mapping[str, HostArray],
         *,
         device: CudaDevice | None = None,
         graph: bool = True,
@@ -79,7 +77,7 @@ class TrtSession:
         if graph:
             self._capture()
 
-    def outputs(self) -> dict[str, Array]:
+    def outputs(self) -> dict[str, HostArray]:
         """Outputs of one inference by name, on the host."""
         with captured():
             self._device.run(self._launch)
@@ -111,7 +109,7 @@ class TrtSession:
         self._context = self._engine = None  # in this order: a context is its engine's
         self._memory.clear()
 
-    def _feed(self, feeds: Mapping[str, Array], log: BuildLog) -> None:
+    def _feed(self, feeds: Mapping[str, HostArray], log: BuildLog) -> None:
         """Checks and copies the inputs, under the first profile that accepts their shapes."""
         names = self._names("INPUT")
         missing = sorted(set(names) - feeds.keys())
@@ -131,7 +129,7 @@ class TrtSession:
                 )
             self._address(name, array)
 
-    def _profile(self, arrays: Mapping[str, Array]) -> int:
+    def _profile(self, arrays: Mapping[str, HostArray]) -> int:
         ranges: list[str] = []
         for index in range(self._engine.num_optimization_profiles):
             outside = next((name for name, array in arrays.items() if not self._accepts(name, array, index)), None)
@@ -144,7 +142,7 @@ class TrtSession:
             "Build it with a range that holds them: --shapes name:MIN,OPT,MAX."
         )
 
-    def _accepts(self, name: str, array: Array, index: int) -> bool:
+    def _accepts(self, name: str, array: HostArray, index: int) -> bool:
         low, _, high = (tuple(shape) for shape in self._engine.get_tensor_profile_shape(name, index))
         return len(low) == array.ndim and all(a <= b <= c for a, b, c in zip(low, array.shape, high, strict=True))
 
@@ -167,14 +165,14 @@ class TrtSession:
                 )
             self._address(name, np.empty(shape, self._dtype(name)))
 
-    def _address(self, name: str, array: Array) -> None:
+    def _address(self, name: str, array: HostArray) -> None:
         """Tells TensorRT where a tensor is."""
         copied = self._mode(name) == "INPUT"
         self._memory[name] = self._device.upload(array) if copied else self._device.empty(array.nbytes)
         if not self._context.set_tensor_address(name, int(self._memory[name].data_ptr())):
             raise EngineRunError(f"TensorRT refuses the memory of tensor {name!r} of {self.name}")
 
-    def _read(self, name: str) -> Array:
+    def _read(self, name: str) -> HostArray:
         return self._device.download(self._memory[name], self._context.get_tensor_shape(name), self._dtype(name))
 
     def _enqueue(self) -> None:
@@ -195,7 +193,7 @@ class TrtSession:
         except EngineRunError as error:
             raise RuntimeError(str(error)) from error
 
-    def _converted(self, name: str, array: Array) -> Array:
+    def _converted(self, name: str, array: HostArray) -> HostArray:
         wanted = self._dtype(name)
         floats = _is_float(array.dtype) and _is_float(wanted)
         integers = array.dtype.kind in "iu" and wanted.kind in "iu"

@@ -4,14 +4,14 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from prox24_export.passes.graph.protocol import Array
+from prox24_export.passes.graph.arrays import Array
 
-Outputs = Mapping[str, Array]
+OutputArrays = Mapping[str, Array]
 TOLERANCE: Mapping[str, float] = {"fp32": 1e-3, "fp16": 0.02, "bf16": 0.1}  # of an output's root mean square
 LARGEST = 5  # times that tolerance, of the output's largest magnitude: what a single entry may differ by
 
 
-def difference(found: Outputs, wanted: Outputs, tolerance: float) -> str:
+def difference(found: OutputArrays, wanted: OutputArrays, tolerance: float) -> str:
     """In what outputs differ from a reference, in one sentence; empty where they agree. NaN is a difference."""
     for name, reference in wanted.items():
         if name not in found:

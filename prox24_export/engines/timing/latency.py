@@ -12,11 +12,12 @@ from typing import Protocol
 
 import numpy as np
 
-from prox24_export.engines.timing.agreement import TOLERANCE, Outputs, difference
+from prox24_export.engines.timing.agreement import TOLERANCE, OutputArrays, difference
 from prox24_export.engines.timing.gpu_state import GpuState, locked
 from prox24_export.engines.timing.statistics import Rounds, distribution, ratio
 from prox24_export.errors import Prox24Error
-from prox24_export.passes.graph.protocol import Array, Feeds, TracedGraph
+from prox24_export.passes.graph.arrays import Array
+from prox24_export.passes.graph.protocol import Feeds, TracedGraph
 from prox24_export.results.engine import LatencyPoint
 
 CLOCKS_APART = 1.05  # largest clock over the smallest that is not worth a warning
@@ -85,8 +86,8 @@ class Reference:
         tolerance: See `agreement.TOLERANCE`, which has it by precision.
     """
 
-    dense: Outputs
-    sparse: Outputs
+    dense: OutputArrays
+    sparse: OutputArrays
     tolerance: float
 
     @classmethod
@@ -160,7 +161,7 @@ def _outputs(graph: TracedGraph, feeds: Feeds) -> dict[str, Array]:
     return dict(zip(graph.outputs, graph.runner()(feeds), strict=True))
 
 
-def _differences(models: Sequence[Timed], wanted: Sequence[Outputs], tolerance: float, when: str) -> list[str]:
+def _differences(models: Sequence[Timed], wanted: Sequence[OutputArrays], tolerance: float, when: str) -> list[str]:
     reasons = []
     for model, reference in zip(models, wanted, strict=False):  # a reference more where there is no third model
         told = difference(model.outputs(), reference, tolerance)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from prox24_export.results.engine import Distribution, Ratio, Verdict
+from prox24_export.results.engine import Distribution, Ratio, SpeedVerdict
 
 Rounds = npt.NDArray[np.float64]  # [rounds, runs], milliseconds
 CONFIDENCE = 0.95
@@ -84,7 +84,7 @@ def ratio(slower: Rounds, faster: Rounds, *, resamples: int, resolution: float, 
     return Ratio(value, low, high, verdict(low, high))
 
 
-def verdict(low: float, high: float) -> Verdict:
+def verdict(low: float, high: float) -> SpeedVerdict:
     """What an interval of a ratio says of the model in its denominator."""
     if math.isnan(low) or math.isnan(high) or low <= 1 <= high:
         return "no measurable difference"

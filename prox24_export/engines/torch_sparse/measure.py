@@ -26,9 +26,10 @@ from prox24_export.engines.torch_sparse.timed import TorchTimed, capture_all
 from prox24_export.errors import InputError, UnavailableError
 from prox24_export.passes.emit_engine.tensorrt import SPARSE_SINCE, Availability
 from prox24_export.passes.find_linears import FindLinears
-from prox24_export.passes.front_torch.graph import as_tensor
 from prox24_export.passes.graph.activations import Patches
+from prox24_export.passes.graph.arrays import as_tensor
 from prox24_export.passes.graph.protocol import Feeds, Linear, Skipped, TracedGraph
+from prox24_export.passes.refine.differentiable import make_differentiable
 from prox24_export.results.engine import EngineReport, LatencyPoint, LayerDiagnosis, LayerTime, ShapeShare
 from prox24_export.solver.pattern import count_violations, positive_zeros
 
@@ -220,9 +221,9 @@ class _Setup:
         """The three models, rewritten alike, so that they differ in nothing but weights and kernels."""
         rewritten = partial(rewrite, device=self.device, dtype=self.dtype)
         before = {layer: _same_weight(self.dense, layer) for layer in fitting}
-        source = self.dense.differentiable(feeds)
+        source = make_differentiable(self.dense, feeds)
         dense = rewritten(self.dense, source, before, _unchanged)
-        source = self.sparse.differentiable(feeds)
+        source = make_differentiable(self.sparse, feeds)
         sparse = rewritten(self.sparse, source, fitting, self.kernels.convert)
         off = rewritten(self.sparse, source, fitting, _unchanged)
         facts.return_free_memory()

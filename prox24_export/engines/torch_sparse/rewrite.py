@@ -14,7 +14,8 @@ from jaxtyping import Float
 from torch import Tensor, fx, nn
 
 from prox24_export.passes.graph.activations import Rows
-from prox24_export.passes.graph.protocol import Differentiable, Linear, TracedGraph
+from prox24_export.passes.graph.differentiable import Differentiable
+from prox24_export.passes.graph.protocol import Linear, TracedGraph
 from prox24_export.passes.onnx_to_fx.operators.layers import gemm
 
 aten = torch.ops.aten

@@ -7,17 +7,17 @@ import torch
 from torch import Tensor
 
 from prox24_export.errors import first_line
-from prox24_export.passes.graph.protocol import Array
+from prox24_export.passes.graph.arrays import Array
 
 WARM_UPS = 3  # before capture, as torch's documentation has it
 EAGER = "not captured as CUDA graphs ({why}): times hold what the host takes to start each kernel"
-Run = Callable[[], Sequence[Tensor]]
+TimedCall = Callable[[], Sequence[Tensor]]
 
 
 class TorchTimed:
     """See `latency.Timed`. Inputs are on the device already; nothing is transferred while time is taken."""
 
-    def __init__(self, name: str, run: Run, names: Sequence[str], device: torch.device) -> None:
+    def __init__(self, name: str, run: TimedCall, names: Sequence[str], device: torch.device) -> None:
         """Runs nothing yet.
 
         Args:

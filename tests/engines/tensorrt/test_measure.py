@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,6 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmarks.gpu.engine_models import prune_by_magnitude
+from benchmarks.gpu.tensorrt_engines import Case, run_engines
 from prox24_export import pipeline
 from prox24_export.engines.tensorrt import measure as tensorrt_bench
 from prox24_export.engines.tensorrt.cuda_device import CudaDevice
@@ -137,15 +138,11 @@ def test_without_tensorrt_it_is_refused_before_any_work(tmp_path: Path, monkeypa
 
 
 def test_the_gpu_benchmark_takes_the_same_way(trt: ModuleType, tmp_path: Path) -> None:
-    with pytest.MonkeyPatch.context() as patch:  # undone here: the stand-in's own place on the path must not come back
-        patch.syspath_prepend(Path(__file__).parents[3] / "benchmarks")
-        gpu_engines = import_module("gpu_engines")
     dense = OnnxGraph(network(tmp_path))
     (tmp_path / "pruned").mkdir()
-    sparse, _ = gpu_engines.pruned(dense, tmp_path / "pruned")
+    sparse, _ = prune_by_magnitude(dense, tmp_path / "pruned")
     batches = [{"x": normal(size, 64)} for size in (1, 4)]
-    case = gpu_engines.Case(dense, sparse, batches, "fp16", tmp_path, QUICK, None)
-    report = gpu_engines.tensorrt_engine(case)
+    report = run_engines(Case(dense, sparse, batches, "fp16", tmp_path, QUICK, None))
     assert report.version == trt.__version__
     assert [point.batch for point in report.latency] == [1, 4]
     assert [layer.chosen for layer in report.layers] == [True, False]

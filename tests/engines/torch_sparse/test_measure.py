@@ -24,6 +24,7 @@ from prox24_export.passes.front_onnx.graph import OnnxGraph
 from prox24_export.passes.front_torch.graph import FxGraph
 from prox24_export.passes.front_torch.trace import trace, with_tensors
 from prox24_export.passes.graph.protocol import Linear, TracedGraph
+from prox24_export.passes.refine.differentiable import make_differentiable
 from tests.graphs import Array, linears, magnitude, model, normal, opened, pruned, rewritten, run, save
 
 CPU = torch.device("cpu")
@@ -105,7 +106,7 @@ def weights(graph: TracedGraph, layers: list[Linear]) -> dict[Linear, Tensor]:
 
 def rewritten_graph(graph: OnnxGraph, feeds: Mapping[str, Array], convert: Any = compressed) -> Rewritten:
     layers = linears(graph)
-    source = graph.differentiable(feeds)
+    source = make_differentiable(graph, feeds)
     return rewrite(graph, source, weights(graph, layers), convert, device=CPU, dtype=torch.float32)
 
 
@@ -145,7 +146,7 @@ def test_a_dense_weight_would_lose_entries_so_that_the_comparison_can_fail(tmp_p
 def test_the_source_is_not_touched_and_dense_weights_are_left_out(tmp_path: Path) -> None:
     text, stored, feeds = GRAPHS["MatMul behind a Transpose"]
     graph = opened(model(text, stored), tmp_path)
-    source = graph.differentiable(feeds)
+    source = make_differentiable(graph, feeds)
     before = str(source.module.graph)
     layers = weights(graph, linears(graph))
     result = rewrite(graph, source, layers, lambda weight: weight, device=CPU, dtype=torch.float16)
@@ -182,7 +183,7 @@ def test_torch_programs_are_rewritten_too() -> None:
     _, sparse = programs()
     layers = weights(sparse, [x for x in FindLinears().call(sparse) if isinstance(x, Linear)])
     feeds = {sparse.inputs[0].name: normal(4, 64)}
-    source = sparse.differentiable(feeds)
+    source = make_differentiable(sparse, feeds)
     result = rewrite(sparse, source, layers, lambda weight: weight, device=CPU, dtype=torch.float32)
     with torch.no_grad():
         (found,) = result.module(torch.from_numpy(next(iter(feeds.values()))))

@@ -187,6 +187,6 @@ def test_a_solved_matrix_is_rounded_to_what_is_stored_and_its_zeros_are_positive
     matrix = graph.weight(linear)
     assert matrix.dtype.is_floating_point
     matrix[0, :3] = matrix.new_tensor([-0.0, -1e-12, 1.0 + 2**-12])
-    stored = graph.rounded(linear, matrix)
+    stored = linear.to_stored(matrix)
     assert (str(stored.dtype), stored.shape) == ("float16", (8, 4))
     assert stored[:3, 0].view(np.uint16).tolist() == [0, 0, 0x3C00]

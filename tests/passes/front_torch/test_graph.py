@@ -15,7 +15,8 @@ from prox24_export.errors import InputError
 from prox24_export.passes.calibrate.calibrate import Batch, Calibration
 from prox24_export.passes.calibrate.schedule import schedule
 from prox24_export.passes.find_linears import FindLinears
-from prox24_export.passes.front_torch.graph import FxGraph, as_array, as_tensor
+from prox24_export.passes.front_torch.graph import FxGraph
+from prox24_export.passes.graph.arrays import as_array, as_tensor
 from prox24_export.passes.graph.protocol import Linear
 from prox24_export.passes.verify_pattern import PatternError, verify_pattern
 
@@ -299,7 +300,7 @@ def test_weights_pass_through_arrays_bit_by_bit(dtype: torch.dtype) -> None:
     graph = traced(nn.Linear(8, 4).to(dtype), torch.randn(3, 8).to(dtype))
     (linear,) = FindLinears().call(graph)
     assert isinstance(linear, Linear)
-    back = graph.rounded(linear, graph.weight(linear))
+    back = linear.to_stored(graph.weight(linear))
     assert np.array_equal(back, graph.stored(linear.weight))
     assert back.dtype == graph.stored(linear.weight).dtype
 

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from prox24_export.passes.calibrate.calibrate import Batch, Calibration
 from prox24_export.passes.calibrate.schedule import schedule
 from prox24_export.passes.find_linears import FindLinears
-from prox24_export.passes.front_torch.graph import FxGraph, as_tensor
+from prox24_export.passes.front_torch.graph import FxGraph
 from prox24_export.passes.front_torch.trace import trace
+from prox24_export.passes.graph.arrays import as_tensor
 from prox24_export.passes.graph.experts import Expert, part_name, whole_name, with_parts
 from prox24_export.passes.graph.protocol import Linear, Reason, Skipped
 

@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from prox24_export.errors import InputError, UnavailableError
 from prox24_export.passes.front_onnx.graph import OnnxGraph
-from prox24_export.passes.graph.protocol import largest
+from prox24_export.passes.graph.arrays import largest
 from prox24_export.passes.precision.check import PrecisionError, differences, verify_interface, verify_lowered
 from prox24_export.passes.precision.lower import Lowered, LowerPrecision
 from prox24_export.passes.precision.quantised import quantised_products, verify_quantised

@@ -10,15 +10,15 @@ import torch
 from torch import Tensor, fx, nn
 from torch.func import functional_call
 
-from prox24_export.passes.front_torch.flat_module import flat_module, to_device
+from prox24_export.passes.front_torch.flat_module import flat_module
 from prox24_export.passes.refine.batches import Samples, mix
-from prox24_export.passes.refine.loss import Kind, OutputLoss, spread
+from prox24_export.passes.refine.loss import LossKind, OutputLoss, spread
 from prox24_export.passes.refine.memory import available, kept_for_gradient
 from prox24_export.passes.refine.model import Refined, RefineModel, improves
 from prox24_export.passes.refine.objective import Objective
 from prox24_export.passes.refine.segment_streams import Streams
 from prox24_export.passes.refine.segments import blocks, cuts, with_outputs
-from prox24_export.passes.refine.training import Epoch, Progress
+from prox24_export.passes.refine.training import Epoch, RefineProgress
 
 AUTO = torch.export.Dim.AUTO
 WIDTH, CLASSES, BLOCKS = 16, 8, 3
@@ -111,8 +111,6 @@ def test_a_flat_module_computes_what_the_program_does() -> None:
     flat = flat_module(program_of(module, torch.zeros(2, 4)))
     torch.testing.assert_close(flat.module(x), (module(x),))
     assert set(flat.parameters) == {name for name, _ in module.named_parameters()}
-    moved = to_device(flat.module, torch.device("cpu"))
-    torch.testing.assert_close(moved(x), (module(x),))
 
 
 def test_tied_parameters_stay_one() -> None:
@@ -169,7 +167,7 @@ def test_the_other_measures_agree_with_their_definitions() -> None:
         ("none", LOGITS.long()),
     ],
 )
-def test_the_measure_of_an_output_is_told_by_its_values(kind: Kind, output: Tensor) -> None:
+def test_the_measure_of_an_output_is_told_by_its_values(kind: LossKind, output: Tensor) -> None:
     assert OutputLoss.detect(output).kind == kind
 
 
@@ -231,18 +229,18 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(case: Case, mode: Any, tmp
     whole = case.refined(settings)
     calls = iter(range(100))
 
-    def interrupt(progress: Progress) -> None:
+    def interrupt(progress: RefineProgress) -> None:
         progress.save(file)
         if next(calls) == (2 if mode == "model" else 7):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         case.refined(settings, saved=interrupt)
-    resumed = case.refined(settings, progress=Progress.load(file))
+    resumed = case.refined(settings, progress=RefineProgress.load(file))
     assert all(torch.equal(weight, resumed.weights[name]) for name, weight in whole.weights.items())
     assert resumed.after == whole.after
     assert [len(part.curve) for part in resumed.parts] == [4] * len(whole.parts)
-    finished = Progress()
+    finished = RefineProgress()
     case.refined(settings, progress=finished)
     again = case.refined(settings, progress=finished, saved=lambda _: pytest.fail("nothing was left to do"))
     assert all(torch.equal(weight, again.weights[name]) for name, weight in whole.weights.items())

@@ -1,0 +1,50 @@
+"""Stored tensors as arrays, matrices and torch tensors, and back, bfloat16 included."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+Array = npt.NDArray[Any]
+PIECE = 1 << 22  # entries looked at at once
+
+
+def is_finite(array: Array) -> bool:
+    """Whether a float array holds neither NaN nor Inf; needs no copy of it."""
+    pieces = np.array_split(array.reshape(-1), max(1, array.size // PIECE))
+    return all(bool(np.isfinite(piece).all()) for piece in pieces)
+
+
+def as_array(tensor: Tensor) -> Array:
+    """A tensor as NumPy has it, bfloat16 through ml_dtypes."""
+    tensor = tensor.detach().cpu()
+    if tensor.dtype == torch.bfloat16:
+        return tensor.contiguous().view(torch.int16).numpy().view(as_numpy_dtype("bfloat16"))
+    return tensor.numpy()
+
+
+def as_tensor(array: Array) -> Tensor:
+    """The inverse of `as_array`."""
+    if array.dtype == as_numpy_dtype("bfloat16"):
+        bits = np.require(array, requirements=["C", "W"]).view(np.int16)
+        return torch.from_numpy(bits).view(torch.bfloat16)
+    return torch.from_numpy(np.require(array, requirements=["C", "W"]))
+
+
+def as_numpy_dtype(name: str) -> np.dtype[Any]:
+    """NumPy dtype of a stored float type, bfloat16 through ml_dtypes."""
+    if name == "bfloat16":
+        import ml_dtypes  # noqa: PLC0415 (only for the one type NumPy lacks)
+
+        name = ml_dtypes.bfloat16
+    dtype: np.dtype[Any] = np.dtype(name)
+    return dtype
+
+
+def largest(name: str) -> float:
+    """Largest finite value of a stored float type."""
+    import ml_dtypes  # noqa: PLC0415 (as above)
+
+    return float(ml_dtypes.finfo(as_numpy_dtype(name)).max)  # type: ignore[no-untyped-call] # stub lacks it

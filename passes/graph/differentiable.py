@@ -1,0 +1,83 @@
+"""A graph as a differentiable function, and the way between its parameters and the tensors that the model stores."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, fx
+
+from prox24_export.passes.graph.arrays import Array, as_array, as_tensor, largest
+from prox24_export.passes.graph.experts import whole_name
+from prox24_export.passes.graph.protocol import Linear, TracedGraph
+
+
+@dataclass(frozen=True)
+class Differentiable:
+    """A graph as a differentiable function; statistics and other buffers are constants of it.
+
+    Attributes:
+        module: `forward(*inputs) -> tuple of tensors`, inputs and outputs in the graph's order.
+        parameters: Name of the module's parameter by name of the stored tensor, of floating-point ones.
+    """
+
+    module: fx.GraphModule
+    parameters: Mapping[str, str]
+
+    def pruned_parameters(self, linears: Sequence[Linear], weights: Mapping[str, Array]) -> dict[str, Tensor]:
+        """Solved weights as float32 tensors by name of the parameter.
+
+        A weight of which only some experts are pruned is left out, and stays as it is.
+
+        Args:
+            linears: The pruned layers.
+            weights: Their solved weights by name, as they are stored.
+        """
+        pieces: dict[str, dict[int | None, Array]] = {}
+        for linear in linears:
+            name, index = whole_name(linear.weight, self.parameters)
+            if name in self.parameters:
+                pieces.setdefault(name, {})[index] = weights[linear.weight]
+        result: dict[str, Tensor] = {}
+        for name, parts in pieces.items():
+            parameter = self.module.get_parameter(self.parameters[name])
+            array = _joined(parts, len(parameter))
+            if array is not None and array.shape == tuple(parameter.shape):
+                result[self.parameters[name]] = as_tensor(array).float()
+        return result
+
+    def stored_tensors(
+        self, graph: TracedGraph, linears: Sequence[Linear], tensors: Mapping[str, Tensor]
+    ) -> dict[str, Array]:
+        """Tensors by name of the parameter as the model stores them: pruned weights, and whatever else has moved.
+
+        Args:
+            graph: The model.
+            linears: Its pruned layers; +0.0 stays +0.0 in their weights.
+            tensors: New values by name of the parameter.
+        """
+        owners: dict[str, str] = {}
+        for name, place in self.parameters.items():
+            owners.setdefault(place, name)  # of tied weights the first
+        stored: dict[str, Array] = {}
+        pruned = set()
+        for linear in linears:
+            whole, index = whole_name(linear.weight, self.parameters)
+            place = self.parameters.get(whole, "")
+            if place in tensors:
+                pruned.add(place)
+                tensor = tensors[place] if index is None else tensors[place][index]
+                matrix = np.ascontiguousarray(linear.layout.to_matrix(as_array(tensor)))
+                stored[linear.weight] = linear.to_stored(torch.from_numpy(matrix))
+        for place in tensors.keys() - pruned:
+            dtype = graph.stored(owners[place]).dtype
+            limit = largest(str(dtype))
+            stored[owners[place]] = as_array(tensors[place].clamp(-limit, limit)).astype(dtype)
+        return stored
+
+
+def _joined(parts: Mapping[int | None, Array], count: int) -> Array | None:
+    """A whole weight, or its `count` experts joined; None where some of them are missing."""
+    if None in parts:
+        return parts[None]
+    return np.stack([parts[index] for index in range(count)]) if len(parts) == count else None

@@ -1,0 +1,25 @@
+"""The whole graph as a differentiable function, whichever front end it came from."""
+
+from prox24_export.passes.front_onnx.graph import OnnxGraph
+from prox24_export.passes.front_torch.flat_module import flat_module
+from prox24_export.passes.front_torch.graph import fx_of
+from prox24_export.passes.graph.differentiable import Differentiable
+from prox24_export.passes.graph.protocol import Feeds, TracedGraph
+from prox24_export.passes.onnx_to_fx.check import check
+from prox24_export.passes.onnx_to_fx.convert import onnx_to_fx
+
+
+def make_differentiable(graph: TracedGraph, feeds: Feeds) -> Differentiable:
+    """The graph as a differentiable function, all of it in memory.
+
+    An ONNX graph is converted, and compared with ONNX Runtime on `feeds`; a torch program runs as it is.
+
+    Raises:
+        NotDifferentiableError: An operator has no gradient here.
+        DivergenceError: The function computes something else; it names the first node that differs.
+    """
+    if not isinstance(graph, OnnxGraph):
+        return flat_module(fx_of(graph).whole_program())
+    converted = onnx_to_fx(graph)
+    check(converted, graph, feeds)
+    return Differentiable(converted.module, converted.parameters)

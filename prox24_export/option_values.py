@@ -1,0 +1,13 @@
+"""The values that options may have, below everything that acts on them. Nothing of the project is imported here."""
+
+from typing import Literal
+
+Method = Literal["prox", "prox-gradient", "sparsegpt", "wanda", "magnitude"]
+Effort = Literal["fast", "default", "thorough"]
+Refine = Literal["auto", "no", "weights", "weights+bias", "all"]
+RefineMode = Literal["auto", "model", "segments"]
+Engine = Literal["auto", "tensorrt", "torch", "onnxruntime", "none"]
+Precision = Literal["fp16", "bf16", "fp32"]
+
+AIMS_AT_DENSE_OUTPUT: frozenset[Method] = frozenset({"prox", "prox-gradient"})
+"""The methods that can fit a layer to what the dense network gives; the others are baselines."""

@@ -1,0 +1,45 @@
+"""Everything that a run has found, as one report."""
+
+import time
+from collections.abc import Sequence
+
+from prox24_export import facts, output
+from prox24_export.results.engine import EngineReport, Estimate
+from prox24_export.results.report import AccuracyReport, Gate, Report
+from prox24_export.stages.prepare import Job
+from prox24_export.stages.run import Run
+from prox24_export.stages.solve import SolvedModel
+from prox24_export.stages.write import WrittenModel
+
+
+def assemble_report(  # noqa: PLR0917 - in the order in which they were found
+    job: Job,
+    solved: SolvedModel,
+    written: WrittenModel,
+    accuracy: AccuracyReport | None,
+    estimate: Estimate | None,
+    engine: EngineReport,
+    gates: Sequence[Gate],
+    run: Run,
+) -> Report:
+    """The report of a run; the arguments are what its stages returned."""
+    return Report(
+        tool=output.TOOL,
+        versions=facts.versions(),
+        machine=facts.machine() | {"peak_memory_mb": round(facts.peak_memory_mb(), 1)},
+        started=run.started,
+        settings=job.settings.as_dict(),
+        input=job.frontend.facts(),
+        output=facts.file_facts(written.path, job.target / written.path.name),
+        data=job.facts,
+        layers=tuple(solved.pruned.layers),
+        accuracy=accuracy,
+        gates=tuple(gates),
+        warnings=tuple(run.warnings),
+        executions=solved.pruned.executions,
+        refinement=solved.refinement,
+        estimate=estimate,
+        engine=engine,
+        budget=solved.budget,
+        seconds=run.seconds | {"total": round(time.perf_counter() - run.start, 3)},
+    )

@@ -1,0 +1,112 @@
+"""What variants of a model are measured on, and what the dense one gives there: set up once, compared often."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from prox24_export.data import samples as data
+from prox24_export.passes.graph.arrays import Array
+from prox24_export.passes.graph.protocol import Feeds, Runner, TracedGraph
+from prox24_export.results.report import AccuracyReport
+from prox24_export.settings import Settings
+from prox24_export.stages.prepare import Job
+from prox24_export.stages.run import Run
+from prox24_export.validation import accuracy, custom_metric
+from prox24_export.validation.custom_metric import Measured
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """The dense model on samples that nothing else is done with.
+
+    Attributes:
+        dense: Runs the dense model: feeds to outputs, in the order of `outputs`.
+        outputs: Names of the model's outputs.
+        batches: Feeds and labels, joined; empty where there is no sample.
+        samples: How many samples they hold.
+        next_token: Name of the input that a causal language model predicts the continuation of; None for others.
+        stride: Tokens by which windows over one text advance; None where rows do not overlap.
+        metric: `module:function` of the user's own metric; None where there is none.
+        dense_metric: What that says of the dense model.
+    """
+
+    dense: Runner
+    outputs: tuple[str, ...]
+    batches: Sequence[tuple[dict[str, Array], Array | None]]
+    samples: int
+    next_token: str | None = None
+    stride: int | None = None
+    metric: str | None = None
+    dense_metric: Measured | None = None
+
+    @classmethod
+    def prepare(
+        cls,
+        graph: TracedGraph,
+        samples: Sequence[data.Sample],
+        settings: Settings,
+        *,
+        size: int,
+        dense: Callable[[Sequence[Feeds]], Runner] | None = None,
+    ) -> "Measurement":
+        """Joins the samples and asks the user's own metric about the dense model, so that it fails before any work.
+
+        Args:
+            graph: The dense model.
+            samples: What is measured on.
+            settings: `metric` and `stride` count.
+            size: Samples in one call.
+            dense: Makes what runs the dense model, given the batches that it will run; None: `graph.runner`.
+
+        Raises:
+            InputError: The user's own metric fails.
+        """
+        batches = list(data.joined(samples, graph.inputs, size))
+        run = graph.runner() if dense is None else dense([feeds for feeds, _ in batches])
+        spec, own = settings.metric, None
+        if spec is not None:
+            own = custom_metric.measure_samples(spec, run, graph.outputs, batches)
+        token = graph.inputs[0].name if graph.predicts_next_token else None
+        return cls(run, graph.outputs, batches, len(samples), token, settings.stride, spec, own)
+
+    def compare(self, variant: Runner, tick: Callable[[], None] = lambda: None) -> AccuracyReport:
+        """Every metric of a variant beside the dense model's; calls `tick` once a batch.
+
+        Raises:
+            InputError: The user's own metric fails.
+        """
+        measured = accuracy.compare(
+            self.dense,
+            variant,
+            self.outputs,
+            self.batches,
+            samples=self.samples,
+            next_token=self.next_token,
+            stride=self.stride,
+            tick=tick,
+        )
+        if self.metric is None or self.dense_metric is None:
+            return measured
+        own = custom_metric.measure_samples(self.metric, variant, self.outputs, self.batches)
+        return custom_metric.add_to(measured, self.dense_metric, own)
+
+
+def prepare_measurement(job: Job, run: Run) -> Measurement:
+    """What the finished model will be measured on: the report part, which nothing else looks at.
+
+    Raises:
+        InputError: The user's own metric fails.
+    """
+    with run.timed("data"):
+        return Measurement.prepare(job.graph, job.parts.report, job.settings, size=job.size)
+
+
+def measure_accuracy(measurement: Measurement, sparse: TracedGraph, run: Run) -> AccuracyReport | None:
+    """The finished model beside the dense one; None where there is no sample.
+
+    Raises:
+        InputError: The user's own metric fails.
+    """
+    if not measurement.batches:
+        return None
+    with run.timed("accuracy"), run.progress.stage("accuracy", len(measurement.batches)) as tick:
+        return measurement.compare(sparse.runner(), tick)

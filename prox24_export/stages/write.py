@@ -1,0 +1,67 @@
+"""The solved model on disk: written, read back, and verified."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from prox24_export.data import samples as data
+from prox24_export.models import frontends
+from prox24_export.passes.front_torch.emit_onnx import verify_onnx
+from prox24_export.passes.graph.protocol import TracedGraph
+from prox24_export.passes.verify_pattern import verify_pattern
+from prox24_export.stages.prepare import Job
+from prox24_export.stages.run import Run
+from prox24_export.stages.solve import SolvedModel
+
+
+@dataclass(frozen=True)
+class WrittenModel:
+    """The sparse model as it was read back.
+
+    Attributes:
+        path: Where it was written.
+        sparse: The graph of it.
+        folder: The output folder, as long as it is not in place.
+    """
+
+    path: Path
+    sparse: TracedGraph
+    folder: Path
+
+    def onnx_files(self, job: Job, scratch: Path) -> tuple[Path | None, Path | None]:
+        """Dense and sparse model as ONNX files, as far as there are any.
+
+        Args:
+            job: What was run.
+            scratch: Folder for the dense one of a torch model, which is written only where an engine will read it.
+        """
+        if isinstance(job.frontend, frontends.Onnx):
+            return job.frontend.path, self.path
+        if not job.wants_onnx:
+            return None, None
+        needed = job.choice.engine in {"tensorrt", "onnxruntime"} or job.choice.writes_files
+        return (job.frontend.write_onnx(job.graph, scratch) if needed else None), self.folder / "model.onnx"
+
+
+def write_model(job: Job, solved: SolvedModel, folder: Path, run: Run) -> WrittenModel:
+    """Writes the solved weights into a copy of the model, and verifies what was written.
+
+    Args:
+        job: What was run.
+        solved: Its solved weights.
+        folder: The output folder, as long as it is not in place.
+        run: Takes the time.
+
+    Raises:
+        PatternError: A written weight is not 2:4: a fault of this program.
+        OSError: The folder cannot be written.
+    """
+    linears = solved.layers_of(job)
+    with run.timed("save"):
+        path = job.frontend.write(job.graph, solved.weights, folder)
+    with run.timed("verify"):
+        sparse = frontends.of(path).open()
+        verify_pattern(sparse, linears)
+        if job.wants_onnx:
+            feeds, _ = next(data.joined(job.parts.report or job.parts.fit, job.graph.inputs, 1), (None, None))
+            verify_onnx(frontends.of(job.frontend.write_onnx(sparse, folder)).open(), sparse, linears, feeds)
+    return WrittenModel(path, sparse, folder)

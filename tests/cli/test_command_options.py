@@ -1,0 +1,99 @@
+"""Options of the command, and what they change."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.command import expect_refusal, in_process, network, samples, snapshot
+
+
+def test_options_may_stand_before_the_model_and_be_repeated(tmp_path: Path, capfd: Any) -> None:
+    network(tmp_path)
+    arguments = ("--include", "w0", "--include", "nothing", "--exclude", "w9", "net.onnx", "--min-snr", "-50")
+    outcome = in_process(*arguments, folder=tmp_path, capture=capfd)
+    assert outcome.code == 0
+    assert outcome.stdout.startswith("1 of 2 linear layers are 2:4 sparse (128 weights")
+    settings = json.loads((tmp_path / "net-2to4" / "report.json").read_text("utf-8"))["settings"]
+    assert (settings["include"], settings["exclude"]) == (["w0", "nothing"], ["w9"])
+
+
+def test_random_inputs_are_warned_of_in_the_terminal_and_in_every_report(tmp_path: Path, capfd: Any) -> None:
+    network(tmp_path)
+    outcome = in_process("net.onnx", "--shapes", "x:3x8", folder=tmp_path, capture=capfd)
+    folder = tmp_path / "net-2to4"
+    said = "the masks are not based on data"
+    assert said in outcome.stdout
+    for name in ("report.json", "report.html", "summary.md"):
+        assert said in (folder / name).read_text("utf-8"), name
+
+
+def test_a_finished_run_is_replaced_only_with_force(tmp_path: Path, capfd: Any) -> None:
+    network(tmp_path)
+    samples(tmp_path)
+    arguments = ("net.onnx", "--calibration", "data.npz", "--method", "magnitude")
+    assert in_process(*arguments, folder=tmp_path, capture=capfd).code == 0
+    before = snapshot(tmp_path)
+    again = in_process(*arguments, folder=tmp_path, capture=capfd)
+    expect_refusal(again, 2, before, tmp_path)
+    assert "net-2to4 holds a finished run. Replace it with --force" in again.stderr
+    forced = in_process(*arguments, "--seed", "1", "--force", folder=tmp_path, capture=capfd)
+    assert (forced.code, forced.stderr) == (0, "")
+    assert snapshot(tmp_path).keys() == before.keys()
+    assert json.loads((tmp_path / "net-2to4" / "report.json").read_text("utf-8"))["settings"]["seed"] == 1
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_so_few_samples_that_none_is_held_back_still_work(count: int, tmp_path: Path, capfd: Any) -> None:
+    network(tmp_path)
+    samples(tmp_path)
+    arguments = ("net.onnx", "--calibration", "data.npz", "--samples", count)
+    outcome = in_process(*arguments, folder=tmp_path, capture=capfd)
+    assert (outcome.code, outcome.stderr) == (0, "")
+    assert "warning: Too few calibration samples to hold any back" in outcome.stdout
+    data = json.loads((tmp_path / "net-2to4" / "report.json").read_text("utf-8"))["data"]
+    assert data["fit"] + data["choice"] + data["report"] == count
+
+
+def test_the_plan_and_the_sensitivity_are_asked_for_one_at_a_time(tmp_path: Path, capfd: Any) -> None:
+    network(tmp_path)
+    samples(tmp_path)
+    arguments = ("net.onnx", "--calibration", "data.npz")
+    outcome = in_process(*arguments, "--plan", "--sensitivity", folder=tmp_path, capture=capfd)
+    assert (outcome.code, "Leave one of them out" in outcome.stderr) == (2, True)
+    alone = in_process(*arguments, "--sensitivity", "--shapes", "x:4x8", folder=tmp_path, capture=capfd)
+    assert alone.code == 0, alone.stderr
+    assert "loss at the outputs" in alone.stdout
+    assert [line.split()[0] for line in alone.stdout.splitlines()[2:]] == ["MatMul:a", "MatMul:y"]
+    assert not (tmp_path / "net-2to4").exists()
+
+
+def test_a_budget_leaves_layers_dense_and_says_which(tmp_path: Path, capfd: Any) -> None:
+    network(tmp_path)
+    samples(tmp_path, count=200, labels=np.arange(200) % 4)
+    arguments = ("net.onnx", "--calibration", "data.npz", "--budget", "--max-accuracy-drop", "0")
+    outcome = in_process(*arguments, "--min-sparse-layers", "1", folder=tmp_path, capture=capfd)
+    report = json.loads((tmp_path / "net-2to4" / "report.json").read_text())
+    dense = set(report["budget"]["dense"])
+    assert {layer["name"] for layer in report["layers"] if layer["state"] == "dense"} == dense
+    assert report["data"]["report"] + report["budget"]["samples"] == 40  # a fifth of the samples, in two parts
+    assert "budget: " in outcome.stdout
+    gates = {gate["name"]: gate["passed"] for gate in report["gates"]}
+    assert gates["min-sparse-layers"] == (len(dense) < 2)
+    assert outcome.code == int(not all(gates.values()))
+
+
+def test_inspect_writes_no_file_and_lists_every_layer(tmp_path: Path, capfd: Any) -> None:
+    network(tmp_path, n=5)
+    before = snapshot(tmp_path)
+    table = in_process("inspect", "net.onnx", "--exclude", "w0", folder=tmp_path, capture=capfd)
+    listed = in_process("inspect", "net.onnx", "--exclude", "w0", "--format", "json", folder=tmp_path, capture=capfd)
+    assert (table.code, listed.code) == (0, 0)
+    assert table.stdout.splitlines()[-1] == "1 of 2 eligible, 38.5 % of the parameters"
+    rows = json.loads(listed.stdout)
+    assert [(row["weight"], row["state"]) for row in rows] == [("w0", "dense"), ("w1", "sparse")]
+    assert rows[0]["reason"] == "excluded by the user (--exclude w0)"
+    assert rows[1]["notes"] == ["N % 8 ≠ 0: an fp16 sparse kernel is unlikely"]
+    assert snapshot(tmp_path) == before

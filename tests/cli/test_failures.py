@@ -1,0 +1,114 @@
+"""Runs that fail or are interrupted: their exit codes, and that they leave nothing behind."""
+
+import resource
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.command import DONE, PREFIX, command, expect_refusal, in_process, network, samples, snapshot
+
+SIZE_LIMIT = 4096  # bytes that a process may write into one file
+
+
+def test_a_disk_that_takes_no_more_exits_4_and_leaves_nothing(tmp_path: Path) -> None:
+    network(tmp_path, hidden=256)
+    samples(tmp_path)
+    before = snapshot(tmp_path)
+    outcome = command(
+        *("net.onnx", "--calibration", "data.npz", "--method", "magnitude", "-o", "new/folders/out"),
+        folder=tmp_path,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (SIZE_LIMIT, SIZE_LIMIT)),
+    )
+    expect_refusal(outcome, 4, before, tmp_path)
+    assert "cannot write the output" in outcome.stderr
+
+
+def test_a_parent_that_cannot_hold_a_folder_exits_4_before_any_work(tmp_path: Path, capfd: Any) -> None:
+    network(tmp_path)
+    (tmp_path / "file").touch()
+    before = snapshot(tmp_path)
+    outcome = in_process("net.onnx", "--calibration", "absent.npz", "-o", "file/out", folder=tmp_path, capture=capfd)
+    expect_refusal(outcome, 4, before, tmp_path)
+    assert "is not a folder" in outcome.stderr
+
+
+def test_a_fault_of_ours_exits_4_in_one_line_and_leaves_nothing(
+    tmp_path: Path, capfd: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(_report: object, _masks: object) -> str:
+        raise RuntimeError("two\nlines")
+
+    monkeypatch.setattr("prox24_export.report.html.render", broken)
+    monkeypatch.delenv("PROX24_TRACEBACK", raising=False)
+    network(tmp_path)
+    samples(tmp_path)
+    before = snapshot(tmp_path)
+    outcome = in_process("net.onnx", "--calibration", "data.npz", folder=tmp_path, capture=capfd)
+    expect_refusal(outcome, 4, before, tmp_path)
+    assert outcome.stderr.startswith(f"{PREFIX}internal error: RuntimeError: two. Nothing was written.")
+
+
+# A runner in the background starts its children with SIGINT ignored, and so would they leave it.
+DEFAULT_SIGINT = "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+WHILE_SOLVING = """\
+import os, sys
+from prox24_export import cli
+from prox24_export.solver import layer
+
+find_mask = layer.find_mask
+
+def interrupt(*arguments):
+    os.kill(os.getpid(), int(sys.argv[1]))
+    return find_mask(*arguments)
+
+layer.find_mask = interrupt
+sys.exit(cli.main(["net.onnx", "--calibration", "data.npz", "-o", "new/out"]))
+"""
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_while_layers_are_solved_exits_130_and_leaves_nothing(
+    sent: signal.Signals, tmp_path: Path
+) -> None:
+    network(tmp_path)
+    samples(tmp_path)
+    before = snapshot(tmp_path)
+    command = [sys.executable, "-c", DEFAULT_SIGINT + WHILE_SOLVING, str(int(sent))]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (130, "")
+    assert DONE.sub("", done.stderr) == f"{PREFIX}interrupted; nothing was written.\n"
+    assert snapshot(tmp_path) == before
+
+
+WHILE_WRITING = """\
+import os, sys
+from prox24_export import cli
+from prox24_export.report import html
+
+def interrupt(report, masks):
+    assert any(name.startswith(".out.") for name in os.listdir("."))  # the temporary folder is there
+    os.kill(os.getpid(), signal.SIGINT)
+
+html.render = interrupt
+sys.exit(cli.main(["net.onnx", "--calibration", "data.npz", "-o", "out"]))
+"""
+
+
+def test_an_interrupt_while_the_folder_is_written_exits_130_and_leaves_no_temporary_folder(tmp_path: Path) -> None:
+    network(tmp_path)
+    samples(tmp_path)
+    before = snapshot(tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-c", DEFAULT_SIGINT + WHILE_WRITING],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (130, "")
+    assert DONE.sub("", done.stderr) == f"{PREFIX}interrupted; nothing was written.\n"
+    assert snapshot(tmp_path) == before
