@@ -57,7 +57,7 @@ def render_engine_reasons() -> str:
     return render_table(("what the report says, with example figures", "what the report advises"), rows)
 
 
-def engine_examples() -> Iterator[reasons.Reason]:
+def engine_examples() -> Iterator[tuple[str, str]]:
     """Every reason that `reasons` knows, as it gives it for an example."""
     found = [
         reasons.of_build(PrunedLayer("layer", "MatMul", 64, 64, 64, is_two_four=False), allowed=True),
