@@ -91,7 +91,7 @@ def _of_models(  # noqa: PLR0917 - as `bench` has them
     with run.timed("load"):
         left, right = OnnxGraph(dense), OnnxGraph(sparse)
         _expect_alike(left, right)
-        found = FindLinears(settings.include, settings.exclude).call(right)
+        found = FindLinears(settings.include, settings.exclude).call(graph=right).layers
         rows = _rows(right, found)
     with run.timed("data"):
         samples = [] if inputs is None else data.read(inputs, left.inputs, "--inputs")

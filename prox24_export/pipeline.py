@@ -94,14 +94,15 @@ def inspect(model: ModelSource, settings: Settings | None = None, *, example: An
         InputError: The model is unreadable. Whether it can be run shows only in `export`.
     """
     settings = settings or Settings()
-    return FindLinears(settings.include, settings.exclude).call(frontends.of(model, example).open())
+    graph = frontends.of(model, example).open()
+    return list(FindLinears(settings.include, settings.exclude).call(graph=graph).layers)
 
 
 def inspect_layers(model: str | Path, settings: Settings | None = None) -> list[LayerReport]:
     """`inspect` as rows of the report, with each layer's share of the model's parameters."""
     settings = settings or Settings()
     graph = frontends.of(model).open()
-    found = FindLinears(settings.include, settings.exclude).call(graph)
+    found = FindLinears(settings.include, settings.exclude).call(graph=graph).layers
     return [row_of(layer, graph.parameters) for layer in found]
 
 

@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 
+# As the command does, and for its reason: two workers of pytest-xdist share the cores. Before torch is imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 

@@ -19,7 +19,6 @@ from prox24_export.passes.find_linears import FindLinears
 from prox24_export.passes.front_onnx.graph import OnnxGraph
 from prox24_export.passes.graph import activations
 from prox24_export.passes.graph.activations import Patches
-from prox24_export.passes.graph.protocol import Linear
 from prox24_export.passes.verify_pattern import PatternError, verify_pattern
 from prox24_export.report import html_mask, rerender
 from prox24_export.results.mask import corner
@@ -220,7 +219,7 @@ def test_the_pages_masks_are_those_of_the_weights_and_survive_rendering_again(tm
     page = tmp_path / "out" / "report.html"
     masks = html_mask.read(page.read_text())
     graph = OnnxGraph(tmp_path / "out" / "model.onnx")
-    layers = [layer for layer in FindLinears().call(graph) if isinstance(layer, Linear)]
+    layers = FindLinears().call(graph=graph).linears
     assert masks.keys() == {layer.name for layer in layers}
     for layer in layers:
         assert np.array_equal(corner(masks[layer.name]), graph.weight(layer).numpy() != 0)

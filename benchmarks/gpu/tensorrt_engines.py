@@ -34,7 +34,7 @@ from prox24_export.passes.find_linears import FindLinears
 from prox24_export.passes.front_onnx.graph import OnnxGraph
 from prox24_export.passes.front_torch.emit_onnx import emit_onnx
 from prox24_export.passes.front_torch.graph import FxGraph
-from prox24_export.passes.graph.protocol import Feeds, Linear, TracedGraph
+from prox24_export.passes.graph.protocol import Feeds, TracedGraph
 from prox24_export.results.engine import EngineReport
 from prox24_export.stages.engines import profile
 from prox24_export.stages.lower import lower
@@ -72,7 +72,9 @@ def measure(subject: Subject, device: torch.device) -> Measured:
         dense = subject.open()
         sparse, layers = prune_by_magnitude(dense, Path(work))
         batches = [random_feeds(dense, subject.shape, size) for size in subject.batches[:2]]
-        expected = estimate(sparse, FindLinears().call(sparse), {layer.name for layer in layers}, batches[0])
+        expected = estimate(
+            sparse, FindLinears().call(graph=sparse).layers, {layer.name for layer in layers}, batches[0]
+        )
         report = run_engines(Case(dense, sparse, batches, "fp16", Path(work), Procedure(), watch))
     row = {"model": subject.name, "engine": asdict(report), "estimate": asdict(expected)}
     return Measured([row], write_section(report, expected))
@@ -84,7 +86,7 @@ def run_engines(case: Case) -> EngineReport:
     dense = OnnxGraph(_as_onnx(case.dense, case.folder / "dense" / "model.onnx"))
     sparse = OnnxGraph(_as_onnx(case.sparse, case.folder / "pruned" / "model.onnx"))
     batches = [{dense.inputs[0].name: next(iter(batch.values()))} for batch in case.batches]
-    found = [layer for layer in FindLinears().call(sparse) if isinstance(layer, Linear)]
+    found = FindLinears().call(graph=sparse).linears
     rows = [row_of(layer, sparse.parameters) for layer in found]
     names = [layer.weight for layer in found]
     files = lower(dense.path, sparse.path, names, case.folder, precision=case.precision, feeds=batches[:1])

@@ -60,7 +60,7 @@ def lower(
         Prox24Error: See `LowerPrecision.call`.
     """
     wanted = set(pruned)
-    found = FindLinears().call(OnnxGraph(sparse))
+    found = FindLinears().call(graph=OnnxGraph(sparse)).layers
     layers = tuple(layer for layer in found if isinstance(layer, Linear) and layer.weight in wanted)
     if precision not in get_args(LowPrecisionName):
         return Files(dense, sparse, layers, None)
@@ -69,7 +69,10 @@ def lower(
     some = list(feeds)[:CALIBRATION_BATCHES]
     kept: dict[str, str] = {}
     for _ in range(MOST_ROUNDS):
-        told = convert.call(dense, places[0], some), convert.call(sparse, places[1], some, layers)
+        told = (
+            convert.call(source=dense, target=places[0], feeds=some),
+            convert.call(source=sparse, target=places[1], feeds=some, linears=layers),
+        )
         kept |= {**told[0].kept_in_fp32, **told[1].kept_in_fp32, **kept}
         if told[0].kept_in_fp32.keys() == told[1].kept_in_fp32.keys():
             notes = tuple(dict.fromkeys((*told[0].notes, *told[1].notes)))

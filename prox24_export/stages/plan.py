@@ -10,8 +10,8 @@ import torch
 from prox24_export.data.samples import Parts, batches
 from prox24_export.facts import resident_memory_mb, return_free_memory
 from prox24_export.option_values import AIMS_AT_DENSE_OUTPUT, Effort
-from prox24_export.passes.calibrate.calibrate import StageRunner
 from prox24_export.passes.calibrate.schedule import Stage, schedule
+from prox24_export.passes.calibrate.streams import StageRunner
 from prox24_export.passes.graph.protocol import Linear, TracedGraph
 from prox24_export.passes.refine.memory import available
 from prox24_export.progress import Progress

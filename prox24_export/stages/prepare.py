@@ -88,7 +88,7 @@ def prepare(  # noqa: PLR0917 - as `export` has them
         if settings.onnx or frontend.always_onnx:
             frontend.expect_onnx(graph)
         graph.runner()  # a model that cannot be run is refused before anything else
-        found = FindLinears(settings.include, settings.exclude).call(graph)
+        found = FindLinears(settings.include, settings.exclude).call(graph=graph).layers
         needed = any(isinstance(layer, Linear) for layer in found)
     with run.timed("data"):
         parts, facts_of_data = preparation.samples_of(graph, calibration, evaluation, settings, needed=needed)

@@ -12,8 +12,10 @@ from prox24_export.data.samples import batches as batches_of
 from prox24_export.errors import InputError
 from prox24_export.facts import return_free_memory
 from prox24_export.option_values import AIMS_AT_DENSE_OUTPUT
-from prox24_export.passes.calibrate.calibrate import Calibration, Observation
+from prox24_export.passes.calibrate.calibrate import Calibrate
+from prox24_export.passes.calibrate.moments import Observation
 from prox24_export.passes.calibrate.schedule import schedule
+from prox24_export.passes.calibrate.streams import Streams
 from prox24_export.passes.find_linears import not_reached
 from prox24_export.passes.graph.arrays import Array, is_finite
 from prox24_export.passes.graph.lazy_tensors import LazyTensors
@@ -75,11 +77,13 @@ def prune(
         *batches_of(parts.choice, graph.inputs, "choice", size),
     ]
     offload = scratch if settings.offload else None
-    calibration = Calibration(graph, batches, offload, with_cross=settings.method in AIMS_AT_DENSE_OUTPUT)
+    streams = Streams(graph, batches, offload)
+    calibrate = Calibrate(with_cross=settings.method in AIMS_AT_DENSE_OUTPUT)
+    sparsify = Sparsify(settings.method, settings.effort, settings.damping, settings.blend, held_back)
     with progress.stage("calibrate and prune", len(stages) * len(batches) + len(linears)) as tick:
         for stage in stages:
             return_free_memory()
-            seen = calibration.advance(stage, weights, tick)
+            seen = calibrate.call(streams=streams, stage=stage, weights=weights, tick=tick).observations
             reached = []
             for linear in stage.linears:
                 why = _unreached(seen[linear.name])
@@ -89,12 +93,13 @@ def prune(
                     reached.append(linear)
             by_name = {linear.name: linear for linear in reached}
             dense = LazyTensors(partial(_weight, graph, by_name), tuple(by_name))
-            for name, solved in Sparsify(settings, held_back=held_back).call(dense, seen, tick):
+            for solved in sparsify.call(weights=dense, observations=seen, tick=tick):
+                name = solved.name
                 rows[place[name]] = _solved_row(rows[place[name]], solved)
                 masks[name] = thumbnail(solved.solution.mask.cpu().numpy())
                 tick.tell(f"{name}: error {solved.solution.relative_error:.3g}")
                 weights[by_name[name].weight] = by_name[name].to_stored(solved.solution.weight)
-    executions = Executions(calibration.executions, calibration.one_pass, len(stages))
+    executions = Executions(streams.executions, streams.one_pass, len(stages))
     return Pruned(rows, executions, masks)
 
 

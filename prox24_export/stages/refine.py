@@ -125,11 +125,11 @@ def refine(
     try:
         with progress.stage("refine", STEPS) as tick:
             result = _settings(settings).call(
-                function.module,
-                solved,
-                {name: tensor != 0 for name, tensor in solved.items()},
-                _feeds(parts.fit, order),
-                _feeds(parts.choice, order),
+                dense=function.module,
+                weights=solved,
+                masks={name: tensor != 0 for name, tensor in solved.items()},
+                fit=_feeds(parts.fit, order),
+                choice=_feeds(parts.choice, order),
                 joinable=data.can_join(graph.inputs),
                 tick=_ticks(tick),
             )

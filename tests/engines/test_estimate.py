@@ -12,8 +12,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from prox24_export.data import samples as calibration
 from prox24_export.engines.estimate import amdahl, estimate
-from prox24_export.passes.calibrate.calibrate import Batch, Calibration
+from prox24_export.passes.calibrate.calibrate import Calibrate
 from prox24_export.passes.calibrate.schedule import schedule
+from prox24_export.passes.calibrate.streams import Batch, Streams
 from prox24_export.passes.find_linears import FindLinears
 from prox24_export.passes.front_onnx.graph import OnnxGraph
 from prox24_export.passes.front_torch.graph import FxGraph
@@ -64,7 +65,8 @@ def test_tokens_of_a_convolution_are_its_output_positions_as_calibration_counts_
     feeds = {"x": normal(2, 4, *size)}
     (shape,) = estimate(graph, found(graph), set(), feeds).shapes
     (stage,) = schedule(graph, linears(graph))
-    (seen,) = Calibration(graph, [Batch("fit", feeds)]).advance(stage, {}, lambda: None).values()
+    calibrated = Calibrate().call(streams=Streams(graph, [Batch("fit", feeds)]), stage=stage, weights={})
+    (seen,) = calibrated.observations.values()
     assert shape.tokens == seen.fit.tokens
     assert (shape.k, shape.n, shape.sparse) == (36, 6, 0)
 
@@ -116,7 +118,7 @@ def test_a_tied_head_counts_although_it_stays_dense() -> None:
     module = LlamaForCausalLM(config)
     inputs = {"input_ids": torch.zeros(2, 32, dtype=torch.int64), "use_cache": False}
     graph = FxGraph(Path("llama"), trace(module, (), inputs, "llama"))
-    layers = FindLinears().call(graph)
+    layers = FindLinears().call(graph=graph).layers
     told = estimate(
         graph,
         layers,
@@ -144,7 +146,7 @@ class Experts(nn.Module):
 
 def test_experts_count_their_own_rows() -> None:
     graph = FxGraph(Path("experts"), trace(Experts(), (torch.randn(3, 5, 8),), {}, "experts"))
-    layers = FindLinears().call(graph)
+    layers = FindLinears().call(graph=graph).layers
     assert len(layers) == 3
     told = estimate(graph, layers, {layers[0].name}, {graph.inputs[0].name: normal(3, 5, 8)})
     assert told.shapes == (ShapeShare(8, 4, 5, 3, 1, 3 * 2 * 5 * 32.0, 1.0),)

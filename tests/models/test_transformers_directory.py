@@ -168,7 +168,7 @@ def test_the_onnx_file_is_the_pruned_model(family: str, tmp_path: Path) -> None:
     saved(family, tmp_path / "dense")
     report = export(tmp_path / "dense", out=tmp_path / "out", settings=Settings(samples=8, onnx=True))
     graph = OnnxGraph(tmp_path / "out" / "model.onnx")
-    layers = [layer for layer in FindLinears().call(graph) if isinstance(layer, Linear)]
+    layers = FindLinears().call(graph=graph).linears
     assert sum(is_two_four(graph.weight(layer)) for layer in layers) == len(report.sparse_layers)
     assert all(None in (entry.shape or ())[:1] or isinstance((entry.shape or (1,))[0], str) for entry in graph.inputs)
 
@@ -178,7 +178,7 @@ def test_an_onnx_file_that_computes_something_else_is_noticed(tmp_path: Path) ->
     export(tmp_path / "dense", out=tmp_path / "out", settings=Settings(samples=8, onnx=True))
     file = tmp_path / "out" / "model.onnx"
     sparse = frontends.of(tmp_path / "out" / "model").open()
-    linears = [layer for layer in FindLinears().call(sparse) if isinstance(layer, Linear)]
+    linears = FindLinears().call(graph=sparse).linears
     feeds = {entry.name: np.ones((2, 12), entry.dtype) for entry in sparse.inputs}
     verify_onnx(OnnxGraph(file), sparse, linears, feeds)
     model = onnx.load(file)
@@ -290,7 +290,7 @@ def test_a_lazy_graph_holds_no_weight(tmp_path: Path) -> None:
     graph = frontends.of(tmp_path).open()
     assert isinstance(graph, FxGraph)
     assert graph.read is not None
-    linear = next(layer for layer in FindLinears().call(graph) if isinstance(layer, Linear))
+    linear = next(layer for layer in FindLinears().call(graph=graph).linears)
     weight = graph.weight(linear)
     stored = load_file(tmp_path / "model.safetensors")[linear.weight]
     assert torch.equal(weight, stored)

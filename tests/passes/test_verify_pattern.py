@@ -1,6 +1,8 @@
 """What was written is read again: a planted fault must be found, and an independent checker must agree."""
 
+import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -79,7 +81,11 @@ def test_a_planted_fault_is_found(fault: Callable[[Array], Array], tmp_path: Pat
 
 def test_a_lone_fault_is_one_group(tmp_path: Path) -> None:
     path, layers = sparse(tmp_path)
-    with pytest.raises(PatternError, match=": 1 of 32 groups"):
+    sentence = (
+        "weight u at node first: 1 of 32 groups are not 2:4. Expected at most two non-zero entries in each. "
+        "Please report this."
+    )
+    with pytest.raises(PatternError, match=f"^{re.escape(sentence)}$"):
         verify_pattern(changed(path, "u", third_survivor), layers)
 
 
@@ -98,6 +104,60 @@ def test_a_weight_that_became_an_input_is_found(tmp_path: Path) -> None:
     proto.graph.initializer.remove(next(tensor for tensor in proto.graph.initializer if tensor.name == "v"))
     with pytest.raises(PatternError, match="node second is no longer"):
         verify_pattern(opened(proto, tmp_path), layers)
+
+
+SHARED = """g (float[n,8] x) => (float[n,16] y) {
+    [first] a = MatMul(x, u) [second] b = MatMul(x, u) c = Add(a, b) [other] y = MatMul(c, v) }"""
+
+
+@pytest.mark.parametrize("lost", ["first", "second"])
+def test_each_use_of_a_shared_weight_is_missed_when_it_vanishes(lost: str, tmp_path: Path) -> None:
+    graph = opened(model(SHARED, {"u": normal(8, 8), "v": normal(8, 16)}), tmp_path)
+    layers = linears(graph)
+    assert [use.node for use in layers[0].uses] == ["first", "second"]
+    path = rewritten(graph, tmp_path / "out")
+    assert [check.node for check in verify_pattern(OnnxGraph(path), layers)] == ["first", "second", "other"]
+    proto = onnx.load(path)
+    (node,) = (node for node in proto.graph.node if node.name == lost)
+    node.op_type = "Identity"
+    node.input[:] = ["x"]  # the other use stays as it is
+    with pytest.raises(PatternError, match=f"^node {lost} is no longer a linear layer with a constant weight\\.$"):
+        verify_pattern(opened(proto, tmp_path), layers)
+
+
+def test_of_several_vanished_uses_the_first_by_name_is_told(tmp_path: Path) -> None:
+    path, layers = sparse(tmp_path)
+    proto = onnx.load(path)
+    proto.graph.node[2].op_type = proto.graph.node[3].op_type = "Mul"
+    with pytest.raises(PatternError, match=r"^node second is no longer"):
+        verify_pattern(opened(proto, tmp_path), layers)
+
+
+def test_layers_that_were_not_pruned_are_not_checked(tmp_path: Path) -> None:
+    path, layers = sparse(tmp_path)
+    graph = changed(path, "u", lambda _: WEIGHTS["u"])
+    assert [check.node for check in verify_pattern(graph, layers[1:])] == ["second", "third"]
+
+
+def test_a_node_that_no_pass_prunes_is_not_checked(tmp_path: Path) -> None:
+    text = """g (float[n,8] x) => (float[n,4] y) {
+        a = MatMul(x, u) b = Einsum<equation = "nk,km->nm">(a, v) y = MatMul(b, w) }"""
+    graph = opened(model(text, {"u": normal(8, 8), "v": normal(8, 8), "w": normal(8, 4)}), tmp_path)
+    path = rewritten(graph, tmp_path / "out")
+    einsum = replace(linears(graph)[0], weight="v", uses=())  # asked for, and not a use that is recognised
+    checks = verify_pattern(OnnxGraph(path), [*linears(graph), einsum])
+    assert [check.weight for check in checks] == ["u", "w"]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_weight_that_is_not_finite_is_refused(value: float, tmp_path: Path) -> None:
+    def spoilt(array: Array) -> Array:
+        array[np.nonzero(array)[0][0], np.nonzero(array)[1][0]] = value
+        return array
+
+    path, layers = sparse(tmp_path)
+    with pytest.raises(PatternError, match=r"^weight u at node first holds NaN or Inf\. Please report this\.$"):
+        verify_pattern(changed(path, "u", spoilt), layers)
 
 
 def test_a_new_use_along_the_other_axis_is_found(tmp_path: Path) -> None:

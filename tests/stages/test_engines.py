@@ -110,7 +110,7 @@ def test_the_same_nodes_stay_in_float32_in_both_files(tmp_path: Path) -> None:
         for path in (files.dense, files.sparse)
     ]
     assert types[0] == types[1] == dict.fromkeys("wv", onnx.TensorProto.FLOAT)
-    alone = LowerPrecision("fp16").call(paths[1], tmp_path / "alone.onnx", feeds)
+    alone = LowerPrecision("fp16").call(source=paths[1], target=tmp_path / "alone.onnx", feeds=feeds)
     assert not alone.kept_in_fp32, "the sparse model alone would not need it: the test tests nothing"
 
 

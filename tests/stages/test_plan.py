@@ -15,7 +15,7 @@ RATES = Rates(single=1e9, double=5e8, cholesky=1e9)
 
 
 def linears(folder: Path, k: int) -> list[Linear]:
-    return [layer for layer in FindLinears().call(OnnxGraph(network(folder, k=k))) if isinstance(layer, Linear)]
+    return FindLinears().call(graph=OnnxGraph(network(folder, k=k))).linears
 
 
 def test_the_command_prints_memory_and_time_and_writes_nothing(tmp_path: Path) -> None:

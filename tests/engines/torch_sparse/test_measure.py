@@ -174,14 +174,14 @@ class Net(nn.Module):
 def programs() -> tuple[FxGraph, FxGraph]:
     torch.manual_seed(0)
     dense = FxGraph(Path("net"), trace(Net(), (torch.randn(4, 64),), {}, "net"))
-    layers = [layer for layer in FindLinears().call(dense) if isinstance(layer, Linear)]
+    layers = FindLinears().call(graph=dense).linears
     tensors = {layer.weight: torch.from_numpy(magnitude(dense, layer)) for layer in layers}
     return dense, FxGraph(Path("net"), with_tensors(dense.program, tensors))
 
 
 def test_torch_programs_are_rewritten_too() -> None:
     _, sparse = programs()
-    layers = weights(sparse, [x for x in FindLinears().call(sparse) if isinstance(x, Linear)])
+    layers = weights(sparse, FindLinears().call(graph=sparse).linears)
     feeds = {sparse.inputs[0].name: normal(4, 64)}
     source = make_differentiable(sparse, feeds)
     result = rewrite(sparse, source, layers, lambda weight: weight, device=CPU, dtype=torch.float32)

@@ -11,8 +11,9 @@ import torch
 from onnx import helper, numpy_helper
 
 from prox24_export.errors import InputError
-from prox24_export.passes.calibrate.calibrate import Batch, Calibration
+from prox24_export.passes.calibrate.calibrate import Calibrate
 from prox24_export.passes.calibrate.schedule import schedule
+from prox24_export.passes.calibrate.streams import Batch, Streams
 from prox24_export.passes.front_onnx.graph import OnnxGraph
 from prox24_export.passes.graph.protocol import Feeds, Linear, Node
 from tests.graphs import Array, Walk, linears, model, normal, opened, run
@@ -259,9 +260,9 @@ def test_the_work_is_two_passes_at_most_whatever_the_depth(
     spy = Spy(monkeypatch)
     proto = deep(count)
     walk = Walk(opened(proto, tmp_path), [{"x": normal(4, 8, seed=seed)} for seed in (1, 2, 3)])
-    assert walk.calibration.one_pass == 3 * len(proto.graph.node)
-    assert spy.executions == walk.calibration.executions
-    assert 1.5 * walk.calibration.one_pass < spy.executions <= 2 * walk.calibration.one_pass
+    assert walk.streams.one_pass == 3 * len(proto.graph.node)
+    assert spy.executions == walk.streams.executions
+    assert 1.5 * walk.streams.one_pass < spy.executions <= 2 * walk.streams.one_pass
 
 
 def test_values_are_dropped_once_nothing_reads_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -384,7 +385,7 @@ def test_advance_ticks_once_a_batch(tmp_path: Path) -> None:
     (stage,) = schedule(graph, linears(graph))
     ticks: list[None] = []
     batches = [Batch("fit", {"x": normal(1, 4, 6, 6, seed=seed)}) for seed in range(3)]
-    Calibration(graph, batches).advance(stage, {}, lambda: ticks.append(None))
+    Calibrate().call(streams=Streams(graph, batches), stage=stage, weights={}, tick=lambda: ticks.append(None))
     assert len(ticks) == 3
 
 

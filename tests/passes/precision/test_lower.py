@@ -48,7 +48,9 @@ def lower(
     graph = opened(proto, folder)
     path = rewritten(graph, folder / "sparse")
     before = path.read_bytes()
-    lowered = settings.call(path, folder / f"low.{settings.precision}.onnx", list(feeds), linears(graph))
+    lowered = settings.call(
+        source=path, target=folder / f"low.{settings.precision}.onnx", feeds=list(feeds), linears=linears(graph)
+    )
     assert path.read_bytes() == before
     assert sorted(file.name for file in folder.iterdir()) == ["dense.onnx", lowered.path.name, "sparse"]
     written = OnnxGraph(lowered.path)
@@ -350,10 +352,10 @@ def test_a_value_that_overflows_all_the_same_is_an_error_that_names_the_node(tmp
     graph = opened(model(text, {"k": np.array(60000, np.float32), "w": normal(8, 4)}), tmp_path)
     feeds = [{"x": np.full((1, 8), 2, np.float32)}]
     with pytest.raises(PrecisionError, match=r"node boom \(Mul\) is the first with NaN or Inf"):
-        LowerPrecision(margin=0.1).call(graph.path, tmp_path / "low.onnx", feeds)
+        LowerPrecision(margin=0.1).call(source=graph.path, target=tmp_path / "low.onnx", feeds=feeds)
     assert [file.name for file in tmp_path.iterdir()] == ["dense.onnx"]
     lowered = LowerPrecision(margin=0.1, keep=("boom", "later", "MatMul:y")).call(
-        graph.path, tmp_path / "low.onnx", feeds
+        source=graph.path, target=tmp_path / "low.onnx", feeds=feeds
     )
     assert lowered.kept_in_fp32["boom"] == "kept by request (boom)"
 
@@ -411,11 +413,11 @@ def test_external_data_stay_external(settings: LowerPrecision, tmp_path: Path) -
         model(TWO, weights), tmp_path / "in" / "m.onnx", save_as_external_data=True, location="d.bin", size_threshold=0
     )
     target = tmp_path / "out" / "low.onnx"
-    lowered = settings.call(tmp_path / "in" / "m.onnx", target, [X])
+    lowered = settings.call(source=tmp_path / "in" / "m.onnx", target=target, feeds=[X])
     assert sorted(file.name for file in target.parent.iterdir()) == ["low.onnx", "low.onnx.data"]
     assert types(OnnxGraph(target)) == dict.fromkeys("uvc", PRECISIONS[settings.precision].word)
     assert lowered.differences["y"] < CLOSE[settings.precision]
-    again = settings.call(target, tmp_path / "again" / "copy.onnx", [X])
+    again = settings.call(source=target, target=tmp_path / "again" / "copy.onnx", feeds=[X])
     assert not again.converted
     (tmp_path / "out" / "low.onnx.data").unlink()
     assert OnnxGraph(again.path).stored("u").dtype == PRECISIONS[settings.precision].dtype.numpy()
@@ -424,7 +426,7 @@ def test_external_data_stay_external(settings: LowerPrecision, tmp_path: Path) -
 def test_a_model_above_the_limit_of_one_file_gets_external_data(tmp_path: Path) -> None:
     weights = {"u": normal(8, 512), "v": normal(512, 4), "c": normal(512)}
     path = save(model(TWO, weights), tmp_path)
-    lowered = LowerPrecision(external_above=1000).call(path, tmp_path / "low.onnx", [X])
+    lowered = LowerPrecision(external_above=1000).call(source=path, target=tmp_path / "low.onnx", feeds=[X])
     assert (tmp_path / "low.onnx.data").stat().st_size >= 2 * 8 * 512
     assert lowered.differences["y"] < CLOSE["fp16"]
 
@@ -435,28 +437,28 @@ def test_a_model_that_is_low_already_is_copied_byte_by_byte(dtype: Any, tmp_path
     proto = model(f"g ({kind}[n,8] x) => ({kind}[n,4] y) {{ y = MatMul(x, w) }}", {"w": normal(8, 4).astype(dtype)})
     graph = opened(proto, tmp_path)
     path = rewritten(graph, tmp_path / "sparse")
-    lowered = FP16.call(path, tmp_path / "low.onnx", [], linears(graph))
+    lowered = FP16.call(source=path, target=tmp_path / "low.onnx", feeds=[], linears=linears(graph))
     assert lowered.path.read_bytes() == path.read_bytes()
     assert not lowered.converted
     assert f"{kind} already" in lowered.notes[0]
     assert ("float16 was asked for" in lowered.notes[0]) == (kind == "bfloat16")
     assert len(lowered.verified) == 1
     with pytest.raises(PatternError, match="not 2:4"):
-        FP16.call(graph.path, tmp_path / "dense_low.onnx", [], linears(graph))
+        FP16.call(source=graph.path, target=tmp_path / "dense_low.onnx", feeds=[], linears=linears(graph))
 
 
 def test_a_model_is_never_its_own_target(tmp_path: Path) -> None:
     path = save(model(TWO, TWO_WEIGHTS), tmp_path)
     before = path.read_bytes()
     with pytest.raises(InputError, match="Expected another file"):
-        FP16.call(path, tmp_path / "." / "dense.onnx", [X])
+        FP16.call(source=path, target=tmp_path / "." / "dense.onnx", feeds=[X])
     assert path.read_bytes() == before
 
 
 def test_feeds_that_do_not_fit_are_refused_and_nothing_is_left(tmp_path: Path) -> None:
     path = save(model(TWO, TWO_WEIGHTS), tmp_path)
     with pytest.raises(InputError, match=r"cannot be run from node first on.*Expected calibration data that fit"):
-        FP16.call(path, tmp_path / "low.onnx", [{"x": normal(5, 7)}])
+        FP16.call(source=path, target=tmp_path / "low.onnx", feeds=[{"x": normal(5, 7)}])
     assert [file.name for file in tmp_path.iterdir()] == ["dense.onnx"]
 
 
@@ -466,14 +468,14 @@ def test_sequences_are_refused(tmp_path: Path) -> None:
     path = save(model(text, {"w": normal(8, 4)}), tmp_path)
     for feeds in ([], [X]):
         with pytest.raises(InputError, match="sequence"):
-            FP16.call(path, tmp_path / "low.onnx", feeds)
+            FP16.call(source=path, target=tmp_path / "low.onnx", feeds=feeds)
 
 
 def test_types_behind_vendor_operators_need_data(tmp_path: Path) -> None:
     text, weights, _, _ = CASES["vendor operator"]
     path = save(model(text, weights, more=MIXED), tmp_path)
     with pytest.raises(InputError, match=r"the type of a, which node Gelu:a .* is not known. Give calibration data"):
-        FP16.call(path, tmp_path / "low.onnx", [])
+        FP16.call(source=path, target=tmp_path / "low.onnx", feeds=[])
 
 
 def converted(folder: Path) -> tuple[OnnxGraph, OnnxGraph]:
@@ -670,7 +672,7 @@ def test_autocast_is_refused_before_any_work_where_it_is_missing(
     monkeypatch.setattr("prox24_export.passes.precision.autocast.find_spec", lambda _: None)
     path = save(model(TWO, TWO_WEIGHTS), tmp_path)
     with pytest.raises(UnavailableError, match=r"pip install 'prox24-export\[modelopt\]'"):
-        LowerPrecision(converter="autocast").call(path, tmp_path / "low.onnx", [X])
+        LowerPrecision(converter="autocast").call(source=path, target=tmp_path / "low.onnx", feeds=[X])
     assert [file.name for file in tmp_path.iterdir()] == ["dense.onnx"]
 
 
@@ -710,7 +712,9 @@ def test_autocast_is_given_every_feed_and_its_file_is_verified(tmp_path: Path, m
     path = tmp_path / "ours" / "sparse" / "model.onnx"
     calls = stand_in(monkeypatch, lambda _: onnx.load(graph.path))
     settings = LowerPrecision(converter="autocast")
-    lowered = settings.call(path, tmp_path / "low.onnx", [X, {"x": normal(2, 8)}], linears(source))
+    lowered = settings.call(
+        source=path, target=tmp_path / "low.onnx", feeds=[X, {"x": normal(2, 8)}], linears=linears(source)
+    )
     assert [(call["type"], call["keep"], len(call["data"])) for call in calls] == [("fp16", True, 2)]
     np.testing.assert_array_equal(calls[0]["data"][1]["x"], normal(2, 8))
     assert lowered.kept_in_fp32 == {}
@@ -723,7 +727,7 @@ def test_autocast_is_given_every_feed_and_its_file_is_verified(tmp_path: Path, m
 
     stand_in(monkeypatch, runtime_cast)
     with pytest.raises(PrecisionError, match="behind a Cast"):
-        settings.call(path, tmp_path / "other.onnx", [X], linears(source))
+        settings.call(source=path, target=tmp_path / "other.onnx", feeds=[X], linears=linears(source))
     assert not (tmp_path / "other.onnx").exists()
 
 
@@ -735,7 +739,7 @@ def test_a_failure_while_writing_leaves_nothing(tmp_path: Path, monkeypatch: pyt
 
     monkeypatch.setattr("onnx_ir.save", fail)
     with pytest.raises(OSError, match="No space"):
-        FP16.call(path, tmp_path / "low.onnx", [X])
+        FP16.call(source=path, target=tmp_path / "low.onnx", feeds=[X])
     assert [file.name for file in tmp_path.iterdir()] == ["dense.onnx"]
 
 
