@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import yaml  # type: ignore[import-untyped] # PyYAML ships no type information
+import yaml
 
 from prox24_export import cli
 from tests.docs.markdown_pages import PAGES, ROOT, Block, blocks
