@@ -26,7 +26,7 @@ from prox24_export.data.samples import Sample
 from prox24_export.progress import Silent
 from prox24_export.results.budget import BudgetReport
 from prox24_export.stages.prepare import Job, prepare
-from prox24_export.stages.prune import Pruned, prune
+from prox24_export.stages.prune import PrunedLayers, prune
 from prox24_export.stages.run import Run
 from prox24_export.stages.weight_store import WeightStore
 
@@ -55,7 +55,7 @@ class Solved:
     """A model pruned once, without refinement; every search starts from it."""
 
     job: Job
-    pruned: Pruned
+    pruned: PrunedLayers
     weights: WeightStore
     searched: list[Sample]
     confirmed: list[Sample]

@@ -19,12 +19,12 @@ from prox24_export.results.plan import Plan
 from prox24_export.results.report import LayerReport, Report
 from prox24_export.settings import Settings
 from prox24_export.stages.assemble import assemble_report
-from prox24_export.stages.engines import estimate_gain, measure_engines, timed_batches
+from prox24_export.stages.engines import draw_timed_batches, estimate_gain, measure_engines
 from prox24_export.stages.judge import judge
 from prox24_export.stages.measure import measure_accuracy, prepare_measurement
 from prox24_export.stages.plan import plan_run
 from prox24_export.stages.prepare import ModelSource, prepare
-from prox24_export.stages.prune import row_of
+from prox24_export.stages.prune import describe_layer
 from prox24_export.stages.refine import is_wanted
 from prox24_export.stages.run import Run
 from prox24_export.stages.solve import solve
@@ -64,7 +64,7 @@ def export(
     run = Run(progress or Silent())
     job = prepare(model, calibration, out, evaluation, settings or Settings(), run)
     job, judges = set_judges_apart(job)
-    measurement, timed = prepare_measurement(job, run), timed_batches(job, run)
+    measurement, timed = prepare_measurement(job, run), draw_timed_batches(job, run)
     run.warn_about(job.graph, job.facts)
     run.warn_about_globs(job.settings, job.found)
     with output.folder(job.target) as folder:
@@ -83,7 +83,7 @@ def export(
 
 
 def inspect(model: ModelSource, settings: Settings | None = None, *, example: Any = None) -> list[Linear | Skipped]:
-    """Every linear layer of a model, and every linear-like node that stays dense with its reason.
+    """Finds every linear layer of a model, and every linear-like node that stays dense, with its reason.
 
     Args:
         model: As for `export`.
@@ -99,11 +99,11 @@ def inspect(model: ModelSource, settings: Settings | None = None, *, example: An
 
 
 def inspect_layers(model: str | Path, settings: Settings | None = None) -> list[LayerReport]:
-    """`inspect` as rows of the report, with each layer's share of the model's parameters."""
+    """Describes what `inspect` finds as rows of the report, with each layer's share of the model's parameters."""
     settings = settings or Settings()
     graph = frontends.of(model).open()
     found = FindLinears(settings.include, settings.exclude).call(graph=graph).layers
-    return [row_of(layer, graph.parameters) for layer in found]
+    return [describe_layer(layer, graph.parameters) for layer in found]
 
 
 def plan(
@@ -114,10 +114,10 @@ def plan(
     settings: Settings | None = None,
     progress: Progress | None = None,
 ) -> Plan:
-    """Peak memory and time of the `export` with the same arguments, on this machine; writes nothing.
+    """States the peak memory and the time that `export` would take with these arguments; writes nothing.
 
     Raises:
-        InputError: As `export`.
+        InputError: The model, the samples or an option are unsuitable, as for `export`.
     """
     run = Run(progress or Silent())
     with tempfile.TemporaryDirectory() as name:
@@ -142,12 +142,14 @@ def sensitivity(
     settings: Settings | None = None,
     progress: Progress | None = None,
 ) -> SensitivityReport:
-    """How much the outputs lose by each layer, measured on the choice part after a run's layers are solved.
+    """Measures how much the outputs lose by each layer, on held-back samples after the layers are solved.
 
-    Where nothing is refined they were solved on these samples too, so that the losses are a little low. Writes nothing.
+    Where nothing is refined, the layers were solved on these samples too, so that the losses are a little low. This
+    writes nothing.
 
     Raises:
-        InputError: As `export`; or no sample is held back, or nothing is eligible.
+        InputError: The model, the samples or an option are unsuitable, as for `export`; or no sample is held back; or
+            no layer can be pruned.
     """
     run = Run(progress or Silent())
     with tempfile.TemporaryDirectory() as name:

@@ -45,7 +45,7 @@ from prox24_export.results.budget import BudgetDecision, BudgetReport, Kept, Sen
 from prox24_export.results.report import AccuracyReport, LayerReport
 from prox24_export.stages.measure import Measurement
 from prox24_export.stages.prepare import Job
-from prox24_export.stages.prune import Pruned, prune
+from prox24_export.stages.prune import PrunedLayers, prune
 from prox24_export.stages.run import Run
 from prox24_export.stages.solve import SolvedModel
 from prox24_export.stages.weight_store import WeightStore
@@ -233,7 +233,7 @@ def limits_of(job: Job, samples: Sequence[data.Sample], measure: VariantMeasure,
 
 def keep_budget(
     job: Job,
-    pruned: Pruned,
+    pruned: PrunedLayers,
     weights: WeightStore,
     judges: Judges,
     *,
@@ -242,7 +242,7 @@ def keep_budget(
     run: Run,
     errors: float = ERRORS,
     orders: Mapping[str, Order] = ORDERS,
-) -> tuple[Pruned, BudgetReport]:
+) -> tuple[PrunedLayers, BudgetReport]:
     """Leaves layers dense until the limits are kept: `weights` afterwards holds only those that stay sparse.
 
     Args:
@@ -310,7 +310,7 @@ class _Again:
     def __init__(self, job: Job, scratch: Path, progress: Progress) -> None:
         """Solves nothing yet."""
         self._job, self._scratch, self._progress = job, scratch, progress
-        self._rows: dict[Dense, Pruned] = {}
+        self._rows: dict[Dense, PrunedLayers] = {}
 
     def __call__(self, dense: Dense) -> WeightStore:
         """The weights by name."""
@@ -329,7 +329,7 @@ class _Again:
         )
         return store
 
-    def rows(self, choice: DenseChoice) -> Pruned | None:
+    def rows(self, choice: DenseChoice) -> PrunedLayers | None:
         """Of the layers, as solved for a choice; None where nothing was solved again for it."""
         return None if choice.solved_for is None else self._rows[choice.solved_for]
 

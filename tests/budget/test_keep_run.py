@@ -29,7 +29,7 @@ from prox24_export.report.budget_text import WIDTH, budget_table, sensitivity_ta
 from prox24_export.results.budget import CONFIRMING
 from prox24_export.results.report import AccuracyReport
 from prox24_export.stages.prepare import Job, prepare
-from prox24_export.stages.prune import Pruned
+from prox24_export.stages.prune import PrunedLayers
 from prox24_export.stages.run import Run
 from prox24_export.stages.solve import solve
 from prox24_export.validation import accuracy
@@ -86,7 +86,7 @@ class Pipeline:
         )
         return Judges(search, confirm, sum(map(len, looked_at)))
 
-    def keep(self, **more: Any) -> tuple[Pruned, Any]:
+    def keep(self, **more: Any) -> tuple[PrunedLayers, Any]:
         options: dict[str, Any] = {"again": True, "scratch": self._made("again")} | more
         return keep_budget(self.job, self.pruned, self.weights, self.judges(), run=self.run, **options)
 

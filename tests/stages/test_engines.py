@@ -126,4 +126,4 @@ def test_what_conversion_has_to_say_is_in_the_report(tmp_path: Path) -> None:
 def test_the_profile_spans_what_is_timed(tmp_path: Path) -> None:
     graph = OnnxGraph(network(tmp_path))
     batches = [{"x": np.zeros((size, 8), np.float32)} for size in (1, 6)]
-    assert str(engine_stage.profile(graph, {}, batches)["x"]) == "1x8,6x8,6x8"
+    assert str(engine_stage.make_profile(graph, {}, batches)["x"]) == "1x8,6x8,6x8"
