@@ -12,7 +12,7 @@ from prox24_export import facts, output
 from prox24_export.data import samples as data
 from prox24_export.engines.choice import EngineChoice, EngineRequest, choose
 from prox24_export.errors import InputError, first_line
-from prox24_export.models import frontends
+from prox24_export.models.onnx import OnnxFile
 from prox24_export.passes.find_linears import FindLinears
 from prox24_export.passes.front_onnx.graph import OnnxGraph
 from prox24_export.passes.front_onnx.runtime import one_sentence
@@ -97,7 +97,7 @@ def _bench_models(  # noqa: PLR0917 - as `bench` has them
         samples = [] if inputs is None else data.read(inputs, left.inputs, "--inputs")
         parts = data.Parts(tuple(samples), (), ())
         size = find_batch_size(left, parts) if samples else 1
-        job = Job(frontends.Onnx(dense), left, settings, folder, found, parts, None, size, choice)
+        job = Job(OnnxFile(dense), left, settings, folder, found, parts, None, size, choice)
         timed = _draw_calls(job, batches, run)
     expected = estimate_gain(job, rows, timed, run)
     with run.timed("engines"):

@@ -9,7 +9,7 @@ from prox24_export import output
 from prox24_export.budget.keep import sensitivity_of, set_judges_apart, stay_within_budget
 from prox24_export.data import samples as data
 from prox24_export.errors import InputError
-from prox24_export.models import frontends
+from prox24_export.models.find_frontend import find_frontend
 from prox24_export.passes.find_linears import FindLinears
 from prox24_export.passes.graph.protocol import Linear, Skipped
 from prox24_export.progress import Progress, Silent
@@ -94,14 +94,14 @@ def inspect(model: ModelSource, settings: Settings | None = None, *, example: An
         InputError: The model is unreadable. Whether it can be run shows only in `export`.
     """
     settings = settings or Settings()
-    graph = frontends.of(model, example).open()
+    graph = find_frontend(model, example).open()
     return list(FindLinears(settings.include, settings.exclude).call(graph=graph).layers)
 
 
 def inspect_layers(model: str | Path, settings: Settings | None = None) -> list[LayerReport]:
     """Describes what `inspect` finds as rows of the report, with each layer's share of the model's parameters."""
     settings = settings or Settings()
-    graph = frontends.of(model).open()
+    graph = find_frontend(model).open()
     found = FindLinears(settings.include, settings.exclude).call(graph=graph).layers
     return [describe_layer(layer, graph.parameters) for layer in found]
 

@@ -9,8 +9,9 @@ from torch import nn
 from prox24_export import output
 from prox24_export.data import samples as data
 from prox24_export.engines.choice import EngineChoice, EngineRequest, choose
-from prox24_export.models import frontends
-from prox24_export.models.frontends import Frontend
+from prox24_export.models.find_frontend import find_frontend
+from prox24_export.models.frontend import Frontend
+from prox24_export.models.onnx import OnnxFile
 from prox24_export.passes.find_linears import FindLinears
 from prox24_export.passes.graph.protocol import Linear, Skipped, TracedGraph
 from prox24_export.results import reader
@@ -77,11 +78,11 @@ def prepare(  # noqa: PLR0917 - as `export` has them
         OSError: The output cannot be written.
     """
     calibration, example = data.peeked(calibration)
-    frontend = frontends.of(model, example)
+    frontend = find_frontend(model, example)
     target = Path(out) if out is not None else Path(_default_out(frontend.path))
     output.check(target, frontend.path, calibration, evaluation, force=settings.force)
     baseline = None if settings.baseline is None else reader.load(Path(settings.baseline))
-    is_onnx = isinstance(frontend, frontends.Onnx)
+    is_onnx = isinstance(frontend, OnnxFile)
     request = EngineRequest(settings.engine, settings.precision, settings.min_speedup)
     choice = choose(request, has_onnx=is_onnx or settings.onnx or frontend.always_onnx)
     with run.timed("load"):

@@ -15,7 +15,7 @@ from torch import nn
 
 from prox24_export import Settings, export, inspect
 from prox24_export.errors import InputError
-from prox24_export.models import frontends
+from prox24_export.models.find_frontend import find_frontend
 from prox24_export.passes.find_linears import FindLinears
 from prox24_export.passes.front_onnx.graph import OnnxGraph
 from prox24_export.passes.front_torch.emit_onnx import OnnxMismatchError, verify_onnx
@@ -177,7 +177,7 @@ def test_an_onnx_file_that_computes_something_else_is_noticed(tmp_path: Path) ->
     saved("bert", tmp_path / "dense")
     export(tmp_path / "dense", out=tmp_path / "out", settings=Settings(samples=8, onnx=True))
     file = tmp_path / "out" / "model.onnx"
-    sparse = frontends.of(tmp_path / "out" / "model").open()
+    sparse = find_frontend(tmp_path / "out" / "model").open()
     linears = FindLinears().call(graph=sparse).linears
     feeds = {entry.name: np.ones((2, 12), entry.dtype) for entry in sparse.inputs}
     verify_onnx(OnnxGraph(file), sparse, linears, feeds)
@@ -188,14 +188,14 @@ def test_an_onnx_file_that_computes_something_else_is_noticed(tmp_path: Path) ->
     onnx.save(model, file)
     with pytest.raises(OnnxMismatchError, match="differs from the torch model's by"):
         verify_onnx(OnnxGraph(file), sparse, linears, feeds)
-    dense = frontends.of(tmp_path / "dense").open()
+    dense = find_frontend(tmp_path / "dense").open()
     with pytest.raises(PatternError, match="holds no 2:4 linear layer with the weight"):
         verify_onnx(OnnxGraph(file), dense, linears, feeds)
 
 
 def test_the_onnx_route_prunes_the_same_layers_with_the_same_errors(tmp_path: Path) -> None:
     saved("llama", tmp_path / "dense")
-    frontend = frontends.of(tmp_path / "dense")
+    frontend = find_frontend(tmp_path / "dense")
     file = frontend.write_onnx(frontend.open(), tmp_path)
     np.savez(tmp_path / "data.npz", input_ids=np.random.default_rng(0).integers(0, 96, size=(80, 24)))
     errors = []
@@ -267,7 +267,7 @@ def test_without_transformers_the_extra_is_named(tmp_path: Path, monkeypatch: py
 @pytest.mark.parametrize("family", ["llama", "gemma2", "t5", "bert", "qwen3_moe"])
 def test_a_directory_is_read_lazily_and_computes_what_transformers_does(family: str, tmp_path: Path) -> None:
     module = saved(family, tmp_path, torch.float32)
-    graph = frontends.of(tmp_path).open()
+    graph = find_frontend(tmp_path).open()
     assert isinstance(graph, FxGraph)
     assert graph.read is not None or family == "qwen3_moe"  # experts are merged while transformers loads them
     feeds = {entry.name: np.random.default_rng(0).integers(0, 96, (2, 12)) for entry in graph.inputs}
@@ -287,7 +287,7 @@ def memory_starts_as_nan() -> Iterator[None]:
 @pytest.mark.usefixtures("memory_starts_as_nan")
 def test_a_lazy_graph_holds_no_weight(tmp_path: Path) -> None:
     saved("llama", tmp_path)
-    graph = frontends.of(tmp_path).open()
+    graph = find_frontend(tmp_path).open()
     assert isinstance(graph, FxGraph)
     assert graph.read is not None
     linear = next(layer for layer in FindLinears().call(graph=graph).linears)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from prox24_export.data import samples as calibration
 from prox24_export.errors import Prox24Error
-from prox24_export.models import frontends
+from prox24_export.models.find_frontend import find_frontend
 from prox24_export.passes.front_onnx.graph import OnnxGraph
 from prox24_export.passes.graph.protocol import Feeds
 from prox24_export.passes.onnx_to_fx.check import DivergenceError, check_conversion
@@ -88,7 +88,7 @@ def test_every_linear_layer_of_a_real_model_is_a_parameter(name: str, shared_dat
 
 def test_a_language_model_exported_to_onnx_agrees_for_any_length(shared_data: Path, tmp_path: Path) -> None:
     folder = shared_data / "lm" / "stories260K-hf"
-    frontend = frontends.of(folder)
+    frontend = find_frontend(folder)
     graph = OnnxGraph(frontend.write_onnx(frontend.open(), tmp_path))
     converted = ConvertToFx().call(graph=graph)
     for shape in ((1, 7), (2, 40)):
