@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from prox24_export.passes.graph.arrays import Array
 from prox24_export.solver.pattern import two_four_mask
 from prox24_export.solver.prox import gradient_step, prox24, prox24_reference, splitting_step
-from tests.graphs import Array
 
 Searched = dict[str, list[tuple[float, Array, Array]]]
 Operator = Callable[[Tensor, float], Tensor]

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from prox24_export.errors import InputError
+from prox24_export.passes.graph.arrays import Array
 from prox24_export.passes.graph.protocol import Runner
 from prox24_export.results.report import AccuracyReport, OutputReport
 from prox24_export.validation import accuracy
-from tests.graphs import Array, normal
+from tests.graphs import normal
 
 
 def compared(

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from prox24_export.errors import InputError
+from prox24_export.passes.graph.arrays import Array
 from prox24_export.results.report import AccuracyReport, Change
 from prox24_export.validation.custom_metric import Measured, add_to, measure_samples
 from tests.command import command, network, samples
-from tests.graphs import Array, normal
+from tests.graphs import normal
 
 METRICS = """\
 import numpy as np

@@ -22,9 +22,10 @@ from prox24_export.passes.find_linears import FindLinears
 from prox24_export.passes.front_onnx.graph import OnnxGraph
 from prox24_export.passes.front_torch.graph import FxGraph
 from prox24_export.passes.front_torch.trace import trace, with_tensors
+from prox24_export.passes.graph.arrays import Array
 from prox24_export.passes.graph.protocol import Linear, TracedGraph
 from prox24_export.passes.refine.differentiable import make_differentiable
-from tests.graphs import Array, linears, magnitude, model, normal, opened, pruned, rewritten, run, save
+from tests.graphs import linears, magnitude, model, normal, opened, pruned, rewritten, run, save
 from tests.latency import QUICK
 
 CPU = torch.device("cpu")

@@ -9,8 +9,9 @@ import pytest
 from prox24_export.passes.calibrate.calibrate import Batch, Calibration
 from prox24_export.passes.calibrate.schedule import schedule
 from prox24_export.passes.front_onnx.graph import OnnxGraph
+from prox24_export.passes.graph.arrays import Array
 from prox24_export.passes.graph.protocol import Feeds, Node
-from tests.graphs import Array, Walk, linears, model, normal, opened
+from tests.graphs import Walk, linears, model, normal, opened
 from tests.passes.calibrate.networks import convolutional
 
 
