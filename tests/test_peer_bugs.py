@@ -24,10 +24,11 @@ from prox24_export.passes.find_linears import FindLinears
 from prox24_export.passes.front_onnx.graph import OnnxGraph
 from prox24_export.passes.front_onnx.rewrite_weights import EXTERNAL_DATA, RewriteWeights
 from prox24_export.passes.front_onnx.tensors import model_tensors
+from prox24_export.passes.graph.arrays import Array
 from prox24_export.passes.verify_pattern import VerifyPattern
 from prox24_export.progress import Steps
 from prox24_export.results.report import Report
-from tests.graphs import BF16, Array, is_two_four, linears, model, normal, opened, pruned, run, save
+from tests.graphs import BF16, is_two_four, linears, model, normal, opened, pruned, run, save
 
 WIDTH = 16
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from prox24_export.data import samples as data
+from prox24_export.passes.graph.arrays import Array
 from prox24_export.passes.graph.protocol import Input
 from tests.data.sample_sources import Shape, X, one, refused, shapes
-from tests.graphs import Array
 
 
 def random(

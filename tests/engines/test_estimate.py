@@ -19,9 +19,10 @@ from prox24_export.passes.find_linears import FindLinears
 from prox24_export.passes.front_onnx.graph import OnnxGraph
 from prox24_export.passes.front_torch.graph import FxGraph
 from prox24_export.passes.front_torch.trace import trace
+from prox24_export.passes.graph.arrays import Array
 from prox24_export.passes.graph.protocol import Linear
 from prox24_export.results.engine import Estimate, ShapeShare
-from tests.graphs import Array, found, linears, model, normal, opened, pruned
+from tests.graphs import found, linears, model, normal, opened, pruned
 
 
 def of(text: str, weights: dict[str, Array], feeds: dict[str, Array], folder: Path, **sparse: object) -> Estimate:

@@ -298,3 +298,22 @@ def _engine(names: list[str]) -> EngineReport:
         accuracy={"top1": 97.1},
         kept_in_fp32={"/encoder/norm/ReduceMean": "values beyond 65,504 on calibration data"},
     )
+
+
+def later(report: Report) -> Report:
+    """The same model a week later: one layer fewer, a little faster, and less accurate."""
+    assert report.accuracy is not None
+    assert report.engine is not None
+    first, second = report.engine.latency
+    faster = replace(first, sparse=replace(first.sparse, median=0.62), speedup=replace(first.speedup, value=1.31))
+    return replace(
+        report,
+        started="2026-03-11T05:06:07+00:00",
+        versions=report.versions | {"prox24-export": "0.2.0"},
+        settings=report.settings | {"exclude": ("*/head/*", "*/q_proj/*"), "onnx": True},
+        output=replace(report.output, bytes=13_500_000),
+        layers=(replace(layer(3), name=report.layers[0].name, reason="excluded by the user"), *report.layers[1:]),
+        accuracy=replace(report.accuracy, sparse={"top1": 96.9, "word_errors": 4.25}),
+        gates=(replace(report.gates[0], passed=False, verdict="failed", value=0.7), *report.gates[1:]),
+        engine=replace(report.engine, latency=(faster, second)),
+    )

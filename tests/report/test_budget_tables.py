@@ -14,7 +14,7 @@ from tests.budget.additive import LAYERS, additive
 from tests.report.example import ALONE, GAIN, build, full, only_dense, point
 from tests.report.html_example import build as page_example
 from tests.report.html_example import with_budget
-from tests.report.test_html import HOSTILE, Page
+from tests.report.page import HOSTILE, Page
 
 
 def example(**changes: Any) -> BudgetReport:

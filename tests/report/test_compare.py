@@ -16,9 +16,8 @@ from prox24_export.report.compare import compare, render_markdown, render_text
 from prox24_export.report.rerender import PAGE, WRITERS, rerender, write
 from prox24_export.results.engine import EngineReport
 from prox24_export.results.report import AccuracyReport, OutputReport, Report
-from tests.report.example import build, full, layer
+from tests.report.example import build, full, later, layer
 from tests.report.reports import reports
-from tests.report.test_goldens import later
 
 
 def rows(before: Report, after: Report, title: str) -> list[tuple[str, ...]]:

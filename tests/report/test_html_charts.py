@@ -11,7 +11,8 @@ from prox24_export.report import html_charts
 from prox24_export.report.html_charts import PrunedCurve
 from prox24_export.report.html_plot import HEIGHT, ROOM, Plot, axis
 from prox24_export.results.engine import ShapeShare
-from tests.report.html_example import ESTIMATE, build, distribution, layer, point
+from tests.report.example import layer
+from tests.report.html_example import ESTIMATE, build, distribution, point
 
 FINITE = st.floats(-1e12, 1e12)
 CURVE = PrunedCurve("top-1", " %", ((0, 97.6), (20, 97.55), (45, 97.5), (74, 97.2), (80, 96.1)), 97.0, (74, 97.2))

@@ -13,8 +13,9 @@ from prox24_export.engines.timing.gpu_state import GpuState
 from prox24_export.engines.timing.latency import UNKNOWN_CLOCKS, UNLOCKED, Procedure, Reference, measure
 from prox24_export.engines.timing.statistics import distribution, percentile, ratio, verdict
 from prox24_export.errors import Prox24Error
+from prox24_export.passes.graph.arrays import Array
 from prox24_export.results.engine import LatencyPoint
-from tests.graphs import Array, normal
+from tests.graphs import normal
 
 SHAPES = {"x": (8, 64), "mask": (8,)}
 HOW = Procedure(resolution_ms=0, resamples=400, duration_ms=200, warm_up_ms=20)

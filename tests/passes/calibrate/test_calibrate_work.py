@@ -10,8 +10,9 @@ from prox24_export.passes.calibrate.calibrate import Calibrate
 from prox24_export.passes.calibrate.schedule import schedule
 from prox24_export.passes.calibrate.streams import Batch, Streams
 from prox24_export.passes.front_onnx.graph import OnnxGraph
+from prox24_export.passes.graph.arrays import Array
 from prox24_export.passes.graph.protocol import Feeds, Node
-from tests.graphs import Array, Walk, linears, model, normal, opened
+from tests.graphs import Walk, linears, model, normal, opened
 from tests.passes.calibrate.networks import convolutional
 
 

@@ -17,11 +17,12 @@ from prox24_export.data import samples as calibration
 from prox24_export.errors import Prox24Error
 from prox24_export.models.find_frontend import find_frontend
 from prox24_export.passes.front_onnx.graph import OnnxGraph
+from prox24_export.passes.graph.arrays import Array
 from prox24_export.passes.graph.protocol import Feeds
 from prox24_export.passes.onnx_to_fx.check import DivergenceError, check_conversion
 from prox24_export.passes.onnx_to_fx.convert import Converted, ConvertToFx
 from prox24_export.passes.onnx_to_fx.table import NotDifferentiableError
-from tests.graphs import Array, model, normal, opened
+from tests.graphs import model, normal, opened
 
 REAL = ["speech/kwt1_encoder", "images/resnet20", "files/magika_v3_3"]
 EDGE = {
