@@ -21,8 +21,8 @@ from prox24_export.passes.graph import activations
 from prox24_export.passes.graph.activations import Patches
 from prox24_export.passes.graph.protocol import Linear
 from prox24_export.passes.verify_pattern import PatternError, verify_pattern
-from prox24_export.report import html_mask, rerender
-from prox24_export.results.mask import corner
+from prox24_export.report import files, html_mask
+from prox24_export.results.mask import unpack_thumbnail
 from prox24_export.settings import Settings
 from prox24_export.solver import Status
 from prox24_export.stages import samples as prep
@@ -218,14 +218,14 @@ def test_the_pages_masks_are_those_of_the_weights_and_survive_rendering_again(tm
     model, data = network(tmp_path), samples(tmp_path)
     export(model, data, tmp_path / "out")
     page = tmp_path / "out" / "report.html"
-    masks = html_mask.read(page.read_text())
+    masks = html_mask.read_masks(page.read_text())
     graph = OnnxGraph(tmp_path / "out" / "model.onnx")
     layers = [layer for layer in FindLinears().call(graph) if isinstance(layer, Linear)]
     assert masks.keys() == {layer.name for layer in layers}
     for layer in layers:
-        assert np.array_equal(corner(masks[layer.name]), graph.weight(layer).numpy() != 0)
+        assert np.array_equal(unpack_thumbnail(masks[layer.name]), graph.weight(layer).numpy() != 0)
     page.unlink()
-    assert rerender.rerender(tmp_path / "out")[0] == page
+    assert files.rerender_folder(tmp_path / "out")[0] == page
     export(model, data, tmp_path / "out", settings=Settings(force=True))
-    rerender.rerender(tmp_path / "out")
-    assert html_mask.read(page.read_text()) == masks
+    files.rerender_folder(tmp_path / "out")
+    assert html_mask.read_masks(page.read_text()) == masks

@@ -20,7 +20,7 @@ from prox24_export.passes.graph.lazy_tensors import LazyTensors
 from prox24_export.passes.graph.protocol import Linear, Skipped, TracedGraph
 from prox24_export.passes.sparsify import SolvedLayer, Sparsify
 from prox24_export.progress import Progress
-from prox24_export.results.mask import Thumbnail, thumbnail
+from prox24_export.results.mask import Thumbnail, make_thumbnail
 from prox24_export.results.report import Executions, LayerReport
 from prox24_export.settings import Settings
 
@@ -91,7 +91,7 @@ def prune(
             dense = LazyTensors(partial(_weight, graph, by_name), tuple(by_name))
             for name, solved in Sparsify(settings, held_back=held_back).call(dense, seen, tick):
                 rows[place[name]] = _solved_row(rows[place[name]], solved)
-                masks[name] = thumbnail(solved.solution.mask.cpu().numpy())
+                masks[name] = make_thumbnail(solved.solution.mask.cpu().numpy())
                 tick.tell(f"{name}: error {solved.solution.relative_error:.3g}")
                 weights[by_name[name].weight] = by_name[name].to_stored(solved.solution.weight)
     executions = Executions(calibration.executions, calibration.one_pass, len(stages))
