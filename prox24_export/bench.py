@@ -18,7 +18,7 @@ from prox24_export.passes.front_onnx.graph import OnnxGraph
 from prox24_export.passes.front_onnx.runtime import one_sentence
 from prox24_export.passes.graph.protocol import Candidate, Feeds, Linear
 from prox24_export.passes.verify_pattern import check_use
-from prox24_export.report import rerender
+from prox24_export.report import files
 from prox24_export.results.engine import EngineReport, Estimate
 from prox24_export.results.report import LayerReport, Report
 from prox24_export.settings import Settings
@@ -74,7 +74,7 @@ def bench(
         else:
             report = _bench_models(dense, sparse, folder, batches, inputs, settings, run)
         report = replace(report, seconds=run.seconds | {"total": round(time.perf_counter() - run.start, 3)})
-        rerender.write_all(report, folder)
+        files.write_report(report, folder)
     return report
 
 

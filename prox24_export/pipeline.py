@@ -6,14 +6,15 @@ from pathlib import Path
 from typing import Any
 
 from prox24_export import output
-from prox24_export.budget.keep import sensitivity_of, set_judges_apart, stay_within_budget
+from prox24_export.budget.judges import prepare_judges
+from prox24_export.budget.keep import measure_job_sensitivity, stay_within_budget
 from prox24_export.data import samples as data
 from prox24_export.errors import InputError
 from prox24_export.models.find_frontend import find_frontend
 from prox24_export.passes.find_linears import FindLinears
 from prox24_export.passes.graph.protocol import Linear, Skipped
 from prox24_export.progress import Progress, Silent
-from prox24_export.report import rerender
+from prox24_export.report import files
 from prox24_export.results.budget import SensitivityReport
 from prox24_export.results.plan import Plan
 from prox24_export.results.report import LayerReport, Report
@@ -63,7 +64,7 @@ def export(
     """
     run = Run(progress or Silent())
     job = prepare(model, calibration, out, evaluation, settings or Settings(), run)
-    job, judges = set_judges_apart(job)
+    job, judges = prepare_judges(job)
     measurement, timed = prepare_measurement(job, run), draw_timed_batches(job, run)
     run.warn_about(job.graph, job.facts)
     run.warn_about_globs(job.settings, job.found)
@@ -78,7 +79,7 @@ def export(
         engine = measure_engines(job, written, layers, timed, measurement.batches, run)
         gates = judge(job, accuracy, engine, layers, run, is_copy=is_copy)
         report = assemble_report(job, solved, written, accuracy, estimate, engine, gates, run)
-        rerender.write_all(report, folder, solved.pruned.masks)
+        files.write_report(report, folder, solved.pruned.masks)
     return report
 
 
@@ -157,7 +158,7 @@ def sensitivity(
         solved = solve(job, Path(name), run)
         if not solved.weights:
             raise InputError(f"{job.frontend.path} has no layer that can be pruned: see prox24-export inspect.")
-        return sensitivity_of(job, solved.weights, solved.pruned.layers, run.progress)[0]
+        return measure_job_sensitivity(job, solved.weights, solved.pruned.layers, run.progress)[0]
 
 
 def _unmeasured(settings: Settings | None, calibration: data.Source | None) -> Settings:

@@ -18,8 +18,8 @@ from prox24_export.passes.find_linears import FindLinears
 from prox24_export.passes.front_onnx.graph import OnnxGraph
 from prox24_export.passes.graph.arrays import Array
 from prox24_export.passes.verify_pattern import PatternError, VerifyPattern
-from prox24_export.report import html_mask, rerender
-from prox24_export.results.mask import corner
+from prox24_export.report import files, html_mask
+from prox24_export.results.mask import unpack_thumbnail
 from prox24_export.settings import Settings
 from prox24_export.solver import Status
 from tests.command import network, samples
@@ -196,14 +196,14 @@ def test_the_pages_masks_are_those_of_the_weights_and_survive_rendering_again(tm
     model, data = network(tmp_path), samples(tmp_path)
     export(model, data, tmp_path / "out")
     page = tmp_path / "out" / "report.html"
-    masks = html_mask.read(page.read_text())
+    masks = html_mask.read_masks(page.read_text())
     graph = OnnxGraph(tmp_path / "out" / "model.onnx")
     layers = FindLinears().call(graph=graph).linears
     assert masks.keys() == {layer.name for layer in layers}
     for layer in layers:
-        assert np.array_equal(corner(masks[layer.name]), graph.weight(layer).numpy() != 0)
+        assert np.array_equal(unpack_thumbnail(masks[layer.name]), graph.weight(layer).numpy() != 0)
     page.unlink()
-    assert rerender.rerender(tmp_path / "out")[0] == page
+    assert files.rerender_folder(tmp_path / "out")[0] == page
     export(model, data, tmp_path / "out", settings=Settings(force=True))
-    rerender.rerender(tmp_path / "out")
-    assert html_mask.read(page.read_text()) == masks
+    files.rerender_folder(tmp_path / "out")
+    assert html_mask.read_masks(page.read_text()) == masks

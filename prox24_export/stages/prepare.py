@@ -81,7 +81,7 @@ def prepare(  # noqa: PLR0917 - as `export` has them
     frontend = find_frontend(model, example)
     target = Path(out) if out is not None else Path(_default_out(frontend.path))
     output.check(target, frontend.path, calibration, evaluation, force=settings.force)
-    baseline = None if settings.baseline is None else reader.load(Path(settings.baseline))
+    baseline = None if settings.baseline is None else reader.load_report(Path(settings.baseline))
     is_onnx = isinstance(frontend, OnnxFile)
     request = EngineRequest(settings.engine, settings.precision, settings.min_speedup)
     choice = choose(request, has_onnx=is_onnx or settings.onnx or frontend.always_onnx)

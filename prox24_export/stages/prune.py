@@ -22,7 +22,7 @@ from prox24_export.passes.graph.lazy_tensors import LazyTensors
 from prox24_export.passes.graph.protocol import Linear, Skipped, TracedGraph
 from prox24_export.passes.sparsify import SolvedLayer, Sparsify
 from prox24_export.progress import Progress
-from prox24_export.results.mask import Thumbnail, thumbnail
+from prox24_export.results.mask import Thumbnail, make_thumbnail
 from prox24_export.results.report import Executions, LayerReport
 from prox24_export.settings import Settings
 
@@ -96,7 +96,7 @@ def prune(
             for solved in sparsify.call(weights=dense, observations=seen, tick=tick):
                 name = solved.name
                 rows[place[name]] = _describe_solution(rows[place[name]], solved)
-                masks[name] = thumbnail(solved.solution.mask.cpu().numpy())
+                masks[name] = make_thumbnail(solved.solution.mask.cpu().numpy())
                 tick.tell(f"{name}: error {solved.solution.relative_error:.3g}")
                 weights[by_name[name].weight] = by_name[name].to_stored(solved.solution.weight)
     executions = Executions(streams.executions, streams.one_pass, len(stages))

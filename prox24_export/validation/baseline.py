@@ -10,12 +10,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from prox24_export.results.engine import EngineReport, LatencyPoint
-from prox24_export.results.reader import load
+from prox24_export.results.reader import load_report
 from prox24_export.results.report import AccuracyReport, Gate, LayerReport, Report
 from prox24_export.validation.gates import at_least, at_most, worsening
 from prox24_export.validation.metrics import UNITS
 
-__all__ = ["BaselineComparison", "compare", "load"]
+__all__ = ["BaselineComparison", "compare", "load_report"]
 
 POINTS = 0.25  # of a metric in points
 SHARE = 0.01  # of a metric in another unit, relative to its earlier value
@@ -45,7 +45,7 @@ def compare(
     device are the same, at shapes that both runs timed; else there is a warning and no verdict.
 
     Args:
-        earlier: The baseline; `load(Path)` reads it, before any work.
+        earlier: The baseline; `load_report(Path)` reads it, before any work.
         accuracy: Of this run.
         engine: Of this run.
         layers: Of this run.

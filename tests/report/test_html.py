@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from prox24_export.report.html import render, written
-from prox24_export.report.html_answers import engine_state, gates, overall, speed, steps
-from prox24_export.report.html_mask import read
+from prox24_export.report.html import format_value, render
+from prox24_export.report.html_answers import engine_state, gates, overall_verdict, speed, steps
+from prox24_export.report.html_mask import read_masks
 from prox24_export.report.html_tables import details
 from prox24_export.results.engine import EngineReport, LayerDiagnosis
 from prox24_export.results.report import DataFacts, Gate, RefinementReport, Report
@@ -26,7 +26,7 @@ def test_the_first_screen_answers() -> None:
     for words in (
         "74 of 98 linear layers are 2:4 sparse",
         "98 found 74 pruned to 2:4 50 eligible 25 sparse tactic chosen",
-        "12 of 74 pruned layers not told whether chosen.",
+        "For 12 of 74 pruned layers it is not known whether a sparse tactic was chosen.",
         "top-1 97.6 % 97.2 % −0.4 points 95 % interval −0.93 to +0.12",
         "my_score 3.25 3.2 −0.05",
         "Worst output SNR: 17.1 dB (embedding)",
@@ -124,7 +124,7 @@ def test_names_cannot_become_markup() -> None:
     assert page.tags.count("script") == 2  # ours, and the masks' data
     assert "textarea" not in page.tags
     assert "alert(1)</script>" not in text.replace("<wbr>", "")
-    assert list(read(text)) == [HOSTILE]
+    assert list(read_masks(text)) == [HOSTILE]
     for around in (f"{HOSTILE}: 2:4 sparsity report", f"at {HOSTILE}.", f"{HOSTILE}: 0.4 %", f"Warning. {HOSTILE}"):
         assert around in page.text
 
@@ -151,7 +151,7 @@ def test_random_data_and_a_failed_gate_are_headlines() -> None:
 )
 def test_the_worst_gate_decides(verdicts: Any, said: str) -> None:
     found = tuple(Gate("min-snr", 1, 2, "dB", passed=passed, verdict=verdict) for verdict, passed in verdicts)
-    assert overall(build(gates=found)) == said
+    assert overall_verdict(build(gates=found)) == said
 
 
 def test_an_inconclusive_gate_under_strict_says_that_it_failed() -> None:
@@ -226,7 +226,8 @@ def test_what_no_log_tells_is_a_dash_and_counted() -> None:
     rows, unknown = steps(replace(report, engine=engine(report, layers=told)))
     assert [row.layers for row in rows] == ["98", "74", "–", "–"]
     assert unknown == (
-        "74 of 74 pruned layers not told whether eligible; 74 of 74 pruned layers not told whether chosen."
+        "For 74 of 74 pruned layers it is not known whether they are eligible; "
+        "for 74 of 74 pruned layers it is not known whether a sparse tactic was chosen."
     )
 
 
@@ -285,7 +286,7 @@ def test_the_same_report_is_the_same_page(change: Callable[[Report], Report]) ->
 
 
 def test_values_are_written_for_people() -> None:
-    assert written({"x": [1, 3], "y": None, "z": True}) == "x: 1, 3, y: not set, z: yes"
-    assert written(()) == written({}) == "none"
-    assert written(0.123456) == "0.123"
+    assert format_value({"x": [1, 3], "y": None, "z": True}) == "x: 1, 3, y: not set, z: yes"
+    assert format_value(()) == format_value({}) == "none"
+    assert format_value(0.123456) == "0.123"
     assert details(layer(3)) == ""
