@@ -23,7 +23,6 @@ from prox24_export.results.report import (
     Report,
 )
 from tests.report import example
-from tests.report.example import LEFT_DENSE, budget, layer
 
 
 def diagnosis(index: int, name: str) -> LayerDiagnosis:
@@ -138,13 +137,3 @@ def build(count: int = 98, **changes: Any) -> Report:
         estimate=ESTIMATE,
     )
     return replace(report, **{"engine": engine(report), **changes})
-
-
-def with_budget(report: Report) -> Report:
-    """One of the dense layers could be sparse, and is not, to keep a limit on top-1."""
-    name = report.layers[LEFT_DENSE].name
-    found = budget([entry.name for entry in (*report.sparse_layers, report.layers[LEFT_DENSE])])
-    reason = f"left dense to keep the accuracy budget (1 layers, {found.parameters:,} weights)"
-    kept = replace(layer(2), name=name, weight=f"{name}.weight", state="dense", reason=reason)
-    layers = (*report.layers[:LEFT_DENSE], kept, *report.layers[LEFT_DENSE + 1 :])
-    return replace(report, layers=layers, budget=found)

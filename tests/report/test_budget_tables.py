@@ -11,9 +11,8 @@ from prox24_export.budget.search import ORDERS
 from prox24_export.report import budget_tables, html, html_budget, html_charts
 from prox24_export.results.budget import BudgetPoint, BudgetReport
 from tests.budget.additive import LAYERS, additive
-from tests.report.example import ALONE, GAIN, build, full, only_dense, point
+from tests.report.example import ALONE, GAIN, build, full, only_dense, point, with_budget
 from tests.report.html_example import build as page_example
-from tests.report.html_example import with_budget
 from tests.report.page import HOSTILE, Page
 
 

@@ -15,8 +15,8 @@ from prox24_export.report.html_mask import read_masks
 from prox24_export.report.html_tables import details
 from prox24_export.results.engine import EngineReport, LayerDiagnosis
 from prox24_export.results.report import DataFacts, Gate, RefinementReport, Report
-from tests.report.example import layer, nothing_eligible
-from tests.report.html_example import build, engine, masks, point, with_budget
+from tests.report.example import layer, nothing_eligible, with_budget
+from tests.report.html_example import build, engine, masks, point
 from tests.report.page import HOSTILE, Page
 
 
