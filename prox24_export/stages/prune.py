@@ -66,7 +66,7 @@ def prune(
     """
     rows = [describe_layer(layer, graph.parameters) for layer in found]
     linears = [layer for layer in found if isinstance(layer, Linear)]
-    place = {layer.name: index for index, layer in enumerate(found)}
+    place = {layer.name: index for index, layer in enumerate(found) if isinstance(layer, Linear)}
     if not linears:
         return PrunedLayers(rows, None)
     _expect_finite(graph, linears)
