@@ -191,8 +191,8 @@ def sensitivity_of(
             "Give more with --calibration."
         )
     linears = [layer for layer in job.linears if layer.weight in weights]
-    feeds = [feeds for feeds, _ in data.joined(samples, job.graph.inputs, job.size)]
-    one, _ = next(data.joined(samples, job.graph.inputs, 1))
+    feeds = [feeds for feeds, _ in data.join_samples(samples, job.graph.inputs, job.size)]
+    one, _ = next(data.join_samples(samples, job.graph.inputs, 1))
     found = units(job.graph, linears, one)
     errors = {row.name: row.relative_error or 0.0 for row in layers}
     with progress.stage("sensitivity", 2 * len(found) + 1) as tick:
@@ -216,7 +216,9 @@ def limits_of(job: Job, samples: Sequence[data.Sample], measure: VariantMeasure,
         raise InputError("--budget needs a limit to keep. Give --max-accuracy-drop or --max-metric-change.")
     drop = None
     if settings.max_accuracy_drop is not None:
-        batches = [(feeds, labels) for feeds, labels in data.joined(samples, inputs, job.size) if labels is not None]
+        batches = [
+            (feeds, labels) for feeds, labels in data.join_samples(samples, inputs, job.size) if labels is not None
+        ]
         if not batches or any(sample.labels is None for sample in samples):
             raise InputError(
                 "--budget with --max-accuracy-drop needs labels: expected an array 'labels' in the --evaluation file."

@@ -1,4 +1,4 @@
-"""Which engine a run measures with: found out before any work."""
+"""Which engine a run measures with, which is found out before any work."""
 
 from dataclasses import dataclass
 
@@ -11,13 +11,13 @@ REMEDY = "Leave --min-speedup out, or run where TensorRT or a CUDA GPU is."
 
 @dataclass(frozen=True)
 class EngineChoice:
-    """What will be measured.
+    """What a run will measure.
 
     Attributes:
-        engine: With which engine; `none`: nothing.
-        precision: Of the engines, and of the ONNX files that are written for them.
+        engine: The engine to measure with; `none` where nothing is measured.
+        precision: The precision of the engines, and of the ONNX files that are written for them.
         writes_files: Whether ONNX files in that precision are written even without TensorRT.
-        why_not: Why there will be no speed-up to report, in one sentence; empty where there will.
+        why_not: Why there will be no speed-up to report, in one sentence; empty where there will be one.
     """
 
     engine: EngineName
@@ -26,25 +26,25 @@ class EngineChoice:
     why_not: str = ""
 
 
-def choose(settings: Settings, *, has_onnx: bool) -> EngineChoice:
-    """The engine that the settings ask for; with `auto` the best that is here.
+def choose_engine(settings: Settings, *, has_onnx: bool) -> EngineChoice:
+    """Chooses the engine that the settings ask for; with `auto`, the best that can be used here.
 
     Args:
-        settings: `engine`, `precision` and `min_speedup` count.
+        settings: The options of the run, of which `engine`, `precision` and `min_speedup` count.
         has_onnx: Whether the run has, or writes, the model as ONNX files, which TensorRT and ONNX Runtime read.
 
     Raises:
-        UnavailableError: What was asked for cannot be had here.
-        InputError: An engine that reads ONNX was asked for, for a model that is none.
+        UnavailableError: The engine, or a speed-up, that was asked for cannot be had here.
+        InputError: An engine that reads ONNX files was asked for, and the model is none.
     """
-    choice = _chosen(settings, has_onnx=has_onnx)
+    choice = _choose(settings, has_onnx=has_onnx)
     if settings.min_speedup is not None and choice.engine not in {"tensorrt", "torch"}:
         why = choice.why_not or "ONNX Runtime has no sparse kernels."
         raise UnavailableError(f"--min-speedup needs a speed-up, and none can be measured here: {why} {REMEDY}")
     return choice
 
 
-def _chosen(settings: Settings, *, has_onnx: bool) -> EngineChoice:
+def _choose(settings: Settings, *, has_onnx: bool) -> EngineChoice:
     from prox24_export.engines.torch_sparse import measure as torch_sparse  # noqa: PLC0415 (looks for libraries)
     from prox24_export.passes.emit_engine import tensorrt  # noqa: PLC0415 (looks for libraries)
 

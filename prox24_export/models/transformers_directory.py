@@ -58,7 +58,7 @@ class TransformersDirectory:
 
     def facts(self) -> FileFacts:
         """See `Frontend.facts`."""
-        return facts.file_facts(self.path, self.path)
+        return facts.describe_file(self.path, self.path)
 
     def write(self, graph: TracedGraph, weights: Mapping[str, Array], folder: Path) -> Path:
         """Writes `folder/model`: the new weights as safetensors, and a copy of every other file of the directory.

@@ -87,7 +87,7 @@ def measured(
 ) -> AccuracyReport:
     """Metrics of a converted file, every value rounded to the type that the file says, against the dense model."""
     outputs = _rounded(OnnxGraph(lowered), [feeds for feeds, _ in batches])
-    return accuracy.compare(
+    return accuracy.compare_models(
         dense.runner(),
         lambda _feeds: next(outputs),
         dense.outputs,

@@ -7,8 +7,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from prox24_export.data.samples import Parts
-from prox24_export.data.samples import batches as batches_of
+from prox24_export.data.samples import Parts, make_batches
 from prox24_export.errors import InputError
 from prox24_export.facts import return_free_memory
 from prox24_export.option_values import AIMS_AT_DENSE_OUTPUT
@@ -71,8 +70,8 @@ def prune(
     stages = schedule(graph, linears)
     masks: dict[str, Thumbnail] = {}
     batches = [
-        *batches_of(parts.fit, graph.inputs, "fit", size),
-        *batches_of(parts.choice, graph.inputs, "choice", size),
+        *make_batches(parts.fit, graph.inputs, "fit", size),
+        *make_batches(parts.choice, graph.inputs, "choice", size),
     ]
     offload = scratch if settings.offload else None
     calibration = Calibration(graph, batches, offload, with_cross=settings.method in AIMS_AT_DENSE_OUTPUT)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from prox24_export.data import samples as data
+from prox24_export.data.random_samples import draw_random
 from prox24_export.errors import InputError
 from prox24_export.passes.graph.protocol import Input
 from tests.graphs import Array, normal
@@ -24,7 +25,7 @@ def one(shape: Shape, dtype: Any = np.float32) -> tuple[Input]:
 
 
 def read(source: Any, inputs: tuple[Input, ...] = X) -> list[data.Sample]:
-    return data.read(source, inputs, "--calibration")
+    return data.read_samples(source, inputs, "--calibration")
 
 
 def shapes(found: list[data.Sample], name: str = "x") -> list[tuple[int, ...]]:
@@ -88,7 +89,7 @@ def test_a_folder_is_read_in_the_order_of_its_names_with_lengths_of_their_own(tm
     (tmp_path / "notes.txt").touch()
     found = read(tmp_path, one(("N", "T", 3)))
     assert shapes(found) == [(1, 5, 3), (1, 7, 3)]
-    assert [feeds["x"].shape for feeds, _ in data.joined(found, one(("N", "T", 3)), 32)] == [(1, 5, 3), (1, 7, 3)]
+    assert [feeds["x"].shape for feeds, _ in data.join_samples(found, one(("N", "T", 3)), 32)] == [(1, 5, 3), (1, 7, 3)]
 
 
 def test_a_folder_without_npz_and_a_missing_path_are_refused(tmp_path: Path) -> None:
@@ -316,7 +317,7 @@ def test_a_single_label_needs_no_axis() -> None:
 def test_samples_of_equal_shape_are_joined_and_the_last_batch_is_smaller() -> None:
     x = normal(7, 3)
     found = read([{"x": x, "labels": np.arange(7)}])
-    joined = list(data.joined(found, X, 3))
+    joined = list(data.join_samples(found, X, 3))
     assert [feeds["x"].shape for feeds, _ in joined] == [(3, 3), (3, 3), (1, 3)]
     np.testing.assert_array_equal(np.concatenate([feeds["x"] for feeds, _ in joined]), x)
     assert [labels.tolist() for _, labels in joined if labels is not None] == [[0, 1, 2], [3, 4, 5], [6]]
@@ -324,21 +325,21 @@ def test_samples_of_equal_shape_are_joined_and_the_last_batch_is_smaller() -> No
 
 def test_a_batch_has_labels_only_where_every_sample_has_some() -> None:
     found = read([{"x": normal(2, 3), "labels": np.arange(2)}, {"x": normal(2, 3)}])
-    assert [labels is None for _, labels in data.joined(found, X, 2)] == [False, True]
-    assert [labels is None for _, labels in data.joined(found, X, 4)] == [True]
+    assert [labels is None for _, labels in data.join_samples(found, X, 2)] == [False, True]
+    assert [labels is None for _, labels in data.join_samples(found, X, 4)] == [True]
 
 
 @pytest.mark.parametrize("inputs", [one((1, 3)), one((4, 3)), one(None), (*X, Input("s", np.dtype(np.float32), ()))])
 def test_samples_of_a_model_with_a_fixed_batch_run_one_by_one(inputs: tuple[Input, ...]) -> None:
     source: dict[str, Any] = {value.name: 1.0 if value.name == "s" else normal(8, 3) for value in inputs}
     found = read([source], inputs)
-    assert len(list(data.joined(found, inputs, 32))) == len(found) > 1
+    assert len(list(data.join_samples(found, inputs, 32))) == len(found) > 1
 
 
 def test_large_samples_make_small_batches() -> None:
-    assert data.batch_size([data.Sample({"x": np.zeros((1, 10), np.float32)})]) == data.BATCH
-    assert data.batch_size([data.Sample({"x": np.zeros((1, data.BATCH_VALUES // 2), np.uint8)})]) == 2
-    assert data.batch_size([data.Sample({"x": np.zeros((1, data.BATCH_VALUES * 2), np.uint8)})]) == 1
+    assert data.choose_batch_size([data.Sample({"x": np.zeros((1, 10), np.float32)})]) == data.BATCH
+    assert data.choose_batch_size([data.Sample({"x": np.zeros((1, data.BATCH_VALUES // 2), np.uint8)})]) == 2
+    assert data.choose_batch_size([data.Sample({"x": np.zeros((1, data.BATCH_VALUES * 2), np.uint8)})]) == 1
 
 
 # --- split -------------------------------------------------------------------------------------------------------
@@ -355,7 +356,7 @@ def numbers(part: Any) -> list[int]:
 @pytest.mark.parametrize("with_report", [True, False])
 @pytest.mark.parametrize("count", [1, 2, 4, 5, 6, 9, 25, 100, 384])
 def test_parts_are_disjoint_complete_and_of_the_promised_sizes(count: int, with_report: bool) -> None:
-    parts = data.split(numbered(count), with_report=with_report, seed=0, limit=None)
+    parts = data.split_samples(numbered(count), with_report=with_report, seed=0, limit=None)
     fit, choice, report = numbers(parts.fit), numbers(parts.choice), numbers(parts.report)
     assert sorted(fit + choice + report) == list(range(count))
     assert [sorted(part) for part in (fit, choice, report)] == [fit, choice, report]
@@ -367,7 +368,7 @@ def test_parts_are_disjoint_complete_and_of_the_promised_sizes(count: int, with_
 
 def test_the_split_depends_on_the_seed_and_on_nothing_else() -> None:
     def drawn(seed: int) -> list[list[int]]:
-        parts = data.split(numbered(50), with_report=True, seed=seed, limit=30)
+        parts = data.split_samples(numbered(50), with_report=True, seed=seed, limit=30)
         return [numbers(parts.fit), numbers(parts.choice), numbers(parts.report)]
 
     assert drawn(0) == drawn(0)
@@ -376,12 +377,12 @@ def test_the_split_depends_on_the_seed_and_on_nothing_else() -> None:
 
 @pytest.mark.parametrize(("limit", "expected"), [(1, 1), (10, 10), (50, 50), (99, 50)])
 def test_at_most_so_many_samples_are_used(limit: int, expected: int) -> None:
-    parts = data.split(numbered(50), with_report=True, seed=0, limit=limit)
+    parts = data.split_samples(numbered(50), with_report=True, seed=0, limit=limit)
     assert len(parts.fit) + len(parts.choice) + len(parts.report) == expected
 
 
 def test_the_samples_used_are_drawn_not_the_first() -> None:
-    parts = data.split(numbered(100), with_report=False, seed=0, limit=10)
+    parts = data.split_samples(numbered(100), with_report=False, seed=0, limit=10)
     assert sorted(numbers(parts.fit) + numbers(parts.choice)) != list(range(10))
 
 
@@ -391,7 +392,7 @@ def test_the_samples_used_are_drawn_not_the_first() -> None:
 def random(
     inputs: tuple[Input, ...], count: int = 8, rows: Any = None, given: Any = None, seed: int = 0
 ) -> list[data.Sample]:
-    return data.random(inputs, rows or {}, given or {}, count, seed)
+    return draw_random(inputs, rows or {}, given or {}, count, seed)
 
 
 def values(found: list[data.Sample]) -> Array:

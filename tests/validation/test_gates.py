@@ -27,7 +27,7 @@ def measured(dense: float, sparse: float, *ratios: float | None) -> AccuracyRepo
     ],
 )
 def test_a_drop_up_to_the_limit_passes(dense: float, sparse: float, limit: float, passed: bool) -> None:
-    (gate,) = gates.evaluate(Settings(max_accuracy_drop=limit), measured(dense, sparse))
+    (gate,) = gates.evaluate_gates(Settings(max_accuracy_drop=limit), measured(dense, sparse))
     assert (gate.name, gate.limit, gate.unit, gate.passed) == ("max-accuracy-drop", limit, "points", passed)
     assert gate.value == pytest.approx(dense - sparse)
 
@@ -46,13 +46,13 @@ def test_a_drop_up_to_the_limit_passes(dense: float, sparse: float, limit: float
 def test_the_worst_output_decides_and_equal_outputs_pass(
     ratios: tuple[float | None, ...], worst: float, passed: bool
 ) -> None:
-    (gate,) = gates.evaluate(Settings(min_snr=20.0), measured(0, 0, *ratios))
+    (gate,) = gates.evaluate_gates(Settings(min_snr=20.0), measured(0, 0, *ratios))
     assert (gate.name, gate.value, gate.limit, gate.unit, gate.passed) == ("min-snr", worst, 20.0, "dB", passed)
 
 
 @pytest.mark.parametrize("accuracy", [None, AccuracyReport(3, {}, {}, ())])
 def test_what_could_not_be_measured_does_not_pass(accuracy: AccuracyReport | None) -> None:
-    both = gates.evaluate(Settings(max_accuracy_drop=100.0, min_snr=-100.0), accuracy)
+    both = gates.evaluate_gates(Settings(max_accuracy_drop=100.0, min_snr=-100.0), accuracy)
     assert [(gate.name, gate.value, gate.passed) for gate in both] == [
         ("max-accuracy-drop", None, False),
         ("min-snr", None, False),
@@ -60,13 +60,13 @@ def test_what_could_not_be_measured_does_not_pass(accuracy: AccuracyReport | Non
 
 
 def test_without_limits_there_are_no_gates() -> None:
-    assert gates.evaluate(Settings(), measured(90, 0, -50.0)) == ()
+    assert gates.evaluate_gates(Settings(), measured(90, 0, -50.0)) == ()
 
 
 def test_a_byte_copy_keeps_every_limit_although_nothing_was_measured() -> None:
-    verdicts = gates.evaluate(Settings(max_accuracy_drop=0.0, min_snr=60.0), None, is_copy=True)
+    verdicts = gates.evaluate_gates(Settings(max_accuracy_drop=0.0, min_snr=60.0), None, is_copy=True)
     assert [gate.passed for gate in verdicts] == [True, True]
-    assert [gate.passed for gate in gates.evaluate(Settings(max_accuracy_drop=0.0, min_snr=60.0), None)] == [
+    assert [gate.passed for gate in gates.evaluate_gates(Settings(max_accuracy_drop=0.0, min_snr=60.0), None)] == [
         False,
         False,
     ]
