@@ -51,10 +51,12 @@ def _choose(settings: Settings, *, has_onnx: bool) -> EngineChoice:
     asked, precision, writes = settings.engine, settings.precision or "fp16", settings.precision is not None
     if asked in {"tensorrt", "onnxruntime"} and not has_onnx:
         raise InputError(
-            f"--engine {asked} reads ONNX files, and this model is none. Add --onnx, or use --engine torch."
+            f"--engine {asked} reads ONNX files, and this model is not one. Add --onnx, or use --engine torch."
         )
     if writes and not has_onnx and asked != "torch":
-        raise InputError("--precision converts ONNX files, and this model is none. Add --onnx, or leave it out.")
+        raise InputError(
+            "--precision converts ONNX files, and this model is not one. Add --onnx, or leave --precision out."
+        )
     if asked == "tensorrt":
         tensorrt.require()
     if asked == "torch" and precision == "fp32":
@@ -70,7 +72,7 @@ def _choose(settings: Settings, *, has_onnx: bool) -> EngineChoice:
         return EngineChoice("tensorrt", precision, writes)
     if torch.available and precision != "fp32":
         return EngineChoice("torch", precision, writes)
-    first = there.reason if has_onnx else "it reads ONNX files, and this model is none (--onnx)."
+    first = there.reason if has_onnx else "it reads ONNX files, and this model is not one; --onnx writes one."
     return EngineChoice(
-        "none", precision, writes, f"TensorRT: {first} torch.sparse: {torch.reason or 'it has no fp32.'}"
+        "none", precision, writes, f"TensorRT: {first} torch.sparse: {torch.reason or 'it does not compute in fp32.'}"
     )

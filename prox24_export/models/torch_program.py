@@ -141,7 +141,7 @@ def _read_program(path: Path) -> ExportedProgram:
         InputError: The file is missing, unreadable, or holds pickled objects.
     """
     if not path.is_file():
-        raise InputError(f"no such model: {path}.")
+        raise InputError(f"no such model: {path}. Expected the path of a .pt2 file.")
     try:
         with zipfile.ZipFile(path) as archive:
             _expect_plain(path, archive)
@@ -151,7 +151,7 @@ def _read_program(path: Path) -> ExportedProgram:
         raise
     except Exception as error:
         raise InputError(
-            f"{path} is no exported program: {first_line(error)}. Expected torch.export.save's."
+            f"{path} is no exported program: {first_line(error)}. Expected a file written by torch.export.save."
         ) from error
 
 

@@ -137,7 +137,9 @@ def _expect_finite(side: Array, value: Any, spec: str) -> FloatArray:
     except (TypeError, ValueError):
         wide = np.full(1, np.nan)
     if not np.isfinite(wide).all():
-        raise InputError(f"--metric {spec} returned {value!r}. Expected a function that {WANTED}, finite ones.")
+        raise InputError(
+            f"--metric {spec} returned {value!r}. Expected a function that {WANTED}; every number must be finite."
+        )
     return wide
 
 
@@ -166,5 +168,7 @@ def _expect_number(value: Any, spec: str) -> float:
     except (TypeError, ValueError):
         number = math.nan
     if not math.isfinite(number):
-        raise InputError(f"--metric {spec} returned {value!r}. Expected a function that {WANTED}, finite ones.")
+        raise InputError(
+            f"--metric {spec} returned {value!r}. Expected a function that {WANTED}; every number must be finite."
+        )
     return number

@@ -158,7 +158,7 @@ def test_hits_and_plain_numbers_stand_side_by_side() -> None:
     [
         ("uneven", "as 3 totals and 2 weights that sum to 2. Expected as many of both"),
         ("nothing", "weights that sum to 0. Expected as many of both"),
-        ("infinite", "finite ones"),
+        ("infinite", "every number must be finite"),
         ("misled", "`better` says {'misled': 'upwards'}. Expected 'higher' or 'lower'"),
     ],
 )

@@ -92,7 +92,7 @@ def _find_reason(
 ) -> tuple[str, str]:
     """Finds the surest reason for a missing state and its remedy; both are empty where no state is missing."""
     if disagreement:
-        return "builder log and inspector contradict each other", "a profiler's kernel names decide (nsys)"
+        return "builder log and inspector contradict each other", "look at the kernel names in a profile (nsys)"
     if layer.is_two_four and finding.eligible and chosen:
         return "", ""
     build = None if chosen and allowed and layer.is_two_four else reasons.explain_build(layer, allowed=allowed)
