@@ -26,7 +26,7 @@ from models import DATA, MODELS, ROOT, Files, Run, available, called_dense, expo
 
 from prox24_export.passes.find_linears import FindLinears
 from prox24_export.passes.front_onnx.graph import OnnxGraph
-from prox24_export.passes.graph.protocol import Input, Linear
+from prox24_export.passes.graph.protocol import Input
 from prox24_export.passes.precision.lower import LowerPrecision
 from prox24_export.passes.precision.quantised import is_quantised
 from prox24_export.passes.precision.ranges import observe
@@ -61,9 +61,11 @@ def converted(model: str, files: Files, run: Run, precision: Any) -> Iterator[Ch
     name = f"{model}, {precision}"
     sparse = OnnxGraph(run.out / "model.onnx")
     pruned = {layer["weight"] for layer in run.report["layers"] if layer["state"] == "sparse"}
-    linears = [layer for layer in FindLinears().call(sparse) if isinstance(layer, Linear) and layer.weight in pruned]
+    linears = [layer for layer in FindLinears().call(graph=sparse).linears if layer.weight in pruned]
     out = run.out / precision
-    lowered = LowerPrecision(precision).call(sparse.path, out / "model.onnx", feeds(files), linears)
+    lowered = LowerPrecision(precision).call(
+        source=sparse.path, target=out / "model.onnx", feeds=feeds(files), linears=linears
+    )
     uses = sum(len(layer.uses) for layer in linears)
     yield Check(name, "uses of pruned weights not verified 2:4", uses - len(lowered.verified), "≤", 0)
     if precision == "fp16":  # Polygraphy's checker reads bfloat16 wrongly
@@ -146,7 +148,7 @@ def random(entry: Input) -> np.ndarray[Any, Any]:
 
 def own(path: Path, stay: list[str], target: Path) -> None:
     """This pass, without data, so that it knows no more than the others."""
-    LowerPrecision(keep=tuple(map(glob.escape, stay))).call(path, target, [])
+    LowerPrecision(keep=tuple(map(glob.escape, stay))).call(source=path, target=target, feeds=[])
 
 
 def by_other(function: Any, path: Path, stay: list[str], target: Path) -> None:

@@ -8,11 +8,11 @@ import numpy as np
 from models import MODELS
 from power_law import Layer
 
-from prox24_export.passes.calibrate.calibrate import Batch, Calibration
+from prox24_export.passes.calibrate.calibrate import Calibrate
 from prox24_export.passes.calibrate.schedule import schedule
+from prox24_export.passes.calibrate.streams import Batch, Streams
 from prox24_export.passes.find_linears import FindLinears
 from prox24_export.passes.front_onnx.graph import OnnxGraph
-from prox24_export.passes.graph.protocol import Linear
 
 SAMPLES_AT_ONCE = 64
 
@@ -21,14 +21,14 @@ def layers_of(model: str, folder: Path) -> Iterator[Layer]:
     """The layers of a real model as the dense network feeds them, from its calibration and its evaluation data."""
     file, calibration, evaluation = MODELS[model][1](folder)
     graph = OnnxGraph(file)
-    linears = [layer for layer in FindLinears().call(graph) if isinstance(layer, Linear)]
+    linears = FindLinears().call(graph=graph).linears
     batches = [
         *(Batch("fit", feeds) for feeds in _feeds(calibration, graph)),
         *(Batch("choice", feeds) for feeds in _feeds(evaluation, graph)),
     ]
-    walk = Calibration(graph, batches)
+    streams = Streams(graph, batches)
     for stage in schedule(graph, linears):
-        seen = walk.advance(stage, {}, lambda: None)
+        seen = Calibrate().call(streams=streams, stage=stage, weights={}).observations
         for linear in stage.linears:
             fit, held = seen[linear.name].fit, seen[linear.name].choice
             if held is None:

@@ -18,7 +18,7 @@ import onnxruntime
 from checks import Check, table
 from models import MODELS, Files, Run, available, export, save
 
-from prox24_export.passes.front_onnx.graph import model_tensors
+from prox24_export.passes.front_onnx.tensors import model_tensors
 
 SEEDS = range(5)
 LAYERWISE = "--no-refine"

@@ -13,6 +13,22 @@ FP16_TILE_N = 8
 
 
 @dataclass(frozen=True)
+class FoundLayers:
+    """What a graph has of linear layers.
+
+    Attributes:
+        layers: Layers that can be pruned, and linear-like nodes that stay dense, in topological order.
+    """
+
+    layers: tuple[Linear | Skipped, ...]
+
+    @property
+    def linears(self) -> list[Linear]:
+        """The layers that can be pruned."""
+        return [layer for layer in self.layers if isinstance(layer, Linear)]
+
+
+@dataclass(frozen=True)
 class FindLinears:
     """Settings of the pass.
 
@@ -24,8 +40,8 @@ class FindLinears:
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
 
-    def call(self, graph: TracedGraph) -> list[Linear | Skipped]:
-        """Layers and skipped nodes, in topological order of their first node.
+    def call(self, *, graph: TracedGraph) -> FoundLayers:
+        """Finds layers and skipped nodes, in topological order of their first node.
 
         A weight used by several nodes along one axis is one layer; along two axes it is skipped.
         """
@@ -45,7 +61,20 @@ class FindLinears:
                 result.append(_skip(operator, *refusal))
             elif operator is sharers[0]:
                 result.append(_merge([sharer for sharer in sharers if sharer.use.node in live]))
-        return result
+        found_layers = FoundLayers(tuple(result))
+        self.ensures(found_layers)
+        return found_layers
+
+    @staticmethod
+    def ensures(found: FoundLayers) -> None:
+        """Expects every weight in one layer at most: a second one would overwrite what the first has solved.
+
+        Raises:
+            RuntimeError: A weight is in two layers: a fault of this program, never of its input.
+        """
+        weights = [layer.weight for layer in found.linears]
+        if len(weights) != len(set(weights)):
+            raise RuntimeError(f"a weight is in two layers. Got {weights}. Please report this.")
 
     def _refusal(
         self, sharers: Sequence[Candidate], live: AbstractSet[str], constants: AbstractSet[str]

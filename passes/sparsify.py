@@ -8,9 +8,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.linalg import LinAlgError  # type: ignore[attr-defined] # documented, but missing from the stubs
 
-from prox24_export.option_values import AIMS_AT_DENSE_OUTPUT
-from prox24_export.passes.calibrate.calibrate import Moments, Observation
-from prox24_export.settings import Settings
+from prox24_export.option_values import AIMS_AT_DENSE_OUTPUT, Effort, Method
+from prox24_export.passes.calibrate.moments import Moments, Observation
 from prox24_export.solver.layer import LayerSolution, SolverSettings, solve_layer
 from prox24_export.solver.quadratic import Quadratic, automatic_damping
 
@@ -20,8 +19,17 @@ USUAL_BLEND = 0.5  # where no tokens are held back to choose it: half-way was ne
 
 @dataclass(frozen=True)
 class SolvedLayer:
-    """A layer's solution, the settings it was solved with, and the wall seconds of both together."""
+    """A layer's solution and the settings it was solved with.
 
+    Attributes:
+        name: Name of the layer.
+        solution: What the solver returned.
+        blend: 0 aimed at the dense weight, 1 at the dense network's output.
+        damping: Share of the mean diagonal that was added to the Gram matrix.
+        seconds: Wall time of the choice of settings and of the solution together.
+    """
+
+    name: str
     solution: LayerSolution
     blend: float
     damping: float
@@ -33,41 +41,62 @@ class Sparsify:
     """Settings of the pass.
 
     Attributes:
-        settings: Of the run.
+        method: Mask solver, or a baseline to compare with.
+        effort: How hard the mask solver works.
+        damping: Share of the mean diagonal added to each Gram matrix; None: from tokens per input dimension.
+        blend: 0 aims at the dense weight, 1 at the dense network's output; None: chosen on the choice part.
         held_back: Whether the choice part only chooses; else layers are solved on fit and choice together.
     """
 
-    settings: Settings
+    method: Method = "prox"
+    effort: Effort = "default"
+    damping: float | None = None
+    blend: float | None = None
     held_back: bool = False
 
     def call(
         self,
+        *,
         weights: Mapping[str, Float[Tensor, "N K"]],
         observations: dict[str, Observation],
-        tick: Callable[[], None],
-    ) -> Iterator[tuple[str, SolvedLayer]]:
-        """Solves the layers of one stage, one after the other; calls `tick` once a layer.
+        tick: Callable[[], None] = lambda: None,
+    ) -> Iterator[SolvedLayer]:
+        """Solves the layers of one stage, one after the other, so that only one solution is held at a time.
 
         Args:
             weights: `W` by layer; asked for when the layer's turn comes.
             observations: What calibration learnt of each layer's input. Emptied, and its moments summed up in place:
                 they are the largest things a run holds.
-            tick: Progress.
+            tick: Called once for each layer.
+
+        Raises:
+            ValueError: A weight has no observation, or its solution another shape.
         """
+        self.requires(weights, observations)
         sharers: dict[int, list[str]] = {}  # layers that read the same value share its moments
         for name in weights:
             sharers.setdefault(id(observations[name].fit), []).append(name)
         for names in sharers.values():
             seen = {name: observations.pop(name) for name in names}
-            for name, solved in self._aimed(weights, seen) if self._aims else self._baseline(weights, seen):
+            for solved in self._aimed(weights, seen) if self._aims else self._baseline(weights, seen):
                 tick()
-                yield name, solved
+                yield solved
+
+    @staticmethod
+    def requires(weights: Mapping[str, Tensor], observations: Mapping[str, Observation]) -> None:
+        """Expects an observation for every weight.
+
+        Raises:
+            ValueError: A weight has none.
+        """
+        if missing := set(weights) - observations.keys():
+            raise ValueError(f"every layer must have been observed by calibration. Got nothing for {min(missing)}.")
 
     @property
     def _aims(self) -> bool:
-        return self.settings.method in AIMS_AT_DENSE_OUTPUT
+        return self.method in AIMS_AT_DENSE_OUTPUT
 
-    def _aimed(self, weights: Mapping[str, Tensor], seen: dict[str, Observation]) -> Iterator[tuple[str, SolvedLayer]]:
+    def _aimed(self, weights: Mapping[str, Tensor], seen: dict[str, Observation]) -> Iterator[SolvedLayer]:
         """Blends from held-back tokens, where there are some; then solved on all tokens."""
         started = time.perf_counter()
         whole, choice = (first := next(iter(seen.values()))).fit, first.choice
@@ -75,7 +104,7 @@ class Sparsify:
         joins = choice is not None and not self.held_back
         tokens = whole.tokens + (choice.tokens if choice is not None and joins else 0)
         width = whole.gram.shape[0]
-        damping = self.settings.damping
+        damping = self.damping
         if damping is None:
             damping = automatic_damping(tokens, width)
         blends = self._blends(weights, seen, damping)
@@ -87,7 +116,7 @@ class Sparsify:
         del choice
         quadratic = _factorised(whole, damping)
         for name, blend in blends.items():
-            settings = SolverSettings(self.settings.method, self.settings.effort, damping=damping, blend=blend)
+            settings = SolverSettings(self.method, self.effort, damping=damping, blend=blend)
             solution = solve_layer(
                 weights[name],
                 whole.gram,
@@ -97,32 +126,30 @@ class Sparsify:
                 residual=residuals.pop(name),
                 quadratic=quadratic,
             )
-            yield name, SolvedLayer(solution, blend, damping, time.perf_counter() - started)
+            yield SolvedLayer(name, solution, blend, damping, time.perf_counter() - started)
             started = time.perf_counter()
 
     def _blends(
         self, weights: Mapping[str, Tensor], seen: Mapping[str, Observation], damping: float
     ) -> dict[str, float]:
-        if self.settings.blend is not None:
-            return dict.fromkeys(seen, self.settings.blend)
+        if self.blend is not None:
+            return dict.fromkeys(seen, self.blend)
         first = next(iter(seen.values()))
         if first.choice is None:
             return dict.fromkeys(seen, USUAL_BLEND)
         fitted = _factorised(first.fit, damping)
         return {name: best_blend(weights[name], one, fitted) for name, one in seen.items()}
 
-    def _baseline(
-        self, weights: Mapping[str, Tensor], seen: dict[str, Observation]
-    ) -> Iterator[tuple[str, SolvedLayer]]:
+    def _baseline(self, weights: Mapping[str, Tensor], seen: dict[str, Observation]) -> Iterator[SolvedLayer]:
         names, first = list(seen), next(iter(seen.values()))
         moments = first.fit
         if first.choice is not None and not self.held_back:
             moments.add(first.choice)
-        settings = SolverSettings(method=self.settings.method)
+        settings = SolverSettings(method=self.method)
         for name in names:
             started = time.perf_counter()
             solution = solve_layer(weights[name], moments.gram, settings=settings, squared_norms=moments.dense)
-            yield name, SolvedLayer(solution, 0.0, 0.0, time.perf_counter() - started)
+            yield SolvedLayer(name, solution, 0.0, 0.0, time.perf_counter() - started)
 
 
 def _factorised(moments: Moments, damping: float) -> Quadratic | None:

@@ -12,7 +12,7 @@ from prox24_export.solver.pattern import GROUP, KEPT
 
 
 @dataclass(frozen=True)
-class Verified:
+class VerifiedUse:
     """One use that was checked.
 
     Attributes:
@@ -32,29 +32,45 @@ class PatternError(Prox24Error):
     """A written weight is not 2:4: a fault of this program, never of its input."""
 
 
-def verify_pattern(graph: TracedGraph, linears: Sequence[Linear]) -> list[Verified]:
-    """Checks every use of `linears` in a graph that was just read from disk.
+@dataclass(frozen=True)
+class VerifiedPattern:
+    """Every use that was checked, in the order of the graph's nodes."""
 
-    The file's own nodes are recognised anew, so that a wrong layout in the pass that wrote them is found too.
-
-    Raises:
-        PatternError: A use is missing, or a group has more than two non-zero entries.
-    """
-    wanted = {linear.weight for linear in linears}
-    found = [check(graph, use) for use in graph.operators() if isinstance(use, Candidate) and use.weight in wanted]
-    missing = {use.label for linear in linears for use in linear.uses} - {verified.node for verified in found}
-    if missing:
-        raise PatternError(f"node {min(missing)} is no longer a linear layer with a constant weight.")
-    for verified in found:
-        if verified.violations:
-            raise PatternError(
-                f"weight {verified.weight} at node {verified.node}: {verified.violations} of {verified.groups} groups "
-                "are not 2:4. Expected at most two non-zero entries in each. Please report this."
-            )
-    return found
+    uses: tuple[VerifiedUse, ...]
 
 
-def check(graph: TracedGraph, use: Candidate) -> Verified:
+@dataclass(frozen=True)
+class VerifyPattern:
+    """The pass; it has no settings."""
+
+    def call(self, *, graph: TracedGraph, linears: Sequence[Linear]) -> VerifiedPattern:
+        """Checks every use of the layers in a graph that was just read from disk.
+
+        The file's own nodes are recognised anew, so that a wrong layout in the pass that wrote them is found too.
+
+        Args:
+            graph: What was written, read again.
+            linears: The layers that were pruned, as the source had them.
+
+        Raises:
+            PatternError: A use is missing, or a group has more than two non-zero entries.
+        """
+        wanted = {linear.weight for linear in linears}
+        candidates = [use for use in graph.operators() if isinstance(use, Candidate) and use.weight in wanted]
+        found = [check_use(graph, use) for use in candidates]
+        missing = {use.label for linear in linears for use in linear.uses} - {verified.node for verified in found}
+        if missing:
+            raise PatternError(f"node {min(missing)} is no longer a linear layer with a constant weight.")
+        for verified in found:
+            if verified.violations:
+                raise PatternError(
+                    f"weight {verified.weight} at node {verified.node}: {verified.violations} of {verified.groups} "
+                    "groups are not 2:4. Expected at most two non-zero entries in each. Please report this."
+                )
+        return VerifiedPattern(tuple(found))
+
+
+def check_use(graph: TracedGraph, use: Candidate) -> VerifiedUse:
     """Counts the groups of one use that are not 2:4.
 
     Raises:
@@ -63,7 +79,7 @@ def check(graph: TracedGraph, use: Candidate) -> Verified:
     matrix = use.layout.to_matrix(graph.stored(use.weight))
     if not is_finite(matrix):
         raise PatternError(f"weight {use.weight} at node {use.use.label} holds NaN or Inf. Please report this.")
-    return Verified(use.use.label, use.weight, matrix.size // GROUP, violations(matrix))
+    return VerifiedUse(use.use.label, use.weight, matrix.size // GROUP, violations(matrix))
 
 
 def violations(matrix: Array) -> int:

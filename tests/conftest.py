@@ -1,9 +1,12 @@
-"""Puts this folder on the path, so that every test folder can import `graphs` and `command`; shared fixtures."""
+"""Fixtures that tests of several rooms share."""
 
 import os
 from pathlib import Path
 
 import pytest
+
+# As the command does, and for its reason: two workers of pytest-xdist share the cores. Before torch is imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 

@@ -2,26 +2,29 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ml_dtypes
 import numpy as np
-import numpy.typing as npt
 import onnx
 import onnx.parser
 import onnxruntime as ort
 import torch
 from polygraphy.tools.sparse import SparsityPruner
 
-from prox24_export.passes.calibrate.calibrate import Batch, Calibration, Observation
+from prox24_export.passes.calibrate.calibrate import Calibrate
 from prox24_export.passes.calibrate.schedule import Stage, schedule
+from prox24_export.passes.calibrate.streams import Batch, Streams
 from prox24_export.passes.find_linears import FindLinears
 from prox24_export.passes.front_onnx.graph import OnnxGraph
 from prox24_export.passes.front_onnx.rewrite_weights import RewriteWeights
+from prox24_export.passes.graph.arrays import Array
 from prox24_export.passes.graph.protocol import Linear, Skipped, TracedGraph
 from prox24_export.solver.pattern import two_four_mask
 
-Array = npt.NDArray[Any]
+if TYPE_CHECKING:
+    from prox24_export.passes.calibrate.moments import Observation
+
 BF16 = np.dtype(ml_dtypes.bfloat16)
 
 
@@ -63,12 +66,12 @@ def run(source: onnx.ModelProto | Path, feeds: Mapping[str, Array]) -> list[Arra
     return outputs
 
 
-def found(graph: OnnxGraph, **settings: tuple[str, ...]) -> list[Linear | Skipped]:
+def found(graph: TracedGraph, **settings: tuple[str, ...]) -> list[Linear | Skipped]:
     """What `find_linears` says."""
-    return FindLinears(**settings).call(graph)
+    return list(FindLinears(**settings).call(graph=graph).layers)
 
 
-def linears(graph: OnnxGraph, **settings: tuple[str, ...]) -> list[Linear]:
+def linears(graph: TracedGraph, **settings: tuple[str, ...]) -> list[Linear]:
     """Only what can be pruned."""
     return [layer for layer in found(graph, **settings) if isinstance(layer, Linear)]
 
@@ -87,7 +90,7 @@ def pruned(graph: OnnxGraph, layers: Sequence[Linear] | None = None) -> dict[str
 def rewritten(graph: OnnxGraph, folder: Path, **settings: int) -> Path:
     """The file with all its layers pruned by magnitude."""
     folder.mkdir(parents=True, exist_ok=True)
-    return RewriteWeights(**settings).call(graph, pruned(graph), folder)
+    return RewriteWeights(**settings).call(graph=graph, weights=pruned(graph), folder=folder).path
 
 
 def is_two_four(matrix: Array) -> bool:
@@ -105,11 +108,11 @@ class Walk:
         self.layers = linears(graph)
         self.stages: list[Stage] = schedule(graph, self.layers)
         batches = [Batch(part, feed) for feed, part in zip(feeds, parts or ["fit"] * len(feeds), strict=True)]
-        self.calibration = Calibration(graph, batches)
+        self.streams = Streams(graph, batches)
         self.weights: dict[str, Array] = {}
         self.seen: dict[str, Observation] = {}
         for stage in self.stages:
-            self.seen |= self.calibration.advance(stage, self.weights, lambda: None)
+            self.seen |= Calibrate().call(streams=self.streams, stage=stage, weights=self.weights).observations
             self.weights |= {linear.weight: magnitude(graph, linear) for linear in stage.linears}
 
 

@@ -19,14 +19,16 @@ import torch
 from onnx import helper, numpy_helper
 
 from prox24_export import Settings, export
-from prox24_export.passes.calibrate.calibrate import Moments
+from prox24_export.passes.calibrate.moments import Moments
 from prox24_export.passes.find_linears import FindLinears
-from prox24_export.passes.front_onnx.graph import OnnxGraph, model_tensors
+from prox24_export.passes.front_onnx.graph import OnnxGraph
 from prox24_export.passes.front_onnx.rewrite_weights import EXTERNAL_DATA, RewriteWeights
-from prox24_export.passes.verify_pattern import verify_pattern
+from prox24_export.passes.front_onnx.tensors import model_tensors
+from prox24_export.passes.graph.arrays import Array
+from prox24_export.passes.verify_pattern import VerifyPattern
 from prox24_export.progress import Steps
 from prox24_export.results.report import Report
-from tests.graphs import BF16, Array, is_two_four, linears, model, normal, opened, pruned, run, save
+from tests.graphs import BF16, is_two_four, linears, model, normal, opened, pruned, run, save
 
 WIDTH = 16
 
@@ -49,6 +51,13 @@ def exported(
 
 def one_layer(k: int = WIDTH, n: int = 12) -> onnx.ModelProto:
     return model(f"g (float[n,{k}] x) => (float[n,{n}] y) {{ y = MatMul(x, w) }}", {"w": normal(k, n, seed=5)})
+
+
+def chain(count: int, size: int) -> onnx.ModelProto:
+    """`count` layers one behind the other, each of `size` × `size` weights."""
+    body = " ".join(f"h{index + 1} = MatMul(h{index}, w{index})" for index in range(count))
+    text = f"g (float[n,{size}] x) => (float[n,{size}] y) {{ h0 = Identity(x) {body} y = Relu(h{count}) }}"
+    return model(text, {f"w{index}": normal(size, size, seed=index) / size for index in range(count)})
 
 
 def reasons(report: Report) -> dict[str, str]:
@@ -136,10 +145,11 @@ class Counting:
 def test_modelopt_holds_all_gram_matrices_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     most = []
     for count in (4, 12):
-        body = " ".join(f"h{index + 1} = MatMul(h{index}, w{index})" for index in range(count))
-        text = f"g (float[n,8] x) => (float[n,8] y) {{ h0 = Identity(x) {body} y = Relu(h{count}) }}"
-        proto = model(text, {f"w{index}": normal(8, 8, seed=index) for index in range(count)})
-        path, progress, feeds = save(proto, tmp_path / str(count)), Counting(monkeypatch), [{"x": normal(8, 8)}]
+        path, progress, feeds = (
+            save(chain(count, 8), tmp_path / str(count)),
+            Counting(monkeypatch),
+            [{"x": normal(8, 8)}],
+        )
         export(path, feeds, tmp_path / str(count) / "out", evaluation=feeds, progress=progress)
         most.append(progress.most)
     assert 0 < most[0] == most[1], "what is held does not grow with depth"
@@ -176,10 +186,9 @@ def test_onnxsim_prunes_convolutions_along_the_wrong_axis(tmp_path: Path) -> Non
 
 def external(folder: Path, count: int, size: int) -> Path:
     folder.mkdir(parents=True)
-    body = " ".join(f"h{index + 1} = MatMul(h{index}, w{index})" for index in range(count))
-    text = f"g (float[n,{size}] x) => (float[n,{size}] y) {{ h0 = Identity(x) {body} y = Relu(h{count}) }}"
-    proto = model(text, {f"w{index}": normal(size, size, seed=index) / size for index in range(count)})
-    onnx.save(proto, folder / "big.onnx", save_as_external_data=True, location="big.data", size_threshold=0)
+    onnx.save(
+        chain(count, size), folder / "big.onnx", save_as_external_data=True, location="big.data", size_threshold=0
+    )
     return folder / "big.onnx"
 
 
@@ -197,7 +206,7 @@ def test_onnxsim_fails_above_two_gibibytes(tmp_path: Path) -> None:
     assert RewriteWeights().external_above < 2**31
     graph = opened(one_layer(k=32), tmp_path)
     (tmp_path / "out").mkdir()
-    path = RewriteWeights(external_above=1000).call(graph, pruned(graph), tmp_path / "out")
+    path = RewriteWeights(external_above=1000).call(graph=graph, weights=pruned(graph), folder=tmp_path / "out").path
     assert path.stat().st_size < 1000 < (tmp_path / "out" / EXTERNAL_DATA).stat().st_size
     assert is_two_four(OnnxGraph(path).stored("w").T)
 
@@ -208,7 +217,7 @@ def test_onnxsim_s_memory_peaks_at_nine_times_the_weights(tmp_path: Path) -> Non
     one = 256 * 256 * 4
     (tmp_path / "out").mkdir()
     tracemalloc.start()
-    path = RewriteWeights().call(graph, weights, tmp_path / "out")
+    path = RewriteWeights().call(graph=graph, weights=weights, folder=tmp_path / "out").path
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 3 * one, "writing holds one tensor, not all eight"
@@ -230,7 +239,7 @@ def test_onnxsim_breaks_the_pattern_of_a_weight_shared_by_gemm_and_matmul(tmp_pa
     one_axis = model(text.format(use="t = Transpose(w) y = MatMul(b, t)"), {"w": normal(16, 16)})
     graph, report = exported(one_axis, tmp_path / "one", feeds)
     assert reasons(report) == {"Gemm:a": ""}
-    assert [check.violations for check in verify_pattern(graph, linears(graph))] == [0, 0]
+    assert [check.violations for check in VerifyPattern().call(graph=graph, linears=linears(graph)).uses] == [0, 0]
     two_axes = model(text.format(use="y = MatMul(b, w)"), {"w": normal(16, 16)})
     graph, report = exported(two_axes, tmp_path / "two", feeds)
     why = "the weight is used along two different axes: no 2:4 pattern fits both (nodes Gemm:a, MatMul:y)"
@@ -311,8 +320,8 @@ def test_polygraphy_prunes_a_third_of_a_million_weights_a_second(tmp_path: Path)
         out.mkdir()
         profile = cProfile.Profile()
         with profile:
-            path = RewriteWeights().call(graph, pruned(graph, [linear]), out)
-            verify_pattern(OnnxGraph(path), [linear])
+            path = RewriteWeights().call(graph=graph, weights=pruned(graph, [linear]), folder=out).path
+            VerifyPattern().call(graph=OnnxGraph(path), linears=[linear])
         calls.append(pstats.Stats(profile).total_calls)  # type: ignore[attr-defined] # the stub lacks it
     assert calls[1] < 1.2 * calls[0]
 
@@ -322,7 +331,7 @@ def test_polygraphy_prunes_a_third_of_a_million_weights_a_second(tmp_path: Path)
 
 def test_llm_compressor_takes_hugging_face_models_only(tmp_path: Path) -> None:
     path = save(one_layer(), tmp_path)
-    (row,) = FindLinears().call(OnnxGraph(path))
+    (row,) = FindLinears().call(graph=OnnxGraph(path)).layers
     assert (row.name, row.k, row.n) == ("MatMul:y", 16, 12)
 
 

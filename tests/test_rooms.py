@@ -25,7 +25,7 @@ ORDER = {
         *("graph", "find_linears", "verify_pattern", "calibrate", "sparsify", "front_onnx", "front_torch"),
         *("onnx_to_fx", "refine", "precision", "emit_engine", TOP),
     ),
-    f"{PASSES}.onnx_to_fx": ("table", "operators", "convert", "check", TOP),
+    f"{PASSES}.onnx_to_fx": ("table", "operators", "steps", "convert", "check", TOP),
     f"{PACKAGE}.engines": ("timing", "estimate", "diagnosis", "tensorrt", "torch_sparse", "onnxruntime", "choice", TOP),
 }
 MOST_ENTRIES = {"passes": 12, PACKAGE: 24}

@@ -141,7 +141,7 @@ def trace_module(module: Bert | Llama) -> FxGraph:
 
 def prune_by_magnitude(dense: TracedGraph, folder: Path) -> tuple[TracedGraph, list[Linear]]:
     """The model with its layers pruned by magnitude, and these layers."""
-    layers = [layer for layer in FindLinears().call(dense) if isinstance(layer, Linear)]
+    layers = FindLinears().call(graph=dense).linears
     weights = {}
     for layer in layers:
         matrix = dense.weight(layer)
@@ -154,7 +154,7 @@ def prune_by_magnitude(dense: TracedGraph, folder: Path) -> tuple[TracedGraph, l
 
     if not isinstance(dense, OnnxGraph):
         raise TypeError(f"expected a graph of either front end. Got {type(dense).__name__}.")
-    return OnnxGraph(RewriteWeights().call(dense, weights, folder)), layers
+    return OnnxGraph(RewriteWeights().call(graph=dense, weights=weights, folder=folder).path), layers
 
 
 def random_feeds(graph: TracedGraph, shape: tuple[int, ...], size: int) -> Feeds:

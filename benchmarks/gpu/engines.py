@@ -69,7 +69,7 @@ class Engines:
         """
         dense, sparse = self._models(subject)
         feeds = random_feeds(dense, subject.shape, size)
-        found = FindLinears().call(sparse)
+        found = FindLinears().call(graph=sparse).layers
         expected = estimate(sparse, found, {layer.name for layer in found}, feeds)
         with watching_if_cuda(self.device) as watch:
             report = torch_sparse.bench(

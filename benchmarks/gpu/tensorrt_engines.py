@@ -29,16 +29,16 @@ from prox24_export.engines.tensorrt import measure as tensorrt_bench
 from prox24_export.engines.timing.gpu_watch import Watch
 from prox24_export.engines.timing.latency import Procedure
 from prox24_export.passes.emit_engine import tensorrt
-from prox24_export.passes.emit_engine.build import BuildSettings
+from prox24_export.passes.emit_engine.build import EmitEngines
 from prox24_export.passes.find_linears import FindLinears
 from prox24_export.passes.front_onnx.graph import OnnxGraph
-from prox24_export.passes.front_torch.emit_onnx import emit_onnx
+from prox24_export.passes.front_torch.emit_onnx import EmitOnnx
 from prox24_export.passes.front_torch.graph import FxGraph
-from prox24_export.passes.graph.protocol import Feeds, Linear, TracedGraph
+from prox24_export.passes.graph.protocol import Feeds, TracedGraph
 from prox24_export.results.engine import EngineReport
-from prox24_export.stages.engines import profile
+from prox24_export.stages.engines import make_profile
 from prox24_export.stages.lower import lower
-from prox24_export.stages.prune import row_of
+from prox24_export.stages.prune import describe_layer
 
 BUILDING = 90.0  # seconds; three engines
 
@@ -72,7 +72,9 @@ def measure(subject: Subject, device: torch.device) -> Measured:
         dense = subject.open()
         sparse, layers = prune_by_magnitude(dense, Path(work))
         batches = [random_feeds(dense, subject.shape, size) for size in subject.batches[:2]]
-        expected = estimate(sparse, FindLinears().call(sparse), {layer.name for layer in layers}, batches[0])
+        expected = estimate(
+            sparse, FindLinears().call(graph=sparse).layers, {layer.name for layer in layers}, batches[0]
+        )
         report = run_engines(Case(dense, sparse, batches, "fp16", Path(work), Procedure(), watch))
     row = {"model": subject.name, "engine": asdict(report), "estimate": asdict(expected)}
     return Measured([row], write_section(report, expected))
@@ -84,12 +86,12 @@ def run_engines(case: Case) -> EngineReport:
     dense = OnnxGraph(_as_onnx(case.dense, case.folder / "dense" / "model.onnx"))
     sparse = OnnxGraph(_as_onnx(case.sparse, case.folder / "pruned" / "model.onnx"))
     batches = [{dense.inputs[0].name: next(iter(batch.values()))} for batch in case.batches]
-    found = [layer for layer in FindLinears().call(sparse) if isinstance(layer, Linear)]
-    rows = [row_of(layer, sparse.parameters) for layer in found]
+    found = FindLinears().call(graph=sparse).linears
+    rows = [describe_layer(layer, sparse.parameters) for layer in found]
     names = [layer.weight for layer in found]
     files = lower(dense.path, sparse.path, names, case.folder, precision=case.precision, feeds=batches[:1])
-    layers = list_pruned_layers(rows, files.layers, case.precision)
-    settings = BuildSettings(profile=profile(dense, {}, batches), precision=case.precision)
+    layers = pruned_layers(rows, files.layers, case.precision)
+    settings = EmitEngines(profile=make_profile(dense, {}, batches), precision=case.precision)
     pair = tensorrt_bench.ModelPair(files.dense, files.sparse, (dense, sparse), layers)
     return tensorrt_bench.bench(pair, batches, case.folder, settings, procedure=case.procedure, watch=case.watch)
 
@@ -105,7 +107,7 @@ def _as_onnx(graph: TracedGraph, file: Path) -> Path:
     if not isinstance(graph, FxGraph):
         raise TypeError(f"expected a graph of either front end. Got {type(graph).__name__}.")
     file.parent.mkdir(parents=True, exist_ok=True)
-    emit_onnx(graph.program, file)
+    EmitOnnx().call(program=graph.program, file=file)
     return file
 
 

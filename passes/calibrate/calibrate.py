@@ -5,215 +5,105 @@ the last stage kept, so that every node runs once per stream and batch, however 
 """
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from prox24_export.errors import InputError
-from prox24_export.passes.calibrate.frontier import Frontier, InMemory, OnDisk
+from prox24_export.passes.calibrate.moments import Moments, Observation
 from prox24_export.passes.calibrate.schedule import Stage
+from prox24_export.passes.calibrate.streams import StageRunner, Streams
 from prox24_export.passes.graph.activations import View
 from prox24_export.passes.graph.arrays import Array
 from prox24_export.passes.graph.experts import Expert
-from prox24_export.passes.graph.protocol import Linear, TracedGraph, Use
+from prox24_export.passes.graph.protocol import Linear, Use
 
-ENTRIES_AT_ONCE = 1 << 20  # of a sum in float64
 ObservedView = tuple[str, View, Expert | None]  # what layers share whose Gram matrix is the same
+Sums = dict[ObservedView, dict[str, Moments]]
+Residuals = dict[str, dict[str, Tensor]]
 
 
 @dataclass(frozen=True)
-class Batch:
-    """Feeds of one call of the model.
+class CalibratedStage:
+    """What calibration learnt in one stage.
 
     Attributes:
-        part: `fit` or `choice`; see `prox24_export.data.samples.split`.
-        feeds: Array by input name.
+        observations: What is known of the input of every layer of the stage, by the layer's name.
     """
 
-    part: str
-    feeds: Mapping[str, Array]
-
-
-@dataclass(eq=False)
-class Moments:
-    """Sums over the tokens of one part of the data, not divided by their number.
-
-    The matrices are the largest things a run holds, so they are added to in place.
-
-    Attributes:
-        gram: `XₛᵀXₛ` of the pruned stream, float64.
-        cross: `X_dᵀXₛ` of the dense and the pruned stream, float64; `gram` itself where both streams are the same.
-        dense: Diagonal of `X_dᵀX_d`, float64.
-        tokens: Number of rows of `X`.
-    """
-
-    gram: Float[Tensor, "K K"]
-    cross: Float[Tensor, "K K"]
-    dense: Float[Tensor, " K"]
-    tokens: int
-
-    @classmethod
-    def zeros(cls, columns: int) -> "Moments":
-        """Of no token."""
-        gram = torch.zeros(columns, columns, dtype=torch.float64)
-        return cls(gram, gram, torch.zeros(columns, dtype=torch.float64), 0)
-
-    def add(self, other: "Moments") -> None:
-        """Takes in another set of tokens."""
-        if self.cross is self.gram and other.cross is not other.gram:
-            self.cross = self.gram.clone()
-        if self.cross is not self.gram:
-            self.cross += other.cross
-        self.gram += other.gram
-        self.dense += other.dense
-        self.tokens += other.tokens
-
-    def add_rows(
-        self, x_dense: Float[Tensor, "tokens K"], x_pruned: Float[Tensor, "tokens K"], *, with_cross: bool
-    ) -> bool:
-        """Takes in rows of both streams, one product at a time; the same object twice where they do not differ.
-
-        Returns:
-            Whether the rows are finite. If not, the sums are spoilt.
-        """
-        differ = with_cross and x_dense is not x_pruned
-        if differ and self.cross is self.gram:
-            self.cross = self.gram.clone()
-        product = _product(x_pruned, x_pruned)
-        _accumulate(self.gram, product)
-        if self.cross is not self.gram:
-            if differ:
-                del product
-                product = _product(x_dense, x_pruned)
-            _accumulate(self.cross, product)
-        norms = x_dense.double().square().sum(0)
-        self.dense += norms
-        self.tokens += x_pruned.shape[0]
-        return bool(torch.isfinite(norms).all() and torch.isfinite(x_pruned).all())
+    observations: dict[str, Observation]
 
 
 @dataclass(frozen=True)
-class Observation:
-    """What calibration learnt about a layer's input. Layers that read the same value share the moments.
+class Calibrate:
+    """Settings of the pass.
 
     Attributes:
-        fit: Moments of the data that masks and weights are fitted to.
-        choice: Moments of the data that settings are chosen on; None where none is held back.
-        residuals: By part: `(r_d − rₛ)ᵀXₛ` [N, K], float64, of the residual branch that is added to the layer's
-            product: how far the branch has moved away from the dense network's, which this layer can make good.
-            Empty where there is no such branch or it has not moved.
-    """
-
-    fit: Moments
-    choice: Moments | None
-    residuals: Mapping[str, Float[Tensor, "N K"]] = field(default_factory=dict)
-
-
-@dataclass
-class Calibration:
-    """Walks the stages in order.
-
-    Attributes:
-        graph: What is run.
-        batches: Calibration data; each is carried through all stages.
-        offload: Folder for what the streams carry from stage to stage; None keeps it in memory.
         with_cross: Whether the cross Gram matrix is wanted; if not, `cross` of the moments is their `gram`.
-        executions: Node executions so far, both streams together.
-        one_pass: Node executions of one dense pass over the same batches.
     """
 
-    graph: TracedGraph
-    batches: Sequence[Batch]
-    offload: Path | None = None
     with_cross: bool = True
-    executions: int = 0
-    _frontier: Frontier = field(init=False)
-    _pending: dict[str, dict[str, Moments]] = field(init=False, default_factory=dict)
 
-    def __post_init__(self) -> None:
-        """Both streams start as the feeds, sharing the arrays."""
-        feeds = [batch.feeds for batch in self.batches]
-        self._frontier = InMemory(feeds) if self.offload is None else OnDisk(feeds, self.offload)
+    def call(
+        self,
+        *,
+        streams: Streams,
+        stage: Stage,
+        weights: Mapping[str, Array],
+        tick: Callable[[], None] = lambda: None,
+    ) -> CalibratedStage:
+        """Runs one stage in both streams, and carries them on.
 
-    @property
-    def one_pass(self) -> int:
-        """Node executions of one dense pass over the data."""
-        return len(self.graph.nodes) * len(self.batches)
-
-    def advance(self, stage: Stage, weights: Mapping[str, Array], tick: Callable[[], None]) -> dict[str, Observation]:
-        """Runs a stage; `weights` are those solved so far. Calls `tick` once a batch.
-
-        Returns:
-            For every layer of `stage.linears` by name: what is known of its input.
+        Args:
+            streams: Where both streams are; they are moved behind the stage.
+            stage: The stage that comes next.
+            weights: The weights solved so far, as they are stored, by name.
+            tick: Called once for each batch.
 
         Raises:
             InputError: An activation holds NaN or Inf; the message names the layer and the batch.
         """
-        dense, pruned = StageRunner(self.graph, stage, {}), StageRunner(self.graph, stage, weights)
+        dense, pruned = StageRunner(streams.graph, stage, {}), StageRunner(streams.graph, stage, weights)
         views = _distinct_views(stage)
-        sums: dict[ObservedView, dict[str, Moments]] = {view: {} for view in views}
-        residuals: dict[str, dict[str, Tensor]] = {}
-        for index, batch in enumerate(self.batches):
-            streams = self._frontier.take(index)
-            same = all(streams[0][name] is streams[1][name] for name in streams[1])
+        sums: Sums = {view: {} for view in views}
+        residuals: Residuals = {}
+        for index, batch in enumerate(streams.batches):
+            carried = streams.frontier.take(index)
+            same = all(carried[0][name] is carried[1][name] for name in carried[1])
             untouched = same and not weights  # nothing is pruned yet: one run serves both streams
-            x_dense = dense.run(streams[0])
-            streams = x_dense, (x_dense if untouched else pruned.run(streams[1]))
-            self.executions += len(stage.nodes) * (1 if untouched else 2)
+            x_dense = dense.run(carried[0])
+            pair = x_dense, (x_dense if untouched else pruned.run(carried[1]))
+            streams.executions += len(stage.nodes) * (1 if untouched else 2)
             for observed, users in views.items():
                 where = f"layer {users[0].name}, calibration batch {index}"
-                _add(sums[observed], batch.part, observed, streams, where, with_cross=self.with_cross)
-            for linear, use in stage.observed if self.with_cross else ():
-                product = _residual_product(linear, use, *streams)
-                if product is not None:
-                    known = residuals.setdefault(linear.name, {})
-                    known[batch.part] = known[batch.part].add_(product) if batch.part in known else product
-            kept = ({name: value for name, value in stream.items() if name in stage.kept} for stream in streams)
-            self._frontier.put(index, *kept)
-            del streams, x_dense
+                _add(sums[observed], batch.part, observed, pair, where, with_cross=self.with_cross)
+            if self.with_cross:
+                _add_residuals(residuals, batch.part, stage, pair)
+            kept = ({name: value for name, value in stream.items() if name in stage.kept} for stream in pair)
+            streams.frontier.put(index, *kept)
+            del carried, pair, x_dense
             tick()
-        return self._collect(stage, sums, residuals)
-
-    def _collect(
-        self,
-        stage: Stage,
-        sums: Mapping[ObservedView, dict[str, Moments]],
-        residuals: Mapping[str, Mapping[str, Tensor]],
-    ) -> dict[str, Observation]:
-        for linear, use in stage.observed:
-            seen = sums[use.activation, use.view, use.expert]
-            known = self._pending.get(linear.name)
-            if known is None:
-                self._pending[linear.name] = seen if len(linear.uses) == 1 else copy.deepcopy(seen)
-            else:
-                for part, moments in seen.items():
-                    known[part].add(moments)
-        result = {}
-        for linear in stage.linears:
-            parts = self._pending.pop(linear.name)
-            result[linear.name] = Observation(parts["fit"], parts.get("choice"), residuals.get(linear.name, {}))
-        return result
+        return CalibratedStage(_collect(streams, stage, sums, residuals))
 
 
-class StageRunner:
-    """Compiles a stage at its first batch, because only then the types of what it reads are known."""
-
-    def __init__(self, graph: TracedGraph, stage: Stage, weights: Mapping[str, Array]) -> None:
-        """Runs nothing yet; `weights` replaces stored ones by name."""
-        self.graph, self._stage, self._weights = graph, stage, weights
-        self._call: Callable[[Mapping[str, Array]], dict[str, Array]] | None = None
-
-    def run(self, values: dict[str, Array]) -> dict[str, Array]:
-        """`values` and what the stage computes from them."""
-        if not self._stage.nodes:
-            return values
-        if self._call is None:
-            self._call = self.graph.compile(self._stage.nodes, values, self._stage.fetches, self._weights)
-        return values | self._call(values)
+def _collect(streams: Streams, stage: Stage, sums: Sums, residuals: Residuals) -> dict[str, Observation]:
+    """Moments of every layer of the stage; those of layers that are used again later wait in `streams.pending`."""
+    pending = streams.pending
+    for linear, use in stage.observed:
+        seen = sums[use.activation, use.view, use.expert]
+        known = pending.get(linear.name)
+        if known is None:
+            pending[linear.name] = seen if len(linear.uses) == 1 else copy.deepcopy(seen)
+        else:
+            for part, moments in seen.items():
+                known[part].add(moments)
+    result = {}
+    for linear in stage.linears:
+        parts = pending.pop(linear.name)
+        result[linear.name] = Observation(parts["fit"], parts.get("choice"), residuals.get(linear.name, {}))
+    return result
 
 
 def _distinct_views(stage: Stage) -> dict[ObservedView, list[Linear]]:
@@ -221,6 +111,20 @@ def _distinct_views(stage: Stage) -> dict[ObservedView, list[Linear]]:
     for linear, use in stage.observed:
         views.setdefault((use.activation, use.view, use.expert), []).append(linear)
     return views
+
+
+def _add_residuals(
+    residuals: Residuals,
+    part: str,
+    stage: Stage,
+    pair: tuple[Mapping[str, Array], Mapping[str, Array]],
+) -> None:
+    """Adds one batch to the residual products of the stage's layers."""
+    for linear, use in stage.observed:
+        product = _residual_product(linear, use, *pair)
+        if product is not None:
+            known = residuals.setdefault(linear.name, {})
+            known[part] = known[part].add_(product) if part in known else product
 
 
 def _residual_product(
@@ -272,20 +176,6 @@ def _add(
         empty = False
     if empty:
         raise InputError(f"no activation reached {where}: expected at least one sample per batch.")
-
-
-def _accumulate(total: Float[Tensor, "K K"], product: Float[Tensor, "K K"]) -> None:
-    """`total += product`, few rows at a time: torch first makes a float64 copy of what it adds."""
-    rows = max(1, ENTRIES_AT_ONCE // max(1, product.shape[1]))
-    for first in range(0, len(total), rows):
-        total[first : first + rows] += product[first : first + rows]
-
-
-def _product(left: Tensor, right: Tensor) -> Tensor:
-    """`leftᵀ right` in the rows' own dtype; in float64 where finite rows leave that."""
-    product = left.T @ right
-    total = product.sum()  # NaN or Inf where any entry is, and sometimes where none is: then float64 costs time only
-    return product if bool(torch.isfinite(total)) else left.double().T @ right.double()
 
 
 def _pairs(view: View, dense: Array, pruned: Array) -> Iterator[tuple[Tensor, Tensor]]:

@@ -19,13 +19,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from prox24_export.errors import Prox24Error, first_line
+from prox24_export.option_values import Precision
 from prox24_export.passes.emit_engine.capture_log import BuildLog, captured
 from prox24_export.passes.emit_engine.tensorrt import import_tensorrt
 from prox24_export.passes.emit_engine.versions import builder_flags, generation
 from prox24_export.shapes import ShapeRange
 
 EngineKind = Literal["dense", "sparse", "sparse-off"]
-Precision = Literal["fp16", "bf16", "fp32"]
 TIMING_CACHE = "timing.cache"
 
 
@@ -41,25 +41,6 @@ class EngineBuildError(Prox24Error):
         """The reason, where the log was written, and the log."""
         super().__init__(f"{reason} All that it said is in {place}.")
         self.reason, self.log = reason, log
-
-
-@dataclass(frozen=True)
-class BuildSettings:
-    """What is asked of the builder, the same for every engine of a run.
-
-    Attributes:
-        profile: Range of every input with dynamic axes; others may be left out.
-        precision: Types of the ONNX files; decides file names, and a builder flag for TensorRT 8 alone.
-        workspace: Most bytes of scratch memory a tactic may use; None: all of the device, TensorRT's default.
-        timing_cache: Timings of earlier builds, read where the file is there; None: only this run's own.
-        optimization_level: 0 to 5; None: TensorRT's default of 3.
-    """
-
-    profile: Mapping[str, ShapeRange] = field(default_factory=dict)
-    precision: Precision = "fp16"
-    workspace: int | None = None
-    timing_cache: Path | None = None
-    optimization_level: int | None = None
 
 
 @dataclass(frozen=True)
@@ -85,58 +66,80 @@ class BuiltEngine:
     notes: tuple[str, ...] = ()
 
 
-def emit_engines(dense: Path, sparse: Path, folder: Path, settings: BuildSettings) -> tuple[BuiltEngine, ...]:
-    """Builds all three into `folder`; the timing cache stands beside them.
+@dataclass(frozen=True)
+class BuiltEngines:
+    """The engines of a run: `dense`, `sparse` and `sparse-off`, in this order."""
 
-    Args:
-        dense: ONNX file of the dense model, in the types that are to be computed in.
-        sparse: The same of the sparse model.
-        folder: Where files go; it is there.
-        settings: Of the builder.
+    engines: tuple[BuiltEngine, ...]
 
-    Returns:
-        `dense`, `sparse`, `sparse-off`.
 
-    Raises:
-        EngineBuildError: TensorRT cannot read a file or build an engine from it.
-        UnavailableError: TensorRT is not there, or too old for the precision.
-        OSError: A file cannot be written.
+@dataclass(frozen=True)
+class EmitEngines:
+    """Settings of the pass: what is asked of the builder, the same for every engine of a run.
+
+    Attributes:
+        profile: Range of every input with dynamic axes; others may be left out.
+        precision: Types of the ONNX files; decides file names, and a builder flag for TensorRT 8 alone.
+        workspace: Most bytes of scratch memory a tactic may use; None: all of the device, TensorRT's default.
+        timing_cache: Timings of earlier builds, read where the file is there; None: only this run's own.
+        optimization_level: 0 to 5; None: TensorRT's default of 3.
     """
-    return (
-        emit_engine(dense, "dense", folder, settings),
-        emit_engine(sparse, "sparse", folder, settings),
-        emit_engine(sparse, "sparse-off", folder, settings),
-    )
 
+    profile: Mapping[str, ShapeRange] = field(default_factory=dict)
+    precision: Precision = "fp16"
+    workspace: int | None = None
+    timing_cache: Path | None = None
+    optimization_level: int | None = None
 
-def emit_engine(onnx: Path, kind: EngineKind, folder: Path, settings: BuildSettings) -> BuiltEngine:
-    """Builds one engine and writes `KIND.PRECISION.engine`, `.build.log` and `.layers.json`, each whole or not at all.
+    def call(self, *, dense: Path, sparse: Path, folder: Path) -> BuiltEngines:
+        """Builds all three engines; the timing cache stands beside them.
 
-    The log is written where the build fails, too.
+        Args:
+            dense: ONNX file of the dense model, in the types that are to be computed in.
+            sparse: The same of the sparse model.
+            folder: Where files go; it is there.
 
-    Raises:
-        EngineBuildError: TensorRT cannot read `onnx` or build an engine from it.
-        UnavailableError: TensorRT is not there, or too old for the precision.
-        OSError: A file cannot be written.
-    """
-    stem = f"{kind}.{settings.precision}"
-    places = {what: folder / f"{stem}.{what}" for what in ("engine", "build.log", "layers.json")}
-    started = time.perf_counter()
-    with captured() as log:
-        try:
-            plan = _build(onnx, folder, settings, sparse_weights=kind == "sparse")
-            seconds = time.perf_counter() - started
-            layers = layer_information(plan)
-        except Exception as error:
-            write_whole(places["build.log"], log.text.encode())
-            if isinstance(error, Prox24Error):
-                raise
-            raise _failed(onnx, places["build.log"], log, error) from error
-    write_whole(places["engine"], plan)
-    write_whole(places["layers.json"], layers.encode())
-    write_whole(places["build.log"], log.text.encode())
-    files = places["engine"], places["build.log"], places["layers.json"]
-    return BuiltEngine(kind, *files, seconds, tuple(log.messages), _notes(layers))
+        Raises:
+            EngineBuildError: TensorRT cannot read a file or build an engine from it.
+            UnavailableError: TensorRT is not there, or too old for the precision.
+            OSError: A file cannot be written.
+        """
+        return BuiltEngines(
+            (
+                self.emit_one(dense, "dense", folder),
+                self.emit_one(sparse, "sparse", folder),
+                self.emit_one(sparse, "sparse-off", folder),
+            )
+        )
+
+    def emit_one(self, onnx: Path, kind: EngineKind, folder: Path) -> BuiltEngine:
+        """Builds one engine; writes `KIND.PRECISION.engine`, `.build.log` and `.layers.json`, each whole or not at all.
+
+        The log is written where the build fails, too.
+
+        Raises:
+            EngineBuildError: TensorRT cannot read `onnx` or build an engine from it.
+            UnavailableError: TensorRT is not there, or too old for the precision.
+            OSError: A file cannot be written.
+        """
+        stem = f"{kind}.{self.precision}"
+        places = {what: folder / f"{stem}.{what}" for what in ("engine", "build.log", "layers.json")}
+        started = time.perf_counter()
+        with captured() as log:
+            try:
+                plan = _build(onnx, folder, self, sparse_weights=kind == "sparse")
+                seconds = time.perf_counter() - started
+                layers = layer_information(plan)
+            except Exception as error:
+                write_whole(places["build.log"], log.text.encode())
+                if isinstance(error, Prox24Error):
+                    raise
+                raise _failed(onnx, places["build.log"], log, error) from error
+        write_whole(places["engine"], plan)
+        write_whole(places["layers.json"], layers.encode())
+        write_whole(places["build.log"], log.text.encode())
+        files = places["engine"], places["build.log"], places["layers.json"]
+        return BuiltEngine(kind, *files, seconds, tuple(log.messages), _notes(layers))
 
 
 def layer_information(plan: Any) -> str:
@@ -165,7 +168,7 @@ def write_whole(place: Path, contents: Any) -> None:
         copy.replace(place)
 
 
-def _build(onnx: Path, folder: Path, settings: BuildSettings, *, sparse_weights: bool) -> Any:
+def _build(onnx: Path, folder: Path, settings: EmitEngines, *, sparse_weights: bool) -> Any:
     """The serialised engine, in TensorRT's own memory; the timing cache of `folder` grows by what was timed."""
     from polygraphy.backend.trt import CreateConfig, EngineBytesFromNetwork, NetworkFromOnnxPath  # noqa: PLC0415
 

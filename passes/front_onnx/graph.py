@@ -14,6 +14,7 @@ from torch import Tensor
 
 from prox24_export.errors import InputError
 from prox24_export.passes.front_onnx import float32_copy, linear_operators, runtime
+from prox24_export.passes.front_onnx.tensors import is_external, node_tensors
 from prox24_export.passes.graph.arrays import Array
 from prox24_export.passes.graph.protocol import Candidate, Feeds, Input, Linear, Node, Skipped
 
@@ -278,13 +279,13 @@ class OnnxGraph:
 
     def _loaded(self, owner: Owner, nodes: Sequence[onnx.NodeProto]) -> Owner:
         """`owner` as it is, or a copy of it with the external data that its nodes' attributes name."""
-        if not any(_is_external(tensor) for node in nodes for _, tensor in node_tensors(node)):
+        if not any(is_external(tensor) for node in nodes for _, tensor in node_tensors(node)):
             return owner
         copy = type(owner)()
         copy.CopyFrom(owner)
         for node in [copy] if isinstance(copy, onnx.NodeProto) else copy.node:
             for _, tensor in node_tensors(node):
-                if _is_external(tensor):
+                if is_external(tensor):
                     self._load(tensor)
         return copy
 
@@ -297,39 +298,6 @@ class OnnxGraph:
         if self.runs_in_float32:
             array = float32_copy.widened(array)
         return onnx.numpy_helper.from_array(array, name)
-
-
-def model_tensors(model: onnx.ModelProto) -> Iterator[tuple[str | None, onnx.TensorProto]]:
-    """(name, tensor) of everything stored in a model; the name is None where no layer can own it."""
-    yield from _graph_tensors(model.graph)
-    for function in model.functions:
-        for node in function.node:
-            for _, tensor in node_tensors(node):
-                yield None, tensor
-
-
-def node_tensors(node: onnx.NodeProto) -> Iterator[tuple[str | None, onnx.TensorProto]]:
-    """(name, tensor) of a node's attributes, bodies included; only a Constant's own `value` has a name."""
-    for attribute in node.attribute:
-        if attribute.HasField("t"):
-            owned = node.op_type == "Constant" and attribute.name == "value"
-            yield (node.output[0] if owned else None), attribute.t
-        for tensor in attribute.tensors:
-            yield None, tensor
-        for body in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
-            for _, tensor in _graph_tensors(body):
-                yield None, tensor
-
-
-def _graph_tensors(graph: onnx.GraphProto) -> Iterator[tuple[str | None, onnx.TensorProto]]:
-    for tensor in graph.initializer:
-        yield tensor.name, tensor
-    for node in graph.node:
-        yield from node_tensors(node)
-
-
-def _is_external(tensor: onnx.TensorProto) -> bool:
-    return bool(tensor.data_location == onnx.TensorProto.EXTERNAL)
 
 
 def _in_order(nodes: Sequence[Node]) -> tuple[Node, ...]:

@@ -10,7 +10,8 @@ import onnx
 import onnx_ir as ir
 
 from prox24_export.errors import InputError
-from prox24_export.passes.front_onnx.graph import OnnxGraph, model_tensors
+from prox24_export.passes.front_onnx.graph import OnnxGraph
+from prox24_export.passes.front_onnx.tensors import model_tensors
 from prox24_export.passes.graph.arrays import Array
 
 MODEL = "model.onnx"
@@ -18,6 +19,19 @@ EXTERNAL_ABOVE = 1_800_000_000  # bytes: protobuf ends at 2 GiB
 EXTERNAL_TENSOR = 1024  # bytes: smaller tensors stay in the file
 EXTERNAL_DATA = "model.onnx.data"
 ALIGNMENT = 4096  # bytes: what ONNX recommends, so that a reader can map a tensor into memory
+
+
+@dataclass(frozen=True)
+class RewrittenModel:
+    """A model file that was written.
+
+    Attributes:
+        path: Where it is.
+        changed: Names of the weights that are others than before.
+    """
+
+    path: Path
+    changed: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -30,17 +44,24 @@ class RewriteWeights:
 
     external_above: int = EXTERNAL_ABOVE
 
-    def call(self, graph: OnnxGraph, weights: Mapping[str, Array], folder: Path) -> Path:
-        """Writes the model with `weights` (stored shape and dtype, by name) into `folder`.
+    def call(self, *, graph: OnnxGraph, weights: Mapping[str, Array], folder: Path) -> RewrittenModel:
+        """Writes a copy of the model with other weights; a byte copy where there are none.
 
-        One tensor beside the solved weights is in memory at a time where weights are external.
+        Where weights are external, one tensor beside the solved weights is in memory at a time.
 
-        Returns:
-            Path of the model file.
+        Args:
+            graph: The model.
+            weights: New weights by name, in the shape and dtype in which they are stored.
+            folder: Where the file, and its external data, are written.
 
         Raises:
+            ValueError: A weight is not stored in the model, or not in this shape and dtype.
+            InputError: External data lie outside the model's folder.
             OSError: The folder cannot be written.
         """
+        if not weights:
+            return RewrittenModel(_copy_unchanged(graph, folder), ())
+        self.requires(graph, weights)
         model = onnx.ModelProto()
         model.CopyFrom(graph.proto)
         tensors = list(model_tensors(model))
@@ -55,10 +76,28 @@ class RewriteWeights:
                     _inline(tensor, weights[name].tobytes())
         path = folder / MODEL
         path.write_bytes(model.SerializeToString())
-        return path
+        return RewrittenModel(path, tuple(weights))
+
+    @staticmethod
+    def requires(graph: OnnxGraph, weights: Mapping[str, Array]) -> None:
+        """Expects every weight to be stored in the model, in its shape and dtype; reads no tensor.
+
+        Raises:
+            ValueError: One is not.
+        """
+        stored = {name: tensor for name, tensor in model_tensors(graph.proto) if name is not None}
+        for name, array in weights.items():
+            if name not in stored:
+                raise ValueError(f"weights must be stored in the model. Got {name}, which {graph.path} does not hold.")
+            wanted = tuple(stored[name].dims), onnx.helper.tensor_dtype_to_np_dtype(stored[name].data_type)
+            if wanted != (array.shape, array.dtype):
+                raise ValueError(
+                    f"weight {name} must have shape {list(wanted[0])} and type {wanted[1]}. "
+                    f"Got {list(array.shape)} and {array.dtype}."
+                )
 
 
-def copy_unchanged(graph: OnnxGraph, folder: Path) -> Path:
+def _copy_unchanged(graph: OnnxGraph, folder: Path) -> Path:
     """A byte copy of the file and of the external data it names.
 
     Raises:

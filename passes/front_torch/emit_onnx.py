@@ -5,6 +5,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -26,39 +27,72 @@ class OnnxMismatchError(Prox24Error):
     """The ONNX file does not compute what the traced program does."""
 
 
-def expect_onnx(program: ExportedProgram, name: str) -> None:
-    """Refuses a program that torch cannot export to ONNX, as far as that is known before.
+@dataclass(frozen=True)
+class EmittedOnnx:
+    """An ONNX file that was written.
 
-    Raises:
-        InputError: onnxscript is not installed, or the program multiplies by grouped experts.
+    Attributes:
+        path: Where it is.
+        external: Whether its weights lie in a file beside it.
     """
-    if find_spec("onnxscript") is None:
-        raise InputError("an ONNX file of a torch model needs onnxscript. Install it with: pip install onnxscript.")
-    if any("grouped_mm" in str(node.target) for node in program.graph.nodes):
-        raise InputError(
-            f"{name} multiplies by grouped experts, for which ONNX has no operator: no ONNX file can be written. "
-            "A Hugging Face directory can be pruned without --onnx."
-        )
+
+    path: Path
+    external: bool
 
 
-def emit_onnx(program: ExportedProgram, file: Path) -> None:
-    """Writes `program` to `file`, its weights beside it where they are too large for one file.
+@dataclass(frozen=True)
+class EmitOnnx:
+    """Settings of the pass.
 
-    Raises:
-        InputError: onnxscript is not installed, or torch cannot export an operator.
-        OSError: The file cannot be written.
+    Attributes:
+        external_above: Bytes of weights above which they go to a file beside the model.
     """
-    size = sum(tensor.numel() * tensor.element_size() for tensor in program.state_dict.values())
-    try:
-        with _quiet():
-            exported = torch.onnx.export(program, dynamo=True, verbose=False, optimize=False)
-    except ImportError as error:
-        raise InputError("--onnx needs onnxscript. Install it with: pip install onnxscript.") from error
-    except Exception as error:
-        raise InputError(f"torch cannot export the model to ONNX: {first_line(error)}") from error
-    if exported is None:
-        raise InputError("torch returned no ONNX program for the model.")
-    exported.save(file, external_data=size > EXTERNAL_ABOVE)
+
+    external_above: int = EXTERNAL_ABOVE
+
+    @staticmethod
+    def requires(program: ExportedProgram, name: str) -> None:
+        """Expects a program that torch can export to ONNX, as far as that is known before.
+
+        Args:
+            program: The traced program.
+            name: What messages call it.
+
+        Raises:
+            InputError: onnxscript is not installed, or the program multiplies by grouped experts.
+        """
+        if find_spec("onnxscript") is None:
+            raise InputError("an ONNX file of a torch model needs onnxscript. Install it with: pip install onnxscript.")
+        if any("grouped_mm" in str(node.target) for node in program.graph.nodes):
+            raise InputError(
+                f"{name} multiplies by grouped experts, for which ONNX has no operator: no ONNX file can be written. "
+                "A Hugging Face directory can be pruned without --onnx."
+            )
+
+    def call(self, *, program: ExportedProgram, file: Path) -> EmittedOnnx:
+        """Writes a program as an ONNX file; what it computes is compared by `verify_onnx`.
+
+        Args:
+            program: The traced program, its values in memory.
+            file: Where it goes.
+
+        Raises:
+            InputError: onnxscript is not installed, or torch cannot export an operator.
+            OSError: The file cannot be written.
+        """
+        size = sum(tensor.numel() * tensor.element_size() for tensor in program.state_dict.values())
+        try:
+            with _quiet():
+                exported = torch.onnx.export(program, dynamo=True, verbose=False, optimize=False)
+        except ImportError as error:
+            raise InputError("--onnx needs onnxscript. Install it with: pip install onnxscript.") from error
+        except Exception as error:
+            raise InputError(f"torch cannot export the model to ONNX: {first_line(error)}") from error
+        if exported is None:
+            raise InputError("torch returned no ONNX program for the model.")
+        external = size > self.external_above
+        exported.save(file, external_data=external)
+        return EmittedOnnx(file, external)
 
 
 def verify_onnx(written: TracedGraph, traced: TracedGraph, linears: Sequence[Linear], feeds: Feeds | None) -> None:

@@ -40,7 +40,7 @@ class DivergenceError(Prox24Error):
         self.operator = operator
 
 
-def check(converted: Converted, graph: OnnxGraph, feeds: Feeds) -> None:
+def check_conversion(converted: Converted, graph: OnnxGraph, feeds: Feeds) -> None:
     """Runs one batch through both; nothing is returned where every output agrees.
 
     An entry agrees within `TOLERANCE` (`TOLERANCE_WIDENED` where float16 is computed in float32) of itself and of the

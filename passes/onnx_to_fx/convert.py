@@ -8,7 +8,7 @@ import builtins
 import keyword
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
@@ -34,11 +34,11 @@ from prox24_export.passes.onnx_to_fx.operators import (  # noqa: F401 (each ente
     select,
     windows,
 )
+from prox24_export.passes.onnx_to_fx.steps import GraphStep, find_reached, pair_quantisation
 from prox24_export.passes.onnx_to_fx.table import (
     NEWEST_OPSET,
     TABLE,
     NotDifferentiableError,
-    Operator,
     Unsupported,
     look_up,
 )
@@ -58,7 +58,6 @@ TORCH_TYPES = {
 NARROW = {torch.float16, torch.bfloat16}
 TYPE_ATTRIBUTES = {"to", "dtype", "output_dtype", "stash_type"}
 LONGEST_LITERAL = 64  # entries
-PAIR = "QuantizeLinear+DequantizeLinear"
 
 
 @dataclass(frozen=True)
@@ -82,43 +81,29 @@ class Converted:
 
 
 @dataclass(frozen=True)
-class _Step:
-    """One call: which function, on which values (None where left out), to which."""
+class ConvertToFx:
+    """The pass; it has no settings."""
 
-    node: str
-    op: str
-    operator: Operator
-    inputs: tuple[str | None, ...]
-    outputs: tuple[str, ...]
-    keywords: Mapping[str, Any]
+    def call(self, *, graph: OnnxGraph) -> Converted:
+        """Writes the model, as ONNX Runtime executes it here, as a torch function.
 
-    @property
-    def differentiable(self) -> Iterator[str]:
-        """The inputs that a gradient reaches."""
-        kind = self.keywords.get("to")
-        if self.operator.detached or (kind is not None and not kind.is_floating_point):
-            return
-        stopped = self.operator.fixed | self.operator.literals
-        yield from (name for place, name in enumerate(self.inputs) if name is not None and place not in stopped)
+        float16 and bfloat16 are computed in float32. Nothing is compared yet: see `check.check_conversion`.
 
+        Args:
+            graph: The model.
 
-def onnx_to_fx(graph: OnnxGraph) -> Converted:
-    """The model, as ONNX Runtime executes it here, as a torch function.
-
-    float16 and bfloat16 are computed in float32. Nothing is compared yet: see `check.check`.
-
-    Raises:
-        NotDifferentiableError: An operator of it, or a case of one, is not in the table.
-        InputError: ONNX Runtime cannot load the model.
-    """
-    proto = executed(graph)
-    for tensor in proto.graph.sparse_initializer:
-        raise NotDifferentiableError("SparseTensor", tensor.values.name)
-    if proto.functions:
-        proto = inliner.inline_local_functions(proto)
-    model = ir.from_proto(proto)
-    ir.external_data.set_base_dir(model.graph, graph.path.parent)
-    return convert(model, widen=True)
+        Raises:
+            NotDifferentiableError: An operator of it, or a case of one, is not in the table.
+            InputError: ONNX Runtime cannot load the model.
+        """
+        proto = executed(graph)
+        for tensor in proto.graph.sparse_initializer:
+            raise NotDifferentiableError("SparseTensor", tensor.values.name)
+        if proto.functions:
+            proto = inliner.inline_local_functions(proto)
+        model = ir.from_proto(proto)
+        ir.external_data.set_base_dir(model.graph, graph.path.parent)
+        return convert(model, widen=True)
 
 
 def executed(graph: OnnxGraph) -> onnx.ModelProto:
@@ -181,8 +166,8 @@ class _GraphConversion:
         model.sort()
         outputs = [str(value.name) for value in model.outputs]
         inputs = {str(value.name): self._placeholder(value) for value in model.inputs if not value.is_initializer()}
-        steps = _paired(self._live(outputs), outputs)
-        wanted = _reached(steps, outputs)
+        steps = pair_quantisation(self._live(outputs), outputs)
+        wanted = find_reached(steps, outputs)
         for name, tensor in self._stored(steps, outputs):
             self._store(name, tensor, is_parameter=name in wanted)
         for step in steps:
@@ -208,7 +193,7 @@ class _GraphConversion:
         self._nodes[name] = node
         return argument
 
-    def _live(self, outputs: Sequence[str]) -> list[_Step]:
+    def _live(self, outputs: Sequence[str]) -> list[GraphStep]:
         """What the outputs depend on, in topological order."""
         needed, nodes = set(outputs), []
         for node in reversed(list(self._model.graph)):
@@ -217,7 +202,7 @@ class _GraphConversion:
                 nodes.append(node)
         return [self._step(node) for node in reversed(nodes) if linear_operators.stored_tensor(node.outputs[0]) is None]
 
-    def _step(self, node: ir.Node) -> _Step:
+    def _step(self, node: ir.Node) -> GraphStep:
         name, op = self._names[node], node.op_type
         if node.domain not in {"", "ai.onnx"}:
             raise NotDifferentiableError(f"{node.domain}.{op}", name)
@@ -235,7 +220,7 @@ class _GraphConversion:
             keywords = operator.keyword_arguments(attributes, len(inputs), len(outputs))
         except Unsupported as error:
             raise NotDifferentiableError(op, name, str(error)) from error
-        return _Step(name, op, operator, inputs, tuple(value or "" for value in outputs), keywords)
+        return GraphStep(name, op, operator, inputs, tuple(value or "" for value in outputs), keywords)
 
     def _attribute(self, name: str, attribute: ir.Attr) -> Any:
         match attribute.type:
@@ -266,7 +251,7 @@ class _GraphConversion:
             array = array.astype(np.float32)
         return torch.from_numpy(np.array(array, order="C")).to(dtype)
 
-    def _stored(self, steps: Sequence[_Step], outputs: Sequence[str]) -> Iterator[tuple[str, ir.TensorProtocol]]:
+    def _stored(self, steps: Sequence[GraphStep], outputs: Sequence[str]) -> Iterator[tuple[str, ir.TensorProtocol]]:
         """Every stored tensor that is read."""
         read = {name for step in steps for name in step.inputs}.union(outputs)
         graph = self._model.graph
@@ -288,7 +273,7 @@ class _GraphConversion:
         self._root.register_parameter(place, nn.Parameter(tensor))
         self._nodes[name] = self._graph.get_attr(place)
 
-    def _fold(self, step: _Step) -> None:
+    def _fold(self, step: GraphStep) -> None:
         given = [None if name is None else self._folded[name] for name in step.inputs]
         try:
             with torch.no_grad():
@@ -298,7 +283,7 @@ class _GraphConversion:
         values = result if "outputs" in step.operator.keywords else (result,)
         self._folded |= {name: value for name, value in zip(step.outputs, values, strict=True) if name}
 
-    def _emit(self, step: _Step) -> None:
+    def _emit(self, step: GraphStep) -> None:
         arguments = tuple(
             self._literal(name) if place in step.operator.literals else name and self._node(name)
             for place, name in enumerate(step.inputs)
@@ -313,7 +298,7 @@ class _GraphConversion:
 
     def _call(
         self,
-        step: _Step,
+        step: GraphStep,
         function: Callable[..., Any],
         arguments: tuple[Any, ...],
         keywords: dict[str, Any],
@@ -363,33 +348,6 @@ def _is_reserved(name: str) -> bool:
 def _without_trailing(names: Sequence[str | None]) -> tuple[str | None, ...]:
     last = max((place for place, name in enumerate(names) if name), default=-1)
     return tuple(names[: last + 1])
-
-
-def _paired(steps: Sequence[_Step], outputs: Sequence[str]) -> list[_Step]:
-    """A DequantizeLinear behind a QuantizeLinear becomes one step with it, so that gradients pass."""
-    pair = look_up(PAIR, NEWEST_OPSET)
-    producers = {step.outputs[0]: step for step in steps if step.op == "QuantizeLinear"}
-    result = []
-    for step in steps:
-        before = producers.get(step.inputs[0] or "") if step.op == "DequantizeLinear" else None
-        if before is None or pair is None:
-            result.append(step)
-            continue
-        first = (*before.inputs, None)[:3]
-        axes = {"axis": before.keywords.get("axis", 1), "axis_back": step.keywords.get("axis", 1)}
-        keywords = {**before.keywords, **axes}
-        result.append(replace(step, operator=pair, inputs=(*first, *step.inputs[1:]), keywords=keywords))
-    read = {name for step in result for name in step.inputs}.union(outputs)
-    return [step for step in result if step.op != "QuantizeLinear" or not read.isdisjoint(step.outputs)]
-
-
-def _reached(steps: Sequence[_Step], outputs: Sequence[str]) -> set[str]:
-    """Values that a gradient of the outputs reaches."""
-    reached = set(outputs)
-    for step in reversed(steps):
-        if not reached.isdisjoint(step.outputs):
-            reached.update(step.differentiable)
-    return reached
 
 
 def _sentence(error: Exception) -> str:

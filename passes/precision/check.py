@@ -12,7 +12,7 @@ from prox24_export.passes.graph.arrays import Array
 from prox24_export.passes.graph.protocol import Candidate, Linear
 from prox24_export.passes.precision.ranges import ObservedValues
 from prox24_export.passes.precision.types import LowPrecision
-from prox24_export.passes.verify_pattern import Verified, verify_pattern
+from prox24_export.passes.verify_pattern import VerifiedUse, VerifyPattern
 
 
 class PrecisionError(Prox24Error):
@@ -21,7 +21,7 @@ class PrecisionError(Prox24Error):
 
 def verify_lowered(
     final: OnnxGraph, linears: Sequence[Linear], precision: LowPrecision, kept: Mapping[str, str]
-) -> list[Verified]:
+) -> tuple[VerifiedUse, ...]:
     """Every use of `linears` is 2:4 in the converted file, and reads a weight that is stored in the low type.
 
     A float32 weight behind a `Cast` computes the same, but no sparse kernel is sure to take it.
@@ -45,7 +45,7 @@ def verify_lowered(
             )
     renamed = {found.weight for found in at_uses} - wanted  # one weight, read in two types, is stored twice
     also = [replace(linears[0], weight=name, uses=()) for name in sorted(renamed)] if linears else []
-    return verify_pattern(final, [*linears, *also])
+    return VerifyPattern().call(graph=final, linears=[*linears, *also]).uses
 
 
 def verify_interface(source: onnx.ModelProto, final: onnx.ModelProto) -> None:

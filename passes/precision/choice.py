@@ -36,7 +36,7 @@ class Float32Choice:
     keep: Sequence[str]
     linears: frozenset[str]
 
-    def call(self, nodes: Sequence[ir.Node], ranges: Mapping[str, Range]) -> dict[str, str]:
+    def choose(self, nodes: Sequence[ir.Node], ranges: Mapping[str, Range]) -> dict[str, str]:
         """By name of the node: why it stays in float32. Nodes without float32 operands are not mentioned.
 
         Args:

@@ -17,7 +17,8 @@ import onnx_ir as ir
 
 from prox24_export.errors import InputError
 from prox24_export.passes.front_onnx import linear_operators, runtime
-from prox24_export.passes.front_onnx.graph import OnnxGraph, model_tensors
+from prox24_export.passes.front_onnx.graph import OnnxGraph
+from prox24_export.passes.front_onnx.tensors import model_tensors
 from prox24_export.passes.graph.arrays import as_numpy_dtype
 from prox24_export.passes.graph.protocol import Candidate, Feeds, Linear
 from prox24_export.passes.precision.autocast import autocast
@@ -27,7 +28,7 @@ from prox24_export.passes.precision.convert import constants_first, convert
 from prox24_export.passes.precision.quantised import is_quantised, verify_quantised
 from prox24_export.passes.precision.ranges import Range, observe, range_of
 from prox24_export.passes.precision.types import PRECISIONS, LowPrecision, LowPrecisionName, first_opset
-from prox24_export.passes.verify_pattern import Verified, verify_pattern
+from prox24_export.passes.verify_pattern import VerifiedUse, VerifyPattern
 
 EXTERNAL_ABOVE = 1_800_000_000  # bytes of tensors: protobuf ends at 2 GiB
 EXTERNAL_TENSOR = 1024  # bytes: smaller tensors stay in the file
@@ -51,7 +52,7 @@ class Lowered:
     path: Path
     kept_in_fp32: Mapping[str, str]
     differences: Mapping[str, float]
-    verified: tuple[Verified, ...]
+    verified: tuple[VerifiedUse, ...]
     notes: tuple[str, ...] = ()
     converted: bool = True
 
@@ -75,7 +76,7 @@ class LowerPrecision:
     converter: Literal["own", "autocast"] = "own"
     external_above: int = EXTERNAL_ABOVE
 
-    def call(self, source: Path, target: Path, feeds: Sequence[Feeds], linears: Sequence[Linear] = ()) -> Lowered:
+    def call(self, *, source: Path, target: Path, feeds: Sequence[Feeds], linears: Sequence[Linear] = ()) -> Lowered:
         """Writes `source` in the low type to `target`, which appears whole or not at all; `source` is never touched.
 
         A model whose weights are float16 or bfloat16 already, or quantised, is copied. Inputs and outputs keep their
@@ -95,9 +96,8 @@ class LowerPrecision:
             PrecisionError: A value is NaN or Inf that was finite, or a weight is not stored in the low type.
             OSError: The target cannot be written.
         """
+        self.requires(source, target)
         graph = OnnxGraph(source)
-        if target.resolve() == source.resolve():
-            raise InputError(f"{target} is the model that is converted. Expected another file to write to.")
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as folder:
             file = Path(folder) / target.name
@@ -105,6 +105,16 @@ class LowerPrecision:
             lowered = self._copied(graph, file, linears, why) if why else self._converted(graph, file, feeds, linears)
             _publish(file, target)
         return replace(lowered, path=target)
+
+    @staticmethod
+    def requires(source: Path, target: Path) -> None:
+        """Expects to write another file than it reads.
+
+        Raises:
+            InputError: Both are the same.
+        """
+        if target.resolve() == source.resolve():
+            raise InputError(f"{target} is the model that is converted. Expected another file to write to.")
 
     def _copied(self, graph: OnnxGraph, file: Path, linears: Sequence[Linear], why: str) -> Lowered:
         if _has_external(graph.proto):
@@ -114,10 +124,10 @@ class LowerPrecision:
         else:
             shutil.copyfile(graph.path, file)
         written = OnnxGraph(file)
-        verified = verify_pattern(written, linears)
+        verified = VerifyPattern().call(graph=written, linears=linears).uses
         if is_quantised(written):
             verified = verify_quantised(written, [use.node for linear in linears for use in linear.uses])
-        return Lowered(file, {}, {}, tuple(verified), (why,), converted=False)
+        return Lowered(file, {}, {}, verified, (why,), converted=False)
 
     def _converted(self, graph: OnnxGraph, file: Path, feeds: Sequence[Feeds], linears: Sequence[Linear]) -> Lowered:
         precision = PRECISIONS[self.precision]
@@ -142,7 +152,7 @@ class LowerPrecision:
             notes.append(
                 "compared node by node on a float32 copy, every value rounded, as ONNX Runtime has no kernels here"
             )
-        return Lowered(file, kept, differences(before, after), tuple(verified), tuple(notes))
+        return Lowered(file, kept, differences(before, after), verified, tuple(notes))
 
     def _convert(
         self, graph: OnnxGraph, model: ir.Model, precision: LowPrecision, before: Mapping[str, Range]
@@ -155,7 +165,7 @@ class LowerPrecision:
         linears = frozenset(found.use.node for found in graph.operators() if isinstance(found, Candidate))
         opset = model.opset_imports[""]
         choice = Float32Choice(precision, opset, self.margin, self.keep, linears)
-        kept = choice.call(list(model.graph), {**before, **stored})
+        kept = choice.choose(list(model.graph), {**before, **stored})
         convert(model, precision, kept, opset)
         return kept
 

@@ -16,7 +16,7 @@ from prox24_export.passes.front_onnx import runtime
 from prox24_export.passes.front_onnx.graph import OnnxGraph
 from prox24_export.passes.graph.arrays import Array
 from prox24_export.passes.graph.protocol import Candidate, Node
-from prox24_export.passes.verify_pattern import PatternError, Verified, check
+from prox24_export.passes.verify_pattern import PatternError, VerifiedUse, check_use
 
 EPILOGUE = {"Add", "Relu", "Clip", "LeakyRelu", "Sigmoid", "Mul"}  # what TensorRT fuses behind a product
 
@@ -51,7 +51,7 @@ def quantised_products(graph: OnnxGraph) -> tuple[set[str], set[str]]:
     return inside, followed
 
 
-def verify_quantised(graph: OnnxGraph, nodes: Sequence[str]) -> list[Verified]:
+def verify_quantised(graph: OnnxGraph, nodes: Sequence[str]) -> tuple[VerifiedUse, ...]:
     """Checks the integers that `nodes` multiply by, along the reduction axis of each node.
 
     Nodes whose weight is not quantised are checked as they are.
@@ -68,14 +68,14 @@ def verify_quantised(graph: OnnxGraph, nodes: Sequence[str]) -> list[Verified]:
         for node in nodes:
             if node not in uses:
                 raise PatternError(f"node {node} is no linear layer with a constant weight after quantisation.")
-            verified = check(looked_at, uses[node])
+            verified = check_use(looked_at, uses[node])
             if verified.violations:
                 raise PatternError(
                     f"node {node}: {verified.violations} of {verified.groups} groups of quantised weights are not 2:4. "
                     "Expected at most two in each that differ from the zero point. Prune before quantising."
                 )
             found.append(verified)
-    return found
+    return tuple(found)
 
 
 def _with_integers(graph: OnnxGraph) -> onnx.ModelProto:

@@ -5,8 +5,8 @@ from prox24_export.passes.front_torch.flat_module import flat_module
 from prox24_export.passes.front_torch.graph import fx_of
 from prox24_export.passes.graph.differentiable import Differentiable
 from prox24_export.passes.graph.protocol import Feeds, TracedGraph
-from prox24_export.passes.onnx_to_fx.check import check
-from prox24_export.passes.onnx_to_fx.convert import onnx_to_fx
+from prox24_export.passes.onnx_to_fx.check import check_conversion
+from prox24_export.passes.onnx_to_fx.convert import ConvertToFx
 
 
 def make_differentiable(graph: TracedGraph, feeds: Feeds) -> Differentiable:
@@ -20,6 +20,6 @@ def make_differentiable(graph: TracedGraph, feeds: Feeds) -> Differentiable:
     """
     if not isinstance(graph, OnnxGraph):
         return flat_module(fx_of(graph).whole_program())
-    converted = onnx_to_fx(graph)
-    check(converted, graph, feeds)
+    converted = ConvertToFx().call(graph=graph)
+    check_conversion(converted, graph, feeds)
     return Differentiable(converted.module, converted.parameters)

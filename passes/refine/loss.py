@@ -24,8 +24,9 @@ SMALLEST = 1e-30
 class OutputLoss:
     """The measure of one output.
 
-    - `kl`: `T²·KL(softmax(d/T) ‖ softmax(s/T))` along the last axis, in nats.
-    - `logits`: `(s − d)²` about the means along the last axis, divided by `scale`: what `kl` tends to for large T.
+    - `kl`: `KL(softmax(d) ‖ softmax(s))` along the last axis, in nats.
+    - `logits`: `(s − d)²` about the means along the last axis, divided by `scale`: what `T²·kl` of logits divided by
+      `T` tends to for large `T`.
     - `probabilities`: `KL(d ‖ s)` along the last axis, in nats; what softmax left of unlikely classes says nothing.
     - `cosine`: `1 − cos(s, d)` along the last axis.
     - `mse`: `(s − d)²` divided by `scale`.
@@ -34,12 +35,10 @@ class OutputLoss:
     Attributes:
         kind: Which.
         scale: Variance of what is compared, in the dense network.
-        temperature: `T`.
     """
 
     kind: LossKind
     scale: float = 1.0
-    temperature: float = 1.0
 
     def of(self, sparse: Tensor, dense: Tensor, samples: int) -> Float[Tensor, " samples"]:
         """Mean of each sample; `samples` is 1 where outputs cannot be told apart along their first axis."""
@@ -51,13 +50,12 @@ class OutputLoss:
             wanted, got = (output.float().clamp_min(SMALLEST).log() for output in (dense, sparse))
             return by_sample((dense.float() * (wanted - got)).sum(-1), samples)
         if self.kind == "kl":
-            wanted = (dense.float() / self.temperature).log_softmax(-1)
-            got = (sparse.float() / self.temperature).log_softmax(-1)
-            return by_sample((wanted.exp() * (wanted - got)).sum(-1) * self.temperature**2, samples)
+            wanted, got = dense.float().log_softmax(-1), sparse.float().log_softmax(-1)
+            return by_sample((wanted.exp() * (wanted - got)).sum(-1), samples)
         return normalised_error(self._compared(sparse), self._compared(dense), self.scale, samples)
 
     @staticmethod
-    def detect(dense: Tensor, kind: LossKind | None = None, temperature: float = 1.0) -> "OutputLoss":
+    def detect(dense: Tensor) -> "OutputLoss":
         """The measure that fits an output by its values: they tell logits, probabilities and unit vectors apart.
 
         Logits are [N, C] or [N, T, C] whose softmax is decided, its mean entropy below nine tenths of `log C`. Of
@@ -66,12 +64,10 @@ class OutputLoss:
 
         Args:
             dense: What the dense network returns for a batch.
-            kind: The measure, where it is given.
-            temperature: Of `kl`.
         """
         if not dense.is_floating_point() or dense.numel() == 0:
             return OutputLoss("none")
-        return OutputLoss(kind or _detected(dense.float()), 1.0, temperature).scaled(dense)
+        return OutputLoss(_detected(dense.float())).scaled(dense)
 
     def scaled(self, dense: Tensor) -> "OutputLoss":
         """With the variance that this dense output has."""

@@ -17,10 +17,10 @@ from jaxtyping import Float
 from torch import Tensor, fx
 
 from prox24_export.passes.refine.batches import Samples
-from prox24_export.passes.refine.loss import Custom, LossKind
+from prox24_export.passes.refine.loss import Custom
 from prox24_export.passes.refine.memory import available, kept_for_gradient
 from prox24_export.passes.refine.objective import Objective, StreamPair
-from prox24_export.passes.refine.segment_streams import Streams
+from prox24_export.passes.refine.segment_streams import SegmentStreams
 from prox24_export.passes.refine.segments import blocks, cuts, with_outputs
 from prox24_export.passes.refine.training import (
     Epoch,
@@ -81,47 +81,39 @@ class RefineModel:
             float parameter.
         mode: `model` tunes everything together, `segments` one block after the other in the memory of one block;
             `auto` takes `model` where that needs at most half of the memory that is free.
-        losses: Measure of each output; None is detected, see `OutputLoss.detect`.
         custom: Measures all outputs instead: (pruned, dense) → a scalar or one value a sample.
-        temperature: Of logits where they are measured by `kl`.
         epochs: None: about 360 steps, in 6 to 20 epochs; to 30 where a symmetric network sees views of images.
         rate: Relative learning rate; None: a third of the mean normalised error at the cuts, 0.001 to 0.03.
         batch: Samples in a step; None: 16, of views of images 32, or a quarter of them where that is less.
         mixed: Blend float inputs of some samples with others; see `batches.mix`. In model mode only.
         minutes: Limit of the time spent on it; the same result twice is promised only without one.
-        checkpointed: Compute activations again for the gradient instead of keeping them: slower, less memory.
-        half: Multiply matrices in bfloat16 on a GPU.
         seed: Of the order of samples and of their blends.
     """
 
     which: Which = "weights"
     mode: Mode = "auto"
-    losses: tuple[LossKind | None, ...] = ()
     custom: Custom | None = None
-    temperature: float = 1.0
     epochs: int | None = None
     rate: float | None = None
     batch: int | None = None
     mixed: bool = True
     minutes: float | None = None
-    checkpointed: bool = False
-    half: bool = False
     seed: int = 0
 
     def call(
         self,
+        *,
         dense: fx.GraphModule,
         weights: Mapping[str, Tensor],
         masks: Mapping[str, Tensor],
         fit: Sequence[Inputs],
         choice: Sequence[Inputs],
-        *,
         joinable: bool = True,
         tick: EpochTick = lambda _share, _epoch: None,
         progress: RefineProgress | None = None,
         saved: Callable[[RefineProgress], None] = lambda _progress: None,
     ) -> Refined:
-        """Refines.
+        """Tunes the surviving weights together; the result is kept only where held-back samples say that it is better.
 
         Args:
             dense: `forward(*inputs) -> tuple of tensors`, with the dense network's parameters, on the device to use.
@@ -139,7 +131,8 @@ class RefineModel:
             ValueError: A weight has no parameter, or its mask has another shape.
         """
         started = time.perf_counter()
-        start, masks = _checked(dense, weights, masks)
+        self.requires(dense, weights, masks)
+        start, masks = _moved_to_device(dense, weights, masks)
         start |= {name: value for name, value in _moving(dense, self.which) if name not in start}
         if not fit:
             return Refined(start, False, math.nan, math.nan, (), "model")
@@ -150,6 +143,21 @@ class RefineModel:
         epochs = self.epochs or min(most, max(FEWEST, round(STEPS / tuned.steps)))
         run = _Run(self, dense, start, masks, views, tuned, held, epochs, progress or RefineProgress(), tick, saved)
         return replace(run.result(), seconds=time.perf_counter() - started)
+
+    @staticmethod
+    def requires(dense: fx.GraphModule, weights: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> None:
+        """Expects every weight to be a parameter of the network, with a mask of its shape.
+
+        Raises:
+            ValueError: One is not.
+        """
+        parameters = dict(dense.named_parameters())
+        for name, weight in weights.items():
+            if name not in parameters or parameters[name].shape != weight.shape:
+                got = f"{name} of shape {tuple(weight.shape)}"
+                raise ValueError(f"weights must be parameters of the module. Got {got}.")
+            if name not in masks or masks[name].shape != weight.shape:
+                raise ValueError(f"masks must have the shape of their weight. Got none such for {name}.")
 
     def _views(self, dense: fx.GraphModule, samples: Samples) -> Views:
         """What may be done to images; nothing where it was not asked for."""
@@ -241,8 +249,8 @@ class _Run:
     def _segments(self) -> Refined:
         """One segment after the other; the whole network then has the last word."""
         segments = blocks(self.dense, self.start)
-        fit = Streams(self.dense, segments, self.fit.shuffled(0, self.settings.seed, mixed=False), self.device)
-        choice = Streams(self.dense, segments, self.choice.in_order(), self.device)
+        fit = SegmentStreams(self.dense, segments, self.fit.shuffled(0, self.settings.seed, mixed=False), self.device)
+        choice = SegmentStreams(self.dense, segments, self.choice.in_order(), self.device)
         parts = []
         for place, segment in enumerate(segments):
             weights = {name: self.start[name] for name in segment.weights}
@@ -323,16 +331,9 @@ class _Run:
         *,
         symmetric: bool = False,
     ) -> tuple[Objective, float]:
-        settings = self.settings
-        custom = settings.custom if outputs else None
-        objective = Objective(
-            module,
-            custom=custom,
-            symmetric=symmetric,
-            checkpointed=settings.checkpointed,
-            half=settings.half,
-        )
-        return objective.fitted(weights, pairs, outputs, settings.losses, settings.temperature)
+        custom = self.settings.custom if outputs else None
+        objective = Objective(module, custom=custom, symmetric=symmetric)
+        return objective.fitted(weights, pairs, outputs)
 
     def _pairs(self, batches: Iterable[Inputs]) -> Iterator[StreamPair]:
         for feeds in batches:
@@ -360,20 +361,11 @@ def improves(before: Float[Tensor, " samples"], after: Float[Tensor, " samples"]
     return float(gains.mean()) > (QUANTILE + QUANTILE_SLOPE / (len(gains) - 1)) * noise
 
 
-def _checked(
+def _moved_to_device(
     dense: fx.GraphModule, weights: Mapping[str, Tensor], masks: Mapping[str, Tensor]
 ) -> tuple[Weights, dict[str, Tensor]]:
-    """Weights and masks on the device.
-
-    Raises:
-        ValueError: See `RefineModel.call`.
-    """
+    """Float32 weights, and masks, where the network's parameters are."""
     parameters = dict(dense.named_parameters())
-    for name, weight in weights.items():
-        if name not in parameters or parameters[name].shape != weight.shape:
-            raise ValueError(f"weights must be parameters of the module. Got {name} of shape {tuple(weight.shape)}.")
-        if name not in masks or masks[name].shape != weight.shape:
-            raise ValueError(f"masks must have the shape of their weight. Got none such for {name}.")
     moved = {name: w.detach().to(parameters[name].device, torch.float32) for name, w in weights.items()}
     return moved, {name: masks[name].to(weight.device) for name, weight in moved.items()}
 

@@ -10,15 +10,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, fx
 from torch.func import functional_call
-from torch.utils.checkpoint import checkpoint
 
-from prox24_export.passes.refine.loss import AT_CUTS, Custom, LossKind, OutputLoss, normalised_error, samples_of, spread
+from prox24_export.passes.refine.loss import AT_CUTS, Custom, OutputLoss, normalised_error, samples_of, spread
 from prox24_export.passes.refine.views import Inputs, around, both
 
 NetworkValues = tuple[Any, ...]  # tensors, and sizes
-StreamPair = tuple[
-    NetworkValues, NetworkValues
-]  # what the dense and the pruned network read: the same in a whole network
+# What the dense and the pruned network read: the same in a whole network.
+StreamPair = tuple[NetworkValues, NetworkValues]
 
 SCALE_BATCHES = 8  # that scales and the first error are measured on
 
@@ -37,8 +35,6 @@ class Objective:
         scales: Variance of each cut.
         custom: Measures all outputs instead: (pruned, dense) → a scalar or one value a sample.
         symmetric: Whether the only input is a batch of images, and views of an image are the same to the dense network.
-        checkpointed: Compute activations again for the gradient instead of keeping them.
-        half: Multiply matrices in bfloat16 on a GPU.
     """
 
     module: fx.GraphModule
@@ -46,8 +42,6 @@ class Objective:
     scales: tuple[float, ...] = ()
     custom: Custom | None = None
     symmetric: bool = False
-    checkpointed: bool = False
-    half: bool = False
 
     def of(
         self, weights: Mapping[str, Tensor], pair: StreamPair, target: Inputs | None = None
@@ -62,12 +56,7 @@ class Objective:
         """
         dense_feeds, sparse_feeds = pair
         dense = self._target(dense_feeds, both) if target is None else target
-        with self._precision(sparse_feeds):
-            cast = self._cast(weights)
-            if self.checkpointed and torch.is_grad_enabled():
-                sparse = checkpoint(self._call, cast, sparse_feeds, use_reentrant=False, preserve_rng_state=False)
-            else:
-                sparse = self._call(cast, sparse_feeds)
+        sparse = self._call(self._cast(weights), sparse_feeds)
         samples = samples_of(dense)
         return self._of_outputs(sparse, dense, samples) + AT_CUTS * self._of_cuts(sparse, dense, samples)
 
@@ -94,8 +83,6 @@ class Objective:
         weights: Mapping[str, Tensor],
         pairs: Iterable[StreamPair],
         outputs: int,
-        kinds: Sequence[LossKind | None] = (),
-        temperature: float = 1.0,
     ) -> tuple["Objective", float]:
         """With measures that fit the first batches, and the mean normalised error they begin at.
 
@@ -103,8 +90,6 @@ class Objective:
             weights: Where refinement starts.
             pairs: Inputs; the first eight are looked at.
             outputs: How many of the module's results are outputs.
-            kinds: Measures of the first outputs where they are given; the others are detected.
-            temperature: See `OutputLoss.detect`.
 
         Returns:
             The objective; and the mean over cuts, or else over outputs, of squared error divided by variance.
@@ -114,12 +99,11 @@ class Objective:
         spreads: list[Tensor] = []
         errors: list[Tensor] = []
         for dense_feeds, sparse_feeds in itertools.islice(pairs, SCALE_BATCHES):
-            with torch.no_grad(), self._precision(dense_feeds):
+            with torch.no_grad():
                 dense = tuple(self.module(*dense_feeds))
                 sparse = self._call(self._cast(weights), sparse_feeds)
             if not losses:
-                known = [*kinds, *[None] * outputs][:outputs]
-                losses = [self._loss(d, kind, temperature) for d, kind in zip(dense, known, strict=False)]
+                losses = [self._loss(output) for output in dense[:outputs]]
             scaled = [loss.scaled(d) for loss, d in zip(losses, dense, strict=False)]
             measures.append(torch.tensor([loss.scale for loss in scaled]))
             spreads.append(torch.tensor([spread(d) for d in dense]))
@@ -145,14 +129,14 @@ class Objective:
         pairs = zip(sparse[count:], dense[count:], self.scales, strict=True)
         return _mean([normalised_error(s, d, scale, samples) for s, d, scale in pairs], samples, dense[0].device)
 
-    def _loss(self, dense: Tensor, kind: LossKind | None, temperature: float) -> OutputLoss:
-        """Of one output. What views say together is a distribution, not a mean of logits."""
-        loss = OutputLoss.detect(dense, kind, temperature)
-        return replace(loss, kind="kl") if self.symmetric and kind is None and loss.kind == "logits" else loss
+    def _loss(self, dense: Tensor) -> OutputLoss:
+        """The measure of one output. What views say together is a distribution, not a mean of logits."""
+        loss = OutputLoss.detect(dense)
+        return replace(loss, kind="kl") if self.symmetric and loss.kind == "logits" else loss
 
     def _target(self, feeds: NetworkValues, views: Callable[[Tensor], Iterator[Tensor]]) -> Inputs:
         """What the dense network gives; of a symmetric one what it gives `views` of the images together."""
-        with torch.no_grad(), self._precision(feeds):
+        with torch.no_grad():
             if not self.symmetric:
                 return tuple(self.module(*feeds))
             results = torch.stack([self.module(view)[0] for view in views(feeds[0])])
@@ -166,10 +150,6 @@ class Objective:
     def _call(self, weights: Mapping[str, Tensor], feeds: NetworkValues) -> Inputs:
         results: Inputs = functional_call(self.module, dict(weights), feeds)
         return results
-
-    def _precision(self, feeds: NetworkValues) -> torch.autocast:
-        kind = next((feed.device.type for feed in feeds if isinstance(feed, Tensor)), "cpu")
-        return torch.autocast(kind, torch.bfloat16, enabled=self.half and kind == "cuda")
 
 
 def _squared_error(sparse: Tensor, dense: Tensor) -> float:

@@ -14,7 +14,7 @@ from prox24_export.passes.refine.views import Inputs
 CPU = torch.device("cpu")
 
 
-class Streams:
+class SegmentStreams:
     """What the next segment reads, of every batch: in the dense network and in the refined one.
 
     Batches keep their samples, because a value at a cut need not have its samples along the first axis. All of it lies

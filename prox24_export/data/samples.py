@@ -12,7 +12,7 @@ from torch import Tensor
 from prox24_export import user_code
 from prox24_export.data import text
 from prox24_export.errors import InputError
-from prox24_export.passes.calibrate.calibrate import Batch
+from prox24_export.passes.calibrate.streams import Batch
 from prox24_export.passes.graph.arrays import Array, as_array
 from prox24_export.passes.graph.protocol import Input
 

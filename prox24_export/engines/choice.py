@@ -3,10 +3,25 @@
 from dataclasses import dataclass
 
 from prox24_export.errors import InputError, UnavailableError
+from prox24_export.option_values import Engine, Precision
 from prox24_export.results.engine import EngineName
-from prox24_export.settings import Settings
 
 REMEDY = "Leave --min-speedup out, or run where TensorRT or a CUDA GPU is."
+
+
+@dataclass(frozen=True)
+class EngineRequest:
+    """What the user asks for.
+
+    Attributes:
+        engine: What to measure with; `auto`: the best that is here.
+        precision: Of the engines; None: fp16, and no files without TensorRT.
+        min_speedup: Gate on the speed-up, which needs an engine that measures one; None: no gate.
+    """
+
+    engine: Engine = "auto"
+    precision: Precision | None = None
+    min_speedup: float | None = None
 
 
 @dataclass(frozen=True)
@@ -26,29 +41,29 @@ class EngineChoice:
     why_not: str = ""
 
 
-def choose_engine(settings: Settings, *, has_onnx: bool) -> EngineChoice:
-    """Chooses the engine that the settings ask for; with `auto`, the best that can be used here.
+def choose(request: EngineRequest, *, has_onnx: bool) -> EngineChoice:
+    """Chooses the engine that is asked for; with `auto` the best that is here.
 
     Args:
-        settings: The options of the run, of which `engine`, `precision` and `min_speedup` count.
+        request: What the user asks for.
         has_onnx: Whether the run has, or writes, the model as ONNX files, which TensorRT and ONNX Runtime read.
 
     Raises:
         UnavailableError: The engine, or a speed-up, that was asked for cannot be had here.
         InputError: An engine that reads ONNX files was asked for, and the model is none.
     """
-    choice = _choose(settings, has_onnx=has_onnx)
-    if settings.min_speedup is not None and choice.engine not in {"tensorrt", "torch"}:
+    choice = _chosen(request, has_onnx=has_onnx)
+    if request.min_speedup is not None and choice.engine not in {"tensorrt", "torch"}:
         why = choice.why_not or "ONNX Runtime has no sparse kernels."
         raise UnavailableError(f"--min-speedup needs a speed-up, and none can be measured here: {why} {REMEDY}")
     return choice
 
 
-def _choose(settings: Settings, *, has_onnx: bool) -> EngineChoice:
+def _chosen(request: EngineRequest, *, has_onnx: bool) -> EngineChoice:
     from prox24_export.engines.torch_sparse import measure as torch_sparse  # noqa: PLC0415 (looks for libraries)
     from prox24_export.passes.emit_engine import tensorrt  # noqa: PLC0415 (looks for libraries)
 
-    asked, precision, writes = settings.engine, settings.precision or "fp16", settings.precision is not None
+    asked, precision, writes = request.engine, request.precision or "fp16", request.precision is not None
     if asked in {"tensorrt", "onnxruntime"} and not has_onnx:
         raise InputError(
             f"--engine {asked} reads ONNX files, and this model is not one. Add --onnx, or use --engine torch."

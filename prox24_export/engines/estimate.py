@@ -12,8 +12,8 @@ from typing import Any
 
 from torch import Tensor
 
-from prox24_export.passes.calibrate.calibrate import StageRunner
 from prox24_export.passes.calibrate.schedule import schedule
+from prox24_export.passes.calibrate.streams import StageRunner
 from prox24_export.passes.graph.activations import Rows
 from prox24_export.passes.graph.experts import part_name
 from prox24_export.passes.graph.layout import Layout

@@ -36,11 +36,11 @@ class OnnxFile:
     def write(self, graph: TracedGraph, weights: Mapping[str, Array], folder: Path) -> Path:
         """Writes the file with other weights; it is a byte copy where no weight changes. See `Frontend.write`."""
         from prox24_export.passes.front_onnx.graph import OnnxGraph  # noqa: PLC0415
-        from prox24_export.passes.front_onnx.rewrite_weights import RewriteWeights, copy_unchanged  # noqa: PLC0415
+        from prox24_export.passes.front_onnx.rewrite_weights import RewriteWeights  # noqa: PLC0415
 
         if not isinstance(graph, OnnxGraph):
             raise TypeError(f"graph must be an OnnxGraph. Got {type(graph).__name__}.")
-        return RewriteWeights().call(graph, weights, folder) if weights else copy_unchanged(graph, folder)
+        return RewriteWeights().call(graph=graph, weights=weights, folder=folder).path
 
     def expect_onnx(self, graph: TracedGraph) -> None:
         """Refuses every graph, as `write_onnx` does."""

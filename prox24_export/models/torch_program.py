@@ -19,7 +19,7 @@ from prox24_export import facts, user_code
 from prox24_export.data.samples import LABELS
 from prox24_export.errors import InputError, first_line
 from prox24_export.models.frontend import ONNX_MODEL
-from prox24_export.passes.front_torch.emit_onnx import emit_onnx, expect_onnx
+from prox24_export.passes.front_torch.emit_onnx import EmitOnnx
 from prox24_export.passes.front_torch.graph import FxGraph, fx_of
 from prox24_export.passes.front_torch.trace import functional, trace, with_tensors
 from prox24_export.passes.graph.arrays import Array, as_array, as_tensor
@@ -105,12 +105,12 @@ class TorchProgram:
 
     def expect_onnx(self, graph: TracedGraph) -> None:
         """See `Frontend.expect_onnx`."""
-        expect_onnx(fx_of(graph).program, str(self.path))
+        EmitOnnx.requires(fx_of(graph).program, str(self.path))
 
     def write_onnx(self, graph: TracedGraph, folder: Path) -> Path:
         """See `Frontend.write_onnx`."""
         path = folder / ONNX_MODEL
-        emit_onnx(fx_of(graph).program, path)
+        EmitOnnx().call(program=fx_of(graph).program, file=path)
         return path
 
 

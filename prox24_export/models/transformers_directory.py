@@ -15,7 +15,7 @@ from prox24_export import facts
 from prox24_export.errors import InputError, first_line
 from prox24_export.models.checkpoint import INDEX, Checkpoint
 from prox24_export.models.frontend import CONFIG, ONNX_MODEL
-from prox24_export.passes.front_torch.emit_onnx import emit_onnx, expect_onnx
+from prox24_export.passes.front_torch.emit_onnx import EmitOnnx
 from prox24_export.passes.front_torch.graph import FxGraph, fx_of
 from prox24_export.passes.front_torch.trace import trace
 from prox24_export.passes.graph.arrays import Array, as_tensor
@@ -85,12 +85,12 @@ class TransformersDirectory:
 
     def expect_onnx(self, graph: TracedGraph) -> None:
         """See `Frontend.expect_onnx`."""
-        expect_onnx(fx_of(graph).program, str(self.path))
+        EmitOnnx.requires(fx_of(graph).program, str(self.path))
 
     def write_onnx(self, graph: TracedGraph, folder: Path) -> Path:
         """See `Frontend.write_onnx`."""
         file = folder / ONNX_MODEL
-        emit_onnx(fx_of(graph).whole_program(), file)
+        EmitOnnx().call(program=fx_of(graph).whole_program(), file=file)
         return file
 
 

@@ -18,7 +18,7 @@ def judge(
     *,
     is_copy: bool,
 ) -> tuple[Gate, ...]:
-    """Every gate of the settings, and those against an earlier run.
+    """Judges every gate of the settings, and those against an earlier run.
 
     Args:
         job: What was run.

@@ -69,7 +69,7 @@ class Measurement:
         return cls(run, graph.outputs, batches, len(samples), token, settings.stride, spec, own)
 
     def compare(self, variant: Runner, tick: Callable[[], None] = lambda: None) -> AccuracyReport:
-        """Every metric of a variant beside the dense model's; calls `tick` once a batch.
+        """Measures every metric of a variant beside the dense model's; calls `tick` once for each batch.
 
         Raises:
             InputError: The user's own metric fails.
@@ -91,7 +91,7 @@ class Measurement:
 
 
 def prepare_measurement(job: Job, run: Run) -> Measurement:
-    """What the finished model will be measured on: the report part, which nothing else looks at.
+    """Prepares what the finished model is measured on: the report part, which nothing else looks at.
 
     Raises:
         InputError: The user's own metric fails.
@@ -101,7 +101,7 @@ def prepare_measurement(job: Job, run: Run) -> Measurement:
 
 
 def measure_accuracy(measurement: Measurement, sparse: TracedGraph, run: Run) -> AccuracyReport | None:
-    """The finished model beside the dense one; None where there is no sample.
+    """Measures the finished model beside the dense one; None where there is no sample.
 
     Raises:
         InputError: The user's own metric fails.

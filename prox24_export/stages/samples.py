@@ -1,4 +1,4 @@
-"""Before any work: the samples in their parts, how many go into one call, and whether the gates can be answered."""
+"""The samples of a run: in their parts, as many in a call as the model takes, and enough to answer the gates."""
 
 import itertools
 from collections.abc import Callable, Sequence
@@ -19,7 +19,7 @@ from prox24_export.validation.arrays import is_float
 OUTPUT_VALUES = 1 << 25  # entries of one output in one batch
 
 
-def samples_of(
+def collect_samples(
     graph: TracedGraph,
     calibration: data.Source | None,
     evaluation: data.Source | None,
@@ -27,7 +27,7 @@ def samples_of(
     *,
     needed: bool,
 ) -> tuple[data.Parts, DataFacts | None]:
-    """Samples in three parts that never mix.
+    """Collects the samples of a run in three parts that never mix.
 
     Args:
         graph: Knows the inputs.
@@ -62,10 +62,10 @@ def samples_of(
         report = data.read_samples(evaluation, graph.inputs, "--evaluation", tokenizer(settings.stride))
         _expect_rows(graph, report, "--evaluation")
         parts = data.Parts(parts.fit, parts.choice, report)
-    source = ("random" if needed else "none") if calibration is None else _described(calibration)
+    source = ("random" if needed else "none") if calibration is None else _describe_source(calibration)
     return parts, DataFacts(
         calibration=source,
-        evaluation=f"a fifth of {source}" if evaluation is None else _described(evaluation),
+        evaluation=f"a fifth of {source}" if evaluation is None else _describe_source(evaluation),
         fit=len(parts.fit),
         choice=len(parts.choice),
         report=len(parts.report),
@@ -74,7 +74,7 @@ def samples_of(
 
 
 def _expect_rows(graph: TracedGraph, samples: Sequence[data.Sample], option: str) -> None:
-    """Refuses indices beyond the table that they gather from."""
+    """Refuses samples with an index that the table it is looked up in does not have."""
     for name, rows in graph.gathered_rows.items():
         for index, sample in enumerate(samples):
             ids = sample.feeds[name]
@@ -85,12 +85,12 @@ def _expect_rows(graph: TracedGraph, samples: Sequence[data.Sample], option: str
                 )
 
 
-def _described(source: data.Source) -> str:
+def _describe_source(source: data.Source) -> str:
     return str(source) if isinstance(source, (str, Path)) else "feed dictionaries"
 
 
-def batch_size(graph: TracedGraph, parts: data.Parts) -> int:
-    """Samples per call. One where the model declares a dynamic batch but cannot run a larger one.
+def find_batch_size(graph: TracedGraph, parts: data.Parts) -> int:
+    """Finds how many samples to join in one call; one where the model cannot run two, whatever it declares.
 
     Raises:
         InputError: The model cannot be run on the largest sample.

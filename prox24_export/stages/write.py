@@ -9,7 +9,7 @@ from prox24_export.models.frontend import ONNX_MODEL
 from prox24_export.models.onnx import OnnxFile
 from prox24_export.passes.front_torch.emit_onnx import verify_onnx
 from prox24_export.passes.graph.protocol import TracedGraph
-from prox24_export.passes.verify_pattern import verify_pattern
+from prox24_export.passes.verify_pattern import VerifyPattern
 from prox24_export.stages.prepare import Job
 from prox24_export.stages.run import Run
 from prox24_export.stages.solve import SolvedModel
@@ -62,7 +62,7 @@ def write_model(job: Job, solved: SolvedModel, folder: Path, run: Run) -> Writte
         path = job.frontend.write(job.graph, solved.weights, folder)
     with run.timed("verify"):
         sparse = find_frontend(path).open()
-        verify_pattern(sparse, linears)
+        VerifyPattern().call(graph=sparse, linears=linears)
         if job.wants_onnx:
             feeds, _ = next(data.join_samples(job.parts.report or job.parts.fit, job.graph.inputs, 1), (None, None))
             verify_onnx(find_frontend(job.frontend.write_onnx(sparse, folder)).open(), sparse, linears, feeds)

@@ -10,9 +10,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from prox24_export.results.engine import EngineReport, LatencyPoint
+from prox24_export.results.reader import load_report
 from prox24_export.results.report import AccuracyReport, Gate, LayerReport, Report
 from prox24_export.validation.gates import check_at_least, check_at_most, measure_worsening
 from prox24_export.validation.metrics import UNITS
+
+__all__ = ["BaselineComparison", "compare", "load_report"]
 
 POINTS = 0.25  # of a metric in points
 SHARE = 0.01  # of a metric in another unit, relative to its earlier value
@@ -47,12 +50,11 @@ def compare_with_baseline(
     and device are the same, at the shapes that both runs timed; else there is a warning and no verdict.
 
     Args:
-        earlier: The report of the earlier run.
-        accuracy: What this run measured; None where it measured nothing.
-        engine: What this run timed; None where it timed nothing.
-        layers: The linear layers of this run.
-        strict: Whether to compare the bad ends of both runs' intervals, too: an accuracy that fewer samples support has
-            then regressed.
+        earlier: The baseline; `load_report(Path)` reads it, before any work.
+        accuracy: Of this run.
+        engine: Of this run.
+        layers: Of this run.
+        strict: Also compare the bad ends of both runs' intervals: an accuracy that fewer samples support has regressed.
     """
     warnings = [*_warn_of_other_data(earlier.accuracy, accuracy)]
     gates = [*_check_metrics(earlier.accuracy, accuracy, strict=strict)]

@@ -2,7 +2,6 @@
 
 import math
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -13,9 +12,8 @@ from prox24_export.data import text
 from prox24_export.errors import InputError
 from prox24_export.validation.perplexity import Perplexity
 from tests.graphs import normal
-from tests.models.test_transformers_directory import saved
+from tests.models.transformers_models import saved, transformers
 
-transformers: Any = pytest.importorskip("transformers", reason="transformers is not installed")
 WORDS = [f"w{index}" for index in range(90)]
 
 

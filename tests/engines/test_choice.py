@@ -9,7 +9,6 @@ from prox24_export.engines.torch_sparse import measure as torch_sparse
 from prox24_export.errors import InputError, UnavailableError
 from prox24_export.passes.emit_engine import tensorrt
 from prox24_export.passes.emit_engine.tensorrt import Availability
-from prox24_export.settings import Settings
 
 HERE = Availability(True, "1.0", "a GPU", sparse=True)
 MISSING = Availability(False, reason="it is not here.", remedy="Install it.")
@@ -20,7 +19,7 @@ def chosen(
 ) -> choice.EngineChoice:
     monkeypatch.setattr(tensorrt, "availability", lambda: trt)
     monkeypatch.setattr(torch_sparse, "availability", lambda: torch)
-    return choice.choose_engine(Settings(**options), has_onnx=has_onnx)
+    return choice.choose(choice.EngineRequest(**options), has_onnx=has_onnx)
 
 
 @pytest.mark.parametrize(

@@ -11,17 +11,18 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from prox24_export.data import samples as calibration
-from prox24_export.data.random_samples import draw_random
-from prox24_export.engines.estimate import apply_amdahl, estimate
-from prox24_export.passes.calibrate.calibrate import Batch, Calibration
+from prox24_export.engines.estimate import amdahl, estimate
+from prox24_export.passes.calibrate.calibrate import Calibrate
 from prox24_export.passes.calibrate.schedule import schedule
+from prox24_export.passes.calibrate.streams import Batch, Streams
 from prox24_export.passes.find_linears import FindLinears
 from prox24_export.passes.front_onnx.graph import OnnxGraph
 from prox24_export.passes.front_torch.graph import FxGraph
 from prox24_export.passes.front_torch.trace import trace
+from prox24_export.passes.graph.arrays import Array
 from prox24_export.passes.graph.protocol import Linear
 from prox24_export.results.engine import Estimate, ShapeShare
-from tests.graphs import Array, found, linears, model, normal, opened, pruned
+from tests.graphs import found, linears, model, normal, opened, pruned
 
 
 def of(text: str, weights: dict[str, Array], feeds: dict[str, Array], folder: Path, **sparse: object) -> Estimate:
@@ -65,7 +66,8 @@ def test_tokens_of_a_convolution_are_its_output_positions_as_calibration_counts_
     feeds = {"x": normal(2, 4, *size)}
     (shape,) = estimate(graph, found(graph), set(), feeds).shapes
     (stage,) = schedule(graph, linears(graph))
-    (seen,) = Calibration(graph, [Batch("fit", feeds)]).advance(stage, {}, lambda: None).values()
+    calibrated = Calibrate().call(streams=Streams(graph, [Batch("fit", feeds)]), stage=stage, weights={})
+    (seen,) = calibrated.observations.values()
     assert shape.tokens == seen.fit.tokens
     assert (shape.k, shape.n, shape.sparse) == (36, 6, 0)
 
@@ -117,7 +119,7 @@ def test_a_tied_head_counts_although_it_stays_dense() -> None:
     module = LlamaForCausalLM(config)
     inputs = {"input_ids": torch.zeros(2, 32, dtype=torch.int64), "use_cache": False}
     graph = FxGraph(Path("llama"), trace(module, (), inputs, "llama"))
-    layers = FindLinears().call(graph)
+    layers = FindLinears().call(graph=graph).layers
     told = estimate(
         graph,
         layers,
@@ -145,7 +147,7 @@ class Experts(nn.Module):
 
 def test_experts_count_their_own_rows() -> None:
     graph = FxGraph(Path("experts"), trace(Experts(), (torch.randn(3, 5, 8),), {}, "experts"))
-    layers = FindLinears().call(graph)
+    layers = FindLinears().call(graph=graph).layers
     assert len(layers) == 3
     told = estimate(graph, layers, {layers[0].name}, {graph.inputs[0].name: normal(3, 5, 8)})
     assert told.shapes == (ShapeShare(8, 4, 5, 3, 1, 3 * 2 * 5 * 32.0, 1.0),)

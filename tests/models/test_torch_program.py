@@ -18,7 +18,6 @@ from prox24_export.errors import InputError
 from prox24_export.passes.find_linears import FindLinears
 from prox24_export.passes.front_onnx.graph import OnnxGraph
 from prox24_export.passes.front_torch.trace import trace
-from prox24_export.passes.graph.protocol import Linear
 from prox24_export.solver.pattern import is_two_four
 from tests.command import SCRIPT
 
@@ -76,7 +75,7 @@ def test_a_module_gives_a_program_and_an_onnx_file_with_the_same_pruned_weights(
     for name, tensor in sparse.state_dict().items():
         assert is_two_four(tensor) if name.endswith("weight") else torch.equal(tensor, before[name])
     graph = OnnxGraph(tmp_path / "out" / "model.onnx")
-    assert all(is_two_four(graph.weight(layer)) for layer in FindLinears().call(graph) if isinstance(layer, Linear))
+    assert all(is_two_four(graph.weight(layer)) for layer in FindLinears().call(graph=graph).linears)
     feeds = batches(1)[0]
     (ours,) = graph.runner()({name: value.numpy() for name, value in feeds.items()})
     np.testing.assert_allclose(ours, sparse(**feeds).detach().numpy(), atol=1e-5)

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from prox24_export.passes import sparsify
-from prox24_export.passes.calibrate.calibrate import Moments, Observation
+from prox24_export.passes.calibrate.moments import Moments, Observation
 from prox24_export.passes.sparsify import SolvedLayer, Sparsify, best_blend
-from prox24_export.settings import Settings
 from prox24_export.solver.pattern import is_two_four
 from prox24_export.solver.quadratic import Quadratic
 from tests.solver.problems import correlated, weights
@@ -19,11 +18,12 @@ from tests.solver.problems import correlated, weights
 K, N = 16, 8
 
 
-def solved_by(settings: Settings) -> Callable[..., dict[str, SolvedLayer]]:
+def solved_by(settings: Sparsify) -> Callable[..., dict[str, SolvedLayer]]:
     """The pass on copies of the observations, which it consumes; layers that share moments still do."""
 
     def call(weights: dict[str, Tensor], observations: dict[str, Observation], tick: Callable[[], None]) -> Any:
-        return dict(Sparsify(settings).call(weights, copy.deepcopy(observations), tick))
+        solved = settings.call(weights=weights, observations=copy.deepcopy(observations), tick=tick)
+        return {layer.name: layer for layer in solved}
 
     return call
 
@@ -77,7 +77,7 @@ def test_equal_streams_ask_for_no_blend() -> None:
 def test_a_layer_is_solved_on_fit_and_choice_together() -> None:
     seen, _ = observation()
     assert seen.choice is not None
-    settings = Settings(blend=1.0, damping=0.01)
+    settings = Sparsify(blend=1.0, damping=0.01)
     both = solved_by(settings)({"a": weights(N, K)}, {"a": seen}, lambda: None)["a"]
     fit = copy.deepcopy(seen.fit)
     fit.add(seen.choice)
@@ -88,7 +88,7 @@ def test_a_layer_is_solved_on_fit_and_choice_together() -> None:
 
 def test_without_held_back_tokens_the_usual_blend_is_taken() -> None:
     seen, _ = observation()
-    solved = solved_by(Settings())({"a": weights(N, K)}, {"a": dataclasses.replace(seen, choice=None)}, lambda: None)
+    solved = solved_by(Sparsify())({"a": weights(N, K)}, {"a": dataclasses.replace(seen, choice=None)}, lambda: None)
     assert solved["a"].blend == sparsify.USUAL_BLEND
 
 
@@ -105,7 +105,7 @@ def test_layers_that_read_the_same_value_share_one_factorisation(monkeypatch: py
     layers = {name: weights(N, K, seed) for seed, name in enumerate("qkv")}
     observations = {name: dataclasses.replace(seen) for name in layers}  # objects of their own, moments shared
     ticks: list[None] = []
-    solved = solved_by(Settings())(layers, observations, lambda: ticks.append(None))
+    solved = solved_by(Sparsify())(layers, observations, lambda: ticks.append(None))
     assert len(made) == 2  # one for the fit part's blend, one for all tokens
     assert len(ticks) == len(solved) == 3
 
@@ -113,7 +113,7 @@ def test_layers_that_read_the_same_value_share_one_factorisation(monkeypatch: py
 @pytest.mark.parametrize("method", ["prox", "prox-gradient", "sparsegpt", "wanda", "magnitude"])
 def test_every_method_is_two_four_and_only_the_prox_methods_blend(method: str) -> None:
     seen, _ = observation()
-    solved = solved_by(Settings(method=method))({"a": weights(N, K)}, {"a": seen}, lambda: None)["a"]  # type: ignore[arg-type]
+    solved = solved_by(Sparsify(method=method))({"a": weights(N, K)}, {"a": seen}, lambda: None)["a"]  # type: ignore[arg-type]
     assert is_two_four(solved.solution.weight)
     assert (solved.blend > 0) == method.startswith("prox")
 
@@ -128,7 +128,7 @@ def test_wanda_reads_the_dense_stream_and_sparsegpt_the_pruned_one() -> None:
 
     def mask(method: str, fit: Moments) -> Tensor:
         changed = Observation(fit, None)
-        result = solved_by(Settings(method=method))({"a": weights(N, K)}, {"a": changed}, lambda: None)  # type: ignore[arg-type]
+        result = solved_by(Sparsify(method=method))({"a": weights(N, K)}, {"a": changed}, lambda: None)  # type: ignore[arg-type]
         return result["a"].solution.mask
 
     assert not torch.equal(mask("wanda", seen.fit), mask("wanda", other_dense))

@@ -7,25 +7,23 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from prox24_export.report import markdown
-from prox24_export.report.markdown import figures, number, render, tables, verdict
-from prox24_export.results.budget import BudgetReport
-from prox24_export.results.engine import EngineReport, Estimate, LayerDiagnosis, ShapeShare
+from prox24_export.report.content import figures, tables, verdict
+from prox24_export.report.markdown import render
+from prox24_export.report.tables import number
 from prox24_export.results.report import (
     RANDOM_WARNING,
     AccuracyReport,
     Change,
     DataFacts,
-    FileFacts,
     Gate,
     LayerReport,
     OutputReport,
     RefinementReport,
     Report,
 )
-from tests.report.example import budget, build, full, layer, nothing_eligible, only_dense
+from tests.report.example import build, full, layer, nothing_eligible
+from tests.report.markdown_examples import MOST_BYTES
 from tests.report.reports import reports
-
-MOST_BYTES = 60_000
 
 
 def one_layer(name: str, **changes: object) -> Report:
@@ -118,85 +116,6 @@ def test_a_failed_gate_is_in_the_verdict() -> None:
     assert "|min-snr|14.96 dB|at least 15 dB|failed|" in text
 
 
-def test_a_thousand_layers_stay_under_sixty_kilobytes() -> None:
-    text = render(build(1000))
-    worst = max(build(1000).sparse_layers, key=lambda entry: entry.relative_error or 0)
-    assert len(text.encode()) < MOST_BYTES
-    assert f"`{worst.name}`" in text
-    assert text.count(" more rows left out; report.json has them all.") == 2
-
-
-def huge(long: str, count: int) -> BudgetReport:
-    """Every name and title long, every count of twenty digits."""
-    names = [f"{long}{i}" for i in range(count)]
-    found = budget(names)
-    point = replace(found.curve[1], order=long, metric=long, layers=10**20, parameters=10**20, error=1e99)
-    return replace(found, samples=10**20, dense=tuple(names), parameters=10**20, curve=(point,) * count)
-
-
-def heavy(count: int) -> Report:
-    """Everything that a report can hold, `count` times and long, in letters that take most bytes."""
-    long, report, engine = "*名" * 500, build(count), full().engine
-    assert engine is not None
-    outputs = tuple(OutputReport(f"{long}{i}", 3.0, 0.5, 1.0, 0.5, 2.0, 4.0, 9.0) for i in range(count))
-    metrics = {f"{long}{i}": 1.0 for i in range(count)}
-    states = LayerDiagnosis(long, True, False, None, long, long, long, long, long)
-    point = replace(engine.latency[1], shapes={long: (1, 2)}, reasons=(long,) * 9)
-    return replace(
-        report,
-        tool=long,
-        versions=dict.fromkeys(metrics, long),
-        warnings=tuple(f"{i}{long}" for i in range(count)),
-        gates=tuple(Gate(f"{long}{i}", 1.0, 2.0, long, passed=False) for i in range(count)),
-        accuracy=AccuracyReport(1, metrics, metrics, outputs),
-        layers=tuple(
-            replace(entry, name=long, op=long, reason=f"{entry.reason and i}{long}", notes=(long,))
-            for i, entry in enumerate(report.layers)
-        ),
-        data=DataFacts(long, long, 1, 1, 1, is_random=True),
-        input=FileFacts(long, 1, "a" * 64),
-        refinement=replace(report.refinement or RefinementReport(False, ""), reason=long, mode=long),
-        estimate=Estimate(1.0, 1.0, 2.0, (ShapeShare(1, 1, 1, 1, 1, 1.0, 1.0),) * count, (long,) * count),
-        budget=huge(long, count),
-        engine=replace(
-            engine,
-            version=long,
-            device=long,
-            precision=long,
-            layers=(states,) * count,
-            latency=(point,) * count,
-            disagreements=(long,) * count,
-            accuracy=metrics,
-            kept_in_fp32=dict.fromkeys(metrics, long),
-        ),
-    )
-
-
-@pytest.mark.parametrize("count", [20, 100, 1000])
-def test_any_report_stays_under_sixty_kilobytes(count: int) -> None:
-    text = render(heavy(count))
-    assert len(text.encode()) < MOST_BYTES
-    assert text.count("left out; report.json has them all.") >= 10
-
-
-def test_a_thousand_layers_in_an_engine_stay_under_sixty_kilobytes() -> None:
-    report, engine = build(1000), full().engine
-    assert engine is not None
-    states = tuple(replace(engine.layers[1], name=entry.name) for entry in report.sparse_layers)
-    text = render(replace(full(), layers=report.layers, engine=replace(engine, layers=states)))
-    assert len(text.encode()) < MOST_BYTES
-    assert "|sparse tactic chosen|0 of 750|" in text
-
-
-def test_long_names_and_many_warnings_stay_under_sixty_kilobytes() -> None:
-    long = tuple(replace(entry, name="名" * 999 + str(i), notes=("n" * 999,)) for i, entry in enumerate(build().layers))
-    outputs = tuple(OutputReport("o" * 999, 3.0, 0.5, 1.0, 0.5) for _ in range(500))
-    report = build(layers=long, warnings=tuple(f"{i}" * 99 for i in range(999)))
-    text = render(replace(report, accuracy=AccuracyReport(1, {}, {}, outputs)))
-    assert len(text.encode()) < MOST_BYTES
-    assert "more warnings left out" in text
-
-
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
@@ -250,62 +169,6 @@ def test_the_refinement_has_its_table_where_there_was_one() -> None:
     assert "Refinement" not in markdown.render(build(refinement=None))
 
 
-def test_a_measured_speed_up_is_in_the_verdict_with_its_interval() -> None:
-    first = render(full()).splitlines()[0]
-    assert "; speed-up 1.23 × (1.19 to 1.27) with TensorRT 10.16.1 fp16, clip 1×98×40: faster;" in first
-
-
-def test_every_latency_says_whether_it_can_be_trusted() -> None:
-    text = render(full())
-    assert "|clip 1×98×40|0.812 ms, p99 0.8438|0.66 ms, p99 0.6859|1.23 × (1.19 to 1.27)|1.11 × (1.06 to 1.15)|" in text
-    assert "|not valid: sparse: coefficient of variation 3.1 %, more than 2.5 %|" in text
-    assert "## Latency with TensorRT 10.16.1 fp16 on NVIDIA A30" in text
-
-
-def test_a_first_measurement_that_is_not_valid_gives_no_speed_up() -> None:
-    engine = full().engine
-    assert engine is not None
-    said = verdict(replace(full(), engine=replace(engine, latency=engine.latency[1:])))
-    assert "speed-up not valid (TensorRT 10.16.1 fp16, clip 8×98×40): sparse: coefficient of variation 3.1 %" in said
-    assert "1.02" not in said
-
-
-@pytest.mark.parametrize(
-    ("engine", "said"),
-    [
-        (EngineReport("none", not_measured="no GPU was found"), "Speed-up not measured: no GPU was found."),
-        (EngineReport("none"), "Speed-up not measured: nothing was timed."),
-    ],
-)
-def test_why_nothing_was_measured_is_said_and_nothing_else(engine: EngineReport, said: str) -> None:
-    text = render(build(engine=engine))
-    assert said in text.splitlines()
-    assert "## Latency" not in text
-    assert "speed-up" not in text.splitlines()[0]
-
-
-def test_without_an_engine_nothing_is_said_of_speed() -> None:
-    assert "peed-up" not in render(build())
-
-
-def test_the_estimate_is_labelled_wherever_it_stands() -> None:
-    text = render(full())
-    assert "\n*Estimate*, not a measurement: 74 % of the linear layers’ operations are in pruned layers;" in text
-    assert "## *Estimate*: where the operations are" in text
-    bound = [line for line in text.splitlines() if "1.59 ×" in line]
-    assert bound
-    assert all("*Estimate*" in line for line in bound)
-
-
-def test_states_are_counted_and_layers_without_one_have_reason_and_remedy() -> None:
-    text = render(full())
-    assert "|2:4 pattern right|9 of 9|" in text
-    assert "|eligible for sparse tactics|7 of 9, 1 unknown|" in text
-    assert "|sparse tactic chosen|6 of 9, 1 unknown|" in text
-    row = "|`/encoder/layers.0/k_proj/MatMul`|yes, yes, no|a dense tactic was faster by 0.0031 ms|try a larger batch|"
-    assert row in text
-
-
 @pytest.mark.parametrize(
     ("gate", "said"),
     [
@@ -332,11 +195,6 @@ def test_metrics_have_their_units() -> None:
         ("psnr", "30 dB", "1 dB", "−29 dB"),
         ("topic", "1.5", "1", "−0.5"),
     ]
-
-
-def test_two_engines_that_were_timed_have_no_layers() -> None:
-    said = verdict(replace(full(), layers=(), accuracy=None))
-    assert said.startswith("Layers were not looked at; speed-up 1.23 ×")
 
 
 def test_a_doubt_is_in_the_first_line_apart_from_failures() -> None:
@@ -366,53 +224,3 @@ def test_any_report_is_rendered_and_its_tables_have_even_rows(report: Report) ->
     assert len(text.encode()) < MOST_BYTES
     for table in tables(report).values():
         assert {len(row) for row in table.rows} <= {len(table.header)}, table.title
-
-
-def section(text: str) -> str:
-    """The part on the budget, its heading included; empty where there is none."""
-    _, heading, after = text.partition("\n## Accuracy budget\n")
-    return heading + after.partition("\n## ")[0]
-
-
-def test_a_budget_has_its_verdict_the_dense_layers_and_the_curve_of_the_chosen_order() -> None:
-    found = section(render(full()))
-    rows = [line for line in found.splitlines() if line.startswith("|")][2:]
-    assert "1 layer (65,536 weights) left dense, the others solved again, by 219 samples." in found
-    assert "Left dense to keep the budget:\n\n- `/encoder/layers.1/k_proj/MatMul`\n" in found
-    assert [row.split("|")[1] for row in rows] == ["0", "2", "3", "5", "1"]
-    assert rows[1].startswith("|2|131,072|top-1 0.52 ± 0.1 points|0.5 points|misses it|loss gained where dense")
-    assert rows[-1] == "|1|65,536|top-1 0.38 ± 0.1 points|0.5 points|keeps it|the first of these (solved again)|"
-    assert "loss where pruned alone" not in found  # another order
-    assert section(render(build())) == ""
-
-
-@pytest.mark.parametrize("count", [1, 3, 20, 1000])
-@pytest.mark.parametrize("letters", ["*名", "\U0001f600", "`", "|", "x", "_"])
-def test_the_budget_takes_at_most_two_thousand_bytes(count: int, letters: str) -> None:
-    found = section(render(build(budget=huge(letters * 500, count))))
-    assert "weights) left dense" in found
-    assert len(found.encode()) <= 2_000
-
-
-def test_a_usual_budget_leaves_out_rows_and_not_the_verdict() -> None:
-    found = full().budget
-    assert found is not None
-    names = tuple(f"/model/layers.{i}/mlp/down_proj" for i in range(200))
-    text = section(render(build(budget=replace(found, dense=names))))
-    assert text.count("- `/model/layers.") > 5
-    assert "more layers left out; report.json has them all." in text
-    assert len(text.encode()) <= 2_000
-
-
-def test_only_dense_is_not_called_nothing_eligible() -> None:
-    text = render(only_dense())
-    said = "**Only the dense model keeps the limit: none of 12 linear layers is 2:4 sparse"
-    assert text.startswith(said)
-    assert "eligible" not in text.splitlines()[0]
-    assert "Only the dense model keeps the limit, by 219 samples." in section(text)
-    assert "|left dense to keep the accuracy budget|10|" in text
-
-
-def test_the_first_line_counts_what_is_left_dense_for_the_budget() -> None:
-    assert verdict(full()).startswith("9 of 12 linear layers are 2:4 sparse, 1 left dense to keep the budget; ")
-    assert "budget" not in verdict(build())

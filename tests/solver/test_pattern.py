@@ -1,6 +1,7 @@
 """The 2:4 pattern: masks, counts, zeros."""
 
 import itertools
+import re
 
 import pytest
 import torch
@@ -49,16 +50,23 @@ def test_mask_has_the_shape_of_the_weight_whatever_its_axes_and_strides() -> Non
 
 @pytest.mark.parametrize("shape", [(3, 6), (8, 2), ()])
 def test_an_axis_that_does_not_split_is_refused(shape: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match=r"last axis that is a multiple of 4\. Got shape .*leave this weight dense"):
-        two_four_mask(torch.ones(shape))
-    with pytest.raises(ValueError, match=r"last axis that is a multiple of 4"):
-        count_violations(torch.ones(shape))
+    sentence = (
+        f"weight must have a last axis that is a multiple of 4. Got shape {shape}. "
+        "Put the input channels on the last axis, or leave this weight dense."
+    )
+    for function in (two_four_mask, count_violations, groups_of_four):
+        with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
+            function(torch.ones(shape))
 
 
 def test_nan_has_no_rank() -> None:
     weight = torch.ones(2, 4)
     weight[1, 2] = torch.nan
-    with pytest.raises(ValueError, match=r"no NaN.*Got 1 NaN in shape \(2, 4\)"):
+    sentence = (
+        "weight must hold no NaN, which has no magnitude to rank. Got 1 NaN in shape (2, 4). "
+        "Repair the weight before pruning it."
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
         two_four_mask(weight)
 
 
@@ -80,3 +88,12 @@ def test_zeros_become_positive_and_nothing_else_changes(dtype: torch.dtype) -> N
     assert cleaned.signbit().tolist() == [False, False, True, False, False, True]
     assert weight.signbit()[0], "the argument itself is left alone"
     assert positive_zeros(torch.tensor([torch.nan])).isnan().all()
+
+
+@pytest.mark.parametrize("shape", [(8,), (3, 8), (2, 3, 8)])
+def test_groups_are_consecutive_along_the_last_axis(shape: tuple[int, ...]) -> None:
+    weight = torch.arange(float(torch.Size(shape).numel())).reshape(shape)
+    groups = groups_of_four(weight)
+    assert groups.shape == (*shape[:-1], 2, 4)
+    assert groups.flatten().tolist() == weight.flatten().tolist()
+    assert groups.data_ptr() == weight.data_ptr(), "no copy was needed"

@@ -6,16 +6,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 
 from prox24_export.errors import InputError
+from prox24_export.passes.graph.arrays import Array
 from prox24_export.passes.graph.protocol import Runner
 from prox24_export.results.report import AccuracyReport, OutputReport
 from prox24_export.validation import accuracy
 from tests.graphs import normal
-
-Array = npt.NDArray[Any]
 
 
 def compared(

@@ -3,19 +3,16 @@
 import json
 import re
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 
 from prox24_export.errors import InputError
+from prox24_export.passes.graph.arrays import Array
 from prox24_export.results.report import AccuracyReport, Change
 from prox24_export.validation.custom_metric import Measured, add_metrics, measure_samples
 from tests.command import command, network, samples
 from tests.graphs import normal
-
-Array = npt.NDArray[Any]
 
 METRICS = """\
 import numpy as np

@@ -188,3 +188,132 @@ def test_a_byte_copy_changes_nothing_also_under_strict() -> None:
         found = gates.evaluate_gates(every, report, is_copy=True)
         assert [gate.passed for gate in found] == [True] * 3
         assert {gate.verdict for gate in found} == {"passed"}
+
+
+@pytest.mark.parametrize(
+    ("better", "change", "expected"),
+    [
+        ("lower", (-0.3, 0.1, 0.7), (0.1, -0.3, 0.7)),
+        ("higher", (-0.3, 0.1, 0.7), (-0.1, -0.7, 0.3)),
+        ("", (-0.3, -0.1, 0.7), (0.1, 0.0, 0.7)),  # either side of no change
+        ("", (-0.7, -0.5, 0.3), (0.5, 0.0, 0.7)),
+        ("", (0.0, 0.1, 0.3), (0.1, 0.0, 0.3)),
+        ("", (-0.3, -0.1, 0.0), (0.1, 0.0, 0.3)),
+        ("", (-0.7, -0.5, -0.3), (0.5, 0.3, 0.7)),  # all of it on one side
+        ("", (0.3, 0.5, 0.7), (0.5, 0.3, 0.7)),
+        ("", (0.1, 0.5, 0.7), (0.5, 0.1, 0.7)),
+    ],
+)
+def test_by_how_much_a_metric_got_worse_has_the_interval_of_its_change(
+    better: str, change: tuple[float, float, float], expected: tuple[float, float, float]
+) -> None:
+    other = Change("other", 9.0, 8.0, 10.0, 50)  # of another metric: neither the first nor the last counts
+    mine = Change("mine", change[1], change[0], change[2], 50)
+    report = AccuracyReport(50, {"mine": 0.0}, {"mine": change[1]}, (), (other, mine, replace(other, metric="z")))
+    assert gates.worsening(report, "mine", better) == pytest.approx(expected)
+    unsure = gates.worsening(replace(report, changes=(other,)), "mine", better)
+    assert unsure == pytest.approx((expected[0], None, None))
+
+
+def test_no_change_of_a_metric_whose_higher_values_are_better_is_not_minus_zero() -> None:
+    figure = gates.worsening(measured(0.0, 0.0, 0.0), "top1", "higher")
+    assert figure is not None
+    assert [str(end) for end in figure] == ["0.0"] * 3
+
+
+@pytest.mark.parametrize(
+    ("figure", "verdict"),
+    [
+        ((1.0, 0.5, None), "passed"),  # half an interval is none
+        ((1.0, None, 1.0), "passed"),
+        ((1.0, 1.0, 1.0), "passed"),
+        ((2.0, 0.5, None), "failed"),
+        ((2.0, None, 0.5), "failed"),
+        ((2.0, 0.5, 0.9), "inconclusive"),  # a figure outside its interval, as a resampling may give
+        ((1.0, 1.0, 1.1), "inconclusive"),
+        ((1.2, 1.1, 1.3), "failed"),
+    ],
+)
+def test_an_upper_limit_of_1_is_kept_by_figures_up_to_it(
+    figure: tuple[float, float | None, float | None], verdict: str
+) -> None:
+    gate = gates.at_most("drop", figure, 1.0, "points", strict=False)
+    passed = figure[0] <= 1.0
+    assert gate == Gate("drop", figure[0], 1.0, "points", passed, verdict, *figure[1:])  # type: ignore[arg-type]
+    sure = verdict if None not in figure or verdict == "failed" else "inconclusive"
+    strict = gates.at_most("drop", figure, 1.0, "points", strict=True)
+    assert strict == replace(gate, passed=passed and sure == "passed", verdict=sure)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("figure", "verdict"),
+    [
+        ((1.0, None, 1.5), "passed"),  # half an interval is none
+        ((1.0, 1.0, None), "passed"),
+        ((1.0, 1.0, 1.0), "passed"),
+        ((0.5, None, 1.5), "failed"),
+        ((0.5, 0.4, None), "failed"),
+        ((0.5, 1.1, 1.2), "inconclusive"),  # a figure outside its interval, as a resampling may give
+        ((1.0, 0.9, 1.0), "inconclusive"),
+        ((0.9, 0.8, 1.0), "inconclusive"),
+        ((0.8, 0.7, 0.9), "failed"),
+    ],
+)
+def test_a_lower_limit_of_1_is_kept_by_figures_from_it_on(
+    figure: tuple[float, float | None, float | None], verdict: str
+) -> None:
+    gate = gates.at_least("snr", figure, 1.0, "dB", strict=False)
+    passed = figure[0] >= 1.0
+    assert gate == Gate("snr", figure[0], 1.0, "dB", passed, verdict, *figure[1:])  # type: ignore[arg-type]
+    sure = verdict if None not in figure or verdict == "failed" else "inconclusive"
+    strict = gates.at_least("snr", figure, 1.0, "dB", strict=True)
+    assert strict == replace(gate, passed=passed and sure == "passed", verdict=sure)  # type: ignore[arg-type]
+
+
+def test_the_last_figure_that_rounding_allows_is_still_kept_and_the_next_is_not() -> None:
+    last = 1.0 + gates.ROUNDING
+    beyond = float(np.nextafter(last, 2.0))
+    for strict in (False, True):
+        at_the_end = gates.at_most("drop", (last, last, last), 1.0, "points", strict)
+        assert (at_the_end.passed, at_the_end.verdict) == (True, "passed")
+        begins_there = gates.at_most("drop", (beyond, last, beyond), 1.0, "points", strict)
+        assert (begins_there.passed, begins_there.verdict) == (False, "inconclusive")
+        past_it = gates.at_most("drop", (beyond, beyond, beyond), 1.0, "points", strict)
+        assert (past_it.passed, past_it.verdict) == (False, "failed")
+
+
+def output(snr: float | None, low: float | None = None, high: float | None = None) -> OutputReport:
+    return OutputReport("y", snr, 1.0, 0.0, None, low, high)
+
+
+@pytest.mark.parametrize(
+    ("outputs", "expected"),
+    [
+        ([output(30.0, 25.0, 35.0), output(31.0, 20.0, 33.0)], (30.0, 20.0, 33.0)),
+        ([output(30.0, 25.0, 35.0), output(31.0)], (30.0, None, None)),
+        ([output(30.0), output(31.0, 25.0, 35.0)], (30.0, None, None)),
+        ([output(30.0, 25.0, None)], (30.0, None, None)),
+        ([output(30.0, None, 35.0)], (30.0, None, None)),
+        ([output(None), output(30.0, 25.0, 35.0)], (30.0, 25.0, 35.0)),
+    ],
+)
+def test_the_snr_s_interval_is_known_where_that_of_every_output_is(
+    outputs: list[OutputReport], expected: tuple[float, float | None, float | None]
+) -> None:
+    (gate,) = gates.evaluate(Settings(min_snr=1.0), AccuracyReport(9, {}, {}, tuple(outputs)))
+    assert (gate.value, gate.low, gate.high) == expected
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_the_number_of_sparse_layers_is_sure_and_has_its_unit(strict: bool) -> None:
+    layers = [layer(0), layer(1, sparse=False), layer(2)]
+    (gate,) = gates.evaluate(Settings(min_sparse_layers=2, strict=strict), None, layers=layers)
+    assert gate == Gate("min-sparse-layers", 2.0, 2.0, "layers", True, "passed", 2.0, 2.0)
+
+
+@pytest.mark.parametrize("valid", [False, True])
+def test_a_speed_up_gate_tells_the_worst_shapes_figure(valid: bool) -> None:
+    engine = EngineReport("tensorrt", latency=(point(1.6, 1.7, 1.8, valid=valid), point(1.3, 1.4, 1.5)))
+    (gate,) = gates.evaluate(Settings(min_speedup=1.2), None, engine=engine)
+    expected = Gate("min-speedup", 1.4, 1.2, "×", True, "passed", 1.3, 1.5)
+    assert gate == (expected if valid else replace(expected, passed=False, verdict="inconclusive"))

@@ -10,9 +10,9 @@ from prox24_export.engines.tensorrt.session import TrtSession
 from prox24_export.engines.timing import gpu_state
 from prox24_export.engines.timing.agreement import TOLERANCE
 from prox24_export.engines.timing.gpu_state import GpuState
-from prox24_export.engines.timing.gpu_watch import watch_gpu
-from prox24_export.engines.timing.latency import Procedure, Reference, measure_latency
-from prox24_export.passes.emit_engine.build import TIMING_CACHE, BuildSettings, BuiltEngine, emit_engines
+from prox24_export.engines.timing.gpu_watch import watching
+from prox24_export.engines.timing.latency import Procedure, Reference, measure
+from prox24_export.passes.emit_engine.build import TIMING_CACHE, BuiltEngine, EmitEngines
 from prox24_export.passes.emit_engine.tensorrt import require
 from prox24_export.passes.front_onnx.graph import OnnxGraph
 from prox24_export.passes.graph.protocol import Feeds
@@ -42,7 +42,7 @@ def bench(
     pair: ModelPair,
     batches: Sequence[Feeds],
     folder: Path,
-    settings: BuildSettings,
+    settings: EmitEngines,
     *,
     procedure: Procedure | None = None,
     watch: Callable[[], GpuState] | None = None,
@@ -64,7 +64,7 @@ def bench(
         InputError: A batch does not fit the engines.
     """
     known = require()
-    built = emit_engines(pair.dense, pair.sparse, folder, settings)
+    built = settings.call(dense=pair.dense, sparse=pair.sparse, folder=folder).engines
     log = builder_log.parse_messages(built[1].messages)
     states, disagreements = diagnosis.diagnose(pair.layers, log, inspector.parse(built[1].layers.read_text("utf-8")))
     doubts = (*log.problems, *log.warnings, *(f"{one.kind}: {note}" for one in built for note in one.notes))

@@ -176,7 +176,7 @@ def bench(
         )
     if not batches:
         raise InputError("nothing to time: expected at least one batch of inputs, got none.")
-    found = FindLinears().call(sparse)
+    found = FindLinears().call(graph=sparse).layers
     layers = [layer for layer in found if isinstance(layer, Linear)]
     weights = {layer: positive_zeros(sparse.weight(layer)) for layer in layers}
     reasons = {layer.name: explain_refusal(layer, weight, kernels) for layer, weight in weights.items()}

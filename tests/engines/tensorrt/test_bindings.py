@@ -21,7 +21,7 @@ import prox24_export.engines.tensorrt.session as session_module
 import prox24_export.passes.emit_engine.build as emit_module
 from prox24_export.engines.tensorrt.cuda_device import CudaDevice
 from prox24_export.engines.tensorrt.session import TrtSession
-from prox24_export.passes.emit_engine.build import BuildSettings, EngineBuildError, emit_engine, emit_engines
+from prox24_export.passes.emit_engine.build import EmitEngines, EngineBuildError
 from tests.engines.tensorrt.trt_bindings import (
     Bindings,
     Parameter,
@@ -122,7 +122,11 @@ def test_every_name_that_the_path_uses_is_there_and_what_it_misses_is_missing(
     trt.Trace.used.clear()
     trt.Trace.missing.clear()
     dense, sparse = model(tmp_path / "d.onnx", sparse=False), model(tmp_path / "s.onnx", sparse=True)
-    built = emit_engines(dense, sparse, tmp_path, BuildSettings(RANGE, workspace=1 << 30, optimization_level=4))
+    built = (
+        EmitEngines(RANGE, workspace=1 << 30, optimization_level=4)
+        .call(dense=dense, sparse=sparse, folder=tmp_path)
+        .engines
+    )
     for graph in (True, False):
         opened = TrtSession("s", built[1].engine, {"x": rows()}, device=CudaDevice("cpu"), graph=graph)
         opened.outputs()
@@ -134,7 +138,7 @@ def test_every_name_that_the_path_uses_is_there_and_what_it_misses_is_missing(
     proto.graph.node[0].op_type = "Einsum"
     onnx.save(proto, sparse)
     with pytest.raises(EngineBuildError):
-        emit_engine(sparse, "sparse", tmp_path, BuildSettings(RANGE))
+        EmitEngines(RANGE).emit_one(sparse, "sparse", tmp_path)
 
     assert {
         *(("Builder", "build_serialized_network"), ("IBuilderConfig", "set_flag"), ("OnnxParser", "get_error")),

@@ -14,26 +14,10 @@ import torch
 from prox24_export.engines.tensorrt.cuda_device import CudaDevice
 from prox24_export.engines.tensorrt.session import EngineRunError, TrtSession
 from prox24_export.errors import InputError
-from prox24_export.passes.emit_engine.build import BuildSettings, BuiltEngine, emit_engine, emit_engines
+from prox24_export.passes.emit_engine.build import BuiltEngine, EmitEngines
 from prox24_export.passes.emit_engine.capture_log import captured
-from tests.engines.tensorrt.trt_models import NARROW, RANGE, VERSIONS, WIDE, model, reference, rows, standin
+from tests.engines.tensorrt.trt_models import NARROW, RANGE, SETTINGS, WIDE, model, reference, rows
 from tests.engines.tensorrt.trt_standin import host_cuda
-
-SETTINGS = BuildSettings(profile=RANGE, workspace=1 << 30)
-
-
-@pytest.fixture(scope="module", params=VERSIONS)
-def trt(request: pytest.FixtureRequest) -> Iterator[ModuleType]:
-    with standin(request.param) as module:
-        yield module
-
-
-@pytest.fixture
-def built(trt: ModuleType, tmp_path: Path) -> tuple[BuiltEngine, ...]:
-    del trt
-    dense, sparse = model(tmp_path / "d.onnx", sparse=False), model(tmp_path / "s.onnx", sparse=True)
-    (tmp_path / "engines").mkdir()
-    return emit_engines(dense, sparse, tmp_path / "engines", SETTINGS)
 
 
 @pytest.fixture
@@ -91,8 +75,8 @@ def test_layer_times_come_from_a_profiled_run(built: tuple[BuiltEngine, ...]) ->
 def test_a_capture_that_fails_is_noted_and_the_session_runs(trt: ModuleType, tmp_path: Path) -> None:
     del trt
     file = model(tmp_path / "s.onnx", sparse=True, name="standin_no_capture")
-    settings = BuildSettings(profile={"standin_no_capture": RANGE["x"]})
-    engine = emit_engine(file, "sparse", tmp_path, settings)
+    settings = EmitEngines(profile={"standin_no_capture": RANGE["x"]})
+    engine = settings.emit_one(file, "sparse", tmp_path)
     before = torch.cuda.current_stream()
     opened = TrtSession("sparse", engine.engine, {"standin_no_capture": rows()}, device=CudaDevice("cpu"))
     assert opened.notes == (
@@ -169,8 +153,8 @@ def test_an_engine_of_another_version_is_refused(built: tuple[BuiltEngine, ...])
 def test_no_memory_for_the_context_is_told(trt: ModuleType, tmp_path: Path) -> None:
     del trt
     name = "standin_out_of_memory"
-    engine = emit_engine(
-        model(tmp_path / "s.onnx", sparse=True, name=name), "sparse", tmp_path, BuildSettings({name: RANGE["x"]})
+    engine = EmitEngines({name: RANGE["x"]}).emit_one(
+        model(tmp_path / "s.onnx", sparse=True, name=name), "sparse", tmp_path
     )
     with pytest.raises(EngineRunError, match="OutOfMemory"):
         TrtSession("s", engine.engine, {name: rows()}, device=CudaDevice("cpu"))
@@ -181,6 +165,6 @@ def test_an_output_whose_size_depends_on_data_is_refused(trt: ModuleType, tmp_pa
     text = """<ir_version: 10, opset_import: ["" : 20]>
         g (float[N, 64] x) => (int64[2, M] y) { y = NonZero(x) }"""
     onnx.save(onnx.parser.parse_model(text), tmp_path / "n.onnx")
-    engine = emit_engine(tmp_path / "n.onnx", "dense", tmp_path, SETTINGS)
+    engine = SETTINGS.emit_one(tmp_path / "n.onnx", "dense", tmp_path)
     with pytest.raises(EngineRunError, match=r"size of output 'y', \(2, -1\), depends on data"):
         TrtSession("s", engine.engine, {"x": rows()}, device=CudaDevice("cpu"))

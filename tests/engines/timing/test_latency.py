@@ -13,8 +13,9 @@ from prox24_export.engines.timing.gpu_state import GpuState
 from prox24_export.engines.timing.latency import UNKNOWN_CLOCKS, UNLOCKED, Procedure, Reference, measure_latency
 from prox24_export.engines.timing.statistics import compare_times, find_percentile, judge_interval, summarise_times
 from prox24_export.errors import Prox24Error
+from prox24_export.passes.graph.arrays import Array
 from prox24_export.results.engine import LatencyPoint
-from tests.graphs import Array, normal
+from tests.graphs import normal
 
 SHAPES = {"x": (8, 64), "mask": (8,)}
 HOW = Procedure(resolution_ms=0, resamples=400, duration_ms=200, warm_up_ms=20)

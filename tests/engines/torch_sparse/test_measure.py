@@ -13,7 +13,6 @@ from torch.sparse._semi_structured_conversions import (
     sparse_semi_structured_to_dense_cutlass,
 )
 
-from prox24_export.engines.timing.latency import Procedure
 from prox24_export.engines.torch_sparse import measure as torch_sparse
 from prox24_export.engines.torch_sparse.measure import Backend
 from prox24_export.engines.torch_sparse.rewrite import Rewritten, multiply, rewrite
@@ -23,12 +22,13 @@ from prox24_export.passes.find_linears import FindLinears
 from prox24_export.passes.front_onnx.graph import OnnxGraph
 from prox24_export.passes.front_torch.graph import FxGraph
 from prox24_export.passes.front_torch.trace import trace, with_tensors
+from prox24_export.passes.graph.arrays import Array
 from prox24_export.passes.graph.protocol import Linear, TracedGraph
 from prox24_export.passes.refine.differentiable import make_differentiable
-from tests.graphs import Array, linears, magnitude, model, normal, opened, pruned, rewritten, run, save
+from tests.graphs import linears, magnitude, model, normal, opened, pruned, rewritten, run, save
+from tests.latency import QUICK
 
 CPU = torch.device("cpu")
-QUICK = Procedure(warm_up_ms=1, duration_ms=1, least_rounds=4, resamples=50, turn_ms=1, most_variation=100)
 W, V = normal(64, 32), normal(32, 64, seed=1)
 GRAPHS: dict[str, tuple[str, dict[str, Array], dict[str, Array]]] = {
     "MatMul, three axes, and a bias": (
@@ -174,14 +174,14 @@ class Net(nn.Module):
 def programs() -> tuple[FxGraph, FxGraph]:
     torch.manual_seed(0)
     dense = FxGraph(Path("net"), trace(Net(), (torch.randn(4, 64),), {}, "net"))
-    layers = [layer for layer in FindLinears().call(dense) if isinstance(layer, Linear)]
+    layers = FindLinears().call(graph=dense).linears
     tensors = {layer.weight: torch.from_numpy(magnitude(dense, layer)) for layer in layers}
     return dense, FxGraph(Path("net"), with_tensors(dense.program, tensors))
 
 
 def test_torch_programs_are_rewritten_too() -> None:
     _, sparse = programs()
-    layers = weights(sparse, [x for x in FindLinears().call(sparse) if isinstance(x, Linear)])
+    layers = weights(sparse, FindLinears().call(graph=sparse).linears)
     feeds = {sparse.inputs[0].name: normal(4, 64)}
     source = make_differentiable(sparse, feeds)
     result = rewrite(sparse, source, layers, lambda weight: weight, device=CPU, dtype=torch.float32)

@@ -1,21 +1,19 @@
 """Gram and cross matrices against the whole model run by ONNX Runtime and a product in numpy."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-import torch
 from onnx import helper, numpy_helper
 
 from prox24_export.errors import InputError
-from prox24_export.passes.calibrate.calibrate import Batch, Calibration
-from prox24_export.passes.calibrate.schedule import schedule
-from prox24_export.passes.front_onnx.graph import OnnxGraph
-from prox24_export.passes.graph.protocol import Feeds, Linear, Node
-from tests.graphs import Array, Walk, linears, model, normal, opened, run
+from prox24_export.passes.graph.arrays import Array
+from prox24_export.passes.graph.protocol import Feeds, Linear
+from tests.graphs import Walk, normal, opened, run
+from tests.passes.calibrate.networks import GRAPHS, convolutional, uvw
 
 
 def values(proto: onnx.ModelProto, weights: Mapping[str, Array], names: Sequence[str], feeds: Feeds) -> list[Array]:
@@ -71,42 +69,6 @@ def expect_residual(walk: Walk, proto: onnx.ModelProto, layer: Linear, branch: s
     assert np.abs(total).max() > 0.1, "the sample shows nothing"
     got = walk.seen[layer.name].residuals["fit"].numpy()
     np.testing.assert_allclose(got, total, rtol=1e-4, atol=1e-5 * np.abs(total).max())
-
-
-GRAPHS = {
-    "residual branches": """g (float[n,8] x) => (float[n,8] y) {
-        a = MatMul(x, u) r = Relu(a) s = Add(r, x) b = MatMul(s, v) t = Add(b, s) c = MatMul(t, w) y = Add(c, x) }""",
-    "attention": """g (float[n,8] x) => (float[n,8] y) {
-        q = MatMul(x, u) k = MatMul(x, v) t = Transpose(k) s = MatMul(q, t) p = Softmax(s)
-        o = MatMul(p, x) h = MatMul(o, w) y = Relu(h) }""",
-    "layers that read a graph input at every depth": """g (float[n,8] x) => (float[n,8] y) {
-        a = MatMul(x, u) b = MatMul(a, v) c = MatMul(x, w) y = Sum(a, b, c) }""",
-    "dynamic shapes": """g (float[n,8] x) => (float[m,8] y) {
-        s = Shape(x) i = Constant<value = int64 {0}>() d = Gather(s, i) f = Unsqueeze(d, zero)
-        t = Concat<axis = 0>(f, eight)
-        a = MatMul(x, u) r = Reshape(a, t) b = MatMul(r, v) e = Expand(b, t) y = MatMul(e, w) }""",
-    "If with captured values downstream": """g (float[n,8] x) => (float[n,8] y) {
-        a = MatMul(x, u) m = ReduceMax<keepdims = 0>(x) c = Greater(m, zero_float)
-        b = If(c) <then_branch = t () => (float[n,8] p) { i = Relu(a) p = Add(i, x) },
-                   else_branch = e () => (float[n,8] o) { o = Neg(a) }>
-        d = MatMul(b, v) y = MatMul(d, w) }""",
-    "a constant computed from a weight's neighbour": """g (float[n,8] x) => (float[n,8] y) {
-        k = Exp(bias) a = MatMul(x, u) b = Add(a, k) c = MatMul(b, v) d = Add(c, k) y = MatMul(d, w) }""",
-    "two outputs, one of them read": """g (float[n,8] x) => (float[n,8] y) {
-        a = MatMul(x, u) p, q = Split<axis = 0>(a, halves) b = MatMul(q, v) y = MatMul(b, w) }""",
-}
-EXTRA = {
-    "zero": np.array([0]),
-    "eight": np.array([8]),
-    "zero_float": np.array(0, np.float32),
-    "bias": normal(8, seed=9),
-    "halves": np.array([2, 2]),
-}
-
-
-def uvw(text: str) -> onnx.ModelProto:
-    weights = {name: normal(8, 8, seed=place) for place, name in enumerate("uvw")}
-    return model(text, weights | {name: array for name, array in EXTRA.items() if name in text})
 
 
 @pytest.mark.parametrize("case", GRAPHS)
@@ -222,102 +184,6 @@ def test_the_parts_of_the_data_are_summed_apart(tmp_path: Path) -> None:
         assert fit.seen[layer.name].choice is None
 
 
-class Spy:
-    """Counts, beside the pass's own count, which nodes are run and which values are held."""
-
-    def __init__(self, patch: pytest.MonkeyPatch) -> None:
-        self.executions = 0
-        self.held: list[set[str]] = []
-        compiled = OnnxGraph.compile
-
-        def compile_and_count(
-            graph: OnnxGraph, nodes: Sequence[Node], sample: Feeds, fetches: Sequence[str], weights: Mapping[str, Array]
-        ) -> Callable[[Feeds], dict[str, Array]]:
-            call = compiled(graph, nodes, sample, fetches, weights)
-
-            def counted(feeds: Feeds) -> dict[str, Array]:
-                self.executions += len(nodes)
-                self.held.append(set(feeds))
-                return call(feeds)
-
-            return counted
-
-        patch.setattr(OnnxGraph, "compile", compile_and_count)
-
-
-def deep(count: int) -> onnx.ModelProto:
-    block = "a{i} = MatMul(h{i}, w{i}) r{i} = Relu(a{i}) b{i} = MatMul(r{i}, v{i}) h{j} = Add(b{i}, h{i})"
-    body = " ".join(block.format(i=i, j=i + 1) for i in range(count))
-    weights = {f"{name}{i}": 0.3 * normal(8, 8, seed=i) for i in range(count) for name in "wv"}
-    return model(f"g (float[n,8] x) => (float[n,8] y) {{ h0 = Identity(x) {body} y = Tanh(h{count}) }}", weights)
-
-
-@pytest.mark.parametrize("count", [4, 12])
-def test_the_work_is_two_passes_at_most_whatever_the_depth(
-    count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    spy = Spy(monkeypatch)
-    proto = deep(count)
-    walk = Walk(opened(proto, tmp_path), [{"x": normal(4, 8, seed=seed)} for seed in (1, 2, 3)])
-    assert walk.calibration.one_pass == 3 * len(proto.graph.node)
-    assert spy.executions == walk.calibration.executions
-    assert 1.5 * walk.calibration.one_pass < spy.executions <= 2 * walk.calibration.one_pass
-
-
-def test_values_are_dropped_once_nothing_reads_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    spy = Spy(monkeypatch)
-    Walk(opened(deep(6), tmp_path), [{"x": normal(4, 8)}])
-    assert max(map(len, spy.held)) == 2, "the input of the layer and the residual beside it"
-    assert not any("x" in held for held in spy.held[1:])
-
-
-@pytest.mark.parametrize(("bad", "text"), [(np.nan, "a = Relu(x)"), (200.0, "a = Exp(x)")], ids=["NaN", "overflow"])
-def test_nan_or_inf_is_an_error_that_names_layer_and_batch(bad: float, text: str, tmp_path: Path) -> None:
-    proto = uvw(
-        f"g (float[n,8] x) => (float[n,8] y) {{ b = MatMul(x, u) {text} c = Add(a, b) [deep] y = MatMul(a, v) }}"
-    )
-    proto.graph.node.insert(0, proto.graph.node.pop(1))
-    feeds = [{"x": normal(4, 8)}, {"x": normal(4, 8)}]
-    feeds[1]["x"][2, 3] = bad
-    with pytest.raises(
-        InputError, match=r"NaN or Inf in the activations of layer (deep|MatMul:b), calibration batch 1"
-    ):
-        Walk(opened(proto, tmp_path), feeds)
-
-
-def test_an_overflow_behind_a_layer_is_named_there(tmp_path: Path) -> None:
-    proto = uvw("g (float[n,8] x) => (float[n,8] y) { [one] a = MatMul(x, u) b = Exp(a) [two] y = MatMul(b, v) }")
-    with pytest.raises(InputError, match="activations of layer two, calibration batch 2"):
-        Walk(opened(proto, tmp_path), [{"x": scale * normal(4, 8)} for scale in (1, 1, 500)])
-
-
-def test_huge_but_finite_activations_are_summed_in_float64(tmp_path: Path) -> None:
-    x = normal(6, 8) * np.float32(1e25)
-    seen = Walk(opened(uvw(GRAPHS["residual branches"]), tmp_path), [{"x": x}]).seen
-    exact = x.astype(np.float64).T @ x.astype(np.float64)
-    (first, *_) = seen.values()
-    np.testing.assert_allclose(first.fit.gram.numpy(), exact, rtol=1e-12)
-    assert all(bool(torch.isfinite(moments.fit.gram).all()) for moments in seen.values())
-
-
-def test_totals_over_batches_keep_what_float32_would_lose(tmp_path: Path) -> None:
-    text = "g (float[n,8] x) => (float[n,8] y) { y = MatMul(x, u) }"
-    large, small = np.full((1, 8), 4096, np.float32), np.ones((1, 8), np.float32)
-    (seen,) = Walk(opened(uvw(text), tmp_path), [{"x": large}] + 9 * [{"x": small}]).seen.values()
-    assert float(seen.fit.gram[0, 0]) == 4096.0**2 + 9  # 2²⁴ + 1 is no float32
-
-
-def test_a_batch_without_tokens_counts_none(tmp_path: Path) -> None:
-    text = "g (float[n,8] x) => (float[n,8] y) { a = MatMul(x, u) y = MatMul(a, v) }"
-    graph = opened(uvw(text), tmp_path)
-    empty, full = {"x": np.zeros((0, 8), np.float32)}, {"x": normal(3, 8)}
-    for seen in Walk(graph, [empty]).seen.values():
-        assert seen.fit.tokens == 0
-        assert not seen.fit.gram.any()
-    for seen in Walk(graph, [empty, full]).seen.values():
-        assert seen.fit.tokens == 3
-
-
 def test_streams_that_choose_different_tokens_are_not_paired(tmp_path: Path) -> None:
     text = """g (float[n,8] x) => (float[m,8] y) {
         a = MatMul(x, u) s = ReduceSum<keepdims = 0>(a, one) p = Greater(s, zero_float)
@@ -360,13 +226,6 @@ def test_a_sequence_between_two_stages_is_refused_in_one_sentence(tmp_path: Path
         Walk(opened(uvw(text), tmp_path), [{"x": normal(4, 8)}])
 
 
-def convolutional() -> onnx.ModelProto:
-    text = (
-        "g (float[n,4,6,6] x) => (float[n,8,p,q] y) { a = Relu(x) y = Conv<pads = [1,1,1,1], strides = [2,2]>(a, w) }"
-    )
-    return model(text, {"w": normal(8, 4, 3, 3)})
-
-
 def test_the_moments_of_a_convolution_predict_its_output(tmp_path: Path) -> None:
     proto, feeds = convolutional(), {"x": normal(3, 4, 6, 6)}
     walk = Walk(opened(proto, tmp_path), [feeds])
@@ -377,21 +236,6 @@ def test_the_moments_of_a_convolution_predict_its_output(tmp_path: Path) -> None
     predicted = weight @ walk.seen[layer.name].fit.gram @ weight.T
     np.testing.assert_allclose(predicted.numpy(), energy, rtol=1e-4, atol=1e-3)
     assert walk.seen[layer.name].fit.tokens == 3 * 3 * 3
-
-
-def test_advance_ticks_once_a_batch(tmp_path: Path) -> None:
-    graph = opened(convolutional(), tmp_path)
-    (stage,) = schedule(graph, linears(graph))
-    ticks: list[None] = []
-    batches = [Batch("fit", {"x": normal(1, 4, 6, 6, seed=seed)}) for seed in range(3)]
-    Calibration(graph, batches).advance(stage, {}, lambda: ticks.append(None))
-    assert len(ticks) == 3
-
-
-def test_a_model_of_one_stage_runs_once_for_both_streams(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    spy = Spy(monkeypatch)
-    Walk(opened(convolutional(), tmp_path), [{"x": normal(1, 4, 6, 6)}])
-    assert spy.executions == 1
 
 
 def test_weights_of_constant_nodes_are_replaced_too(tmp_path: Path) -> None:

@@ -19,37 +19,19 @@ from prox24_export.engines.tensorrt.cuda_device import CudaDevice
 from prox24_export.engines.tensorrt.session import TrtSession
 from prox24_export.errors import UnavailableError
 from prox24_export.passes.emit_engine.build import (
-    BuildSettings,
     BuiltEngine,
+    EmitEngines,
     EngineBuildError,
-    emit_engine,
-    emit_engines,
 )
 from prox24_export.passes.emit_engine.capture_log import captured
 from prox24_export.shapes import ShapeRange
-from tests.engines.tensorrt.trt_models import NARROW, RANGE, VERSIONS, WIDE, model, rows, standin
-
-SETTINGS = BuildSettings(profile=RANGE, workspace=1 << 30)
-
-
-@pytest.fixture(scope="module", params=VERSIONS)
-def trt(request: pytest.FixtureRequest) -> Iterator[ModuleType]:
-    with standin(request.param) as module:
-        yield module
+from tests.engines.tensorrt.trt_models import NARROW, RANGE, SETTINGS, VERSIONS, WIDE, model, rows, standin
 
 
 @pytest.fixture
 def old() -> Iterator[ModuleType]:
     with standin("8.6.1") as module:
         yield module
-
-
-@pytest.fixture
-def built(trt: ModuleType, tmp_path: Path) -> tuple[BuiltEngine, ...]:
-    del trt
-    dense, sparse = model(tmp_path / "d.onnx", sparse=False), model(tmp_path / "s.onnx", sparse=True)
-    (tmp_path / "engines").mkdir()
-    return emit_engines(dense, sparse, tmp_path / "engines", SETTINGS)
 
 
 def tactics(engine: BuiltEngine) -> dict[str, bool]:
@@ -93,7 +75,7 @@ def test_the_check_of_the_sparse_engine_fails_without_the_flag(trt: ModuleType, 
     file = model(tmp_path / "s.onnx", sparse=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trt.CLASSES[4], "set_flag", forgotten)
-        engine = emit_engine(file, "sparse", tmp_path, SETTINGS)
+        engine = SETTINGS.emit_one(file, "sparse", tmp_path)
     with pytest.raises(AssertionError):
         expect_sparse(engine)
 
@@ -108,7 +90,7 @@ def test_a_network_of_ten_is_strongly_typed_or_it_computes_in_float32(trt: Modul
         config = CreateConfig(sparse_weights=True, profiles=[profile])
         EngineBytesFromNetwork(NetworkFromOnnxPath(str(file)), config)()
     assert any("Found 0 layer(s)" in line for line in log.lines) == (trt.__version__ == VERSIONS[0])
-    expect_sparse(emit_engine(file, "sparse", tmp_path, SETTINGS))
+    expect_sparse(SETTINGS.emit_one(file, "sparse", tmp_path))
 
 
 def test_files_are_whole_and_nothing_else_is_left(built: tuple[BuiltEngine, ...]) -> None:
@@ -133,8 +115,8 @@ def test_engines_share_a_timing_cache_and_begin_with_an_earlier_one(
     (tmp_path / "later").mkdir()
     cache = built[0].engine.parent / "timing.cache"
     before = cache.read_bytes()
-    again = emit_engine(
-        tmp_path / "s.onnx", "sparse", tmp_path / "later", replace(SETTINGS, timing_cache=cache, optimization_level=5)
+    again = replace(SETTINGS, timing_cache=cache, optimization_level=5).emit_one(
+        tmp_path / "s.onnx", "sparse", tmp_path / "later"
     )
     assert f"Found tactics of {WIDE} in the timing cache" in again.messages
     assert cache.read_bytes() == before, "the earlier cache is the user's"
@@ -151,7 +133,7 @@ def test_nothing_is_printed_and_polygraphys_logger_is_as_before(
     before = [getattr(G_LOGGER, name) for name in names]
     # Polygraphy prints, once, that it cannot print in colours.
     monkeypatch.setattr(import_module("polygraphy.logger.logger"), "COLORED_MODULE_PRESENT", None)
-    engine = emit_engine(model(tmp_path / "s.onnx", sparse=True), "sparse", tmp_path, SETTINGS)
+    engine = SETTINGS.emit_one(model(tmp_path / "s.onnx", sparse=True), "sparse", tmp_path)
     TrtSession("s", engine.engine, {"x": rows()}, device=CudaDevice("cpu")).times(2)
     assert capfd.readouterr() == ("", "")
     assert [getattr(G_LOGGER, name) for name in names] == before
@@ -182,10 +164,10 @@ def test_a_file_that_cannot_be_read_fails_with_what_tensorrt_said(
 ) -> None:
     del trt
     file = model(tmp_path / "s.onnx", sparse=True)
-    before = emit_engine(file, "sparse", tmp_path, SETTINGS).engine.read_bytes()
+    before = SETTINGS.emit_one(file, "sparse", tmp_path).engine.read_bytes()
     spoil(file)
     with pytest.raises(EngineBuildError, match=rf"built no engine from .*s\.onnx: .*{complaint}.*build\.log") as caught:
-        emit_engine(file, "sparse", tmp_path, SETTINGS)
+        SETTINGS.emit_one(file, "sparse", tmp_path)
     assert complaint in caught.value.log
     assert (tmp_path / "sparse.fp16.build.log").read_text() == caught.value.log
     assert (tmp_path / "sparse.fp16.engine").read_bytes() == before
@@ -203,9 +185,9 @@ def test_a_profile_that_does_not_fit_fails_the_build(trt: ModuleType, tmp_path: 
     file = model(tmp_path / "s.onnx", sparse=True)
     wrong = ShapeRange((1, 32), (1, 32), (1, 32))
     with pytest.raises(EngineBuildError, match="does not fit input x"):
-        emit_engine(file, "dense", tmp_path, BuildSettings(profile={"x": wrong}))
+        EmitEngines(profile={"x": wrong}).emit_one(file, "dense", tmp_path)
     with pytest.raises(EngineBuildError, match="Invalid inputs were provided"):
-        emit_engine(file, "dense", tmp_path, BuildSettings(profile=RANGE | {"other": wrong}))
+        EmitEngines(profile=RANGE | {"other": wrong}).emit_one(file, "dense", tmp_path)
     assert not list(tmp_path.glob("*.engine"))
 
 
@@ -215,7 +197,7 @@ def test_a_name_with_the_signs_of_a_glob_is_a_name(trt: ModuleType, tmp_path: Pa
     proto = onnx.load(file)
     proto.graph.input[0].name = proto.graph.node[0].input[0] = "x[0]*"
     onnx.save(proto, file)
-    engine = emit_engine(file, "sparse", tmp_path, BuildSettings(profile={"x[0]*": RANGE["x"]}))
+    engine = EmitEngines(profile={"x[0]*": RANGE["x"]}).emit_one(file, "sparse", tmp_path)
     opened = TrtSession("s", engine.engine, {"x[0]*": rows(8)}, device=CudaDevice("cpu"))
     assert opened.outputs()["y"].shape == (8, 24)
 
@@ -223,17 +205,17 @@ def test_a_name_with_the_signs_of_a_glob_is_a_name(trt: ModuleType, tmp_path: Pa
 def test_names_without_tactics_are_noted(trt: ModuleType, tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trt, "ProfilingVerbosity", SimpleNamespace(DETAILED=trt.ProfilingVerbosity.LAYER_NAMES_ONLY))
-        engine = emit_engine(model(tmp_path / "s.onnx", sparse=True), "sparse", tmp_path, SETTINGS)
+        engine = SETTINGS.emit_one(model(tmp_path / "s.onnx", sparse=True), "sparse", tmp_path)
     assert engine.notes == ("TensorRT's layer information names layers without their tactics",)
 
 
 def test_eight_builds_fp16_by_its_flag_and_says_so_in_its_own_words(old: ModuleType, tmp_path: Path) -> None:
     del old
-    engine = emit_engine(model(tmp_path / "s.onnx", sparse=True, half=False), "sparse", tmp_path, SETTINGS)
+    engine = SETTINGS.emit_one(model(tmp_path / "s.onnx", sparse=True, half=False), "sparse", tmp_path)
     assert tactics(engine) == {WIDE: True, NARROW: False}
     assert sparsity(engine) == [
         f"Layers eligible for sparse math: {WIDE}, {NARROW}",
         f"TRT inference plan picked sparse implementation for layers: {WIDE}",
     ]
     with pytest.raises(UnavailableError, match=r"8\.6\.1 cannot build bf16 engines"):
-        emit_engine(tmp_path / "s.onnx", "sparse", tmp_path, replace(SETTINGS, precision="bf16"))
+        replace(SETTINGS, precision="bf16").emit_one(tmp_path / "s.onnx", "sparse", tmp_path)

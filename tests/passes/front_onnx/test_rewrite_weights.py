@@ -8,23 +8,12 @@ import pytest
 from onnx import helper, numpy_helper
 
 from prox24_export.errors import InputError
-from prox24_export.passes.front_onnx.graph import OnnxGraph, model_tensors
-from prox24_export.passes.front_onnx.rewrite_weights import EXTERNAL_DATA, RewriteWeights, copy_unchanged
-from prox24_export.passes.verify_pattern import verify_pattern
-from tests.graphs import (
-    BF16,
-    Array,
-    is_two_four,
-    linears,
-    magnitude,
-    model,
-    normal,
-    opened,
-    pruned,
-    rewritten,
-    run,
-    save,
-)
+from prox24_export.passes.front_onnx.graph import OnnxGraph
+from prox24_export.passes.front_onnx.rewrite_weights import EXTERNAL_DATA, RewriteWeights
+from prox24_export.passes.front_onnx.tensors import model_tensors
+from prox24_export.passes.graph.arrays import Array
+from prox24_export.passes.verify_pattern import VerifyPattern
+from tests.graphs import BF16, is_two_four, linears, magnitude, model, normal, opened, pruned, rewritten, run, save
 
 TWO = "g (float[n,8] x) => (float[n,8] y) { [first] a = MatMul(x, u) [second] y = Gemm<transB = 1>(a, v) }"
 
@@ -110,7 +99,7 @@ def test_nothing_but_the_place_of_tensors_changes_where_they_are_external(tmp_pa
         tensor.ClearField("int64_data")
     assert stripped == original
     sparse = OnnxGraph(path)
-    assert all(not check.violations for check in verify_pattern(sparse, linears(sparse)))
+    assert all(not check.violations for check in VerifyPattern().call(graph=sparse, linears=linears(sparse)).uses)
     assert np.array_equal(sparse.stored("u"), magnitude(opened(proto, tmp_path), linears(sparse)[0]))
     x = normal(3, 8)
     np.testing.assert_array_equal(
@@ -208,7 +197,7 @@ def test_a_shared_weight_stays_one_tensor_right_for_both_uses(tmp_path: Path) ->
     assert [tensor.name for tensor in written.graph.initializer] == ["w"]
     assert without(written, "w") == without(proto, "w")
     sparse = OnnxGraph(path)
-    assert [check.violations for check in verify_pattern(sparse, linears(sparse))] == [0, 0]
+    assert [check.violations for check in VerifyPattern().call(graph=sparse, linears=linears(sparse)).uses] == [0, 0]
 
 
 @pytest.mark.parametrize("external_above", [0, 10**9])
@@ -232,7 +221,7 @@ def test_a_weight_of_the_same_name_in_a_body_is_another_weight(tmp_path: Path) -
     body.node[0].output[0] = body.node[1].input[1] = "u"  # shadows the weight inside the branch
     graph = opened(proto, tmp_path)
     (tmp_path / "out").mkdir()
-    path = RewriteWeights().call(graph, pruned(graph), tmp_path / "out")
+    path = RewriteWeights().call(graph=graph, weights=pruned(graph), folder=tmp_path / "out").path
     assert without(onnx.load(path), "u") == without(proto, "u")
     (kept,) = [attribute.g for attribute in onnx.load(path).graph.node[1].attribute if attribute.name == "then_branch"]
     assert kept.node[0] == body.node[0]
@@ -273,7 +262,7 @@ def test_a_source_with_external_data_becomes_one_with_external_data(tmp_path: Pa
 def test_an_unchanged_copy_brings_its_external_data_along_byte_for_byte(tmp_path: Path) -> None:
     path = external_source(tmp_path / "in")
     (tmp_path / "out").mkdir()
-    written = copy_unchanged(OnnxGraph(path), tmp_path / "out")
+    written = RewriteWeights().call(graph=OnnxGraph(path), weights={}, folder=tmp_path / "out").path
     assert written.read_bytes() == path.read_bytes()
     assert (tmp_path / "out" / "big.weights").read_bytes() == (tmp_path / "in" / "big.weights").read_bytes()
     assert run(written, {"x": normal(2, 32)})[0].shape == (2, 40)
@@ -287,7 +276,7 @@ def test_external_data_outside_the_folder_are_not_copied_anywhere(tmp_path: Path
     graph = opened(proto, tmp_path / "in")
     (tmp_path / "out").mkdir()
     with pytest.raises(InputError, match=r"'\.\./elsewhere\.weights' .* lie outside its folder"):
-        copy_unchanged(graph, tmp_path / "out")
+        RewriteWeights().call(graph=graph, weights={}, folder=tmp_path / "out")
     assert not (tmp_path / "elsewhere.weights").exists()
 
 

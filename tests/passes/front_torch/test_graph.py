@@ -12,13 +12,14 @@ import torch.nn.functional as F  # noqa: N812 (the name torch's own documentatio
 from torch import Tensor, nn
 
 from prox24_export.errors import InputError
-from prox24_export.passes.calibrate.calibrate import Batch, Calibration
+from prox24_export.passes.calibrate.calibrate import Calibrate
 from prox24_export.passes.calibrate.schedule import schedule
+from prox24_export.passes.calibrate.streams import Batch, Streams
 from prox24_export.passes.find_linears import FindLinears
 from prox24_export.passes.front_torch.graph import FxGraph
 from prox24_export.passes.graph.arrays import as_array, as_tensor
 from prox24_export.passes.graph.protocol import Linear
-from prox24_export.passes.verify_pattern import PatternError, verify_pattern
+from prox24_export.passes.verify_pattern import PatternError, VerifyPattern
 
 AUTO = torch.export.Dim.AUTO
 TOKENS = (2, 7, 8)
@@ -60,7 +61,7 @@ def traced(module: nn.Module, *inputs: Tensor) -> FxGraph:
 
 def told(graph: FxGraph) -> list[str]:
     lines = []
-    for layer in FindLinears().call(graph):
+    for layer in FindLinears().call(graph=graph).layers:
         figures = f"{layer.op} [{layer.n}, {layer.k}]" if layer.k else layer.op
         lines.append(f"{layer.name}: {figures}" + ("" if isinstance(layer, Linear) else f": {layer.sentence}"))
     return lines
@@ -197,11 +198,11 @@ def test_a_random_node_draws_the_same_in_both_streams() -> None:
 
 def test_the_residual_is_none_where_rows_would_not_pair() -> None:
     left = traced(Of(lambda x, w: w @ x + x.relu(), (8, 8)), torch.randn(2, 8, 8))
-    (linear,) = FindLinears().call(left)
+    (linear,) = FindLinears().call(graph=left).layers
     assert isinstance(linear, Linear)
     assert linear.uses[0].residual is None
     past_bias = traced(Of(lambda x, w, b: x @ w + b + x.relu(), (8, 8), (8,)), torch.randn(3, 8))
-    (linear,) = FindLinears().call(past_bias)
+    (linear,) = FindLinears().call(graph=past_bias).layers
     assert isinstance(linear, Linear)
     assert linear.uses[0].residual == "relu"
 
@@ -224,7 +225,7 @@ def test_view_and_weight_give_the_nodes_result(module: nn.Module, shape: tuple[i
     """`X Wᵀ` by the activation's view is what the node computes, less its bias."""
     graph = traced(module, torch.randn(shape))
     x = np.random.default_rng(1).normal(size=shape).astype(np.float32)
-    for linear in (layer for layer in FindLinears().call(graph) if isinstance(layer, Linear)):
+    for linear in (layer for layer in FindLinears().call(graph=graph).linears):
         for use in linear.uses:
             node = next(node for node in graph.nodes if node.name == use.node)
             values = graph.compile(graph.nodes, {}, [use.activation, *node.outputs], {})({graph.inputs[0].name: x})
@@ -242,7 +243,7 @@ def test_view_and_weight_give_the_nodes_result(module: nn.Module, shape: tuple[i
 
 def test_the_residual_branch_is_found_through_reshapes() -> None:
     graph = traced(Of(lambda x, w: x + F.linear(x.relu(), w).view(-1, 7, 8), (8, 8)), torch.randn(TOKENS))
-    (linear,) = FindLinears().call(graph)
+    (linear,) = FindLinears().call(graph=graph).layers
     assert isinstance(linear, Linear)
     assert linear.uses[0].residual == "x"
 
@@ -250,15 +251,15 @@ def test_the_residual_branch_is_found_through_reshapes() -> None:
 def test_stage_by_stage_is_the_whole_model() -> None:
     module = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8), nn.LayerNorm(8), nn.Linear(8, 4))
     graph = traced(module, torch.randn(3, 8))
-    linears = [layer for layer in FindLinears().call(graph) if isinstance(layer, Linear)]
+    linears = FindLinears().call(graph=graph).linears
     x = np.random.default_rng(0).normal(size=(50, 8)).astype(np.float32)
-    walk = Calibration(graph, [Batch("fit", {"input": x})])
+    streams = Streams(graph, [Batch("fit", {"input": x})])
     stages = schedule(graph, linears)
     assert len(stages) == 3
     halved: dict[str, Any] = {}
     dense = pruned = torch.from_numpy(x)
     for stage, layers in zip(stages, ((), (0, 1), (2, 3)), strict=True):
-        seen = walk.advance(stage, halved, lambda: None)[stage.linears[0].name].fit
+        seen = Calibrate().call(streams=streams, stage=stage, weights=halved).observations[stage.linears[0].name].fit
         with torch.no_grad():
             for index in layers:
                 dense = module[index](dense)
@@ -274,13 +275,13 @@ def test_a_weight_that_is_turned_before_it_is_used_runs_pruned_in_later_stages()
     """Turning it depends on no input; it must not be done once and for all with the dense weight."""
     module = Of(lambda x, first, second: (x @ first.t()).relu() @ second.t(), (8, 8), (8, 8))
     graph = traced(module, torch.randn(3, 8))
-    linears = [layer for layer in FindLinears().call(graph) if isinstance(layer, Linear)]
+    linears = FindLinears().call(graph=graph).linears
     x = np.random.default_rng(0).normal(size=(50, 8)).astype(np.float32)
-    walk = Calibration(graph, [Batch("fit", {"x": x})])
+    streams = Streams(graph, [Batch("fit", {"x": x})])
     first, second = schedule(graph, linears)
-    walk.advance(first, {}, lambda: None)
+    Calibrate().call(streams=streams, stage=first, weights={})
     zeroed = {linears[0].weight: np.zeros_like(graph.stored(linears[0].weight))}
-    seen = walk.advance(second, zeroed, lambda: None)[linears[1].name].fit
+    seen = Calibrate().call(streams=streams, stage=second, weights=zeroed).observations[linears[1].name].fit
     assert float(seen.gram.abs().sum()) == 0 < float(seen.dense.sum())
 
 
@@ -298,7 +299,7 @@ def test_weights_pass_through_arrays_bit_by_bit(dtype: torch.dtype) -> None:
     tensor = torch.randn(4, 8).to(dtype)
     assert torch.equal(as_tensor(as_array(tensor)), tensor)
     graph = traced(nn.Linear(8, 4).to(dtype), torch.randn(3, 8).to(dtype))
-    (linear,) = FindLinears().call(graph)
+    (linear,) = FindLinears().call(graph=graph).layers
     assert isinstance(linear, Linear)
     back = linear.to_stored(graph.weight(linear))
     assert np.array_equal(back, graph.stored(linear.weight))
@@ -307,6 +308,6 @@ def test_weights_pass_through_arrays_bit_by_bit(dtype: torch.dtype) -> None:
 
 def test_a_pattern_that_is_not_two_four_is_noticed() -> None:
     graph = traced(nn.Linear(8, 4), torch.randn(3, 8))
-    linears = [layer for layer in FindLinears().call(graph) if isinstance(layer, Linear)]
+    linears = FindLinears().call(graph=graph).linears
     with pytest.raises(PatternError, match="8 of 8 groups are not 2:4"):
-        verify_pattern(graph, linears)
+        VerifyPattern().call(graph=graph, linears=linears)

@@ -8,14 +8,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from prox24_export.passes.calibrate.calibrate import Batch, Calibration
+from prox24_export.passes.calibrate.calibrate import Calibrate
 from prox24_export.passes.calibrate.schedule import schedule
+from prox24_export.passes.calibrate.streams import Batch, Streams
 from prox24_export.passes.find_linears import FindLinears
 from prox24_export.passes.front_torch.graph import FxGraph
 from prox24_export.passes.front_torch.trace import trace
 from prox24_export.passes.graph.arrays import as_tensor
 from prox24_export.passes.graph.experts import Expert, part_name, whole_name, with_parts
-from prox24_export.passes.graph.protocol import Linear, Reason, Skipped
+from prox24_export.passes.graph.protocol import Reason, Skipped
+from tests.graphs import linears
 
 E, T, K, N = 3, 10, 8, 16
 
@@ -79,16 +81,12 @@ class Turned(nn.Module):
         return torch.bmm(x, self.up.transpose(0, 1))
 
 
-def linears(traced: FxGraph) -> list[Linear]:
-    return [layer for layer in FindLinears().call(traced) if isinstance(layer, Linear)]
-
-
 def grams(traced: FxGraph, x: Tensor) -> dict[str, Tensor]:
-    calibration = Calibration(traced, [Batch("fit", {traced.inputs[0].name: x.numpy()})])
+    streams = Streams(traced, [Batch("fit", {traced.inputs[0].name: x.numpy()})])
     found = linears(traced)
     seen: dict[str, Any] = {}
     for stage in schedule(traced, found):
-        seen |= calibration.advance(stage, {}, lambda: None)
+        seen |= Calibrate().call(streams=streams, stage=stage, weights={}).observations
     return {layer.weight: seen[layer.name].fit.gram for layer in found}
 
 
@@ -128,7 +126,7 @@ def test_experts_by_number_are_found_and_replaced_one_by_one() -> None:
 
 
 def test_a_batch_axis_that_is_no_stored_first_one_stays_dense() -> None:
-    (skipped,) = FindLinears().call(graph(Turned(), torch.zeros(E, T, K)))
+    (skipped,) = FindLinears().call(graph=graph(Turned(), torch.zeros(E, T, K))).layers
     assert isinstance(skipped, Skipped)
     assert skipped.reason is Reason.BATCHED_WEIGHT
 

@@ -18,11 +18,12 @@ from prox24_export.data.random_samples import draw_random
 from prox24_export.errors import Prox24Error
 from prox24_export.models.find_frontend import find_frontend
 from prox24_export.passes.front_onnx.graph import OnnxGraph
+from prox24_export.passes.graph.arrays import Array
 from prox24_export.passes.graph.protocol import Feeds
-from prox24_export.passes.onnx_to_fx.check import DivergenceError, check
-from prox24_export.passes.onnx_to_fx.convert import Converted, onnx_to_fx
+from prox24_export.passes.onnx_to_fx.check import DivergenceError, check_conversion
+from prox24_export.passes.onnx_to_fx.convert import Converted, ConvertToFx
 from prox24_export.passes.onnx_to_fx.table import NotDifferentiableError
-from tests.graphs import Array, model, normal, opened
+from tests.graphs import model, normal, opened
 
 REAL = ["speech/kwt1_encoder", "images/resnet20", "files/magika_v3_3"]
 EDGE = {
@@ -55,7 +56,7 @@ def tensors(feeds: Feeds) -> list[Tensor]:
 def of(text: str, weights: Mapping[str, Array], folder: Path) -> tuple[OnnxGraph, Converted]:
     """A model in ONNX text, opened and converted."""
     graph = opened(model(text, weights), folder)
-    return graph, onnx_to_fx(graph)
+    return graph, ConvertToFx().call(graph=graph)
 
 
 def gradients(converted: Converted, feeds: Feeds) -> dict[str, Tensor | None]:
@@ -67,9 +68,9 @@ def gradients(converted: Converted, feeds: Feeds) -> dict[str, Tensor | None]:
 @pytest.mark.parametrize("name", REAL)
 def test_a_real_model_agrees_for_any_batch_and_every_parameter_has_a_gradient(name: str, shared_data: Path) -> None:
     graph = OnnxGraph(shared_data / f"{name}.onnx")
-    converted = onnx_to_fx(graph)
+    converted = ConvertToFx().call(graph=graph)
     for batch in (1, 3):
-        check(converted, graph, drawn(graph, batch))
+        check_conversion(converted, graph, drawn(graph, batch))
     found = gradients(converted, drawn(graph, 2))
     assert found
     assert all(gradient is not None and gradient.isfinite().all() for gradient in found.values())
@@ -78,7 +79,7 @@ def test_a_real_model_agrees_for_any_batch_and_every_parameter_has_a_gradient(na
 @pytest.mark.parametrize("name", REAL)
 def test_every_linear_layer_of_a_real_model_is_a_parameter(name: str, shared_data: Path) -> None:
     graph = OnnxGraph(shared_data / f"{name}.onnx")
-    converted = onnx_to_fx(graph)
+    converted = ConvertToFx().call(graph=graph)
     weights = {operator.weight for operator in graph.operators() if operator.weight is not None}
     assert weights
     assert weights <= converted.parameters.keys()
@@ -91,9 +92,9 @@ def test_a_language_model_exported_to_onnx_agrees_for_any_length(shared_data: Pa
     folder = shared_data / "lm" / "stories260K-hf"
     frontend = find_frontend(folder)
     graph = OnnxGraph(frontend.write_onnx(frontend.open(), tmp_path))
-    converted = onnx_to_fx(graph)
+    converted = ConvertToFx().call(graph=graph)
     for shape in ((1, 7), (2, 40)):
-        check(converted, graph, {"input_ids": np.random.default_rng(0).integers(0, 512, shape)})
+        check_conversion(converted, graph, {"input_ids": np.random.default_rng(0).integers(0, 512, shape)})
     found = gradients(converted, {"input_ids": np.arange(30).reshape(2, 15)})
     assert len(found) > 40
     assert all(gradient is not None for gradient in found.values())
@@ -104,10 +105,10 @@ def test_an_awkward_file_agrees_or_says_what_is_in_the_way(name: str, sentence: 
     path = shared_data / "edge" / f"{name}.onnx"
     if sentence:
         with pytest.raises(Prox24Error, match=re.escape(sentence)):
-            onnx_to_fx(OnnxGraph(path))
+            ConvertToFx().call(graph=OnnxGraph(path))
         return
     graph = OnnxGraph(path)
-    check(onnx_to_fx(graph), graph, drawn(graph))
+    check_conversion(ConvertToFx().call(graph=graph), graph, drawn(graph))
 
 
 def test_a_batch_of_any_size_and_the_names(tmp_path: Path) -> None:
@@ -119,11 +120,11 @@ def test_a_batch_of_any_size_and_the_names(tmp_path: Path) -> None:
         named.name += ".1"
     proto.graph.node[0].input[1], proto.graph.node[4].input[1] = "data.1", "weight.1"
     graph = opened(proto, tmp_path)
-    converted = onnx_to_fx(graph)
+    converted = ConvertToFx().call(graph=graph)
     assert dict(converted.inputs) == {"lambda": "lambda_", "data.1": "data_1"}
     assert dict(converted.parameters) == {"weight.1": "weight_1"}
     for batch in (1, 5):
-        check(converted, graph, {"lambda": normal(batch, 8), "data.1": normal(batch, 8, seed=2)})
+        check_conversion(converted, graph, {"lambda": normal(batch, 8), "data.1": normal(batch, 8, seed=2)})
     described = {node.meta["value"]: node.meta["onnx"] for node in converted.module.graph.nodes if node.meta}
     assert described["y"] == ("MatMul:y", "MatMul")
 
@@ -137,14 +138,14 @@ def test_what_is_stored_and_reached_is_a_parameter_and_all_else_is_computed_once
     assert dict(converted.parameters) == {"bias": "bias"}
     calls = [node.meta["onnx"][1] for node in converted.module.graph.nodes if node.op == "call_function"]
     assert calls == ["Mul", "Gather", "Add"]
-    check(converted, graph, {"x": normal(3, 8)})
+    check_conversion(converted, graph, {"x": normal(3, 8)})
 
 
 def test_a_weight_used_twice_is_one_parameter_whose_gradient_is_that_of_both_uses(tmp_path: Path) -> None:
     text = "g (float[n,8] x) => (float[n,8] y) { a = MatMul(x, w) t = Transpose(w) y = MatMul(a, t) }"
     graph, converted = of(text, {"w": normal(8, 8)}, tmp_path)
     feeds = {"x": normal(3, 8)}
-    check(converted, graph, feeds)
+    check_conversion(converted, graph, feeds)
     w = torch.from_numpy(normal(8, 8)).requires_grad_()
     (expected,) = torch.autograd.grad((torch.from_numpy(feeds["x"]) @ w @ w.T).square().sum(), w)
     torch.testing.assert_close(gradients(converted, feeds), {"w": expected})
@@ -155,7 +156,7 @@ def test_gradients_reach_a_weight_behind_layout_operators_and_casts(tmp_path: Pa
         k = Constant<value = int64[2] {16, 8}>() a = Reshape(w, k) b = Cast<to = 1>(a) c = Identity(b)
         d = Transpose(c) y = MatMul(x, d) }"""
     graph, converted = of(text, {"w": normal(8, 16, dtype=np.float16)}, tmp_path)
-    check(converted, graph, {"x": normal(3, 8)})
+    check_conversion(converted, graph, {"x": normal(3, 8)})
     gradient = gradients(converted, {"x": normal(3, 8)})["w"]
     assert gradient is not None
     assert gradient.shape == (8, 16)
@@ -170,7 +171,7 @@ def test_gradients_pass_straight_through_the_rounding_of_quantised_weights(tmp_p
     weight[0] = 100  # beyond what int8 holds at this scale
     graph, converted = of(text, {"w": weight}, tmp_path)
     feeds = {"x": normal(5, 8)}
-    check(converted, graph, feeds)
+    check_conversion(converted, graph, feeds)
     expected = 2 * torch.from_numpy(feeds["x"]).T @ converted.module(*tensors(feeds))[0].detach()
     expected[0] = 0
     torch.testing.assert_close(gradients(converted, feeds), {"w": expected})
@@ -183,7 +184,7 @@ def test_float16_is_computed_in_float32_and_agrees_within_its_rounding(tmp_path:
     assert converted.is_widened
     assert converted.module(*tensors(feeds))[0].dtype == torch.float32
     assert all(parameter.dtype == torch.float32 for parameter in converted.module.parameters())
-    check(converted, graph, feeds)
+    check_conversion(converted, graph, feeds)
 
 
 @pytest.mark.parametrize(("text", "dtype"), [("bfloat16[", ml_dtypes.bfloat16), ("double[", np.float64)])
@@ -191,7 +192,7 @@ def test_wide_types_run_as_onnx_runtime_runs_them(text: str, dtype: type, tmp_pa
     wide: dict[str, Array] = {name: array.astype(dtype) for name, array in WEIGHTS.items()}
     graph, converted = of(TWO_LAYERS.replace("float[", text), wide, tmp_path)
     (fed,) = graph.inputs
-    check(converted, graph, {"x": normal(3, 8).astype(fed.dtype)})
+    check_conversion(converted, graph, {"x": normal(3, 8).astype(fed.dtype)})
     assert set(converted.parameters) == set(WEIGHTS)
 
 
@@ -202,9 +203,9 @@ def test_external_data_and_model_local_functions_are_read(tmp_path: Path) -> Non
     proto.functions.append(onnx.parser.parse_function(body))
     onnx.save(proto, tmp_path / "m.onnx", save_as_external_data=True, location="m.bin", size_threshold=0)
     graph = OnnxGraph(tmp_path / "m.onnx")
-    converted = onnx_to_fx(graph)
+    converted = ConvertToFx().call(graph=graph)
     assert set(converted.parameters) == {"w", "bias"}
-    check(converted, graph, {"x": normal(3, 8)})
+    check_conversion(converted, graph, {"x": normal(3, 8)})
 
 
 def test_the_function_can_be_copied_pickled_and_printed(tmp_path: Path) -> None:
@@ -246,7 +247,7 @@ def test_the_function_can_be_copied_pickled_and_printed(tmp_path: Path) -> None:
 def test_what_is_not_covered_is_named(text: str, sentence: str, tmp_path: Path) -> None:
     graph = opened(model(f"g {text}", opset=19, more=', "com.microsoft" : 1'), tmp_path)
     with pytest.raises(NotDifferentiableError, match=re.escape("not differentiable here: ")) as caught:
-        onnx_to_fx(graph)
+        ConvertToFx().call(graph=graph)
     assert sentence in str(caught.value)
     assert f"operator {caught.value.operator} at node {caught.value.node}" in str(caught.value)
 
@@ -254,18 +255,18 @@ def test_what_is_not_covered_is_named(text: str, sentence: str, tmp_path: Path) 
 def test_what_torch_cannot_run_is_named_by_the_check(tmp_path: Path) -> None:
     text = "g (float[n,2] x, bool training) => (float[n,2] y) { r = Constant<value = float {0.5}>() y = Dropout(x, r, training) }"  # noqa: E501
     graph, converted = of(text, {}, tmp_path)
-    check(converted, graph, {"x": normal(3, 2), "training": np.array(0, bool)})
+    check_conversion(converted, graph, {"x": normal(3, 2), "training": np.array(0, bool)})
     with pytest.raises(NotDifferentiableError, match=re.escape("operator Dropout at node Dropout:y (training_mode)")):
-        check(converted, graph, {"x": normal(3, 2), "training": np.array(1, bool)})
+        check_conversion(converted, graph, {"x": normal(3, 2), "training": np.array(1, bool)})
 
 
 def test_the_check_names_the_first_node_whose_weight_differs(tmp_path: Path) -> None:
     graph, converted = of(TWO_LAYERS, WEIGHTS, tmp_path)
-    check(converted, graph, {"x": normal(3, 8)})
+    check_conversion(converted, graph, {"x": normal(3, 8)})
     with torch.no_grad():
         converted.module.get_parameter(converted.parameters["bias"])[3] += 1
     with pytest.raises(DivergenceError, match=r"first at node Add:c \(Add\): value 'c' differs in 3 of 48") as caught:
-        check(converted, graph, {"x": normal(3, 8)})
+        check_conversion(converted, graph, {"x": normal(3, 8)})
     assert (caught.value.node, caught.value.operator) == ("Add:c", "Add")
 
 
@@ -276,18 +277,18 @@ def test_the_check_names_the_first_node_whose_operator_differs(tmp_path: Path) -
             node.target = torch.tanh
     converted.module.recompile()
     with pytest.raises(DivergenceError, match=r"first at node Relu:b \(Relu\)"):
-        check(converted, graph, {"x": normal(3, 8)})
+        check_conversion(converted, graph, {"x": normal(3, 8)})
 
 
 def test_the_check_of_a_real_model_names_the_node_of_a_changed_weight(shared_data: Path) -> None:
     graph = OnnxGraph(shared_data / "images" / "resnet20.onnx")
-    converted = onnx_to_fx(graph)
+    converted = ConvertToFx().call(graph=graph)
     convolutions = [node for node in graph.nodes if node.op == "Conv"]
     weight = next(name for name in convolutions[7].inputs if name in converted.parameters)
     with torch.no_grad():
         converted.module.get_parameter(converted.parameters[weight]).mul_(1.1)
     with pytest.raises(DivergenceError) as caught:
-        check(converted, graph, drawn(graph))
+        check_conversion(converted, graph, drawn(graph))
     assert caught.value.node == convolutions[7].name
 
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from prox24_export.passes.front_onnx.graph import OnnxGraph
-from prox24_export.passes.onnx_to_fx.check import check
-from prox24_export.passes.onnx_to_fx.convert import onnx_to_fx
+from prox24_export.passes.onnx_to_fx.check import check_conversion
+from prox24_export.passes.onnx_to_fx.convert import ConvertToFx
 from tests.graphs import model, normal, opened
 
 CASES = {
@@ -83,4 +83,4 @@ def opened_case(name: str, folder: Path) -> OnnxGraph:
 def test_a_meaning_of_another_opset_agrees_with_onnx_runtime(name: str, tmp_path: Path) -> None:
     graph = opened_case(name, tmp_path)
     feeds = {value.name: normal(*[int(size or 1) for size in value.shape or ()]) for value in graph.inputs}
-    check(onnx_to_fx(graph), graph, feeds)
+    check_conversion(ConvertToFx().call(graph=graph), graph, feeds)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor, fx, nn
 from torch.func import functional_call
 
+from prox24_export.passes.refine.loss import OutputLoss
 from prox24_export.passes.refine.model import Refined, RefineModel
 from prox24_export.passes.refine.objective import Objective
 from prox24_export.passes.refine.views import Views, around, both, is_image, shifted
@@ -159,7 +160,7 @@ def test_of_other_measures_the_mean_of_the_outputs_is_the_target() -> None:
     torch.manual_seed(0)
     module = fx.symbolic_trace(Colours())
     pair = ((images(),), (images(),))
-    objective, _ = Objective(module, symmetric=True).fitted({}, [pair], 1, ["mse"])
+    objective = Objective(module, (OutputLoss("mse"),), symmetric=True)
     with torch.no_grad():
         mean = torch.stack([module(view)[0] for view in both(images())]).mean(0)
         wanted = objective.outputs[0].of(module(images())[0], mean, 32)
@@ -185,7 +186,9 @@ def test_refinement_of_a_symmetric_network_says_so_and_runs_longer() -> None:
     batches = [(image[None],) for image in images(count=96) + 0.5 * torch.randn(96, 3, 1, 1)]
 
     def run(settings: RefineModel) -> Refined:
-        return settings.call(module, {name: pruned}, {name: pruned != 0}, batches[:64], batches[64:])
+        return settings.call(
+            dense=module, weights={name: pruned}, masks={name: pruned != 0}, fit=batches[:64], choice=batches[64:]
+        )
 
     result, plain = run(RefineModel()), run(RefineModel(mixed=False))
     assert [result.symmetric, plain.symmetric] == [True, False]

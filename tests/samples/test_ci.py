@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml  # type: ignore[import-untyped]  # comes with transformers
+import yaml
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 NEEDED = ("prox24_export", "passes", "samples", "pyproject.toml", "README.md", "LICENSE", "constraints.txt")
 MAKE = ("make", "-f", "samples/ci/Makefile", "sparse")
 CONDITIONS = {None: True, "${{ !cancelled() }}": True, "${{ github.ref == 'refs/heads/main' }}": True}
