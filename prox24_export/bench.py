@@ -10,7 +10,8 @@ import numpy as np
 
 from prox24_export import facts, output
 from prox24_export.data import samples as data
-from prox24_export.engines.choice import EngineChoice, EngineRequest, choose
+from prox24_export.data.random_samples import draw_random
+from prox24_export.engines.choice import EngineChoice, EngineRequest, choose_engine
 from prox24_export.errors import InputError, first_line
 from prox24_export.models.onnx import OnnxFile
 from prox24_export.passes.find_linears import FindLinears
@@ -126,9 +127,9 @@ def _expect_alike(dense: OnnxGraph, sparse: OnnxGraph) -> None:
 def _choose(settings: Settings) -> EngineChoice:
     """With `auto` there is always something to time: ONNX Runtime's CPU where nothing else is."""
     request = EngineRequest(settings.engine, settings.precision, settings.min_speedup)
-    if request.engine == "auto" and choose(replace(request, min_speedup=None), has_onnx=True).engine == "none":
+    if request.engine == "auto" and choose_engine(replace(request, min_speedup=None), has_onnx=True).engine == "none":
         request = replace(request, engine="onnxruntime")
-    return choose(request, has_onnx=True)
+    return choose_engine(request, has_onnx=True)
 
 
 def _describe_layers(graph: OnnxGraph, found: Sequence[object]) -> list[LayerReport]:

@@ -14,9 +14,9 @@ class EngineRequest:
     """What the user asks for.
 
     Attributes:
-        engine: What to measure with; `auto`: the best that is here.
-        precision: Of the engines; None: fp16, and no files without TensorRT.
-        min_speedup: Gate on the speed-up, which needs an engine that measures one; None: no gate.
+        engine: The engine to measure with; `auto` for the best that can be used here.
+        precision: The precision of the engines; None for fp16, where files are written only if TensorRT builds engines.
+        min_speedup: The least speed-up, which takes an engine that measures one; None where there is no limit.
     """
 
     engine: Engine = "auto"
@@ -41,8 +41,8 @@ class EngineChoice:
     why_not: str = ""
 
 
-def choose(request: EngineRequest, *, has_onnx: bool) -> EngineChoice:
-    """Chooses the engine that is asked for; with `auto` the best that is here.
+def choose_engine(request: EngineRequest, *, has_onnx: bool) -> EngineChoice:
+    """Chooses the engine that the user asks for; with `auto`, the best that can be used here.
 
     Args:
         request: What the user asks for.
@@ -52,14 +52,14 @@ def choose(request: EngineRequest, *, has_onnx: bool) -> EngineChoice:
         UnavailableError: The engine, or a speed-up, that was asked for cannot be had here.
         InputError: An engine that reads ONNX files was asked for, and the model is none.
     """
-    choice = _chosen(request, has_onnx=has_onnx)
+    choice = _choose(request, has_onnx=has_onnx)
     if request.min_speedup is not None and choice.engine not in {"tensorrt", "torch"}:
         why = choice.why_not or "ONNX Runtime has no sparse kernels."
         raise UnavailableError(f"--min-speedup needs a speed-up, and none can be measured here: {why} {REMEDY}")
     return choice
 
 
-def _chosen(request: EngineRequest, *, has_onnx: bool) -> EngineChoice:
+def _choose(request: EngineRequest, *, has_onnx: bool) -> EngineChoice:
     from prox24_export.engines.torch_sparse import measure as torch_sparse  # noqa: PLC0415 (looks for libraries)
     from prox24_export.passes.emit_engine import tensorrt  # noqa: PLC0415 (looks for libraries)
 

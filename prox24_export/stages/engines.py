@@ -12,7 +12,7 @@ from prox24_export.data import samples as data
 from prox24_export.data.random_samples import draw_random
 from prox24_export.engines.estimate import estimate
 from prox24_export.engines.timing import gpu_state
-from prox24_export.engines.timing.gpu_watch import Watch, watch_gpu
+from prox24_export.engines.timing.gpu_watch import Watch, follow_state
 from prox24_export.errors import InputError, Prox24Error, first_line
 from prox24_export.passes.emit_engine.build import EngineBuildError
 from prox24_export.passes.front_onnx.graph import OnnxGraph
@@ -22,7 +22,7 @@ from prox24_export.passes.graph.protocol import Feeds, TracedGraph
 from prox24_export.passes.precision.quantised import quantised_products
 from prox24_export.results.engine import EngineReport, Estimate
 from prox24_export.results.report import AccuracyReport, LayerReport
-from prox24_export.shapes import ShapeRange, complete
+from prox24_export.shapes import ShapeRange, complete_ranges
 from prox24_export.stages.lower import CALIBRATION_BATCHES, LoweredPair, lower, measure_lowered
 from prox24_export.stages.prepare import Job
 from prox24_export.stages.run import Run
@@ -87,7 +87,7 @@ def measure_engines(  # noqa: PLR0917 - in the order in which they were found
     Raises:
         Prox24Error: The engine that was asked for cannot build or run the model.
     """
-    with run.timed("engines"), output.scratch(written.folder) as scratch:
+    with run.timed("engines"), output.make_scratch(written.folder) as scratch:
         finished = FinishedPair(written.folder, written.sparse, *written.onnx_files(job, scratch), rows)
         engine = run_engines(job, finished, timed, evaluation) if finished.pruned else NOTHING_SPARSE
     run.warnings.extend(engine.notes)
@@ -200,7 +200,7 @@ def _lower_pair(job: Job, finished: FinishedPair) -> LoweredPair | None:
     choice = job.choice
     if choice.engine != "tensorrt" and not choice.writes_files:
         return None
-    joined = data.joined(job.parts.fit, job.graph.inputs, job.size)
+    joined = data.join_samples(job.parts.fit, job.graph.inputs, job.size)
     batches = [feeds for feeds, _ in itertools.islice(joined, CALIBRATION_BATCHES)]
     place = finished.folder / ENGINES
     return lower(
@@ -227,7 +227,7 @@ def _measure_latency(
 
 
 def _measure_tensorrt(job: Job, finished: FinishedPair, files: LoweredPair, batches: Sequence[Feeds]) -> EngineReport:
-    from prox24_export.engines.diagnosis.pruned_layers import pruned_layers  # noqa: PLC0415
+    from prox24_export.engines.diagnosis.pruned_layers import list_pruned_layers  # noqa: PLC0415
     from prox24_export.engines.tensorrt import measure as tensorrt_bench  # noqa: PLC0415 (optional)
     from prox24_export.passes.emit_engine.build import EmitEngines  # noqa: PLC0415
 
@@ -289,5 +289,5 @@ def _expect(path: Path | None) -> Path:
 @contextmanager
 def watch_gpu() -> Iterator[Watch | None]:
     """Reads the GPU's state beside the timing; None where it cannot be read."""
-    with watch_gpu(gpu_state.find_current_gpu()) as (watch, _note):
+    with follow_state(gpu_state.find_current_gpu()) as (watch, _note):
         yield watch

@@ -149,7 +149,7 @@ def plan_run(
     samples = max(1, min(size, len(parts.fit)))  # of the batch that is run here
     repeats = (len(parts.fit) + len(parts.choice)) / samples
     return_free_memory()
-    walk = _ModelWalk(resident_memory_mb(), 4.0 * graph.parameters < available(torch.device("cpu")) / 2)
+    walk = _ModelWalk(measure_resident_mb(), 4.0 * graph.parameters < available(torch.device("cpu")) / 2)
     values: dict[str, Any] = dict(fit[0].feeds) if fit else {}
     stages = schedule(graph, linears) if fit else []
     with progress.stage("plan", len(stages)) as tick:

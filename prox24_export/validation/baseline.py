@@ -10,12 +10,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from prox24_export.results.engine import EngineReport, LatencyPoint
-from prox24_export.results.reader import load_report
 from prox24_export.results.report import AccuracyReport, Gate, LayerReport, Report
 from prox24_export.validation.gates import check_at_least, check_at_most, measure_worsening
 from prox24_export.validation.metrics import UNITS
-
-__all__ = ["BaselineComparison", "compare", "load_report"]
 
 POINTS = 0.25  # of a metric in points
 SHARE = 0.01  # of a metric in another unit, relative to its earlier value

@@ -11,7 +11,8 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from prox24_export.data import samples as calibration
-from prox24_export.engines.estimate import amdahl, estimate
+from prox24_export.data.random_samples import draw_random
+from prox24_export.engines.estimate import apply_amdahl, estimate
 from prox24_export.passes.calibrate.calibrate import Calibrate
 from prox24_export.passes.calibrate.schedule import schedule
 from prox24_export.passes.calibrate.streams import Batch, Streams

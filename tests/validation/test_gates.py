@@ -80,13 +80,13 @@ LOSS = AccuracyReport(
 @pytest.mark.parametrize(("strict", "kept"), [(False, "passed"), (True, "inconclusive")])
 def test_a_gate_tells_name_figure_limit_unit_and_verdict(strict: bool, kept: str) -> None:
     loose = Settings(max_accuracy_drop=3.0, max_metric_change=5.0, strict=strict)
-    assert gates.evaluate(loose, LOSS) == (
+    assert gates.evaluate_gates(loose, LOSS) == (
         Gate("max-accuracy-drop", 3.0, 3.0, "points", passed=not strict, verdict=kept),  # type: ignore[arg-type]
         Gate("max-metric-change psnr y", 4.0, 5.0, "dB", passed=not strict, verdict=kept),  # type: ignore[arg-type]
         Gate("max-metric-change mine", 5.0, 5.0, "", passed=not strict, verdict=kept),  # type: ignore[arg-type]
     )
     tight = Settings(max_accuracy_drop=2.0, max_metric_change=3.0, strict=strict)
-    assert gates.evaluate(tight, LOSS) == (
+    assert gates.evaluate_gates(tight, LOSS) == (
         Gate("max-accuracy-drop", 3.0, 2.0, "points", passed=False, verdict="failed"),
         Gate("max-metric-change psnr y", 4.0, 3.0, "dB", passed=False, verdict="failed"),
         Gate("max-metric-change mine", 5.0, 3.0, "", passed=False, verdict="failed"),
@@ -96,7 +96,7 @@ def test_a_gate_tells_name_figure_limit_unit_and_verdict(strict: bool, kept: str
 @pytest.mark.parametrize("strict", [False, True])
 def test_what_could_not_be_measured_fails_with_its_name_limit_and_unit(strict: bool) -> None:
     every = Settings(max_accuracy_drop=1.0, max_metric_change=2.0, min_snr=3.0, min_speedup=4.0, strict=strict)
-    assert gates.evaluate(every, None) == (
+    assert gates.evaluate_gates(every, None) == (
         Gate("max-accuracy-drop", None, 1.0, "points", passed=False, verdict="failed"),
         Gate("max-metric-change", None, 2.0, "", passed=False, verdict="failed"),
         Gate("min-snr", None, 3.0, "dB", passed=False, verdict="failed"),
@@ -108,36 +108,36 @@ def test_what_could_not_be_measured_fails_with_its_name_limit_and_unit(strict: b
 def test_a_byte_copy_is_compared_with_the_limits_as_no_change_and_no_noise(strict: bool) -> None:
     every = Settings(max_accuracy_drop=0.0, max_metric_change=0.0, min_snr=60.0, strict=strict)
     nothing, equal = (0.0, 0.0), (math.inf, math.inf)
-    assert gates.evaluate(every, LOSS, is_copy=True) == (
+    assert gates.evaluate_gates(every, LOSS, is_copy=True) == (
         Gate("max-accuracy-drop", 0.0, 0.0, "points", True, "passed", *nothing),
         Gate("max-metric-change psnr y", 0.0, 0.0, "dB", True, "passed", *nothing),
         Gate("max-metric-change mine", 0.0, 0.0, "", True, "passed", *nothing),
         Gate("min-snr", math.inf, 60.0, "dB", True, "passed", *equal),
     )
-    unnamed = gates.evaluate(Settings(max_metric_change=0.0, strict=strict), None, is_copy=True)
+    unnamed = gates.evaluate_gates(Settings(max_metric_change=0.0, strict=strict), None, is_copy=True)
     assert unnamed == (Gate("max-metric-change", 0.0, 0.0, "", True, "passed", *nothing),)
 
 
 @pytest.mark.parametrize("missing", ["dense", "sparse"])
 def test_a_metric_that_only_one_model_has_is_not_measured(missing: str) -> None:
     sides = {"dense": {"top1": 90.0}, "sparse": {"top1": 90.0}} | {missing: {}}
-    assert gates.worsening(AccuracyReport(10, sides["dense"], sides["sparse"], ()), "top1", "higher") is None
+    assert gates.measure_worsening(AccuracyReport(10, sides["dense"], sides["sparse"], ()), "top1", "higher") is None
 
 
 @pytest.mark.parametrize(("drop", "passed"), [(1000.0000009, True), (1000.0000011, False)])
 def test_the_rounding_allowed_grows_with_the_limit(drop: float, passed: bool) -> None:
-    gate = gates.at_most("drop", (drop, None, None), 1000.0, "points", strict=False)
+    gate = gates.check_at_most("drop", (drop, None, None), 1000.0, "points", strict=False)
     assert gate.passed is passed
 
 
 @pytest.mark.parametrize(("drop", "passed"), [(0.9e-9, True), (1.1e-9, False)])
 @pytest.mark.parametrize("limit", [0.0, 0.5, -0.5])
 def test_the_rounding_allowed_at_a_small_limit_is_that_of_1(limit: float, drop: float, passed: bool) -> None:
-    gate = gates.at_most("drop", (limit + drop, None, None), limit, "points", strict=False)
+    gate = gates.check_at_most("drop", (limit + drop, None, None), limit, "points", strict=False)
     assert gate.passed is passed
 
 
 def test_what_the_max_metric_change_looks_at_has_the_direction_that_is_known() -> None:
     several = AccuracyReport(9, {"top1": 9, "top5": 9, "a": 1, "b": 2}, {}, (), better={"a": "lower"})
-    assert gates.gated_metrics(several) == {"a": "lower", "b": ""}
-    assert gates.gated_metrics(None) == {}
+    assert gates.find_gated_metrics(several) == {"a": "lower", "b": ""}
+    assert gates.find_gated_metrics(None) == {}

@@ -210,13 +210,13 @@ def test_by_how_much_a_metric_got_worse_has_the_interval_of_its_change(
     other = Change("other", 9.0, 8.0, 10.0, 50)  # of another metric: neither the first nor the last counts
     mine = Change("mine", change[1], change[0], change[2], 50)
     report = AccuracyReport(50, {"mine": 0.0}, {"mine": change[1]}, (), (other, mine, replace(other, metric="z")))
-    assert gates.worsening(report, "mine", better) == pytest.approx(expected)
-    unsure = gates.worsening(replace(report, changes=(other,)), "mine", better)
+    assert gates.measure_worsening(report, "mine", better) == pytest.approx(expected)
+    unsure = gates.measure_worsening(replace(report, changes=(other,)), "mine", better)
     assert unsure == pytest.approx((expected[0], None, None))
 
 
 def test_no_change_of_a_metric_whose_higher_values_are_better_is_not_minus_zero() -> None:
-    figure = gates.worsening(measured(0.0, 0.0, 0.0), "top1", "higher")
+    figure = gates.measure_worsening(measured(0.0, 0.0, 0.0), "top1", "higher")
     assert figure is not None
     assert [str(end) for end in figure] == ["0.0"] * 3
 
@@ -237,11 +237,11 @@ def test_no_change_of_a_metric_whose_higher_values_are_better_is_not_minus_zero(
 def test_an_upper_limit_of_1_is_kept_by_figures_up_to_it(
     figure: tuple[float, float | None, float | None], verdict: str
 ) -> None:
-    gate = gates.at_most("drop", figure, 1.0, "points", strict=False)
+    gate = gates.check_at_most("drop", figure, 1.0, "points", strict=False)
     passed = figure[0] <= 1.0
     assert gate == Gate("drop", figure[0], 1.0, "points", passed, verdict, *figure[1:])  # type: ignore[arg-type]
     sure = verdict if None not in figure or verdict == "failed" else "inconclusive"
-    strict = gates.at_most("drop", figure, 1.0, "points", strict=True)
+    strict = gates.check_at_most("drop", figure, 1.0, "points", strict=True)
     assert strict == replace(gate, passed=passed and sure == "passed", verdict=sure)  # type: ignore[arg-type]
 
 
@@ -262,11 +262,11 @@ def test_an_upper_limit_of_1_is_kept_by_figures_up_to_it(
 def test_a_lower_limit_of_1_is_kept_by_figures_from_it_on(
     figure: tuple[float, float | None, float | None], verdict: str
 ) -> None:
-    gate = gates.at_least("snr", figure, 1.0, "dB", strict=False)
+    gate = gates.check_at_least("snr", figure, 1.0, "dB", strict=False)
     passed = figure[0] >= 1.0
     assert gate == Gate("snr", figure[0], 1.0, "dB", passed, verdict, *figure[1:])  # type: ignore[arg-type]
     sure = verdict if None not in figure or verdict == "failed" else "inconclusive"
-    strict = gates.at_least("snr", figure, 1.0, "dB", strict=True)
+    strict = gates.check_at_least("snr", figure, 1.0, "dB", strict=True)
     assert strict == replace(gate, passed=passed and sure == "passed", verdict=sure)  # type: ignore[arg-type]
 
 
@@ -274,11 +274,11 @@ def test_the_last_figure_that_rounding_allows_is_still_kept_and_the_next_is_not(
     last = 1.0 + gates.ROUNDING
     beyond = float(np.nextafter(last, 2.0))
     for strict in (False, True):
-        at_the_end = gates.at_most("drop", (last, last, last), 1.0, "points", strict)
+        at_the_end = gates.check_at_most("drop", (last, last, last), 1.0, "points", strict)
         assert (at_the_end.passed, at_the_end.verdict) == (True, "passed")
-        begins_there = gates.at_most("drop", (beyond, last, beyond), 1.0, "points", strict)
+        begins_there = gates.check_at_most("drop", (beyond, last, beyond), 1.0, "points", strict)
         assert (begins_there.passed, begins_there.verdict) == (False, "inconclusive")
-        past_it = gates.at_most("drop", (beyond, beyond, beyond), 1.0, "points", strict)
+        past_it = gates.check_at_most("drop", (beyond, beyond, beyond), 1.0, "points", strict)
         assert (past_it.passed, past_it.verdict) == (False, "failed")
 
 
@@ -300,20 +300,20 @@ def output(snr: float | None, low: float | None = None, high: float | None = Non
 def test_the_snr_s_interval_is_known_where_that_of_every_output_is(
     outputs: list[OutputReport], expected: tuple[float, float | None, float | None]
 ) -> None:
-    (gate,) = gates.evaluate(Settings(min_snr=1.0), AccuracyReport(9, {}, {}, tuple(outputs)))
+    (gate,) = gates.evaluate_gates(Settings(min_snr=1.0), AccuracyReport(9, {}, {}, tuple(outputs)))
     assert (gate.value, gate.low, gate.high) == expected
 
 
 @pytest.mark.parametrize("strict", [False, True])
 def test_the_number_of_sparse_layers_is_sure_and_has_its_unit(strict: bool) -> None:
     layers = [layer(0), layer(1, sparse=False), layer(2)]
-    (gate,) = gates.evaluate(Settings(min_sparse_layers=2, strict=strict), None, layers=layers)
+    (gate,) = gates.evaluate_gates(Settings(min_sparse_layers=2, strict=strict), None, layers=layers)
     assert gate == Gate("min-sparse-layers", 2.0, 2.0, "layers", True, "passed", 2.0, 2.0)
 
 
 @pytest.mark.parametrize("valid", [False, True])
 def test_a_speed_up_gate_tells_the_worst_shapes_figure(valid: bool) -> None:
     engine = EngineReport("tensorrt", latency=(point(1.6, 1.7, 1.8, valid=valid), point(1.3, 1.4, 1.5)))
-    (gate,) = gates.evaluate(Settings(min_speedup=1.2), None, engine=engine)
+    (gate,) = gates.evaluate_gates(Settings(min_speedup=1.2), None, engine=engine)
     expected = Gate("min-speedup", 1.4, 1.2, "×", True, "passed", 1.3, 1.5)
     assert gate == (expected if valid else replace(expected, passed=False, verdict="inconclusive"))

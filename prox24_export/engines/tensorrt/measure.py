@@ -10,8 +10,8 @@ from prox24_export.engines.tensorrt.session import TrtSession
 from prox24_export.engines.timing import gpu_state
 from prox24_export.engines.timing.agreement import TOLERANCE
 from prox24_export.engines.timing.gpu_state import GpuState
-from prox24_export.engines.timing.gpu_watch import watching
-from prox24_export.engines.timing.latency import Procedure, Reference, measure
+from prox24_export.engines.timing.gpu_watch import follow_state
+from prox24_export.engines.timing.latency import Procedure, Reference, measure_latency
 from prox24_export.passes.emit_engine.build import TIMING_CACHE, BuiltEngine, EmitEngines
 from prox24_export.passes.emit_engine.tensorrt import require
 from prox24_export.passes.front_onnx.graph import OnnxGraph
@@ -103,7 +103,7 @@ def bench_engines(dense: Path, sparse: Path, batches: Sequence[Feeds], precision
         InputError: A batch does not fit the engines.
     """
     known = require()
-    with watch_gpu(gpu_state.find_current_gpu()) as (watch, _note):
+    with follow_state(gpu_state.find_current_gpu()) as (watch, _note):
         points = tuple(_time_engines(dense, sparse, batch, watch) for batch in batches)
     return EngineReport("tensorrt", known.version, precision, known.device, latency=points)
 

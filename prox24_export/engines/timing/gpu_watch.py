@@ -11,7 +11,9 @@ Watch = Callable[[], GpuState]
 
 
 @contextmanager
-def watch_gpu(device: str = "0", reader: Callable[[str], GpuState] = read_state) -> Iterator[tuple[Watch | None, str]]:
+def follow_state(
+    device: str = "0", reader: Callable[[str], GpuState] = read_state
+) -> Iterator[tuple[Watch | None, str]]:
     """Reads the state of a GPU again and again while the block runs.
 
     Args:

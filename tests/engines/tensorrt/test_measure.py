@@ -39,7 +39,7 @@ def trt(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iter
     with standin(request.param) as module:
         here = tensorrt.Availability(True, str(module.__version__), "a stand-in", sparse=True)
         monkeypatch.setattr(tensorrt, "availability", lambda: here)
-        monkeypatch.setattr(engine_stage, "watched", nullcontext)
+        monkeypatch.setattr(engine_stage, "watch_gpu", nullcontext)
         monkeypatch.setattr("prox24_export.engines.tensorrt.session.CudaDevice", partial(CudaDevice, "cpu"))
         yield module
 
