@@ -10,7 +10,8 @@ import numpy as np
 
 from prox24_export import facts, output
 from prox24_export.data import samples as data
-from prox24_export.engines.choice import EngineChoice, EngineRequest, choose
+from prox24_export.data.random_samples import draw_random
+from prox24_export.engines.choice import EngineChoice, EngineRequest, choose_engine
 from prox24_export.errors import InputError, first_line
 from prox24_export.models.onnx import OnnxFile
 from prox24_export.passes.find_linears import FindLinears
@@ -60,7 +61,7 @@ def bench(
     """
     run, settings = Run(), settings or Settings()
     target = out or Path(f"{sparse.stem}-bench")
-    output.check(target, sparse, dense, inputs, force=settings.force)
+    output.check_target(target, sparse, dense, inputs, force=settings.force)
     for file in (dense, sparse):
         if not file.is_file():
             raise InputError(f"no such model: {file}. Expected two .onnx files or two TensorRT engines.")
@@ -68,7 +69,7 @@ def bench(
     kinds = {file.suffix.lower() in ENGINE_FILES for file in (dense, sparse)}
     if len(kinds) > 1:
         raise InputError(f"{dense} and {sparse} must both be ONNX files, or both TensorRT engines.")
-    with output.folder(target) as folder:
+    with output.replace_folder(target) as folder:
         if kinds == {True}:
             report = _bench_engines(dense, sparse, inputs, batches, settings, run)
         else:
@@ -94,7 +95,7 @@ def _bench_models(  # noqa: PLR0917 - as `bench` has them
         found = FindLinears(settings.include, settings.exclude).call(graph=right).layers
         rows = _describe_layers(right, found)
     with run.timed("data"):
-        samples = [] if inputs is None else data.read(inputs, left.inputs, "--inputs")
+        samples = [] if inputs is None else data.read_samples(inputs, left.inputs, "--inputs")
         parts = data.Parts(tuple(samples), (), ())
         size = find_batch_size(left, parts) if samples else 1
         job = Job(OnnxFile(dense), left, settings, folder, found, parts, None, size, choice)
@@ -126,9 +127,9 @@ def _expect_alike(dense: OnnxGraph, sparse: OnnxGraph) -> None:
 def _choose(settings: Settings) -> EngineChoice:
     """With `auto` there is always something to time: ONNX Runtime's CPU where nothing else is."""
     request = EngineRequest(settings.engine, settings.precision, settings.min_speedup)
-    if request.engine == "auto" and choose(replace(request, min_speedup=None), has_onnx=True).engine == "none":
+    if request.engine == "auto" and choose_engine(replace(request, min_speedup=None), has_onnx=True).engine == "none":
         request = replace(request, engine="onnxruntime")
-    return choose(request, has_onnx=True)
+    return choose_engine(request, has_onnx=True)
 
 
 def _describe_layers(graph: OnnxGraph, found: Sequence[object]) -> list[LayerReport]:
@@ -168,9 +169,9 @@ def _draw_calls(job: Job, batches: Sequence[int], run: Run) -> list[Feeds]:
 def _draw_call(job: Job, size: int) -> Feeds:
     graph, samples = job.graph, list(job.parts.fit)
     if not samples:
-        samples = data.random(graph.inputs, graph.gathered_rows, job.settings.random_shapes, size, job.settings.seed)
+        samples = draw_random(graph.inputs, graph.gathered_rows, job.settings.random_shapes, size, job.settings.seed)
     repeated = (samples * -(-size // len(samples)))[:size]
-    groups = [feeds for feeds, _ in data.joined(repeated, graph.inputs, size)]
+    groups = [feeds for feeds, _ in data.join_samples(repeated, graph.inputs, size)]
     if len(groups) > 1:
         raise InputError(f"--batch {size}: the samples have other shapes and cannot be joined. Give ones that can.")
     return groups[0]
@@ -210,16 +211,16 @@ def _assemble_report(  # noqa: PLR0917 - what a report of two files holds
 ) -> Report:
     return Report(
         tool=output.TOOL,
-        versions=facts.versions(),
-        machine=facts.machine(),
+        versions=facts.list_versions(),
+        machine=facts.describe_machine(),
         started=run.started,
         settings=settings.as_dict(),
-        input=facts.file_facts(dense, dense),
-        output=facts.file_facts(sparse, sparse),
+        input=facts.describe_file(dense, dense),
+        output=facts.describe_file(sparse, sparse),
         data=None,
         layers=tuple(rows),
         accuracy=None,
-        gates=gates.evaluate(settings, None, engine=engine, layers=rows),
+        gates=gates.evaluate_gates(settings, None, engine=engine, layers=rows),
         warnings=tuple(run.warnings),
         executions=None,
         estimate=expected,

@@ -58,7 +58,7 @@ app = App(
     help="Turns a trained ONNX model into a verified 2:4-sparse one, nearly as accurate as the dense one.",
     help_epilogue=EPILOGUE,
     version_flags=["--version"],
-    config=config.sources(),
+    config=config.list_sources(),
     default_parameter=PLAIN,
 )
 

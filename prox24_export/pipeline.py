@@ -68,8 +68,8 @@ def export(
     measurement, timed = prepare_measurement(job, run), draw_timed_batches(job, run)
     run.warn_about(job.graph, job.facts)
     run.warn_about_globs(job.settings, job.found)
-    with output.folder(job.target) as folder:
-        with output.scratch(folder) as scratch:
+    with output.replace_folder(job.target) as folder:
+        with output.make_scratch(folder) as scratch:
             solved = solve(job, scratch, run)
             solved = stay_within_budget(job, solved, judges, scratch, run)
             written = write_model(job, solved, folder, run)

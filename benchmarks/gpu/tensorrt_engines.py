@@ -23,7 +23,7 @@ from benchmarks.gpu.engine_tables import write_section
 from benchmarks.gpu.engines import watching_if_cuda
 from benchmarks.gpu.meter import Meter
 from benchmarks.gpu.part import Group, Measured, Part, run_part
-from prox24_export.engines.diagnosis.pruned_layers import pruned_layers
+from prox24_export.engines.diagnosis.pruned_layers import list_pruned_layers
 from prox24_export.engines.estimate import estimate
 from prox24_export.engines.tensorrt import measure as tensorrt_bench
 from prox24_export.engines.timing.gpu_watch import Watch
@@ -90,7 +90,7 @@ def run_engines(case: Case) -> EngineReport:
     rows = [describe_layer(layer, sparse.parameters) for layer in found]
     names = [layer.weight for layer in found]
     files = lower(dense.path, sparse.path, names, case.folder, precision=case.precision, feeds=batches[:1])
-    layers = pruned_layers(rows, files.layers, case.precision)
+    layers = list_pruned_layers(rows, files.layers, case.precision)
     settings = EmitEngines(profile=make_profile(dense, {}, batches), precision=case.precision)
     pair = tensorrt_bench.ModelPair(files.dense, files.sparse, (dense, sparse), layers)
     return tensorrt_bench.bench(pair, batches, case.folder, settings, procedure=case.procedure, watch=case.watch)

@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from prox24_export.passes.graph.arrays import Array
 from prox24_export.passes.graph.protocol import Feeds, Runner
-from prox24_export.validation.accuracy import labelled_output
+from prox24_export.validation.accuracy import find_labelled_output
 from prox24_export.validation.metrics import IGNORED
 
 LabelledBatches = Sequence[tuple[Feeds, Array]]
@@ -61,7 +61,7 @@ class ExpectedDrop:
             InputError: The labels fit no output of the model.
         """
         outputs = [self.dense(feeds) for feeds, _ in self.batches]
-        self._output = labelled_output(outputs[0], self.batches[0][1])
+        self._output = find_labelled_output(outputs[0], self.batches[0][1])
         logits = [_read_logits(found[self._output]) for found in outputs]
         labels = np.concatenate([labels.reshape(-1) for _, labels in self.batches])
         self.temperature = fit_temperature(np.concatenate(logits), labels)

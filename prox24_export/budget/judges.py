@@ -181,7 +181,9 @@ def make_limit_judge(job: Job, samples: Sequence[data.Sample], measure: VariantM
         raise InputError("--budget needs a limit to keep. Give --max-accuracy-drop or --max-metric-change.")
     drop = None
     if settings.max_accuracy_drop is not None:
-        batches = [(feeds, labels) for feeds, labels in data.joined(samples, inputs, job.size) if labels is not None]
+        batches = [
+            (feeds, labels) for feeds, labels in data.join_samples(samples, inputs, job.size) if labels is not None
+        ]
         if not batches or any(sample.labels is None for sample in samples):
             raise InputError(
                 "--budget with --max-accuracy-drop needs labels: expected an array 'labels' in the --evaluation file."

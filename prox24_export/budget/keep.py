@@ -55,8 +55,8 @@ def measure_job_sensitivity(
             "Give more with --calibration."
         )
     linears = [layer for layer in job.linears if layer.weight in weights]
-    feeds = [feeds for feeds, _ in data.joined(samples, job.graph.inputs, job.size)]
-    one, _ = next(data.joined(samples, job.graph.inputs, 1))
+    feeds = [feeds for feeds, _ in data.join_samples(samples, job.graph.inputs, job.size)]
+    one, _ = next(data.join_samples(samples, job.graph.inputs, 1))
     found = find_units(job.graph, linears, one)
     errors = {row.name: row.relative_error or 0.0 for row in layers}
     with progress.stage("sensitivity", 2 * len(found) + 1) as tick:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from prox24_export.engines.estimate import operations
+from prox24_export.engines.estimate import count_operations
 from prox24_export.passes.calibrate.schedule import schedule
 from prox24_export.passes.graph.arrays import Array, as_array, as_tensor
 from prox24_export.passes.graph.protocol import Feeds, Linear, Runner, TracedGraph
@@ -70,7 +70,7 @@ def find_units(graph: TracedGraph, linears: Sequence[Linear], feeds: Feeds, most
     ]
     if len(groups) > most:
         groups = [(place, members) for place, members in enumerate(stages) if members]
-    by_name = operations(graph, linears, feeds)
+    by_name = count_operations(graph, linears, feeds)
     flops = [sum(by_name[layer.name] for layer in members) for _, members in groups]
     total = sum(flops) or 1.0
     return [

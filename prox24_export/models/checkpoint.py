@@ -91,7 +91,10 @@ class Checkpoint:
             named = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
             return sorted(self.folder / name for name in set(named))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise InputError(f"{index} cannot be read: {first_line(error)}. Expected an index of shards.") from error
+            raise InputError(
+                f"{index} cannot be read: {first_line(error)}. Expected an index of the safetensors files, as "
+                "save_pretrained writes it."
+            ) from error
 
     def read(self, name: str) -> Tensor:
         """Reads one tensor into memory of its own."""

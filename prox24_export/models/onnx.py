@@ -31,7 +31,7 @@ class OnnxFile:
 
     def facts(self) -> FileFacts:
         """See `Frontend.facts`."""
-        return facts.file_facts(self.path, self.path)
+        return facts.describe_file(self.path, self.path)
 
     def write(self, graph: TracedGraph, weights: Mapping[str, Array], folder: Path) -> Path:
         """Writes the file with other weights; it is a byte copy where no weight changes. See `Frontend.write`."""

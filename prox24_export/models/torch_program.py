@@ -59,7 +59,7 @@ class TorchProgram:
         """
 
         def make() -> ExportedProgram:
-            returned = user_code.run(spec, "model", RETURNS, lambda function: function())
+            returned = user_code.call_function(spec, "model", RETURNS, lambda function: function())
             if not (isinstance(returned, tuple) and len(returned) == 2 and isinstance(returned[0], nn.Module)):  # noqa: PLR2004
                 raise InputError(f"{spec} returned a {type(returned).__name__}. Expected a function that {RETURNS}.")
             return _trace_on_two_samples(*returned, spec)
@@ -88,7 +88,7 @@ class TorchProgram:
     def facts(self) -> FileFacts:
         """Returns name, size and digest of the file; where there is none, size and digest of the module's tensors."""
         if self.path.is_file():
-            return facts.file_facts(self.path, self.path)
+            return facts.describe_file(self.path, self.path)
         state = self.make().state_dict
         digest = hashlib.sha256()
         for name, tensor in state.items():
@@ -141,7 +141,7 @@ def _read_program(path: Path) -> ExportedProgram:
         InputError: The file is missing, unreadable, or holds pickled objects.
     """
     if not path.is_file():
-        raise InputError(f"no such model: {path}.")
+        raise InputError(f"no such model: {path}. Expected the path of a .pt2 file.")
     try:
         with zipfile.ZipFile(path) as archive:
             _expect_plain(path, archive)
@@ -151,7 +151,7 @@ def _read_program(path: Path) -> ExportedProgram:
         raise
     except Exception as error:
         raise InputError(
-            f"{path} is no exported program: {first_line(error)}. Expected torch.export.save's."
+            f"{path} is no exported program: {first_line(error)}. Expected a file written by torch.export.save."
         ) from error
 
 

@@ -58,7 +58,7 @@ class TransformersDirectory:
 
     def facts(self) -> FileFacts:
         """See `Frontend.facts`."""
-        return facts.file_facts(self.path, self.path)
+        return facts.describe_file(self.path, self.path)
 
     def write(self, graph: TracedGraph, weights: Mapping[str, Array], folder: Path) -> Path:
         """Writes `folder/model`: the new weights as safetensors, and a copy of every other file of the directory.
@@ -164,10 +164,15 @@ def _find_architecture(path: Path) -> Any:
     try:
         named = json.loads((path / CONFIG).read_text(encoding="utf-8")).get("architectures") or ["none"]
     except (ValueError, AttributeError, OSError) as error:
-        raise InputError(f"{path / CONFIG} cannot be read: {first_line(error)}") from error
+        raise InputError(
+            f"{path / CONFIG} cannot be read: {first_line(error)}. Expected the JSON that save_pretrained writes."
+        ) from error
     architecture = getattr(transformers, named[0], None)
     if architecture is None:
-        raise InputError(f"{path / CONFIG} names the architecture {named[0]}, which transformers does not have.")
+        raise InputError(
+            f"{path / CONFIG} names the architecture {named[0]}, which the installed transformers does not have. "
+            "Install a version that has it."
+        )
     return architecture
 
 

@@ -9,9 +9,10 @@ from typing import Literal
 
 from prox24_export import output
 from prox24_export.data import samples as data
+from prox24_export.data.random_samples import draw_random
 from prox24_export.engines.estimate import estimate
 from prox24_export.engines.timing import gpu_state
-from prox24_export.engines.timing.gpu_watch import Watch, watching
+from prox24_export.engines.timing.gpu_watch import Watch, follow_state
 from prox24_export.errors import InputError, Prox24Error, first_line
 from prox24_export.passes.emit_engine.build import EngineBuildError
 from prox24_export.passes.front_onnx.graph import OnnxGraph
@@ -21,7 +22,7 @@ from prox24_export.passes.graph.protocol import Feeds, TracedGraph
 from prox24_export.passes.precision.quantised import quantised_products
 from prox24_export.results.engine import EngineReport, Estimate
 from prox24_export.results.report import AccuracyReport, LayerReport
-from prox24_export.shapes import ShapeRange, complete
+from prox24_export.shapes import ShapeRange, complete_ranges
 from prox24_export.stages.lower import CALIBRATION_BATCHES, LoweredPair, lower, measure_lowered
 from prox24_export.stages.prepare import Job
 from prox24_export.stages.run import Run
@@ -86,7 +87,7 @@ def measure_engines(  # noqa: PLR0917 - in the order in which they were found
     Raises:
         Prox24Error: The engine that was asked for cannot build or run the model.
     """
-    with run.timed("engines"), output.scratch(written.folder) as scratch:
+    with run.timed("engines"), output.make_scratch(written.folder) as scratch:
         finished = FinishedPair(written.folder, written.sparse, *written.onnx_files(job, scratch), rows)
         engine = run_engines(job, finished, timed, evaluation) if finished.pruned else NOTHING_SPARSE
     run.warnings.extend(engine.notes)
@@ -149,12 +150,12 @@ def _draw_batches(job: Job) -> list[Feeds]:
         sides = [{name: getattr(shapes, side) for name, shapes in ranges.items()} for side in ("min", "opt", "max")]
         distinct = [shapes for index, shapes in enumerate(sides) if shapes not in sides[:index]]
         graph, seed = job.graph, job.settings.seed
-        drawn = [data.random(graph.inputs, graph.gathered_rows, shapes, 1, seed)[0].feeds for shapes in distinct]
+        drawn = [draw_random(graph.inputs, graph.gathered_rows, shapes, 1, seed)[0].feeds for shapes in distinct]
         _expect_runs(graph, drawn)
         return drawn
     samples = job.parts.report or job.parts.fit
     sizes = dict.fromkeys((1, min(job.size, len(samples), MOST_TIMED))) if data.can_join(job.graph.inputs) else (1,)
-    groups = (next(data.joined(samples, job.graph.inputs, size), None) for size in sizes if size)
+    groups = (next(data.join_samples(samples, job.graph.inputs, size), None) for size in sizes if size)
     return [group[0] for group in groups if group is not None]
 
 
@@ -199,7 +200,7 @@ def _lower_pair(job: Job, finished: FinishedPair) -> LoweredPair | None:
     choice = job.choice
     if choice.engine != "tensorrt" and not choice.writes_files:
         return None
-    joined = data.joined(job.parts.fit, job.graph.inputs, job.size)
+    joined = data.join_samples(job.parts.fit, job.graph.inputs, job.size)
     batches = [feeds for feeds, _ in itertools.islice(joined, CALIBRATION_BATCHES)]
     place = finished.folder / ENGINES
     return lower(
@@ -226,7 +227,7 @@ def _measure_latency(
 
 
 def _measure_tensorrt(job: Job, finished: FinishedPair, files: LoweredPair, batches: Sequence[Feeds]) -> EngineReport:
-    from prox24_export.engines.diagnosis.pruned_layers import pruned_layers  # noqa: PLC0415
+    from prox24_export.engines.diagnosis.pruned_layers import list_pruned_layers  # noqa: PLC0415
     from prox24_export.engines.tensorrt import measure as tensorrt_bench  # noqa: PLC0415 (optional)
     from prox24_export.passes.emit_engine.build import EmitEngines  # noqa: PLC0415
 
@@ -234,7 +235,7 @@ def _measure_tensorrt(job: Job, finished: FinishedPair, files: LoweredPair, batc
     kept = files.lowered.kept_in_fp32 if files.lowered else {}
     types: dict[str, Literal["fp32", "int8"]] = dict.fromkeys(kept, "fp32")
     int8, follows = quantised_products(OnnxGraph(files.sparse))
-    layers = pruned_layers(
+    layers = list_pruned_layers(
         [row for row in finished.rows if row.state == "sparse"],
         files.layers,
         "fp32" if precision == "fp32" else "bf16" if precision == "bf16" else "fp16",
@@ -267,7 +268,7 @@ def make_profile(graph: OnnxGraph, given: dict[str, ShapeRange], batches: Sequen
             low = tuple(min(sizes) for sizes in zip(*shapes, strict=True))
             high = tuple(max(sizes) for sizes in zip(*shapes, strict=True))
             seen[name] = ShapeRange(low, shapes[-1], high)
-    return complete(seen, declared, {})
+    return complete_ranges(seen, declared, {})
 
 
 def _measure_accuracy(
@@ -281,12 +282,12 @@ def _measure_accuracy(
 
 def _expect(path: Path | None) -> Path:
     if path is None:
-        raise TypeError("TensorRT builds from ONNX files; `choice.choose` refuses it where there are none.")
+        raise TypeError("TensorRT builds from ONNX files; `choice.choose_engine` refuses it where there are none.")
     return path
 
 
 @contextmanager
 def watch_gpu() -> Iterator[Watch | None]:
     """Reads the GPU's state beside the timing; None where it cannot be read."""
-    with watching(gpu_state.visible()) as (watch, _note):
+    with follow_state(gpu_state.find_current_gpu()) as (watch, _note):
         yield watch

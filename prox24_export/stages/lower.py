@@ -90,7 +90,7 @@ def measure_lowered(
 ) -> AccuracyReport:
     """Measures a converted file against the dense model, with every value rounded to the type that the file says."""
     outputs = _run_rounded(OnnxGraph(lowered), [feeds for feeds, _ in batches])
-    return accuracy.compare(
+    return accuracy.compare_models(
         dense.runner(),
         lambda _feeds: next(outputs),
         dense.outputs,

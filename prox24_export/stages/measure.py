@@ -60,7 +60,7 @@ class Measurement:
         Raises:
             InputError: The user's own metric fails.
         """
-        batches = list(data.joined(samples, graph.inputs, size))
+        batches = list(data.join_samples(samples, graph.inputs, size))
         run = graph.runner() if dense is None else dense([feeds for feeds, _ in batches])
         spec, own = settings.metric, None
         if spec is not None:
@@ -74,7 +74,7 @@ class Measurement:
         Raises:
             InputError: The user's own metric fails.
         """
-        measured = accuracy.compare(
+        measured = accuracy.compare_models(
             self.dense,
             variant,
             self.outputs,
@@ -87,7 +87,7 @@ class Measurement:
         if self.metric is None or self.dense_metric is None:
             return measured
         own = custom_metric.measure_samples(self.metric, variant, self.outputs, self.batches)
-        return custom_metric.add_to(measured, self.dense_metric, own)
+        return custom_metric.add_metrics(measured, self.dense_metric, own)
 
 
 def prepare_measurement(job: Job, run: Run) -> Measurement:

@@ -7,8 +7,8 @@ from typing import Any, TypeVar
 
 import torch
 
-from prox24_export.data.samples import Parts, batches
-from prox24_export.facts import resident_memory_mb, return_free_memory
+from prox24_export.data.samples import Parts, make_batches
+from prox24_export.facts import measure_resident_mb, return_free_memory
 from prox24_export.option_values import AIMS_AT_DENSE_OUTPUT, Effort
 from prox24_export.passes.calibrate.schedule import Stage, schedule
 from prox24_export.passes.calibrate.streams import StageRunner
@@ -144,12 +144,12 @@ def plan_run(
         refines: Whether layers will be refined together afterwards.
         progress: Where to show progress.
     """
-    fit = batches(parts.fit, graph.inputs, "fit", size)
+    fit = make_batches(parts.fit, graph.inputs, "fit", size)
     costs = Costs(Rates.measured(), settings, 2 if parts.choice else 1)
     samples = max(1, min(size, len(parts.fit)))  # of the batch that is run here
     repeats = (len(parts.fit) + len(parts.choice)) / samples
     return_free_memory()
-    walk = _ModelWalk(resident_memory_mb(), 4.0 * graph.parameters < available(torch.device("cpu")) / 2)
+    walk = _ModelWalk(measure_resident_mb(), 4.0 * graph.parameters < available(torch.device("cpu")) / 2)
     values: dict[str, Any] = dict(fit[0].feeds) if fit else {}
     stages = schedule(graph, linears) if fit else []
     with progress.stage("plan", len(stages)) as tick:

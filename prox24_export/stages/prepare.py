@@ -8,7 +8,7 @@ from torch import nn
 
 from prox24_export import output
 from prox24_export.data import samples as data
-from prox24_export.engines.choice import EngineChoice, EngineRequest, choose
+from prox24_export.engines.choice import EngineChoice, EngineRequest, choose_engine
 from prox24_export.models.find_frontend import find_frontend
 from prox24_export.models.frontend import Frontend
 from prox24_export.models.onnx import OnnxFile
@@ -77,14 +77,14 @@ def prepare(  # noqa: PLR0917 - as `export` has them
         UnavailableError: The engine that was asked for cannot be had here.
         OSError: The output cannot be written.
     """
-    calibration, example = data.peeked(calibration)
+    calibration, example = data.peek_first_batch(calibration)
     frontend = find_frontend(model, example)
     target = Path(out) if out is not None else Path(_default_out(frontend.path))
-    output.check(target, frontend.path, calibration, evaluation, force=settings.force)
+    output.check_target(target, frontend.path, calibration, evaluation, force=settings.force)
     baseline = None if settings.baseline is None else reader.load_report(Path(settings.baseline))
     is_onnx = isinstance(frontend, OnnxFile)
     request = EngineRequest(settings.engine, settings.precision, settings.min_speedup)
-    choice = choose(request, has_onnx=is_onnx or settings.onnx or frontend.always_onnx)
+    choice = choose_engine(request, has_onnx=is_onnx or settings.onnx or frontend.always_onnx)
     with run.timed("load"):
         graph = frontend.open()
         if settings.onnx or frontend.always_onnx:

@@ -7,8 +7,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from prox24_export.data.samples import Parts
-from prox24_export.data.samples import batches as batches_of
+from prox24_export.data.samples import Parts, make_batches
 from prox24_export.errors import InputError
 from prox24_export.facts import return_free_memory
 from prox24_export.option_values import AIMS_AT_DENSE_OUTPUT
@@ -73,7 +72,7 @@ def prune(
     stages = schedule(graph, linears)
     masks: dict[str, Thumbnail] = {}
     sources = (("fit", parts.fit), ("choice", parts.choice))
-    batches = [batch for part, samples in sources for batch in batches_of(samples, graph.inputs, part, size)]
+    batches = [batch for part, samples in sources for batch in make_batches(samples, graph.inputs, part, size)]
     streams = Streams(graph, batches, scratch if settings.offload else None)
     calibrate = Calibrate(with_cross=settings.method in AIMS_AT_DENSE_OUTPUT)
     sparsify = Sparsify(settings.method, settings.effort, settings.damping, settings.blend, held_back)

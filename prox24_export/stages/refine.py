@@ -93,7 +93,7 @@ def _expect_loss(spec: str, graph: TracedGraph, sample: data.Sample) -> None:
     """
     outputs = tuple(as_tensor(np.array(output)) for output in graph.runner()(sample.feeds))
     tracked = tuple(output.clone().requires_grad_(output.is_floating_point()) for output in outputs)
-    value = user_code.run(spec, "--refine-loss", WANTED, lambda function: function(tracked, outputs))
+    value = user_code.call_function(spec, "--refine-loss", WANTED, lambda function: function(tracked, outputs))
     samples = len(outputs[0]) if outputs and outputs[0].ndim else 1
     if not isinstance(value, Tensor) or not value.requires_grad or tuple(value.shape) not in {(), (samples,)}:
         shape = f" of shape {list(value.shape)}" if isinstance(value, Tensor) else ""
@@ -151,7 +151,9 @@ def _pass_settings(settings: Settings) -> RefineModel:
     if (spec := settings.refine_loss) is not None:
 
         def custom(pruned: tuple[Tensor, ...], dense: tuple[Tensor, ...]) -> Tensor:
-            value: Tensor = user_code.run(spec, "--refine-loss", WANTED, lambda function: function(pruned, dense))
+            value: Tensor = user_code.call_function(
+                spec, "--refine-loss", WANTED, lambda function: function(pruned, dense)
+            )
             return value
 
     return RefineModel(

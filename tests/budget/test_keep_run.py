@@ -13,7 +13,7 @@ from prox24_export.budget.judges import Judges, divide_samples, make_limit_judge
 from prox24_export.budget.keep import keep_budget, measure_job_sensitivity
 from prox24_export.budget.search import Search
 from prox24_export.budget.sensitivity import make_variant
-from prox24_export.data.samples import Sample, joined
+from prox24_export.data.samples import Sample, join_samples
 from prox24_export.errors import InputError
 from prox24_export.passes.graph.arrays import Array
 from prox24_export.progress import Silent
@@ -26,7 +26,7 @@ from prox24_export.stages.prune import PrunedLayers
 from prox24_export.stages.run import Run
 from prox24_export.stages.solve import solve
 from prox24_export.validation import accuracy
-from prox24_export.validation.gates import evaluate
+from prox24_export.validation.gates import evaluate_gates
 from tests.graphs import is_two_four, model, normal, save
 
 DEEP = """g (float[N,16] x) => (float[N,8] y) {
@@ -68,9 +68,9 @@ class Pipeline:
         return self.folder / name
 
     def measure(self, samples: Sequence[Sample]) -> Callable[[Any], AccuracyReport]:
-        batches = list(joined(samples, self.job.graph.inputs, 64))
+        batches = list(join_samples(samples, self.job.graph.inputs, 64))
         dense, names = make_variant(self.job.graph, {}), self.job.graph.outputs
-        return lambda run: accuracy.compare(dense, run, names, batches, samples=len(samples), tick=lambda: None)
+        return lambda run: accuracy.compare_models(dense, run, names, batches, samples=len(samples), tick=lambda: None)
 
     def judges(self) -> Judges:
         looked_at = (self.searched, self.confirmed)
@@ -115,7 +115,7 @@ def test_a_limit_that_only_the_dense_model_keeps_leaves_no_layer_sparse(tmp_path
     assert "only the dense model keeps the limit" in budget_table(report)
     held = line.measure(line.reported)(make_variant(line.job.graph, line.weights))
     limits = Settings(max_accuracy_drop=0.0, min_sparse_layers=1)
-    verdicts = {gate.name: gate.passed for gate in evaluate(limits, held, layers=rows.layers, is_copy=True)}
+    verdicts = {gate.name: gate.passed for gate in evaluate_gates(limits, held, layers=rows.layers, is_copy=True)}
     assert verdicts == {"max-accuracy-drop": True, "min-sparse-layers": False}
 
 

@@ -23,7 +23,9 @@ from tests.graphs import model, normal, save
 
 @pytest.fixture
 def has_tensorrt(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("prox24_export.stages.prepare.choose", lambda *_a, **_k: EngineChoice("tensorrt", "fp16"))
+    monkeypatch.setattr(
+        "prox24_export.stages.prepare.choose_engine", lambda *_a, **_k: EngineChoice("tensorrt", "fp16")
+    )
 
 
 def failing(error: Exception) -> Any:

@@ -30,7 +30,9 @@ def compared(
     ticks: list[None] = []
     batches = [({"batch": np.array(index)}, truth) for index, truth in enumerate(labels or [None] * len(dense))]
     names = [f"out{index}" for index in range(len(dense[0]))]
-    report = accuracy.compare(model(dense), model(sparse), names, batches, samples=42, tick=lambda: ticks.append(None))
+    report = accuracy.compare_models(
+        model(dense), model(sparse), names, batches, samples=42, tick=lambda: ticks.append(None)
+    )
     assert len(ticks) == len(dense)
     assert report.samples == 42
     return report

@@ -9,8 +9,9 @@ import pytest
 
 from prox24_export.errors import InputError
 from prox24_export.results.engine import Distribution, EngineReport, LatencyPoint, Ratio
+from prox24_export.results.reader import load_report
 from prox24_export.results.report import AccuracyReport, Change, Gate, OutputReport, Report
-from prox24_export.validation.baseline import BaselineComparison, compare, load_report
+from prox24_export.validation.baseline import BaselineComparison, compare_with_baseline
 from tests.report.example import build
 
 
@@ -47,7 +48,7 @@ EARLIER = build(accuracy=accuracy(), engine=engine())
 
 def against(earlier: Report = EARLIER, *, strict: bool = False, **changes: Any) -> BaselineComparison:
     now = replace(earlier, **changes)
-    return compare(earlier, now.accuracy, engine=now.engine, layers=now.layers, strict=strict)
+    return compare_with_baseline(earlier, now.accuracy, engine=now.engine, layers=now.layers, strict=strict)
 
 
 def failed(comparison: BaselineComparison) -> list[str]:

@@ -45,7 +45,7 @@ def compared(
         for cut in cuts
     ]
     names = [f"out{index}" for index in range(len(dense))]
-    return accuracy.compare(
+    return accuracy.compare_models(
         model(dense), model(sparse), names, batches, samples=count, next_token=next_token, tick=lambda: None
     )
 
