@@ -45,7 +45,7 @@ class FindLinears:
 
         A weight used by several nodes along one axis is one layer; along two axes it is skipped.
         """
-        live, constants, found = _live_nodes(graph), graph.constants, graph.operators()
+        live, constants, found = _find_live_nodes(graph), graph.constants, graph.operators()
         by_weight: dict[str, list[Candidate]] = {}
         for operator in found:
             if isinstance(operator, Candidate):
@@ -99,7 +99,7 @@ class FindLinears:
         return (Reason.NO_ACTIVATION, f"{first.use.activation} depends on no input") if is_constant else unused
 
 
-def not_reached(linear: Linear, detail: str) -> Skipped:
+def skip_unreached(linear: Linear, detail: str) -> Skipped:
     """A layer that calibration showed to have no usable input."""
     return Skipped(
         linear.name, linear.op, linear.weight, linear.k, linear.n, linear.parameters, Reason.NOT_REACHED, detail
@@ -146,7 +146,7 @@ def _skip(candidate: Candidate, reason: Reason, detail: str) -> Skipped:
     return Skipped(candidate.use.label, candidate.op, candidate.weight, k, n, n * k, reason, detail)
 
 
-def _live_nodes(graph: TracedGraph) -> set[str]:
+def _find_live_nodes(graph: TracedGraph) -> set[str]:
     """Names of nodes whose result reaches a graph output."""
     wanted = set(graph.outputs)
     live = set()

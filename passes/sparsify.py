@@ -109,12 +109,12 @@ class Sparsify:
             damping = automatic_damping(tokens, width)
         blends = self._blends(weights, seen, damping)
         parts = ("fit", "choice") if joins else ("fit",)
-        residuals = {name: _sum([one.residuals.get(part) for part in parts]) for name, one in seen.items()}
+        residuals = {name: _add_known([one.residuals.get(part) for part in parts]) for name, one in seen.items()}
         seen.clear()
         if choice is not None and joins:
             whole.add(choice)
         del choice
-        quadratic = _factorised(whole, damping)
+        quadratic = _factorise(whole, damping)
         for name, blend in blends.items():
             settings = SolverSettings(self.method, self.effort, damping=damping, blend=blend)
             solution = solve_layer(
@@ -137,8 +137,8 @@ class Sparsify:
         first = next(iter(seen.values()))
         if first.choice is None:
             return dict.fromkeys(seen, USUAL_BLEND)
-        fitted = _factorised(first.fit, damping)
-        return {name: best_blend(weights[name], one, fitted) for name, one in seen.items()}
+        fitted = _factorise(first.fit, damping)
+        return {name: find_best_blend(weights[name], one, fitted) for name, one in seen.items()}
 
     def _baseline(self, weights: Mapping[str, Tensor], seen: dict[str, Observation]) -> Iterator[SolvedLayer]:
         names, first = list(seen), next(iter(seen.values()))
@@ -152,7 +152,7 @@ class Sparsify:
             yield SolvedLayer(name, solution, 0.0, 0.0, time.perf_counter() - started)
 
 
-def _factorised(moments: Moments, damping: float) -> Quadratic | None:
+def _factorise(moments: Moments, damping: float) -> Quadratic | None:
     """None where the matrix cannot be factorised."""
     try:
         return Quadratic.of(moments.gram, moments.cross, damping)
@@ -160,12 +160,12 @@ def _factorised(moments: Moments, damping: float) -> Quadratic | None:
         return None
 
 
-def _sum(parts: list[Tensor | None]) -> Tensor | None:
+def _add_known(parts: list[Tensor | None]) -> Tensor | None:
     known = [part for part in parts if part is not None]
     return None if not known else known[0] if len(known) == 1 else known[0].add_(known[1])
 
 
-def best_blend(weight: Float[Tensor, "N K"], seen: Observation, fitted: Quadratic | None) -> float:
+def find_best_blend(weight: Float[Tensor, "N K"], seen: Observation, fitted: Quadratic | None) -> float:
     """The blend in [0, 1] whose dense target comes closest to the dense network's output on held-back tokens.
 
     With `D = T − W` fitted on `seen.fit`, the held-back error `‖Xₛ(W + bD)ᵀ + rₛ − X_dWᵀ − r_d‖²` is a parabola in `b`.

@@ -66,7 +66,7 @@ class Calibrate:
             InputError: An activation holds NaN or Inf; the message names the layer and the batch.
         """
         dense, pruned = StageRunner(streams.graph, stage, {}), StageRunner(streams.graph, stage, weights)
-        views = _distinct_views(stage)
+        views = _group_by_view(stage)
         sums: Sums = {view: {} for view in views}
         residuals: Residuals = {}
         for index, batch in enumerate(streams.batches):
@@ -106,7 +106,7 @@ def _collect(streams: Streams, stage: Stage, sums: Sums, residuals: Residuals) -
     return result
 
 
-def _distinct_views(stage: Stage) -> dict[ObservedView, list[Linear]]:
+def _group_by_view(stage: Stage) -> dict[ObservedView, list[Linear]]:
     views: dict[ObservedView, list[Linear]] = {}
     for linear, use in stage.observed:
         views.setdefault((use.activation, use.view, use.expert), []).append(linear)
@@ -121,13 +121,13 @@ def _add_residuals(
 ) -> None:
     """Adds one batch to the residual products of the stage's layers."""
     for linear, use in stage.observed:
-        product = _residual_product(linear, use, *pair)
+        product = _multiply_residual(linear, use, *pair)
         if product is not None:
             known = residuals.setdefault(linear.name, {})
             known[part] = known[part].add_(product) if part in known else product
 
 
-def _residual_product(
+def _multiply_residual(
     linear: Linear, use: Use, dense: Mapping[str, Array], pruned: Mapping[str, Array]
 ) -> Tensor | None:
     """`(r_d − rₛ)ᵀXₛ` where the branch is computed already, has moved, and has the shape of the layer's product."""
@@ -165,7 +165,7 @@ def _add(
     dense, pruned = streams
     left, right = (dense[name], pruned[name]) if expert is None else expert.rows(name, dense, pruned)
     empty = True
-    for x_dense, x_pruned in _pairs(view, left if left.shape == right.shape else right, right):
+    for x_dense, x_pruned in _pair_chunks(view, left if left.shape == right.shape else right, right):
         if part not in sums:
             sums[part] = Moments.zeros(x_pruned.shape[1])
         if not sums[part].add_rows(x_dense, x_pruned, with_cross=with_cross):
@@ -178,7 +178,7 @@ def _add(
         raise InputError(f"no activation reached {where}: expected at least one sample per batch.")
 
 
-def _pairs(view: View, dense: Array, pruned: Array) -> Iterator[tuple[Tensor, Tensor]]:
+def _pair_chunks(view: View, dense: Array, pruned: Array) -> Iterator[tuple[Tensor, Tensor]]:
     if dense is pruned:
         for chunk in view.chunks(dense):
             yield chunk, chunk

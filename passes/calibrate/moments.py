@@ -55,12 +55,12 @@ class Moments:
         differ = with_cross and x_dense is not x_pruned
         if differ and self.cross is self.gram:
             self.cross = self.gram.clone()
-        product = _product(x_pruned, x_pruned)
+        product = _multiply(x_pruned, x_pruned)
         _accumulate(self.gram, product)
         if self.cross is not self.gram:
             if differ:
                 del product
-                product = _product(x_dense, x_pruned)
+                product = _multiply(x_dense, x_pruned)
             _accumulate(self.cross, product)
         norms = x_dense.double().square().sum(0)
         self.dense += norms
@@ -92,7 +92,7 @@ def _accumulate(total: Float[Tensor, "K K"], product: Float[Tensor, "K K"]) -> N
         total[first : first + rows] += product[first : first + rows]
 
 
-def _product(left: Tensor, right: Tensor) -> Tensor:
+def _multiply(left: Tensor, right: Tensor) -> Tensor:
     """`leftᵀ right` in the rows' own dtype; in float64 where finite rows leave that."""
     product = left.T @ right
     total = product.sum()  # NaN or Inf where any entry is, and sometimes where none is: then float64 costs time only

@@ -40,27 +40,25 @@ def schedule(graph: TracedGraph, linears: Sequence[Linear]) -> list[Stage]:
     Nodes that no layer depends on are in no stage.
     """
     uses = {use.node: linear for linear in linears for use in linear.uses}
-    level = _levels(graph, uses)
+    level = _find_levels(graph, uses)
     observed: dict[int, list[tuple[Linear, Use]]] = {}
     solved: dict[int, list[Linear]] = {}
     for linear in linears:
         for use in linear.uses:
             observed.setdefault(level.get(use.activation, 0), []).append((linear, use))
         solved.setdefault(max(level.get(use.activation, 0) for use in linear.uses), []).append(linear)
-    wanted_at = _last_wanted(graph, level, linears)
+    wanted_at = _find_last_readers(graph, level, linears)
     stages = []
     for stage in range(max(solved, default=-1) + 1):
-        nodes = [node for node in graph.nodes if wanted_at.keys() & set(node.outputs) and _of(node, level) == stage]
+        nodes = [
+            node for node in graph.nodes if wanted_at.keys() & set(node.outputs) and level[node.outputs[0]] == stage
+        ]
         kept = frozenset(name for name, last in wanted_at.items() if level.get(name, 0) <= stage < last)
         stages.append(Stage(tuple(nodes), tuple(observed.get(stage, ())), tuple(solved.get(stage, ())), kept))
     return stages
 
 
-def _of(node: Node, level: Mapping[str, int]) -> int:
-    return level[node.outputs[0]]
-
-
-def _levels(graph: TracedGraph, uses: Mapping[str, Linear]) -> dict[str, int]:
+def _find_levels(graph: TracedGraph, uses: Mapping[str, Linear]) -> dict[str, int]:
     """Level of every computed value; graph inputs and constants have level 0 and are not listed."""
     level: dict[str, int] = {}
     for node in graph.nodes:
@@ -69,7 +67,7 @@ def _levels(graph: TracedGraph, uses: Mapping[str, Linear]) -> dict[str, int]:
     return level
 
 
-def _last_wanted(graph: TracedGraph, level: Mapping[str, int], linears: Sequence[Linear]) -> dict[str, int]:
+def _find_last_readers(graph: TracedGraph, level: Mapping[str, int], linears: Sequence[Linear]) -> dict[str, int]:
     """For every value that some layer's input depends on: the last stage that reads it."""
     last: dict[str, int] = {}
     for linear in linears:
@@ -81,5 +79,5 @@ def _last_wanted(graph: TracedGraph, level: Mapping[str, int], linears: Sequence
             continue
         for name in node.inputs:
             if name not in graph.constants:
-                last[name] = max(last.get(name, 0), _of(node, level))
+                last[name] = max(last.get(name, 0), level[node.outputs[0]])
     return last

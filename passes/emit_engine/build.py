@@ -20,9 +20,9 @@ from typing import Any, Literal
 
 from prox24_export.errors import Prox24Error, first_line
 from prox24_export.option_values import Precision
-from prox24_export.passes.emit_engine.capture_log import BuildLog, captured
+from prox24_export.passes.emit_engine.capture_log import BuildLog, capture_log
 from prox24_export.passes.emit_engine.tensorrt import import_tensorrt
-from prox24_export.passes.emit_engine.versions import builder_flags, generation
+from prox24_export.passes.emit_engine.versions import choose_builder_flags, find_generation
 from prox24_export.shapes import ShapeRange
 
 EngineKind = Literal["dense", "sparse", "sparse-off"]
@@ -125,24 +125,24 @@ class EmitEngines:
         stem = f"{kind}.{self.precision}"
         places = {what: folder / f"{stem}.{what}" for what in ("engine", "build.log", "layers.json")}
         started = time.perf_counter()
-        with captured() as log:
+        with capture_log() as log:
             try:
                 plan = _build(onnx, folder, self, sparse_weights=kind == "sparse")
                 seconds = time.perf_counter() - started
-                layers = layer_information(plan)
+                layers = read_layer_information(plan)
             except Exception as error:
                 write_whole(places["build.log"], log.text.encode())
                 if isinstance(error, Prox24Error):
                     raise
-                raise _failed(onnx, places["build.log"], log, error) from error
+                raise _make_build_error(onnx, places["build.log"], log, error) from error
         write_whole(places["engine"], plan)
         write_whole(places["layers.json"], layers.encode())
         write_whole(places["build.log"], log.text.encode())
         files = places["engine"], places["build.log"], places["layers.json"]
-        return BuiltEngine(kind, *files, seconds, tuple(log.messages), _notes(layers))
+        return BuiltEngine(kind, *files, seconds, tuple(log.messages), _find_oddities(layers))
 
 
-def layer_information(plan: Any) -> str:
+def read_layer_information(plan: Any) -> str:
     """The inspector's JSON on every layer of a serialised engine (bytes, or TensorRT's own host memory).
 
     Raises:
@@ -173,23 +173,23 @@ def _build(onnx: Path, folder: Path, settings: EmitEngines, *, sparse_weights: b
     from polygraphy.backend.trt import CreateConfig, EngineBytesFromNetwork, NetworkFromOnnxPath  # noqa: PLC0415
 
     trt = import_tensorrt()
-    network = NetworkFromOnnxPath(str(onnx), strongly_typed=generation(trt.__version__).strongly_typed)
-    with _timing_cache(folder / TIMING_CACHE, settings.timing_cache) as cache:
+    network = NetworkFromOnnxPath(str(onnx), strongly_typed=find_generation(trt.__version__).strongly_typed)
+    with _work_on_timing_cache(folder / TIMING_CACHE, settings.timing_cache) as cache:
         config = CreateConfig(
             sparse_weights=sparse_weights,
-            profiles=[_profile(settings.profile)],
+            profiles=[_make_profile(settings.profile)],
             load_timing_cache=str(cache) if cache.is_file() else None,
-            memory_pool_limits=_limits(trt, settings.workspace),
+            memory_pool_limits=_make_memory_limits(trt, settings.workspace),
             profiling_verbosity=trt.ProfilingVerbosity.DETAILED,
             builder_optimization_level=settings.optimization_level,
             tf32=True,
-            **builder_flags(trt.__version__, settings.precision),
+            **choose_builder_flags(trt.__version__, settings.precision),
         )
         return EngineBytesFromNetwork(network, config, save_timing_cache=str(cache))()
 
 
 @contextmanager
-def _timing_cache(place: Path, earlier: Path | None) -> Iterator[Path]:
+def _work_on_timing_cache(place: Path, earlier: Path | None) -> Iterator[Path]:
     """A copy of the cache to work on, which takes the place of the cache when the block ends well.
 
     Polygraphy writes in place, and leaves a lock file beside what it reads and writes.
@@ -204,11 +204,11 @@ def _timing_cache(place: Path, earlier: Path | None) -> Iterator[Path]:
             copy.replace(place)
 
 
-def _limits(trt: Any, workspace: int | None) -> dict[Any, int] | None:
+def _make_memory_limits(trt: Any, workspace: int | None) -> dict[Any, int] | None:
     return None if workspace is None else {trt.MemoryPoolType.WORKSPACE: workspace}
 
 
-def _profile(ranges: Mapping[str, ShapeRange]) -> Any:
+def _make_profile(ranges: Mapping[str, ShapeRange]) -> Any:
     from polygraphy.backend.trt import Profile  # noqa: PLC0415 (optional)
 
     profile = Profile()
@@ -217,9 +217,9 @@ def _profile(ranges: Mapping[str, ShapeRange]) -> Any:
     return profile
 
 
-def _notes(layers: str) -> tuple[str, ...]:
+def _find_oddities(layers: str) -> tuple[str, ...]:
     """What is odd about the inspector's answer, which diagnosis reads."""
-    row = generation(import_tensorrt().__version__)
+    row = find_generation(import_tensorrt().__version__)
     try:
         document = json.loads(layers)
     except ValueError as error:
@@ -231,6 +231,6 @@ def _notes(layers: str) -> tuple[str, ...]:
     return ()
 
 
-def _failed(onnx: Path, place: Path, log: BuildLog, error: Exception) -> EngineBuildError:
+def _make_build_error(onnx: Path, place: Path, log: BuildLog, error: Exception) -> EngineBuildError:
     why = log.complaint or first_line(error)
     return EngineBuildError(f"TensorRT built no engine from {onnx}: {why}", place, log.text)

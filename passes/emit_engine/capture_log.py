@@ -63,7 +63,7 @@ class _Keep(logging.Handler):
 
 
 @contextmanager
-def captured() -> Iterator[BuildLog]:
+def capture_log() -> Iterator[BuildLog]:
     """Collects what TensorRT and Polygraphy say within the block, also where the block fails."""
     from polygraphy.logger import G_LOGGER  # noqa: PLC0415 (optional)
 

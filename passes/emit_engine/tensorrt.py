@@ -10,7 +10,7 @@ from importlib import import_module
 from types import ModuleType
 
 from prox24_export.errors import UnavailableError, first_line
-from prox24_export.passes.emit_engine.versions import generation
+from prox24_export.passes.emit_engine.versions import find_generation
 
 INSTALL = "pip install 'prox24-export[tensorrt]'"
 SPARSE_SINCE = (8, 0)  # compute capability: Ampere
@@ -42,7 +42,7 @@ def availability() -> Availability:
     try:
         trt = import_module("tensorrt")
         version = str(trt.__version__)
-        generation(version)
+        find_generation(version)
         import_module("polygraphy.backend.trt")
     except UnavailableError as error:
         return Availability(False, version, reason=f"TensorRT {version} is too old.", remedy=str(error))
@@ -51,10 +51,10 @@ def availability() -> Availability:
     except (ImportError, OSError) as error:  # the package is there, one of its libraries is not
         remedy = f"Install it with its libraries: {INSTALL}, or put those of the same version on LD_LIBRARY_PATH."
         return Availability(False, reason=f"TensorRT cannot be imported: {first_line(error)}.", remedy=remedy)
-    return _with_gpu(version)
+    return _look_for_gpu(version)
 
 
-def require() -> Availability:
+def require_tensorrt() -> Availability:
     """The same where engines can be built.
 
     Raises:
@@ -78,7 +78,7 @@ def import_tensorrt() -> ModuleType:
         raise UnavailableError(f"TensorRT cannot be imported: {first_line(error)}. Install it: {INSTALL}.") from error
 
 
-def _with_gpu(version: str) -> Availability:
+def _look_for_gpu(version: str) -> Availability:
     torch = import_module("torch")
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")

@@ -37,7 +37,7 @@ GENERATIONS = (
 OLDEST = (8, 5)  # the tensor-by-name interface of the runtime began there
 
 
-def generation(version: str) -> Generation:
+def find_generation(version: str) -> Generation:
     """The row of a version such as `10.16.1.11`: the newest one that is not newer; 9 has the rules of 10.
 
     Raises:
@@ -55,13 +55,13 @@ def generation(version: str) -> Generation:
     return max((row for row in GENERATIONS if row.major <= major), key=lambda row: row.major)
 
 
-def builder_flags(version: str, precision: str) -> dict[str, bool]:
+def choose_builder_flags(version: str, precision: str) -> dict[str, bool]:
     """Arguments of Polygraphy's `CreateConfig` that make the types of `precision` possible; none from 10 on.
 
     Raises:
         UnavailableError: That version has neither strongly typed networks nor a flag for `precision`.
     """
-    row = generation(version)
+    row = find_generation(version)
     if row.strongly_typed or row.major >= GENERATIONS[-1].major or precision == "fp32":
         return {}
     if precision not in row.precision_flags:

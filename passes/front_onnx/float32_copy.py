@@ -15,7 +15,7 @@ WIDE = {onnx.TensorProto.BFLOAT16, onnx.TensorProto.DOUBLE}
 TYPE_ATTRIBUTES = {"to", "dtype", "output_dtype", "stash_type"}  # integers that name an element type
 
 
-def convert(proto: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
+def convert_to_float32(proto: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
     """The same graph with every bfloat16 and float64 replaced by float32; external data from `folder` is loaded."""
     copy = onnx.ModelProto()
     copy.CopyFrom(proto)
@@ -25,21 +25,21 @@ def convert(proto: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
         _convert_type(value.type)
     for tensor in copy.graph.initializer:
         _convert_tensor(tensor)
-    for node in _nodes(copy.graph.node):
+    for node in _walk_nodes(copy.graph.node):
         _convert_node(node)
     for function in copy.functions:
         del function.value_info[:]
-        for node in _nodes(function.node):
+        for node in _walk_nodes(function.node):
             _convert_node(node)
     return copy
 
 
-def widened(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+def widen(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """An array of the original model as the copy holds it."""
     return array.astype(np.float32) if array.dtype.name in {"bfloat16", "float64"} else array
 
 
-def _nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
+def _walk_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
     """`nodes` and those of their bodies, whose own values are converted on the way."""
     for node in nodes:
         yield node
@@ -50,7 +50,7 @@ def _nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
                 del body.value_info[:]
                 for value in (*body.input, *body.output):
                     _convert_type(value.type)
-                yield from _nodes(body.node)
+                yield from _walk_nodes(body.node)
 
 
 def _convert_node(node: onnx.NodeProto) -> None:
@@ -75,4 +75,4 @@ def _convert_type(kind: onnx.TypeProto) -> None:
 
 def _convert_tensor(tensor: onnx.TensorProto) -> None:
     if tensor.data_type in WIDE:
-        tensor.CopyFrom(onnx.numpy_helper.from_array(widened(onnx.numpy_helper.to_array(tensor)), tensor.name))
+        tensor.CopyFrom(onnx.numpy_helper.from_array(widen(onnx.numpy_helper.to_array(tensor)), tensor.name))

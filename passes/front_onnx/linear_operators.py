@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from prox24_export.passes.graph.activations import Patches, Rows
-from prox24_export.passes.graph.arrays import largest
+from prox24_export.passes.graph.arrays import find_largest_value
 from prox24_export.passes.graph.layout import Layout
 from prox24_export.passes.graph.protocol import Candidate, Reason, Skipped, Use
 
@@ -45,7 +45,7 @@ class _Constant:
 
     @property
     def tensor(self) -> ir.TensorProtocol:
-        tensor = stored_tensor(self.root)
+        tensor = find_stored_tensor(self.root)
         if tensor is None:
             raise AssertionError(f"{self.root.name} was resolved to a constant that holds no tensor")
         return tensor
@@ -58,7 +58,7 @@ class _Refusal:
     weight: _Constant | None = None
 
 
-def operators(model: ir.Model, names: Mapping[ir.Node, str]) -> list[Candidate | Skipped]:
+def find_operators(model: ir.Model, names: Mapping[ir.Node, str]) -> list[Candidate | Skipped]:
     """Every linear-like node of the model, in topological order: main graph, then subgraphs, then functions."""
     functions = {key: _multiplies(function, model) for key, function in model.functions.items()}
     found = {node: verdict for node in model.graph if (verdict := _recognise(node, functions)) is not None}
@@ -77,21 +77,21 @@ def operators(model: ir.Model, names: Mapping[ir.Node, str]) -> list[Candidate |
     for function in model.functions.values():
         for node in function.all_nodes():
             if _is_linear_like(node):
-                name = f"{function.name}/{_fallback_name(node)}"
+                name = f"{function.name}/{_make_fallback_name(node)}"
                 result.append(_skip(name, node, _Refusal(Reason.IN_FUNCTION)))
     return result
 
 
-def node_names(model: ir.Model) -> dict[ir.Node, str]:
+def name_nodes(model: ir.Model) -> dict[ir.Node, str]:
     """A unique name for every node: its own, or `Operator:first_output` where it has none or shares it."""
     nodes = list(model.graph.all_nodes())
     counts: dict[str, int] = {}
     for node in nodes:
         counts[node.name or ""] = counts.get(node.name or "", 0) + 1
-    return {node: node.name if node.name and counts[node.name] == 1 else _fallback_name(node) for node in nodes}
+    return {node: node.name if node.name and counts[node.name] == 1 else _make_fallback_name(node) for node in nodes}
 
 
-def stored_tensor(value: ir.Value) -> ir.TensorProtocol | None:
+def find_stored_tensor(value: ir.Value) -> ir.TensorProtocol | None:
     """The tensor behind an initializer or a Constant node's `value`; None for anything else."""
     if value.is_initializer():
         return value.const_value
@@ -122,22 +122,22 @@ def _recognise(node: ir.Node, functions: Mapping[ir.OperatorIdentifier, bool]) -
     multiplies = functions.get(node.op_identifier())
     if multiplies is not None or node.domain not in ONNX_DOMAINS:
         reason = Reason.FUSED_OPERATOR if multiplies is None else Reason.IN_FUNCTION
-        weight = None if multiplies is False else _first_constant(node)
+        weight = None if multiplies is False else _find_largest_constant(node)
         return _Refusal(reason, f"{node.domain}.{node.op_type}", weight) if weight else None
     if node.op_type in REFUSED:
-        return _Refusal(REFUSED[node.op_type], weight=_first_constant(node))
+        return _Refusal(REFUSED[node.op_type], weight=_find_largest_constant(node))
     match node.op_type:
         case "MatMul":
-            return _matmul(node)
+            return _recognise_matmul(node)
         case "Gemm":
-            return _gemm(node)
+            return _recognise_gemm(node)
         case "Conv":
-            return _conv(node)
+            return _recognise_conv(node)
     return None
 
 
-def _matmul(node: ir.Node) -> _Match | _Refusal:
-    operand = _constant_operand(node)
+def _recognise_matmul(node: ir.Node) -> _Match | _Refusal:
+    operand = _find_constant_operand(node)
     if isinstance(operand, _Refusal):
         return operand
     constant, side = operand
@@ -152,8 +152,8 @@ def _matmul(node: ir.Node) -> _Match | _Refusal:
     return _Match(constant, side, 1 - side, layout, Rows(-1 if side == 1 else -2), layout.shape[1])
 
 
-def _gemm(node: ir.Node) -> _Match | _Refusal:
-    operand = _constant_operand(node)
+def _recognise_gemm(node: ir.Node) -> _Match | _Refusal:
+    operand = _find_constant_operand(node)
     if isinstance(operand, _Refusal):
         return operand
     constant, side = operand
@@ -170,7 +170,7 @@ def _gemm(node: ir.Node) -> _Match | _Refusal:
     return _Match(constant, side, 1 - side, layout, view, layout.shape[1])
 
 
-def _conv(node: ir.Node) -> _Match | _Refusal:
+def _recognise_conv(node: ir.Node) -> _Match | _Refusal:
     constant = _resolve(node.inputs[1])
     if isinstance(constant, _Refusal):
         return constant
@@ -192,7 +192,7 @@ def _conv(node: ir.Node) -> _Match | _Refusal:
     return _Match(constant, 1, 0, layout, view, shape[1])
 
 
-def _constant_operand(node: ir.Node) -> tuple[_Constant, int] | _Refusal:
+def _find_constant_operand(node: ir.Node) -> tuple[_Constant, int] | _Refusal:
     """The one constant among a product's two operands, and which of them it is."""
     left, right = (_resolve(value) for value in node.inputs[:2])
     if isinstance(right, _Constant):
@@ -207,39 +207,39 @@ def _resolve(value: ir.Value | None) -> _Constant | _Refusal:  # noqa: C901, PLR
     """The stored constant behind `value` and the layout of what the node sees, or why there is none."""
     if value is None:
         return _Refusal(Reason.NOT_CONSTANT)
-    tensor = stored_tensor(value)
+    tensor = find_stored_tensor(value)
     if tensor is not None:
         return _Constant(value, Layout(tuple(int(size) for size in tensor.shape.numpy())))
     node = value.producer()
     if node is None or node.domain not in ONNX_DOMAINS:
         return _Refusal(Reason.NOT_CONSTANT)
     if node.op_type not in PASSED_THROUGH:
-        return _Refusal(Reason.NOT_CONSTANT, _computed_by(node))
+        return _Refusal(Reason.NOT_CONSTANT, _describe_computed(node))
     before = _resolve(node.inputs[0])
     if isinstance(before, _Refusal):
         return before
     match node.op_type:
         case "Cast" if node.attributes.get_int("to", 0) not in FLOAT_TYPES:
-            return _computed(node)  # what is read are integers, not the stored float
+            return _refuse_computed(node)  # what is read are integers, not the stored float
         case "Cast":
             name = FLOAT_TYPES[ir.DataType(node.attributes.get_int("to", 0))]
-            return replace(before, limit=min(before.limit, largest(name)))
+            return replace(before, limit=min(before.limit, find_largest_value(name)))
         case "Transpose":
             default = tuple(reversed(range(len(before.layout.shape))))
             return replace(before, layout=before.layout.permute(node.attributes.get_ints("perm", default)))
         case "Reshape":
-            target = _reshape_target(node, before.layout.shape)
-            return replace(before, layout=before.layout.reshape(target)) if target else _computed(node)
+            target = _find_reshape_target(node, before.layout.shape)
+            return replace(before, layout=before.layout.reshape(target)) if target else _refuse_computed(node)
         case "DequantizeLinear" if before.tensor.dtype not in FLOAT_TYPES:
             return _Refusal(Reason.QUANTISED_WEIGHT, before.tensor.dtype.name.lower(), before)
     return before
 
 
-def _computed(node: ir.Node) -> _Refusal:
+def _refuse_computed(node: ir.Node) -> _Refusal:
     return _Refusal(Reason.NOT_CONSTANT, f"computed by {node.op_type}")
 
 
-def _computed_by(node: ir.Node) -> str:
+def _describe_computed(node: ir.Node) -> str:
     """Names the operator where the value is computed from constants alone; empty for an activation."""
     ancestors, pending = set(), [node]
     while pending:
@@ -248,7 +248,7 @@ def _computed_by(node: ir.Node) -> str:
             continue
         ancestors.add(here)
         for value in here.inputs:
-            if value is None or stored_tensor(value) is not None:
+            if value is None or find_stored_tensor(value) is not None:
                 continue
             producer = value.producer()
             if producer is None:
@@ -257,7 +257,7 @@ def _computed_by(node: ir.Node) -> str:
     return f"computed by {node.op_type}"
 
 
-def _reshape_target(node: ir.Node, before: tuple[int, ...]) -> tuple[int, ...] | None:
+def _find_reshape_target(node: ir.Node, before: tuple[int, ...]) -> tuple[int, ...] | None:
     if len(node.inputs) == 1:  # before opset 5
         sizes = list(node.attributes.get_ints("shape", ()))
     else:
@@ -273,7 +273,7 @@ def _reshape_target(node: ir.Node, before: tuple[int, ...]) -> tuple[int, ...] |
 def _resolve_shape(value: ir.Value | None) -> list[int] | None:
     """The integers of a constant shape, directly or behind Identity and Cast."""
     while value is not None:
-        tensor = stored_tensor(value)
+        tensor = find_stored_tensor(value)
         if tensor is not None:
             return [int(size) for size in np.ravel(tensor.numpy())]
         node = value.producer()
@@ -296,21 +296,21 @@ def _finish(
     dtype = FLOAT_TYPES.get(constant.tensor.dtype)
     if dtype is None:
         return _skip(name, node, _Refusal(Reason.WEIGHT_TYPE, constant.tensor.dtype.name.lower(), constant))
-    refusal = _other_reader(constant, uses, names)
+    refusal = _find_other_reader(constant, uses, names)
     if refusal is not None:
         return _skip(name, node, refusal)
     activation = node.inputs[verdict.use_of]
     if activation is None:
         return _skip(name, node, _Refusal(Reason.NO_ACTIVATION, weight=constant))
     is_product = verdict.weight_index == 1 and node.attributes.get_float("alpha", 1.0) == 1.0
-    residual = _residual(node) if is_product else None
+    residual = _find_residual(node) if is_product else None
     use = Use(name, str(activation.name), verdict.view, residual)
     return Candidate(
         use, node.op_type, str(constant.root.name), dtype, verdict.layout, verdict.group_size, constant.limit
     )
 
 
-def _residual(node: ir.Node) -> str | None:
+def _find_residual(node: ir.Node) -> str | None:
     """The activation that an Add joins to the node's result, past constant biases: a residual branch."""
     value = node.outputs[0]
     while len(value.uses()) == 1 and not value.is_graph_output():
@@ -324,7 +324,9 @@ def _residual(node: ir.Node) -> str | None:
     return None
 
 
-def _other_reader(constant: _Constant, uses: set[tuple[ir.Node, int]], names: Mapping[ir.Node, str]) -> _Refusal | None:
+def _find_other_reader(
+    constant: _Constant, uses: set[tuple[ir.Node, int]], names: Mapping[ir.Node, str]
+) -> _Refusal | None:
     """Why the weight cannot change although this node could use the pruned one, or None."""
     main = constant.root.graph or constant.root.producer().graph  # type: ignore[union-attr]
     pending = [constant.root]
@@ -347,15 +349,15 @@ def _other_reader(constant: _Constant, uses: set[tuple[ir.Node, int]], names: Ma
 
 
 def _skip(name: str, node: ir.Node, refusal: _Refusal) -> Skipped:
-    weight = refusal.weight or _first_constant(node)
+    weight = refusal.weight or _find_largest_constant(node)
     if weight is None:
         return Skipped(name, node.op_type, None, None, None, 0, refusal.reason, refusal.detail)
-    k, n = _dimensions(node, weight)
+    k, n = _find_dimensions(node, weight)
     size = math.prod(weight.layout.stored)
     return Skipped(name, node.op_type, weight.root.name, k, n, size, refusal.reason, refusal.detail)
 
 
-def _dimensions(node: ir.Node, weight: _Constant) -> tuple[int | None, int | None]:
+def _find_dimensions(node: ir.Node, weight: _Constant) -> tuple[int | None, int | None]:
     """(K, N) as far as the operator tells them; a fused vendor operator is read as what it was fused from."""
     shape = weight.layout.shape
     if len(shape) < MATRIX:
@@ -374,7 +376,7 @@ def _dimensions(node: ir.Node, weight: _Constant) -> tuple[int | None, int | Non
     return None, None
 
 
-def _first_constant(node: ir.Node) -> _Constant | None:
+def _find_largest_constant(node: ir.Node) -> _Constant | None:
     """The largest constant operand with at least two dimensions."""
     constants = [side for side in map(_resolve_quantised, node.inputs) if side and len(side.layout.shape) >= MATRIX]
     return max(constants, key=lambda side: math.prod(side.layout.stored), default=None)
@@ -387,10 +389,10 @@ def _resolve_quantised(value: ir.Value | None) -> _Constant | None:
 
 def _is_linear_like(node: ir.Node) -> bool:
     if node.domain not in ONNX_DOMAINS:
-        return _first_constant(node) is not None
+        return _find_largest_constant(node) is not None
     return node.op_type in REFUSED or node.op_type in {"MatMul", "Gemm", "Conv"}
 
 
-def _fallback_name(node: ir.Node) -> str:
+def _make_fallback_name(node: ir.Node) -> str:
     output: Iterator[str] = (str(value.name) for value in node.outputs if value.name)
     return f"{node.op_type}:{next(output, '')}"

@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from prox24_export.errors import InputError
 from prox24_export.passes.front_onnx.graph import OnnxGraph
-from prox24_export.passes.front_onnx.tensors import model_tensors
+from prox24_export.passes.front_onnx.tensors import find_model_tensors
 from prox24_export.passes.graph.arrays import Array
 
 MODEL = "model.onnx"
@@ -64,12 +64,12 @@ class RewriteWeights:
         self.requires(graph, weights)
         model = onnx.ModelProto()
         model.CopyFrom(graph.proto)
-        tensors = list(model_tensors(model))
+        tensors = list(find_model_tensors(model))
         external = any(tensor.data_location == onnx.TensorProto.EXTERNAL for _, tensor in tensors)
         if external or model.ByteSize() > self.external_above:
             with (folder / EXTERNAL_DATA).open("wb") as data:
                 for name, tensor in tensors:
-                    _place(tensor, _payload(graph, name, tensor, weights), data)
+                    _place(tensor, _read_payload(graph, name, tensor, weights), data)
         else:
             for name, tensor in tensors:
                 if name is not None and name in weights:
@@ -85,7 +85,7 @@ class RewriteWeights:
         Raises:
             ValueError: One is not.
         """
-        stored = {name: tensor for name, tensor in model_tensors(graph.proto) if name is not None}
+        stored = {name: tensor for name, tensor in find_model_tensors(graph.proto) if name is not None}
         for name, array in weights.items():
             if name not in stored:
                 raise ValueError(f"weights must be stored in the model. Got {name}, which {graph.path} does not hold.")
@@ -108,7 +108,7 @@ def _copy_unchanged(graph: OnnxGraph, folder: Path) -> Path:
     shutil.copyfile(graph.path, path)
     locations = {
         entry.value
-        for _, tensor in model_tensors(graph.proto)
+        for _, tensor in find_model_tensors(graph.proto)
         for entry in tensor.external_data
         if entry.key == "location"
     }
@@ -120,7 +120,7 @@ def _copy_unchanged(graph: OnnxGraph, folder: Path) -> Path:
     return path
 
 
-def _payload(
+def _read_payload(
     graph: OnnxGraph, name: str | None, tensor: onnx.TensorProto, weights: Mapping[str, Array]
 ) -> bytes | None:
     """What the file shall hold of a tensor; None where it stays as it is."""

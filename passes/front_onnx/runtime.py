@@ -32,7 +32,7 @@ class Session(Protocol):
         """Outputs by name, or all of them, for feeds by name."""
 
 
-def session(model: bytes | Path) -> Session:
+def open_session(model: bytes | Path) -> Session:
     """A CPU session for a serialised model or a file; its random operators draw from a fixed seed."""
     options = ort.SessionOptions()
     options.log_severity_level = FATAL_ONLY
@@ -44,7 +44,7 @@ def session(model: bytes | Path) -> Session:
     return made
 
 
-def types_without_kernel(proto: onnx.ModelProto, path: Path) -> tuple[str, ...]:
+def find_types_without_kernel(proto: onnx.ModelProto, path: Path) -> tuple[str, ...]:
     """Types of the model for which ONNX Runtime has no CPU kernel; empty where it runs the file as it is.
 
     Raises:
@@ -54,16 +54,16 @@ def types_without_kernel(proto: onnx.ModelProto, path: Path) -> tuple[str, ...]:
     if onnx.TensorProto.BFLOAT16 in ends:  # it may load, but NumPy arrays cannot be fed to it or fetched
         return (WIDER_THAN_KERNELS[onnx.TensorProto.BFLOAT16],)
     try:
-        session(path)
+        open_session(path)
     except Exception as error:
-        wide = sorted(set(_element_types(proto)) & set(WIDER_THAN_KERNELS))
+        wide = sorted(set(_walk_element_types(proto)) & set(WIDER_THAN_KERNELS))
         if wide and "NOT_IMPLEMENTED" in str(error):
             return tuple(WIDER_THAN_KERNELS[kind] for kind in wide)
-        raise InputError(f"ONNX Runtime cannot load {path}: {one_sentence(error)}.") from error
+        raise InputError(f"ONNX Runtime cannot load {path}: {shorten_message(error)}.") from error
     return ()
 
 
-def one_sentence(error: Exception) -> str:
+def shorten_message(error: Exception) -> str:
     """The heart of a library's message, on one line, without its source paths."""
     text = re.sub(r"\s+", " ", str(error)).strip()
     text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text)
@@ -72,7 +72,7 @@ def one_sentence(error: Exception) -> str:
     return (text[:LONGEST_SENTENCE] or type(error).__name__).rstrip(". ")
 
 
-def _element_types(proto: onnx.ModelProto) -> Iterator[int]:
+def _walk_element_types(proto: onnx.ModelProto) -> Iterator[int]:
     for value in (*proto.graph.input, *proto.graph.output, *proto.graph.value_info):
         yield value.type.tensor_type.elem_type
     for tensor in proto.graph.initializer:

@@ -82,7 +82,7 @@ class EmitOnnx:
         """
         size = sum(tensor.numel() * tensor.element_size() for tensor in program.state_dict.values())
         try:
-            with _quiet():
+            with _silence_exporter():
                 exported = torch.onnx.export(program, dynamo=True, verbose=False, optimize=False)
         except ImportError as error:
             raise InputError("--onnx needs onnxscript. Install it with: pip install onnxscript.") from error
@@ -113,9 +113,9 @@ def verify_onnx(written: TracedGraph, traced: TracedGraph, linears: Sequence[Lin
         for candidate in written.operators()
         if isinstance(candidate, Candidate)
     }
-    there = Counter(_digest(matrix) for matrix in matrices.values() if not violations(matrix))
+    there = Counter(_identify(matrix) for matrix in matrices.values() if not violations(matrix))
     for linear in linears:
-        if not there[_digest(linear.layout.to_matrix(traced.stored(linear.weight)))]:
+        if not there[_identify(linear.layout.to_matrix(traced.stored(linear.weight)))]:
             raise PatternError(f"the ONNX file holds no 2:4 linear layer with the weight {linear.weight}.")
     if feeds is None:
         return
@@ -136,12 +136,12 @@ def verify_onnx(written: TracedGraph, traced: TracedGraph, linears: Sequence[Lin
             )
 
 
-def _digest(matrix: Array) -> tuple[tuple[int, ...], bytes]:
+def _identify(matrix: Array) -> tuple[tuple[int, ...], bytes]:
     return matrix.shape, np.ascontiguousarray(matrix).tobytes()
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def _silence_exporter() -> Iterator[None]:
     """Torch's exporter tells of packages that are not installed and of its own deprecations."""
     logger = logging.getLogger("torch.onnx")
     before = logger.level

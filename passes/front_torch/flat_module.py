@@ -6,11 +6,11 @@ from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 from torch.export.graph_signature import ConstantArgument
 
-from prox24_export.passes.front_torch.trace import place_of
+from prox24_export.passes.front_torch.trace import identify_memory
 from prox24_export.passes.graph.differentiable import Differentiable
 
 
-def flat_module(program: ExportedProgram) -> Differentiable:
+def make_flat_module(program: ExportedProgram) -> Differentiable:
     """The program as a module with its own parameters; tied ones become one, as the program stores them.
 
     Arguments that were fixed when the program was traced are gone, and so are assertions on types and devices, which
@@ -28,7 +28,7 @@ def flat_module(program: ExportedProgram) -> Differentiable:
         if node.op == "placeholder" and node.name in stored:
             name = stored[node.name]
             tensor = program.state_dict[name] if name in program.state_dict else program.constants[name]
-            names[name] = _registered(
+            names[name] = _register(
                 root, node.name, tensor, places, trainable=node.name in signature.inputs_to_parameters
             )
             env[node] = graph.get_attr(names[name])
@@ -47,11 +47,11 @@ def flat_module(program: ExportedProgram) -> Differentiable:
     return Differentiable(fx.GraphModule(root, graph), {name: at for name, at in names.items() if at in parameters})
 
 
-def _registered(
+def _register(
     root: nn.Module, name: str, tensor: Tensor, places: dict[tuple[Any, ...], str], *, trainable: bool
 ) -> str:
     """Name of the attribute that holds `tensor`, which may be there already under another name."""
-    place = place_of(tensor, name)
+    place = identify_memory(tensor, name)
     if place in places:
         return places[place]
     places[place] = name

@@ -14,9 +14,9 @@ from torch.export import ExportedProgram
 
 from prox24_export.errors import InputError
 from prox24_export.passes.front_torch.linear_operators import Operators, keeps_entries
-from prox24_export.passes.front_torch.trace import place_of, with_tensors
+from prox24_export.passes.front_torch.trace import identify_memory, replace_tensors
 from prox24_export.passes.graph.arrays import Array, as_array, as_numpy_dtype, as_tensor
-from prox24_export.passes.graph.experts import whole_name, with_parts
+from prox24_export.passes.graph.experts import replace_parts, split_part_name
 from prox24_export.passes.graph.lazy_tensors import LazyTensors
 from prox24_export.passes.graph.protocol import Candidate, Feeds, Input, Linear, Node, Skipped, TracedGraph
 
@@ -124,7 +124,7 @@ class FxGraph:
 
     def stored(self, name: str) -> Array:
         """A stored tensor, in its own dtype and shape."""
-        weight, index = whole_name(name, self._places)
+        weight, index = split_part_name(name, self._places)
         tensor = self._stored[weight]
         return as_array(tensor if index is None else tensor[index])
 
@@ -132,7 +132,7 @@ class FxGraph:
         """The program with its values, all in memory."""
         if self.read is None:
             return self.program
-        return with_tensors(
+        return replace_tensors(
             self.program, {name: self.read(name) for name, tensor in self.program.state_dict.items() if tensor.numel()}
         )
 
@@ -152,12 +152,12 @@ class FxGraph:
         places = {call: place for place, call in enumerate(self._calls)}
         read = {operand.name for call in calls for operand in call.all_input_nodes} & self._constants.keys()
         held = {place: self._constant(place, weights) for place in read} if resident else {}
-        wanted, last = set(fetches), _last_reader(calls)
+        wanted, last = set(fetches), _find_last_readers(calls)
 
         def run(values: Mapping[str, Any]) -> dict[str, Any]:
             interpreter = fx.Interpreter(self.program.graph_module, garbage_collect_values=False)
             env = interpreter.env
-            known = held | _tensors(values)
+            known = held | _convert_arrays(values)
             results = {name: known[name] for name in wanted if name in known}
             with torch.no_grad(), torch.random.fork_rng(devices=[]):
                 for index, call in enumerate(calls):
@@ -235,16 +235,16 @@ class FxGraph:
         first: dict[tuple[Any, ...], str] = {}
         state = self.program.state_dict
         for name, tensor in state.items():
-            first.setdefault(place_of(tensor, name), name)
+            first.setdefault(identify_memory(tensor, name), name)
         places = self.program.graph_signature.inputs_to_parameters
-        return {place: first[place_of(state[name], name)] for place, name in places.items()}
+        return {place: first[identify_memory(state[name], name)] for place, name in places.items()}
 
     def _constant(self, place: str, weights: Mapping[str, Array]) -> Any:
         """A parameter, buffer, constant or nested graph, by name of its placeholder; `weights` replaces stored ones."""
         name = self._names.get(place)
         if name is None:
             return self._constants[place] if self.read is None else self._read(place)
-        replaced = with_parts(weights, self._stored, as_tensor, name.__eq__)
+        replaced = replace_parts(weights, self._stored, as_tensor, name.__eq__)
         return replaced[name] if name in replaced else self._stored[name]
 
     def _read(self, place: str) -> Any:
@@ -272,7 +272,7 @@ class FxGraph:
         seen: dict[int, set[tuple[Any, ...]]] = {}
         state = self.program.state_dict
         for name, tensor in state.items():
-            seen.setdefault(tensor.untyped_storage().data_ptr(), set()).add(place_of(tensor, name))
+            seen.setdefault(tensor.untyped_storage().data_ptr(), set()).add(identify_memory(tensor, name))
         return frozenset(
             name
             for name, tensor in state.items()
@@ -282,11 +282,11 @@ class FxGraph:
     @cached_property
     def _constants(self) -> dict[str, Any]:
         nested = {node.name: node.target for node in self.program.graph.nodes if node.op == "get_attr"}
-        modules = {name: _attribute(self.program.graph_module, str(target)) for name, target in nested.items()}
+        modules = {name: _get_attribute(self.program.graph_module, str(target)) for name, target in nested.items()}
         return {**self._tensors, **modules}
 
 
-def fx_of(graph: TracedGraph) -> FxGraph:
+def expect_fx_graph(graph: TracedGraph) -> FxGraph:
     """A graph that a torch front end opened, as what it is.
 
     Raises:
@@ -305,17 +305,17 @@ def _as_numpy(dtype: torch.dtype) -> np.dtype[Any]:
     return as_numpy_dtype(str(dtype).removeprefix("torch."))
 
 
-def _tensors(values: Mapping[str, Any]) -> dict[str, Any]:
+def _convert_arrays(values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: as_tensor(value) if isinstance(value, np.ndarray) else value for name, value in values.items()}
 
 
-def _attribute(module: torch.nn.Module, path: str) -> Any:
+def _get_attribute(module: torch.nn.Module, path: str) -> Any:
     for part in path.split("."):
         module = getattr(module, part)
     return module
 
 
-def _last_reader(calls: Sequence[fx.Node]) -> dict[int, list[fx.Node]]:
+def _find_last_readers(calls: Sequence[fx.Node]) -> dict[int, list[fx.Node]]:
     """By place in `calls`: the values that no later call reads."""
     last: dict[fx.Node, int] = {}
     for index, call in enumerate(calls):

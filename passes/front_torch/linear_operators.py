@@ -10,7 +10,7 @@ import torch
 from torch import fx
 
 from prox24_export.passes.graph.activations import Patches, Rows, View
-from prox24_export.passes.graph.experts import Expert, part_name
+from prox24_export.passes.graph.experts import Expert, name_part
 from prox24_export.passes.graph.layout import Layout
 from prox24_export.passes.graph.protocol import Candidate, Reason, Skipped, Use
 
@@ -118,7 +118,7 @@ class Operators:
 
     def _recognised(self, node: fx.Node) -> Recognised | None:  # noqa: PLR0911 - one a kind of node
         """The products of a linear node; why it stays dense; None for nodes that are not linear."""
-        name = _operator(node)
+        name = _name_operator(node)
         if name in CONVOLUTIONS or name == "convolution":
             return self._convolution(node)
         if name == "linear":
@@ -132,7 +132,7 @@ class Operators:
             return self._product(node, 0, 1, transposed=True)
         if name in {"bmm", "baddbmm"} or "grouped_mm" in name:
             return self._experts(node, name)
-        if name == "einsum" and any(self.weight(arg) for arg in _operands(node)):
+        if name == "einsum" and any(self.weight(arg) for arg in _walk_operands(node)):
             return Reason.EINSUM
         if name in TRANSPOSED:
             return Reason.TRANSPOSED_CONV
@@ -182,7 +182,7 @@ class Operators:
             return None, None
         for other in offsets.users:
             gathered = other.args[0] if other.args else None
-            if "grouped_mm" not in _operator(other) or not isinstance(gathered, fx.Node):
+            if "grouped_mm" not in _name_operator(other) or not isinstance(gathered, fx.Node):
                 continue
             if gathered.target is aten.index.Tensor and len(indices := gathered.args[1]) == 1:  # type: ignore[arg-type]
                 return offsets.name, _name(indices[0])  # type: ignore[index]
@@ -207,11 +207,11 @@ class Operators:
         if len(_shape(given["input"])) != spatial + 2:
             return Reason.NO_BATCH_AXIS
         padding = given.get("padding", 0)
-        pads = (0,) * spatial if isinstance(padding, str) else _each(padding, spatial)
+        pads = (0,) * spatial if isinstance(padding, str) else _repeat(padding, spatial)
         view = Patches(
             tuple(kernel),
-            _each(given.get("stride", 1), spatial),
-            _each(given.get("dilation", 1), spatial),
+            _repeat(given.get("stride", 1), spatial),
+            _repeat(given.get("dilation", 1), spatial),
             pads * 2,
             {"same": "SAME_UPPER", "valid": "VALID"}.get(str(padding), "NOTSET"),
         )
@@ -231,8 +231,8 @@ class Operators:
         if inner is None:
             return None
         if node.target is aten.select.int:
-            return _selected(node, inner)
-        layout = _moved(node, inner.layout)
+            return _select(node, inner)
+        layout = _follow(node, inner.layout)
         return None if layout is None else replace(inner, layout=layout, path=(*inner.path, node))
 
     def _labels(self, found: Mapping[fx.Node, Recognised]) -> dict[fx.Node, str]:
@@ -252,25 +252,25 @@ class Operators:
         return labels
 
     def _skipped(self, node: fx.Node, label: str, reason: Reason) -> Skipped:
-        operand = next((seen for arg in _operands(node) if (seen := self.weight(arg)) is not None), None)
+        operand = next((seen for arg in _walk_operands(node) if (seen := self.weight(arg)) is not None), None)
         size = math.prod(operand.layout.shape) if operand else 0
         name = self.names[operand.placeholder] if operand else None
-        return Skipped(label, _operator(node), name, None, None, size, reason)
+        return Skipped(label, _name_operator(node), name, None, None, size, reason)
 
     def _told(
         self, node: fx.Node, label: str, product: Product, refusal: tuple[Reason, str] | None
     ) -> Candidate | Skipped:
-        op, weight = _operator(node), product.weight
+        op, weight = _name_operator(node), product.weight
         stored, name = self.tensors[weight.placeholder], self.names[weight.placeholder]
         n, k = weight.layout.shape
         if stored.dtype not in FLOAT_TYPES:
             refusal = Reason.WEIGHT_TYPE, str(stored.dtype).removeprefix("torch.")
         elif refusal is None and name in self.overlapping:
             refusal = Reason.READ_ELSEWHERE, "shares memory with another weight"
-        part = part_name(name, weight.part)
+        part = name_part(name, weight.part)
         expert = product.expert
         if refusal is not None:
-            return Skipped(part_name(label, expert.index if expert else None), op, part, k, n, n * k, *refusal)
+            return Skipped(name_part(label, expert.index if expert else None), op, part, k, n, n * k, *refusal)
         plain = isinstance(product.view, Rows) and product.view.k_axis == -1 and not node.kwargs and expert is None
         residual = self._residual(node, n) if plain else None
         use = Use(label, product.activation, product.view, residual, expert)
@@ -316,7 +316,7 @@ class Operators:
         return None
 
 
-def _moved(node: fx.Node, layout: Layout) -> Layout | None:
+def _follow(node: fx.Node, layout: Layout) -> Layout | None:
     """`layout` after a node that only reorders entries; None where it does more."""
     target, args, rank = node.target, node.args, len(layout.shape)
     if target in SAME_VALUE or str(target).startswith(("aten.to.", "aten._to_copy")):
@@ -337,7 +337,7 @@ def _moved(node: fx.Node, layout: Layout) -> Layout | None:
     return None
 
 
-def _selected(node: fx.Node, whole: Weight) -> Weight | None:
+def _select(node: fx.Node, whole: Weight) -> Weight | None:
     """One entry along the first axis of a batched weight."""
     axis, index = (int(argument) for argument in node.args[1:3])  # type: ignore[arg-type] # integers by its schema
     layout = whole.layout.of_part() if whole.part is None else None
@@ -351,7 +351,7 @@ def _products(result: Recognised | None) -> list[Product]:
     return result if isinstance(result, list) else []
 
 
-def _operator(node: fx.Node) -> str:
+def _name_operator(node: fx.Node) -> str:
     return str(getattr(node.target, "__name__", node.target)).split(".", maxsplit=1)[0]
 
 
@@ -364,7 +364,7 @@ def keeps_entries(node: fx.Node) -> bool:
     )
 
 
-def _operands(node: fx.Node) -> Iterator[Any]:
+def _walk_operands(node: fx.Node) -> Iterator[Any]:
     for arg in node.args:
         yield from arg if isinstance(arg, (list, tuple)) else (arg,)
 
@@ -378,6 +378,6 @@ def _shape(node: Any) -> tuple[Any, ...]:
     return tuple(value.shape) if isinstance(value, torch.Tensor) else ()
 
 
-def _each(value: Any, count: int) -> tuple[int, ...]:
+def _repeat(value: Any, count: int) -> tuple[int, ...]:
     values = tuple(int(entry) for entry in value) if isinstance(value, (list, tuple)) else (int(value),)
     return values * count if len(values) == 1 else values

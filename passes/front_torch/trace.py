@@ -27,34 +27,34 @@ def trace(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], nam
     Raises:
         InputError: `torch.export` cannot trace it.
     """
-    by_name = {key: _dynamic(value) for key, value in kwargs.items()}
-    shapes: Any = by_name or tuple(_dynamic(value) for value in args)
+    by_name = {key: _find_dynamic_axes(value) for key, value in kwargs.items()}
+    shapes: Any = by_name or tuple(_find_dynamic_axes(value) for value in args)
     try:
-        with _evaluating(module), _quiet():
-            return functional(
+        with _switch_to_evaluation(module), _silence_warnings():
+            return make_functional(
                 torch.export.export(module, tuple(args), dict(kwargs), dynamic_shapes=shapes, strict=False)
             )
     except Exception as error:
         raise InputError(f"torch.export cannot trace {name}: {first_line(error)}") from error
 
 
-def functional(program: ExportedProgram) -> ExportedProgram:
+def make_functional(program: ExportedProgram) -> ExportedProgram:
     """The same program with nothing decomposed, but nothing changed in place any more."""
-    with _quiet():
+    with _silence_warnings():
         result: ExportedProgram = program.run_decompositions({})
         return result
 
 
-def with_tensors(program: ExportedProgram, tensors: Mapping[str, Tensor]) -> ExportedProgram:
+def replace_tensors(program: ExportedProgram, tensors: Mapping[str, Tensor]) -> ExportedProgram:
     """A program with other parameters; tied ones stay tied. The one given is not touched."""
     state = program.state_dict
-    by_place = {place_of(state[name], name): tensor for name, tensor in tensors.items()}
+    by_place = {identify_memory(state[name], name): tensor for name, tensor in tensors.items()}
     changed = {
         name: nn.Parameter(new, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else new
         for name, old in state.items()
-        if (new := by_place.get(place_of(old, name))) is not None
+        if (new := by_place.get(identify_memory(old, name))) is not None
     }
-    with _quiet():
+    with _silence_warnings():
         return ExportedProgram(
             root=program.graph_module,
             graph=program.graph,
@@ -67,12 +67,12 @@ def with_tensors(program: ExportedProgram, tensors: Mapping[str, Tensor]) -> Exp
         )
 
 
-def place_of(tensor: Tensor, name: str) -> tuple[Any, ...]:
+def identify_memory(tensor: Tensor, name: str) -> tuple[Any, ...]:
     """What tied tensors share and no others do; of an empty one, which has no memory, its name."""
     return (tensor.data_ptr(), tuple(tensor.shape), tensor.stride()) if tensor.numel() else (name,)
 
 
-def _dynamic(value: Any) -> dict[int, Any] | None:
+def _find_dynamic_axes(value: Any) -> dict[int, Any] | None:
     if not isinstance(value, Tensor):
         return None
     axes = range(min(value.ndim, 1) if value.is_floating_point() else value.ndim)
@@ -80,7 +80,7 @@ def _dynamic(value: Any) -> dict[int, Any] | None:
 
 
 @contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
+def _switch_to_evaluation(module: nn.Module) -> Iterator[None]:
     modes = {child: child.training for child in module.modules()}
     module.eval()
     try:
@@ -91,7 +91,7 @@ def _evaluating(module: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def _silence_warnings() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of torch's own tracing
         yield

@@ -43,7 +43,7 @@ def as_numpy_dtype(name: str) -> np.dtype[Any]:
     return dtype
 
 
-def largest(name: str) -> float:
+def find_largest_value(name: str) -> float:
     """Largest finite value of a stored float type."""
     import ml_dtypes  # noqa: PLC0415 (as above)
 

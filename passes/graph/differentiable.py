@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 
-from prox24_export.passes.graph.arrays import Array, as_array, as_tensor, largest
-from prox24_export.passes.graph.experts import whole_name
+from prox24_export.passes.graph.arrays import Array, as_array, as_tensor, find_largest_value
+from prox24_export.passes.graph.experts import split_part_name
 from prox24_export.passes.graph.protocol import Linear, TracedGraph
 
 
@@ -35,13 +35,13 @@ class Differentiable:
         """
         pieces: dict[str, dict[int | None, Array]] = {}
         for linear in linears:
-            name, index = whole_name(linear.weight, self.parameters)
+            name, index = split_part_name(linear.weight, self.parameters)
             if name in self.parameters:
                 pieces.setdefault(name, {})[index] = weights[linear.weight]
         result: dict[str, Tensor] = {}
         for name, parts in pieces.items():
             parameter = self.module.get_parameter(self.parameters[name])
-            array = _joined(parts, len(parameter))
+            array = _join(parts, len(parameter))
             if array is not None and array.shape == tuple(parameter.shape):
                 result[self.parameters[name]] = as_tensor(array).float()
         return result
@@ -62,7 +62,7 @@ class Differentiable:
         stored: dict[str, Array] = {}
         pruned = set()
         for linear in linears:
-            whole, index = whole_name(linear.weight, self.parameters)
+            whole, index = split_part_name(linear.weight, self.parameters)
             place = self.parameters.get(whole, "")
             if place in tensors:
                 pruned.add(place)
@@ -71,12 +71,12 @@ class Differentiable:
                 stored[linear.weight] = linear.to_stored(torch.from_numpy(matrix))
         for place in tensors.keys() - pruned:
             dtype = graph.stored(owners[place]).dtype
-            limit = largest(str(dtype))
+            limit = find_largest_value(str(dtype))
             stored[owners[place]] = as_array(tensors[place].clamp(-limit, limit)).astype(dtype)
         return stored
 
 
-def _joined(parts: Mapping[int | None, Array], count: int) -> Array | None:
+def _join(parts: Mapping[int | None, Array], count: int) -> Array | None:
     """A whole weight, or its `count` experts joined; None where some of them are missing."""
     if None in parts:
         return parts[None]

@@ -54,13 +54,13 @@ class Expert:
         return slice(int(offsets[self.index - 1]) if self.index else 0, int(offsets[self.index]))
 
 
-def part_name(weight: str, index: int | None) -> str:
+def name_part(weight: str, index: int | None) -> str:
     """Name of one expert's matrix; of the whole weight where `index` is None."""
     return weight if index is None else f"{weight}[{index}]"
 
 
-def whole_name(name: str, stored: Iterable[str]) -> tuple[str, int | None]:
-    """The inverse of `part_name`; `stored` are the names of whole weights.
+def split_part_name(name: str, stored: Iterable[str]) -> tuple[str, int | None]:
+    """The inverse of `name_part`; `stored` are the names of whole weights.
 
     Raises:
         KeyError: It is neither of them.
@@ -73,7 +73,7 @@ def whole_name(name: str, stored: Iterable[str]) -> tuple[str, int | None]:
     return weight, int(index)
 
 
-def with_parts(
+def replace_parts(
     weights: Mapping[str, np.ndarray[Any, Any]],
     stored: Mapping[str, Tensor],
     as_tensor: Callable[[np.ndarray[Any, Any]], Tensor],
@@ -89,7 +89,7 @@ def with_parts(
     """
     result: dict[str, Tensor] = {}
     for name in weights:
-        weight, index = whole_name(name, stored)
+        weight, index = split_part_name(name, stored)
         if not wanted(weight):
             continue
         array = weights[name]

@@ -13,8 +13,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from prox24_export.passes.graph.activations import View
-from prox24_export.passes.graph.arrays import Array, as_numpy_dtype, largest
-from prox24_export.passes.graph.experts import Expert, part_name
+from prox24_export.passes.graph.arrays import Array, as_numpy_dtype, find_largest_value
+from prox24_export.passes.graph.experts import Expert, name_part
 from prox24_export.passes.graph.layout import Layout
 
 Feeds = Mapping[str, Array]
@@ -76,7 +76,7 @@ class Use:
     @property
     def label(self) -> str:
         """Name of the node, and of the expert where it multiplies by several."""
-        return part_name(self.node, self.expert.index if self.expert else None)
+        return name_part(self.node, self.expert.index if self.expert else None)
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ class Linear:
 
     def to_stored(self, matrix: Float[Tensor, "N K"]) -> Array:
         """A matrix in the stored shape and dtype: +0.0 for zeros, clipped to what weight and casts can hold."""
-        limit = min(self.limit, largest(self.dtype))
+        limit = min(self.limit, find_largest_value(self.dtype))
         clipped = matrix.detach().clamp(-limit, limit).cpu().numpy()
         array = self.layout.from_matrix(clipped).astype(as_numpy_dtype(self.dtype))
         array[array == 0] = 0

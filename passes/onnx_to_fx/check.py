@@ -13,7 +13,7 @@ from prox24_export.passes.front_onnx import runtime
 from prox24_export.passes.front_onnx.graph import OnnxGraph
 from prox24_export.passes.graph.arrays import Array
 from prox24_export.passes.graph.protocol import Feeds, Node
-from prox24_export.passes.onnx_to_fx.convert import Converted, executed
+from prox24_export.passes.onnx_to_fx.convert import Converted, find_executed_model
 from prox24_export.passes.onnx_to_fx.table import NotDifferentiableError
 
 ort = runtime.ort  # type: ignore[attr-defined] # that module sets up the library before it is loaded
@@ -57,15 +57,15 @@ def check_conversion(converted: Converted, graph: OnnxGraph, feeds: Feeds) -> No
         InputError: ONNX Runtime cannot load the model.
     """
     tolerance = TOLERANCE_WIDENED if converted.is_widened else TOLERANCE
-    outputs = evaluate(converted, _arguments(converted, feeds))
-    wanted = _reference(graph, graph.outputs, feeds)
+    outputs = evaluate(converted, _make_arguments(converted, feeds))
+    wanted = _run_reference(graph, graph.outputs, feeds)
     found = (
-        difference(ours, theirs, tolerance, exact_type=not converted.is_widened)
+        find_difference(ours, theirs, tolerance, exact_type=not converted.is_widened)
         for ours, theirs in zip(outputs, wanted, strict=True)
     )
     differing = [(name, text) for name, text in zip(graph.outputs, found, strict=True) if text]
     if differing:
-        raise _first_difference(converted, graph, feeds, tolerance) or _at_output(graph, *differing[0])
+        raise _find_first_difference(converted, graph, feeds, tolerance) or _blame_output(graph, *differing[0])
 
 
 def evaluate(converted: Converted, arguments: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -78,7 +78,7 @@ def evaluate(converted: Converted, arguments: Sequence[Tensor]) -> tuple[Tensor,
     return outputs
 
 
-def difference(ours: Tensor, theirs: Array, tolerance: float, *, exact_type: bool) -> str | None:
+def find_difference(ours: Tensor, theirs: Array, tolerance: float, *, exact_type: bool) -> str | None:
     """What differs between a value of torch and one of ONNX Runtime; None where they agree."""
     got = ours.detach().cpu().numpy()
     if exact_type and got.dtype != theirs.dtype:
@@ -126,26 +126,28 @@ class _Recorder(fx.Interpreter):
         return result
 
 
-def _arguments(converted: Converted, feeds: Mapping[str, Array]) -> list[Tensor]:
+def _make_arguments(converted: Converted, feeds: Mapping[str, Array]) -> list[Tensor]:
     device = next((tensor.device for tensor in converted.module.parameters()), torch.device("cpu"))
     return [torch.from_numpy(np.array(feeds[name])).to(device) for name in converted.inputs]
 
 
-def _first_difference(converted: Converted, graph: OnnxGraph, feeds: Feeds, tolerance: float) -> DivergenceError | None:
+def _find_first_difference(
+    converted: Converted, graph: OnnxGraph, feeds: Feeds, tolerance: float
+) -> DivergenceError | None:
     """The first node, in ONNX order, whose value differs."""
     recorder = _Recorder(converted.module)
-    recorder.run(*_arguments(converted, feeds))
+    recorder.run(*_make_arguments(converted, feeds))
     values = recorder.values
     compared = [(node, name) for node in graph.nodes for name in node.outputs if name in values]
-    wanted = _reference(graph, [name for _, name in compared], feeds)
+    wanted = _run_reference(graph, [name for _, name in compared], feeds)
     for (node, name), theirs in zip(compared, wanted, strict=True):
-        found = difference(values[name], theirs, tolerance, exact_type=not converted.is_widened)
+        found = find_difference(values[name], theirs, tolerance, exact_type=not converted.is_widened)
         if found:
             return DivergenceError(node.name, node.op, name, found)
     return None
 
 
-def _reference(graph: OnnxGraph, names: Sequence[str], feeds: Feeds) -> Sequence[Array]:
+def _run_reference(graph: OnnxGraph, names: Sequence[str], feeds: Feeds) -> Sequence[Array]:
     """Values of the model, every node run as it stands.
 
     ONNX Runtime's fusions are off: some of them compute with less precision than the nodes they replace.
@@ -156,27 +158,27 @@ def _reference(graph: OnnxGraph, names: Sequence[str], feeds: Feeds) -> Sequence
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(graph.path.parent))
     try:
-        session = ort.InferenceSession(_source(graph, names), options, providers=["CPUExecutionProvider"])
+        session = ort.InferenceSession(_find_source(graph, names), options, providers=["CPUExecutionProvider"])
     except Exception as error:
-        sentence = runtime.one_sentence(error)
+        sentence = runtime.shorten_message(error)
         raise InputError(f"ONNX Runtime cannot load {graph.path} without its fusions: {sentence}.") from error
     results: Sequence[Array] = session.run(list(names), dict(feeds))
     return results
 
 
-def _source(graph: OnnxGraph, names: Sequence[str]) -> str | bytes:
+def _find_source(graph: OnnxGraph, names: Sequence[str]) -> str | bytes:
     """The file where it gives these values, otherwise a copy that does."""
     if not graph.runs_in_float32 and set(names) <= set(graph.outputs):
         return str(graph.path)
     model = onnx.ModelProto()
-    model.CopyFrom(executed(graph))
+    model.CopyFrom(find_executed_model(graph))
     known = {value.name for value in model.graph.output}
     model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in known)
     serialised: bytes = model.SerializeToString()
     return serialised
 
 
-def _at_output(graph: OnnxGraph, name: str, found: str) -> DivergenceError:
+def _blame_output(graph: OnnxGraph, name: str, found: str) -> DivergenceError:
     """No node differs by itself: the output's own is named."""
     producer: Node | None = next((node for node in graph.nodes if name in node.outputs), None)
     node, operator = (producer.name, producer.op) if producer else (name, "Constant")

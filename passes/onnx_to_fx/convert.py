@@ -96,26 +96,26 @@ class ConvertToFx:
             NotDifferentiableError: An operator of it, or a case of one, is not in the table.
             InputError: ONNX Runtime cannot load the model.
         """
-        proto = executed(graph)
+        proto = find_executed_model(graph)
         for tensor in proto.graph.sparse_initializer:
             raise NotDifferentiableError("SparseTensor", tensor.values.name)
         if proto.functions:
             proto = inliner.inline_local_functions(proto)
         model = ir.from_proto(proto)
         ir.external_data.set_base_dir(model.graph, graph.path.parent)
-        return convert(model, widen=True)
+        return convert_model(model, widen=True)
 
 
-def executed(graph: OnnxGraph) -> onnx.ModelProto:
+def find_executed_model(graph: OnnxGraph) -> onnx.ModelProto:
     """What ONNX Runtime runs here: the file, or a float32 copy of it.
 
     Raises:
         InputError: ONNX Runtime cannot load the model.
     """
-    return float32_copy.convert(graph.proto, graph.path.parent) if graph.runs_in_float32 else graph.proto
+    return float32_copy.convert_to_float32(graph.proto, graph.path.parent) if graph.runs_in_float32 else graph.proto
 
 
-def convert(model: ir.Model, *, widen: bool) -> Converted:
+def convert_model(model: ir.Model, *, widen: bool) -> Converted:
     """A model without functions as a torch function, `widen` to compute float16 and bfloat16 in float32.
 
     Raises:
@@ -152,7 +152,7 @@ class _GraphConversion:
         self._is_widened = False
         opsets = model.graph.opset_imports
         self._opset = opsets.get("", opsets.get("ai.onnx", 0))
-        self._names = linear_operators.node_names(model)
+        self._names = linear_operators.name_nodes(model)
         self._root = nn.Module()
         self._graph = fx.Graph(tracer_cls=LeafTracer)
         self._nodes: dict[str, fx.Node] = {}  # computed when the function is called
@@ -200,7 +200,9 @@ class _GraphConversion:
             if not needed.isdisjoint(str(value.name) for value in node.outputs):
                 needed.update(str(value.name) for value in node.inputs if value is not None)
                 nodes.append(node)
-        return [self._step(node) for node in reversed(nodes) if linear_operators.stored_tensor(node.outputs[0]) is None]
+        return [
+            self._step(node) for node in reversed(nodes) if linear_operators.find_stored_tensor(node.outputs[0]) is None
+        ]
 
     def _step(self, node: ir.Node) -> GraphStep:
         name, op = self._names[node], node.op_type
@@ -213,8 +215,8 @@ class _GraphConversion:
         for value in node.inputs:
             if value is not None and value.name in self._unsupported:
                 raise NotDifferentiableError(op, name, f"input {value.name} is {self._unsupported[value.name]}")
-        inputs = _without_trailing([value.name if value is not None and value.name else None for value in node.inputs])
-        outputs = _without_trailing([value.name or None for value in node.outputs])
+        inputs = _drop_trailing([value.name if value is not None and value.name else None for value in node.inputs])
+        outputs = _drop_trailing([value.name or None for value in node.outputs])
         try:
             attributes = {key: self._attribute(key, value) for key, value in node.attributes.items()}
             keywords = operator.keyword_arguments(attributes, len(inputs), len(outputs))
@@ -257,7 +259,7 @@ class _GraphConversion:
         graph = self._model.graph
         values = [*graph.initializers.values(), *(value for node in graph for value in node.outputs)]
         for value in values:
-            tensor = linear_operators.stored_tensor(value)
+            tensor = linear_operators.find_stored_tensor(value)
             if value.name in read and tensor is not None:
                 yield str(value.name), tensor
 
@@ -304,7 +306,7 @@ class _GraphConversion:
         keywords: dict[str, Any],
         value: str,
     ) -> fx.Node:
-        node = self._graph.create_node("call_function", function, arguments, keywords, name=_sanitised(step.node))
+        node = self._graph.create_node("call_function", function, arguments, keywords, name=_sanitise(step.node))
         is_tuple = "outputs" in step.operator.keywords and function is not item
         node.meta |= {"onnx": (step.node, step.op)} | ({} if is_tuple else {"value": value})
         return node
@@ -327,14 +329,14 @@ class _GraphConversion:
 
     def _identifier(self, name: str) -> str:
         """A name that Python, torch and the names so far allow."""
-        place = _sanitised(name)
+        place = _sanitise(name)
         while place in self._taken or keyword.iskeyword(place) or hasattr(builtins, place) or _is_reserved(place):
             place += "_"
         self._taken.add(place)
         return place
 
 
-def _sanitised(name: str) -> str:
+def _sanitise(name: str) -> str:
     place = re.sub(r"\W", "_", name, flags=re.ASCII)
     return place if place[:1].isalpha() else f"v_{place}"
 
@@ -345,7 +347,7 @@ def _is_reserved(name: str) -> bool:
     )
 
 
-def _without_trailing(names: Sequence[str | None]) -> tuple[str | None, ...]:
+def _drop_trailing(names: Sequence[str | None]) -> tuple[str | None, ...]:
     last = max((place for place, name in enumerate(names) if name), default=-1)
     return tuple(names[: last + 1])
 

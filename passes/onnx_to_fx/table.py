@@ -98,7 +98,7 @@ def operator(
     """Enters a function into the table under these operators' names, from opset `since` on; see `Operator`."""
 
     def enter(function: Function) -> Function:
-        keywords, arity = _signature(function)
+        keywords, arity = _read_signature(function)
         keywords -= (extra or {}).keys()
         for name in names:
             entry = Operator(
@@ -129,21 +129,21 @@ def all_ones(values: Sequence[int]) -> bool:
     return all(value == 1 for value in values)
 
 
-def ints(value: Ints) -> list[int]:
+def read_ints(value: Ints) -> list[int]:
     """Sizes, axes or positions as Python integers."""
     if isinstance(value, Tensor):
         return [int(entry) for entry in value.reshape(-1).tolist()]
     return [int(value)] if isinstance(value, int | float) else [int(entry) for entry in value]
 
 
-def floats(value: Floats) -> list[float]:
+def read_floats(value: Floats) -> list[float]:
     """A stored or computed vector as Python numbers."""
     if isinstance(value, Tensor):
         return [float(entry) for entry in value.reshape(-1).tolist()]
     return [float(value)] if isinstance(value, int | float) else [float(entry) for entry in value]
 
 
-def number(value: Floats) -> int | float | bool:
+def read_number(value: Floats) -> int | float | bool:
     """The one entry of a tensor or of a literal."""
     if isinstance(value, Tensor):
         return value.item()
@@ -157,7 +157,7 @@ def as_tensor(value: Ints, like: Tensor) -> Tensor:
     return torch.tensor(value, dtype=torch.int64, device=like.device)
 
 
-def _signature(function: Callable[..., Any]) -> tuple[frozenset[str], int | None]:
+def _read_signature(function: Callable[..., Any]) -> tuple[frozenset[str], int | None]:
     """Keyword names and the number of positional arguments; torch's own functions say neither."""
     try:
         parameters = inspect.signature(function).parameters.values()

@@ -29,7 +29,7 @@ def expect_autocast() -> None:
         )
 
 
-def autocast(source: Path, precision: LowPrecisionName, feeds: Sequence[Feeds]) -> onnx.ModelProto:
+def convert_by_autocast(source: Path, precision: LowPrecisionName, feeds: Sequence[Feeds]) -> onnx.ModelProto:
     """The model as `convert_to_mixed_precision` gives it, types of inputs and outputs kept, calibrated on `feeds`.
 
     Raises:

@@ -95,26 +95,26 @@ def verify_finite(final: OnnxGraph, after: ObservedValues, before: ObservedValue
         )
 
 
-def differences(before: ObservedValues, after: ObservedValues) -> dict[str, float]:
+def measure_differences(before: ObservedValues, after: ObservedValues) -> dict[str, float]:
     """By float output: `‖low − float32‖ / ‖float32‖` over all feeds; entries that both have as NaN or Inf left out."""
     noise: dict[str, float] = {}
     signal: dict[str, float] = {}
     for one, other in zip(before.outputs, after.outputs, strict=True):
         for name in one:
             if one[name].dtype.kind == "f":
-                difference, size = _energy(one[name], other[name])
+                difference, size = _measure_energy(one[name], other[name])
                 noise[name] = noise.get(name, 0.0) + difference
                 signal[name] = signal.get(name, 0.0) + size
-    return {name: _relative(noise[name], signal[name]) for name in noise}
+    return {name: _divide(noise[name], signal[name]) for name in noise}
 
 
-def _relative(noise: float, signal: float) -> float:
+def _divide(noise: float, signal: float) -> float:
     if signal:
         return float(np.sqrt(noise / signal))
     return np.inf if noise else 0.0
 
 
-def _energy(one: Array, other: Array) -> tuple[float, float]:
+def _measure_energy(one: Array, other: Array) -> tuple[float, float]:
     if one.shape != other.shape:  # its size depends on the data, as that of detections does
         return np.inf, 1.0
     left, right = one.astype(np.float64), other.astype(np.float64)

@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from prox24_export.passes.front_onnx.linear_operators import ONNX_DOMAINS
 from prox24_export.passes.precision.ranges import Range
-from prox24_export.passes.precision.types import LowPrecision, places
+from prox24_export.passes.precision.types import LowPrecision, find_places
 
 INTEGERS = {
     kind for kind in ir.DataType if kind.is_integer() and kind is not ir.DataType.BOOL
@@ -43,7 +43,7 @@ class Float32Choice:
             nodes: Main graph in topological order, each with a name of its own.
             ranges: Of values by name; what is not in it counts as harmless.
         """
-        ranges = _with_same_values(nodes, ranges)
+        ranges = _spread_ranges(nodes, ranges)
         unsafe = self._unsafe(nodes, ranges)
         indices = self._index_arithmetic(nodes)
         kept: dict[str, str] = {}
@@ -70,7 +70,7 @@ class Float32Choice:
             return "its bodies are not converted"
         if node.domain not in ONNX_DOMAINS:
             return f"{node.domain}.{node.op_type} is no ONNX operator: which types it takes is not known"
-        found = places(node, self.opset, self.precision)
+        found = find_places(node, self.opset, self.precision)
         if found is None:
             return f"{node.op_type} has no ONNX schema in opset {self.opset}"
         reads = [low for low, value in zip(found.inputs, node.inputs, strict=True) if is_float(value)]
@@ -157,7 +157,7 @@ def _is_constant(value: ir.Value | None) -> bool:
     return True
 
 
-def _with_same_values(nodes: Sequence[ir.Node], ranges: Mapping[str, Range]) -> dict[str, Range]:
+def _spread_ranges(nodes: Sequence[ir.Node], ranges: Mapping[str, Range]) -> dict[str, Range]:
     """Layout operators hand a range on where nothing was observed, such as that of a transposed weight."""
     known = dict(ranges)
     for node in nodes:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import onnx_ir as ir
 
 from prox24_export.passes.precision.choice import BODIES, has_float
-from prox24_export.passes.precision.types import LowPrecision, Places, places, rounded
+from prox24_export.passes.precision.types import LowPrecision, Places, find_places, round_to
 
 LAYOUT_ONLY = {"Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
 FLOAT = ir.DataType.FLOAT
@@ -23,7 +23,7 @@ WORDS = {
 }
 
 
-def constants_first(model: ir.Model) -> None:
+def hoist_constants(model: ir.Model) -> None:
     """Float `Constant` nodes of the main graph become initializers; casts and `Identity` of constants are carried out.
 
     A weight keeps its name where its cast was its only reader.
@@ -42,18 +42,18 @@ def constants_first(model: ir.Model) -> None:
             _fold_identity(graph, node)
 
 
-def convert(model: ir.Model, precision: LowPrecision, kept: Mapping[str, str], opset: int) -> None:
+def convert_graph(model: ir.Model, precision: LowPrecision, kept: Mapping[str, str], opset: int) -> None:
     """Changes `model`: nodes named in `kept` stay in float32, all others compute in the low type as far as they may.
 
     Types of graph inputs and outputs stay. Every float32 value of the main graph must have its type, and
-    `constants_first` must have been called.
+    `hoist_constants` must have been called.
     """
     graph = model.graph
     graph.sort()
     conversion = _PrecisionConversion(graph, precision, Names(model))
     for node in list(graph):
         if has_float(node):
-            found = places(node, opset, precision)
+            found = find_places(node, opset, precision)
             is_low = str(node.name) not in kept and found is not None
             conversion.node(node, found if is_low else None)
     conversion.outputs()
@@ -173,18 +173,18 @@ class _PrecisionConversion:
 
     def _stored(self, value: ir.Value, dtype: ir.DataType) -> ir.Value:
         name = self.names.new(f"{value.name}_as_{WORDS[dtype]}")
-        made = _initializer(name, value.const_value, dtype)
+        made = _make_initializer(name, value.const_value, dtype)
         self.graph.register_initializer(made)
         return made
 
 
-def _initializer(name: str, tensor: ir.TensorProtocol | None, dtype: ir.DataType) -> ir.Value:
+def _make_initializer(name: str, tensor: ir.TensorProtocol | None, dtype: ir.DataType) -> ir.Value:
     """A constant of another type, computed when the file is written, so that one is in memory at a time."""
     if tensor is None:
         raise AssertionError(f"constant {name} holds no tensor")
 
     def make() -> ir.TensorProtocol:
-        return ir.tensor(rounded(tensor.numpy(), WORDS[dtype]), name=name)
+        return ir.tensor(round_to(tensor.numpy(), WORDS[dtype]), name=name)
 
     shape = ir.Shape(tensor.shape.numpy())
     lazy = ir.LazyTensor(make, dtype=dtype, shape=shape, name=name)
@@ -220,7 +220,7 @@ def _fold_cast(graph: ir.Graph, node: ir.Node, names: Names) -> None:
         root = producer.inputs[0]
     if root.dtype not in WORDS or root.const_value is None:
         return
-    cast = _initializer(names.new(f"{root.name}_as_{WORDS[result.dtype]}"), root.const_value, result.dtype)
+    cast = _make_initializer(names.new(f"{root.name}_as_{WORDS[result.dtype]}"), root.const_value, result.dtype)
     graph.register_initializer(cast)
     if chain:
         chain[-1].replace_input_with(0, cast)

@@ -18,16 +18,16 @@ import onnx_ir as ir
 from prox24_export.errors import InputError
 from prox24_export.passes.front_onnx import linear_operators, runtime
 from prox24_export.passes.front_onnx.graph import OnnxGraph
-from prox24_export.passes.front_onnx.tensors import model_tensors
+from prox24_export.passes.front_onnx.tensors import find_model_tensors
 from prox24_export.passes.graph.arrays import as_numpy_dtype
 from prox24_export.passes.graph.protocol import Candidate, Feeds, Linear
-from prox24_export.passes.precision.autocast import autocast
-from prox24_export.passes.precision.check import differences, verify_finite, verify_interface, verify_lowered
+from prox24_export.passes.precision.autocast import convert_by_autocast
+from prox24_export.passes.precision.check import measure_differences, verify_finite, verify_interface, verify_lowered
 from prox24_export.passes.precision.choice import Float32Choice, has_float
-from prox24_export.passes.precision.convert import constants_first, convert
+from prox24_export.passes.precision.convert import convert_graph, hoist_constants
 from prox24_export.passes.precision.quantised import is_quantised, verify_quantised
-from prox24_export.passes.precision.ranges import Range, observe, range_of
-from prox24_export.passes.precision.types import PRECISIONS, LowPrecision, LowPrecisionName, first_opset
+from prox24_export.passes.precision.ranges import Range, measure_range, observe
+from prox24_export.passes.precision.types import PRECISIONS, LowPrecision, LowPrecisionName, find_first_opset
 from prox24_export.passes.verify_pattern import VerifiedUse, VerifyPattern
 
 EXTERNAL_ABOVE = 1_800_000_000  # bytes of tensors: protobuf ends at 2 GiB
@@ -101,7 +101,7 @@ class LowerPrecision:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as folder:
             file = Path(folder) / target.name
-            why = _passes_through(graph, PRECISIONS[self.precision])
+            why = _explain_copy(graph, PRECISIONS[self.precision])
             lowered = self._copied(graph, file, linears, why) if why else self._converted(graph, file, feeds, linears)
             _publish(file, target)
         return replace(lowered, path=target)
@@ -133,11 +133,11 @@ class LowerPrecision:
         precision = PRECISIONS[self.precision]
         before = observe(graph, feeds)
         if self.converter == "autocast":
-            model = ir.from_proto(autocast(graph.path, self.precision, feeds))
+            model = ir.from_proto(convert_by_autocast(graph.path, self.precision, feeds))
             notes: list[str] = []
-            kept = _left_in_float32(model)
+            kept = _find_left_in_float32(model)
         else:
-            model, notes = _prepared(graph, precision, before.ranges)
+            model, notes = _prepare(graph, precision, before.ranges)
             kept = self._convert(graph, model, precision, before.ranges)
         size = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value)
         self._save(model, file, external=size > self.external_above or _has_external(graph.proto))
@@ -152,13 +152,13 @@ class LowerPrecision:
             notes.append(
                 "compared node by node on a float32 copy, every value rounded, as ONNX Runtime has no kernels here"
             )
-        return Lowered(file, kept, differences(before, after), verified, tuple(notes))
+        return Lowered(file, kept, measure_differences(before, after), verified, tuple(notes))
 
     def _convert(
         self, graph: OnnxGraph, model: ir.Model, precision: LowPrecision, before: Mapping[str, Range]
     ) -> dict[str, str]:
         stored = {
-            name: range_of(value.const_value.numpy())
+            name: measure_range(value.const_value.numpy())
             for name, value in model.graph.initializers.items()
             if value.const_value is not None and value.dtype == ir.DataType.FLOAT
         }
@@ -166,7 +166,7 @@ class LowerPrecision:
         opset = model.opset_imports[""]
         choice = Float32Choice(precision, opset, self.margin, self.keep, linears)
         kept = choice.choose(list(model.graph), {**before, **stored})
-        convert(model, precision, kept, opset)
+        convert_graph(model, precision, kept, opset)
         return kept
 
     def _save(self, model: ir.Model, file: Path, *, external: bool) -> None:
@@ -178,7 +178,7 @@ class LowerPrecision:
         ir.save(model, file, external_data=f"{file.name}.data", size_threshold_bytes=EXTERNAL_TENSOR)
 
 
-def _passes_through(graph: OnnxGraph, precision: LowPrecision) -> str:
+def _explain_copy(graph: OnnxGraph, precision: LowPrecision) -> str:
     """Why a model is copied as it is; empty where it is converted."""
     if is_quantised(graph):
         return "the model is quantised (QuantizeLinear, DequantizeLinear) and was left as it is"
@@ -191,36 +191,36 @@ def _passes_through(graph: OnnxGraph, precision: LowPrecision) -> str:
     return f"the weights are {words} already, and the model was left as it is.{asked}".rstrip(".")
 
 
-def _prepared(graph: OnnxGraph, precision: LowPrecision, ranges: Mapping[str, Range]) -> tuple[ir.Model, list[str]]:
+def _prepare(graph: OnnxGraph, precision: LowPrecision, ranges: Mapping[str, Range]) -> tuple[ir.Model, list[str]]:
     """A copy with one name per node, no functions, every value's type, an opset that has the low type; and notes."""
     if graph.proto.graph.sparse_initializer:
         raise InputError(f"{graph.path} holds sparse initializers, which cannot be converted. Store them densely.")
     named = ir.from_proto(graph.proto)
-    for node, name in linear_operators.node_names(named).items():
+    for node, name in linear_operators.name_nodes(named).items():
         node.name = name
     proto = ir.to_proto(named)
     if proto.functions:
         proto = onnx.inliner.inline_local_functions(proto)
-    proto, notes = _raised(proto, precision, graph.path)
+    proto, notes = _raise_opset(proto, precision, graph.path)
     try:
         proto = onnx.shape_inference.infer_shapes(proto)
     except Exception as error:
-        raise InputError(f"types of {graph.path} cannot be inferred: {runtime.one_sentence(error)}.") from error
+        raise InputError(f"types of {graph.path} cannot be inferred: {runtime.shorten_message(error)}.") from error
     model = ir.from_proto(proto)
     ir.external_data.set_base_dir(model.graph, graph.path.parent)
     model.ir_version = max(model.ir_version or 0, 4)  # before, every initializer was an input too
-    for node, name in linear_operators.node_names(model).items():
+    for node, name in linear_operators.name_nodes(model).items():
         node.name = name
     _fill_types(graph, model, ranges)
-    constants_first(model)
+    hoist_constants(model)
     return model, notes
 
 
-def _raised(proto: onnx.ModelProto, precision: LowPrecision, path: Path) -> tuple[onnx.ModelProto, list[str]]:
+def _raise_opset(proto: onnx.ModelProto, precision: LowPrecision, path: Path) -> tuple[onnx.ModelProto, list[str]]:
     """The model in the first opset in which its products may be of the low type, and a note where that is another."""
     opset = next((entry.version for entry in proto.opset_import if entry.domain in linear_operators.ONNX_DOMAINS), 1)
     used = {node.op_type for node in proto.graph.node} & set(MULTIPLY)
-    needed = {op: first_opset(op, precision) or 0 for op in used}
+    needed = {op: find_first_opset(op, precision) or 0 for op in used}
     late = max(needed, key=lambda op: needed[op], default="")
     if not late or needed[late] <= opset:
         return proto, []
@@ -232,7 +232,7 @@ def _raised(proto: onnx.ModelProto, precision: LowPrecision, path: Path) -> tupl
     except Exception as error:
         raise InputError(
             f"{path} has opset {opset}, {precision.word} {late} needs {needed[late]}, and onnx cannot raise it: "
-            f"{runtime.one_sentence(error)}. Export the model with that opset, or use fp16."
+            f"{runtime.shorten_message(error)}. Export the model with that opset, or use fp16."
         ) from error
     return raised, [f"opset raised from {opset} to {needed[late]}: {precision.word} {late} needs it"]
 
@@ -256,7 +256,7 @@ def _fill_types(graph: OnnxGraph, model: ir.Model, ranges: Mapping[str, Range]) 
                 )
 
 
-def _left_in_float32(model: ir.Model) -> dict[str, str]:
+def _find_left_in_float32(model: ir.Model) -> dict[str, str]:
     """Nodes of another converter's result that read or make float32."""
     return {
         str(node.name): "left in float32 by modelopt's autocast"
@@ -266,7 +266,7 @@ def _left_in_float32(model: ir.Model) -> dict[str, str]:
 
 
 def _has_external(proto: onnx.ModelProto) -> bool:
-    return any(tensor.data_location == onnx.TensorProto.EXTERNAL for _, tensor in model_tensors(proto))
+    return any(tensor.data_location == onnx.TensorProto.EXTERNAL for _, tensor in find_model_tensors(proto))
 
 
 def _load_attributes(node: ir.Node) -> None:

@@ -26,7 +26,7 @@ def is_quantised(graph: OnnxGraph) -> bool:
     return any(node.op_type in {"QuantizeLinear", "DequantizeLinear"} for node in graph.proto.graph.node)
 
 
-def quantised_products(graph: OnnxGraph) -> tuple[set[str], set[str]]:
+def find_quantised_products(graph: OnnxGraph) -> tuple[set[str], set[str]]:
     """Nodes that multiply what comes from DequantizeLinear, and those of which a QuantizeLinear takes the result.
 
     Biases and activations may stand between a product and its QuantizeLinear: TensorRT fuses them.
@@ -61,7 +61,7 @@ def verify_quantised(graph: OnnxGraph, nodes: Sequence[str]) -> tuple[VerifiedUs
     """
     with tempfile.TemporaryDirectory() as name:
         path = Path(name) / "integers.onnx"
-        onnx.save(_with_integers(graph), path)
+        onnx.save(_replace_by_integers(graph), path)
         looked_at = OnnxGraph(path)
         uses = {use.use.node: use for use in looked_at.operators() if isinstance(use, Candidate)}
         found = []
@@ -78,7 +78,7 @@ def verify_quantised(graph: OnnxGraph, nodes: Sequence[str]) -> tuple[VerifiedUs
     return tuple(found)
 
 
-def _with_integers(graph: OnnxGraph) -> onnx.ModelProto:
+def _replace_by_integers(graph: OnnxGraph) -> onnx.ModelProto:
     """The model, float32 `q − zero_point` in place of every dequantised constant: zero where nothing is multiplied."""
     model = onnx.ModelProto()
     model.CopyFrom(graph.proto)
@@ -97,7 +97,9 @@ def _with_integers(graph: OnnxGraph) -> onnx.ModelProto:
         attributes = {attribute.name: attribute.i for attribute in node.attribute}
         integers = values[node.input[0]].astype(np.int64)
         zero = values[node.input[2]].astype(np.int64) if len(node.input) > 2 and node.input[2] else np.int64(0)  # noqa: PLR2004 (third input)
-        spread = _spread(np.asarray(zero), integers.shape, attributes.get("axis", 1), attributes.get("block_size", 0))
+        spread = _broadcast_zero_point(
+            np.asarray(zero), integers.shape, attributes.get("axis", 1), attributes.get("block_size", 0)
+        )
         array = (integers - spread).astype(np.float32)
         model.graph.initializer.append(numpy_helper.from_array(array, node.output[0]))
         model.graph.node.remove(node)
@@ -124,11 +126,11 @@ def _evaluate(model: onnx.ModelProto, names: Sequence[str]) -> dict[str, Array]:
     part.initializer.extend(stored[name] for name in sorted(needed & set(stored)))
     part.output.extend(onnx.ValueInfoProto(name=name) for name in computed)
     proto = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import, graph=part)
-    fetched = runtime.session(proto.SerializeToString()).run(computed, {})
+    fetched = runtime.open_session(proto.SerializeToString()).run(computed, {})
     return result | dict(zip(computed, fetched, strict=True))
 
 
-def _spread(zero: Array, shape: tuple[int, ...], axis: int, block: int) -> Array:
+def _broadcast_zero_point(zero: Array, shape: tuple[int, ...], axis: int, block: int) -> Array:
     """A zero point of one tensor, of each slice along an axis, or of blocks along it, in the tensor's shape."""
     if zero.ndim == 0 or zero.size == 1:
         return np.broadcast_to(zero.reshape(()), shape)

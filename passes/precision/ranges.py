@@ -12,7 +12,7 @@ from prox24_export.passes.front_onnx import runtime
 from prox24_export.passes.front_onnx.graph import OnnxGraph
 from prox24_export.passes.graph.arrays import PIECE, Array
 from prox24_export.passes.graph.protocol import Feeds, Node
-from prox24_export.passes.precision.types import rounded as rounded_to
+from prox24_export.passes.precision.types import round_to
 
 BYTES_AT_ONCE = 1_000_000_000  # of their weights, at most 8 bytes an entry: protobuf ends at 2 GiB
 AT_ONCE = 32  # nodes that run together, all of whose values are in memory
@@ -44,7 +44,7 @@ class Range:
         )
 
 
-def range_of(array: Array) -> Range:
+def measure_range(array: Array) -> Range:
     """Of any array; integers and booleans too."""
     if array.dtype.kind not in "fV":  # V: bfloat16 is a void type to NumPy
         return Range(0.0, np.inf, finite=True, dtype=array.dtype.name)
@@ -90,9 +90,9 @@ def observe(graph: OnnxGraph, feeds: Sequence[Feeds], *, rounded: bool = False) 
     if not feeds:
         return ObservedValues(seen, [])
     frontier = [{name: value for name, value in feed.items() if _is_input(graph, name)} for feed in feeds]
-    narrow = _bfloat16_values(graph) if rounded else frozenset()
-    for part, later in _parts(graph, 1 if rounded else AT_ONCE):
-        fetches = _fetches(graph, part, seen)
+    narrow = _find_bfloat16_values(graph) if rounded else frozenset()
+    for part, later in _split_into_parts(graph, 1 if rounded else AT_ONCE):
+        fetches = _find_fetches(graph, part, seen)
         try:
             run = graph.compile(part, frontier[0], fetches, {})
             results = [run(values) for values in frontier]
@@ -100,15 +100,15 @@ def observe(graph: OnnxGraph, feeds: Sequence[Feeds], *, rounded: bool = False) 
             raise
         except Exception as error:
             raise InputError(
-                f"{graph.path} cannot be run from node {part[0].name} on: {runtime.one_sentence(error)}. "
+                f"{graph.path} cannot be run from node {part[0].name} on: {runtime.shorten_message(error)}. "
                 "Expected calibration data that fit the model."
             ) from error
         for values, fetched in zip(frontier, results, strict=True):
             for name, value in fetched.items():
                 _expect_tensor(name, value)
                 if name in narrow:
-                    fetched[name] = rounded_to(value, "bfloat16").astype(value.dtype)
-                seen[name] = seen[name] | range_of(fetched[name]) if name in seen else range_of(fetched[name])
+                    fetched[name] = round_to(value, "bfloat16").astype(value.dtype)
+                seen[name] = seen[name] | measure_range(fetched[name]) if name in seen else measure_range(fetched[name])
             values.update(fetched)
             for name in set(values) - later - set(graph.outputs):
                 del values[name]
@@ -116,7 +116,7 @@ def observe(graph: OnnxGraph, feeds: Sequence[Feeds], *, rounded: bool = False) 
     return ObservedValues(seen, [{name: values[name] for name in computed} for values in frontier])
 
 
-def _bfloat16_values(graph: OnnxGraph) -> frozenset[str]:
+def _find_bfloat16_values(graph: OnnxGraph) -> frozenset[str]:
     """Values that a float32 copy computes too exactly; float16 ones are rounded as they are fetched."""
     if "bfloat16" not in graph.runs_in_float32:
         return frozenset()
@@ -126,7 +126,7 @@ def _bfloat16_values(graph: OnnxGraph) -> frozenset[str]:
     return frozenset(value.name for value in values if value.type.tensor_type.elem_type == bfloat16)
 
 
-def _parts(graph: OnnxGraph, at_once: int) -> Iterator[tuple[Sequence[Node], set[str]]]:
+def _split_into_parts(graph: OnnxGraph, at_once: int) -> Iterator[tuple[Sequence[Node], set[str]]]:
     """Consecutive nodes, and the values that nodes after them read; few weights in a part, as it is one protobuf."""
     sizes = {tensor.name: 8 * math.prod(tensor.dims) for tensor in graph.proto.graph.initializer}
     parts: list[list[Node]] = []
@@ -144,7 +144,7 @@ def _parts(graph: OnnxGraph, at_once: int) -> Iterator[tuple[Sequence[Node], set
     yield from zip(parts, reversed(later[:-1]), strict=True)
 
 
-def _fetches(graph: OnnxGraph, part: Sequence[Node], seen: dict[str, Range]) -> list[str]:
+def _find_fetches(graph: OnnxGraph, part: Sequence[Node], seen: dict[str, Range]) -> list[str]:
     """What the nodes compute, and the computed constants that they read."""
     stored = {tensor.name for tensor in graph.proto.graph.initializer}
     outputs = [name for node in part for name in node.outputs]

@@ -9,7 +9,7 @@ import onnx
 import onnx_ir as ir
 
 from prox24_export.passes.front_onnx.linear_operators import ONNX_DOMAINS
-from prox24_export.passes.graph.arrays import Array, as_numpy_dtype, largest
+from prox24_export.passes.graph.arrays import Array, as_numpy_dtype, find_largest_value
 
 LowPrecisionName = Literal["fp16", "bf16"]
 
@@ -37,7 +37,7 @@ class LowPrecision:
 
         Only bfloat16 meets a finite number that it would round to infinity: the last of float32's range.
         """
-        return rounded(array, self.word)
+        return round_to(array, self.word)
 
 
 PRECISIONS: dict[str, LowPrecision] = {
@@ -46,10 +46,10 @@ PRECISIONS: dict[str, LowPrecision] = {
 }
 
 
-def rounded(array: Array, word: str) -> Array:
+def round_to(array: Array, word: str) -> Array:
     """An array in the float type `word`: finite stays finite, zeros are +0.0."""
     dtype: np.dtype[Any] = as_numpy_dtype(word)
-    end = largest(word)
+    end = find_largest_value(word)
     wide = np.where(np.isfinite(array), np.clip(array, -end, end), array) if dtype.itemsize < array.itemsize else array
     cast = np.ascontiguousarray(wide).astype(dtype)
     cast[cast == 0] = 0
@@ -64,18 +64,18 @@ class Places:
     outputs: tuple[bool, ...]
 
 
-def places(node: ir.Node, opset: int, precision: LowPrecision) -> Places | None:
+def find_places(node: ir.Node, opset: int, precision: LowPrecision) -> Places | None:
     """By the schema of the node's operator in `opset`; None where there is none.
 
     An output may be low where its type follows from an input; `Cast` alone says its type itself and can be told.
     """
-    schema = schema_of(node.op_type, opset) if node.domain in ONNX_DOMAINS else None
+    schema = find_schema(node.op_type, opset) if node.domain in ONNX_DOMAINS else None
     if schema is None:
         return None
     wanted = f"tensor({precision.word})"
     allowed = {entry.type_param_str: wanted in entry.allowed_type_strs for entry in schema.type_constraints}
-    formal_inputs = [_formal(schema.inputs, index) for index in range(len(node.inputs))]
-    formal_outputs = [_formal(schema.outputs, index) for index in range(len(node.outputs))]
+    formal_inputs = [_find_formal_type(schema.inputs, index) for index in range(len(node.inputs))]
+    formal_outputs = [_find_formal_type(schema.outputs, index) for index in range(len(node.outputs))]
     given = {
         kind
         for kind, value in zip(formal_inputs, node.inputs, strict=True)
@@ -89,7 +89,7 @@ def places(node: ir.Node, opset: int, precision: LowPrecision) -> Places | None:
     )
 
 
-def schema_of(op: str, opset: int) -> onnx.defs.OpSchema | None:
+def find_schema(op: str, opset: int) -> onnx.defs.OpSchema | None:
     """The schema of a standard operator as of `opset`."""
     for domain in ("", "ai.onnx.ml"):
         if onnx.defs.has(op, domain=domain):
@@ -100,10 +100,10 @@ def schema_of(op: str, opset: int) -> onnx.defs.OpSchema | None:
     return None
 
 
-def first_opset(op: str, precision: LowPrecision) -> int | None:
+def find_first_opset(op: str, precision: LowPrecision) -> int | None:
     """The first opset in which the first input of an operator may be of the low type; None where there is none."""
     for opset in range(1, onnx.defs.onnx_opset_version() + 1):
-        schema = schema_of(op, opset)
+        schema = find_schema(op, opset)
         if schema is None:
             continue
         first = schema.inputs[0].type_str
@@ -115,6 +115,6 @@ def first_opset(op: str, precision: LowPrecision) -> int | None:
     return None
 
 
-def _formal(parameters: Sequence[onnx.defs.OpSchema.FormalParameter], index: int) -> str:
+def _find_formal_type(parameters: Sequence[onnx.defs.OpSchema.FormalParameter], index: int) -> str:
     """Type of an operand; the last formal parameter stands for all that follow (Concat, Max)."""
     return str(parameters[min(index, len(parameters) - 1)].type_str) if parameters else ""

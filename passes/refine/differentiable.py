@@ -1,8 +1,8 @@
 """The whole graph as a differentiable function, whichever front end it came from."""
 
 from prox24_export.passes.front_onnx.graph import OnnxGraph
-from prox24_export.passes.front_torch.flat_module import flat_module
-from prox24_export.passes.front_torch.graph import fx_of
+from prox24_export.passes.front_torch.flat_module import make_flat_module
+from prox24_export.passes.front_torch.graph import expect_fx_graph
 from prox24_export.passes.graph.differentiable import Differentiable
 from prox24_export.passes.graph.protocol import Feeds, TracedGraph
 from prox24_export.passes.onnx_to_fx.check import check_conversion
@@ -19,7 +19,7 @@ def make_differentiable(graph: TracedGraph, feeds: Feeds) -> Differentiable:
         DivergenceError: The function computes something else; it names the first node that differs.
     """
     if not isinstance(graph, OnnxGraph):
-        return flat_module(fx_of(graph).whole_program())
+        return make_flat_module(expect_fx_graph(graph).whole_program())
     converted = ConvertToFx().call(graph=graph)
     check_conversion(converted, graph, feeds)
     return Differentiable(converted.module, converted.parameters)

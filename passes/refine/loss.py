@@ -45,13 +45,13 @@ class OutputLoss:
         if self.kind == "none":
             return torch.zeros(samples, device=dense.device)
         if self.kind == "cosine":
-            return by_sample(1 - torch.cosine_similarity(sparse.float(), dense.float(), dim=-1), samples)
+            return average_by_sample(1 - torch.cosine_similarity(sparse.float(), dense.float(), dim=-1), samples)
         if self.kind == "probabilities":
             wanted, got = (output.float().clamp_min(SMALLEST).log() for output in (dense, sparse))
-            return by_sample((dense.float() * (wanted - got)).sum(-1), samples)
+            return average_by_sample((dense.float() * (wanted - got)).sum(-1), samples)
         if self.kind == "kl":
             wanted, got = dense.float().log_softmax(-1), sparse.float().log_softmax(-1)
-            return by_sample((wanted.exp() * (wanted - got)).sum(-1), samples)
+            return average_by_sample((wanted.exp() * (wanted - got)).sum(-1), samples)
         return normalised_error(self._compared(sparse), self._compared(dense), self.scale, samples)
 
     @staticmethod
@@ -67,11 +67,11 @@ class OutputLoss:
         """
         if not dense.is_floating_point() or dense.numel() == 0:
             return OutputLoss("none")
-        return OutputLoss(_detected(dense.float())).scaled(dense)
+        return OutputLoss(_detect_kind(dense.float())).scaled(dense)
 
     def scaled(self, dense: Tensor) -> "OutputLoss":
         """With the variance that this dense output has."""
-        return self if self.kind == "none" else replace(self, scale=spread(self._compared(dense)))
+        return self if self.kind == "none" else replace(self, scale=measure_spread(self._compared(dense)))
 
     def _compared(self, output: Tensor) -> Tensor:
         logits = output.float()
@@ -80,15 +80,15 @@ class OutputLoss:
 
 def normalised_error(sparse: Tensor, dense: Tensor, scale: float, samples: int) -> Float[Tensor, " samples"]:
     """`(s − d)² / scale`, the mean of each sample."""
-    return by_sample((sparse.float() - dense.float()).square() / scale, samples)
+    return average_by_sample((sparse.float() - dense.float()).square() / scale, samples)
 
 
-def by_sample(terms: Tensor, samples: int) -> Float[Tensor, " samples"]:
+def average_by_sample(terms: Tensor, samples: int) -> Float[Tensor, " samples"]:
     """The mean of each sample, which lie one after the other."""
     return terms.reshape(samples, -1).mean(1)
 
 
-def spread(dense: Tensor) -> float:
+def measure_spread(dense: Tensor) -> float:
     """Mean variance about the mean over samples; about the mean of all entries where there is only one."""
     dense = dense.detach().float()
     several = dense.ndim > 1 and len(dense) > 1
@@ -96,13 +96,13 @@ def spread(dense: Tensor) -> float:
     return max(float((dense - centre).square().mean()), SMALLEST)
 
 
-def samples_of(results: Sequence[Tensor]) -> int:
+def count_samples(results: Sequence[Tensor]) -> int:
     """How many samples a network's results hold along their first axis; 1 where they differ."""
     sizes = {len(result) if result.ndim else 0 for result in results}
     return max(1, sizes.pop()) if len(sizes) == 1 else 1
 
 
-def _detected(dense: Tensor) -> LossKind:
+def _detect_kind(dense: Tensor) -> LossKind:
     if dense.ndim not in {MATRIX, SEQUENCES} or dense.shape[-1] == 1:
         return "mse"
     if bool((dense >= 0).all()) and bool((dense.sum(-1) - 1).abs().max() < ROUNDING):

@@ -12,7 +12,7 @@ from prox24_export.passes.refine.objective import Objective, StreamPair
 MEMORY = Path("/proc/meminfo")
 
 
-def kept_for_gradient(objective: Objective, weights: Mapping[str, Tensor], pair: StreamPair) -> int:
+def measure_kept_for_gradient(objective: Objective, weights: Mapping[str, Tensor], pair: StreamPair) -> int:
     """Bytes of activations that the objective of one batch keeps for its gradient, each storage once."""
     kept: dict[int, int] = {}
     own = {weight.untyped_storage().data_ptr() for weight in weights.values()}
@@ -29,7 +29,7 @@ def kept_for_gradient(objective: Objective, weights: Mapping[str, Tensor], pair:
     return sum(kept.values())
 
 
-def available(device: torch.device) -> int:
+def find_available_memory(device: torch.device) -> int:
     """Bytes that can still be had there."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])

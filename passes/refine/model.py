@@ -18,10 +18,10 @@ from torch import Tensor, fx
 
 from prox24_export.passes.refine.batches import Samples
 from prox24_export.passes.refine.loss import Custom
-from prox24_export.passes.refine.memory import available, kept_for_gradient
+from prox24_export.passes.refine.memory import find_available_memory, measure_kept_for_gradient
 from prox24_export.passes.refine.objective import Objective, StreamPair
 from prox24_export.passes.refine.segment_streams import SegmentStreams
-from prox24_export.passes.refine.segments import blocks, cuts, with_outputs
+from prox24_export.passes.refine.segments import add_outputs, find_cuts, find_segments
 from prox24_export.passes.refine.training import (
     Epoch,
     HeldMeasure,
@@ -132,8 +132,8 @@ class RefineModel:
         """
         started = time.perf_counter()
         self.requires(dense, weights, masks)
-        start, masks = _moved_to_device(dense, weights, masks)
-        start |= {name: value for name, value in _moving(dense, self.which) if name not in start}
+        start, masks = _move_to_device(dense, weights, masks)
+        start |= {name: value for name, value in _find_moving(dense, self.which) if name not in start}
         if not fit:
             return Refined(start, False, math.nan, math.nan, (), "model")
         views = self._views(dense, Samples(fit, BATCH, joinable))
@@ -163,9 +163,9 @@ class RefineModel:
         """What may be done to images; nothing where it was not asked for."""
         if not self.mixed or self.custom is not None or self.mode == "segments":
             return Views()
-        device = _device(dense)
+        device = _find_device(dense)
         batches = itertools.islice(samples.in_order(), VIEW_BATCHES)
-        return Views.measured(lambda feeds: dense(*feeds), (_moved(feeds, device) for feeds in batches))
+        return Views.measured(lambda feeds: dense(*feeds), (_move(feeds, device) for feeds in batches))
 
 
 @dataclass(frozen=True)
@@ -210,7 +210,7 @@ class _Run:
     @property
     def device(self) -> torch.device:
         """Where the network is."""
-        return _device(self.dense)
+        return _find_device(self.dense)
 
     @property
     def outputs(self) -> int:
@@ -226,10 +226,10 @@ class _Run:
         if self.settings.mode != "auto":
             return self.settings.mode
         objective = self._whole(self.start)[0]
-        sample = _moved(self.fit.samples[0], self.device)
+        sample = _move(self.fit.samples[0], self.device)
         rows = self.fit.batch if self.fit.joinable else 1
-        wanted = rows * kept_for_gradient(objective, self.start, (sample, sample))
-        return "model" if wanted <= SHARE_OF_MEMORY * available(self.device) else "segments"
+        wanted = rows * measure_kept_for_gradient(objective, self.start, (sample, sample))
+        return "model" if wanted <= SHARE_OF_MEMORY * find_available_memory(self.device) else "segments"
 
     def _model(self) -> Refined:
         """Everything together."""
@@ -248,7 +248,7 @@ class _Run:
 
     def _segments(self) -> Refined:
         """One segment after the other; the whole network then has the last word."""
-        segments = blocks(self.dense, self.start)
+        segments = find_segments(self.dense, self.start)
         fit = SegmentStreams(self.dense, segments, self.fit.shuffled(0, self.settings.seed, mixed=False), self.device)
         choice = SegmentStreams(self.dense, segments, self.choice.in_order(), self.device)
         parts = []
@@ -312,14 +312,14 @@ class _Run:
         before, after = (
             float(values.double().mean()) if len(values) else math.nan for values in (whole.before, whole.after)
         )
-        weights = {name: _exact(weight, self.masks.get(name)) for name, weight in whole.weights.items()}
+        weights = {name: _restore_zeros(weight, self.masks.get(name)) for name, weight in whole.weights.items()}
         if not whole.kept:
             weights, after = self.start, before
         symmetric = mode == "model" and self.views.symmetric
         return Refined(weights, whole.kept, before, after, parts, mode, symmetric=symmetric)
 
     def _whole(self, weights: Weights, *, symmetric: bool = False) -> tuple[Objective, float]:
-        module = self.dense if symmetric else with_outputs(self.dense, cuts(self.dense, weights))
+        module = self.dense if symmetric else add_outputs(self.dense, find_cuts(self.dense, weights))
         return self._fitted(module, weights, self._pairs(self.fit.in_order()), self.outputs, symmetric=symmetric)
 
     def _fitted(
@@ -337,15 +337,15 @@ class _Run:
 
     def _pairs(self, batches: Iterable[Inputs]) -> Iterator[StreamPair]:
         for feeds in batches:
-            moved = _moved(feeds, self.device)
+            moved = _move(feeds, self.device)
             yield moved, moved
 
 
-def _device(module: fx.GraphModule) -> torch.device:
+def _find_device(module: fx.GraphModule) -> torch.device:
     return next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
 
 
-def _moved(feeds: Inputs, device: torch.device) -> Inputs:
+def _move(feeds: Inputs, device: torch.device) -> Inputs:
     return tuple(feed.to(device) for feed in feeds)
 
 
@@ -361,7 +361,7 @@ def improves(before: Float[Tensor, " samples"], after: Float[Tensor, " samples"]
     return float(gains.mean()) > (QUANTILE + QUANTILE_SLOPE / (len(gains) - 1)) * noise
 
 
-def _moved_to_device(
+def _move_to_device(
     dense: fx.GraphModule, weights: Mapping[str, Tensor], masks: Mapping[str, Tensor]
 ) -> tuple[Weights, dict[str, Tensor]]:
     """Float32 weights, and masks, where the network's parameters are."""
@@ -370,13 +370,13 @@ def _moved_to_device(
     return moved, {name: masks[name].to(weight.device) for name, weight in moved.items()}
 
 
-def _moving(dense: fx.GraphModule, which: Which) -> Iterator[tuple[str, Tensor]]:
+def _find_moving(dense: fx.GraphModule, which: Which) -> Iterator[tuple[str, Tensor]]:
     """Parameters that move beside the solved weights, float32."""
     for name, parameter in dense.named_parameters():
         if parameter.is_floating_point() and (which == "all" or (which == "weights+bias" and parameter.ndim == 1)):
             yield name, parameter.detach().float()
 
 
-def _exact(weight: Tensor, mask: Tensor | None) -> Tensor:
+def _restore_zeros(weight: Tensor, mask: Tensor | None) -> Tensor:
     """+0.0 where pruned."""
     return weight if mask is None else torch.where(mask.bool(), weight, torch.zeros_like(weight))

@@ -11,8 +11,15 @@ from jaxtyping import Float
 from torch import Tensor, fx
 from torch.func import functional_call
 
-from prox24_export.passes.refine.loss import AT_CUTS, Custom, OutputLoss, normalised_error, samples_of, spread
-from prox24_export.passes.refine.views import Inputs, around, both
+from prox24_export.passes.refine.loss import (
+    AT_CUTS,
+    Custom,
+    OutputLoss,
+    count_samples,
+    measure_spread,
+    normalised_error,
+)
+from prox24_export.passes.refine.views import Inputs, make_mirrored_views, make_shifted_views
 
 NetworkValues = tuple[Any, ...]  # tensors, and sizes
 # What the dense and the pruned network read: the same in a whole network.
@@ -55,9 +62,9 @@ class Objective:
             target: Of the dense network, where it is known.
         """
         dense_feeds, sparse_feeds = pair
-        dense = self._target(dense_feeds, both) if target is None else target
+        dense = self._target(dense_feeds, make_mirrored_views) if target is None else target
         sparse = self._call(self._cast(weights), sparse_feeds)
-        samples = samples_of(dense)
+        samples = count_samples(dense)
         return self._of_outputs(sparse, dense, samples) + AT_CUTS * self._of_cuts(sparse, dense, samples)
 
     def held(
@@ -68,7 +75,9 @@ class Objective:
         The target of a symmetric network is here what it says of eighteen views, computed once: the nearer a target is
         to the truth, the fewer samples tell whether something is better.
         """
-        targets = [self._target(dense_feeds, around) if self.symmetric else None for dense_feeds, _ in pairs()]
+        targets = [
+            self._target(dense_feeds, make_shifted_views) if self.symmetric else None for dense_feeds, _ in pairs()
+        ]
 
         def measured(weights: Mapping[str, Tensor]) -> Tensor:
             each = zip(pairs(), targets, strict=True)
@@ -106,8 +115,8 @@ class Objective:
                 losses = [self._loss(output) for output in dense[:outputs]]
             scaled = [loss.scaled(d) for loss, d in zip(losses, dense, strict=False)]
             measures.append(torch.tensor([loss.scale for loss in scaled]))
-            spreads.append(torch.tensor([spread(d) for d in dense]))
-            errors.append(torch.tensor([_squared_error(s, d) for s, d in zip(sparse, dense, strict=True)]))
+            spreads.append(torch.tensor([measure_spread(d) for d in dense]))
+            errors.append(torch.tensor([_measure_squared_error(s, d) for s, d in zip(sparse, dense, strict=True)]))
         scales = torch.stack(spreads).mean(0)
         relative = torch.stack(errors).mean(0) / scales
         seen = relative[outputs:] if len(relative) > outputs else relative
@@ -122,12 +131,12 @@ class Objective:
             value = self.custom(sparse[:count], dense[:count])
             return value if value.ndim else value.expand(samples)
         terms = [loss.of(s, d, samples) for loss, s, d in zip(self.outputs, sparse, dense, strict=False)]
-        return _mean(terms, samples, dense[0].device)
+        return _average(terms, samples, dense[0].device)
 
     def _of_cuts(self, sparse: Inputs, dense: Inputs, samples: int) -> Tensor:
         count = len(self.outputs)
         pairs = zip(sparse[count:], dense[count:], self.scales, strict=True)
-        return _mean([normalised_error(s, d, scale, samples) for s, d, scale in pairs], samples, dense[0].device)
+        return _average([normalised_error(s, d, scale, samples) for s, d, scale in pairs], samples, dense[0].device)
 
     def _loss(self, dense: Tensor) -> OutputLoss:
         """The measure of one output. What views say together is a distribution, not a mean of logits."""
@@ -152,11 +161,11 @@ class Objective:
         return results
 
 
-def _squared_error(sparse: Tensor, dense: Tensor) -> float:
+def _measure_squared_error(sparse: Tensor, dense: Tensor) -> float:
     if not dense.is_floating_point():
         return 0.0
     return float((sparse.detach().float() - dense.detach().float()).square().mean())
 
 
-def _mean(terms: Sequence[Tensor], samples: int, device: torch.device) -> Tensor:
+def _average(terms: Sequence[Tensor], samples: int, device: torch.device) -> Tensor:
     return torch.stack(list(terms)).mean(0) if terms else torch.zeros(samples, device=device)

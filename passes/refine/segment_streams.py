@@ -8,7 +8,7 @@ from torch import Tensor, fx
 from torch.func import functional_call
 
 from prox24_export.passes.refine.objective import StreamPair
-from prox24_export.passes.refine.segments import Segment, shared_names, shared_values
+from prox24_export.passes.refine.segments import Segment, extract_shared_values, find_shared_names
 from prox24_export.passes.refine.views import Inputs
 
 CPU = torch.device("cpu")
@@ -27,20 +27,20 @@ class SegmentStreams:
         """Runs what no weight changes: masks, positions, the stem."""
         self._device = device
         self._last_reader = {name: index for index, segment in enumerate(segments) for name in segment.inputs}
-        names, before = shared_names(segments), shared_values(module, segments)
+        names, before = find_shared_names(segments), extract_shared_values(module, segments)
         self._dense: list[dict[str, Any]] = []
         for feeds in batches:
             with torch.no_grad():
                 values = before(*(feed.to(device) for feed in feeds))
-            self._dense.append({name: _to(value, CPU) for name, value in zip(names, values, strict=True)})
+            self._dense.append({name: _move(value, CPU) for name, value in zip(names, values, strict=True)})
         self._sparse = [dict(values) for values in self._dense]
 
     def pairs(self, segment: Segment, order: Sequence[int] | None = None) -> Iterator[StreamPair]:
         """What `segment` reads in both networks."""
         for index in range(len(self._dense)) if order is None else order:
-            dense = tuple(_to(self._dense[index][name], self._device) for name in segment.inputs)
+            dense = tuple(_move(self._dense[index][name], self._device) for name in segment.inputs)
             same = all(self._dense[index][name] is self._sparse[index][name] for name in segment.inputs)
-            sparse = tuple(_to(self._sparse[index][name], self._device) for name in segment.inputs)
+            sparse = tuple(_move(self._sparse[index][name], self._device) for name in segment.inputs)
             yield dense, dense if same else sparse
 
     def shuffled(self, segment: Segment, epoch: int, seed: int) -> Iterator[StreamPair]:
@@ -55,10 +55,10 @@ class SegmentStreams:
             with torch.no_grad():
                 passed = (segment.module(*dense), functional_call(segment.module, cast, sparse))
             for stream, values in zip((self._dense, self._sparse), passed, strict=True):
-                stream[index][segment.cuts[-1]] = _to(values[-1], CPU)
+                stream[index][segment.cuts[-1]] = _move(values[-1], CPU)
                 for name in [name for name in stream[index] if self._last_reader.get(name, -1) <= place]:
                     del stream[index][name]
 
 
-def _to(value: Any, device: torch.device) -> Any:
+def _move(value: Any, device: torch.device) -> Any:
     return value.to(device) if isinstance(value, Tensor) else value

@@ -26,7 +26,7 @@ class Segment:
     weights: tuple[str, ...]
 
 
-def cuts(module: fx.GraphModule, weights: Collection[str]) -> tuple[fx.Node, ...]:
+def find_cuts(module: fx.GraphModule, weights: Collection[str]) -> tuple[fx.Node, ...]:
     """Nodes behind which every value that is still read, and that changes with `weights`, is that node's own.
 
     Of several with no weight between them the last is taken. What depends on no weight (masks, positions, the stem's
@@ -41,7 +41,7 @@ def cuts(module: fx.GraphModule, weights: Collection[str]) -> tuple[fx.Node, ...
     """
     order = list(module.graph.nodes)
     place = {node: index for index, node in enumerate(order)}
-    moving = _moving(module, weights)
+    moving = _find_moving(module, weights)
     last = {node: max((place[user] for user in node.users), default=-1) for node in moving}
     alive: set[fx.Node] = set()
     found: list[fx.Node] = []
@@ -62,7 +62,7 @@ def cuts(module: fx.GraphModule, weights: Collection[str]) -> tuple[fx.Node, ...
     return tuple(found)
 
 
-def blocks(module: fx.GraphModule, weights: Collection[str]) -> list[Segment]:
+def find_segments(module: fx.GraphModule, weights: Collection[str]) -> list[Segment]:
     """The network as segments: of the longest run of like pieces each repetition is one, e.g. a transformer block.
 
     Pieces before and after such a run join its first and last segment where they have no more weights than a
@@ -72,19 +72,19 @@ def blocks(module: fx.GraphModule, weights: Collection[str]) -> list[Segment]:
         module: Nodes in topological order.
         weights: Names of parameters.
     """
-    at = cuts(module, weights)
-    pieces = list(_pieces(module, at))
-    groups = _grouped([_signature(module, piece, weights) for piece in pieces])
+    at = find_cuts(module, weights)
+    pieces = list(_split_at(module, at))
+    groups = _group([_describe_piece(module, piece, weights) for piece in pieces])
     segments, start = [], 0
     for size in groups:
         inner = at[start : start + size]
         nodes = [node for piece in pieces[start : start + size] for node in piece]
-        segments.append(_segment(module, nodes, inner, weights))
+        segments.append(_extract_segment(module, nodes, inner, weights))
         start += size
     return segments
 
 
-def with_outputs(module: fx.GraphModule, values: Sequence[fx.Node]) -> fx.GraphModule:
+def add_outputs(module: fx.GraphModule, values: Sequence[fx.Node]) -> fx.GraphModule:
     """A copy that returns the values of these nodes behind its own outputs; parameters are shared."""
     graph = fx.Graph()
     env: dict[fx.Node, Any] = {}
@@ -96,30 +96,30 @@ def with_outputs(module: fx.GraphModule, values: Sequence[fx.Node]) -> fx.GraphM
     return fx.GraphModule(module, graph)
 
 
-def shared_values(module: fx.GraphModule, segments: Sequence[Segment]) -> fx.GraphModule:
+def extract_shared_values(module: fx.GraphModule, segments: Sequence[Segment]) -> fx.GraphModule:
     """A module of the network's inputs that returns what segments read and no weight changes, by name.
 
-    Its outputs are in the order of `shared_names`.
+    Its outputs are in the order of `find_shared_names`.
     """
-    wanted = set(shared_names(segments))
+    wanted = set(find_shared_names(segments))
     graph = fx.Graph()
     env: dict[fx.Node, fx.Node] = {}
     for node in module.graph.nodes:
         if node.op != "output":
             env[node] = graph.node_copy(node, env.__getitem__)
     by_name = {node.name: copy for node, copy in env.items() if node.name in wanted}
-    graph.output(tuple(by_name[name] for name in shared_names(segments)))
+    graph.output(tuple(by_name[name] for name in find_shared_names(segments)))
     graph.eliminate_dead_code()
     return fx.GraphModule(module, graph)
 
 
-def shared_names(segments: Sequence[Segment]) -> tuple[str, ...]:
+def find_shared_names(segments: Sequence[Segment]) -> tuple[str, ...]:
     """Names of values that segments read and none of them hands back, each once."""
     made = {name for segment in segments for name in segment.cuts}
     return tuple(dict.fromkeys(name for segment in segments for name in segment.inputs if name not in made))
 
 
-def _moving(module: fx.GraphModule, weights: Collection[str]) -> frozenset[fx.Node]:
+def _find_moving(module: fx.GraphModule, weights: Collection[str]) -> frozenset[fx.Node]:
     """The nodes whose value changes with one of `weights`."""
     found: set[fx.Node] = set()
     for node in module.graph.nodes:
@@ -134,7 +134,7 @@ def _reads_weight_after(order: Sequence[fx.Node], start: int, weights: Collectio
     return any(read.op == "get_attr" and read.target in weights for read in later)
 
 
-def _pieces(module: fx.GraphModule, at: Sequence[fx.Node]) -> Iterator[list[fx.Node]]:
+def _split_at(module: fx.GraphModule, at: Sequence[fx.Node]) -> Iterator[list[fx.Node]]:
     """The calls between cuts; the last piece ends with the network."""
     ends, piece = set(at), []
     for node in module.graph.nodes:
@@ -147,7 +147,7 @@ def _pieces(module: fx.GraphModule, at: Sequence[fx.Node]) -> Iterator[list[fx.N
     yield piece
 
 
-def _signature(module: fx.GraphModule, piece: Sequence[fx.Node], weights: Collection[str]) -> tuple[str, ...]:
+def _describe_piece(module: fx.GraphModule, piece: Sequence[fx.Node], weights: Collection[str]) -> tuple[str, ...]:
     """Of the calls that read a weight: function and shape."""
     return tuple(
         f"{node.target} {tuple(module.get_parameter(str(read.target)).shape)}"
@@ -157,12 +157,12 @@ def _signature(module: fx.GraphModule, piece: Sequence[fx.Node], weights: Collec
     )
 
 
-def _grouped(signatures: Sequence[tuple[str, ...]]) -> list[int]:
+def _group(signatures: Sequence[tuple[str, ...]]) -> list[int]:
     """How many consecutive pieces each segment takes."""
     count = len(signatures)
     start, period, repeats = max(
         (
-            (start, period, _repeats(signatures, start, period))
+            (start, period, _count_repeats(signatures, start, period))
             for period in range(1, count // 2 + 1)
             for start in range(count - period)
         ),
@@ -173,30 +173,30 @@ def _grouped(signatures: Sequence[tuple[str, ...]]) -> list[int]:
     if repeats == 1 or 2 * period * repeats < count:
         return [1] * count
     groups = [period] * repeats
-    block = _weights(signatures[start : start + period])
-    if _weights(signatures[:before]) <= block:
+    block = _count_weights(signatures[start : start + period])
+    if _count_weights(signatures[:before]) <= block:
         groups[0] += before
     else:
         groups = [1] * before + groups
-    if _weights(signatures[count - after :]) <= block:
+    if _count_weights(signatures[count - after :]) <= block:
         groups[-1] += after
     else:
         groups += [1] * after
     return groups
 
 
-def _weights(signatures: Sequence[tuple[str, ...]]) -> int:
+def _count_weights(signatures: Sequence[tuple[str, ...]]) -> int:
     return sum(len(signature) for signature in signatures)
 
 
-def _repeats(signatures: Sequence[tuple[str, ...]], start: int, period: int) -> int:
+def _count_repeats(signatures: Sequence[tuple[str, ...]], start: int, period: int) -> int:
     first, repeats = signatures[start : start + period], 1
     while signatures[start + repeats * period : start + (repeats + 1) * period] == first:
         repeats += 1
     return repeats
 
 
-def _segment(
+def _extract_segment(
     module: fx.GraphModule, nodes: Sequence[fx.Node], inner: Sequence[fx.Node], weights: Collection[str]
 ) -> Segment:
     """The nodes as a module; what they read from outside becomes a placeholder, parameters stay attributes."""

@@ -70,7 +70,7 @@ class TrainingState:
         zeros = {name: torch.zeros_like(weight) for name, weight in masters.items()}
         moments = [{name: zero.clone() for name, zero in zeros.items()} for _ in range(2)]
         best = {name: weight.clone() for name, weight in masters.items()}
-        scales = {name: _scale(weight, masks.get(name)) for name, weight in masters.items()}
+        scales = {name: _find_step_size(weight, masks.get(name)) for name, weight in masters.items()}
         return TrainingState(masters, moments[0], moments[1], best, scales, torch.zeros(0), torch.zeros(0))
 
 
@@ -108,7 +108,7 @@ class RefineProgress:
     def save(self, path: Path) -> None:
         """Writes it to a file, which appears whole or not at all."""
         partial = path.with_name(path.name + ".partial")
-        torch.save(_plain(self), partial)
+        torch.save(_make_plain(self), partial)
         partial.replace(path)
 
     @staticmethod
@@ -164,7 +164,7 @@ class Training:
         """
         if not state.curve:
             state.before = state.after = held(state.weights)
-            state.curve.append(Epoch(0, math.nan, _mean(state.before)))
+            state.curve.append(Epoch(0, math.nan, _average(state.before)))
             done(state)
         for number in range(len(state.curve), self.epochs + 1):
             if self.progress(state) >= 1:
@@ -172,10 +172,10 @@ class Training:
             losses = [self._step(state, batch) for batch in epoch(number)]
             started = time.perf_counter()
             values = held(state.weights)
-            if not len(values) or _mean(values) < _mean(state.after):
+            if not len(values) or _average(values) < _average(state.after):
                 state.after = values
                 state.best = {name: weight.clone() for name, weight in state.weights.items()}
-            state.curve.append(Epoch(number, math.fsum(losses) / max(1, len(losses)), _mean(values)))
+            state.curve.append(Epoch(number, math.fsum(losses) / max(1, len(losses)), _average(values)))
             state.seconds += time.perf_counter() - started
             done(state)
         return state
@@ -215,7 +215,7 @@ class Training:
         return by_step if self.limit is None else max(by_step, state.seconds / self.limit)
 
 
-def _scale(weight: Tensor, mask: Tensor | None) -> float:
+def _find_step_size(weight: Tensor, mask: Tensor | None) -> float:
     """`rms √(64 / K)`; the root of the size stands for the K of a matrix, whose orientation is not known here."""
     kept = weight if mask is None else weight[mask.bool()]
     rms = float(kept.square().mean().sqrt()) if kept.numel() else 0.0
@@ -225,12 +225,12 @@ def _scale(weight: Tensor, mask: Tensor | None) -> float:
     return (rms or 1.0) * math.sqrt(WIDTH / max(1.0, width))
 
 
-def _mean(values: Tensor) -> float:
+def _average(values: Tensor) -> float:
     return float(values.double().mean()) if len(values) else math.nan
 
 
-def _plain(value: Any) -> Any:
+def _make_plain(value: Any) -> Any:
     """Dataclasses as dictionaries, so that the file holds tensors and numbers only."""
     if is_dataclass(value):
-        return {entry.name: _plain(getattr(value, entry.name)) for entry in fields(value)}
-    return [_plain(entry) for entry in value] if isinstance(value, (list, tuple)) else value
+        return {entry.name: _make_plain(getattr(value, entry.name)) for entry in fields(value)}
+    return [_make_plain(entry) for entry in value] if isinstance(value, (list, tuple)) else value

@@ -51,7 +51,7 @@ class Views:
                 results = run(feeds)
                 if len(results) > 1 or not _is_classes(results[0]):
                     return Views(images=True)
-                outputs = torch.stack([run((view,))[0].float() for view in around(feeds[0])])
+                outputs = torch.stack([run((view,))[0].float() for view in make_shifted_views(feeds[0])])
             classes = outputs.argmax(-1)
             same.append((classes == classes[0]).T)
             seen.append(outputs)
@@ -59,7 +59,9 @@ class Views:
             return Views()
         shares = torch.cat(same).double().mean(0)
         turned, moved = float(shares[1]), float(shares[2::2].mean())
-        return Views(images=True, symmetric=min(turned, moved) >= SAME and _change(torch.cat(seen, 1)) <= CHANGE)
+        return Views(
+            images=True, symmetric=min(turned, moved) >= SAME and _measure_change(torch.cat(seen, 1)) <= CHANGE
+        )
 
     def changed(self, feeds: Inputs, generator: torch.Generator) -> Inputs:
         """Each image shifted at random and, where the network is symmetric, mirrored or not; else as they are."""
@@ -69,10 +71,10 @@ class Views:
         if self.symmetric:
             turned = torch.rand(len(images), generator=generator) < 0.5  # noqa: PLR2004 (half)
             images = torch.where(turned[:, None, None, None], images.flip(-1), images)
-        return (shifted(images, generator),)
+        return (shift_at_random(images, generator),)
 
 
-def _change(outputs: Tensor) -> float:
+def _measure_change(outputs: Tensor) -> float:
     """By how much the worst view changes outputs [views, N, C], squared, of their variance over images."""
     changed = (outputs - outputs[0]).square().sum(-1).mean(1).max()
     return float(changed / outputs[0].var(0, correction=0).sum().clamp_min(torch.finfo(torch.float32).tiny))
@@ -91,22 +93,22 @@ def is_image(feeds: Inputs) -> bool:
     return channels <= MOST_CHANNELS and min(height, width) >= LEAST_SIDE
 
 
-def both(images: Tensor) -> Iterator[Tensor]:
+def make_mirrored_views(images: Tensor) -> Iterator[Tensor]:
     """As they are, and left and right exchanged."""
     yield images
     yield images.flip(-1)
 
 
-def around(images: Tensor) -> Iterator[Tensor]:
+def make_shifted_views(images: Tensor) -> Iterator[Tensor]:
     """Both views of nine places: shifted by nothing or a sixteenth of a side in each direction."""
     _, _, height, width = images.shape
     far = max(1, min(height, width) // (2 * SHIFT))
     padded = F.pad(images, (far,) * 4, mode="reflect")
     for y, x in itertools.product((far, 0, 2 * far), repeat=2):
-        yield from both(padded[:, :, y : y + height, x : x + width])
+        yield from make_mirrored_views(padded[:, :, y : y + height, x : x + width])
 
 
-def shifted(images: Tensor, generator: torch.Generator) -> Tensor:
+def shift_at_random(images: Tensor, generator: torch.Generator) -> Tensor:
     """Each by up to an eighth of a side, its edge mirrored into the gap."""
     _, _, height, width = images.shape
     most = max(1, min(height, width) // SHIFT)

@@ -71,7 +71,7 @@ def _chosen(request: EngineRequest, *, has_onnx: bool) -> EngineChoice:
     if writes and not has_onnx and asked != "torch":
         raise InputError("--precision converts ONNX files, and this model is none. Add --onnx, or leave it out.")
     if asked == "tensorrt":
-        tensorrt.require()
+        tensorrt.require_tensorrt()
     if asked == "torch" and precision == "fp32":
         raise InputError("--engine torch multiplies in fp16 or bf16. Use one of them with --precision.")
     if asked == "torch":

@@ -16,7 +16,7 @@ from prox24_export.passes.calibrate.calibrate import Calibrate
 from prox24_export.passes.calibrate.moments import Observation
 from prox24_export.passes.calibrate.schedule import schedule
 from prox24_export.passes.calibrate.streams import Streams
-from prox24_export.passes.find_linears import not_reached
+from prox24_export.passes.find_linears import skip_unreached
 from prox24_export.passes.graph.arrays import Array, is_finite
 from prox24_export.passes.graph.lazy_tensors import LazyTensors
 from prox24_export.passes.graph.protocol import Linear, Skipped, TracedGraph
@@ -88,7 +88,7 @@ def prune(
             for linear in stage.linears:
                 why = _unreached(seen[linear.name])
                 if why:
-                    rows[place[linear.name]] = row_of(not_reached(linear, why), graph.parameters)
+                    rows[place[linear.name]] = row_of(skip_unreached(linear, why), graph.parameters)
                 else:
                     reached.append(linear)
             by_name = {linear.name: linear for linear in reached}

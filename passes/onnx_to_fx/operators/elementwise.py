@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (torch's own habit)
 from torch import Tensor
 
-from prox24_export.passes.onnx_to_fx.table import Floats, Unsupported, number, one_of, operator
+from prox24_export.passes.onnx_to_fx.table import Floats, Unsupported, one_of, operator, read_number
 
 WITHOUT_ATTRIBUTES: dict[str, Callable[..., Tensor]] = {
     "Abs": torch.abs,
@@ -124,7 +124,9 @@ def clip(x: Tensor, low: Floats | None = None, high: Floats | None = None) -> Te
     if isinstance(low, Tensor) or isinstance(high, Tensor):
         x = x if low is None else torch.maximum(x, torch.as_tensor(low, dtype=x.dtype, device=x.device))
         return x if high is None else torch.minimum(x, torch.as_tensor(high, dtype=x.dtype, device=x.device))
-    return clip_by_attributes(x, min=None if low is None else number(low), max=None if high is None else number(high))
+    return clip_by_attributes(
+        x, min=None if low is None else read_number(low), max=None if high is None else read_number(high)
+    )
 
 
 @operator("Clip", since=6)
@@ -236,7 +238,7 @@ def dropout(
     outputs: int = 1,
 ) -> tuple[Tensor, ...]:
     """The value itself, as in inference, and a mask that keeps all."""
-    if training is not None and number(training):
+    if training is not None and read_number(training):
         raise Unsupported("training_mode")
     return (x, torch.ones_like(x, dtype=torch.bool))[:outputs]
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (torch's own habit)
 from torch import Tensor
 
-from prox24_export.passes.onnx_to_fx.table import Floats, Ints, Unsupported, ints, number, one_of, operator
+from prox24_export.passes.onnx_to_fx.table import Floats, Ints, Unsupported, one_of, operator, read_ints, read_number
 
 INDEX_OF_CUMULATIVE = {"sum": torch.cumsum, "prod": torch.cumprod}
 
@@ -15,7 +15,7 @@ INDEX_OF_CUMULATIVE = {"sum": torch.cumsum, "prod": torch.cumprod}
 @operator("Reshape", literals=[1])
 def reshape(x: Tensor, shape: Ints, *, allowzero: int = 0) -> Tensor:
     """Other sizes; −1 is inferred, 0 is kept as it is."""
-    sizes = ints(shape)
+    sizes = read_ints(shape)
     if not allowzero:
         sizes = [x.shape[axis] if size == 0 else size for axis, size in enumerate(sizes)]
     return x.reshape(sizes)
@@ -37,7 +37,7 @@ def flatten(x: Tensor, *, axis: int = 1) -> Tensor:
 @operator("Squeeze", since=13, literals=[1])
 def squeeze(x: Tensor, axes: Ints | None = None) -> Tensor:
     """Without axes of size 1: these, or all."""
-    return x.squeeze() if axes is None else x.squeeze(tuple(ints(axes)))
+    return x.squeeze() if axes is None else x.squeeze(tuple(read_ints(axes)))
 
 
 @operator("Squeeze")
@@ -49,7 +49,7 @@ def squeeze_by_attribute(x: Tensor, *, axes: Sequence[int] | None = None) -> Ten
 @operator("Unsqueeze", since=13, literals=[1])
 def unsqueeze(x: Tensor, axes: Ints) -> Tensor:
     """With new axes of size 1 at these places of the result."""
-    places = ints(axes)
+    places = read_ints(axes)
     rank = x.dim() + len(places)
     for place in sorted(place % rank for place in places):
         x = x.unsqueeze(place)
@@ -74,7 +74,7 @@ def split(
 ) -> tuple[Tensor, ...]:
     """Pieces along an axis: of these sizes, or as equal as can be, the last one smaller."""
     if sizes is not None:
-        return torch.split(x, ints(sizes), axis)
+        return torch.split(x, read_ints(sizes), axis)
     if num_outputs not in {None, outputs}:
         raise Unsupported(f"num_outputs = {num_outputs} for {outputs} outputs")
     size, piece = x.shape[axis], math.ceil(x.shape[axis] / outputs)
@@ -94,13 +94,13 @@ def split_by_attribute(
 @operator("Expand", literals=[1])
 def expand(x: Tensor, shape: Ints) -> Tensor:
     """Broadcast against these sizes."""
-    return x.expand(torch.broadcast_shapes(x.shape, ints(shape)))  # type: ignore[no-untyped-call]
+    return x.expand(torch.broadcast_shapes(x.shape, read_ints(shape)))  # type: ignore[no-untyped-call]
 
 
 @operator("Tile", since=6, literals=[1])
 def tile(x: Tensor, repeats: Ints) -> Tensor:
     """Repeated along every axis."""
-    return x.repeat(ints(repeats))
+    return x.repeat(read_ints(repeats))
 
 
 @operator("Pad", since=11, literals=[1, 2, 3], only={"mode": one_of("constant", "reflect", "edge", "wrap")})
@@ -108,14 +108,14 @@ def pad(
     x: Tensor, pads: Ints, value: Floats | None = None, axes: Ints | None = None, *, mode: str = "constant"
 ) -> Tensor:
     """More (or, where negative, fewer) entries before and after axes."""
-    amounts = ints(pads)
-    places = [axis % x.dim() for axis in (range(x.dim()) if axes is None else ints(axes))]
+    amounts = read_ints(pads)
+    places = [axis % x.dim() for axis in (range(x.dim()) if axes is None else read_ints(axes))]
     before, after = [0] * x.dim(), [0] * x.dim()
     for axis, first, last in zip(places, amounts[: len(places)], amounts[len(places) :], strict=True):
         before[axis], after[axis] = first, last
     if mode == "constant":
         backwards = [amount for pair in zip(reversed(before), reversed(after), strict=True) for amount in pair]
-        return F.pad(x, backwards, value=0 if value is None else number(value))
+        return F.pad(x, backwards, value=0 if value is None else read_number(value))
     for axis, (first, last) in enumerate(zip(before, after, strict=True)):
         if first or last:
             positions = torch.arange(-first, x.shape[axis] + last, device=x.device)
@@ -152,7 +152,7 @@ def space_to_depth(x: Tensor, *, blocksize: int, mode: str = "DCR") -> Tensor:
 @operator("Trilu", literals=[1])
 def trilu(x: Tensor, k: Ints | None = None, *, upper: int = 1) -> Tensor:
     """The upper or lower triangle of the last two axes, from diagonal `k` on."""
-    diagonal = 0 if k is None else ints(k)[0]
+    diagonal = 0 if k is None else read_ints(k)[0]
     return torch.triu(x, diagonal) if upper else torch.tril(x, diagonal)
 
 
@@ -160,7 +160,7 @@ def trilu(x: Tensor, k: Ints | None = None, *, upper: int = 1) -> Tensor:
 @operator("CumProd", literals=[1], extra={"how": "prod"})
 def cumulative(x: Tensor, axis: Ints, *, how: str, exclusive: int = 0, reverse: int = 0) -> Tensor:
     """Running sums or products along an axis, without the entry itself where exclusive."""
-    (place,) = ints(axis)
+    (place,) = read_ints(axis)
     x = x.flip(place) if reverse else x
     result = INDEX_OF_CUMULATIVE[how](x, place, dtype=x.dtype)
     if exclusive:

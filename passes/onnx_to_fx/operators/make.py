@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from prox24_export.passes.onnx_to_fx.table import Ints, ints, operator
+from prox24_export.passes.onnx_to_fx.table import Ints, operator, read_ints
 
 
 @operator("Shape", detached=True)
@@ -39,7 +39,7 @@ def constant(
 @operator("ConstantOfShape", detached=True)
 def constant_of_shape(shape: Tensor, *, value: tuple[float, torch.dtype] = (0.0, torch.float32)) -> Tensor:
     """One number everywhere."""
-    return torch.full(ints(shape), value[0], dtype=value[1], device=shape.device)
+    return torch.full(read_ints(shape), value[0], dtype=value[1], device=shape.device)
 
 
 @operator("Range", detached=True)
@@ -60,7 +60,7 @@ def eye_like(x: Tensor, *, dtype: torch.dtype | None = None, k: int = 0) -> Tens
 @operator("OneHot", fixed=[0, 1], literals=[1])
 def one_hot(indices: Tensor, depth: Ints, values: Tensor, *, axis: int = -1) -> Tensor:
     """A new axis, `values[1]` at the index and `values[0]` elsewhere."""
-    (size,) = ints(depth)
+    (size,) = read_ints(depth)
     wanted = indices.long().unsqueeze(axis)
     shape = [1] * wanted.dim()
     shape[axis] = size

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (torch's own habit)
 from torch import Tensor
 
-from prox24_export.passes.onnx_to_fx.table import Ints, ints, one_of, operator
+from prox24_export.passes.onnx_to_fx.table import Ints, one_of, operator, read_ints
 
 REDUCTIONS = {
     "ReduceL1": "l1",
@@ -26,7 +26,7 @@ def reduce(
     x: Tensor, axes: Ints | None = None, *, how: str, keepdims: int = 1, noop_with_empty_axes: int = 0
 ) -> Tensor:
     """One number for all entries along some axes, or along all where none is given."""
-    places = [] if axes is None else sorted(axis % x.dim() for axis in ints(axes))
+    places = [] if axes is None else sorted(axis % x.dim() for axis in read_ints(axes))
     if not places and noop_with_empty_axes:
         return _combined(x.unsqueeze(0), [0], how, keepdims=False)
     return _combined(x, places or list(range(x.dim())), how, keepdims=bool(keepdims))
@@ -62,7 +62,7 @@ def top_k(
     outputs: int = 2,
 ) -> tuple[Tensor, ...]:
     """The `k` largest or smallest entries along an axis, in order, and their positions; the first among equals."""
-    (count,) = ints(k)
+    (count,) = read_ints(k)
     values, positions = torch.sort(x, stable=True, dim=axis, descending=bool(largest))
     return (values.narrow(axis, 0, count), positions.narrow(axis, 0, count))[:outputs]
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (torch's own habit)
 from torch import Tensor
 
-from prox24_export.passes.onnx_to_fx.table import Floats, Ints, Unsupported, floats, ints, one_of, operator
+from prox24_export.passes.onnx_to_fx.table import Floats, Ints, Unsupported, one_of, operator, read_floats, read_ints
 
 COORDINATES = one_of(
     "half_pixel", "half_pixel_symmetric", "pytorch_half_pixel", "align_corners", "asymmetric", "tf_half_pixel_for_nn"
@@ -45,11 +45,11 @@ def resize(
     """Axes of other sizes, entries taken or interpolated along one after the other."""
     places = [axis % x.dim() for axis in (range(x.dim()) if axes is None else axes)]
     before = [x.shape[axis] for axis in places]
-    wanted = [] if sizes is None else ints(sizes)
+    wanted = [] if sizes is None else read_ints(sizes)
     if wanted:
         after, factors = _sized(before, wanted, keep_aspect_ratio_policy)
     else:
-        factors = floats(scales if scales is not None else ())
+        factors = read_floats(scales if scales is not None else ())
         exact = [size * factor for size, factor in zip(before, factors, strict=True)]
         after = [math.floor(size) for size in exact]
         if coordinate_transformation_mode == "align_corners" and not np.allclose(after, exact, atol=1e-4):

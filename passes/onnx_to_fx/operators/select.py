@@ -7,15 +7,15 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (torch's own habit)
 from torch import Tensor
 
-from prox24_export.passes.onnx_to_fx.table import Ints, Unsupported, as_tensor, ints, operator
+from prox24_export.passes.onnx_to_fx.table import Ints, Unsupported, as_tensor, operator, read_ints
 
 
 @operator("Slice", since=10, literals=[1, 2, 3, 4])
 def slice_axes(x: Tensor, starts: Ints, ends: Ints, axes: Ints | None = None, steps: Ints | None = None) -> Tensor:
     """Ranges of positions along axes; a step may be negative."""
-    firsts, lasts = ints(starts), ints(ends)
-    places = range(len(firsts)) if axes is None else ints(axes)
-    strides = [1] * len(firsts) if steps is None else ints(steps)
+    firsts, lasts = read_ints(starts), read_ints(ends)
+    places = range(len(firsts)) if axes is None else read_ints(axes)
+    strides = [1] * len(firsts) if steps is None else read_ints(steps)
     for axis, first, last, step in zip(places, firsts, lasts, strides, strict=True):
         x = _sliced(x, axis, range(*slice(first, last, step).indices(x.shape[axis])))
     return x

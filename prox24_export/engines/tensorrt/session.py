@@ -9,7 +9,7 @@ import numpy as np
 
 from prox24_export.engines.tensorrt.cuda_device import CudaDevice, HostArray
 from prox24_export.errors import InputError, Prox24Error, first_line
-from prox24_export.passes.emit_engine.capture_log import BuildLog, captured
+from prox24_export.passes.emit_engine.capture_log import BuildLog, capture_log
 from prox24_export.passes.emit_engine.tensorrt import import_tensorrt
 
 NUMPY: dict[str, np.dtype[Any]] = {  # by TensorRT's name
@@ -65,7 +65,7 @@ class TrtSession:
         self._device = device or CudaDevice()
         self._memory: dict[str, Any] = {}
         plan = engine.read_bytes() if isinstance(engine, Path) else engine
-        with captured() as log:
+        with capture_log() as log:
             self._engine = _deserialised(plan, name, log)
             self._context = self._engine.create_execution_context()
             if self._context is None:
@@ -79,13 +79,13 @@ class TrtSession:
 
     def outputs(self) -> dict[str, HostArray]:
         """Outputs of one inference by name, on the host."""
-        with captured():
+        with capture_log():
             self._device.run(self._launch)
         return {name: self._read(name) for name in self._names("OUTPUT")}
 
     def times(self, runs: int) -> list[float]:
         """Milliseconds of `runs` consecutive inferences, transfers excluded."""
-        with captured():
+        with capture_log():
             return self._device.times(self._launch, runs)
 
     def layer_times(self, runs: int) -> dict[str, float]:
@@ -94,7 +94,7 @@ class TrtSession:
         A session that has been profiled stays profiled: take a fresh one, with `graph=False`, for this alone.
         """
         profiler = _layer_times(self._trt)
-        with captured():
+        with capture_log():
             self._context.profiler = profiler
             for _ in range(runs):
                 self._device.run(self._enqueue)
@@ -180,7 +180,7 @@ class TrtSession:
             raise EngineRunError(f"TensorRT cannot run the engine {self.name}")
 
     def _capture(self) -> None:
-        with captured() as log:
+        with capture_log() as log:
             self._launch, why = self._device.capture(self._enqueue_captured)
         if why:
             self._launch = self._enqueue
