@@ -14,24 +14,24 @@ from prox24_export.passes.graph.protocol import Linear, TracedGraph
 
 @dataclass(frozen=True)
 class Differentiable:
-    """A graph as a differentiable function; statistics and other buffers are constants of it.
+    """A graph as a differentiable function. Statistics and other buffers are constants of it.
 
     Attributes:
-        module: `forward(*inputs) -> tuple of tensors`, inputs and outputs in the graph's order.
-        parameters: Name of the module's parameter by name of the stored tensor, of floating-point ones.
+        module: The function, `forward(*inputs) -> tuple of tensors`, with inputs and outputs in the graph's order.
+        parameters: Name of the module's parameter by name of the stored tensor, for tensors of floating-point numbers.
     """
 
     module: fx.GraphModule
     parameters: Mapping[str, str]
 
     def pruned_parameters(self, linears: Sequence[Linear], weights: Mapping[str, Array]) -> dict[str, Tensor]:
-        """Solved weights as float32 tensors by name of the parameter.
+        """Solved weights as float32 tensors in the parameter's shape, by name of the parameter.
 
-        A weight of which only some experts are pruned is left out, and stays as it is.
+        A weight of which only some experts are pruned is left out, so that it stays as it is.
 
         Args:
             linears: The pruned layers.
-            weights: Their solved weights by name, as they are stored.
+            weights: Their solved weights by name, in the stored shape and dtype.
         """
         pieces: dict[str, dict[int | None, Array]] = {}
         for linear in linears:
@@ -49,16 +49,19 @@ class Differentiable:
     def stored_tensors(
         self, graph: TracedGraph, linears: Sequence[Linear], tensors: Mapping[str, Tensor]
     ) -> dict[str, Array]:
-        """Tensors by name of the parameter as the model stores them: pruned weights, and whatever else has moved.
+        """Converts tensors from the module's parameters to the shape and dtype in which the model stores them.
 
         Args:
             graph: The model.
             linears: Its pruned layers; +0.0 stays +0.0 in their weights.
             tensors: New values by name of the parameter.
+
+        Returns:
+            Arrays by name of the stored tensor, clipped to what its dtype can hold.
         """
         owners: dict[str, str] = {}
         for name, place in self.parameters.items():
-            owners.setdefault(place, name)  # of tied weights the first
+            owners.setdefault(place, name)  # tied weights belong to the first of them
         stored: dict[str, Array] = {}
         pruned = set()
         for linear in linears:
@@ -77,7 +80,7 @@ class Differentiable:
 
 
 def _join(parts: Mapping[int | None, Array], count: int) -> Array | None:
-    """A whole weight, or its `count` experts joined; None where some of them are missing."""
+    """The whole weight, or its `count` experts joined along a first axis; None where some of them are missing."""
     if None in parts:
         return parts[None]
     return np.stack([parts[index] for index in range(count)]) if len(parts) == count else None
