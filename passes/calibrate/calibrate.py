@@ -20,7 +20,7 @@ from prox24_export.passes.graph.arrays import Array
 from prox24_export.passes.graph.experts import Expert
 from prox24_export.passes.graph.protocol import Linear, Use
 
-ObservedView = tuple[str, View, Expert | None]  # what layers share whose Gram matrix is the same
+ObservedView = tuple[str, View, Expert | None]  # layers for which all three are equal share one Gram matrix
 Sums = dict[ObservedView, dict[str, Moments]]
 Residuals = dict[str, dict[str, Tensor]]
 
@@ -30,7 +30,7 @@ class CalibratedStage:
     """What calibration learnt in one stage.
 
     Attributes:
-        observations: What is known of the input of every layer of the stage, by the layer's name.
+        observations: What is known about the input of every layer of the stage, by the layer's name.
     """
 
     observations: dict[str, Observation]
@@ -38,10 +38,10 @@ class CalibratedStage:
 
 @dataclass(frozen=True)
 class Calibrate:
-    """Settings of the pass.
+    """The pass that runs one stage in both streams, and its settings.
 
     Attributes:
-        with_cross: Whether the cross Gram matrix is wanted; if not, `cross` of the moments is their `gram`.
+        with_cross: Whether the cross Gram matrix is wanted. If not, `cross` of the moments is their `gram`.
     """
 
     with_cross: bool = True
@@ -54,16 +54,17 @@ class Calibrate:
         weights: Mapping[str, Array],
         tick: Callable[[], None] = lambda: None,
     ) -> CalibratedStage:
-        """Runs one stage in both streams, and carries them on.
+        """Runs one stage in both streams, and leaves both streams behind it.
 
         Args:
-            streams: Where both streams are; they are moved behind the stage.
-            stage: The stage that comes next.
-            weights: The weights solved so far, as they are stored, by name.
+            streams: The two streams. They are changed: afterwards they stand behind the stage.
+            stage: The stage that comes next in the schedule.
+            weights: The weights solved so far, in their stored shape and dtype, by name.
             tick: Called once for each batch.
 
         Raises:
-            InputError: An activation holds NaN or Inf; the message names the layer and the batch.
+            InputError: An activation holds NaN or Inf, or no activation reaches a layer; the message names the layer
+                and the batch.
         """
         dense, pruned = StageRunner(streams.graph, stage, {}), StageRunner(streams.graph, stage, weights)
         views = _group_by_view(stage)
@@ -89,7 +90,7 @@ class Calibrate:
 
 
 def _collect(streams: Streams, stage: Stage, sums: Sums, residuals: Residuals) -> dict[str, Observation]:
-    """Moments of every layer of the stage; those of layers that are used again later wait in `streams.pending`."""
+    """Collects the observations of the stage's layers. Moments of layers with later uses wait in `streams.pending`."""
     pending = streams.pending
     for linear, use in stage.observed:
         seen = sums[use.activation, use.view, use.expert]
@@ -119,7 +120,7 @@ def _add_residuals(
     stage: Stage,
     pair: tuple[Mapping[str, Array], Mapping[str, Array]],
 ) -> None:
-    """Adds one batch to the residual products of the stage's layers."""
+    """Adds one batch to the residual products of the stage's layers, by layer and by part of the data."""
     for linear, use in stage.observed:
         product = _multiply_residual(linear, use, *pair)
         if product is not None:
@@ -130,7 +131,10 @@ def _add_residuals(
 def _multiply_residual(
     linear: Linear, use: Use, dense: Mapping[str, Array], pruned: Mapping[str, Array]
 ) -> Tensor | None:
-    """`(r_d − rₛ)ᵀXₛ` where the branch is computed already, has moved, and has the shape of the layer's product."""
+    """Computes `(r_d − rₛ)ᵀXₛ` [N, K] in float64, how far the residual branch has moved, times the layer's input.
+
+    None where the branch is not computed yet, has not moved, or has another shape than the layer's product.
+    """
     if use.residual is None or len(linear.uses) > 1 or use.residual not in pruned:
         return None
     r_dense, r_pruned = dense[use.residual], pruned[use.residual]
@@ -156,7 +160,9 @@ def _add(
     *,
     with_cross: bool,
 ) -> None:
-    """Adds one batch of both streams to the sums of its part: float32 products over bounded chunks, float64 totals.
+    """Adds one batch of both streams to the sums of its part.
+
+    Products are taken in float32 over chunks of bounded size; their totals are float64.
 
     Where the graph chose other tokens in the pruned stream than in the dense one (NonZero, TopK, ...), rows cannot be
     paired: the batch then counts as if the dense stream had seen the pruned one's input.

@@ -13,18 +13,18 @@ class Frontier(Protocol):
     """Values of the dense and the pruned stream by batch. A value that both streams share stays one object."""
 
     def take(self, batch: int) -> tuple[StreamValues, StreamValues]:
-        """What was put last: (dense, pruned)."""
+        """The values that were put last for a batch: (dense, pruned)."""
 
     def put(self, batch: int, dense: StreamValues, pruned: StreamValues) -> None:
-        """Replaces a batch's values.
+        """Replaces the values of a batch.
 
         Raises:
-            OSError: They cannot be written.
+            OSError: The values cannot be written.
         """
 
 
 class InMemory:
-    """Values as they are."""
+    """Keeps the values of every batch in memory."""
 
     def __init__(self, feeds: Sequence[Mapping[str, Any]]) -> None:
         """Both streams start as the feeds, sharing the arrays."""
@@ -40,7 +40,7 @@ class InMemory:
 
 
 class OnDisk:
-    """A file a batch."""
+    """Keeps the values of each batch in a file of its own."""
 
     def __init__(self, feeds: Sequence[Mapping[str, Any]], folder: Path) -> None:
         """Both streams start as the feeds; `folder` must exist."""
