@@ -1,4 +1,4 @@
-"""The whole graph as a differentiable function, whichever front end it came from."""
+"""Makes a whole graph a differentiable function, whichever front end opened it."""
 
 from prox24_export.passes.front_onnx.graph import OnnxGraph
 from prox24_export.passes.front_torch.flat_module import make_flat_module
@@ -10,13 +10,18 @@ from prox24_export.passes.onnx_to_fx.convert import ConvertToFx
 
 
 def make_differentiable(graph: TracedGraph, feeds: Feeds) -> Differentiable:
-    """The graph as a differentiable function, all of it in memory.
+    """Makes a graph a differentiable function, with all its weights in memory.
 
-    An ONNX graph is converted, and compared with ONNX Runtime on `feeds`; a torch program runs as it is.
+    An ONNX graph is converted, and the result is compared with ONNX Runtime on `feeds`. A torch program runs as it is.
+
+    Args:
+        graph: The model.
+        feeds: Arrays by input name to compare on.
 
     Raises:
         NotDifferentiableError: An operator has no gradient here.
-        DivergenceError: The function computes something else; it names the first node that differs.
+        DivergenceError: The function computes something else than the model; the message names the first node that
+            differs.
     """
     if not isinstance(graph, OnnxGraph):
         return make_flat_module(expect_fx_graph(graph).whole_program())

@@ -1,4 +1,4 @@
-"""What each segment reads and hands on, in the dense network and in the refined one."""
+"""The values that each segment reads and returns, in the dense network and in the refined one."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -15,16 +15,23 @@ CPU = torch.device("cpu")
 
 
 class SegmentStreams:
-    """What the next segment reads, of every batch: in the dense network and in the refined one.
+    """What the next segment reads of every batch, in the dense network and in the refined one.
 
-    Batches keep their samples, because a value at a cut need not have its samples along the first axis. All of it lies
-    in the machine's memory; only the batch in work is on the device.
+    The samples of a batch stay together, because a value at a cut need not have its samples along the first axis. All
+    values are in the memory of the CPU; only the batch in work is on the device.
     """
 
     def __init__(
         self, module: fx.GraphModule, segments: Sequence[Segment], batches: Iterable[Inputs], device: torch.device
     ) -> None:
-        """Runs what no weight changes: masks, positions, the stem."""
+        """Computes the values that no weight changes: masks, positions, the output of the stem.
+
+        Args:
+            module: The dense network.
+            segments: Its segments, in order.
+            batches: The inputs of the network.
+            device: The device to compute on.
+        """
         self._device = device
         self._last_reader = {name: index for index, segment in enumerate(segments) for name in segment.inputs}
         names, before = find_shared_names(segments), extract_shared_values(module, segments)
@@ -36,7 +43,14 @@ class SegmentStreams:
         self._sparse = [dict(values) for values in self._dense]
 
     def pairs(self, segment: Segment, order: Sequence[int] | None = None) -> Iterator[StreamPair]:
-        """What `segment` reads in both networks."""
+        """Yields what `segment` reads in both networks, batch by batch, on the device.
+
+        The pair holds one object twice where nothing differs.
+
+        Args:
+            segment: The segment that comes next.
+            order: Places of the batches in the order wanted. None takes all in their own order.
+        """
         for index in range(len(self._dense)) if order is None else order:
             dense = tuple(_move(self._dense[index][name], self._device) for name in segment.inputs)
             same = all(self._dense[index][name] is self._sparse[index][name] for name in segment.inputs)
@@ -44,12 +58,18 @@ class SegmentStreams:
             yield dense, dense if same else sparse
 
     def shuffled(self, segment: Segment, epoch: int, seed: int) -> Iterator[StreamPair]:
-        """The same in an order of this epoch's own."""
+        """Yields the same pairs in an order that depends on the epoch and the seed."""
         generator = torch.Generator().manual_seed(seed + epoch)
         return self.pairs(segment, torch.randperm(len(self._dense), generator=generator).tolist())
 
     def advance(self, place: int, segment: Segment, weights: Mapping[str, Tensor]) -> None:
-        """Runs `segment`, the one at `place`, in both networks; forgets what none behind it reads."""
+        """Runs a segment in both networks, and drops the values that no later segment reads.
+
+        Args:
+            place: Place of the segment among all.
+            segment: The segment.
+            weights: Its refined weights by name of the parameter.
+        """
         cast = {name: weight.to(segment.module.get_parameter(name).dtype) for name, weight in weights.items()}
         for index, (dense, sparse) in enumerate(self.pairs(segment)):
             with torch.no_grad():
