@@ -1,4 +1,4 @@
-"""Per layer: settings chosen on held-back tokens, mask solver, masked refinement. Knows no graph format."""
+"""Solves each layer for its mask and weights, with settings chosen on held-back tokens. Knows no graph format."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -13,20 +13,20 @@ from prox24_export.passes.calibrate.moments import Moments, Observation
 from prox24_export.solver.layer import LayerSolution, SolverSettings, solve_layer
 from prox24_export.solver.quadratic import Quadratic, automatic_damping
 
-ENTRIES_AT_ONCE = 1 << 21  # of float64 temporaries
-USUAL_BLEND = 0.5  # where no tokens are held back to choose it: half-way was never far from the best
+ENTRIES_AT_ONCE = 1 << 21  # entries of a float64 temporary: 16 MB
+USUAL_BLEND = 0.5  # taken where no tokens are held back to choose it: half-way was never far from the best
 
 
 @dataclass(frozen=True)
 class SolvedLayer:
-    """A layer's solution and the settings it was solved with.
+    """The solution of a layer, and the settings it was solved with.
 
     Attributes:
         name: Name of the layer.
         solution: What the solver returned.
-        blend: 0 aimed at the dense weight, 1 at the dense network's output.
+        blend: What the solver aimed at: 0 is the dense weight, 1 is the dense network's output.
         damping: Share of the mean diagonal that was added to the Gram matrix.
-        seconds: Wall time of the choice of settings and of the solution together.
+        seconds: Wall time in seconds of the choice of settings and of the solution together.
     """
 
     name: str
@@ -38,14 +38,17 @@ class SolvedLayer:
 
 @dataclass(frozen=True)
 class Sparsify:
-    """Settings of the pass.
+    """The pass that solves the layers of a stage, and its settings.
 
     Attributes:
-        method: Mask solver, or a baseline to compare with.
+        method: The mask solver, or a baseline to compare with.
         effort: How hard the mask solver works.
-        damping: Share of the mean diagonal added to each Gram matrix; None: from tokens per input dimension.
-        blend: 0 aims at the dense weight, 1 at the dense network's output; None: chosen on the choice part.
-        held_back: Whether the choice part only chooses; else layers are solved on fit and choice together.
+        damping: Share of its mean diagonal that is added to the diagonal of each Gram matrix. With None it follows from
+            the number of tokens per input dimension.
+        blend: What the solver aims at: 0 is the dense weight, 1 is the dense network's output. With None it is chosen
+            on the choice part of the data.
+        held_back: Whether the choice part is used to choose settings only. Otherwise layers are then solved on the fit
+            and the choice part together.
     """
 
     method: Method = "prox"
@@ -64,13 +67,13 @@ class Sparsify:
         """Solves the layers of one stage, one after the other, so that only one solution is held at a time.
 
         Args:
-            weights: `W` by layer; asked for when the layer's turn comes.
-            observations: What calibration learnt of each layer's input. Emptied, and its moments summed up in place:
-                they are the largest things a run holds.
+            weights: `W` by name of the layer. A weight is asked for when its layer's turn comes.
+            observations: What calibration learnt about each layer's input, by name of the layer. It is emptied, and its
+                moments are summed up in place, because they are the largest things a run holds.
             tick: Called once for each layer.
 
         Raises:
-            ValueError: A weight has no observation, or its solution another shape.
+            ValueError: A weight has no observation, or a shape that does not fit its moments.
         """
         self.requires(weights, observations)
         sharers: dict[int, list[str]] = {}  # layers that read the same value share its moments
@@ -97,7 +100,7 @@ class Sparsify:
         return self.method in AIMS_AT_DENSE_OUTPUT
 
     def _aimed(self, weights: Mapping[str, Tensor], seen: dict[str, Observation]) -> Iterator[SolvedLayer]:
-        """Blends from held-back tokens, where there are some; then solved on all tokens."""
+        """Chooses blends on held-back tokens, where there are some, and then solves on all tokens."""
         started = time.perf_counter()
         whole, choice = (first := next(iter(seen.values()))).fit, first.choice
         del first
@@ -153,7 +156,7 @@ class Sparsify:
 
 
 def _factorise(moments: Moments, damping: float) -> Quadratic | None:
-    """None where the matrix cannot be factorised."""
+    """Factorises the damped Gram matrix. None where that cannot be done."""
     try:
         return Quadratic.of(moments.gram, moments.cross, damping)
     except LinAlgError:
@@ -161,19 +164,23 @@ def _factorise(moments: Moments, damping: float) -> Quadratic | None:
 
 
 def _add_known(parts: list[Tensor | None]) -> Tensor | None:
+    """Adds up the parts that are there; the first one then holds the sum. None where no part is there."""
     known = [part for part in parts if part is not None]
     return None if not known else known[0] if len(known) == 1 else known[0].add_(known[1])
 
 
 def find_best_blend(weight: Float[Tensor, "N K"], seen: Observation, fitted: Quadratic | None) -> float:
-    """The blend in [0, 1] whose dense target comes closest to the dense network's output on held-back tokens.
+    """Finds the blend in [0, 1] with which the layer comes closest to the dense network's output on held-back tokens.
 
     With `D = T − W` fitted on `seen.fit`, the held-back error `‖Xₛ(W + bD)ᵀ + rₛ − X_dWᵀ − r_d‖²` is a parabola in `b`.
 
     Args:
-        weight: `W`.
-        seen: Moments of both parts; `choice` must be there.
+        weight: The dense weight `W`.
+        seen: What calibration learnt about the layer's input.
         fitted: The quadratic of `seen.fit`; None where its Gram matrix could not be factorised.
+
+    Returns:
+        The blend. It is 0 where nothing is held back, or where there is no factorisation.
     """
     held = seen.choice
     if held is None or fitted is None:
