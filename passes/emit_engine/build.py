@@ -2,8 +2,8 @@
 
 There are three of them: the dense model, the sparse model with `SPARSE_WEIGHTS`, which lets the builder time sparse
 tactics and take them where they are faster, and the sparse model without the flag, so that what the flag gains can be
-told from other differences. They share a timing cache: a tactic that was timed for one engine is not timed again for the next.
-Weights are never changed here, so there is no equivalent of `trtexec --sparsity=force`, which changes them.
+told from other differences. They share a timing cache: a tactic that was timed for one engine is not timed again for
+the next. Weights are never changed here, so there is no equivalent of `trtexec --sparsity=force`, which changes them.
 
 TF32 is on, as it is by default in TensorRT and trtexec. It concerns only layers in float32, in all three engines.
 """

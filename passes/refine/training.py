@@ -65,7 +65,7 @@ class TrainingState:
 
     @staticmethod
     def of(weights: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> "TrainingState":
-        """The state at the start, with float32 copies of the weights. Without a mask all weights of a tensor survive."""
+        """The state at the start, with float32 copies of the weights. Without a mask every weight survives."""
         masters = {name: weight.detach().float().clone() for name, weight in weights.items()}
         zeros = {name: torch.zeros_like(weight) for name, weight in masters.items()}
         moments = [{name: zero.clone() for name, zero in zeros.items()} for _ in range(2)]
@@ -228,7 +228,7 @@ class Training:
 
 
 def _find_step_size(weight: Tensor, mask: Tensor | None) -> float:
-    """Computes `rms · √(64 / K)`. The root of a matrix's size stands for its K: which axis that is, is not known here."""
+    """Computes `rms · √(64 / K)`. The root of a matrix's size stands for its K: which axis it is, is not known here."""
     kept = weight if mask is None else weight[mask.bool()]
     rms = float(kept.square().mean().sqrt()) if kept.numel() else 0.0
     if weight.ndim < MATRIX:
