@@ -87,7 +87,7 @@ def test_every_test_of_the_guide_is_there(name: str) -> None:
     ("name", "where"),
     [
         ("_Match", "passes/front_onnx/linear_operators.py"),
-        ("_Refusal", "passes/front_onnx/linear_operators.py"),
+        ("Refusal", "passes/front_onnx/constants.py"),
         ("_recognise_matmul", "passes/front_onnx/linear_operators.py"),
         ("_recognise_gemm", "passes/front_onnx/linear_operators.py"),
         ("_recognise_conv", "passes/front_onnx/linear_operators.py"),

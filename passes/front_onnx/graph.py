@@ -1,4 +1,4 @@
-"""The TracedGraph over an ONNX file: onnx_ir says what is there, ONNX Runtime runs it."""
+"""An ONNX file as a `TracedGraph`: onnx_ir reads it, and ONNX Runtime runs it."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from prox24_export.errors import InputError
 from prox24_export.passes.front_onnx import float32_copy, linear_operators, runtime
+from prox24_export.passes.front_onnx.constants import FLOAT_TYPES, find_stored_tensor
 from prox24_export.passes.front_onnx.tensors import find_node_tensors, is_external
 from prox24_export.passes.graph.arrays import Array
 from prox24_export.passes.graph.protocol import Candidate, Feeds, Input, Linear, Node, Skipped
@@ -31,15 +32,15 @@ RANDOM_OPERATORS = {
 
 
 class OnnxGraph:
-    """An ONNX model as the passes see it. Nothing of it is ever modified.
+    """An ONNX model as the passes see it. It is never changed.
 
     Attributes:
-        path: Where it was read from.
-        proto: The file, external data left on disk.
+        path: The file that it was read from.
+        proto: The content of the file. External data is left on disk.
     """
 
     def __init__(self, path: Path) -> None:
-        """Reads the file; nothing is run yet.
+        """Reads the file. Nothing is run yet.
 
         Raises:
             InputError: The file is missing or is not an ONNX model.
@@ -58,7 +59,7 @@ class OnnxGraph:
 
     @cached_property
     def runs_in_float32(self) -> tuple[str, ...]:
-        """The types for whose sake a float32 copy is executed instead; empty when the file itself is.
+        """The types for which a float32 copy is run in place of the file; empty where the file itself is run.
 
         Raises:
             InputError: ONNX Runtime cannot load the model.
@@ -71,7 +72,7 @@ class OnnxGraph:
 
     @cached_property
     def inputs(self) -> tuple[Input, ...]:
-        """What a caller must feed: graph inputs that are not initializers."""
+        """The inputs that the user feeds: graph inputs that are not initializers."""
         graph = self._runnable.graph
         stored = {tensor.name for tensor in graph.initializer}
         return tuple(_describe_input(value) for value in graph.input if value.name not in stored)
@@ -83,7 +84,10 @@ class OnnxGraph:
 
     @cached_property
     def gathered_rows(self) -> dict[str, int]:
-        """By input name: rows of the smallest table that a Gather indexes with it, directly or behind a Cast."""
+        """By name of the input, the number of rows of the smallest table that a Gather indexes with it.
+
+        Between the input and the Gather there may be a Cast, and operators that change only the shape.
+        """
         rows: dict[str, int] = {}
         for value in self._model.graph.inputs:
             pending = [value]
@@ -100,7 +104,7 @@ class OnnxGraph:
 
     @cached_property
     def constants(self) -> frozenset[str]:
-        """Names of all values that depend on no input: initializers and what is computed from them."""
+        """Names of all values that depend on no input: initializers, and what is computed from them alone."""
         known = {tensor.name for tensor in self.proto.graph.initializer}
         known |= {tensor.values.name for tensor in self.proto.graph.sparse_initializer}
         for node in self._all_nodes:
@@ -115,28 +119,32 @@ class OnnxGraph:
 
     @cached_property
     def parameters(self) -> int:
-        """Entries of all stored float tensors of the main graph."""
-        floats = linear_operators.FLOAT_TYPES
-        stored = [linear_operators.find_stored_tensor(value) for value in self._constant_values]
+        """Number of entries of all stored float tensors of the main graph."""
+        floats = FLOAT_TYPES
+        stored = [find_stored_tensor(value) for value in self._constant_values]
         return sum(tensor.size for tensor in stored if tensor is not None and tensor.dtype in floats)
 
     def operators(self) -> list[Candidate | Skipped]:
-        """Every linear-like node, in topological order."""
+        """Recognises every linear-like node, in topological order."""
         return linear_operators.find_operators(self._model, self._names)
 
     def weight(self, linear: Linear) -> Float[Tensor, "N K"]:
-        """The stored weight as a matrix, float32 (float64 where stored so)."""
+        """Reads the weight of a layer as a float32 matrix [N, K] (float64 where it is stored as float64)."""
         return linear.to_matrix(self.stored(linear.weight))
 
     def stored(self, name: str) -> Array:
-        """A stored tensor, in its own dtype and shape."""
-        tensor = linear_operators.find_stored_tensor(self._values[name])
+        """Reads a stored tensor by its name, in its own dtype and shape.
+
+        Raises:
+            KeyError: No tensor of this name is stored.
+        """
+        tensor = find_stored_tensor(self._values[name])
         if tensor is None:
             raise KeyError(name)
         return tensor.numpy()
 
     def session(self) -> runtime.Session:
-        """The whole model, ready to run.
+        """Opens a session of ONNX Runtime for the whole model.
 
         Raises:
             InputError: ONNX Runtime cannot load the model.
@@ -153,7 +161,7 @@ class OnnxGraph:
     predicts_next_token = False
 
     def runner(self) -> Callable[[Feeds], Sequence[Array]]:
-        """The whole model: feeds to outputs.
+        """A function that runs the whole model: it takes feeds and returns outputs, in the order of `outputs`.
 
         Raises:
             InputError: ONNX Runtime cannot load the model.
@@ -169,7 +177,7 @@ class OnnxGraph:
     def compile(
         self, nodes: Sequence[Node], sample: Feeds, fetches: Sequence[str], weights: Mapping[str, Array]
     ) -> Callable[[Feeds], dict[str, Array]]:
-        """A function that runs `nodes` on feeds typed like `sample`; `weights` replaces stored ones by name."""
+        """Makes a function that runs `nodes`; see `TracedGraph.compile`."""
         wanted = self._with_constants(nodes)
         read = {name for node in wanted for name in node.inputs}
         segment = onnx.GraphProto(name="segment")
@@ -244,7 +252,7 @@ class OnnxGraph:
         return {name: node for node in self._all_nodes for name in node.outputs}
 
     def _with_constants(self, nodes: Sequence[Node]) -> list[Node]:
-        """`nodes` and the constant nodes they read, in topological order."""
+        """`nodes` and the nodes of the constants that they read, in topological order."""
         wanted = {node.index for node in nodes}
         pending = list(nodes)
         while pending:
@@ -270,7 +278,7 @@ class OnnxGraph:
         if name in weights:
             return self._as_runnable(name, weights[name])
         tensor: onnx.TensorProto = self._runnable.graph.initializer[self._initializer_index[name]]
-        if tensor.data_location != onnx.TensorProto.EXTERNAL:
+        if not is_external(tensor):
             return tensor
         loaded = onnx.TensorProto()
         loaded.CopyFrom(tensor)
@@ -301,7 +309,7 @@ class OnnxGraph:
 
 
 def _sort(nodes: Sequence[Node]) -> tuple[Node, ...]:
-    """Topological order; a file that is in order keeps its own (ONNX Runtime runs one that is not)."""
+    """Sorts nodes topologically. Nodes that are in order keep it; ONNX Runtime also runs files that are not."""
     position = {name: place for place, node in enumerate(nodes) for name in node.outputs}
     before = {place: {position[name] for name in node.inputs if name in position} for place, node in enumerate(nodes)}
     if all(earlier < place for place, all_earlier in before.items() for earlier in all_earlier):
@@ -310,11 +318,11 @@ def _sort(nodes: Sequence[Node]) -> tuple[Node, ...]:
 
 
 def _count_rows(gather: ir.Node) -> int | None:
-    """Size of the axis that a Gather indexes, where it is known."""
+    """The size of the axis that a Gather indexes; None where it is not known."""
     table = gather.inputs[0]
     if table is None:
         return None
-    tensor = linear_operators.find_stored_tensor(table)
+    tensor = find_stored_tensor(table)
     shape = table.shape if tensor is None else tensor.shape
     size = None if shape is None else shape[gather.attributes.get_int("axis", 0)]
     return size if isinstance(size, int) else None
@@ -360,6 +368,7 @@ def _declare(name: str, array: Array) -> onnx.ValueInfoProto:
 
 
 def _walk_bodies(node: ir.Node) -> Iterator[ir.Node]:
+    """Yields a node and all nodes of its bodies."""
     yield node
     for attribute in node.attributes.values():
         if attribute.is_ref():
@@ -372,7 +381,7 @@ def _walk_bodies(node: ir.Node) -> Iterator[ir.Node]:
 
 
 def _find_read_values(node: ir.Node, main: ir.Graph) -> Iterator[str]:
-    """Values of the main graph that a node reads, captures of its bodies included."""
+    """Yields the names of the main graph's values that a node reads, also of those that its bodies capture."""
     for inner in _walk_bodies(node):
         for value in inner.inputs:
             if value is not None and value.name and (inner is node or value.graph is main):

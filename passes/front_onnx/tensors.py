@@ -1,12 +1,15 @@
-"""The tensors that an ONNX model stores, wherever they are: initializers, attributes, bodies, functions."""
+"""Finds the tensors that an ONNX model stores: in initializers, attributes, bodies and functions."""
 
 from collections.abc import Iterator
 
 import onnx
 
+EXTERNAL_ABOVE = 1_800_000_000  # bytes of a model above which tensors go to another file: protobuf ends at 2 GiB
+EXTERNAL_TENSOR = 1024  # bytes of a tensor below which it stays in the model file
+
 
 def find_model_tensors(model: onnx.ModelProto) -> Iterator[tuple[str | None, onnx.TensorProto]]:
-    """(name, tensor) of everything stored in a model; the name is None where no layer can own it."""
+    """Yields (name, tensor) for every tensor of a model. The name is None where no layer can own the tensor."""
     yield from _find_graph_tensors(model.graph)
     for function in model.functions:
         for node in function.node:
@@ -15,7 +18,10 @@ def find_model_tensors(model: onnx.ModelProto) -> Iterator[tuple[str | None, onn
 
 
 def find_node_tensors(node: onnx.NodeProto) -> Iterator[tuple[str | None, onnx.TensorProto]]:
-    """(name, tensor) of a node's attributes, bodies included; only a Constant's own `value` has a name."""
+    """Yields (name, tensor) for every tensor in a node's attributes and bodies.
+
+    Only the `value` of a Constant has a name: that of the node's output.
+    """
     for attribute in node.attribute:
         if attribute.HasField("t"):
             owned = node.op_type == "Constant" and attribute.name == "value"
@@ -35,5 +41,10 @@ def _find_graph_tensors(graph: onnx.GraphProto) -> Iterator[tuple[str | None, on
 
 
 def is_external(tensor: onnx.TensorProto) -> bool:
-    """Whether a tensor's data lie in another file."""
+    """Whether the data of a tensor is in another file."""
     return bool(tensor.data_location == onnx.TensorProto.EXTERNAL)
+
+
+def has_external(model: onnx.ModelProto) -> bool:
+    """Whether the data of any tensor of a model is in another file."""
+    return any(is_external(tensor) for _, tensor in find_model_tensors(model))

@@ -1,4 +1,4 @@
-"""An exported program as a plain module: its stored tensors are parameters, its inputs and outputs tensors."""
+"""Makes an exported program a plain module, with its stored tensors as parameters and tensors as inputs and outputs."""
 
 from typing import Any
 
@@ -11,10 +11,10 @@ from prox24_export.passes.graph.differentiable import Differentiable
 
 
 def make_flat_module(program: ExportedProgram) -> Differentiable:
-    """The program as a module with its own parameters; tied ones become one, as the program stores them.
+    """Makes a program a module with its own parameters. Tied parameters become one, as the program stores them.
 
-    Arguments that were fixed when the program was traced are gone, and so are assertions on types and devices, which
-    would forbid to move the module.
+    Arguments that were fixed when the program was traced are left out. So are assertions on types and devices, because
+    they would not let the module move to another device.
     """
     signature = program.graph_signature
     stored = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
@@ -50,7 +50,7 @@ def make_flat_module(program: ExportedProgram) -> Differentiable:
 def _register(
     root: nn.Module, name: str, tensor: Tensor, places: dict[tuple[Any, ...], str], *, trainable: bool
 ) -> str:
-    """Name of the attribute that holds `tensor`, which may be there already under another name."""
+    """Registers a tensor, unless it is there under another name, and returns the name of its attribute."""
     place = identify_memory(tensor, name)
     if place in places:
         return places[place]

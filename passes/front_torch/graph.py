@@ -1,4 +1,4 @@
-"""A TracedGraph over a program traced by `torch.export`."""
+"""A program that `torch.export` traced, as a `TracedGraph`."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,17 +23,17 @@ from prox24_export.passes.graph.protocol import Candidate, Feeds, Input, Linear,
 
 @dataclass(frozen=True)
 class FxGraph:
-    """The graph of an exported program, run node by node with torch.
+    """The graph of an exported program, which torch runs node by node.
 
-    Values of the streams are what torch computes: tensors, tuples of tensors, sizes.
+    Values between nodes are what torch computes: tensors, tuples of tensors, sizes.
 
     Attributes:
-        path: Where the model was read from.
-        program: Parameters are placeholders of its graph.
-        read: Reads a parameter by its name in the program's state, whose own tensors then are nothing but shapes. None
-            where they are the values.
+        path: File or folder that the model was read from.
+        program: The program. Its parameters are placeholders of its graph.
         predicts_next_token: Whether it is a causal language model.
-        runs_in_float32: Empty: torch has kernels for every type.
+        read: Reads a parameter by its name in the program's state, whose own tensors then are nothing but shapes. None
+            where the state holds the values.
+        runs_in_float32: Always empty, because torch has kernels for every type.
     """
 
     path: Path
@@ -43,7 +43,11 @@ class FxGraph:
     runs_in_float32: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Refuses programs that change tensors in place: streams share tensors, and stages reorder calls."""
+        """Refuses programs that change tensors in place, because streams share tensors and stages reorder calls.
+
+        Raises:
+            InputError: A node changes a tensor in place.
+        """
         for node in self._calls:
             schema = getattr(node.target, "_schema", None)
             if schema is not None and schema.is_mutable:
@@ -54,7 +58,7 @@ class FxGraph:
 
     @cached_property
     def nodes(self) -> tuple[Node, ...]:
-        """Main graph in topological order."""
+        """The calls of the graph that compute no constants, in topological order."""
         labels = {
             node: found[0].use.node if isinstance(found[0], Candidate) else found[0].name
             for node, found in self._found.items()
@@ -80,7 +84,7 @@ class FxGraph:
 
     @cached_property
     def inputs(self) -> tuple[Input, ...]:
-        """What the user feeds: tensors; other arguments were fixed when the program was traced."""
+        """The tensors that the user feeds. Other arguments were fixed when the program was traced."""
         names = self.program.graph_signature.user_inputs
         values = {node.name: node.meta.get("val") for node in self.program.graph.nodes if node.op == "placeholder"}
         return tuple(
@@ -91,7 +95,7 @@ class FxGraph:
 
     @cached_property
     def gathered_rows(self) -> dict[str, int]:
-        """Rows of the embedding table that an integer input indexes, by name of the input."""
+        """Number of rows of the smallest embedding table that an integer input indexes, by name of the input."""
         fed = {entry.name for entry in self.inputs}
         rows: dict[str, int] = {}
         for node in self._calls:
@@ -110,26 +114,30 @@ class FxGraph:
 
     @cached_property
     def parameters(self) -> int:
-        """Entries of all parameters; those of tied ones once."""
+        """Number of entries of all parameters, with tied ones counted once."""
         names = self.program.graph_signature.inputs_to_parameters
         return sum(self._tensors[place].numel() for place in {self._names[name]: name for name in names}.values())
 
     def operators(self) -> list[Candidate | Skipped]:
-        """Every linear-like node, in topological order."""
+        """Recognises every linear-like node, in topological order."""
         return [layer for layers in self._found.values() for layer in layers]
 
     def weight(self, linear: Linear) -> Float[Tensor, "N K"]:
-        """The stored weight as a matrix, float32 (float64 where stored so)."""
+        """Reads the weight of a layer as a float32 matrix [N, K] (float64 where it is stored as float64)."""
         return linear.to_matrix(self.stored(linear.weight))
 
     def stored(self, name: str) -> Array:
-        """A stored tensor, in its own dtype and shape."""
+        """Reads a stored tensor, or one expert's matrix of it, by its name, in its own dtype and shape.
+
+        Raises:
+            KeyError: No tensor of this name is stored.
+        """
         weight, index = split_part_name(name, self._places)
         tensor = self._stored[weight]
         return as_array(tensor if index is None else tensor[index])
 
     def whole_program(self) -> ExportedProgram:
-        """The program with its values, all in memory."""
+        """The program with all its weights in memory."""
         if self.read is None:
             return self.program
         return replace_tensors(
@@ -139,7 +147,7 @@ class FxGraph:
     def compile(
         self, nodes: Sequence[Node], sample: Mapping[str, Any], fetches: Sequence[str], weights: Mapping[str, Array]
     ) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
-        """A function that runs `nodes` on values by name; `weights` replaces stored ones by name."""
+        """Makes a function that runs `nodes`; see `TracedGraph.compile`. The types of `sample` are not needed here."""
         folded = [node for node in self._folded if node.name in fetches]
         calls = self._with_folded([*(self._calls[node.index] for node in nodes), *folded])
         del sample  # torch needs no types in advance
@@ -148,7 +156,10 @@ class FxGraph:
     def _compiled(
         self, calls: Sequence[fx.Node], fetches: Sequence[str], weights: Mapping[str, Array], *, resident: bool
     ) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
-        """Runs `calls` in order; their parameters are held between runs, or read anew for each where not `resident`."""
+        """Makes a function that runs calls in order.
+
+        Where `resident` is set, their parameters are held between runs; else they are read again for each run.
+        """
         places = {call: place for place, call in enumerate(self._calls)}
         read = {operand.name for call in calls for operand in call.all_input_nodes} & self._constants.keys()
         held = {place: self._constant(place, weights) for place in read} if resident else {}
@@ -177,7 +188,7 @@ class FxGraph:
         return run
 
     def runner(self) -> Callable[[Feeds], Sequence[Array]]:
-        """The whole model: feeds to outputs."""
+        """A function that runs the whole model: it takes feeds and returns outputs, in the order of `outputs`."""
         calls = self._with_folded(
             [call for call in self._calls if call not in self._folded or call.name in self.outputs]
         )
@@ -196,7 +207,7 @@ class FxGraph:
 
     @cached_property
     def _folded(self) -> frozenset[fx.Node]:
-        """Calls that depend on no input: they run wherever they are read, with the weights of that run."""
+        """Calls that depend on no input. They run wherever they are read, with the weights of that run."""
         folded: set[fx.Node] = set()
         for node in self._calls:
             if not _is_random(node) and all(
@@ -231,7 +242,7 @@ class FxGraph:
 
     @cached_property
     def _names(self) -> dict[str, str]:
-        """Name of the stored parameter by name of its placeholder; of tied ones the first in the state."""
+        """Name of the stored parameter by name of its placeholder. Tied ones share that of the first in the state."""
         first: dict[tuple[Any, ...], str] = {}
         state = self.program.state_dict
         for name, tensor in state.items():
@@ -256,7 +267,7 @@ class FxGraph:
 
     @cached_property
     def _stored(self) -> Mapping[str, Tensor]:
-        """Parameters by name; read when they are asked for, and shared while somebody holds them."""
+        """Parameters by name. They are read when they are asked for, and shared while somebody holds them."""
         if self.read is None:
             return {name: self._tensors[place] for name, place in self._places.items()}
         return LazyTensors(self.read, tuple(self._places))
@@ -268,7 +279,7 @@ class FxGraph:
 
     @cached_property
     def _overlapping(self) -> frozenset[str]:
-        """Parameters that share memory with one of other shape, order or place: none of them can change alone."""
+        """Parameters that share memory with one of another shape, order or place, so that none can change alone."""
         seen: dict[int, set[tuple[Any, ...]]] = {}
         state = self.program.state_dict
         for name, tensor in state.items():
@@ -287,7 +298,7 @@ class FxGraph:
 
 
 def expect_fx_graph(graph: TracedGraph) -> FxGraph:
-    """A graph that a torch front end opened, as what it is.
+    """Expects a graph that a torch front end opened.
 
     Raises:
         TypeError: Another front end opened it.
@@ -316,7 +327,7 @@ def _get_attribute(module: torch.nn.Module, path: str) -> Any:
 
 
 def _find_last_readers(calls: Sequence[fx.Node]) -> dict[int, list[fx.Node]]:
-    """By place in `calls`: the values that no later call reads."""
+    """Finds the values that no later call reads, by place of their last reader in `calls`."""
     last: dict[fx.Node, int] = {}
     for index, call in enumerate(calls):
         last.update(dict.fromkeys(call.all_input_nodes, index))

@@ -1,4 +1,4 @@
-"""Which nodes of a `torch.export` graph are linear layers, with which weight, or why not."""
+"""Recognises linear nodes of a `torch.export` graph: their weight, layout and activation, or why they stay dense."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -37,13 +37,13 @@ CONVOLUTIONS = {"conv1d", "conv2d", "conv3d"}
 
 @dataclass(frozen=True)
 class Weight:
-    """A parameter as an operand sees it.
+    """A parameter behind an operand.
 
     Attributes:
-        placeholder: Name of the placeholder that stands for it.
-        layout: From its stored shape to the operand.
-        path: Every node on the way, the last one is the operand.
-        part: Index along the stored first axis, where the operand is only that.
+        placeholder: Name of the placeholder of the parameter.
+        layout: The way from its stored shape to the shape of the operand.
+        path: Every node on that way; the last one is the operand.
+        part: Index along the first stored axis where the operand is only one entry of it, else None.
     """
 
     placeholder: str
@@ -59,9 +59,9 @@ class Product:
     Attributes:
         weight: The parameter as `W` [N, K].
         activation: Name of the other operand.
-        view: How that becomes a matrix.
-        group_size: Entries that are contiguous along K.
-        expert: Which rows of the activation are multiplied; None: all.
+        view: How the activation becomes a matrix [tokens, K].
+        group_size: Number of entries that are contiguous along K.
+        expert: The expert, which multiplies only some rows of the activation. None where all rows are multiplied.
     """
 
     weight: Weight
@@ -76,14 +76,14 @@ Recognised = list[Product] | Reason
 
 @dataclass(frozen=True)
 class Operators:
-    """Recognises linear nodes.
+    """Recognises the linear nodes of a graph.
 
     Attributes:
-        graph: In topological order; parameters are placeholders.
+        graph: The graph, in topological order. Parameters are placeholders.
         tensors: Parameter, buffer or constant by name of its placeholder.
-        names: Name of the stored weight by name of its placeholder; tied weights share one.
-        own_names: The same, but of tied weights each has its own.
-        overlapping: Stored weights that share memory with others of another shape or order.
+        names: Name of the stored weight by name of its placeholder; tied weights share one name.
+        own_names: Name of the weight by name of its placeholder; tied weights each have their own name.
+        overlapping: Names of stored weights that share memory with others of another shape or order.
     """
 
     graph: fx.Graph
@@ -93,7 +93,7 @@ class Operators:
     overlapping: AbstractSet[str] = frozenset()
 
     def find(self) -> dict[fx.Node, list[Candidate | Skipped]]:
-        """Every linear-like node with what it is, in topological order; a node with experts is as many layers."""
+        """Finds every linear-like node with its layers, in topological order. A node has one layer for each expert."""
         found: dict[fx.Node, Recognised] = {}
         for node in self.graph.nodes:
             result = self._recognised(node) if node.op == "call_function" else None
@@ -117,7 +117,7 @@ class Operators:
         return told
 
     def _recognised(self, node: fx.Node) -> Recognised | None:  # noqa: PLR0911 - one a kind of node
-        """The products of a linear node; why it stays dense; None for nodes that are not linear."""
+        """The products of a linear node, or the reason why it stays dense; None for a node that is not linear."""
         name = _name_operator(node)
         if name in CONVOLUTIONS or name == "convolution":
             return self._convolution(node)
@@ -149,7 +149,7 @@ class Operators:
         return [Product(replace(found, layout=layout), _name(node.args[activation]), Rows(), layout.shape[1])]
 
     def _experts(self, node: fx.Node, name: str) -> Recognised | None:
-        """A product for each entry along the weight's first axis; None where both operands are computed."""
+        """The products of a node with experts, one for each; None where both operands are computed."""
         first = 1 if name == "baddbmm" else 0
         left, right = (self.weight(operand) for operand in node.args[first : first + 2])
         found = left if right is None else right
@@ -173,9 +173,9 @@ class Operators:
         ]
 
     def _routing(self, node: fx.Node) -> tuple[str | None, str | None]:
-        """Names of the offsets of a grouped product and of the tokens of its rows.
+        """Names of the offsets of a grouped product and of the tokens of its rows; None where they are not known.
 
-        Rows are gathered by token before the first product of an expert; later ones keep their order and offsets.
+        Rows are gathered by token before the first product of an expert. Later products keep their order and offsets.
         """
         offsets = node.args[2] if len(node.args) > 2 else node.kwargs["offs"]  # noqa: PLR2004
         if not isinstance(offsets, fx.Node):
@@ -219,7 +219,7 @@ class Operators:
         return [Product(replace(found, layout=layout), _name(given["input"]), view, channels)]
 
     def weight(self, node: Any) -> Weight | None:
-        """The parameter behind an operand, through what only reorders its entries or changes their type."""
+        """Finds the parameter behind an operand, through nodes that only reorder its entries or change their type."""
         if not isinstance(node, fx.Node):
             return None
         if node.op == "placeholder":
@@ -236,7 +236,7 @@ class Operators:
         return None if layout is None else replace(inner, layout=layout, path=(*inner.path, node))
 
     def _labels(self, found: Mapping[fx.Node, Recognised]) -> dict[fx.Node, str]:
-        """Names that a user knows: the module's path where a node belongs to one weight, the node's own elsewhere."""
+        """Names that a user knows: the path of the module whose weight a node uses, or else the name of the node."""
         labels: dict[fx.Node, str] = {}
         taken = {node.name for node in self.graph.nodes if node not in found}
         for node, result in found.items():
@@ -277,7 +277,7 @@ class Operators:
         return Candidate(use, op, part, FLOAT_TYPES[stored.dtype], weight.layout, product.group_size)
 
     def _residual(self, node: fx.Node, width: int) -> str | None:
-        """The activation that is added to a node's result, past constant biases and nodes that keep its entries."""
+        """Name of the activation that is added to a node's result, past constant biases and nodes that keep entries."""
         value = node
         while len(value.users) == 1:
             user = next(iter(value.users))
@@ -297,7 +297,7 @@ class Operators:
     def _read_elsewhere(
         self, name: str, found: Mapping[fx.Node, Recognised], paths: set[fx.Node]
     ) -> tuple[Reason, str] | None:
-        """Why a weight cannot change although a linear node reads it, or None."""
+        """Why a weight cannot change although a linear node reads it; None where it can."""
         roots = [node for node in self.graph.nodes if node.op == "placeholder" and self.names.get(node.name) == name]
         pending = list(roots)
         while pending:
@@ -317,7 +317,7 @@ class Operators:
 
 
 def _follow(node: fx.Node, layout: Layout) -> Layout | None:
-    """`layout` after a node that only reorders entries; None where it does more."""
+    """Follows a layout through a node that only reorders entries; None where the node does more."""
     target, args, rank = node.target, node.args, len(layout.shape)
     if target in SAME_VALUE or str(target).startswith(("aten.to.", "aten._to_copy")):
         value = node.meta.get("val")
@@ -338,7 +338,7 @@ def _follow(node: fx.Node, layout: Layout) -> Layout | None:
 
 
 def _select(node: fx.Node, whole: Weight) -> Weight | None:
-    """One entry along the first axis of a batched weight."""
+    """Selects one entry along the first axis of a batched weight; None where the node selects something else."""
     axis, index = (int(argument) for argument in node.args[1:3])  # type: ignore[arg-type] # integers by its schema
     layout = whole.layout.of_part() if whole.part is None else None
     rank = len(whole.layout.shape)

@@ -1,7 +1,7 @@
-"""An ONNX graph as a differentiable torch function, whose parameters are the tensors that the file stores.
+"""Converts an ONNX graph to a differentiable torch function whose parameters are the tensors that the file stores.
 
-Steps: read the nodes by the table of operators, see which stored tensors a gradient reaches, compute once what depends
-on nothing else, and write the rest as a torch.fx graph.
+The steps are: read the nodes by the table of operators, find the stored tensors that a gradient reaches, compute once
+what depends on no input and no parameter, and write the rest as a torch.fx graph.
 """
 
 import builtins
@@ -20,6 +20,7 @@ from onnx import inliner
 from torch import Tensor, fx, nn
 
 from prox24_export.passes.front_onnx import float32_copy, linear_operators
+from prox24_export.passes.front_onnx.constants import find_stored_tensor
 from prox24_export.passes.front_onnx.graph import OnnxGraph
 from prox24_export.passes.onnx_to_fx.operators import (  # noqa: F401 (each enters its operators into the table)
     attention,
@@ -56,8 +57,7 @@ TORCH_TYPES = {
     ir.DataType.DOUBLE: torch.float64,
 }
 NARROW = {torch.float16, torch.bfloat16}
-TYPE_ATTRIBUTES = {"to", "dtype", "output_dtype", "stash_type"}
-LONGEST_LITERAL = 64  # entries
+LONGEST_LITERAL = 64  # most entries of a vector that is written into the graph as numbers
 
 
 @dataclass(frozen=True)
@@ -65,13 +65,14 @@ class Converted:
     """A model as a differentiable function.
 
     Attributes:
-        module: Takes the model's inputs as tensors, in their order; returns its outputs as a tuple, in theirs. Its node
-            `meta["onnx"]` holds (name, operator) of the ONNX node, `meta["value"]` the name of the ONNX value.
+        module: The function. It takes the model's inputs as tensors, in their order, and returns its outputs as a
+            tuple, in their order. In each of its nodes `meta["onnx"]` holds (name, operator) of the ONNX node, and
+            `meta["value"]` the name of the ONNX value.
         parameters: Name of a parameter of `module` by the name of the stored tensor. Parameters are the stored float
-            tensors with at least one axis that a gradient reaches; all others, and what is computed from them alone,
-            are buffers.
+            tensors with at least one axis that a gradient reaches. All other stored tensors, and what is computed from
+            them alone, are buffers.
         inputs: Name of an argument of `module` by the name of the model's input.
-        is_widened: float16 or bfloat16 is computed, and returned, as float32.
+        is_widened: Whether float16 or bfloat16 is computed, and returned, as float32.
     """
 
     module: fx.GraphModule
@@ -82,18 +83,18 @@ class Converted:
 
 @dataclass(frozen=True)
 class ConvertToFx:
-    """The pass; it has no settings."""
+    """The pass that converts a graph. It has no settings."""
 
     def call(self, *, graph: OnnxGraph) -> Converted:
-        """Writes the model, as ONNX Runtime executes it here, as a torch function.
+        """Converts a model, in the form in which ONNX Runtime runs it here, to a torch function.
 
-        float16 and bfloat16 are computed in float32. Nothing is compared yet: see `check.check_conversion`.
+        float16 and bfloat16 are computed in float32. The result is compared by `check.check_conversion`.
 
         Args:
             graph: The model.
 
         Raises:
-            NotDifferentiableError: An operator of it, or a case of one, is not in the table.
+            NotDifferentiableError: The table does not cover an operator of the model.
             InputError: ONNX Runtime cannot load the model.
         """
         proto = find_executed_model(graph)
@@ -107,7 +108,7 @@ class ConvertToFx:
 
 
 def find_executed_model(graph: OnnxGraph) -> onnx.ModelProto:
-    """What ONNX Runtime runs here: the file, or a float32 copy of it.
+    """Finds the model that ONNX Runtime runs here: the file, or a float32 copy of it.
 
     Raises:
         InputError: ONNX Runtime cannot load the model.
@@ -116,29 +117,33 @@ def find_executed_model(graph: OnnxGraph) -> onnx.ModelProto:
 
 
 def convert_model(model: ir.Model, *, widen: bool) -> Converted:
-    """A model without functions as a torch function, `widen` to compute float16 and bfloat16 in float32.
+    """Converts a model without functions to a torch function.
+
+    Args:
+        model: The model.
+        widen: Whether float16 and bfloat16 are computed in float32.
 
     Raises:
-        NotDifferentiableError: An operator of it, or a case of one, is not in the table.
+        NotDifferentiableError: The table does not cover an operator of the model.
     """
     return _GraphConversion(model, widen=widen).result()
 
 
 def widened(x: Tensor) -> Tensor:
-    """A narrow float in float32."""
+    """Converts float16 or bfloat16 to float32."""
     return x.float()
 
 
 def item(values: Sequence[Tensor], index: int) -> Tensor:
-    """One output of several."""
+    """Takes one output of several."""
     return values[index]
 
 
 class LeafTracer(fx.Tracer):
-    """Traces a module of these functions without looking into them: torch does so when it reads a pickled one."""
+    """Traces a module of these functions without looking into them, which torch does when it reads a pickled one."""
 
     def __init__(self) -> None:
-        """Takes every function of the table as it is."""
+        """Lets every function of the table stay one call."""
         functions = {entry.function for entries in TABLE.values() for entry in entries}
         super().__init__(autowrap_functions=(widened, item, *functions))
 
@@ -155,8 +160,8 @@ class _GraphConversion:
         self._names = linear_operators.name_nodes(model)
         self._root = nn.Module()
         self._graph = fx.Graph(tracer_cls=LeafTracer)
-        self._nodes: dict[str, fx.Node] = {}  # computed when the function is called
-        self._folded: dict[str, Tensor] = {}  # known now
+        self._nodes: dict[str, fx.Node] = {}  # values that are computed when the function is called
+        self._folded: dict[str, Tensor] = {}  # values that are known now
         self._parameters: dict[str, str] = {}
         self._taken: set[str] = set()
         self._unsupported: dict[str, str] = {}  # inputs by name, with their type
@@ -194,15 +199,13 @@ class _GraphConversion:
         return argument
 
     def _live(self, outputs: Sequence[str]) -> list[GraphStep]:
-        """What the outputs depend on, in topological order."""
+        """The steps that the outputs depend on, in topological order."""
         needed, nodes = set(outputs), []
         for node in reversed(list(self._model.graph)):
             if not needed.isdisjoint(str(value.name) for value in node.outputs):
                 needed.update(str(value.name) for value in node.inputs if value is not None)
                 nodes.append(node)
-        return [
-            self._step(node) for node in reversed(nodes) if linear_operators.find_stored_tensor(node.outputs[0]) is None
-        ]
+        return [self._step(node) for node in reversed(nodes) if find_stored_tensor(node.outputs[0]) is None]
 
     def _step(self, node: ir.Node) -> GraphStep:
         name, op = self._names[node], node.op_type
@@ -226,7 +229,7 @@ class _GraphConversion:
 
     def _attribute(self, name: str, attribute: ir.Attr) -> Any:
         match attribute.type:
-            case ir.AttributeType.INT if name in TYPE_ATTRIBUTES:
+            case ir.AttributeType.INT if name in float32_copy.TYPE_ATTRIBUTES:
                 return self._dtype(ir.DataType(attribute.as_int())) if attribute.as_int() else None
             case ir.AttributeType.INT | ir.AttributeType.FLOAT | ir.AttributeType.STRING:
                 return attribute.value
@@ -254,12 +257,12 @@ class _GraphConversion:
         return torch.from_numpy(np.array(array, order="C")).to(dtype)
 
     def _stored(self, steps: Sequence[GraphStep], outputs: Sequence[str]) -> Iterator[tuple[str, ir.TensorProtocol]]:
-        """Every stored tensor that is read."""
+        """Yields every stored tensor that is read, with its name."""
         read = {name for step in steps for name in step.inputs}.union(outputs)
         graph = self._model.graph
         values = [*graph.initializers.values(), *(value for node in graph for value in node.outputs)]
         for value in values:
-            tensor = linear_operators.find_stored_tensor(value)
+            tensor = find_stored_tensor(value)
             if value.name in read and tensor is not None:
                 yield str(value.name), tensor
 
@@ -312,7 +315,7 @@ class _GraphConversion:
         return node
 
     def _literal(self, name: str | None) -> Any:
-        """Numbers where they are known and few; otherwise the value as it is computed."""
+        """A value as Python numbers where they are known and few; otherwise the node that computes it."""
         tensor = None if name is None else self._folded.get(name)
         if tensor is None or tensor.numel() > LONGEST_LITERAL or tensor.dim() > 1:
             return name and self._node(name)
@@ -328,7 +331,7 @@ class _GraphConversion:
         return self._nodes[name]
 
     def _identifier(self, name: str) -> str:
-        """A name that Python, torch and the names so far allow."""
+        """Makes a new name that Python and torch allow."""
         place = _sanitise(name)
         while place in self._taken or keyword.iskeyword(place) or hasattr(builtins, place) or _is_reserved(place):
             place += "_"
