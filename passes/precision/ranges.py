@@ -1,4 +1,4 @@
-"""Runs a model and notes how large and how small every value gets, a few nodes at a time."""
+"""Runs a model, a few nodes at a time, and measures how large and how small every value gets."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,19 +14,19 @@ from prox24_export.passes.graph.arrays import PIECE, Array
 from prox24_export.passes.graph.protocol import Feeds, Node
 from prox24_export.passes.precision.types import round_to
 
-BYTES_AT_ONCE = 1_000_000_000  # of their weights, at most 8 bytes an entry: protobuf ends at 2 GiB
-AT_ONCE = 32  # nodes that run together, all of whose values are in memory
+BYTES_AT_ONCE = 1_000_000_000  # most bytes of weights of nodes that run together, at 8 an entry: protobuf ends at 2 GiB
+AT_ONCE = 32  # most nodes that run together; all their values are in memory
 
 
 @dataclass(frozen=True)
 class Range:
-    """What a float value holds.
+    """The range of a value.
 
     Attributes:
         largest: Largest finite magnitude.
         smallest: Smallest finite magnitude that is not zero; inf where there is none.
-        finite: Whether there is neither NaN nor Inf.
-        dtype: Its type as it ran.
+        finite: Whether the value holds neither NaN nor Inf.
+        dtype: The type in which the value was computed.
     """
 
     largest: float
@@ -35,7 +35,7 @@ class Range:
     dtype: str
 
     def __or__(self, other: "Range") -> "Range":
-        """Both batches."""
+        """The range of both values together."""
         return Range(
             max(self.largest, other.largest),
             min(self.smallest, other.smallest),
@@ -45,7 +45,7 @@ class Range:
 
 
 def measure_range(array: Array) -> Range:
-    """Of any array; integers and booleans too."""
+    """Measures the range of an array. Integers and booleans have the range of an empty array of floats."""
     if array.dtype.kind not in "fV":  # V: bfloat16 is a void type to NumPy
         return Range(0.0, np.inf, finite=True, dtype=array.dtype.name)
     largest, smallest, finite = 0.0, np.inf, True
@@ -61,11 +61,12 @@ def measure_range(array: Array) -> Range:
 
 @dataclass(frozen=True)
 class ObservedValues:
-    """What was seen of a model.
+    """What was observed in a model.
 
     Attributes:
-        ranges: Of every value of the main graph over all feeds, in topological order; empty where there are no feeds.
-        outputs: By name, one entry for each batch of feeds; constants and inputs that are outputs left out.
+        ranges: The range of every value of the main graph over all feeds, by name in topological order. Empty where
+            there are no feeds.
+        outputs: For each batch of feeds, the outputs by name. Outputs that are constants or inputs are left out.
     """
 
     ranges: Mapping[str, Range]
@@ -73,15 +74,15 @@ class ObservedValues:
 
 
 def observe(graph: OnnxGraph, feeds: Sequence[Feeds], *, rounded: bool = False) -> ObservedValues:
-    """Runs the model once: a value is in memory until its last reader has run.
+    """Runs the model once on every batch. A value stays in memory until its last reader has run.
 
     Args:
         graph: The model.
-        feeds: Batches.
-        rounded: Run every node for itself and round what it gives to the type that the file says, as hardware with
-            these types does. In a run as usual, where a CPU has no kernels for a type, ONNX Runtime computes in float32
-            and leaves out casts between two such nodes, and bfloat16 runs as float32. Sums inside a node are float32
-            either way.
+        feeds: Batches of arrays by name of the input.
+        rounded: Whether every node runs alone and its results are rounded to the type that the file gives them, as on
+            hardware with these types. Otherwise, where the CPU has no kernels for a type, ONNX Runtime computes in
+            float32 and leaves out casts between two such nodes, and bfloat16 runs as float32. Sums inside a node are
+            float32 in both cases.
 
     Raises:
         InputError: The model cannot be run on the feeds, or a value is a sequence.
@@ -117,7 +118,7 @@ def observe(graph: OnnxGraph, feeds: Sequence[Feeds], *, rounded: bool = False) 
 
 
 def _find_bfloat16_values(graph: OnnxGraph) -> frozenset[str]:
-    """Values that a float32 copy computes too exactly; float16 ones are rounded as they are fetched."""
+    """Finds the values that a float32 copy computes too exactly. Those of float16 are rounded when they are fetched."""
     if "bfloat16" not in graph.runs_in_float32:
         return frozenset()
     known = onnx.shape_inference.infer_shapes(graph.proto).graph
@@ -127,7 +128,10 @@ def _find_bfloat16_values(graph: OnnxGraph) -> frozenset[str]:
 
 
 def _split_into_parts(graph: OnnxGraph, at_once: int) -> Iterator[tuple[Sequence[Node], set[str]]]:
-    """Consecutive nodes, and the values that nodes after them read; few weights in a part, as it is one protobuf."""
+    """Yields runs of consecutive nodes, with the names of the values that later nodes read.
+
+    The weights of each run are limited, because it becomes one protobuf.
+    """
     sizes = {tensor.name: 8 * math.prod(tensor.dims) for tensor in graph.proto.graph.initializer}
     parts: list[list[Node]] = []
     held = 0
@@ -145,7 +149,7 @@ def _split_into_parts(graph: OnnxGraph, at_once: int) -> Iterator[tuple[Sequence
 
 
 def _find_fetches(graph: OnnxGraph, part: Sequence[Node], seen: dict[str, Range]) -> list[str]:
-    """What the nodes compute, and the computed constants that they read."""
+    """Finds the names of the values that the nodes compute, and of the computed constants that they read."""
     stored = {tensor.name for tensor in graph.proto.graph.initializer}
     outputs = [name for node in part for name in node.outputs]
     read = [name for node in part for name in node.inputs if name in graph.constants - stored and name not in seen]
