@@ -17,21 +17,28 @@ from prox24_export.passes.onnx_to_fx.convert import Converted, find_executed_mod
 from prox24_export.passes.onnx_to_fx.table import NotDifferentiableError
 
 ort = runtime.ort  # type: ignore[attr-defined] # that module sets up the library before it is loaded
-TOLERANCE = 1e-3  # relative to an entry and to the median one; two float32 runtimes differ by some 1e-5
+TOLERANCE = 1e-3  # relative to the entry and to the median magnitude; two float32 runtimes differ by some 1e-5
 TOLERANCE_WIDENED = 3e-2  # ONNX Runtime rounds every value of these models to float16
-MAY_DIFFER = 1e-3  # share of entries: a rounding to integers may fall on the other side
+MAY_DIFFER = 1e-3  # share of entries that need not agree: a rounding to integers may go the other way
 
 
 class DivergenceError(Prox24Error):
-    """The function made of a model computes something else than ONNX Runtime.
+    """The function made from a model computes something else than ONNX Runtime.
 
     Attributes:
-        node: The first node that differs.
-        operator: Its operator.
+        node: Name of the first node that differs.
+        operator: Operator of that node.
     """
 
     def __init__(self, node: str, operator: str, value: str, found: str) -> None:
-        """Says where, and by how much."""
+        """Makes the error.
+
+        Args:
+            node: Name of the first node that differs.
+            operator: Operator of that node.
+            value: Name of the value that differs.
+            found: The end of the sentence, which says how the value differs.
+        """
         super().__init__(
             f"the differentiable function differs from ONNX Runtime, first at node {node} ({operator}): "
             f"value {value!r} {found}"
@@ -41,18 +48,18 @@ class DivergenceError(Prox24Error):
 
 
 def check_conversion(converted: Converted, graph: OnnxGraph, feeds: Feeds) -> None:
-    """Runs one batch through both; nothing is returned where every output agrees.
+    """Runs one batch through the function and through ONNX Runtime, and expects their outputs to agree.
 
-    An entry agrees within `TOLERANCE` (`TOLERANCE_WIDENED` where float16 is computed in float32) of itself and of the
-    output's median magnitude; one entry in a thousand need not.
+    An entry agrees if its difference is at most `TOLERANCE` (`TOLERANCE_WIDENED` where float16 is computed in float32)
+    times the sum of its own magnitude and the median magnitude of the output. One entry in a thousand need not agree.
 
     Args:
-        converted: What `onnx_to_fx` made of `graph`.
+        converted: The function made from `graph`.
         graph: The model.
         feeds: Arrays by input name, of the types that `graph.inputs` declares.
 
     Raises:
-        DivergenceError: An output differs; it names the first node whose value does.
+        DivergenceError: An output differs; the message names the first node whose value differs.
         NotDifferentiableError: torch cannot run a node on these feeds.
         InputError: ONNX Runtime cannot load the model.
     """
@@ -69,7 +76,7 @@ def check_conversion(converted: Converted, graph: OnnxGraph, feeds: Feeds) -> No
 
 
 def evaluate(converted: Converted, arguments: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """The outputs for these inputs, node by node, without gradients.
+    """Computes the outputs for these inputs, node by node and without gradients.
 
     Raises:
         NotDifferentiableError: torch cannot run a node on these feeds.
@@ -79,7 +86,17 @@ def evaluate(converted: Converted, arguments: Sequence[Tensor]) -> tuple[Tensor,
 
 
 def find_difference(ours: Tensor, theirs: Array, tolerance: float, *, exact_type: bool) -> str | None:
-    """What differs between a value of torch and one of ONNX Runtime; None where they agree."""
+    """Finds the difference between a value of torch and one of ONNX Runtime.
+
+    Args:
+        ours: The value of torch.
+        theirs: The value of ONNX Runtime.
+        tolerance: Most difference of an entry, relative to its magnitude plus the median magnitude.
+        exact_type: Whether the types must be the same.
+
+    Returns:
+        The end of a sentence that says how they differ; None where they agree.
+    """
     got = ours.detach().cpu().numpy()
     if exact_type and got.dtype != theirs.dtype:
         return f"is {got.dtype}, expected {theirs.dtype}"
@@ -103,11 +120,11 @@ def find_difference(ours: Tensor, theirs: Array, tolerance: float, *, exact_type
 
 
 class _Recorder(fx.Interpreter):
-    """Runs a module, keeps every ONNX value, and says at which ONNX node torch failed."""
+    """Runs a module, keeps the value of every ONNX node, and says at which ONNX node torch failed."""
 
     def __init__(self, module: fx.GraphModule) -> None:
         super().__init__(module)
-        self.extra_traceback = False  # the message is ours
+        self.extra_traceback = False  # the message is our own
         self.values: dict[str, Tensor] = {}
 
     def run(self, *args: Any) -> Any:  # type: ignore[override]
@@ -134,7 +151,7 @@ def _make_arguments(converted: Converted, feeds: Mapping[str, Array]) -> list[Te
 def _find_first_difference(
     converted: Converted, graph: OnnxGraph, feeds: Feeds, tolerance: float
 ) -> DivergenceError | None:
-    """The first node, in ONNX order, whose value differs."""
+    """Finds the first node, in the order of the ONNX graph, whose value differs; None where none does."""
     recorder = _Recorder(converted.module)
     recorder.run(*_make_arguments(converted, feeds))
     values = recorder.values
@@ -148,9 +165,9 @@ def _find_first_difference(
 
 
 def _run_reference(graph: OnnxGraph, names: Sequence[str], feeds: Feeds) -> Sequence[Array]:
-    """Values of the model, every node run as it stands.
+    """Computes values of the model with ONNX Runtime, every node as it stands.
 
-    ONNX Runtime's fusions are off: some of them compute with less precision than the nodes they replace.
+    The fusions of ONNX Runtime are off, because some compute with less precision than the nodes they replace.
     """
     options = ort.SessionOptions()
     options.log_severity_level = runtime.FATAL_ONLY
@@ -167,7 +184,7 @@ def _run_reference(graph: OnnxGraph, names: Sequence[str], feeds: Feeds) -> Sequ
 
 
 def _find_source(graph: OnnxGraph, names: Sequence[str]) -> str | bytes:
-    """The file where it gives these values, otherwise a copy that does."""
+    """Finds a model that returns these values: the file itself, or a serialised copy with further outputs."""
     if not graph.runs_in_float32 and set(names) <= set(graph.outputs):
         return str(graph.path)
     model = onnx.ModelProto()
@@ -179,7 +196,7 @@ def _find_source(graph: OnnxGraph, names: Sequence[str]) -> str | bytes:
 
 
 def _blame_output(graph: OnnxGraph, name: str, found: str) -> DivergenceError:
-    """No node differs by itself: the output's own is named."""
+    """Makes the error for an output that differs although no node differs by itself: it names the output's node."""
     producer: Node | None = next((node for node in graph.nodes if name in node.outputs), None)
     node, operator = (producer.name, producer.op) if producer else (name, "Constant")
     return DivergenceError(node, operator, name, found)
