@@ -42,7 +42,7 @@ def resize(
     mode: str = "nearest",
     nearest_mode: str = "round_prefer_floor",
 ) -> Tensor:
-    """Axes of other sizes, entries taken or interpolated along one after the other."""
+    """Gives axes other sizes. Entries are taken or interpolated along one axis after the other."""
     places = [axis % x.dim() for axis in (range(x.dim()) if axes is None else axes)]
     before = [x.shape[axis] for axis in places]
     wanted = [] if sizes is None else read_ints(sizes)
@@ -71,13 +71,13 @@ def resize(
 @operator("Upsample", since=9, literals=[1], only={"mode": one_of("nearest", "linear")})
 @operator("Resize", since=10, literals=[1], only={"mode": one_of("nearest", "linear")})
 def resize_by_scales(x: Tensor, scales: Floats, *, mode: str = "nearest") -> Tensor:
-    """The same, as before opset 11: coordinates are multiples of the step."""
+    """Does the same as `resize` before opset 11, where coordinates are multiples of the step."""
     return resize(x, None, scales, mode=mode, coordinate_transformation_mode="asymmetric", nearest_mode="floor")
 
 
 @operator("Upsample", since=7, only={"mode": one_of("nearest", "linear")})
 def upsample_by_attribute(x: Tensor, *, scales: Sequence[float], mode: str = "nearest") -> Tensor:
-    """The same, as before opset 9."""
+    """Does the same as `resize_by_scales`, with an attribute as before opset 9."""
     return resize_by_scales(x, scales, mode=mode)
 
 
@@ -91,12 +91,12 @@ def upsample_by_attribute(x: Tensor, *, scales: Sequence[float], mode: str = "ne
 def grid_sample(
     x: Tensor, grid: Tensor, *, align_corners: int = 0, mode: str = "bilinear", padding_mode: str = "zeros"
 ) -> Tensor:
-    """Entries at the coordinates of a grid, −1 to 1 along every spatial axis."""
+    """Samples at the coordinates of a grid, which run from −1 to 1 along every spatial axis."""
     return F.grid_sample(x, grid, GRID_MODES.get(mode, mode), padding_mode, bool(align_corners))
 
 
 def _sized(before: list[int], wanted: list[int], policy: str) -> tuple[list[int], list[float]]:
-    """Sizes and factors by axis."""
+    """Finds the new size and the factor of each axis."""
     factors = [size / old for size, old in zip(wanted, before, strict=True)]
     if policy == "stretch":
         return wanted, factors
@@ -105,7 +105,7 @@ def _sized(before: list[int], wanted: list[int], policy: str) -> tuple[list[int]
 
 
 def _coordinates(before: int, after: int, factor: float, mode: str, device: torch.device) -> Tensor:
-    """Where in the old axis each new entry lies."""
+    """Finds the place in the old axis of each new entry."""
     at = torch.arange(after, dtype=torch.float32, device=device)
     match mode:
         case "align_corners":
@@ -155,7 +155,7 @@ def _cubic(at: Tensor, a: float) -> Taps:
 
 
 def _mixed(x: Tensor, axis: int, taps: Taps, *, exclude_outside: bool) -> Tensor:
-    """The weighted sum of entries; those outside are the outermost, or count for nothing."""
+    """Takes the weighted sum of entries. Those outside the axis are the outermost one, or count for nothing."""
     size, shape = x.shape[axis], [1] * x.dim()
     shape[axis] = -1
     if exclude_outside:
