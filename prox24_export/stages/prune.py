@@ -15,7 +15,7 @@ from prox24_export.passes.calibrate.calibrate import Calibrate
 from prox24_export.passes.calibrate.moments import Observation
 from prox24_export.passes.calibrate.schedule import schedule
 from prox24_export.passes.calibrate.streams import Streams
-from prox24_export.passes.find_linears import not_reached
+from prox24_export.passes.find_linears import skip_unreached
 from prox24_export.passes.graph.arrays import Array, is_finite
 from prox24_export.passes.graph.lazy_tensors import LazyTensors
 from prox24_export.passes.graph.protocol import Linear, Skipped, TracedGraph
@@ -83,7 +83,7 @@ def prune(
             by_name = {}
             for linear in stage.linears:
                 if why := _why_unreached(seen[linear.name]):
-                    rows[place[linear.name]] = describe_layer(not_reached(linear, why), graph.parameters)
+                    rows[place[linear.name]] = describe_layer(skip_unreached(linear, why), graph.parameters)
                 else:
                     by_name[linear.name] = linear
             dense = LazyTensors(partial(_weight, graph, by_name), tuple(by_name))
