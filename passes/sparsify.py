@@ -23,7 +23,7 @@ class SolvedLayer:
 
     Attributes:
         name: Name of the layer.
-        solution: What the solver returned.
+        solution: The mask and the weights that the solver found.
         blend: What the solver aimed at: 0 is the dense weight, 1 is the dense network's output.
         damping: Share of the mean diagonal that was added to the Gram matrix.
         seconds: Wall time in seconds of the choice of settings and of the solution together.
@@ -76,12 +76,13 @@ class Sparsify:
             ValueError: A weight has no observation, or a shape that does not fit its moments.
         """
         self.requires(weights, observations)
+        solve = self._solve_aimed if self.method in AIMS_AT_DENSE_OUTPUT else self._solve_baseline
         sharers: dict[int, list[str]] = {}  # layers that read the same value share its moments
         for name in weights:
             sharers.setdefault(id(observations[name].fit), []).append(name)
         for names in sharers.values():
             seen = {name: observations.pop(name) for name in names}
-            for solved in self._aimed(weights, seen) if self._aims else self._baseline(weights, seen):
+            for solved in solve(weights, seen):
                 tick()
                 yield solved
 
@@ -95,11 +96,7 @@ class Sparsify:
         if missing := set(weights) - observations.keys():
             raise ValueError(f"every layer must have been observed by calibration. Got nothing for {min(missing)}.")
 
-    @property
-    def _aims(self) -> bool:
-        return self.method in AIMS_AT_DENSE_OUTPUT
-
-    def _aimed(self, weights: Mapping[str, Tensor], seen: dict[str, Observation]) -> Iterator[SolvedLayer]:
+    def _solve_aimed(self, weights: Mapping[str, Tensor], seen: dict[str, Observation]) -> Iterator[SolvedLayer]:
         """Chooses blends on held-back tokens, where there are some, and then solves on all tokens."""
         started = time.perf_counter()
         whole, choice = (first := next(iter(seen.values()))).fit, first.choice
@@ -110,7 +107,7 @@ class Sparsify:
         damping = self.damping
         if damping is None:
             damping = automatic_damping(tokens, width)
-        blends = self._blends(weights, seen, damping)
+        blends = self._choose_blends(weights, seen, damping)
         parts = ("fit", "choice") if joins else ("fit",)
         residuals = {name: _add_known([one.residuals.get(part) for part in parts]) for name, one in seen.items()}
         seen.clear()
@@ -132,7 +129,7 @@ class Sparsify:
             yield SolvedLayer(name, solution, blend, damping, time.perf_counter() - started)
             started = time.perf_counter()
 
-    def _blends(
+    def _choose_blends(
         self, weights: Mapping[str, Tensor], seen: Mapping[str, Observation], damping: float
     ) -> dict[str, float]:
         if self.blend is not None:
@@ -143,7 +140,7 @@ class Sparsify:
         fitted = _factorise(first.fit, damping)
         return {name: find_best_blend(weights[name], one, fitted) for name, one in seen.items()}
 
-    def _baseline(self, weights: Mapping[str, Tensor], seen: dict[str, Observation]) -> Iterator[SolvedLayer]:
+    def _solve_baseline(self, weights: Mapping[str, Tensor], seen: dict[str, Observation]) -> Iterator[SolvedLayer]:
         names, first = list(seen), next(iter(seen.values()))
         moments = first.fit
         if first.choice is not None and not self.held_back:

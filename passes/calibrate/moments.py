@@ -1,4 +1,4 @@
-"""What calibration sums up over tokens: Gram matrices, and how far a residual branch has moved."""
+"""The sums over tokens that calibration makes: Gram matrices, and how far a residual branch has moved."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -45,7 +45,7 @@ class Streams:
     executions: int = field(init=False, default=0)
 
     def __post_init__(self) -> None:
-        """Both streams start as the feeds, sharing the arrays."""
+        """Starts both streams with the feeds, and lets them share the arrays."""
         feeds = [batch.feeds for batch in self.batches]
         self.frontier = InMemory(feeds) if self.offload is None else OnDisk(feeds, self.offload)
 
@@ -59,7 +59,7 @@ class StageRunner:
     """Runs a stage. It is compiled at its first batch, because only then the types of what it reads are known."""
 
     def __init__(self, graph: TracedGraph, stage: Stage, weights: Mapping[str, Array]) -> None:
-        """Runs nothing yet; `weights` replaces stored ones by name."""
+        """Runs nothing yet. `weights` replace stored ones by name."""
         self.graph, self._stage, self._weights = graph, stage, weights
         self._call: Callable[[Mapping[str, Array]], dict[str, Array]] | None = None
 

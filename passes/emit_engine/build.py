@@ -189,13 +189,14 @@ def _build(onnx: Path, folder: Path, settings: EmitEngines, *, sparse_weights: b
     from polygraphy.backend.trt import CreateConfig, EngineBytesFromNetwork, NetworkFromOnnxPath  # noqa: PLC0415
 
     trt = import_tensorrt()
+    limits = None if settings.workspace is None else {trt.MemoryPoolType.WORKSPACE: settings.workspace}
     network = NetworkFromOnnxPath(str(onnx), strongly_typed=find_generation(trt.__version__).strongly_typed)
     with _work_on_timing_cache(folder / TIMING_CACHE, settings.timing_cache) as cache:
         config = CreateConfig(
             sparse_weights=sparse_weights,
             profiles=[_make_profile(settings.profile)],
             load_timing_cache=str(cache) if cache.is_file() else None,
-            memory_pool_limits=_make_memory_limits(trt, settings.workspace),
+            memory_pool_limits=limits,
             profiling_verbosity=trt.ProfilingVerbosity.DETAILED,
             builder_optimization_level=settings.optimization_level,
             tf32=True,
@@ -218,10 +219,6 @@ def _work_on_timing_cache(place: Path, earlier: Path | None) -> Iterator[Path]:
         yield copy
         if copy.is_file():
             copy.replace(place)
-
-
-def _make_memory_limits(trt: Any, workspace: int | None) -> dict[Any, int] | None:
-    return None if workspace is None else {trt.MemoryPoolType.WORKSPACE: workspace}
 
 
 def _make_profile(ranges: Mapping[str, ShapeRange]) -> Any:

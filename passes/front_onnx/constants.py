@@ -26,7 +26,7 @@ class ConstantOperand:
 
     Attributes:
         root: The stored constant.
-        layout: From its stored shape to the operand.
+        layout: The way from its stored shape to the shape of the operand.
         limit: Largest magnitude that the casts on the way can hold.
     """
 

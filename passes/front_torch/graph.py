@@ -88,7 +88,11 @@ class FxGraph:
         names = self.program.graph_signature.user_inputs
         values = {node.name: node.meta.get("val") for node in self.program.graph.nodes if node.op == "placeholder"}
         return tuple(
-            Input(name, _as_numpy(value.dtype), tuple(s if isinstance(s, int) else None for s in value.shape))
+            Input(
+                name,
+                as_numpy_dtype(str(value.dtype).removeprefix("torch.")),
+                tuple(size if isinstance(size, int) else None for size in value.shape),
+            )
             for name in names
             if isinstance(name, str) and isinstance(value := values.get(name), Tensor)
         )
@@ -310,10 +314,6 @@ def expect_fx_graph(graph: TracedGraph) -> FxGraph:
 
 def _is_random(node: fx.Node) -> bool:
     return torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
-
-
-def _as_numpy(dtype: torch.dtype) -> np.dtype[Any]:
-    return as_numpy_dtype(str(dtype).removeprefix("torch."))
 
 
 def _convert_arrays(values: Mapping[str, Any]) -> dict[str, Any]:

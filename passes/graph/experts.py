@@ -11,7 +11,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Expert:
-    """Which rows of an activation one expert multiplies.
+    """One expert, which multiplies only some rows of an activation.
 
     Attributes:
         index: Index of the expert along the weight's first axis.

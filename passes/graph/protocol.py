@@ -228,7 +228,7 @@ class TracedGraph(Protocol):
 
     @property
     def path(self) -> Path:
-        """Where the model was read from."""
+        """The file or folder that the model was read from."""
 
     @property
     def inputs(self) -> tuple[Input, ...]:

@@ -8,7 +8,7 @@ import onnx
 import torch
 from torch import Tensor, fx
 
-from prox24_export.errors import InputError, Prox24Error
+from prox24_export.errors import InputError, Prox24Error, first_line
 from prox24_export.passes.front_onnx import runtime
 from prox24_export.passes.front_onnx.graph import OnnxGraph
 from prox24_export.passes.graph.arrays import Array
@@ -136,8 +136,7 @@ class _Recorder(fx.Interpreter):
             result = super().run_node(n)
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
             name, operator = n.meta.get("onnx", (n.name, str(n.target)))
-            sentence = str(error).strip().partition("\n")[0] or type(error).__name__
-            raise NotDifferentiableError(operator, name, sentence) from error
+            raise NotDifferentiableError(operator, name, first_line(error)) from error
         if "value" in n.meta:
             self.values[n.meta["value"]] = result
         return result

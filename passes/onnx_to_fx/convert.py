@@ -19,6 +19,7 @@ import torch
 from onnx import inliner
 from torch import Tensor, fx, nn
 
+from prox24_export.errors import first_line
 from prox24_export.passes.front_onnx import float32_copy, linear_operators
 from prox24_export.passes.front_onnx.constants import find_stored_tensor
 from prox24_export.passes.front_onnx.graph import OnnxGraph
@@ -284,7 +285,7 @@ class _GraphConversion:
             with torch.no_grad():
                 result = step.operator.function(*given, **step.keywords)
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
-            raise NotDifferentiableError(step.op, step.node, _sentence(error)) from error
+            raise NotDifferentiableError(step.op, step.node, first_line(error)) from error
         values = result if "outputs" in step.operator.keywords else (result,)
         self._folded |= {name: value for name, value in zip(step.outputs, values, strict=True) if name}
 
@@ -353,7 +354,3 @@ def _is_reserved(name: str) -> bool:
 def _drop_trailing(names: Sequence[str | None]) -> tuple[str | None, ...]:
     last = max((place for place, name in enumerate(names) if name), default=-1)
     return tuple(names[: last + 1])
-
-
-def _sentence(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__

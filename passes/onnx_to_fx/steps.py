@@ -19,7 +19,7 @@ class GraphStep:
         operator: The entry of the table that holds the function.
         inputs: Names of the values it takes, in order; None for one that is left out.
         outputs: Names of the values it returns, in order; empty for one that is left out.
-        keywords: What it takes by keyword.
+        keywords: The keyword arguments of the call.
     """
 
     node: str

@@ -150,10 +150,13 @@ class LowerPrecision:
         after = observe(written, feeds, rounded=True)
         verify_finite(written, after, before)
         if not feeds:
-            notes.append("no calibration data: no value but the weights was looked at, and no output was compared")
+            notes.append(
+                "there is no calibration data: only the ranges of weights were checked, and no output was compared"
+            )
         elif written.runs_in_float32:
             notes.append(
-                "compared node by node on a float32 copy, every value rounded, as ONNX Runtime has no kernels here"
+                "outputs were compared on a float32 copy whose nodes run one by one with every value rounded, because "
+                "ONNX Runtime has no kernels for the type on this machine"
             )
         return Lowered(file, kept, measure_differences(before, after), verified, tuple(notes))
 

@@ -90,7 +90,8 @@ def observe(graph: OnnxGraph, feeds: Sequence[Feeds], *, rounded: bool = False) 
     seen: dict[str, Range] = {}
     if not feeds:
         return ObservedValues(seen, [])
-    frontier = [{name: value for name, value in feed.items() if _is_input(graph, name)} for feed in feeds]
+    inputs = {entry.name for entry in graph.inputs}
+    frontier = [{name: value for name, value in feed.items() if name in inputs} for feed in feeds]
     narrow = _find_bfloat16_values(graph) if rounded else frozenset()
     for part, later in _split_into_parts(graph, 1 if rounded else AT_ONCE):
         fetches = _find_fetches(graph, part, seen)
@@ -154,10 +155,6 @@ def _find_fetches(graph: OnnxGraph, part: Sequence[Node], seen: dict[str, Range]
     outputs = [name for node in part for name in node.outputs]
     read = [name for node in part for name in node.inputs if name in graph.constants - stored and name not in seen]
     return list(dict.fromkeys([*outputs, *read]))
-
-
-def _is_input(graph: OnnxGraph, name: str) -> bool:
-    return any(entry.name == name for entry in graph.inputs)
 
 
 def _expect_tensor(name: str, value: object) -> None:

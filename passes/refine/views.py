@@ -19,7 +19,7 @@ Network = Callable[[Inputs], Sequence[Tensor]]
 
 @dataclass(frozen=True)
 class Views:
-    """What may be done to the images that a network is tuned on.
+    """The views that may be taken of the images that a network is tuned on.
 
     The dense network's output is the target whatever its input is, so that a shifted image is as good as a new one.
     Where the network turns out to give mirrored and shifted images mostly the same class, the target is what it says

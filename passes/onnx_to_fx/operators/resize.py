@@ -24,13 +24,13 @@ Taps = list[tuple[Tensor, Tensor | None]]  # positions of an axis, and their wei
     only={
         "antialias": one_of(0),
         "coordinate_transformation_mode": COORDINATES,
-        "extrapolation_value": lambda _: True,  # of a mode that is not covered
+        "extrapolation_value": lambda _: True,  # used only by a coordinate mode that is not covered
         "mode": one_of("nearest", "linear", "cubic"),
     },
 )
 def resize(
     x: Tensor,
-    roi: Floats | None = None,  # noqa: ARG001 (of a mode that is not covered)
+    roi: Floats | None = None,  # noqa: ARG001 (used only by a coordinate mode that is not covered)
     scales: Floats | None = None,
     sizes: Ints | None = None,
     *,
