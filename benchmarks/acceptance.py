@@ -31,7 +31,7 @@ from refinement import refinement_checks
 from results_files import write_results
 from solver_limits import solver_checks
 
-from prox24_export.models import frontends
+from prox24_export.models.find_frontend import find_frontend
 
 LAYERWISE = "--no-refine"
 
@@ -141,7 +141,7 @@ def by_onnx(out: Path, rows: np.ndarray[Any, Any]) -> float:
 def both_routes(files: Files, folder: Path) -> Iterator[Check]:
     """The directory, and the ONNX file of the dense model, on the same 128 rows; and the first on one core."""
     model, calibration, evaluation = files
-    front = frontends.of(model)
+    front = find_frontend(model)
     file = front.write_onnx(front.open(), folder)
     cut = save(folder / "stories_routes.npz", input_ids=np.load(calibration)["input_ids"][:128])
     runs = [export((source, cut, evaluation), folder, LAYERWISE) for source in (model, file)]

@@ -19,14 +19,15 @@ from checks import Check, table
 from models import MODELS, Files, available, save
 
 from prox24_export import Settings
-from prox24_export.budget.keep import Judges, divided, keep_budget, limits_of, measure_of
+from prox24_export.budget.judges import Judges, divide_samples, make_limit_judge, prepare_measure
+from prox24_export.budget.keep import keep_budget
 from prox24_export.budget.search import ORDERS, RELATIVE_ERROR, Order
-from prox24_export.budget.sensitivity import variant
+from prox24_export.budget.sensitivity import make_variant
 from prox24_export.data.samples import Sample
 from prox24_export.progress import Silent
 from prox24_export.results.budget import BudgetReport
 from prox24_export.stages.prepare import Job, prepare
-from prox24_export.stages.prune import Pruned, prune
+from prox24_export.stages.prune import PrunedLayers, prune
 from prox24_export.stages.run import Run
 from prox24_export.stages.weight_store import WeightStore
 
@@ -55,7 +56,7 @@ class Solved:
     """A model pruned once, without refinement; every search starts from it."""
 
     job: Job
-    pruned: Pruned
+    pruned: PrunedLayers
     weights: WeightStore
     searched: list[Sample]
     confirmed: list[Sample]
@@ -76,7 +77,7 @@ class Solved:
             settings=settings,
             progress=Silent(),
         )
-        parts = divided(job.parts.report, seed=settings.seed, in_order=False)
+        parts = divide_samples(job.parts.report, seed=settings.seed, in_order=False)
         return Solved(job, pruned, weights, *map(list, parts))
 
     def keep(self, settings: Settings, folder: Path, orders: Mapping[str, Order]) -> Kept:
@@ -86,7 +87,10 @@ class Solved:
         weights.update(self.weights)
         begun = time.perf_counter()
         looked_at = (self.searched, self.confirmed)
-        limits = [limits_of(job, part, measure_of(self.job, part), reported=len(self.reported)) for part in looked_at]
+        limits = [
+            make_limit_judge(job, part, prepare_measure(self.job, part), reported=len(self.reported))
+            for part in looked_at
+        ]
         _, report = keep_budget(
             job,
             self.pruned,
@@ -98,8 +102,11 @@ class Solved:
             orders=orders,
         )
         seconds = time.perf_counter() - begun
-        model, measure = variant(job.graph, weights), measure_of(self.job, self.reported)
-        held, (unseen, *_) = measure(model), limits_of(job, self.reported, measure, reported=len(self.reported))(model)
+        model, measure = make_variant(job.graph, weights), prepare_measure(self.job, self.reported)
+        held, (unseen, *_) = (
+            measure(model),
+            make_limit_judge(job, self.reported, measure, reported=len(self.reported))(model),
+        )
         metric = "top1" if settings.max_accuracy_drop is not None else "perplexity"
         change = next((change for change in held.changes if change.metric == metric), None)
         lost = held.sparse[metric] - held.dense[metric]
@@ -127,7 +134,7 @@ def budget_checks() -> Iterator[Check]:
             model, calibration, evaluation = MODELS["stories260K"][1](folder)
             cut = save(folder / "stories_128.npz", input_ids=np.load(calibration)["input_ids"][:128])
             solved = Solved.of((model, cut, evaluation), folder, Settings(max_metric_change=1.0))
-            ends = measure_of(solved.job, solved.searched)(variant(solved.job.graph, solved.weights))
+            ends = prepare_measure(solved.job, solved.searched)(make_variant(solved.job.graph, solved.weights))
             limit = round(SHARE * (ends.sparse["perplexity"] - ends.dense["perplexity"]), 1)
             pair = both(solved, Settings(max_metric_change=limit), folder)
             yield from told(f"stories260K, perplexity + {limit}", *pair, limit)

@@ -52,7 +52,12 @@ def read_mutants(tree: Path) -> Iterator[Mutant]:
             name = key.rpartition(".")[2]
             stem = name.partition("__mutmut_")[0]
             change = difference(written(functions[f"{stem}__mutmut_orig"]), written(functions[name]))
-            yield Mutant(key.rpartition(".")[0], stem.removeprefix("x_"), change, code)
+            yield Mutant(key.rpartition(".")[0], original_name(stem), change, code)
+
+
+def original_name(stem: str) -> str:
+    """`function` or `Class.method`, as mutmut spells them `x_function` and `xǁClassǁmethod`."""
+    return stem.removeprefix("x_").removeprefix("xǁ").replace("ǁ", ".")
 
 
 def written(function: ast.FunctionDef) -> list[str]:

@@ -10,23 +10,24 @@ import numpy as np
 
 from prox24_export import facts, output
 from prox24_export.data import samples as data
-from prox24_export.engines.choice import EngineChoice, EngineRequest, choose
+from prox24_export.data.random_samples import draw_random
+from prox24_export.engines.choice import EngineChoice, EngineRequest, choose_engine
 from prox24_export.errors import InputError, first_line
-from prox24_export.models import frontends
+from prox24_export.models.onnx import OnnxFile
 from prox24_export.passes.find_linears import FindLinears
 from prox24_export.passes.front_onnx.graph import OnnxGraph
 from prox24_export.passes.front_onnx.runtime import shorten_message
 from prox24_export.passes.graph.protocol import Candidate, Feeds, Linear
 from prox24_export.passes.verify_pattern import check_use
-from prox24_export.report import rerender
+from prox24_export.report import files
 from prox24_export.results.engine import EngineReport, Estimate
 from prox24_export.results.report import LayerReport, Report
 from prox24_export.settings import Settings
-from prox24_export.stages import engines as engine_stage
-from prox24_export.stages import samples as preparation
+from prox24_export.stages.engines import FinishedPair, draw_timed_batches, estimate_gain, run_engines
 from prox24_export.stages.prepare import Job
-from prox24_export.stages.prune import row_of
+from prox24_export.stages.prune import describe_layer
 from prox24_export.stages.run import Run
+from prox24_export.stages.samples import find_batch_size
 from prox24_export.validation import gates
 
 ENGINE_FILES = {".engine", ".plan", ".trt"}
@@ -60,7 +61,7 @@ def bench(
     """
     run, settings = Run(), settings or Settings()
     target = out or Path(f"{sparse.stem}-bench")
-    output.check(target, sparse, dense, inputs, force=settings.force)
+    output.check_target(target, sparse, dense, inputs, force=settings.force)
     for file in (dense, sparse):
         if not file.is_file():
             raise InputError(f"no such model: {file}. Expected two .onnx files or two TensorRT engines.")
@@ -68,17 +69,17 @@ def bench(
     kinds = {file.suffix.lower() in ENGINE_FILES for file in (dense, sparse)}
     if len(kinds) > 1:
         raise InputError(f"{dense} and {sparse} must both be ONNX files, or both TensorRT engines.")
-    with output.folder(target) as folder:
+    with output.replace_folder(target) as folder:
         if kinds == {True}:
-            report = _of_engines(dense, sparse, inputs, batches, settings, run)
+            report = _bench_engines(dense, sparse, inputs, batches, settings, run)
         else:
-            report = _of_models(dense, sparse, folder, batches, inputs, settings, run)
+            report = _bench_models(dense, sparse, folder, batches, inputs, settings, run)
         report = replace(report, seconds=run.seconds | {"total": round(time.perf_counter() - run.start, 3)})
-        rerender.write_all(report, folder)
+        files.write_report(report, folder)
     return report
 
 
-def _of_models(  # noqa: PLR0917 - as `bench` has them
+def _bench_models(  # noqa: PLR0917 - as `bench` has them
     dense: Path,
     sparse: Path,
     folder: Path,
@@ -92,22 +93,22 @@ def _of_models(  # noqa: PLR0917 - as `bench` has them
         left, right = OnnxGraph(dense), OnnxGraph(sparse)
         _expect_alike(left, right)
         found = FindLinears(settings.include, settings.exclude).call(graph=right).layers
-        rows = _rows(right, found)
+        rows = _describe_layers(right, found)
     with run.timed("data"):
-        samples = [] if inputs is None else data.read(inputs, left.inputs, "--inputs")
+        samples = [] if inputs is None else data.read_samples(inputs, left.inputs, "--inputs")
         parts = data.Parts(tuple(samples), (), ())
-        size = preparation.batch_size(left, parts) if samples else 1
-        job = Job(frontends.Onnx(dense), left, settings, folder, found, parts, None, size, choice)
-        timed = _timed(job, batches, run)
-    expected = engine_stage.estimate_gain(job, rows, timed, run)
+        size = find_batch_size(left, parts) if samples else 1
+        job = Job(OnnxFile(dense), left, settings, folder, found, parts, None, size, choice)
+        timed = _draw_calls(job, batches, run)
+    expected = estimate_gain(job, rows, timed, run)
     with run.timed("engines"):
-        finished = engine_stage.Finished(folder, right, dense, sparse, rows)
-        engine = engine_stage.run_engines(job, finished, timed)
-    return _report(dense, sparse, settings, run, engine, rows, expected)
+        finished = FinishedPair(folder, right, dense, sparse, rows)
+        engine = run_engines(job, finished, timed)
+    return _assemble_report(dense, sparse, settings, run, engine, rows, expected)
 
 
 def _expect_used(settings: Settings, batches: Sequence[int], inputs: str | None) -> None:
-    """Refuses what would be ignored."""
+    """Refuses options that would be ignored."""
     if settings.engine == "none":
         raise InputError("--engine none times nothing. Choose another engine, or leave it out.")
     if settings.shapes and (batches or inputs is not None):
@@ -126,32 +127,32 @@ def _expect_alike(dense: OnnxGraph, sparse: OnnxGraph) -> None:
 def _choose(settings: Settings) -> EngineChoice:
     """With `auto` there is always something to time: ONNX Runtime's CPU where nothing else is."""
     request = EngineRequest(settings.engine, settings.precision, settings.min_speedup)
-    if request.engine == "auto" and choose(replace(request, min_speedup=None), has_onnx=True).engine == "none":
+    if request.engine == "auto" and choose_engine(replace(request, min_speedup=None), has_onnx=True).engine == "none":
         request = replace(request, engine="onnxruntime")
-    return choose(request, has_onnx=True)
+    return choose_engine(request, has_onnx=True)
 
 
-def _rows(graph: OnnxGraph, found: Sequence[object]) -> list[LayerReport]:
+def _describe_layers(graph: OnnxGraph, found: Sequence[object]) -> list[LayerReport]:
     """Every layer; one is sparse where each use of its weight is 2:4."""
     wrong = {use.weight for use in graph.operators() if isinstance(use, Candidate) and check_use(graph, use).violations}
     rows = []
     for layer in found:
-        row = row_of(layer, graph.parameters)  # type: ignore[arg-type] # what FindLinears gives
+        row = describe_layer(layer, graph.parameters)  # type: ignore[arg-type] # what FindLinears gives
         if isinstance(layer, Linear) and layer.weight in wrong:
             row = replace(row, state="dense", reason="its weight is not 2:4 in this file", notes=())
         rows.append(row)
     return rows
 
 
-def _timed(job: Job, batches: Sequence[int], run: Run) -> list[Feeds]:
+def _draw_calls(job: Job, batches: Sequence[int], run: Run) -> list[Feeds]:
     """One call for each size, of the samples given or of random ones; the shapes given where there are any."""
     if job.settings.ranges and not batches:
-        return engine_stage.timed_batches(job, run)
+        return draw_timed_batches(job, run)
     free = data.can_join(job.graph.inputs)
     sizes = tuple(batches) or (USUAL if free else (1,))
     if not free and sizes != (1,):
         raise InputError(f"--batch {sizes[0]}: the model's first axis is fixed. Leave --batch out.")
-    calls = [_call(job, size) for size in dict.fromkeys(sizes)]
+    calls = [_draw_call(job, size) for size in dict.fromkeys(sizes)]
     model = job.graph.runner()
     possible: list[Feeds] = []
     for size, feeds in zip(dict.fromkeys(sizes), calls, strict=True):
@@ -167,18 +168,18 @@ def _timed(job: Job, batches: Sequence[int], run: Run) -> list[Feeds]:
     return possible
 
 
-def _call(job: Job, size: int) -> Feeds:
+def _draw_call(job: Job, size: int) -> Feeds:
     graph, samples = job.graph, list(job.parts.fit)
     if not samples:
-        samples = data.random(graph.inputs, graph.gathered_rows, job.settings.random_shapes, size, job.settings.seed)
+        samples = draw_random(graph.inputs, graph.gathered_rows, job.settings.random_shapes, size, job.settings.seed)
     repeated = (samples * -(-size // len(samples)))[:size]
-    groups = [feeds for feeds, _ in data.joined(repeated, graph.inputs, size)]
+    groups = [feeds for feeds, _ in data.join_samples(repeated, graph.inputs, size)]
     if len(groups) > 1:
         raise InputError(f"--batch {size}: the samples have other shapes and cannot be joined. Give ones that can.")
     return groups[0]
 
 
-def _of_engines(  # noqa: PLR0917 - as `bench` has them
+def _bench_engines(  # noqa: PLR0917 - as `bench` has them
     dense: Path, sparse: Path, inputs: str | None, batches: Sequence[int], settings: Settings, run: Run
 ) -> Report:
     """Engines are timed as they are; their layers and outputs are not compared with anything."""
@@ -198,10 +199,10 @@ def _of_engines(  # noqa: PLR0917 - as `bench` has them
     timed = [{name: array[:size] if array.ndim else array for name, array in arrays.items()} for size in sizes]
     with run.timed("engines"):
         engine = tensorrt_bench.bench_engines(dense, sparse, timed, settings.precision or "fp16")
-    return _report(dense, sparse, settings, run, engine)
+    return _assemble_report(dense, sparse, settings, run, engine)
 
 
-def _report(  # noqa: PLR0917 - what a report of two files holds
+def _assemble_report(  # noqa: PLR0917 - what a report of two files holds
     dense: Path,
     sparse: Path,
     settings: Settings,
@@ -212,16 +213,16 @@ def _report(  # noqa: PLR0917 - what a report of two files holds
 ) -> Report:
     return Report(
         tool=output.TOOL,
-        versions=facts.versions(),
-        machine=facts.machine(),
+        versions=facts.list_versions(),
+        machine=facts.describe_machine(),
         started=run.started,
         settings=settings.as_dict(),
-        input=facts.file_facts(dense, dense),
-        output=facts.file_facts(sparse, sparse),
+        input=facts.describe_file(dense, dense),
+        output=facts.describe_file(sparse, sparse),
         data=None,
         layers=tuple(rows),
         accuracy=None,
-        gates=gates.evaluate(settings, None, engine=engine, layers=rows),
+        gates=gates.evaluate_gates(settings, None, engine=engine, layers=rows),
         warnings=tuple(run.warnings),
         executions=None,
         estimate=expected,

@@ -58,7 +58,7 @@ app = App(
     help="Turns a trained ONNX model into a verified 2:4-sparse one, nearly as accurate as the dense one.",
     help_epilogue=EPILOGUE,
     version_flags=["--version"],
-    config=config.sources(),
+    config=config.list_sources(),
     default_parameter=PLAIN,
 )
 
@@ -114,10 +114,10 @@ def export(
         _print(terminal.plan_table(planned))
         return PASSED
     if sensitivity:
-        from prox24_export.report import budget_text  # noqa: PLC0415
+        from prox24_export.report import terminal_budget  # noqa: PLC0415
 
         lost = pipeline.sensitivity(model, calibration, evaluation=evaluation, settings=settings, progress=progress)
-        _print(budget_text.sensitivity_table(lost))
+        _print(terminal_budget.sensitivity_table(lost))
         return PASSED
     report = pipeline.export(model, calibration, out, evaluation=evaluation, settings=settings, progress=progress)
     _print(_formatted(report, format))
@@ -182,13 +182,13 @@ def report(
         other: The output folder, or report.json, of a later run to compare with it. Nothing is written then.
         format: How the comparison is printed.
     """
-    from prox24_export.report import compare, rerender  # noqa: PLC0415
+    from prox24_export.report import compare, files  # noqa: PLC0415
     from prox24_export.results import reader  # noqa: PLC0415
 
     if other is None:
-        _print("".join(f"{path}\n" for path in rerender.rerender(run)))
+        _print("".join(f"{path}\n" for path in files.rerender_folder(run)))
         return PASSED
-    both = reader.load(run), reader.load(other)
+    both = reader.load_report(run), reader.load_report(other)
     _print(compare.render_markdown(*both) if format == "markdown" else compare.render_text(*both))
     return PASSED
 

@@ -1,4 +1,4 @@
-"""Options from files: `prox24.toml`, and `[tool.prox24-export]` in `pyproject.toml`.
+"""Options from files: from `prox24.toml`, and from `[tool.prox24-export]` in `pyproject.toml`.
 
 Names are those of the command line without the dashes; a sub-command's options stand in a table of its name. What the
 command line says counts first, then `prox24.toml`, then `pyproject.toml`. Each is looked for in the current folder and
@@ -17,7 +17,7 @@ TABLE = ("tool", "prox24-export")
 
 
 class _File(Toml):
-    """Cyclopts' own, with messages that name the file."""
+    """A TOML file as cyclopts reads it, with error messages that name the file."""
 
     def _load_config(self, path: Path) -> dict[str, Any]:
         try:
@@ -29,8 +29,8 @@ class _File(Toml):
         return found
 
 
-def sources() -> tuple[Toml, ...]:
-    """Returns the files for `App(config=…)`; the first counts most. None is read before a command is parsed."""
+def list_sources() -> tuple[Toml, ...]:
+    """Lists the files for `App(config=…)`; the first counts most. None is read before a command is parsed."""
     return _File(OWN_FILE, search_parents=True), _File(PROJECT_FILE, root_keys=TABLE, search_parents=True)
 
 

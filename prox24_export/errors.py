@@ -1,8 +1,8 @@
-"""Errors that end a run, each tied to one exit code."""
+"""The errors that end a run, each with its exit code."""
 
 
 class Prox24Error(Exception):
-    """A run cannot go on; the message says what was expected, what came, where, and what to do."""
+    """A run cannot go on; the message says what was expected, what was found, where, and what to do."""
 
     exit_code = 4
 
@@ -14,12 +14,12 @@ class InputError(Prox24Error):
 
 
 class UnavailableError(Prox24Error):
-    """A stage that was asked for cannot be had here; found out before any work, nothing was written."""
+    """What was asked for cannot be had here; this was found out before any work, and nothing was written."""
 
     exit_code = 3
 
 
 def first_line(error: BaseException) -> str:
-    """The first line that says something of a foreign error; its type where it says nothing."""
+    """The first line of a foreign error's message that is not empty; the error's type where there is none."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0] if lines else type(error).__name__

@@ -1,4 +1,4 @@
-"""What a report says of the machine, the versions and the files of a run."""
+"""What a report says of the machine, the versions and the files of a run, and how much memory the process takes."""
 
 import contextlib
 import ctypes
@@ -20,8 +20,16 @@ CHUNK = 1 << 20
 M_MMAP_THRESHOLD, LARGE_BLOCK = -3, 4 << 20  # malloc.h; bytes
 
 
-def file_facts(path: Path, shown: Path) -> FileFacts:
-    """Size and digest of `path`, reported under the name `shown`; of a directory those of its files, by name."""
+def describe_file(path: Path, shown: Path) -> FileFacts:
+    """Measures the size of a file, or of all files of a directory, and computes their SHA-256 digest.
+
+    Args:
+        path: The file or directory; names of files in a directory are part of its digest.
+        shown: The name to report it under.
+
+    Raises:
+        OSError: A file cannot be read.
+    """
     digest, size = hashlib.sha256(), 0
     for file in sorted(entry for entry in path.iterdir() if entry.is_file()) if path.is_dir() else [path]:
         if path.is_dir():
@@ -33,14 +41,14 @@ def file_facts(path: Path, shown: Path) -> FileFacts:
     return FileFacts(str(shown), size, digest.hexdigest())
 
 
-def versions() -> dict[str, str]:
-    """Version of every package that takes part."""
+def list_versions() -> dict[str, str]:
+    """Lists the versions of Python and of every package that takes part, by name."""
     there = [name for name in OPTIONAL if find_spec(name) is not None]
     return {"python": platform.python_version()} | {name: version(name) for name in (*PACKAGES, *there)}
 
 
-def machine() -> dict[str, Any]:
-    """What the figures were measured on."""
+def describe_machine() -> dict[str, Any]:
+    """Describes the machine that the figures are measured on: system, processor and number of cores."""
     return {"system": platform.platform(), "processor": platform.machine(), "cores": os.cpu_count()}
 
 
@@ -61,16 +69,16 @@ def keep_no_large_blocks() -> None:
         ctypes.CDLL("libc.so.6").mallopt(M_MMAP_THRESHOLD, LARGE_BLOCK)
 
 
-def resident_memory_mb() -> float:
-    """Resident size of this process now, in MB (2²⁰ bytes); the largest so far where the system does not tell."""
+def measure_resident_mb() -> float:
+    """Measures the resident size of this process now, in MB (2²⁰ bytes); the largest so far where it is not told."""
     try:
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
     except OSError:
-        return peak_memory_mb()
+        return measure_peak_mb()
     return pages * resource.getpagesize() / 2**20
 
 
-def peak_memory_mb() -> float:
-    """Largest resident size of this process so far, in MB (2²⁰ bytes)."""
+def measure_peak_mb() -> float:
+    """Measures the largest resident size of this process so far, in MB (2²⁰ bytes)."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10

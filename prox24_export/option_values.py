@@ -1,4 +1,4 @@
-"""The values that options may have, below everything that acts on them. Nothing of the project is imported here."""
+"""The values that options may have. Nothing of the project is imported here, so that everything can import it."""
 
 from typing import Literal
 

@@ -1,4 +1,4 @@
-"""The output folder: it appears whole or not at all, and never over the input."""
+"""The output folder, which appears whole or not at all, and never replaces an input."""
 
 import json
 import os
@@ -11,21 +11,21 @@ from pathlib import Path
 from prox24_export.errors import InputError
 
 REPORT = "report.json"
-TOOL = "prox24-export"  # what `tool` says in the report of a folder that may be replaced
+TOOL = "prox24-export"  # the value of `tool` in the report of a folder that may be replaced
 
 
-def check(out: Path, model: Path, *data: object, force: bool) -> None:
-    """Refuses a folder that must not be written, before any work is done.
+def check_target(out: Path, model: Path, *data: object, force: bool) -> None:
+    """Refuses an output folder that must not be written, before any work is done.
 
     Args:
-        out: The folder.
+        out: The output folder.
         model: The input model.
-        data: Other sources the run reads; those that are no paths are left out.
+        data: The other sources that the run reads; those that are no paths do not count.
         force: Whether an earlier run may be replaced.
 
     Raises:
-        InputError: Something other than an earlier run is there, or an earlier run and not `force`, or an input lies
-            in the folder that would be replaced.
+        InputError: The folder holds something other than a finished run, or a finished run and `force` is not given, or
+            it holds an input.
         OSError: The folder above it cannot be written.
     """
     place = out.resolve()
@@ -56,8 +56,14 @@ def _expect_replaceable(out: Path, *, force: bool) -> None:
 
 
 @contextmanager
-def folder(out: Path) -> Iterator[Path]:
-    """A temporary folder beside `out` that takes its place when the block ends well, and vanishes when it does not.
+def replace_folder(out: Path) -> Iterator[Path]:
+    """Makes a temporary folder beside `out`, which replaces `out` when the block ends well and vanishes when it fails.
+
+    Args:
+        out: The output folder; what is there stays until the block has ended well.
+
+    Yields:
+        The temporary folder to write to.
 
     Raises:
         OSError: The folder cannot be written.
@@ -69,18 +75,18 @@ def folder(out: Path) -> Iterator[Path]:
         place.parent.mkdir(parents=True, exist_ok=True)
         work = Path(tempfile.mkdtemp(prefix=f".{place.name}.", dir=place.parent))
         yield work
-        work.chmod(0o777 & ~_umask())
+        work.chmod(0o777 & ~_read_umask())
         _replace(place, work)
     except BaseException:
         if work is not None:
             shutil.rmtree(work, ignore_errors=True)
-        _remove(new)
+        _remove_empty(new)
         raise
 
 
 @contextmanager
-def scratch(folder: Path) -> Iterator[Path]:
-    """A folder in `folder` that vanishes when the block ends."""
+def make_scratch(folder: Path) -> Iterator[Path]:
+    """Makes a folder in `folder` that vanishes when the block ends."""
     place = Path(tempfile.mkdtemp(prefix=".scratch.", dir=folder))
     try:
         yield place
@@ -89,7 +95,7 @@ def scratch(folder: Path) -> Iterator[Path]:
 
 
 def _replace(out: Path, work: Path) -> None:
-    """Puts `work` where `out` is; what was there stays until the new folder stands, and comes back if it cannot."""
+    """Puts `work` in the place of `out`; what was there stays until `work` is in place, and comes back on failure."""
     if not out.exists():
         work.rename(out)
         return
@@ -107,8 +113,8 @@ def _replace(out: Path, work: Path) -> None:
     shutil.rmtree(aside, ignore_errors=True)
 
 
-def _remove(empty: list[Path]) -> None:
-    """Removes folders, innermost first, as far as they are there and nobody else put anything into them."""
+def _remove_empty(empty: list[Path]) -> None:
+    """Removes folders, innermost first, as far as they exist and nobody else has put anything into them."""
     for parent in empty:
         try:
             parent.rmdir()
@@ -126,7 +132,7 @@ def _is_finished_run(out: Path) -> bool:
 
 
 def _expect_writable(parent: Path) -> None:
-    """Finds out before the work, not after it."""
+    """Checks that a folder can be written, before the work and not after it."""
     while not parent.exists() and parent != parent.parent:
         parent = parent.parent
     if not parent.is_dir():
@@ -135,7 +141,7 @@ def _expect_writable(parent: Path) -> None:
         raise PermissionError(f"no permission to write in {parent}")
 
 
-def _umask() -> int:
+def _read_umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask

@@ -1,4 +1,7 @@
-"""Progress on long work: bars on a terminal, elsewhere a line per stage. A pass calls `tick` and knows no more."""
+"""Progress of long work: bars on a terminal, elsewhere a line for each stage.
+
+A pass calls `tick` and knows no more of it.
+"""
 
 import sys
 import time
@@ -10,52 +13,52 @@ from typing import Protocol
 
 @dataclass(frozen=True)
 class Steps:
-    """What a stage yields: called, it advances by one step.
+    """The progress of one stage; calling it advances the stage by one step.
 
     Attributes:
-        advance: Advances by one step.
-        tell: Shows what is known so far, e.g. the error of the last layer, in a few words.
+        advance: Advances the stage by one step.
+        tell: Shows a few words on what is known so far, e.g. the error of the last layer.
     """
 
     advance: Callable[[], None] = lambda: None
     tell: Callable[[str], None] = lambda _words: None
 
     def __call__(self) -> None:
-        """One step."""
+        """Advances the stage by one step."""
         self.advance()
 
 
 class Progress(Protocol):
-    """Where a pipeline says how far it is."""
+    """Shows how far a pipeline has come."""
 
     def stage(self, title: str, total: int) -> AbstractContextManager[Steps]:
-        """A stage of `total` steps."""
+        """Begins a stage of `total` steps, which ends with the block."""
 
 
 class Silent:
-    """Shows nothing."""
+    """Progress that is not shown."""
 
     @contextmanager
     def stage(self, title: str, total: int) -> Iterator[Steps]:  # noqa: ARG002 (the protocol's names)
-        """See `Progress`."""
+        """See `Progress.stage`."""
         yield Steps()
 
 
 class Terminal:
-    """On stderr: bars with the time left where that is a terminal, else one line for each stage that is done.
+    """Progress on stderr: bars with the time left on a terminal, else one line for each stage that is done.
 
-    Colours follow `NO_COLOR`.
+    There are no colours where `NO_COLOR` is set.
     """
 
     @contextmanager
     def stage(self, title: str, total: int) -> Iterator[Steps]:
-        """See `Progress`."""
-        with _bar(title, total) if sys.stderr.isatty() else _line(title) as steps:
+        """See `Progress.stage`."""
+        with _show_bar(title, total) if sys.stderr.isatty() else _show_line(title) as steps:
             yield steps
 
 
 @contextmanager
-def _line(title: str) -> Iterator[Steps]:
+def _show_line(title: str) -> Iterator[Steps]:
     started = time.perf_counter()
     last = [""]
 
@@ -67,7 +70,7 @@ def _line(title: str) -> Iterator[Steps]:
 
 
 @contextmanager
-def _bar(title: str, total: int) -> Iterator[Steps]:
+def _show_bar(title: str, total: int) -> Iterator[Steps]:
     from rich.console import Console  # noqa: PLC0415 (only when a run starts)
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn  # noqa: PLC0415
     from rich.progress import Progress as Bars  # noqa: PLC0415
@@ -79,4 +82,4 @@ def _bar(title: str, total: int) -> Iterator[Steps]:
         yield Steps(lambda: bars.advance(task), lambda words: bars.update(task, said=words[-SHOWN:]))
 
 
-SHOWN = 48  # characters of what is told, so that a line fits
+SHOWN = 48  # characters of what `tell` shows, so that a line fits

@@ -15,7 +15,7 @@ from cyclopts import Group, Parameter, Token
 from prox24_export.config import PATH
 from prox24_export.errors import InputError
 from prox24_export.option_values import AIMS_AT_DENSE_OUTPUT, Effort, Engine, Method, Precision, Refine, RefineMode
-from prox24_export.shapes import Shape, ShapeRange, parse
+from prox24_export.shapes import Shape, ShapeRange, parse_shapes
 
 # The groups of the help, in the order in which it shows them.
 DATA = Parameter(group=Group.create_ordered("Data"))
@@ -41,7 +41,7 @@ FUNCTION = Bound("module:function", lambda value: ":" in value)
 
 def _read_shapes(_: object, tokens: tuple[Token, ...]) -> dict[str, ShapeRange]:
     """Reads every `--shapes` of a command line, or the list of a file, which may be empty."""
-    return parse(token.value for token in tokens if token.implicit_value != [])
+    return parse_shapes(token.value for token in tokens if token.implicit_value != [])
 
 
 SHAPES = Parameter(converter=_read_shapes, n_tokens=-1, accepts_keys=False, metavar="SHAPE...")

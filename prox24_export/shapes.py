@@ -1,15 +1,13 @@
-"""Optimisation profiles: `--shapes` in trtexec's syntax and in ours, and the profile that a model's inputs need.
+"""Optimisation profiles: the syntax of `--shapes`, which is trtexec's and more, and the ranges of a model's inputs.
 
-Accepted, one string for one or more inputs:
+One string is for one or more inputs:
 
-    x:8x3x224x224                                  one shape: smallest, likeliest and largest alike
+    x:8x3x224x224                                  one shape, which is smallest, likeliest and largest
     x:1x3x224x224,8x3x224x224,32x3x224x224         smallest, likeliest, largest
     ids:1x8,4x128,8x512,mask:1x8,4x128,8x512       several inputs
     input:0:1x3                                    a name with a colon
-    'a,b':1x3                                      quoted as for trtexec, for any other name
+    'a,b':1x3                                      any other name in quotes, as for trtexec
     scale:scalar  or  scale:                       a scalar, as trtexec writes it
-
-and trtexec's three options `--minShapes`, `--optShapes`, `--maxShapes` as three strings of one shape per input.
 """
 
 import re
@@ -28,12 +26,12 @@ _QUOTED = re.compile(r"'([^']*)':?")
 
 @dataclass(frozen=True)
 class ShapeRange:
-    """Shapes of one input that an engine accepts, and the one it is tuned for.
+    """The shapes of one input that an engine accepts, and the one that it is tuned for.
 
     Attributes:
-        min: Smallest size of every axis.
-        opt: The shape that tactics are timed at.
-        max: Largest size of every axis.
+        min: The smallest size of every axis.
+        opt: The likeliest shape, at which tactics are timed.
+        max: The largest size of every axis.
     """
 
     min: Shape
@@ -46,52 +44,35 @@ class ShapeRange:
         return self.min == self.max
 
     def __str__(self) -> str:
-        """As `parse` reads it back."""
+        """The range in the syntax that `parse_shapes` reads."""
         shapes = (self.opt,) if self.fixed else (self.min, self.opt, self.max)
         return ",".join("x".join(str(size) for size in shape) or SCALAR for shape in shapes)
 
 
-def parse(texts: Iterable[str]) -> dict[str, ShapeRange]:
-    """Ranges by input name of any number of `--shapes`.
+def parse_shapes(texts: Iterable[str]) -> dict[str, ShapeRange]:
+    """Reads the values of any number of `--shapes`, and returns the ranges by input name.
 
     Raises:
-        InputError: A text is not of a form above, a size is below 1, a range is out of order, or a name comes twice.
+        InputError: A text has none of these forms, a size is below 1, a range is out of order, or a name comes twice.
     """
     ranges: dict[str, ShapeRange] = {}
     for text in texts:
-        for name, shapes in _inputs(text):
+        for name, shapes in _read_inputs(text):
             if name in ranges:
                 raise InputError(f"--shapes must name each input once. Got {name!r} twice.")
-            ranges[name] = _range(name, shapes, text)
+            ranges[name] = _make_range(name, shapes, text)
     return ranges
 
 
-def parse_bounds(smallest: str, likeliest: str, largest: str) -> dict[str, ShapeRange]:
-    """Ranges from what trtexec calls `--minShapes`, `--optShapes` and `--maxShapes`.
-
-    Raises:
-        InputError: One of them is malformed, gives an input other than one shape, or they name different inputs.
-    """
-    sides = [_bounds(option, text) for option, text in zip(OPTIONS, (smallest, likeliest, largest), strict=True)]
-    for option, side in zip(OPTIONS[1:], sides[1:], strict=True):
-        if side.keys() != sides[0].keys():
-            raise InputError(f"{option} must name the inputs of {OPTIONS[0]}, {sorted(sides[0])}. Got {sorted(side)}.")
-    text = f"{smallest} to {likeliest} to {largest}"
-    return {name: _range(name, [side[name] for side in sides], text) for name in sides[0]}
-
-
-OPTIONS = ("--minShapes", "--optShapes", "--maxShapes")
-
-
-def complete(
+def complete_ranges(
     given: Mapping[str, ShapeRange], declared: Mapping[str, Sequence[int | None]], example: Mapping[str, Shape]
 ) -> dict[str, ShapeRange]:
-    """The range of every input of a model: the one given, else the shape of its example and no other.
+    """Completes the ranges of a model's inputs: where none is given, only the shape of the example is accepted.
 
     Args:
-        given: By input name, from `parse`.
-        declared: The model's inputs with their sizes; None where an axis is dynamic.
-        example: Shapes of one batch, for inputs that `given` leaves out.
+        given: The ranges that the user gave, by input name.
+        declared: The sizes of the model's inputs, by name; None where an axis is dynamic.
+        example: The shapes of one batch by input name, for inputs that `given` leaves out.
 
     Raises:
         InputError: `given` names no input of the model, or does not fit its rank or its fixed sizes, or an input with
@@ -124,31 +105,21 @@ def _expect_fits(name: str, wanted: ShapeRange, declared: Sequence[int | None]) 
             raise InputError(f"input {name!r} is declared as {sizes}, ? being any size. Got {got} in --shapes.")
 
 
-def _bounds(option: str, text: str) -> dict[str, Shape]:
-    found = _inputs(text, option)
-    for name, shapes in found:
-        if len(shapes) != 1:
-            raise InputError(f"{option} must give one shape for each input. Got {len(shapes)} for {name!r}.")
-    if len({name for name, _ in found}) != len(found):
-        raise InputError(f"{option} must name each input once. Got {text!r}.")
-    return {name: shapes[0] for name, shapes in found}
-
-
-def _inputs(text: str, option: str = "--shapes") -> list[tuple[str, list[Shape]]]:
-    """Names with their shapes: an item without a name is one more shape of the input before it."""
+def _read_inputs(text: str) -> list[tuple[str, list[Shape]]]:
+    """Reads names with their shapes; an item without a name is one more shape of the input before it."""
     found: list[tuple[str, list[Shape]]] = []
-    for quoted, item in _items(text):
-        name, shape = _item(quoted, item)
+    for quoted, item in _split_items(text):
+        name, shape = _read_item(quoted, item)
         if shape is None or (name is None and not found):
-            raise InputError(f"{option} must look like {WANTED}. Got {text!r}: {item!r} is no shape of an input.")
+            raise InputError(f"--shapes must look like {WANTED}. Got {text!r}: {item!r} is no shape of an input.")
         if name is not None:
             found.append((name, []))
         found[-1][1].append(shape)
     return found
 
 
-def _items(text: str) -> list[tuple[str | None, str]]:
-    """Items between commas, each with the quoted name that it begins with; commas in quotes do not count."""
+def _split_items(text: str) -> list[tuple[str | None, str]]:
+    """Splits a text at the commas outside quotes into items, each with the quoted name that it begins with."""
     items: list[tuple[str | None, str]] = []
     rest = text.strip()
     while True:
@@ -161,17 +132,17 @@ def _items(text: str) -> list[tuple[str | None, str]]:
         rest = rest.strip()
 
 
-def _item(quoted: str | None, item: str) -> tuple[str | None, Shape | None]:
-    """Name and shape of one item; no name where it is a shape alone, no shape where it is malformed."""
+def _read_item(quoted: str | None, item: str) -> tuple[str | None, Shape | None]:
+    """Reads name and shape of one item; it has no name where it is a shape alone, no shape where it is malformed."""
     if quoted is not None:
-        return (quoted, _shape(item)) if quoted else (None, None)
+        return (quoted, _read_shape(item)) if quoted else (None, None)
     name, colon, sizes = item.rpartition(":")
     if not colon:
-        return None, _shape(item) if item else None
-    return (name, _shape(sizes)) if name else (None, None)
+        return None, _read_shape(item) if item else None
+    return (name, _read_shape(sizes)) if name else (None, None)
 
 
-def _shape(text: str) -> Shape | None:
+def _read_shape(text: str) -> Shape | None:
     if text.lower() in ("", SCALAR):
         return ()
     if not _SIZES.fullmatch(text):
@@ -179,7 +150,7 @@ def _shape(text: str) -> Shape | None:
     return tuple(int(size) for size in text.lower().split("x"))
 
 
-def _range(name: str, shapes: Sequence[Shape], text: str) -> ShapeRange:
+def _make_range(name: str, shapes: Sequence[Shape], text: str) -> ShapeRange:
     if len(shapes) not in (1, RANGE):
         raise InputError(
             f"--shapes must give one shape or three (smallest, likeliest, largest) for {name!r}. "

@@ -1,4 +1,4 @@
-"""`module:function` of the user's: imported from the current folder first."""
+"""Functions of the user's, given as `module:function` and imported from the current folder first."""
 
 import contextlib
 import importlib
@@ -12,17 +12,20 @@ from prox24_export.errors import InputError
 T = TypeVar("T")
 
 
-def run(spec: str, option: str, wanted: str, use: Callable[[Callable[..., Any]], T]) -> T:
-    """Gives the function that `module:function` names to `use`; what it prints goes to stderr, stdout is the result's.
+def call_function(spec: str, option: str, wanted: str, use: Callable[[Callable[..., Any]], T]) -> T:
+    """Imports a function of the user's and has it called; what it prints goes to stderr, since stdout is for results.
 
     Args:
-        spec: `module:function`.
-        option: How messages name it, e.g. `--calibration`.
-        wanted: What the function should do, for messages.
-        use: Calls it, and runs what it returns where that is a generator.
+        spec: The function, as `module:function`.
+        option: The option that named it, for messages, e.g. `--calibration`.
+        wanted: What the function should do, for messages, e.g. `yields feed dictionaries`.
+        use: Calls the function, and runs what it returns where that is a generator.
+
+    Returns:
+        What `use` returns.
 
     Raises:
-        InputError: It cannot be imported, or fails.
+        InputError: The function cannot be imported, or fails.
     """
     here = str(Path.cwd())
     sys.path.insert(0, here)

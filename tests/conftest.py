@@ -1,4 +1,4 @@
-"""Puts this folder on the path, so that every test folder can import `graphs` and `command`; shared fixtures."""
+"""Fixtures that tests of several rooms share."""
 
 import os
 from pathlib import Path

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import ml_dtypes
 import numpy as np
-import numpy.typing as npt
 import onnx
 import onnx.parser
 import onnxruntime as ort
@@ -19,13 +18,13 @@ from prox24_export.passes.calibrate.streams import Batch, Streams
 from prox24_export.passes.find_linears import FindLinears
 from prox24_export.passes.front_onnx.graph import OnnxGraph
 from prox24_export.passes.front_onnx.rewrite_weights import RewriteWeights
+from prox24_export.passes.graph.arrays import Array
 from prox24_export.passes.graph.protocol import Linear, Skipped, TracedGraph
 from prox24_export.solver.pattern import two_four_mask
 
 if TYPE_CHECKING:
     from prox24_export.passes.calibrate.moments import Observation
 
-Array = npt.NDArray[Any]
 BF16 = np.dtype(ml_dtypes.bfloat16)
 
 
@@ -67,12 +66,12 @@ def run(source: onnx.ModelProto | Path, feeds: Mapping[str, Array]) -> list[Arra
     return outputs
 
 
-def found(graph: OnnxGraph, **settings: tuple[str, ...]) -> list[Linear | Skipped]:
+def found(graph: TracedGraph, **settings: tuple[str, ...]) -> list[Linear | Skipped]:
     """What `find_linears` says."""
     return list(FindLinears(**settings).call(graph=graph).layers)
 
 
-def linears(graph: OnnxGraph, **settings: tuple[str, ...]) -> list[Linear]:
+def linears(graph: TracedGraph, **settings: tuple[str, ...]) -> list[Linear]:
     """Only what can be pruned."""
     return [layer for layer in found(graph, **settings) if isinstance(layer, Linear)]
 

@@ -18,8 +18,8 @@ QUICK = Procedure(warm_up_ms=0.1, duration_ms=0.1, least_rounds=4, turn_ms=0.1, 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    measure = latency.measure
-    monkeypatch.setattr(onnxruntime, "measure", lambda *a, **k: measure(*a, **(k | {"procedure": QUICK})))
+    measure = latency.measure_latency
+    monkeypatch.setattr(onnxruntime, "measure_latency", lambda *a, **k: measure(*a, **(k | {"procedure": QUICK})))
 
 
 def pair(folder: Path, capfd: Any) -> None:

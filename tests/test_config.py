@@ -20,7 +20,7 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
     """The command as it is, with the files' options; gives the arguments that its function would get."""
     monkeypatch.chdir(tmp_path)
     # a copy: the application itself is shared by all tests
-    app = App(name="prox24-export", config=config.sources(), default_parameter=cli.PLAIN)
+    app = App(name="prox24-export", config=config.list_sources(), default_parameter=cli.PLAIN)
     app.default(cli.export)
     app.command(cli.inspect)
     app.command(cli.bench)

@@ -12,8 +12,9 @@ import onnx
 import onnxruntime as ort
 import pytest
 
+from prox24_export.passes.graph.arrays import Array
 from tests.command import command, expect_refusal, in_process, snapshot
-from tests.graphs import Array, is_two_four, normal, polygraphys_verdict
+from tests.graphs import is_two_four, normal, polygraphys_verdict
 
 PRUNED = {
     "mnist_cntk": 2,

@@ -21,7 +21,7 @@ def earlier(folder: Path, report: str = OURS) -> Path:
 
 
 def write(out: Path, text: str = "new", fails: type[BaseException] | None = None) -> None:
-    with output.folder(out) as work:
+    with output.replace_folder(out) as work:
         assert not (out / "fresh").exists()
         (work / "fresh").write_text(text, "utf-8")
         if fails:
@@ -34,7 +34,7 @@ def test_a_folder_appears_with_what_was_written_and_nothing_beside_it(tmp_path: 
 
 
 def test_it_is_not_there_before_the_block_ends(tmp_path: Path) -> None:
-    with output.folder(tmp_path / "out") as work:
+    with output.replace_folder(tmp_path / "out") as work:
         assert work.parent == tmp_path
         assert not (tmp_path / "out").exists()
 
@@ -51,7 +51,7 @@ def test_nothing_is_left_when_the_block_fails_not_even_new_parents(error: type[B
 def test_an_earlier_run_stays_as_it_was_when_the_block_fails(tmp_path: Path) -> None:
     earlier(tmp_path / "out")
     before = snapshot(tmp_path)
-    with pytest.raises(ValueError, match="half way"), output.folder(tmp_path / "out"):
+    with pytest.raises(ValueError, match="half way"), output.replace_folder(tmp_path / "out"):
         raise ValueError("half way")
     assert snapshot(tmp_path) == before
 
@@ -106,10 +106,10 @@ def test_a_link_to_a_folder_stays_a_link(tmp_path: Path) -> None:
 def test_a_free_name_an_empty_folder_and_a_forced_earlier_run_are_taken(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     model = tmp_path / "model.onnx"
-    output.check(tmp_path / "free", model, force=False)
-    output.check(tmp_path / "far" / "away", model, None, [{"x": 1}], "module:function", force=False)
-    output.check(tmp_path / "empty", model, force=False)
-    output.check(earlier(tmp_path / "out"), model, force=True)
+    output.check_target(tmp_path / "free", model, force=False)
+    output.check_target(tmp_path / "far" / "away", model, None, [{"x": 1}], "module:function", force=False)
+    output.check_target(tmp_path / "empty", model, force=False)
+    output.check_target(earlier(tmp_path / "out"), model, force=True)
     write(tmp_path / "empty")
     assert snapshot(tmp_path / "empty") == {"fresh": b"new"}
 
@@ -118,13 +118,13 @@ def test_a_free_name_an_empty_folder_and_a_forced_earlier_run_are_taken(tmp_path
 def test_a_folder_whose_report_is_not_ours_is_never_replaced(report: str, tmp_path: Path) -> None:
     out = earlier(tmp_path / "out", report)
     with pytest.raises(InputError, match="holds files that are not a finished run"):
-        output.check(out, tmp_path / "model.onnx", force=True)
+        output.check_target(out, tmp_path / "model.onnx", force=True)
 
 
 def test_an_earlier_run_is_kept_without_force(tmp_path: Path) -> None:
     out = earlier(tmp_path / "out")
     with pytest.raises(InputError, match=re.escape(f"{out} holds a finished run. Replace it with --force")):
-        output.check(out, tmp_path / "model.onnx", force=False)
+        output.check_target(out, tmp_path / "model.onnx", force=False)
 
 
 @pytest.mark.parametrize("inside", ["model.onnx", "deep/model.onnx"])
@@ -132,11 +132,11 @@ def test_nothing_that_is_read_may_lie_in_the_output(inside: str, tmp_path: Path)
     out = earlier(tmp_path / "out")
     (tmp_path / "link").symlink_to(out)
     with pytest.raises(InputError, match="lies inside the output folder"):
-        output.check(out, out / inside, force=True)
+        output.check_target(out, out / inside, force=True)
     with pytest.raises(InputError, match="lies inside the output folder"):
-        output.check(out, tmp_path / "link" / inside, force=True)
+        output.check_target(out, tmp_path / "link" / inside, force=True)
     with pytest.raises(InputError, match="lies inside the output folder"):
-        output.check(out, tmp_path / "model.onnx", None, str(out / inside), force=True)
+        output.check_target(out, tmp_path / "model.onnx", None, str(out / inside), force=True)
 
 
 def test_a_file_a_dangling_link_and_the_current_folder_are_refused(
@@ -152,7 +152,7 @@ def test_a_file_a_dangling_link_and_the_current_folder_are_refused(
         ("..", "the"),
     ):
         with pytest.raises(InputError, match=said):
-            output.check(Path(out), Path("elsewhere/model.onnx"), force=True)
+            output.check_target(Path(out), Path("elsewhere/model.onnx"), force=True)
 
 
 def test_a_parent_that_cannot_be_written_is_found_out_before_the_work(
@@ -160,7 +160,7 @@ def test_a_parent_that_cannot_be_written_is_found_out_before_the_work(
 ) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(NotADirectoryError, match="is not a folder"):
-        output.check(tmp_path / "file" / "deep" / "out", Path("model.onnx"), force=False)
+        output.check_target(tmp_path / "file" / "deep" / "out", Path("model.onnx"), force=False)
     monkeypatch.setattr(os, "access", lambda path, _mode: Path(path) != tmp_path)  # root may write anywhere
     with pytest.raises(PermissionError, match=re.escape(f"no permission to write in {tmp_path}")):
-        output.check(tmp_path / "new" / "out", Path("model.onnx"), force=False)
+        output.check_target(tmp_path / "new" / "out", Path("model.onnx"), force=False)

@@ -24,10 +24,11 @@ from prox24_export.passes.find_linears import FindLinears
 from prox24_export.passes.front_onnx.graph import OnnxGraph
 from prox24_export.passes.front_onnx.rewrite_weights import EXTERNAL_DATA, RewriteWeights
 from prox24_export.passes.front_onnx.tensors import find_model_tensors
+from prox24_export.passes.graph.arrays import Array
 from prox24_export.passes.verify_pattern import VerifyPattern
 from prox24_export.progress import Steps
 from prox24_export.results.report import Report
-from tests.graphs import BF16, Array, is_two_four, linears, model, normal, opened, pruned, run, save
+from tests.graphs import BF16, is_two_four, linears, model, normal, opened, pruned, run, save
 
 WIDTH = 16
 
@@ -50,6 +51,13 @@ def exported(
 
 def one_layer(k: int = WIDTH, n: int = 12) -> onnx.ModelProto:
     return model(f"g (float[n,{k}] x) => (float[n,{n}] y) {{ y = MatMul(x, w) }}", {"w": normal(k, n, seed=5)})
+
+
+def chain(count: int, size: int) -> onnx.ModelProto:
+    """`count` layers one behind the other, each of `size` × `size` weights."""
+    body = " ".join(f"h{index + 1} = MatMul(h{index}, w{index})" for index in range(count))
+    text = f"g (float[n,{size}] x) => (float[n,{size}] y) {{ h0 = Identity(x) {body} y = Relu(h{count}) }}"
+    return model(text, {f"w{index}": normal(size, size, seed=index) / size for index in range(count)})
 
 
 def reasons(report: Report) -> dict[str, str]:
@@ -137,10 +145,11 @@ class Counting:
 def test_modelopt_holds_all_gram_matrices_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     most = []
     for count in (4, 12):
-        body = " ".join(f"h{index + 1} = MatMul(h{index}, w{index})" for index in range(count))
-        text = f"g (float[n,8] x) => (float[n,8] y) {{ h0 = Identity(x) {body} y = Relu(h{count}) }}"
-        proto = model(text, {f"w{index}": normal(8, 8, seed=index) for index in range(count)})
-        path, progress, feeds = save(proto, tmp_path / str(count)), Counting(monkeypatch), [{"x": normal(8, 8)}]
+        path, progress, feeds = (
+            save(chain(count, 8), tmp_path / str(count)),
+            Counting(monkeypatch),
+            [{"x": normal(8, 8)}],
+        )
         export(path, feeds, tmp_path / str(count) / "out", evaluation=feeds, progress=progress)
         most.append(progress.most)
     assert 0 < most[0] == most[1], "what is held does not grow with depth"
@@ -177,10 +186,9 @@ def test_onnxsim_prunes_convolutions_along_the_wrong_axis(tmp_path: Path) -> Non
 
 def external(folder: Path, count: int, size: int) -> Path:
     folder.mkdir(parents=True)
-    body = " ".join(f"h{index + 1} = MatMul(h{index}, w{index})" for index in range(count))
-    text = f"g (float[n,{size}] x) => (float[n,{size}] y) {{ h0 = Identity(x) {body} y = Relu(h{count}) }}"
-    proto = model(text, {f"w{index}": normal(size, size, seed=index) / size for index in range(count)})
-    onnx.save(proto, folder / "big.onnx", save_as_external_data=True, location="big.data", size_threshold=0)
+    onnx.save(
+        chain(count, size), folder / "big.onnx", save_as_external_data=True, location="big.data", size_threshold=0
+    )
     return folder / "big.onnx"
 
 

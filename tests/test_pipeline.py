@@ -13,20 +13,17 @@ import pytest
 import torch
 
 from prox24_export import export
-from prox24_export.data.samples import Parts, Sample
 from prox24_export.errors import InputError
 from prox24_export.passes.find_linears import FindLinears
 from prox24_export.passes.front_onnx.graph import OnnxGraph
-from prox24_export.passes.graph import activations
-from prox24_export.passes.graph.activations import Patches
+from prox24_export.passes.graph.arrays import Array
 from prox24_export.passes.verify_pattern import PatternError, VerifyPattern
-from prox24_export.report import html_mask, rerender
-from prox24_export.results.mask import corner
+from prox24_export.report import files, html_mask
+from prox24_export.results.mask import unpack_thumbnail
 from prox24_export.settings import Settings
 from prox24_export.solver import Status
-from prox24_export.stages import samples as prep
 from tests.command import network, samples
-from tests.graphs import Array, is_two_four, linears, model, normal, opened, save
+from tests.graphs import is_two_four, linears, model, normal, opened, save
 
 ONE = "g (float[N,16] x) => (float[N,8] y) { y = MatMul(x, w) }"
 
@@ -99,14 +96,6 @@ def test_a_bfloat16_input_runs_on_a_float32_copy(tmp_path: Path) -> None:
     assert kept == onnx.TensorProto.BFLOAT16
 
 
-def test_the_batch_is_probed_on_the_largest_group_of_any_part(tmp_path: Path) -> None:
-    # declares a dynamic batch, but squeezes it away
-    graph = "g (float[N,T,16] x) => (float[T,8] y) { one = Squeeze(x, first) y = MatMul(one, w) }"
-    proto = model(graph, {"w": normal(16, 8), "first": np.array([0])})
-    samples = [Sample({"x": normal(1, length, 16)}) for length in (3, 5, 5, 5)]
-    assert prep.batch_size(opened(proto, tmp_path), Parts(samples, (), ())) == 1
-
-
 @pytest.mark.parametrize(
     ("settings", "calibrated", "said"),
     [
@@ -143,16 +132,6 @@ def test_a_mount_point_is_refused_before_the_work(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(Path, "is_mount", lambda _self: True)
     with pytest.raises(InputError, match=r"mount point.*-o .*out/run"):
         export(path, feeds(), tmp_path / "out")
-
-
-def test_patches_of_one_large_sample_come_in_bounded_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    view = Patches((3, 3), (1, 1), (1, 1), (1, 1, 1, 1))
-    image = normal(1, 4, 40, 40)
-    whole = torch.cat(list(view.chunks(image)))
-    monkeypatch.setattr(activations, "CHUNK_VALUES", 36 * 40 * 3)  # three rows of positions
-    pieces = list(view.chunks(image))
-    assert max(piece.numel() for piece in pieces) <= 36 * 40 * 3
-    assert torch.equal(torch.cat(pieces), whole)
 
 
 def test_onnx_runtime_leaves_nothing_in_the_users_home(tmp_path: Path) -> None:
@@ -217,14 +196,14 @@ def test_the_pages_masks_are_those_of_the_weights_and_survive_rendering_again(tm
     model, data = network(tmp_path), samples(tmp_path)
     export(model, data, tmp_path / "out")
     page = tmp_path / "out" / "report.html"
-    masks = html_mask.read(page.read_text())
+    masks = html_mask.read_masks(page.read_text())
     graph = OnnxGraph(tmp_path / "out" / "model.onnx")
     layers = FindLinears().call(graph=graph).linears
     assert masks.keys() == {layer.name for layer in layers}
     for layer in layers:
-        assert np.array_equal(corner(masks[layer.name]), graph.weight(layer).numpy() != 0)
+        assert np.array_equal(unpack_thumbnail(masks[layer.name]), graph.weight(layer).numpy() != 0)
     page.unlink()
-    assert rerender.rerender(tmp_path / "out")[0] == page
+    assert files.rerender_folder(tmp_path / "out")[0] == page
     export(model, data, tmp_path / "out", settings=Settings(force=True))
-    rerender.rerender(tmp_path / "out")
-    assert html_mask.read(page.read_text()) == masks
+    files.rerender_folder(tmp_path / "out")
+    assert html_mask.read_masks(page.read_text()) == masks

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prox24_export.errors import InputError
-from prox24_export.shapes import ShapeRange, complete, parse, parse_bounds
+from prox24_export.shapes import ShapeRange, complete_ranges, parse_shapes
 
 IMAGE = ShapeRange((1, 3, 224, 224), (8, 3, 224, 224), (32, 3, 224, 224))
 
@@ -37,7 +37,7 @@ def same(*shape: int) -> ShapeRange:
     ],
 )
 def test_every_form_is_read(texts: list[str], wanted: Mapping[str, ShapeRange]) -> None:
-    assert parse(texts) == wanted
+    assert parse_shapes(texts) == wanted
 
 
 @pytest.mark.parametrize(
@@ -63,27 +63,7 @@ def test_every_form_is_read(texts: list[str], wanted: Mapping[str, ShapeRange]) 
 )
 def test_what_is_no_shape_is_refused_with_the_reason(text: str, complaint: str) -> None:
     with pytest.raises(InputError, match=complaint):
-        parse([text])
-
-
-def test_the_three_options_of_trtexec_make_one_range() -> None:
-    wanted = {"a": ShapeRange((1, 8), (4, 8), (8, 8)), "b": ShapeRange((1,), (1,), (2,))}
-    assert parse_bounds("a:1x8,b:1", "a:4x8,b:1", "b:2,a:8x8") == wanted
-
-
-@pytest.mark.parametrize(
-    ("bounds", "complaint"),
-    [
-        (("a:1", "b:1", "a:1"), re.escape("--optShapes must name the inputs of --minShapes, ['a']. Got ['b']")),
-        (("a:1", "a:1", "a:1,2"), "--maxShapes must give one shape for each input. Got 2 for 'a'"),
-        (("a:1,a:1", "a:1", "a:1"), "--minShapes must name each input once"),
-        (("a:2", "a:1", "a:3"), "from smallest to largest"),
-        (("a", "a:1", "a:3"), "--minShapes must look like"),
-    ],
-)
-def test_bounds_that_do_not_belong_together_are_refused(bounds: tuple[str, str, str], complaint: str) -> None:
-    with pytest.raises(InputError, match=complaint):
-        parse_bounds(*bounds)
+        parse_shapes([text])
 
 
 axes = st.lists(st.tuples(*[st.integers(1, 4096)] * 3).map(lambda sizes: tuple(sorted(sizes))), max_size=5)
@@ -94,13 +74,13 @@ names = st.text(st.characters(exclude_characters="'", exclude_categories=["Cs", 
 @given(st.dictionaries(names, ranges, max_size=4))
 def test_quoted_names_and_any_range_come_back(wanted: dict[str, ShapeRange]) -> None:
     text = ",".join(f"'{name}':{shapes}" for name, shapes in wanted.items())
-    assert parse([text] if text else []) == wanted
+    assert parse_shapes([text] if text else []) == wanted
 
 
 @given(st.text(max_size=30))
 def test_any_text_is_read_or_refused(text: str) -> None:
     try:
-        found = parse([text])
+        found = parse_shapes([text])
     except InputError:
         return
     assert all(size >= 1 for shapes in found.values() for size in (*shapes.min, *shapes.opt, *shapes.max))
@@ -111,7 +91,7 @@ def test_any_text_is_read_or_refused(text: str) -> None:
 
 def test_inputs_left_out_get_the_shape_of_their_example_or_their_fixed_one() -> None:
     declared = {"x": (None, 3, 224, 224), "mask": (None, 8), "scale": (1,)}
-    found = complete({"x": IMAGE}, declared, {"mask": (4, 8)})
+    found = complete_ranges({"x": IMAGE}, declared, {"mask": (4, 8)})
     assert found == {"x": IMAGE, "mask": same(4, 8), "scale": same(1)}
 
 
@@ -130,4 +110,4 @@ def test_ranges_that_do_not_fit_the_model_are_refused(
     given_ranges: Mapping[str, ShapeRange], example: Mapping[str, tuple[int, ...]], complaint: str
 ) -> None:
     with pytest.raises(InputError, match=complaint):
-        complete(given_ranges, {"x": (None, 3)}, example)
+        complete_ranges(given_ranges, {"x": (None, 3)}, example)

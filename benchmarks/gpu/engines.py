@@ -27,8 +27,8 @@ from benchmarks.gpu.engine_tables import write_section
 from benchmarks.gpu.meter import Meter
 from benchmarks.gpu.part import Group, Measured, Part, run_part
 from prox24_export.engines.estimate import estimate
-from prox24_export.engines.timing.gpu_state import visible
-from prox24_export.engines.timing.gpu_watch import Watch, watching
+from prox24_export.engines.timing.gpu_state import find_current_gpu
+from prox24_export.engines.timing.gpu_watch import Watch, follow_state
 from prox24_export.engines.timing.latency import Procedure
 from prox24_export.engines.torch_sparse import measure as torch_sparse
 from prox24_export.engines.torch_sparse.measure import Backend
@@ -103,7 +103,7 @@ def watching_if_cuda(device: torch.device) -> Iterator[Watch | None]:
     if device.type != "cuda":
         yield None
         return
-    with watching(visible()) as (watch, note):
+    with follow_state(find_current_gpu()) as (watch, note):
         if note:
             print(note, file=sys.stderr)
         yield watch

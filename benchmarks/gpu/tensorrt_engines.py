@@ -23,7 +23,7 @@ from benchmarks.gpu.engine_tables import write_section
 from benchmarks.gpu.engines import watching_if_cuda
 from benchmarks.gpu.meter import Meter
 from benchmarks.gpu.part import Group, Measured, Part, run_part
-from prox24_export.engines.diagnosis.pruned_layers import pruned_layers
+from prox24_export.engines.diagnosis.pruned_layers import list_pruned_layers
 from prox24_export.engines.estimate import estimate
 from prox24_export.engines.tensorrt import measure as tensorrt_bench
 from prox24_export.engines.timing.gpu_watch import Watch
@@ -36,9 +36,9 @@ from prox24_export.passes.front_torch.emit_onnx import EmitOnnx
 from prox24_export.passes.front_torch.graph import FxGraph
 from prox24_export.passes.graph.protocol import Feeds, TracedGraph
 from prox24_export.results.engine import EngineReport
-from prox24_export.stages.engines import profile
+from prox24_export.stages.engines import make_profile
 from prox24_export.stages.lower import lower
-from prox24_export.stages.prune import row_of
+from prox24_export.stages.prune import describe_layer
 
 BUILDING = 90.0  # seconds; three engines
 
@@ -87,11 +87,11 @@ def run_engines(case: Case) -> EngineReport:
     sparse = OnnxGraph(_as_onnx(case.sparse, case.folder / "pruned" / "model.onnx"))
     batches = [{dense.inputs[0].name: next(iter(batch.values()))} for batch in case.batches]
     found = FindLinears().call(graph=sparse).linears
-    rows = [row_of(layer, sparse.parameters) for layer in found]
+    rows = [describe_layer(layer, sparse.parameters) for layer in found]
     names = [layer.weight for layer in found]
     files = lower(dense.path, sparse.path, names, case.folder, precision=case.precision, feeds=batches[:1])
-    layers = pruned_layers(rows, files.layers, case.precision)
-    settings = EmitEngines(profile=profile(dense, {}, batches), precision=case.precision)
+    layers = list_pruned_layers(rows, files.layers, case.precision)
+    settings = EmitEngines(profile=make_profile(dense, {}, batches), precision=case.precision)
     pair = tensorrt_bench.ModelPair(files.dense, files.sparse, (dense, sparse), layers)
     return tensorrt_bench.bench(pair, batches, case.folder, settings, procedure=case.procedure, watch=case.watch)
 

@@ -4,14 +4,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from docs.generate.tables import render_table
-from prox24_export.results.reader import json_schema
+from prox24_export.results.reader import load_schema
 
 REFERENCE = "#/$defs/"
 
 
 def render_schema() -> str:
     """Every object of `report.json` with its fields."""
-    schema = json_schema()
+    schema = load_schema()
     parts = [_section("Report", schema)]
     parts += [_section(name, entry) for name, entry in schema["$defs"].items()]
     return "\n".join(parts)

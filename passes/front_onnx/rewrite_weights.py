@@ -11,14 +11,8 @@ import onnx_ir as ir
 
 from prox24_export.errors import InputError
 from prox24_export.passes.front_onnx.graph import OnnxGraph
-from prox24_export.passes.front_onnx.tensors import (
-    EXTERNAL_ABOVE,
-    EXTERNAL_TENSOR,
-    find_model_tensors,
-    has_external,
-    is_external,
-)
-from prox24_export.passes.graph.arrays import Array
+from prox24_export.passes.front_onnx.tensors import find_model_tensors, has_external, is_external
+from prox24_export.passes.graph.arrays import EXTERNAL_ABOVE, EXTERNAL_TENSOR, Array
 
 MODEL = "model.onnx"
 EXTERNAL_DATA = "model.onnx.data"

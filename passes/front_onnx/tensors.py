@@ -4,9 +4,6 @@ from collections.abc import Iterator
 
 import onnx
 
-EXTERNAL_ABOVE = 1_800_000_000  # bytes of a model above which tensors go to another file: protobuf ends at 2 GiB
-EXTERNAL_TENSOR = 1024  # bytes of a tensor below which it stays in the model file
-
 
 def find_model_tensors(model: onnx.ModelProto) -> Iterator[tuple[str | None, onnx.TensorProto]]:
     """Yields (name, tensor) for every tensor of a model. The name is None where no layer can own the tensor."""

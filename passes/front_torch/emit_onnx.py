@@ -14,8 +14,7 @@ import torch
 from torch.export import ExportedProgram
 
 from prox24_export.errors import InputError, Prox24Error, first_line
-from prox24_export.passes.front_onnx.tensors import EXTERNAL_ABOVE
-from prox24_export.passes.graph.arrays import Array
+from prox24_export.passes.graph.arrays import EXTERNAL_ABOVE, Array
 from prox24_export.passes.graph.protocol import Candidate, Feeds, Linear, TracedGraph
 from prox24_export.passes.verify_pattern import PatternError, violations
 

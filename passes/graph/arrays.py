@@ -9,6 +9,8 @@ from torch import Tensor
 
 Array = npt.NDArray[Any]
 PIECE = 1 << 22  # entries that are looked at together
+EXTERNAL_ABOVE = 1_800_000_000  # bytes of an ONNX model above which tensors go to another file: protobuf ends at 2 GiB
+EXTERNAL_TENSOR = 1024  # bytes of a tensor below which it stays in the model file
 
 
 def is_finite(array: Array) -> bool:

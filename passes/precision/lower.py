@@ -20,8 +20,8 @@ from prox24_export.errors import InputError
 from prox24_export.passes.front_onnx import linear_operators, runtime
 from prox24_export.passes.front_onnx.constants import ONNX_DOMAINS
 from prox24_export.passes.front_onnx.graph import OnnxGraph
-from prox24_export.passes.front_onnx.tensors import EXTERNAL_ABOVE, EXTERNAL_TENSOR, has_external
-from prox24_export.passes.graph.arrays import as_numpy_dtype
+from prox24_export.passes.front_onnx.tensors import has_external
+from prox24_export.passes.graph.arrays import EXTERNAL_ABOVE, EXTERNAL_TENSOR, as_numpy_dtype
 from prox24_export.passes.graph.protocol import Candidate, Feeds, Linear
 from prox24_export.passes.precision.autocast import convert_by_autocast
 from prox24_export.passes.precision.check import measure_differences, verify_finite, verify_interface, verify_lowered

@@ -1,12 +1,9 @@
 """Makes a whole graph a differentiable function, whichever front end opened it."""
 
-from prox24_export.passes.front_onnx.graph import OnnxGraph
 from prox24_export.passes.front_torch.flat_module import make_flat_module
-from prox24_export.passes.front_torch.graph import expect_fx_graph
+from prox24_export.passes.front_torch.graph import FxGraph
 from prox24_export.passes.graph.differentiable import Differentiable
 from prox24_export.passes.graph.protocol import Feeds, TracedGraph
-from prox24_export.passes.onnx_to_fx.check import check_conversion
-from prox24_export.passes.onnx_to_fx.convert import ConvertToFx
 
 
 def make_differentiable(graph: TracedGraph, feeds: Feeds) -> Differentiable:
@@ -23,8 +20,14 @@ def make_differentiable(graph: TracedGraph, feeds: Feeds) -> Differentiable:
         DivergenceError: The function computes something else than the model; the message names the first node that
             differs.
     """
+    if isinstance(graph, FxGraph):
+        return make_flat_module(graph.whole_program())
+    from prox24_export.passes.front_onnx.graph import OnnxGraph  # noqa: PLC0415 - torch programs do without ONNX
+    from prox24_export.passes.onnx_to_fx.check import check_conversion  # noqa: PLC0415
+    from prox24_export.passes.onnx_to_fx.convert import ConvertToFx  # noqa: PLC0415
+
     if not isinstance(graph, OnnxGraph):
-        return make_flat_module(expect_fx_graph(graph).whole_program())
+        raise TypeError(f"graph must be an FxGraph or an OnnxGraph. Got {type(graph).__name__}.")
     converted = ConvertToFx().call(graph=graph)
     check_conversion(converted, graph, feeds)
     return Differentiable(converted.module, converted.parameters)

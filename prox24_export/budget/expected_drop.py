@@ -1,8 +1,8 @@
-"""Top-1 that a changed model is expected to lose, known four times better than by counting hits.
+"""The top-1 that a changed model is expected to lose, known four times better than by counting hits.
 
-Both models are right or wrong together on nearly all samples. On the few where they decide differently, a hit more or
-less is the toss of a coin, and a thousand such tosses tell no 0.3 points. What the dense model itself gives as the
-probabilities of both decisions, made honest by one temperature fitted to labels, is the mean of those tosses:
+Both models are right or wrong together on nearly all samples. On the few where they decide differently, one hit more or
+less is the toss of a coin, and a thousand such tosses cannot resolve 0.3 points. The dense model itself gives
+probabilities for both decisions. Calibrated by one temperature, fitted to labels, they give the mean of those tosses:
 
     drop = mean over samples of p(arg-max of the dense model) − p(arg-max of the changed model),  p = softmax(z/T)
 
@@ -21,29 +21,30 @@ import numpy.typing as npt
 
 from prox24_export.passes.graph.arrays import Array
 from prox24_export.passes.graph.protocol import Feeds, Runner
-from prox24_export.validation.accuracy import labelled_output
+from prox24_export.validation.accuracy import find_labelled_output
 from prox24_export.validation.metrics import IGNORED
 
 LabelledBatches = Sequence[tuple[Feeds, Array]]
 
 PER_CENT = 100.0
-LARGEST = 20.0  # temperature, and its inverse
-STEPS = 60  # of the search for it: the interval shrinks by two thirds each
+LARGEST = 20.0  # the largest temperature, and the largest inverse of one
+STEPS = 60  # most steps of the search for the temperature; each leaves 0.62 of the interval
 GOLDEN = 2 / (1 + math.sqrt(5))
-ROUNDING = 1e-3  # by which probabilities may miss a sum of 1
+ROUNDING = 1e-3  # the most by which the sum of probabilities may differ from 1
 
 
 @dataclass
 class ExpectedDrop:
-    """Of any changed model against one dense model, on the same labelled samples.
+    """The expected loss of top-1 of any changed model against one dense model, on the same labelled samples.
 
-    Holds the dense model's probabilities of every sample, float32.
+    It holds the dense model's probabilities for every sample, in float32.
 
     Attributes:
         dense: The dense model.
-        batches: Feeds and labels, class indices.
-        reported: On how many other samples hits will be counted; None: on so many that they do not scatter.
-        temperature: Fitted to the labels.
+        batches: Feeds and labels; labels are class indices.
+        reported: The number of other samples on which hits will be counted; None stands for so many that the count
+            does not scatter.
+        temperature: The temperature that was fitted to the labels.
     """
 
     dense: Runner
@@ -54,23 +55,26 @@ class ExpectedDrop:
     _probabilities: list[Array] = field(init=False)
 
     def __post_init__(self) -> None:
-        """Runs the dense model once.
+        """Runs the dense model once over the batches and fits the temperature.
 
         Raises:
-            InputError: Labels fit no output.
+            InputError: The labels fit no output of the model.
         """
         outputs = [self.dense(feeds) for feeds, _ in self.batches]
-        self._output = labelled_output(outputs[0], self.batches[0][1])
-        logits = [_logits(found[self._output]) for found in outputs]
+        self._output = find_labelled_output(outputs[0], self.batches[0][1])
+        logits = [_read_logits(found[self._output]) for found in outputs]
         labels = np.concatenate([labels.reshape(-1) for _, labels in self.batches])
-        self.temperature = temperature(np.concatenate(logits), labels)
+        self.temperature = fit_temperature(np.concatenate(logits), labels)
         self._probabilities = [np.exp(_log_softmax(part / self.temperature)) for part in logits]
 
-    def of(self, changed: Runner) -> tuple[float, float, float]:
-        """Percentage points of top-1 that are expected to be lost, their standard error, and that of a count of them.
+    def estimate(self, changed: Runner) -> tuple[float, float, float]:
+        """Estimates how much top-1 a changed model loses; runs it once over the batches.
 
-        The last is that of the expectation here and of the count on the `reported` samples together. Where an output
-        has another shape than the dense one, every probability of the dense decision is lost.
+        Where an output has another shape than the dense one, the whole probability of the dense decision is lost.
+
+        Returns:
+            The expected loss in percentage points, its standard error, and the standard error of the loss that will be
+            counted on the `reported` samples about this expectation: that of the expectation and of the count together.
         """
         lost: list[Array] = []
         moved: list[Array] = []
@@ -88,15 +92,18 @@ class ExpectedDrop:
                 (counted, weights),
             ):
                 sums.append(entries.reshape(samples, -1).sum(1))
-        value, error = ratio(PER_CENT * np.concatenate(lost), np.concatenate(weights))
+        value, error = estimate_ratio(PER_CENT * np.concatenate(lost), np.concatenate(weights))
         if self.reported is None:
             return value, error, error
-        second_moment, _ = ratio(PER_CENT**2 * np.concatenate(moved), np.concatenate(weights))
+        second_moment, _ = estimate_ratio(PER_CENT**2 * np.concatenate(moved), np.concatenate(weights))
         return value, error, math.sqrt(error**2 + second_moment / self.reported)
 
 
-def ratio(totals: npt.ArrayLike, weights: npt.ArrayLike) -> tuple[float, float]:
-    """`Σ totals / Σ weights` over samples, and its standard error to first order; infinite for a single sample."""
+def estimate_ratio(totals: npt.ArrayLike, weights: npt.ArrayLike) -> tuple[float, float]:
+    """`Σ totals / Σ weights` over samples, and its standard error to first order.
+
+    The ratio is NaN where no sample has weight; the error is infinite for fewer than two samples.
+    """
     total, weight = np.asarray(totals, np.float64), np.asarray(weights, np.float64)
     counts = int((weight > 0).sum())
     if not counts:
@@ -108,34 +115,37 @@ def ratio(totals: npt.ArrayLike, weights: npt.ArrayLike) -> tuple[float, float]:
     return value, float(np.sqrt(np.square(deviations).sum() * counts / (counts - 1)) / weight.sum())
 
 
-def temperature(logits: Array, labels: Array) -> float:
-    """By which logits [n, C] are divided so that labels [n] are likeliest; the likelihood has one maximum in `1/T`."""
+def fit_temperature(logits: Array, labels: Array) -> float:
+    """Finds the temperature by which logits [n, C] are divided so that labels [n] become likeliest.
+
+    The likelihood has one maximum in `1/T`, which a golden-section search finds.
+    """
     counted = labels != IGNORED
     logits, labels = logits[counted], labels[counted].astype(np.int64)
     rows = np.arange(len(labels))
 
-    def surprise(inverse: float) -> float:
+    def mean_surprise(inverse: float) -> float:
         return -float(_log_softmax(logits * np.float32(inverse))[rows, labels].mean(dtype=np.float64))
 
     low, high = 1 / LARGEST, LARGEST
     left, right = high - GOLDEN * (high - low), low + GOLDEN * (high - low)
-    at_left, at_right = surprise(left), surprise(right)
+    at_left, at_right = mean_surprise(left), mean_surprise(right)
     for _ in range(STEPS):
         if at_left <= at_right:
             high, right, at_right = right, left, at_left
             left = high - GOLDEN * (high - low)
-            at_left = surprise(left)
+            at_left = mean_surprise(left)
         else:
             low, left, at_left = left, right, at_right
             right = low + GOLDEN * (high - low)
-            at_right = surprise(right)
+            at_right = mean_surprise(right)
         if high - low < 1e-3 * low:  # a thousandth of a temperature changes nothing
             break
     return 2 / (low + high)
 
 
-def _logits(output: Array) -> npt.NDArray[np.float32]:
-    """[positions, C]; logarithms where the output holds probabilities."""
+def _read_logits(output: Array) -> npt.NDArray[np.float32]:
+    """The output as logits [positions, C], float32; their logarithms where it holds probabilities."""
     rows = output.reshape(-1, output.shape[-1]).astype(np.float32)
     if (rows >= 0).all() and np.abs(rows.sum(-1) - 1).max(initial=0.0) < ROUNDING:
         return np.log(np.maximum(rows, np.finfo(np.float32).tiny))

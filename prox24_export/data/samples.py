@@ -1,4 +1,4 @@
-"""Where samples come from: arrays, folders, functions or a random generator; and how they are split into parts."""
+"""Samples: how they are read from arrays, folders and functions, split into parts, and joined into batches."""
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -19,8 +19,6 @@ from prox24_export.passes.graph.protocol import Input
 Source = str | Path | Iterable[Any]
 
 LABELS = "labels"
-RANDOM_SAMPLES = 32
-RANDOM_AXIS = 32  # size of a dynamic axis other than the first
 PART = 5  # report is a fifth of all samples, choice at most a fifth of the rest
 BATCH = 32
 BATCH_VALUES = 1 << 22  # input entries in one batch
@@ -28,11 +26,11 @@ BATCH_VALUES = 1 << 22  # input entries in one batch
 
 @dataclass(frozen=True)
 class Sample:
-    """The smallest piece the data divide into: one item, or as many as a fixed batch axis wants.
+    """The smallest piece that the data divide into: one item, or as many items as a fixed batch axis wants.
 
     Attributes:
-        feeds: Array by input name, of the dtype the model takes.
-        labels: True classes of the sample; None where unknown.
+        feeds: The arrays by input name, in the dtypes that the model takes.
+        labels: The true classes of the sample, or the reference of an output; None where they are not known.
     """
 
     feeds: Mapping[str, Array]
@@ -41,25 +39,32 @@ class Sample:
 
 @dataclass(frozen=True)
 class Parts:
-    """Samples by what they may be used for; no sample is in two parts."""
+    """The samples, by what they may be used for; no sample is in two parts.
+
+    Attributes:
+        fit: The samples that masks and weights are fitted to.
+        choice: The samples by which the program chooses between candidates.
+        report: The samples that the reported figures are measured on.
+    """
 
     fit: Sequence[Sample]
     choice: Sequence[Sample]
     report: Sequence[Sample]
 
 
-def read(
+def read_samples(
     source: Source, inputs: Sequence[Input], option: str, tokenize: Callable[[Path, str], Array] | None = None
 ) -> list[Sample]:
-    """Samples from `.npz`, `.npy`, a folder of `.npz`, `.txt`, `module:function`, or an iterable of batches.
+    """Reads samples from `.npz`, `.npy`, a folder of `.npz`, `.txt`, `module:function`, or an iterable of batches.
 
     A batch is a feed dictionary, or arrays or tensors in the order of the inputs.
 
     Args:
-        source: Where they are.
-        inputs: What the model takes.
+        source: Where the samples come from.
+        inputs: The inputs of the model.
         option: How messages name the source, e.g. `--calibration`.
-        tokenize: Token ids [rows, T] of a text file, for a model whose only input they are.
+        tokenize: Turns a text file into token ids [rows, T], for a model whose only input they are; None for a model
+            that reads no text.
 
     Raises:
         InputError: The source is missing or unreadable, or an array fits no input, has the wrong dtype or shape, or
@@ -67,16 +72,21 @@ def read(
     """
     samples = [
         sample
-        for where, arrays in _feeds(source, option, inputs, tokenize)
-        for sample in _samples(arrays, inputs, f"{option} {where}")
+        for where, arrays in _read_feeds(source, option, inputs, tokenize)
+        for sample in _make_samples(arrays, inputs, f"{option} {where}")
     ]
     if not samples:
         raise InputError(f"{option} {source} holds no sample. Expected at least one.")
     return samples
 
 
-def peeked(source: Source | None) -> tuple[Source | None, Any]:
-    """A source and its first batch, which an iterable that can be read only once keeps; None where it has none."""
+def peek_first_batch(source: Source | None) -> tuple[Source | None, Any]:
+    """Looks at the first batch of an iterable.
+
+    Returns:
+        The source, which still yields its first batch even if it can be read only once; and that batch, or None where
+        the source is no iterable of batches or yields none.
+    """
     if source is None or isinstance(source, (str, Path)):
         return source, None
     items = iter(source)
@@ -84,40 +94,14 @@ def peeked(source: Source | None) -> tuple[Source | None, Any]:
     return itertools.chain(first, items), first[0] if first else None
 
 
-def random(
-    inputs: Sequence[Input], rows: Mapping[str, int], shapes: Mapping[str, tuple[int, ...]], count: int, seed: int
-) -> list[Sample]:
-    """Seeded random samples: normal floats; integers below the rows of the Gather they feed; scalars 1.
+def split_samples(samples: Sequence[Sample], *, with_report: bool, seed: int, limit: int | None) -> Parts:
+    """Draws at most `limit` samples and divides them into parts; the order within a part follows the source.
 
     Args:
-        inputs: What the model takes.
-        rows: By input name: rows of the table that its integers index.
-        shapes: Sizes by input name, where the user gave them.
-        count: How many.
-        seed: Of the generator.
-
-    Raises:
-        InputError: An input has an unknown rank or a type that cannot be drawn, or `shapes` does not fit.
-    """
-    unknown = set(shapes) - {value.name for value in inputs}
-    if unknown:
-        names = ", ".join(value.name for value in inputs)
-        raise InputError(f"--shapes names {min(unknown)!r}, which is no input. The inputs are: {names}.")
-    generator = np.random.default_rng(seed)
-    sizes = {value.name: _random_shape(value, shapes.get(value.name)) for value in inputs}
-    return [
-        Sample({value.name: _draw(generator, value, sizes[value.name], rows) for value in inputs}) for _ in range(count)
-    ]
-
-
-def split(samples: Sequence[Sample], *, with_report: bool, seed: int, limit: int | None) -> Parts:
-    """Draws at most `limit` samples and divides them; order within a part follows the source.
-
-    Args:
-        samples: All of them.
-        with_report: Whether a fifth is set aside for the report (no separate evaluation data are given).
-        seed: Of the draw.
-        limit: `--samples`.
+        samples: All samples.
+        with_report: Whether a fifth is set aside for the report, because no separate evaluation data are given.
+        seed: The seed of the draw.
+        limit: The most samples to use (`--samples`); None for all.
     """
     order = np.random.default_rng(seed).permutation(len(samples))[:limit]
     report = max(1, len(order) // PART) if with_report and len(order) > 1 else 0
@@ -127,20 +111,36 @@ def split(samples: Sequence[Sample], *, with_report: bool, seed: int, limit: int
     return Parts(fit=chosen[2], choice=chosen[1], report=chosen[0])
 
 
-def batches(samples: Sequence[Sample], inputs: Sequence[Input], part: str, size: int) -> list[Batch]:
-    """Consecutive samples of equal shape, joined along the first axis where the model leaves it dynamic."""
-    return [Batch(part, feeds) for feeds, _ in joined(samples, inputs, size)]
+def make_batches(samples: Sequence[Sample], inputs: Sequence[Input], part: str, size: int) -> list[Batch]:
+    """Joins consecutive samples into batches of a calibration part, as `join_samples` does.
+
+    Args:
+        samples: The samples.
+        inputs: The inputs of the model.
+        part: What the batches are for: `fit` or `choice`.
+        size: The most samples in a batch.
+    """
+    return [Batch(part, feeds) for feeds, _ in join_samples(samples, inputs, size)]
 
 
-def joined(
+def join_samples(
     samples: Sequence[Sample], inputs: Sequence[Input], size: int
 ) -> Iterator[tuple[dict[str, Array], Array | None]]:
-    """Feeds of at most `size` samples with their labels (None unless every sample has some)."""
+    """Joins consecutive samples of equal shape along the first axis, where the model leaves that axis dynamic.
+
+    Args:
+        samples: The samples.
+        inputs: The inputs of the model.
+        size: The most samples in a batch.
+
+    Yields:
+        The feeds of a batch by input name, and its labels; None unless every sample of the batch has labels.
+    """
     size = size if can_join(inputs) else 1
     start = 0
     while start < len(samples):
         stop = start + 1
-        while stop < min(len(samples), start + size) and _alike(samples[start], samples[stop]):
+        while stop < min(len(samples), start + size) and _can_be_joined(samples[start], samples[stop]):
             stop += 1
         group = samples[start:stop]
         feeds = dict(group[0].feeds)  # scalars cannot be concatenated, and never need to be
@@ -151,8 +151,8 @@ def joined(
         start = stop
 
 
-def batch_size(samples: Sequence[Sample]) -> int:
-    """Samples per call: at most 32, fewer where inputs are large."""
+def choose_batch_size(samples: Sequence[Sample]) -> int:
+    """Chooses the number of samples in one call of the model: at most 32, fewer where inputs are large."""
     values = max(sum(array.size for array in sample.feeds.values()) for sample in samples)
     return max(1, min(BATCH, BATCH_VALUES // max(1, values)))
 
@@ -162,16 +162,16 @@ def can_join(inputs: Sequence[Input]) -> bool:
     return all(value.shape and not isinstance(value.shape[0], int) for value in inputs)
 
 
-def _alike(left: Sample, right: Sample) -> bool:
+def _can_be_joined(left: Sample, right: Sample) -> bool:
     return all(left.feeds[name].shape[1:] == right.feeds[name].shape[1:] for name in left.feeds)
 
 
-def _feeds(
+def _read_feeds(
     source: Source, option: str, inputs: Sequence[Input], tokenize: Callable[[Path, str], Array] | None
 ) -> Iterator[tuple[str, Mapping[str, Array]]]:
-    """(where, arrays) of every file or yielded dictionary."""
+    """Yields the arrays of every file, or of every item that a source yields, with words that say where they are."""
     if not isinstance(source, (str, Path)):
-        yield from _yielded(source, "batch", option, inputs)
+        yield from _read_items(source, "batch", option, inputs)
         return
     path = Path(source)
     if path.is_dir():
@@ -179,7 +179,7 @@ def _feeds(
         if not files:
             raise InputError(f"{option} {path} is a folder without .npz files. Expected one feed dictionary a file.")
         for file in files:
-            yield str(file), _load(file, option, inputs)
+            yield str(file), _load_arrays(file, option, inputs)
     elif path.is_file() and path.suffix.lower() == text.ENDING and tokenize is not None:
         if len(inputs) != 1:
             names = ", ".join(value.name for value in inputs)
@@ -188,10 +188,12 @@ def _feeds(
             )
         yield str(path), {inputs[0].name: tokenize(path, option)}
     elif path.is_file():
-        yield str(path), _load(path, option, inputs)
+        yield str(path), _load_arrays(path, option, inputs)
     elif ":" in str(source):
-        items = user_code.run(str(source), option, "yields feed dictionaries", lambda function: list(function()))
-        yield from _yielded(items, str(source), option, inputs)
+        items = user_code.call_function(
+            str(source), option, "yields feed dictionaries", lambda function: list(function())
+        )
+        yield from _read_items(items, str(source), option, inputs)
     else:
         raise InputError(
             f"{option} {source} does not exist. Expected an .npz, .npy or .txt file, a folder of .npz, or "
@@ -199,7 +201,7 @@ def _feeds(
         )
 
 
-def _load(path: Path, option: str, inputs: Sequence[Input]) -> Mapping[str, Array]:
+def _load_arrays(path: Path, option: str, inputs: Sequence[Input]) -> Mapping[str, Array]:
     try:
         with path.open("rb") as file:
             loaded = np.load(file, allow_pickle=False)
@@ -214,12 +216,14 @@ def _load(path: Path, option: str, inputs: Sequence[Input]) -> Mapping[str, Arra
     return arrays
 
 
-def _yielded(
+def _read_items(
     items: Iterable[Any], where: str, option: str, inputs: Sequence[Input]
 ) -> Iterator[tuple[str, Mapping[str, Array]]]:
     for index, item in enumerate(items):
         place = f"{where} {index}"
-        arrays = {name: _array(name, value, f"{option} {place}") for name, value in _named(item, inputs).items()}
+        arrays = {
+            name: _as_numpy(name, value, f"{option} {place}") for name, value in _name_arrays(item, inputs).items()
+        }
         if not arrays:
             raise InputError(
                 f"{option} {where}: item {index} is a {type(item).__name__}. Expected a dictionary of arrays by input, "
@@ -228,8 +232,8 @@ def _yielded(
         yield place, arrays
 
 
-def _named(item: Any, inputs: Sequence[Input]) -> Mapping[str, Any]:
-    """Arrays by name of the input; empty where the item is nothing that could be fed."""
+def _name_arrays(item: Any, inputs: Sequence[Input]) -> Mapping[str, Any]:
+    """Returns the arrays of an item by input name; nothing where the item cannot be fed to the model."""
     if isinstance(item, Mapping):
         return item
     values = item if isinstance(item, (tuple, list)) else (item,)
@@ -237,14 +241,14 @@ def _named(item: Any, inputs: Sequence[Input]) -> Mapping[str, Any]:
     return {value.name: array for value, array in zip(inputs, values, strict=True)} if fits else {}
 
 
-def _array(name: str, value: Any, where: str) -> Array:
+def _as_numpy(name: str, value: Any, where: str) -> Array:
     try:
         return as_array(value) if isinstance(value, Tensor) else np.asarray(value)
     except Exception as error:  # ragged lists
         raise InputError(f"{where}: {name!r} is no array: {error}. Expected what numpy.asarray accepts.") from error
 
 
-def _samples(arrays: Mapping[str, Array], inputs: Sequence[Input], where: str) -> list[Sample]:
+def _make_samples(arrays: Mapping[str, Array], inputs: Sequence[Input], where: str) -> list[Sample]:
     named = {value.name for value in inputs}
     labels = arrays.get(LABELS) if LABELS not in named else None
     given = {name for name in arrays if name != LABELS or name in named}
@@ -256,7 +260,7 @@ def _samples(arrays: Mapping[str, Array], inputs: Sequence[Input], where: str) -
     feeds = {value.name: _cast(arrays[value.name], value, where) for value in inputs}
     for value in inputs:
         _expect_shape(feeds[value.name], value, where)
-    count = _count(feeds, inputs, where)
+    count = _count_samples(feeds, inputs, where)
     labels = None if labels is None else np.atleast_1d(labels)
     if count is None:
         return [Sample(feeds, labels)]
@@ -264,21 +268,21 @@ def _samples(arrays: Mapping[str, Array], inputs: Sequence[Input], where: str) -
         raise InputError(f"{where}: {LABELS!r} has {len(labels)} entries for {count} samples.")
     return [
         Sample(
-            {value.name: _item(feeds[value.name], value, index, count) for value in inputs},
-            None if labels is None else _piece(labels, index, count),
+            {value.name: _take_item(feeds[value.name], value, index, count) for value in inputs},
+            None if labels is None else _take_piece(labels, index, count),
         )
         for index in range(count)
     ]
 
 
 def _expect_shape(array: Array, value: Input, where: str) -> None:
-    """The rank and every fixed axis but the first, which runs over samples in multiples of a fixed batch size."""
+    """Checks the rank and all fixed axes; the first one runs over samples, in multiples of a fixed batch size."""
     shape = value.shape
     if shape is None or (shape == () and array.ndim <= 1):
         return
-    if array.ndim != len(shape) or not _matches(array.shape[1:], shape[1:]):
+    if array.ndim != len(shape) or not matches_shape(array.shape[1:], shape[1:]):
         raise InputError(
-            f"{where}: {value.name!r} has shape {list(array.shape)}. Expected {_shown(shape)}, "
+            f"{where}: {value.name!r} has shape {list(array.shape)}. Expected {show_shape(shape)}, "
             "the first axis running over samples."
         )
     if isinstance(shape[0], int) and len(array) % shape[0]:
@@ -288,18 +292,18 @@ def _expect_shape(array: Array, value: Input, where: str) -> None:
         )
 
 
-def _count(feeds: Mapping[str, Array], inputs: Sequence[Input], where: str) -> int | None:
-    """Samples that the arrays divide into along their first axis; None where they are one feed as they stand.
+def _count_samples(feeds: Mapping[str, Array], inputs: Sequence[Input], where: str) -> int | None:
+    """Counts the samples that the arrays divide into along their first axis; None where they are one feed together.
 
     An array without axes is the same for every sample. Arrays of different lengths are one feed where the model
     allows it: its first axes have different names, or none.
     """
-    counts = {_items(feeds[value.name], value) for value in inputs if feeds[value.name].ndim}
+    counts = {_count_items(feeds[value.name], value) for value in inputs if feeds[value.name].ndim}
     if len(counts) == 1:
         return counts.pop()
     first_axes = {value.shape[0] if value.shape else None for value in inputs if feeds[value.name].ndim}
     one_batch = len(first_axes) == 1 and None not in first_axes
-    if not one_batch and all(_matches(feeds[value.name].shape, value.shape) for value in inputs):
+    if not one_batch and all(matches_shape(feeds[value.name].shape, value.shape) for value in inputs):
         return None
     raise InputError(
         f"{where}: the arrays hold different numbers of samples: "
@@ -308,33 +312,38 @@ def _count(feeds: Mapping[str, Array], inputs: Sequence[Input], where: str) -> i
     )
 
 
-def _items(array: Array, value: Input) -> int:
-    """Samples in an array; as many rows each as a fixed batch axis wants."""
+def _count_items(array: Array, value: Input) -> int:
+    """Counts the samples in an array; each has as many rows as a fixed batch axis wants."""
     fixed = value.shape[0] if value.shape and isinstance(value.shape[0], int) else 1
     return len(array) // fixed
 
 
-def _matches(got: tuple[int, ...], declared: tuple[int | str | None, ...] | None) -> bool:
+def matches_shape(got: tuple[int, ...], declared: tuple[int | str | None, ...] | None) -> bool:
+    """Whether a shape has the declared rank and fixed sizes; None declares nothing."""
     if declared is None:
         return True
     pairs = zip(got, declared, strict=False)
     return len(got) == len(declared) and all(not isinstance(size, int) or size == here for here, size in pairs)
 
 
-def _item(array: Array, value: Input, index: int, count: int) -> Array:
+def _take_item(array: Array, value: Input, index: int, count: int) -> Array:
     if not array.ndim:
         return array
-    piece = _piece(array, index, count)
+    piece = _take_piece(array, index, count)
     return piece.reshape(()) if value.shape == () else piece
 
 
-def _piece(array: Array, index: int, count: int) -> Array:
+def _take_piece(array: Array, index: int, count: int) -> Array:
     size = len(array) // count
     return array[index * size : (index + 1) * size]
 
 
 def _cast(array: Array, value: Input, where: str) -> Array:
-    """To the input's dtype where that keeps the meaning; refused otherwise, as are NaN and Inf."""
+    """Converts an array to the input's dtype where its values keep their meaning.
+
+    Raises:
+        InputError: They do not, or there is a NaN or Inf among them.
+    """
     where = f"{where}: {value.name!r}"
     _expect_finite(array, where, "holds NaN or Inf", "finite values; remove or repair that sample")
     if array.dtype == value.dtype:
@@ -346,7 +355,7 @@ def _cast(array: Array, value: Input, where: str) -> Array:
         both_integer = bool(array.min() >= limits.min and array.max() <= limits.max)
     if not (both_float or both_integer):
         raise InputError(
-            f"{where} is {_described(array)}. Expected {value.dtype}, or a type whose values mean the same "
+            f"{where} is {_describe_values(array)}. Expected {value.dtype}, or a type whose values mean the same "
             "(float to float, integers in range); convert it as the model's preprocessing does."
         )
     with np.errstate(over="ignore"):
@@ -355,7 +364,7 @@ def _cast(array: Array, value: Input, where: str) -> Array:
     return cast
 
 
-def _described(array: Array) -> str:
+def _describe_values(array: Array) -> str:
     in_range = array.dtype.kind in "iu" and array.size
     return f"{array.dtype} from {array.min()} to {array.max()}" if in_range else str(array.dtype)
 
@@ -371,31 +380,6 @@ def _expect_finite(array: Array, where: str, found: str, wanted: str) -> None:
     raise InputError(f"{where} {found}, first in sample {int(first[0]) if len(first) else 0}. Expected {wanted}.")
 
 
-def _random_shape(value: Input, given: tuple[int, ...] | None) -> tuple[int, ...]:
-    if given is not None:
-        if value.shape is not None and not _matches(given, value.shape):
-            raise InputError(f"--shapes gives {value.name!r} {list(given)}. Expected {_shown(value.shape)}.")
-        return given
-    if value.shape is None:
-        raise InputError(f"input {value.name!r} declares no rank. Give its shape: --shapes {value.name}:1x3x224x224.")
-    return tuple(
-        size if isinstance(size, int) else (1 if axis == 0 else RANDOM_AXIS) for axis, size in enumerate(value.shape)
-    )
-
-
-def _draw(generator: np.random.Generator, value: Input, shape: tuple[int, ...], rows: Mapping[str, int]) -> Array:
-    dtype = value.dtype
-    if dtype.kind not in "fiub" and dtype.name != "bfloat16":
-        raise InputError(f"input {value.name!r} is {dtype}: no random values can be drawn. Give --calibration.")
-    if shape == ():
-        return np.ones((), dtype)
-    if dtype.kind == "b":
-        return generator.integers(0, 2, shape).astype(dtype)
-    if dtype.kind in "iu":
-        limit = min(rows.get(value.name, 256), int(np.iinfo(dtype).max) + 1)
-        return generator.integers(0, limit, shape).astype(dtype)
-    return generator.standard_normal(shape, np.float32).astype(dtype)
-
-
-def _shown(shape: tuple[int | str | None, ...]) -> str:
+def show_shape(shape: tuple[int | str | None, ...]) -> str:
+    """Writes a declared shape for messages, e.g. `[N, 3, ?]`; `?` stands for an axis without size and name."""
     return "[" + ", ".join(str(size or "?") for size in shape) + "]"

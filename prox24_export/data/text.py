@@ -11,23 +11,23 @@ from prox24_export.passes.graph.arrays import Array
 ENDING = ".txt"
 
 
-def rows(file: Path, directory: Path, length: int, stride: int | None, option: str) -> Array:
-    """Consecutive windows of a text, each with the special tokens that the tokenizer puts around an input.
+def read_token_rows(file: Path, directory: Path, length: int, stride: int | None, option: str) -> Array:
+    """Reads consecutive windows of a text, each with the special tokens that the tokenizer puts around an input.
 
     Args:
-        file: UTF-8 text.
-        directory: Holds the tokenizer; nothing is downloaded.
-        length: Tokens of a row, special ones included.
-        stride: Tokens by which windows advance; None: they do not overlap.
+        file: A UTF-8 text file.
+        directory: The Hugging Face directory that holds the tokenizer; nothing is downloaded.
+        length: The number of tokens in a row, special ones included.
+        stride: The number of tokens by which windows advance; None where they do not overlap.
         option: How messages name the file, e.g. `--calibration`.
 
     Returns:
         Token ids, int64 [rows, length]; a text shorter than one row gives one short row.
 
     Raises:
-        InputError: There is no tokenizer, the text cannot be read, or is empty.
+        InputError: There is no tokenizer, or the text cannot be read or is empty.
     """
-    tokenizer = _tokenizer(directory, option, file)
+    tokenizer = _load_tokenizer(directory, option, file)
     try:
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeError) as error:
@@ -35,7 +35,7 @@ def rows(file: Path, directory: Path, length: int, stride: int | None, option: s
     ids = np.asarray(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"], np.int64)
     if not len(ids):
         raise InputError(f"{option} {file} holds no token. Expected text.")
-    before, after = _around(tokenizer, [int(index) for index in ids[:8]], text)
+    before, after = _find_special_tokens(tokenizer, [int(index) for index in ids[:8]], text)
     around = [*before, *after]
     room = max(1, length - len(around))
     step = min(stride or room, room)
@@ -43,8 +43,8 @@ def rows(file: Path, directory: Path, length: int, stride: int | None, option: s
     return np.array([[*before, *ids[start : start + room], *after] for start in starts], np.int64)
 
 
-def _around(tokenizer: Any, ids: list[int], text: str) -> tuple[list[int], list[int]]:
-    """Special tokens before and after an input: what stands around the first words of the text."""
+def _find_special_tokens(tokenizer: Any, ids: list[int], text: str) -> tuple[list[int], list[int]]:
+    """Finds the special tokens before and after an input: those that stand around the first words of the text."""
     words = tokenizer.decode(ids) or text[:32]
     plain = list(tokenizer(words, add_special_tokens=False)["input_ids"])
     whole = list(tokenizer(words)["input_ids"])
@@ -54,7 +54,7 @@ def _around(tokenizer: Any, ids: list[int], text: str) -> tuple[list[int], list[
     return [], []
 
 
-def _tokenizer(directory: Path, option: str, file: Path) -> Any:
+def _load_tokenizer(directory: Path, option: str, file: Path) -> Any:
     if not directory.is_dir():
         raise InputError(
             f"{option} {file} is text, and {directory} has no tokenizer. Expected a Hugging Face directory as the "

@@ -1,1 +1,1 @@
-"""Engines: build, run and time; each says whether it is available here, and why not."""
+"""Engines that both models are run and timed with; each says whether it is available here, and why not."""

@@ -1,4 +1,4 @@
-"""Which engine a run measures with: found out before any work."""
+"""Which engine a run measures with, which is found out before any work."""
 
 from dataclasses import dataclass
 
@@ -14,9 +14,9 @@ class EngineRequest:
     """What the user asks for.
 
     Attributes:
-        engine: What to measure with; `auto`: the best that is here.
-        precision: Of the engines; None: fp16, and no files without TensorRT.
-        min_speedup: Gate on the speed-up, which needs an engine that measures one; None: no gate.
+        engine: The engine to measure with; `auto` for the best that can be used here.
+        precision: The precision of the engines; None for fp16, where files are written only if TensorRT builds engines.
+        min_speedup: The least speed-up, which takes an engine that measures one; None where there is no limit.
     """
 
     engine: Engine = "auto"
@@ -26,13 +26,13 @@ class EngineRequest:
 
 @dataclass(frozen=True)
 class EngineChoice:
-    """What will be measured.
+    """What a run will measure.
 
     Attributes:
-        engine: With which engine; `none`: nothing.
-        precision: Of the engines, and of the ONNX files that are written for them.
+        engine: The engine to measure with; `none` where nothing is measured.
+        precision: The precision of the engines, and of the ONNX files that are written for them.
         writes_files: Whether ONNX files in that precision are written even without TensorRT.
-        why_not: Why there will be no speed-up to report, in one sentence; empty where there will.
+        why_not: Why there will be no speed-up to report, in one sentence; empty where there will be one.
     """
 
     engine: EngineName
@@ -41,35 +41,37 @@ class EngineChoice:
     why_not: str = ""
 
 
-def choose(request: EngineRequest, *, has_onnx: bool) -> EngineChoice:
-    """Chooses the engine that is asked for; with `auto` the best that is here.
+def choose_engine(request: EngineRequest, *, has_onnx: bool) -> EngineChoice:
+    """Chooses the engine that the user asks for; with `auto`, the best that can be used here.
 
     Args:
         request: What the user asks for.
         has_onnx: Whether the run has, or writes, the model as ONNX files, which TensorRT and ONNX Runtime read.
 
     Raises:
-        UnavailableError: What was asked for cannot be had here.
-        InputError: An engine that reads ONNX was asked for, for a model that is none.
+        UnavailableError: The engine, or a speed-up, that was asked for cannot be had here.
+        InputError: An engine that reads ONNX files was asked for, and the model is none.
     """
-    choice = _chosen(request, has_onnx=has_onnx)
+    choice = _choose(request, has_onnx=has_onnx)
     if request.min_speedup is not None and choice.engine not in {"tensorrt", "torch"}:
         why = choice.why_not or "ONNX Runtime has no sparse kernels."
         raise UnavailableError(f"--min-speedup needs a speed-up, and none can be measured here: {why} {REMEDY}")
     return choice
 
 
-def _chosen(request: EngineRequest, *, has_onnx: bool) -> EngineChoice:
+def _choose(request: EngineRequest, *, has_onnx: bool) -> EngineChoice:
     from prox24_export.engines.torch_sparse import measure as torch_sparse  # noqa: PLC0415 (looks for libraries)
     from prox24_export.passes.emit_engine import tensorrt  # noqa: PLC0415 (looks for libraries)
 
     asked, precision, writes = request.engine, request.precision or "fp16", request.precision is not None
     if asked in {"tensorrt", "onnxruntime"} and not has_onnx:
         raise InputError(
-            f"--engine {asked} reads ONNX files, and this model is none. Add --onnx, or use --engine torch."
+            f"--engine {asked} reads ONNX files, and this model is not one. Add --onnx, or use --engine torch."
         )
     if writes and not has_onnx and asked != "torch":
-        raise InputError("--precision converts ONNX files, and this model is none. Add --onnx, or leave it out.")
+        raise InputError(
+            "--precision converts ONNX files, and this model is not one. Add --onnx, or leave --precision out."
+        )
     if asked == "tensorrt":
         tensorrt.require_tensorrt()
     if asked == "torch" and precision == "fp32":
@@ -85,7 +87,7 @@ def _chosen(request: EngineRequest, *, has_onnx: bool) -> EngineChoice:
         return EngineChoice("tensorrt", precision, writes)
     if torch.available and precision != "fp32":
         return EngineChoice("torch", precision, writes)
-    first = there.reason if has_onnx else "it reads ONNX files, and this model is none (--onnx)."
+    first = there.reason if has_onnx else "it reads ONNX files, and this model is not one; --onnx writes one."
     return EngineChoice(
-        "none", precision, writes, f"TensorRT: {first} torch.sparse: {torch.reason or 'it has no fp32.'}"
+        "none", precision, writes, f"TensorRT: {first} torch.sparse: {torch.reason or 'it does not compute in fp32.'}"
     )

@@ -1,11 +1,11 @@
-"""CPU latency of both models with ONNX Runtime: for completeness, because no sparse speed-up exists there."""
+"""CPU latency of both models with ONNX Runtime, for completeness: no sparse speed-up exists there."""
 
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from prox24_export import facts
-from prox24_export.engines.timing.latency import Procedure, Reference, measure
+from prox24_export.engines.timing.latency import Procedure, Reference, measure_latency
 from prox24_export.passes.front_onnx.graph import OnnxGraph
 from prox24_export.passes.graph.arrays import Array
 from prox24_export.passes.graph.protocol import Feeds
@@ -17,16 +17,25 @@ NO_SPARSE_KERNELS = (
 
 
 class OnnxRuntimeTimed:
-    """A model in an ONNX Runtime session on the CPU, on fixed inputs; see `latency.Timed`.
+    """A model in an ONNX Runtime session on the CPU, with fixed inputs; see `latency.Timed`.
 
-    Its threads do not spin between runs: those of one session would take the cores from the other, which is timed in
-    turns with it.
+    The session's threads do not spin between runs: they would take the cores from the other session, with which this
+    one is timed in turns.
+
+    Attributes:
+        name: What messages call the model.
     """
 
     def __init__(
         self, name: str, graph: OnnxGraph, feeds: Feeds, clock: Callable[[], float] = time.perf_counter
     ) -> None:
-        """Makes the session; `clock` tells seconds.
+        """Makes the session.
+
+        Args:
+            name: What messages call the model.
+            graph: The model.
+            feeds: The inputs by name.
+            clock: Returns the time in seconds.
 
         Raises:
             InputError: ONNX Runtime cannot load the model.
@@ -36,11 +45,11 @@ class OnnxRuntimeTimed:
         self._names, self._feeds, self._clock = graph.outputs, dict(feeds), clock
 
     def outputs(self) -> dict[str, Array]:
-        """One inference."""
+        """Runs one inference and returns its outputs by name."""
         return dict(zip(self._names, self._run(self._feeds), strict=True))
 
     def times(self, runs: int) -> list[float]:
-        """Milliseconds of each inference; there is nothing to transfer."""
+        """Returns the milliseconds of each of `runs` inferences; there is nothing to transfer."""
         result = []
         for _ in range(runs):
             start = self._clock()
@@ -50,42 +59,42 @@ class OnnxRuntimeTimed:
 
     def close(self) -> None:
         """Frees the session."""
-        self._run = _closed
+        self._run = _refuse_closed
 
 
 def bench(dense: Path, sparse: Path, batches: Sequence[Feeds], procedure: Procedure | None = None) -> EngineReport:
     """Times both models in turns on every batch.
 
     Args:
-        dense: ONNX file.
-        sparse: ONNX file.
-        batches: Inputs by name; one point each.
-        procedure: How long and how often.
+        dense: The ONNX file of the dense model.
+        sparse: The ONNX file of the sparse model.
+        batches: The inputs by name of each batch, which gives one latency point.
+        procedure: How long and how often to measure; the defaults where None.
 
     Raises:
         InputError: A file cannot be read, loaded or run.
     """
-    import onnxruntime  # noqa: PLC0415 (its loading is set up by `passes.runtime`)
+    import onnxruntime  # noqa: PLC0415 (`front_onnx.runtime` sets up how it is loaded)
 
     left, right = OnnxGraph(dense), OnnxGraph(sparse)
     widened = sorted({*left.runs_in_float32, *right.runs_in_float32})
     return EngineReport(
         engine="onnxruntime",
         version=onnxruntime.__version__,
-        precision="fp32" if widened else _precision(left),
-        device=f"CPU, {facts.machine()['cores']} cores, {facts.machine()['processor']}",
+        precision="fp32" if widened else _find_precision(left),
+        device=f"CPU, {facts.describe_machine()['cores']} cores, {facts.describe_machine()['processor']}",
         not_measured=NO_SPARSE_KERNELS,
-        latency=tuple(_point(left, right, feeds, widened, procedure) for feeds in batches),
+        latency=tuple(_time_batch(left, right, feeds, widened, procedure) for feeds in batches),
     )
 
 
-def _point(
+def _time_batch(
     dense: OnnxGraph, sparse: OnnxGraph, feeds: Feeds, widened: Sequence[str], procedure: Procedure | None
 ) -> LatencyPoint:
     copies = [f"float32 copies were run: ONNX Runtime has no CPU kernels for {', '.join(widened)}"] if widened else []
     models = OnnxRuntimeTimed("dense", dense, feeds), OnnxRuntimeTimed("sparse", sparse, feeds)
     try:
-        return measure(
+        return measure_latency(
             *models,
             None,
             {name: tuple(array.shape) for name, array in feeds.items()},
@@ -98,8 +107,8 @@ def _point(
             model.close()
 
 
-def _precision(graph: OnnxGraph) -> str:
-    """Of the largest stored weight that a linear layer reads."""
+def _find_precision(graph: OnnxGraph) -> str:
+    """Finds the precision of the largest stored weight that a linear layer reads."""
     from prox24_export.passes.graph.protocol import Candidate  # noqa: PLC0415
 
     layers = [layer for layer in graph.operators() if isinstance(layer, Candidate)]
@@ -107,5 +116,5 @@ def _precision(graph: OnnxGraph) -> str:
     return {"float16": "fp16", "bfloat16": "bf16"}.get(largest.dtype if largest else "", "fp32")
 
 
-def _closed(_feeds: Feeds) -> Sequence[Array]:
+def _refuse_closed(_feeds: Feeds) -> Sequence[Array]:
     raise RuntimeError("the session is closed")

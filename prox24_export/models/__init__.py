@@ -1,1 +1,1 @@
-"""Kinds of models: which front end reads and writes them."""
+"""The kinds of models that can be pruned, and the front ends that read and write them."""

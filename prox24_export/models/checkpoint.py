@@ -1,4 +1,4 @@
-"""The safetensors files of a directory: tensors read one by one, and replaced in a copy."""
+"""The safetensors files of a directory, whose tensors are read one by one and replaced in a copy."""
 
 import json
 import math
@@ -35,7 +35,15 @@ TYPES = {
 
 @dataclass(frozen=True)
 class Place:
-    """Where a tensor is: bytes `[begin, end)` of a file."""
+    """Where a tensor is stored.
+
+    Attributes:
+        file: The safetensors file.
+        dtype: The tensor's type.
+        shape: The tensor's shape.
+        begin: The offset of its first byte in the file.
+        end: The offset behind its last byte.
+    """
 
     file: Path
     dtype: torch.dtype
@@ -46,25 +54,34 @@ class Place:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Every tensor of the safetensors files in `folder`, left on disk.
+    """All tensors of the safetensors files in a folder, left on disk until they are read.
 
-    The format is eight bytes with the size of a JSON header, the header, and the tensors' bytes.
+    A safetensors file is eight bytes with the size of a JSON header, the header, and the tensors' bytes.
+
+    Attributes:
+        folder: The folder that holds the files.
     """
 
     folder: Path
 
     @cached_property
     def places(self) -> dict[str, Place]:
-        """Where each tensor is.
+        """The place of each tensor, by name.
 
         Raises:
-            InputError: A file is torn or holds a type that is not known here.
+            InputError: A file is cut short, or holds a type that is not known here.
         """
-        return {name: place for file in self.files for name, place in _header(file).items()}
+        return {name: place for file in self.files for name, place in _read_header(file).items()}
 
     @cached_property
     def files(self) -> list[Path]:
-        """The files that transformers reads: the one, or those that the index names; others may lie beside them."""
+        """The files that transformers reads: `model.safetensors`, or those that the index names.
+
+        Others may lie beside them; all count where there is neither.
+
+        Raises:
+            InputError: The index cannot be read.
+        """
         single, index = self.folder / "model.safetensors", self.folder / INDEX
         if single.is_file():
             return [single]
@@ -74,10 +91,13 @@ class Checkpoint:
             named = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
             return sorted(self.folder / name for name in set(named))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise InputError(f"{index} cannot be read: {first_line(error)}. Expected an index of shards.") from error
+            raise InputError(
+                f"{index} cannot be read: {first_line(error)}. Expected an index of the safetensors files, as "
+                "save_pretrained writes it."
+            ) from error
 
     def read(self, name: str) -> Tensor:
-        """A tensor in memory of its own."""
+        """Reads one tensor into memory of its own."""
         place = self.places[name]
         if place.begin == place.end:
             return torch.empty(place.shape, dtype=place.dtype)
@@ -85,11 +105,12 @@ class Checkpoint:
         return torch.from_numpy(data).view(place.dtype).reshape(place.shape)
 
     def write(self, folder: Path, weights: Mapping[str, Array]) -> None:
-        """Copies the files to `folder` and replaces tensors there; one is in memory at a time.
+        """Copies the files to `folder` and replaces tensors there; one tensor is in memory at a time.
 
         Args:
-            folder: Where to.
-            weights: By name, in the stored shape and dtype; `name[i]` is the i-th entry along the first axis.
+            folder: The existing folder to write to.
+            weights: The new tensors by name, in the stored shape and dtype; `name[i]` is the i-th entry along the first
+                axis of a tensor.
 
         Raises:
             OSError: The folder cannot be written.
@@ -105,22 +126,22 @@ class Checkpoint:
                 target.write(data)
 
 
-def _header(file: Path) -> dict[str, Place]:
+def _read_header(file: Path) -> dict[str, Place]:
     try:
-        return _places(file)
+        return _read_places(file)
     except (ValueError, KeyError, TypeError, OSError, MemoryError, OverflowError) as error:
         raise InputError(f"{file} cannot be read: {first_line(error)}. Expected a safetensors file.") from error
 
 
-def _places(file: Path) -> dict[str, Place]:
+def _read_places(file: Path) -> dict[str, Place]:
     with file.open("rb") as content:
         start = 8 + int.from_bytes(content.read(8), "little")
         header: dict[str, Any] = json.loads(content.read(start - 8))
     header.pop("__metadata__", None)
     places = {}
-    for name, told in header.items():
-        begin, end = (start + offset for offset in told["data_offsets"])
-        place = Place(file, TYPES[told["dtype"]], tuple(told["shape"]), begin, end)
+    for name, entry in header.items():
+        begin, end = (start + offset for offset in entry["data_offsets"])
+        place = Place(file, TYPES[entry["dtype"]], tuple(entry["shape"]), begin, end)
         if end - begin != math.prod(place.shape) * place.dtype.itemsize or end > file.stat().st_size:
             raise ValueError(f"the file ends within {name}")
         places[name] = place

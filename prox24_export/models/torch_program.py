@@ -16,7 +16,9 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from prox24_export import facts, user_code
+from prox24_export.data.samples import LABELS
 from prox24_export.errors import InputError, first_line
+from prox24_export.models.frontend import ONNX_MODEL
 from prox24_export.passes.front_torch.emit_onnx import EmitOnnx
 from prox24_export.passes.front_torch.graph import FxGraph, expect_fx_graph
 from prox24_export.passes.front_torch.trace import make_functional, replace_tensors, trace
@@ -25,36 +27,68 @@ from prox24_export.passes.graph.experts import replace_parts
 from prox24_export.passes.graph.protocol import TracedGraph
 from prox24_export.results.report import FileFacts
 
-LABELS = "labels"  # beside calibration inputs, never one of them
-PROGRAM, ONNX_MODEL = "model.pt2", "model.onnx"
+PROGRAM = "model.pt2"
 RETURNS = "returns (module, example inputs)"
 
 
 @dataclass(frozen=True)
 class TorchProgram:
-    """The front end; see `frontends.Frontend`. Writes `model.pt2`, and always `model.onnx` too.
+    """The front end of a torch program; see `Frontend`. It writes `model.pt2`, and always `model.onnx` too.
 
     Attributes:
-        path: Where it was read from, or what messages call it.
-        make: Reads or traces the program.
+        path: Where the program is read from, or what messages call it.
+        make: Reads or traces the program; the result is kept for further calls.
+        always_onnx: True: whoever runs torch programs elsewhere may need the ONNX file.
     """
 
     path: Path
     make: Callable[[], ExportedProgram]
     always_onnx: bool = True
 
+    @classmethod
+    def from_file(cls, path: Path) -> "TorchProgram":
+        """A program in a `.pt2` file."""
+        return cls(path, functools.cache(lambda: _read_program(path)))
+
+    @classmethod
+    def from_function(cls, spec: str) -> "TorchProgram":
+        """A program traced from the module and the example inputs that a function of the user's returns.
+
+        Args:
+            spec: `module:function`. Its example inputs are those of `from_module`.
+        """
+
+        def make() -> ExportedProgram:
+            returned = user_code.call_function(spec, "model", RETURNS, lambda function: function())
+            if not (isinstance(returned, tuple) and len(returned) == 2 and isinstance(returned[0], nn.Module)):  # noqa: PLR2004
+                raise InputError(f"{spec} returned a {type(returned).__name__}. Expected a function that {RETURNS}.")
+            return _trace_on_two_samples(*returned, spec)
+
+        return cls(Path(spec), functools.cache(make))
+
+    @classmethod
+    def from_module(cls, module: nn.Module, example: Any) -> "TorchProgram":
+        """A program traced from a module.
+
+        Args:
+            module: The module.
+            example: Its inputs: a tensor, a tuple of tensors, or a dictionary of them by argument name.
+        """
+        name = type(module).__name__
+        return cls(Path(name), functools.cache(lambda: _trace_on_two_samples(module, example, name)))
+
     def open(self) -> TracedGraph:
-        """The program as a graph.
+        """Reads or traces the program.
 
         Raises:
-            InputError: It cannot be read or traced.
+            InputError: The program cannot be read or traced.
         """
         return FxGraph(self.path, self.make())
 
     def facts(self) -> FileFacts:
-        """Of the file; of a module, size and digest of its tensors."""
+        """Returns name, size and digest of the file; where there is none, size and digest of the module's tensors."""
         if self.path.is_file():
-            return facts.file_facts(self.path, self.path)
+            return facts.describe_file(self.path, self.path)
         state = self.make().state_dict
         digest = hashlib.sha256()
         for name, tensor in state.items():
@@ -70,7 +104,7 @@ class TorchProgram:
         return path
 
     def expect_onnx(self, graph: TracedGraph) -> None:
-        """See `frontends.Frontend`."""
+        """See `Frontend.expect_onnx`."""
         EmitOnnx.requires(expect_fx_graph(graph).program, str(self.path))
 
     def write_onnx(self, graph: TracedGraph, folder: Path) -> Path:
@@ -80,41 +114,19 @@ class TorchProgram:
         return path
 
 
-def of_file(path: Path) -> TorchProgram:
-    """A `.pt2` file."""
-    return TorchProgram(path, functools.cache(lambda: _read(path)))
-
-
-def of_function(spec: str) -> TorchProgram:
-    """`module:function` that returns a module and example inputs: a tensor, a tuple of them, or a dictionary."""
-
-    def make() -> ExportedProgram:
-        returned = user_code.run(spec, "model", RETURNS, lambda function: function())
-        if not (isinstance(returned, tuple) and len(returned) == 2 and isinstance(returned[0], nn.Module)):  # noqa: PLR2004
-            raise InputError(f"{spec} returned a {type(returned).__name__}. Expected a function that {RETURNS}.")
-        return _traced(*returned, spec)
-
-    return TorchProgram(Path(spec), functools.cache(make))
-
-
-def of_module(module: nn.Module, example: Any) -> TorchProgram:
-    """A module with example inputs, as `of_function` has them."""
-    name = type(module).__name__
-    return TorchProgram(Path(name), functools.cache(lambda: _traced(module, example, name)))
-
-
-def _traced(module: nn.Module, example: Any, name: str) -> ExportedProgram:
-    """Traced on two samples: a size of one would become part of the program."""
+def _trace_on_two_samples(module: nn.Module, example: Any, name: str) -> ExportedProgram:
+    """Traces a module on at least two samples, because a batch size of one would become part of the program."""
     args: tuple[Any, ...] = ()
     kwargs: dict[str, Any] = {}
     if isinstance(example, Mapping):
-        kwargs = {key: _doubled(value) for key, value in example.items() if key != LABELS}
+        kwargs = {key: _double(value) for key, value in example.items() if key != LABELS}
     else:
-        args = tuple(_doubled(value) for value in (example if isinstance(example, (tuple, list)) else (example,)))
+        args = tuple(_double(value) for value in (example if isinstance(example, (tuple, list)) else (example,)))
     return trace(module, args, kwargs, name)
 
 
-def _doubled(value: Any) -> Any:
+def _double(value: Any) -> Any:
+    """Makes an input a tensor, and repeats it where its batch holds one sample."""
     if not isinstance(value, Tensor) and hasattr(value, "__array__"):
         value = as_tensor(np.asarray(value))
         value = value.float() if value.dtype == torch.float64 else value  # NumPy's own default, not the model's
@@ -122,29 +134,29 @@ def _doubled(value: Any) -> Any:
     return torch.cat([value, value]) if single else value
 
 
-def _read(path: Path) -> ExportedProgram:
-    """Reads a file of which nothing can run code.
+def _read_program(path: Path) -> ExportedProgram:
+    """Reads a `.pt2` file in such a way that nothing in it can run code.
 
     Raises:
-        InputError: It is missing, unreadable, or holds pickled objects.
+        InputError: The file is missing, unreadable, or holds pickled objects.
     """
     if not path.is_file():
-        raise InputError(f"no such model: {path}.")
+        raise InputError(f"no such model: {path}. Expected the path of a .pt2 file.")
     try:
         with zipfile.ZipFile(path) as archive:
             _expect_plain(path, archive)
-        with _tensors_only():
+        with _unpickle_only_tensors():
             return make_functional(torch.export.load(path))
     except InputError:
         raise
     except Exception as error:
         raise InputError(
-            f"{path} is no exported program: {first_line(error)}. Expected torch.export.save's."
+            f"{path} is no exported program: {first_line(error)}. Expected a file written by torch.export.save."
         ) from error
 
 
 def _expect_plain(path: Path, archive: zipfile.ZipFile) -> None:
-    """Refuses objects that only code can make, and names that two readers could understand differently."""
+    """Refuses objects that only code can make, and a name that occurs twice, which readers may take differently."""
     names = archive.namelist()
     odd = [name for name in names if "custom_obj" in name or "opaque_obj" in name]
     if len(set(names)) < len(names):
@@ -157,17 +169,17 @@ def _expect_plain(path: Path, archive: zipfile.ZipFile) -> None:
 
 
 @contextmanager
-def _tensors_only() -> Iterator[None]:
-    """While a program is read, nothing but tensors is unpickled, whatever torch's reader asks for."""
+def _unpickle_only_tensors() -> Iterator[None]:
+    """Lets nothing but tensors be unpickled while the block runs, whatever torch's reader asks for."""
     load, loads = torch.load, pickle.loads
 
-    def tensors(*arguments: Any, **options: Any) -> Any:
+    def load_tensors(*arguments: Any, **options: Any) -> Any:
         return load(*arguments, **options | {"weights_only": True})
 
-    def refused(*_arguments: Any, **_options: Any) -> Any:
+    def refuse(*_arguments: Any, **_options: Any) -> Any:
         raise InputError("the program holds a pickled object, which can run any code when it is read.")
 
-    torch.load, pickle.loads = tensors, refused
+    torch.load, pickle.loads = load_tensors, refuse
     try:
         yield
     finally:

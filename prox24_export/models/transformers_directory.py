@@ -14,6 +14,7 @@ from torch import Tensor
 from prox24_export import facts
 from prox24_export.errors import InputError, first_line
 from prox24_export.models.checkpoint import INDEX, Checkpoint
+from prox24_export.models.frontend import CONFIG, ONNX_MODEL
 from prox24_export.passes.front_torch.emit_onnx import EmitOnnx
 from prox24_export.passes.front_torch.graph import FxGraph, expect_fx_graph
 from prox24_export.passes.front_torch.trace import trace
@@ -25,38 +26,45 @@ from prox24_export.results.report import FileFacts
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-MODEL, ONNX_MODEL = "model", "model.onnx"
-CONFIG = "config.json"
+MODEL = "model"
 EXAMPLE_BATCH, EXAMPLE_TOKENS = 2, 12
 WEIGHTS = "safetensors safetensors.index.json bin bin.index.json pt pth ckpt pkl h5 msgpack gguf onnx"
 
 
 @dataclass(frozen=True)
 class TransformersDirectory:
-    """The front end; see `frontends.Frontend`."""
+    """The front end of a Hugging Face directory; see `Frontend`.
+
+    Attributes:
+        path: The directory.
+        always_onnx: False: `model.onnx` is written where `--onnx` asks for it.
+    """
 
     path: Path
     always_onnx: bool = False
 
     def open(self) -> TracedGraph:
-        """Loads and traces; nothing is downloaded.
+        """Loads and traces the model; nothing is downloaded.
 
         Raises:
             InputError: transformers is not installed, the directory holds no safetensors, or the model cannot be loaded
                 or traced.
         """
-        module, read = load(self.path)
+        module, read = load_lazily(self.path)
         if read is not None:
             facts.keep_no_large_blocks()
         predicts = type(module).__name__.endswith(("ForCausalLM", "LMHeadModel"))
-        return FxGraph(self.path, traced(module, self.path), predicts, read)
+        return FxGraph(self.path, trace_module(module, self.path), predicts, read)
 
     def facts(self) -> FileFacts:
-        """See `frontends.Frontend`."""
-        return facts.file_facts(self.path, self.path)
+        """See `Frontend.facts`."""
+        return facts.describe_file(self.path, self.path)
 
     def write(self, graph: TracedGraph, weights: Mapping[str, Array], folder: Path) -> Path:
-        """`folder/model`: the new weights as safetensors, every other file of the directory itself as it was."""
+        """Writes `folder/model`: the new weights as safetensors, and a copy of every other file of the directory.
+
+        Folders in the directory are left out.
+        """
         out = folder / MODEL
         out.mkdir()
         kept = {path for ending in WEIGHTS.split() for path in self.path.glob(f"*.{ending}")}
@@ -64,7 +72,7 @@ class TransformersDirectory:
             Checkpoint(self.path).write(out, weights)
             kept -= {self.path / INDEX}
         else:
-            module = loaded(self.path)
+            module = load_whole(self.path)
             tensors = module.state_dict()
             with torch.no_grad():
                 for name, tensor in replace_parts(weights, tensors, as_tensor).items():
@@ -76,7 +84,7 @@ class TransformersDirectory:
         return out
 
     def expect_onnx(self, graph: TracedGraph) -> None:
-        """See `frontends.Frontend`."""
+        """See `Frontend.expect_onnx`."""
         EmitOnnx.requires(expect_fx_graph(graph).program, str(self.path))
 
     def write_onnx(self, graph: TracedGraph, folder: Path) -> Path:
@@ -86,32 +94,39 @@ class TransformersDirectory:
         return file
 
 
-def load(path: Path) -> "tuple[PreTrainedModel, Callable[[str], Tensor] | None]":
-    """The module, and how its tensors are read where it holds none of their values itself.
+def load_lazily(path: Path) -> "tuple[PreTrainedModel, Callable[[str], Tensor] | None]":
+    """Builds the module without the values of its tensors where these can be read from the checkpoint one by one.
 
-    A checkpoint whose tensors have the model's own names and types is read lazily, one that transformers converts
-    while it loads (renamed, merged or cast weights) whole.
+    That is where the checkpoint's tensors have the model's own names and types. A checkpoint that transformers converts
+    while it loads (renamed, merged or cast weights) is loaded whole.
+
+    Args:
+        path: The directory.
+
+    Returns:
+        The module, and a function that reads a tensor by its name; None instead of the function where the module holds
+        the values itself.
 
     Raises:
         InputError: See `TransformersDirectory.open`.
     """
-    architecture = _architecture(path)
+    architecture = _find_architecture(path)
     checkpoint = Checkpoint(path)
-    module = _without_values(architecture, path, checkpoint)
+    module = _build_without_values(architecture, path, checkpoint)
     if module is None:
-        return loaded(path), None
-    return module, _reader(module, checkpoint)
+        return load_whole(path), None
+    return module, _make_reader(module, checkpoint)
 
 
-def _reader(module: "PreTrainedModel", checkpoint: Checkpoint) -> "Callable[[str], Tensor]":
-    """Reads by any of the names that a tied weight has."""
+def _make_reader(module: "PreTrainedModel", checkpoint: Checkpoint) -> "Callable[[str], Tensor]":
+    """Returns a function that reads a tensor by its name; a tied weight is found by any of its names."""
     owner = {tensor.data_ptr(): name for name, tensor in module.state_dict().items() if name in checkpoint.places}
     stored = {name: owner[tensor.data_ptr()] for name, tensor in module.state_dict().items() if tensor.numel()}
     return lambda name: checkpoint.read(stored[name])
 
 
-def _without_values(architecture: Any, path: Path, checkpoint: Checkpoint) -> "PreTrainedModel | None":
-    """The module with memory for its parameters that nothing has been written to; None where the checkpoint differs."""
+def _build_without_values(architecture: Any, path: Path, checkpoint: Checkpoint) -> "PreTrainedModel | None":
+    """Builds the module with memory for its parameters that is never written; None where the checkpoint differs."""
     from transformers import AutoConfig, initialization  # noqa: PLC0415 - an extra
 
     try:
@@ -121,7 +136,7 @@ def _without_values(architecture: Any, path: Path, checkpoint: Checkpoint) -> "P
             build = architecture._from_config  # noqa: SLF001 - the one way to a module without values
             module: PreTrainedModel = build(config, dtype=config.dtype or min(types, key=str)).eval()
         module.tie_weights()
-    except Exception:  # noqa: BLE001 - whatever it is, loading the usual way tells it better
+    except Exception:  # noqa: BLE001 - whatever it is, loading the usual way reports it better
         return None
     state = module.state_dict()
     there = {state[name].data_ptr() for name in checkpoint.places if name in state}
@@ -133,7 +148,8 @@ def _without_values(architecture: Any, path: Path, checkpoint: Checkpoint) -> "P
     return module if same and complete else None
 
 
-def _architecture(path: Path) -> Any:
+def _find_architecture(path: Path) -> Any:
+    """Finds the class of transformers that the directory's configuration names."""
     try:
         import transformers  # noqa: PLC0415 - an extra
     except ImportError as error:
@@ -148,31 +164,38 @@ def _architecture(path: Path) -> Any:
     try:
         named = json.loads((path / CONFIG).read_text(encoding="utf-8")).get("architectures") or ["none"]
     except (ValueError, AttributeError, OSError) as error:
-        raise InputError(f"{path / CONFIG} cannot be read: {first_line(error)}") from error
+        raise InputError(
+            f"{path / CONFIG} cannot be read: {first_line(error)}. Expected the JSON that save_pretrained writes."
+        ) from error
     architecture = getattr(transformers, named[0], None)
     if architecture is None:
-        raise InputError(f"{path / CONFIG} names the architecture {named[0]}, which transformers does not have.")
+        raise InputError(
+            f"{path / CONFIG} names the architecture {named[0]}, which the installed transformers does not have. "
+            "Install a version that has it."
+        )
     return architecture
 
 
-def loaded(path: Path) -> "PreTrainedModel":
-    """The module with its values, in evaluation mode, in the type that its configuration names, or else its file has.
+def load_whole(path: Path) -> "PreTrainedModel":
+    """Loads the module with its values, in evaluation mode.
+
+    Its dtype is the one that its configuration names, or else that of its file.
 
     Raises:
         InputError: See `TransformersDirectory.open`.
     """
-    architecture = _architecture(path)
+    architecture = _find_architecture(path)
     from transformers.utils import logging  # noqa: PLC0415 - an extra
 
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
-        module, told = architecture.from_pretrained(
+        module, loading = architecture.from_pretrained(
             path, local_files_only=True, use_safetensors=True, dtype="auto", output_loading_info=True
         )
     except Exception as error:
         raise InputError(f"transformers cannot load {path}: {first_line(error)}") from error
-    if told["missing_keys"]:
-        missing = ", ".join(sorted(told["missing_keys"])[:5])
+    if loading["missing_keys"]:
+        missing = ", ".join(sorted(loading["missing_keys"])[:5])
         raise InputError(
             f"{path} lacks weights that {architecture.__name__} has: {missing}. Expected a complete checkpoint."
         )
@@ -180,22 +203,27 @@ def loaded(path: Path) -> "PreTrainedModel":
     return result
 
 
-def traced(module: "PreTrainedModel", path: Path) -> torch.export.ExportedProgram:
-    """The module's forward pass with the cache off, batch and sequence of any size where the model allows it.
+def trace_module(module: "PreTrainedModel", path: Path) -> torch.export.ExportedProgram:
+    """Traces the module's forward pass with the cache off, for any size of batch and sequence that the model allows.
 
     Raises:
-        InputError: `torch.export` cannot trace it.
+        InputError: No example input can be made, or `torch.export` cannot trace the module.
     """
     try:
-        examples = example_inputs(module)
+        examples = make_example_inputs(module)
     except AttributeError as error:
         raise InputError(f"no example input can be made for {path}: {first_line(error)}.") from error
     cached = "use_cache" in inspect.signature(module.forward).parameters
     return trace(module, (), examples | ({"use_cache": False} if cached else {}), str(path))
 
 
-def example_inputs(module: "PreTrainedModel") -> dict[str, Any]:
-    """Inputs to trace with, by the model's main input."""
+def make_example_inputs(module: "PreTrainedModel") -> dict[str, Any]:
+    """Makes random inputs to trace with, by argument name, of the kind that the model's main input is.
+
+    Raises:
+        InputError: The main input is neither token ids, nor images, nor spectrograms.
+        AttributeError: The model's configuration lacks a size that the inputs need.
+    """
     config: Any = module.config
     name = module.main_input_name
     generator = torch.Generator().manual_seed(0)

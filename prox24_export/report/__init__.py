@@ -1,1 +1,1 @@
-"""One Report model and the writers that render it."""
+"""The writers that render a report: HTML, Markdown, JUnit, GitHub and the terminal."""

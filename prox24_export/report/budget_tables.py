@@ -1,9 +1,9 @@
-"""An accuracy budget as every page shows it: the verdict, the curve of one order, each layer's decision."""
+"""An accuracy budget as every page shows it: the verdict, the curve of one order, and the decision on each layer."""
 
 import math
 from collections.abc import Mapping, Sequence
 
-from prox24_export.report.markdown_table import Table, metric_name, number, units
+from prox24_export.report.tables import Table, metric_name, number, units
 from prox24_export.results.budget import CONFIRMING, BudgetDecision, BudgetPoint, BudgetReport
 
 HEADER = ("Dense", "Weights", "Change for the worse", "Limit", "Verdict", "Variant")
@@ -21,7 +21,7 @@ def verdict(report: BudgetReport) -> str:
 
 
 def margin(report: BudgetReport) -> str:
-    """What a variant has to keep, in one sentence."""
+    """What a variant has to keep within the limit, in one sentence."""
     errors = f"{number(report.errors)} standard error{'' if report.errors == 1 else 's'}"
     return (
         f"A variant keeps the limit where its change for the worse and {errors} together are within it; the error of "
@@ -30,7 +30,7 @@ def margin(report: BudgetReport) -> str:
 
 
 def decisions(report: BudgetReport | None) -> Mapping[str, BudgetDecision]:
-    """By layer; layers of one stage share theirs."""
+    """The decision on each layer, by node name; the layers of one unit share theirs."""
     if report is None:
         return {}
     told = {decision.name: decision for decision in report.decisions}
@@ -38,10 +38,10 @@ def decisions(report: BudgetReport | None) -> Mapping[str, BudgetDecision]:
 
 
 def order(report: BudgetReport) -> str:
-    """The order whose search led to what was chosen, else the one with most points; empty where none was searched.
+    """The order that led to the chosen variant, else the one with most points; empty where no order was searched.
 
-    Its layers are then tried sparse again one by one, and with all others solved again: such steps carry titles of
-    their own, and follow the order that they belong to.
+    The layers of an order are then tried sparse again one by one, and with all others solved again. Such steps carry
+    titles of their own, and follow the order that they belong to.
     """
     own = [point for point in report.curve if _is_prefix(report, point)]
     solved_once = [
@@ -56,46 +56,49 @@ def order(report: BudgetReport) -> str:
     return max(titles, key=titles.count, default="")
 
 
-def path(report: BudgetReport) -> Sequence[BudgetPoint]:
-    """Everything pruned, where all orders begin, and the points of one order; fewest dense layers first."""
+def order_points(report: BudgetReport) -> Sequence[BudgetPoint]:
+    """The points of the leading order and the point with everything pruned, where all orders begin.
+
+    The point with the fewest dense layers comes first.
+    """
     name = order(report)
     found = [point for point in report.curve if _is_start(point) or (_is_prefix(report, point) and point.order == name)]
     return sorted(found, key=lambda point: point.layers)
 
 
 def main_steps(report: BudgetReport) -> Sequence[BudgetPoint]:
-    """The curve of one order, what the search chose in the end, and each choice on other samples."""
-    leading = list(path(report))
+    """The points of one order, the variant that the search chose, and each choice on other samples."""
+    leading = list(order_points(report))
     fitting = [point for point in report.curve if point.fits and point.order != CONFIRMING]
     chosen = min(fitting, key=lambda point: point.parameters, default=None)
     between = [] if chosen is None or chosen in leading else [chosen]
     return [*leading, *between, *(point for point in report.curve if point.order == CONFIRMING)]
 
 
-def table(report: BudgetReport | None) -> Table:
-    """The main steps."""
-    rows = [_row(point) for point in (main_steps(report) if report else ())]
+def steps_table(report: BudgetReport | None) -> Table:
+    """The table of the main steps."""
+    rows = [_make_row(point) for point in (main_steps(report) if report else ())]
     return Table("Search for the fewest dense layers", HEADER, rows)
 
 
-def every_variant(report: BudgetReport | None) -> Table:
-    """Every point, in the order of the search."""
-    rows = [_row(point) for point in (report.curve if report else ())]
+def variants_table(report: BudgetReport | None) -> Table:
+    """The table of every measured variant, in the order of the search."""
+    rows = [_make_row(point) for point in (report.curve if report else ())]
     return Table(f"Variants in the order of the search, {len(rows):,}", HEADER, rows)
 
 
 def _is_start(point: BudgetPoint) -> bool:
-    """Whether everything is pruned there."""
+    """Whether everything is pruned at this point."""
     return not point.layers and point.order != CONFIRMING
 
 
 def _is_prefix(report: BudgetReport, point: BudgetPoint) -> bool:
-    """Whether the first layers of an order are dense, and nothing else is done."""
+    """Whether only the first layers of an order are dense at this point, and nothing else was done."""
     steps = {f"{unit.name} sparse again" for unit in report.sensitivity.units} | {CONFIRMING}
     return point.layers > 0 and not point.solved_again and point.order not in steps
 
 
-def _row(point: BudgetPoint) -> tuple[str, ...]:
+def _make_row(point: BudgetPoint) -> tuple[str, ...]:
     unit = units(point.metric)[1]
     error = f" ± {number(point.error, 2)}" if math.isfinite(point.error) and point.error else ""
     return (

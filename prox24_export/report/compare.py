@@ -1,4 +1,4 @@
-"""Two runs beside each other: what changed from the first to the second, as text for a terminal and as Markdown."""
+"""Compares two runs: what changed from the first to the second, as text for a terminal and as Markdown."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -6,8 +6,9 @@ from io import StringIO
 from typing import Any, NamedTuple
 
 from prox24_export.output import TOOL
-from prox24_export.report import engine_tables, markdown
-from prox24_export.report.markdown_table import Table, fit, number, signed, text, write
+from prox24_export.report import content, engine_tables
+from prox24_export.report.markdown_table import escape_text, fit, write_table
+from prox24_export.report.tables import Table, metric_name, number, signed_number, units
 from prox24_export.results.engine import LatencyPoint
 from prox24_export.results.report import AccuracyReport, LayerReport, Report
 
@@ -16,12 +17,12 @@ ABSENT = "absent"
 
 
 class RunComparison(NamedTuple):
-    """What changed.
+    """What changed from one run to another.
 
     Attributes:
-        summary: In one sentence.
-        doubts: Why figures of the two runs may differ without the models being better or worse.
-        tables: Plain text; tables without rows are left out.
+        summary: What changed, in one sentence.
+        doubts: Why figures of the two runs may differ without one model being better.
+        tables: Tables of plain text; those without rows are left out.
     """
 
     summary: str
@@ -30,7 +31,7 @@ class RunComparison(NamedTuple):
 
 
 def compare(before: Report, after: Report) -> RunComparison:
-    """What changed from `before` to `after`; of layers, gates and settings only those that did."""
+    """Compares two reports; of layers, gates and settings, only those that changed are listed."""
     tables = [
         Table("Layers that changed", ("Layer", "Before", "After", "Why"), list(_layers(before, after))),
         Table("Gates that changed", ("Gate", "Before", "After"), list(_gates(before, after))),
@@ -49,13 +50,13 @@ def render_markdown(before: Report, after: Report) -> str:
     """The comparison as GitHub-flavoured Markdown."""
     found = compare(before, after)
     lines = [
-        f"**{text(found.summary)}**",
+        f"**{escape_text(found.summary)}**",
         "",
-        f"Before: {text(_named(before))}",
+        f"Before: {escape_text(_describe(before))}",
         "",
-        f"After: {text(_named(after))}",
-        *fit([f"\n> **Note:** {text(doubt, 400)}" for doubt in found.doubts], 3_000, "notes"),
-        *(line for table in found.tables for line in write(table, 8_000)),
+        f"After: {escape_text(_describe(after))}",
+        *fit([f"\n> **Note:** {escape_text(doubt, 400)}" for doubt in found.doubts], 3_000, "notes"),
+        *(line for table in found.tables for line in write_table(table, 8_000)),
     ]
     return "\n".join(lines) + "\n"
 
@@ -69,7 +70,7 @@ def render_text(before: Report, after: Report) -> str:
     found = compare(before, after)
     written = StringIO()
     console = Console(file=written, width=WIDTH, highlight=False, markup=False, emoji=False, no_color=True)
-    said = [found.summary, f"before: {_named(before)}", f"after: {_named(after)}"]
+    said = [found.summary, f"before: {_describe(before)}", f"after: {_describe(after)}"]
     for sentence in [*said, *(f"note: {doubt}" for doubt in found.doubts)]:
         console.print(Text(_one_line(sentence)))
     for table in found.tables:
@@ -83,7 +84,7 @@ def render_text(before: Report, after: Report) -> str:
     return "".join(f"{line.rstrip()}\n" for line in written.getvalue().splitlines())
 
 
-def _named(report: Report) -> str:
+def _describe(report: Report) -> str:
     return f"{report.output.path}, started {report.started}"
 
 
@@ -101,7 +102,7 @@ def _doubts(before: Report, after: Report) -> Iterator[str]:
     if measured[0] != measured[1]:
         said = [f"{entry[1]:,} samples of {entry[0]}" if entry else "nothing" for entry in measured]
         yield f"accuracy was measured on {said[0]} before, on {said[1]} after"
-    timed = [_timed_with(report) for report in (before, after)]
+    timed = [_timing_engine(report) for report in (before, after)]
     if timed[0] != timed[1]:
         yield f"latency was measured with {timed[0]} before, with {timed[1]} after: it is not compared"
     invalid = [
@@ -111,16 +112,20 @@ def _doubts(before: Report, after: Report) -> Iterator[str]:
         yield "a latency that was not valid is not compared"
 
 
-def _timed_with(report: Report) -> str:
+def _timing_engine(report: Report) -> str:
     engine = report.engine
     if engine is None or not engine.latency:
         return "nothing"
-    return f"{engine_tables.name(engine)} on {engine.device}" if engine.device else engine_tables.name(engine)
+    return (
+        f"{engine_tables.format_engine(engine)} on {engine.device}"
+        if engine.device
+        else engine_tables.format_engine(engine)
+    )
 
 
 def _layers(before: Report, after: Report) -> Iterator[tuple[str, ...]]:
-    """Layers whose state changed, or that only one run has; a name that occurs twice is told apart by its place."""
-    old, new = _by_name(before.layers), _by_name(after.layers)
+    """Layers whose state changed or that only one run has; names that occur twice are told apart by their order."""
+    old, new = _index_by_name(before.layers), _index_by_name(after.layers)
     for key in [*old, *(key for key in new if key not in old)]:
         first, second = old.get(key), new.get(key)
         states = [layer.state if layer else ABSENT for layer in (first, second)]
@@ -129,7 +134,7 @@ def _layers(before: Report, after: Report) -> Iterator[tuple[str, ...]]:
             yield key[0], *states, f"no longer: {why}" if states[1] == "sparse" and why else why
 
 
-def _by_name(layers: Sequence[LayerReport]) -> dict[tuple[str, int], LayerReport]:
+def _index_by_name(layers: Sequence[LayerReport]) -> dict[tuple[str, int], LayerReport]:
     found: dict[tuple[str, int], LayerReport] = {}
     counted: dict[str, int] = {}
     for layer in layers:
@@ -141,12 +146,12 @@ def _by_name(layers: Sequence[LayerReport]) -> dict[tuple[str, int], LayerReport
 def _gates(before: Report, after: Report) -> Iterator[tuple[str, ...]]:
     said = [
         {
-            gate.name: f"{markdown.gate_verdict(gate)} ({markdown.gate_value(gate)}, limit {markdown.gate_limit(gate)})"
+            gate.name: f"{content.gate_verdict(gate)} ({content.gate_value(gate)}, limit {content.gate_limit(gate)})"
             for gate in report.gates
         }
         for report in (before, after)
     ]
-    verdicts = [{gate.name: markdown.gate_verdict(gate) for gate in report.gates} for report in (before, after)]
+    verdicts = [{gate.name: content.gate_verdict(gate) for gate in report.gates} for report in (before, after)]
     for name in dict.fromkeys([*said[0], *said[1]]):
         if verdicts[0].get(name) != verdicts[1].get(name):
             yield name, said[0].get(name, ABSENT), said[1].get(name, ABSENT)
@@ -157,48 +162,48 @@ def _accuracy(before: Report, after: Report) -> Iterator[tuple[str, ...]]:
     old, new = before.accuracy or nothing, after.accuracy or nothing
     for name in dict.fromkeys([*old.sparse, *new.sparse]):
         figures = old.sparse.get(name), new.sparse.get(name)
-        yield _row(markdown.metric_name(name), *figures, *markdown.units(name))
+        yield _figure_row(metric_name(name), *figures, *units(name))
     ratios = [
         {output.name: math.inf if output.snr_db is None else output.snr_db for output in accuracy.outputs}
         for accuracy in (old, new)
     ]
     for name in dict.fromkeys([*ratios[0], *ratios[1]]):
-        yield _row(f"SNR of {name}", ratios[0].get(name), ratios[1].get(name), " dB", " dB")
+        yield _figure_row(f"SNR of {name}", ratios[0].get(name), ratios[1].get(name), " dB", " dB")
 
 
 def _latency(before: Report, after: Report) -> Iterator[tuple[str, ...]]:
-    if _timed_with(before) != _timed_with(after):
+    if _timing_engine(before) != _timing_engine(after):
         return
-    old, new = _valid(before), _valid(after)
+    old, new = _valid_points(before), _valid_points(after)
     for shapes in (key for key in old if key in new):
         first, second = old[shapes], new[shapes]
-        yield _relative(f"dense, {shapes}", first.dense.median, second.dense.median, " ms")
-        yield _relative(f"sparse, {shapes}", first.sparse.median, second.sparse.median, " ms")
-        both = engine_tables.times(first.speedup), engine_tables.times(second.speedup)
+        yield _relative_row(f"dense, {shapes}", first.dense.median, second.dense.median, " ms")
+        yield _relative_row(f"sparse, {shapes}", first.sparse.median, second.sparse.median, " ms")
+        both = engine_tables.format_ratio(first.speedup), engine_tables.format_ratio(second.speedup)
         yield f"speed-up, {shapes}", *both, _per_cent(first.speedup.value, second.speedup.value)
 
 
-def _valid(report: Report) -> dict[str, LatencyPoint]:
+def _valid_points(report: Report) -> dict[str, LatencyPoint]:
     points = report.engine.latency if report.engine else ()
-    return {engine_tables.shapes(point): point for point in points if point.valid}
+    return {engine_tables.format_shapes(point): point for point in points if point.valid}
 
 
 def _size(before: Report, after: Report) -> Iterator[tuple[str, ...]]:
-    yield _counted("bytes of the sparse model", before.output.bytes, after.output.bytes)
+    yield _count_row("bytes of the sparse model", before.output.bytes, after.output.bytes)
     counts = [len(report.sparse_layers) for report in (before, after)]
-    yield "sparse layers", *(f"{count:,}" for count in counts), signed(counts[1] - counts[0])
+    yield "sparse layers", *(f"{count:,}" for count in counts), signed_number(counts[1] - counts[0])
     pruned = [sum(layer.parameters for layer in report.sparse_layers) for report in (before, after)]
-    yield _counted("parameters in sparse layers", pruned[0], pruned[1])
+    yield _count_row("parameters in sparse layers", pruned[0], pruned[1])
 
 
 def _settings(before: Report, after: Report) -> Iterator[tuple[str, ...]]:
     for name in dict.fromkeys([*before.settings, *after.settings]):
-        said = [_written(report.settings, name) for report in (before, after)]
+        said = [_format_setting(report.settings, name) for report in (before, after)]
         if said[0] != said[1]:
             yield name, *said
 
 
-def _written(settings: Mapping[str, Any], name: str) -> str:
+def _format_setting(settings: Mapping[str, Any], name: str) -> str:
     if name not in settings:
         return ABSENT
     value = settings[name]
@@ -207,20 +212,20 @@ def _written(settings: Mapping[str, Any], name: str) -> str:
     return ", ".join(map(str, value)) or "none" if isinstance(value, (list, tuple)) else str(value)
 
 
-def _row(name: str, old: float | None, new: float | None, unit: str, points: str) -> tuple[str, ...]:
-    """Two figures and their difference; none where one is missing or both are infinite."""
+def _figure_row(name: str, old: float | None, new: float | None, unit: str, points: str) -> tuple[str, ...]:
+    """Two figures and their difference, which is empty where one is missing or both are infinite."""
     said = ["not measured" if value is None else f"{number(value, 4)}{unit}" for value in (old, new)]
     change = math.nan if old is None or new is None else round(new - old, 9)
-    return name, *said, "" if math.isnan(change) else signed(change, points)
+    return name, *said, "" if math.isnan(change) else signed_number(change, points)
 
 
-def _relative(name: str, old: float, new: float, unit: str) -> tuple[str, ...]:
+def _relative_row(name: str, old: float, new: float, unit: str) -> tuple[str, ...]:
     return name, f"{number(old, 4)}{unit}", f"{number(new, 4)}{unit}", _per_cent(old, new)
 
 
-def _counted(name: str, old: int, new: int) -> tuple[str, ...]:
+def _count_row(name: str, old: int, new: int) -> tuple[str, ...]:
     return name, f"{old:,}", f"{new:,}", _per_cent(old, new)
 
 
 def _per_cent(old: float, new: float) -> str:
-    return signed(round(100 * (new / old - 1), 9), " %") if old else ""
+    return signed_number(round(100 * (new / old - 1), 9), " %") if old else ""

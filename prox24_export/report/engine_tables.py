@@ -1,35 +1,35 @@
-"""What is said of engines in words and tables: latency, states of layers, and the estimate, always called that."""
+"""Engines in sentences and tables: latency, states of layers, and the estimate, which is always called an estimate."""
 
 from collections.abc import Sequence
 
-from prox24_export.report.markdown_table import Table, interval, number
+from prox24_export.report.tables import Table, interval, number
 from prox24_export.results.engine import Distribution, EngineReport, Estimate, LatencyPoint, LayerDiagnosis, Ratio
 from prox24_export.results.report import Report
 
-CALLED = {"tensorrt": "TensorRT", "torch": "torch.sparse", "onnxruntime": "ONNX Runtime", "none": "no engine"}
+ENGINE_NAMES = {"tensorrt": "TensorRT", "torch": "torch.sparse", "onnxruntime": "ONNX Runtime", "none": "no engine"}
 
 
-def speedup(report: Report) -> str:
-    """The speed-up with its interval at the first set of shapes, or why there is none; empty where nobody asked."""
+def speedup_sentence(report: Report) -> str:
+    """The speed-up with its interval at the first set of shapes, or why there is none; empty without an engine."""
     engine = report.engine
     if engine is None:
         return ""
     if engine.not_measured or not engine.latency:
         return f"speed-up not measured: {engine.not_measured or 'nothing was timed'}"
     point = engine.latency[0]
-    where = f"{name(engine)}, {shapes(point)}"
+    where = f"{format_engine(engine)}, {format_shapes(point)}"
     if not point.valid:
         return f"speed-up not valid ({where}): {'; '.join(point.reasons)}"
-    return f"speed-up {times(point.speedup)} with {where}: {point.speedup.verdict}"
+    return f"speed-up {format_ratio(point.speedup)} with {where}: {point.speedup.verdict}"
 
 
-def name(engine: EngineReport) -> str:
-    """Engine with version and precision."""
-    return " ".join(part for part in (CALLED[engine.engine], engine.version, engine.precision) if part)
+def format_engine(engine: EngineReport) -> str:
+    """The name of the engine with its version and precision."""
+    return " ".join(part for part in (ENGINE_NAMES[engine.engine], engine.version, engine.precision) if part)
 
 
-def estimate(found: Estimate | None) -> str:
-    """The bound in one sentence, without the label that whoever renders it puts before it; empty where unknown."""
+def estimate_sentence(found: Estimate | None) -> str:
+    """The bound in one sentence; empty where it is unknown. Whoever renders it labels it as an estimate."""
     if found is None:
         return ""
     share = f"{number(100 * found.sparse_share)} % of the linear layers’ operations are in pruned layers"
@@ -38,19 +38,22 @@ def estimate(found: Estimate | None) -> str:
 
 
 def tables(report: Report) -> dict[str, Table]:
-    """Everything about engines; a table of what does not exist has no rows."""
+    """All tables about engines, by name; a table of what does not exist has no rows."""
     engine = report.engine or EngineReport("none")
     missing = [layer for layer in engine.layers if not (layer.pattern and layer.eligible and layer.chosen)]
-    title = f"Latency with {name(engine)}{f' on {engine.device}' if engine.device else ''}"
+    title = f"Latency with {format_engine(engine)}{f' on {engine.device}' if engine.device else ''}"
     columns = ("Shapes", "Dense", "Sparse", "Speed-up (95 %)", "By sparse kernels (95 %)", "Verdict")
     shapes_of = report.estimate.shapes if report.estimate else ()
     return {
-        "latency": Table(title, columns, [_point(point) for point in engine.latency]),
+        "latency": Table(title, columns, [_latency_row(point) for point in engine.latency]),
         "states": Table("Pruned layers in the engine", ("State", "Layers"), _states(engine.layers)),
         "missing": Table(
             f"Pruned layers for which a state is missing or unknown ({len(missing):,})",
             ("Layer", "Pattern, eligible, chosen", "Reason", "Remedy"),
-            [(layer.name, _three(layer), layer.reason or layer.disagreement, layer.remedy) for layer in missing],
+            [
+                (layer.name, _format_states(layer), layer.reason or layer.disagreement, layer.remedy)
+                for layer in missing
+            ],
         ),
         "disagreements": Table(
             "Builder log against inspector", ("Disagreement",), [(x,) for x in engine.disagreements]
@@ -78,24 +81,31 @@ def tables(report: Report) -> dict[str, Table]:
     }
 
 
-def shapes(point: LatencyPoint) -> str:
-    """Input shapes of one measurement."""
+def format_shapes(point: LatencyPoint) -> str:
+    """The input shapes of one measurement, as text."""
     return ", ".join(f"{key} {'×'.join(map(str, shape))}" for key, shape in point.shapes.items())
 
 
-def times(ratio: Ratio) -> str:
-    """A ratio with its interval."""
+def format_ratio(ratio: Ratio) -> str:
+    """A ratio with its interval, as text."""
     return f"{number(ratio.value)} ×{interval(ratio.low, ratio.high)}"
 
 
-def _point(point: LatencyPoint) -> tuple[str, ...]:
+def _latency_row(point: LatencyPoint) -> tuple[str, ...]:
     verdict = point.speedup.verdict if point.valid else f"not valid: {'; '.join(point.reasons)}"
-    alone = "" if point.flag_speedup is None else times(point.flag_speedup)
+    alone = "" if point.flag_speedup is None else format_ratio(point.flag_speedup)
     said = "; ".join([verdict, *point.warnings])
-    return shapes(point), _median(point.dense), _median(point.sparse), times(point.speedup), alone, said
+    return (
+        format_shapes(point),
+        _format_median(point.dense),
+        _format_median(point.sparse),
+        format_ratio(point.speedup),
+        alone,
+        said,
+    )
 
 
-def _median(found: Distribution) -> str:
+def _format_median(found: Distribution) -> str:
     return f"{number(found.median, 4)} ms, p99 {number(found.p99, 4)}"
 
 
@@ -115,6 +125,6 @@ def _states(layers: Sequence[LayerDiagnosis]) -> list[tuple[str, str]]:
     return rows
 
 
-def _three(layer: LayerDiagnosis) -> str:
+def _format_states(layer: LayerDiagnosis) -> str:
     said = {True: "yes", False: "no", None: "unknown"}
     return ", ".join(said[state] for state in (layer.pattern, layer.eligible, layer.chosen))

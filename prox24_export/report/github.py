@@ -3,36 +3,36 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from prox24_export.report import engine_tables, markdown
-from prox24_export.results.report import Gate, Report
+from prox24_export.output import TOOL
+from prox24_export.report import content, engine_tables, markdown
+from prox24_export.results.report import Report
 
 SUMMARY = "GITHUB_STEP_SUMMARY"
-TITLE = "prox24-export"
-MOST = 10  # annotations of one kind that GitHub shows of a step
-LONGEST = 2_000  # characters of a message; GitHub cuts longer ones without a word
+MOST = 10  # GitHub shows so many annotations of one kind in a step
+LONGEST = 2_000  # most characters of a message; GitHub cuts much longer ones without a word
 
 
 def render(report: Report) -> str:
-    """One workflow command for each failed gate (error), doubt or warning (warning), and the verdict (notice)."""
-    errors = [(f"gate {gate.name}", _gate(gate)) for gate in report.gates if not gate.passed]
+    """Renders workflow commands: errors for failed gates, warnings for doubts, and the verdict as a notice."""
+    errors = [(f"gate {gate.name}", content.gate_sentence(gate)) for gate in report.gates if not gate.passed]
     doubts = [gate for gate in report.gates if gate.passed and gate.verdict == "inconclusive"]
-    warned = [(f"gate {gate.name}", _gate(gate)) for gate in doubts]
-    warned += [(TITLE, text) for text in [*markdown.warnings(report), *_latency(report)]]
-    notices = [(TITLE, markdown.verdict(report)), *_unmeasured(report)]
+    warned = [(f"gate {gate.name}", content.gate_sentence(gate)) for gate in doubts]
+    warned += [(TOOL, text) for text in [*content.warnings(report), *_latency(report)]]
+    notices = [(TOOL, content.verdict(report)), *_unmeasured(report)]
     lines = [
-        _command(kind, title, message)
+        _format_command(kind, title, message)
         for kind, entries in (("error", errors), ("warning", warned), ("notice", notices))
-        for title, message in _shortened(entries)
+        for title, message in _limit(entries)
     ]
     return "".join(f"{line}\n" for line in lines)
 
 
 def append_summary(report: Report, environment: Mapping[str, str]) -> str:
-    """Appends the report as Markdown to the file that `GITHUB_STEP_SUMMARY` names; nothing without that variable.
+    """Appends the report as Markdown to the file that `GITHUB_STEP_SUMMARY` names; without it, nothing is written.
 
     Returns:
-        A warning as a workflow command where the file cannot be written: the run itself is done and stays done. Empty
-        otherwise.
+        A warning as a workflow command where the file cannot be written, since the run itself has succeeded; else the
+        empty text.
     """
     path = environment.get(SUMMARY, "")
     if not path:
@@ -42,47 +42,45 @@ def append_summary(report: Report, environment: Mapping[str, str]) -> str:
             summary.write(f"\n{markdown.render(report)}\n")
     except OSError as error:
         message = f"the summary cannot be written to {path} ({SUMMARY}): {error.strerror or error}"
-        return _command("warning", TITLE, message) + "\n"
+        return _format_command("warning", TOOL, message) + "\n"
     return ""
 
 
-def _gate(gate: Gate) -> str:
-    return f"{markdown.gate_verdict(gate)}: {markdown.gate_value(gate)}, limit {markdown.gate_limit(gate)}"
-
-
 def _latency(report: Report) -> list[str]:
-    """Measurements that cannot be relied on, and what builder log and inspector contradict each other in."""
+    """Measurements that cannot be relied on, and where the builder's log and the inspector contradict each other."""
     if report.engine is None:
         return []
     doubted = [point for point in report.engine.latency if not point.valid]
-    told = [f"latency not valid ({engine_tables.shapes(point)}): {'; '.join(point.reasons)}" for point in doubted]
+    told = [
+        f"latency not valid ({engine_tables.format_shapes(point)}): {'; '.join(point.reasons)}" for point in doubted
+    ]
     return [*told, *report.engine.disagreements]
 
 
 def _unmeasured(report: Report) -> list[tuple[str, str]]:
-    """Why there is no speed-up, and the estimate, which is called that."""
+    """Why there is no speed-up, and the estimate, which is labelled as one."""
     entries = []
     if report.engine is not None and (report.engine.not_measured or not report.engine.latency):
-        entries.append((TITLE, engine_tables.speedup(report)))
+        entries.append((TOOL, engine_tables.speedup_sentence(report)))
     if report.estimate is not None:
-        entries.append(("estimate, not a measurement", engine_tables.estimate(report.estimate)))
+        entries.append(("estimate, not a measurement", engine_tables.estimate_sentence(report.estimate)))
     return entries
 
 
-def _shortened(entries: list[tuple[str, str]]) -> list[tuple[str, str]]:
-    """As many as GitHub shows; the last says how many are left out."""
+def _limit(entries: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Limits entries to as many as GitHub shows; the last one then says how many are left out."""
     if len(entries) <= MOST:
         return entries
     rest = len(entries) - MOST + 1
-    return [*entries[: MOST - 1], (TITLE, f"{rest:,} more; report.json and the summary have them all")]
+    return [*entries[: MOST - 1], (TOOL, f"{rest:,} more; report.json and the summary have them all")]
 
 
-def _command(kind: str, title: str, message: str) -> str:
-    """`::kind title=…::message`, in which neither text can end its part or begin another command."""
+def _format_command(kind: str, title: str, message: str) -> str:
+    """The command `::kind title=…::message`; neither text can end its part or begin another command."""
     cut = message if len(message) <= LONGEST else f"{message[:LONGEST]}…"
-    escaped = _escaped(title).replace(":", "%3A").replace(",", "%2C")
-    return f"::{kind} title={escaped}::{_escaped(cut)}"
+    escaped = _escape(title).replace(":", "%3A").replace(",", "%2C")
+    return f"::{kind} title={escaped}::{_escape(cut)}"
 
 
-def _escaped(text: str) -> str:
+def _escape(text: str) -> str:
     return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")

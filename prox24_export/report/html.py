@@ -1,4 +1,4 @@
-"""`report.html`: one self-contained page, read without a network, that runs no script but its own."""
+"""`report.html`: one self-contained page, which needs no network and runs no script but its own."""
 
 import base64
 import hashlib
@@ -8,17 +8,19 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from prox24_export.report import html_answers, html_budget, html_charts, html_mask, html_tables, markdown
+from prox24_export.report import content, html_answers, html_budget, html_charts, html_mask, html_tables
 from prox24_export.report.html_mask import Mask
+from prox24_export.report.tables import number
 from prox24_export.results.report import Report
 
 
 def render(report: Report, masks: Mapping[str, Mask] | None = None) -> str:
-    """The report as a page that loads nothing.
+    """Renders the report as a page that loads nothing.
 
     Args:
-        report: Everything that is said.
-        masks: By layer: booleans `[N, K]`, true where kept, or what `html_mask.read` found in an earlier page.
+        report: What the page shows.
+        masks: The mask of each layer by node name: booleans [N, K], true where an entry is kept, or a thumbnail that
+            `html_mask.read_masks` found in an earlier page.
 
     Raises:
         InputError: A mask is no matrix of booleans.
@@ -40,33 +42,33 @@ def render(report: Report, masks: Mapping[str, Mask] | None = None) -> str:
         style=Markup(style),  # noqa: S704 (our own file, without any value in it)
         script=Markup(script),  # noqa: S704 (same)
         policy=policy(style, script),
-        tables=markdown.tables(report),
-        verdict=markdown.verdict(report),
-        warnings=markdown.warnings(report),
-        reasons=markdown.reasons(report),
-        cost=markdown.cost(report),
+        tables=content.tables(report),
+        verdict=content.verdict(report),
+        warnings=content.warnings(report),
+        reasons=content.reasons(report),
+        cost=content.cost(report),
         share=sum(layer.share for layer in report.sparse_layers),
         steps=steps,
         unknown=unknown,
         speed=html_answers.speed(report),
         gates=html_answers.gates(report),
-        overall=html_answers.overall(report),
+        overall=html_answers.overall_verdict(report),
         errors=html_charts.errors(report.layers),
         refinement=html_charts.refinement(report.refinement),
         shapes=html_charts.shapes(report.estimate),
         distributions=html_charts.distributions(points),
         curves=list(filter(None, (html_charts.medians(points), html_charts.speedups(points, ratio)))),
-        budget=html_budget.shown(report.budget),
+        budget=html_budget.budget_section(report.budget),
         layer_times=html_tables.layer_times(report.engine),
         layers=html_tables.layers(report),
-        masks=html_mask.block({layer.name: given[layer.name] for layer in report.layers if layer.name in given}),
-        number=markdown.number,
-        written=written,
+        masks=html_mask.pack_masks({layer.name: given[layer.name] for layer in report.layers if layer.name in given}),
+        number=number,
+        format_value=format_value,
     )
 
 
 def policy(style: str, script: str) -> str:
-    """What the page may do: nothing but its own style and its own script, told by their hashes."""
+    """The content security policy: the page may use only its own style and script, which are named by their hashes."""
     style_hash, script_hash = (
         base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii") for text in (style, script)
     )
@@ -76,16 +78,16 @@ def policy(style: str, script: str) -> str:
     )
 
 
-def written(value: Any) -> str:
-    """A setting or fact of any type, as people write it."""
+def format_value(value: Any) -> str:
+    """Formats a setting or fact of any type as people write it."""
     if value is None:
         return "not set"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
-        return markdown.number(value)
+        return number(value)
     if isinstance(value, Mapping):
-        return ", ".join(f"{key}: {written(entry)}" for key, entry in value.items()) or "none"
+        return ", ".join(f"{key}: {format_value(entry)}" for key, entry in value.items()) or "none"
     if isinstance(value, (list, tuple)):
-        return ", ".join(map(written, value)) or "none"
+        return ", ".join(map(format_value, value)) or "none"
     return str(value)

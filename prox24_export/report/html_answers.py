@@ -1,10 +1,11 @@
-"""The first screen: which layers, at what accuracy, how fast, within which limits; and why something is not known."""
+"""The page's first screen: layers, accuracy, speed and gates; and why something is not known."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from prox24_export.report import engine_tables, markdown
+from prox24_export.report import content, engine_tables
 from prox24_export.report.html_charts import label
+from prox24_export.report.tables import number
 from prox24_export.results.engine import EngineReport, LatencyPoint, LayerDiagnosis
 from prox24_export.results.report import Gate, Report
 
@@ -12,7 +13,7 @@ NOTHING_TIMED = "no engine was built or timed in this run"
 
 
 class Step(NamedTuple):
-    """One step from all layers to those that a sparse tactic computes; a dash where it is not known."""
+    """One step from all layers to those that a sparse tactic computes; `layers` is a dash where it is not known."""
 
     label: str
     layers: str
@@ -20,7 +21,7 @@ class Step(NamedTuple):
 
 
 class Timing(NamedTuple):
-    """One set of input shapes."""
+    """What was timed at one set of input shapes."""
 
     label: str
     ratio: str
@@ -30,7 +31,7 @@ class Timing(NamedTuple):
 
 
 class Speed(NamedTuple):
-    """Measured ratios, or why there are none; `bound` is an estimate and never among the measurements."""
+    """The measured ratios, or the reason why there are none; `bound` is an estimate, apart from the measurements."""
 
     engine: str
     reason: str
@@ -40,7 +41,7 @@ class Speed(NamedTuple):
 
 
 class VerdictBox(NamedTuple):
-    """A gate: `verdict` is passed, failed or inconclusive; `words` also say which an inconclusive one counts as."""
+    """A gate; `verdict` is passed, failed or inconclusive, and `words` also say what an inconclusive one counts as."""
 
     name: str
     value: str
@@ -50,7 +51,7 @@ class VerdictBox(NamedTuple):
 
 
 def steps(report: Report) -> tuple[list[Step], str]:
-    """Found, pruned, eligible, sparse tactic chosen; and why a step is not known."""
+    """The steps (layers found, pruned, eligible, with a sparse tactic), and why a step is not known."""
     found, pruned = len(report.layers), len(report.sparse_layers)
     names = (
         ("eligible", "sparse tactic chosen") if not _is_torch(report) else ("fits torch.sparse", "run by torch.sparse")
@@ -66,7 +67,7 @@ def steps(report: Report) -> tuple[list[Step], str]:
 
 
 def diagnoses(report: Report) -> dict[str, LayerDiagnosis]:
-    """What the engine says of pruned layers, by layer; one that prunes nothing itself may speak of the others too."""
+    """What the engine says of the pruned layers, by node name; what it says of other layers is left out."""
     pruned = {layer.name for layer in report.sparse_layers}
     return {layer.name: layer for layer in (report.engine.layers if report.engine else ()) if layer.name in pruned}
 
@@ -78,34 +79,34 @@ def _unknown(report: Report, eligible: Sequence[bool | None], chosen: Sequence[b
         reason = report.engine.not_measured.removesuffix(".") if report.engine else ""
         return f"Only an engine’s builder tells what is eligible and chosen: {reason or NOTHING_TIMED}."
     missing = [
-        f"{states.count(None):,} of {len(states):,} pruned layers not told whether {words}"
-        for states, words in ((eligible, "eligible"), (chosen, "chosen"))
+        f"for {states.count(None):,} of {len(states):,} pruned layers it is not known whether {words}"
+        for states, words in ((eligible, "they are eligible"), (chosen, "a sparse tactic was chosen"))
         if None in states
     ]
-    return "; ".join(missing) + "." * bool(missing)
+    said = "; ".join(missing)
+    return f"{said[0].upper()}{said[1:]}." if said else ""
 
 
 def engine_name(engine: EngineReport) -> str:
-    """Engine, version, precision and device; of what is not TensorRT it says so; empty where there is none."""
+    """Engine, version, precision and device, and whether it is not TensorRT; empty where there is no engine."""
     if engine.engine == "none":
         return ""
     other = "" if engine.engine == "tensorrt" else " (not TensorRT)"
-    return engine_tables.name(engine) + other + (f" on {engine.device}" if engine.device else "")
+    return engine_tables.format_engine(engine) + other + (f" on {engine.device}" if engine.device else "")
 
 
 def speed(report: Report) -> Speed:
-    """What was timed, or why nothing was, and the bound."""
+    """What was timed, or why nothing was, and the bound of the speed-up."""
     engine, estimate = report.engine or EngineReport("none"), report.estimate
     reason = (engine.not_measured or ("" if engine.latency else NOTHING_TIMED)).removesuffix(".")
     basis = (
-        estimate
-        and f"{markdown.number(100 * estimate.sparse_share)} % of the linear layers’ operations are in pruned layers"
+        estimate and f"{number(100 * estimate.sparse_share)} % of the linear layers’ operations are in pruned layers"
     )
     return Speed(
         engine=engine_name(engine),
         reason=reason,
         timings=[] if reason else [_timing(point, engine.latency) for point in engine.latency],
-        bound=f"{markdown.number(estimate.bound)} ×" if estimate else "",
+        bound=f"{number(estimate.bound)} ×" if estimate else "",
         basis=basis or "",
     )
 
@@ -114,20 +115,20 @@ def gates(report: Report) -> list[VerdictBox]:
     """Every gate with what was measured, its interval and its limit."""
     return [
         VerdictBox(
-            gate.name, markdown.gate_value(gate), markdown.gate_limit(gate), _verdict(gate), markdown.gate_verdict(gate)
+            gate.name, content.gate_value(gate), content.gate_limit(gate), _verdict(gate), content.gate_verdict(gate)
         )
         for gate in report.gates
     ]
 
 
-def overall(report: Report) -> str:
-    """Of all gates: failed, inconclusive or passed; a failure decides."""
+def overall_verdict(report: Report) -> str:
+    """The verdict on all gates together: the worst of failed, inconclusive and passed."""
     verdicts = {_verdict(gate) for gate in report.gates}
     return next((verdict for verdict in ("failed", "inconclusive") if verdict in verdicts), "passed")
 
 
 def engine_state(layer: LayerDiagnosis | None, *, is_torch: bool) -> tuple[str, int | None]:
-    """What the engine made of a layer, and its rank for sorting; empty where the engine says nothing of it."""
+    """What the engine made of a layer, and its rank for sorting; empty and None where the engine says nothing of it."""
     if layer is None:
         return "", None
     if layer.chosen:
@@ -151,7 +152,7 @@ def _timing(point: LatencyPoint, points: Sequence[LatencyPoint]) -> Timing:
     verdict = point.speedup.verdict if point.valid else "not to be trusted"
     return Timing(
         label(point, points),
-        engine_tables.times(point.speedup),
+        engine_tables.format_ratio(point.speedup),
         verdict,
         (*point.reasons, *point.warnings),
         point.valid,

@@ -1,18 +1,19 @@
-"""Which pictures the page shows, and of which figures of the report; what was not measured has no picture."""
+"""The plots of the page, made from figures of the report; what was not measured has no plot."""
 
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from prox24_export.report import engine_tables, markdown
-from prox24_export.report.html_plot import HEIGHT, AxisTick, Bar, Key, Mark, Plot, axis, line
+from prox24_export.report import content, engine_tables
+from prox24_export.report.html_plot import HEIGHT, AxisTick, Bar, Key, Mark, Plot, make_axis, make_line
+from prox24_export.report.tables import number
 from prox24_export.results.engine import Distribution, Estimate, LatencyPoint, ShapeShare
 from prox24_export.results.report import LayerReport, RefinementReport
 
-FEWEST_SLOTS = 12  # so that two layers are not two walls
-LAST_QUANTILE = 99  # per cent; one outlier would squeeze everything else into a corner
+FEWEST_SLOTS = 12  # the bars of two layers alone would be too wide
+LAST_QUANTILE = 99  # per cent; beyond it one outlier would squeeze everything else into a corner
 MOST_SHAPES = 20
-ASIDE = 1.5  # per cent that a second whisker stands beside the first
+ASIDE = 1.5  # distance in per cent between the whiskers of two ratios of one point
 MODELS = {"dense": "dense", "sparse": "sparse", "off": "sparse weights, tactics off"}
 
 
@@ -20,11 +21,11 @@ class PrunedCurve(NamedTuple):
     """A metric over the number of pruned layers, e.g. of a search for an accuracy budget.
 
     Attributes:
-        metric: Name.
-        unit: With its space, e.g. ` %`.
-        points: (layers pruned, value).
+        metric: Name of the metric.
+        unit: Its unit with the space before it, such as ` %`.
+        points: The points (layers pruned, value).
         limit: The worst value allowed; None where there is no limit.
-        chosen: Point of the model that was written, which may lie beside the line; None where none was chosen.
+        chosen: The point of the model that was written, which may lie beside the line; None where none was chosen.
     """
 
     metric: str
@@ -35,7 +36,7 @@ class PrunedCurve(NamedTuple):
 
 
 class ShapeBar(NamedTuple):
-    """Layers of one shape; widths in per cent of the widest: of all of their operations, and of the sparse ones."""
+    """Layers of one shape; widths of all and of sparse operations are in per cent of the widest bar."""
 
     shape: str
     tokens: str
@@ -55,17 +56,17 @@ def errors(layers: Sequence[LayerReport]) -> Plot | None:
     if not known:
         return None
     worst = max(known, key=known.__getitem__)
-    scale, slot = axis(0, known[worst]), 100 / max(len(layers), FEWEST_SLOTS)
+    scale, slot = make_axis(0, known[worst]), 100 / max(len(layers), FEWEST_SLOTS)
     bars = [
         Bar(
             slot * (place + 0.1),
             slot * 0.8,
             HEIGHT * scale.share(error),
-            f"{layers[place].name}: {markdown.figures(layers[place])[2]}",
+            f"{layers[place].name}: {content.figures(layers[place])[2]}",
         )
         for place, error in known.items()
     ]
-    found = f"the largest error is {markdown.figures(layers[worst])[2]}, at {layers[worst].name}"
+    found = f"the largest error is {content.figures(layers[worst])[2]}, at {layers[worst].name}"
     return Plot(
         name="errors",
         title="Relative error of each sparse layer",
@@ -86,11 +87,11 @@ def refinement(found: RefinementReport | None) -> Plot | None:
     if found is None or len(points) < 2:  # noqa: PLR2004 (a line has two ends)
         return None
     held = [point.held for point in points if point.held is not None]
-    scale = axis(0, max(*held, *(point.train for point in points if point.train is not None)))
+    scale = make_axis(0, max(*held, *(point.train for point in points if point.train is not None)))
     across = [100 * place / (len(points) - 1) for place in range(len(points))]
     train = [(x, scale.down(point.train)) for x, point in zip(across, points, strict=True) if point.train is not None]
     epochs = "epochs" if found.mode == "model" else "epochs of all segments, one after the other"
-    both = f"from {markdown.number(held[0])} to {markdown.number(held[-1])}"
+    both = f"from {number(held[0])} to {number(held[-1])}"
     return Plot(
         name="refinement",
         title="Objective by epoch",
@@ -99,13 +100,13 @@ def refinement(found: RefinementReport | None) -> Plot | None:
         down="objective",
         x_ticks=(),
         y_ticks=scale.ticks(scale.down),
-        lines=[line("dense", train), line("sparse", list(zip(across, map(scale.down, held), strict=True)))],
+        lines=[make_line("dense", train), make_line("sparse", list(zip(across, map(scale.down, held), strict=True)))],
         legend=[Key("sparse", "held-back samples"), Key("dense", "training batches")],
     )
 
 
 def shapes(estimate: Estimate | None) -> list[ShapeBar]:
-    """Where the operations are, the largest share first; shapes beyond the twentieth are one row."""
+    """Bars that show where the operations are, the largest share first; shapes beyond the twentieth share one bar."""
     if estimate is None or not estimate.shapes:
         return []
     ordered = sorted(estimate.shapes, key=lambda shape: -shape.share)
@@ -123,21 +124,21 @@ def _shape_bar(name: str, tokens: str, group: Sequence[ShapeShare], widest: floa
         shape=name,
         tokens=tokens,
         layers=f"{sum(shape.sparse for shape in group):,} of {sum(shape.layers for shape in group):,}",
-        share=f"{markdown.number(100 * share)} %",
+        share=f"{number(100 * share)} %",
         width=100 * share / widest,
         sparse_width=100 * sparse / widest,
     )
 
 
 def label(point: LatencyPoint, points: Sequence[LatencyPoint]) -> str:
-    """A point's batch; its shapes where two points have the same batch."""
+    """The label of a point: its batch, or its shapes where two points have the same batch."""
     if len({other.batch for other in points}) == len(points):
         return f"batch {point.batch:,}"
-    return engine_tables.shapes(point)
+    return engine_tables.format_shapes(point)
 
 
 def distributions(points: Sequence[LatencyPoint]) -> list[Plot]:
-    """One ECDF for each point whose quantiles are known."""
+    """One cumulative distribution for each point whose quantiles are known."""
     return [plot for place, point in enumerate(points) if (plot := _ecdf(point, label(point, points), place))]
 
 
@@ -146,7 +147,7 @@ def medians(points: Sequence[LatencyPoint]) -> Plot | None:
     points = sorted(points, key=lambda point: point.batch)
     if len(points) < 2:  # noqa: PLR2004 (a curve has two ends)
         return None
-    scale = axis(0, max(run.median for point in points for _, _, run in _runs(point)))
+    scale = make_axis(0, max(run.median for point in points for _, _, run in _runs(point)))
     marks = [
         _spot(kind, x, scale.down(run.median), f"{label(point, points)}, {name}: {_ms(run.median)}")
         for x, point in _slots(points)
@@ -158,7 +159,7 @@ def medians(points: Sequence[LatencyPoint]) -> Plot | None:
 
 
 def speedups(points: Sequence[LatencyPoint], title: str = "Speed-up") -> Plot | None:
-    """Dense over sparse, and tactics off over on, with their intervals; None for fewer than two points."""
+    """Dense over sparse, and sparse tactics off over on, with their intervals; None for fewer than two points."""
     points = sorted(points, key=lambda point: point.batch)
     if len(points) < 2:  # noqa: PLR2004 (a curve has two ends)
         return None
@@ -169,7 +170,7 @@ def speedups(points: Sequence[LatencyPoint], title: str = "Speed-up") -> Plot | 
         if ratio is not None
     ]
     ends = [end for _, _, _, ratio in ratios for end in (ratio.value, ratio.low, ratio.high)]
-    scale = axis(min(1.0, *ends), max(1.0, *ends))
+    scale = make_axis(min(1.0, *ends), max(1.0, *ends))
     marks = [
         Mark(
             kind=kind if point.valid else f"{kind} invalid",
@@ -177,7 +178,7 @@ def speedups(points: Sequence[LatencyPoint], title: str = "Speed-up") -> Plot | 
             y=scale.down(ratio.value),
             low=scale.down(ratio.low),
             high=scale.down(ratio.high),
-            title=f"{label(point, points)}: {engine_tables.times(ratio)}",
+            title=f"{label(point, points)}: {engine_tables.format_ratio(ratio)}",
         )
         for kind, x, point, ratio in ratios
     ]
@@ -194,8 +195,8 @@ def pruned_curve(curve: PrunedCurve | None) -> Plot | None:
     if curve is None or len(points) < 2:  # noqa: PLR2004 (a curve has two ends)
         return None
     values = [value for _, value in points] + ([] if curve.limit is None else [curve.limit])
-    scale, counts = axis(min(values), max(values)), axis(points[0][0], points[-1][0])
-    told = {point: f"{markdown.number(point[1], 4)}{curve.unit}" for point in points}
+    scale, counts = make_axis(min(values), max(values)), make_axis(points[0][0], points[-1][0])
+    told = {point: f"{number(point[1], 4)}{curve.unit}" for point in points}
     marks = [
         _spot(
             "sparse" if point == curve.chosen else "sparse invalid",
@@ -206,9 +207,7 @@ def pruned_curve(curve: PrunedCurve | None) -> Plot | None:
         for point, said in told.items()
     ]
     chosen = "" if curve.chosen is None else f"; written: {curve.chosen[0]:,} layers, the filled point"
-    limit = (
-        "" if curve.limit is None else f"; the limit, a dashed line, is {markdown.number(curve.limit, 4)}{curve.unit}"
-    )
+    limit = "" if curve.limit is None else f"; the limit, a dashed line, is {number(curve.limit, 4)}{curve.unit}"
     ends = [f"{told[point]} with {point[0]:,}" for point in (points[0], points[-1])]
     ticks = zip(counts.values(), counts.ticks(counts.across), strict=True)
     return Plot(
@@ -219,7 +218,9 @@ def pruned_curve(curve: PrunedCurve | None) -> Plot | None:
         down=curve.metric,
         x_ticks=[tick for count, tick in ticks if math.isclose(count, round(count), abs_tol=1e-6)],  # no half a layer
         y_ticks=scale.ticks(scale.down, curve.unit),
-        lines=[line("sparse", [(counts.across(count), scale.down(value)) for count, value in sorted(curve.points)])],
+        lines=[
+            make_line("sparse", [(counts.across(count), scale.down(value)) for count, value in sorted(curve.points)])
+        ],
         marks=marks,
         rule=None if curve.limit is None else scale.down(curve.limit),
     )
@@ -230,9 +231,9 @@ def _ecdf(point: LatencyPoint, name: str, place: int) -> Plot | None:
     if not runs:
         return None
     drawn = [run.quantiles[: LAST_QUANTILE + 1] for _, _, run in runs]
-    scale, shares = axis(min(map(min, drawn)), max(map(max, drawn))), axis(0, 1)
+    scale, shares = make_axis(min(map(min, drawn)), max(map(max, drawn))), make_axis(0, 1)
     lines = [
-        line(
+        make_line(
             kind,
             [(scale.across(value), shares.down(q / 100)) for q, value in enumerate(run.quantiles[: LAST_QUANTILE + 1])],
         )
@@ -273,14 +274,14 @@ def _over_batch(
         down=down,
         x_ticks=[AxisTick(x, label(point, points).removeprefix("batch ")) for x, point in _slots(points)],
         y_ticks=y_ticks,
-        lines=[line(kind, [(mark.x, mark.y) for mark in series[kind]]) for kind in kinds],
+        lines=[make_line(kind, [(mark.x, mark.y) for mark in series[kind]]) for kind in kinds],
         marks=marks,
         legend=[Key(kind, MODELS[kind]) for kind in kinds],
     )
 
 
 def _slots(points: Sequence[LatencyPoint]) -> list[tuple[float, LatencyPoint]]:
-    """Points side by side, at equal distances whatever their batch."""
+    """Positions of the points in per cent: side by side at equal distances, whatever their batch."""
     return [(100 * (place + 0.5) / len(points), point) for place, point in enumerate(points)]
 
 
@@ -295,4 +296,4 @@ def _spot(kind: str, x: float, y: float, title: str) -> Mark:
 
 
 def _ms(value: float) -> str:
-    return f"{markdown.number(value)} ms"
+    return f"{number(value)} ms"

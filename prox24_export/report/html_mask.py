@@ -1,4 +1,4 @@
-"""Masks small enough to travel in the page: one corner of each, one bit an entry; and read back from a page."""
+"""Packs one corner of each mask into the page, at one bit for each entry, and reads the masks of a page back."""
 
 import base64
 import binascii
@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from prox24_export.errors import InputError
-from prox24_export.results.mask import SIDE, Thumbnail, thumbnail
+from prox24_export.results.mask import SIDE, Thumbnail, make_thumbnail
 
 _BLOCK = re.compile(r'<script type="application/json" id="masks">(.*?)</script>', re.DOTALL)
 
@@ -19,17 +19,17 @@ _BLOCK = re.compile(r'<script type="application/json" id="masks">(.*?)</script>'
 Mask = npt.NDArray[np.bool_] | Thumbnail
 
 
-def block(masks: Mapping[str, Mask]) -> list[list[Any]]:
-    """What stands in the page as JSON: a list, because scripts put the keys of an object in another order."""
-    small = {name: mask if isinstance(mask, Thumbnail) else thumbnail(mask) for name, mask in masks.items()}
+def pack_masks(masks: Mapping[str, Mask]) -> list[list[Any]]:
+    """Packs masks for the page's JSON: as a list, because scripts put the keys of an object in another order."""
+    small = {name: mask if isinstance(mask, Thumbnail) else make_thumbnail(mask) for name, mask in masks.items()}
     return [[name, mask.rows, mask.columns, mask.n, mask.k, mask.kept, mask.bits] for name, mask in small.items()]
 
 
-def read(page: str) -> dict[str, Thumbnail]:
-    """The masks of a page that `html.render` made, to render it again; empty where it has none.
+def read_masks(page: str) -> dict[str, Thumbnail]:
+    """Reads the masks of a page that `html.render` made, to render it again; empty where it has none.
 
     Raises:
-        InputError: The page has been edited, and its masks are no longer ours.
+        InputError: The page has been edited: its masks are not as `pack_masks` makes them.
     """
     found = _BLOCK.search(page)
     if found is None:

@@ -7,12 +7,12 @@ import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from prox24_export.report import markdown
+from prox24_export.report.tables import number
 
 HEIGHT = 180  # pixels of the plot
-ROOM = 10  # pixels above it, for the upper half of the topmost label
+ROOM = 10  # pixels above the plot, for the upper half of the topmost label
 LINE_WIDTH = 1000  # units across in which polylines are given: SVG's `points` takes no per cent
-NOISE = 1e-9  # a range of values below is drawn as no range
+NOISE = 1e-9  # a narrower range of values counts as a single value
 MOST_TICKS = 5
 
 
@@ -24,7 +24,7 @@ class AxisTick(NamedTuple):
 
 
 class Bar(NamedTuple):
-    """Position and width across, height in pixels."""
+    """A bar: `x` and `width` in per cent across, `height` in pixels."""
 
     x: float
     width: float
@@ -58,7 +58,7 @@ class Key(NamedTuple):
 
 
 class Plot(NamedTuple):
-    """All that the template needs to draw; `description` says in words what is to be seen."""
+    """All that the template needs to draw a plot; `description` says in words what it shows."""
 
     name: str
     title: str
@@ -95,28 +95,27 @@ class Axis(NamedTuple):
         return 100 * self.share(value)
 
     def values(self) -> Sequence[float]:
-        """Of the ticks."""
+        """The values of the ticks."""
         return [self.low + index * self.step for index in range(round((self.high - self.low) / self.step) + 1)]
 
     def ticks(self, place: Callable[[float], float], unit: str = "", factor: float = 1) -> list[AxisTick]:
-        """Labels with as many digits as tell neighbours apart."""
+        """The ticks, whose labels have as many digits as are needed to tell neighbours apart."""
         largest = factor * max(abs(self.low), abs(self.high))
         digits = min(15, max(1, _power(largest) - _power(factor * self.step) + 1))
         return [
-            AxisTick(place(value), f"{markdown.number(_clean(factor * value, digits), digits)}{unit}")
-            for value in self.values()
+            AxisTick(place(value), f"{number(_clean(factor * value, digits), digits)}{unit}") for value in self.values()
         ]
 
 
-def axis(low: float, high: float) -> Axis:
-    """The smallest range with round ends that holds both values, in at most five or six steps of 1, 2 or 5."""
+def make_axis(low: float, high: float) -> Axis:
+    """Makes the smallest axis with round ends that holds both values, in at most six steps of 1, 2 or 5."""
     step = _step(high - low, max(abs(low), abs(high)))
     first, last = math.floor(low / step + NOISE), math.ceil(high / step - NOISE)
     return Axis(first * step, max(last, first + 1) * step, step)
 
 
-def line(kind: str, points: Sequence[tuple[float, float]]) -> Line:
-    """A polyline through (per cent, pixels)."""
+def make_line(kind: str, points: Sequence[tuple[float, float]]) -> Line:
+    """Makes a polyline through points (per cent across, pixels down)."""
     return Line(kind, " ".join(f"{LINE_WIDTH * x / 100:.1f},{y:.1f}" for x, y in points))
 
 
@@ -133,5 +132,5 @@ def _power(value: float) -> int:
 
 
 def _clean(value: float, digits: int) -> float:
-    """Without the noise of the last bits, which would print as −1e−17."""
+    """Removes the noise of the last bits, which would print as −1e−17."""
     return float(f"{value:.{digits + 3}g}") if abs(value) > NOISE**2 else 0.0

@@ -1,11 +1,11 @@
-"""Tables of the page that grow with the model: its layers, and the engine's."""
+"""Tables of the page that grow with the model: its layers, and the layers of the engine."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from prox24_export.report import budget_tables, markdown
+from prox24_export.report import budget_tables, content
 from prox24_export.report.html_answers import diagnoses, engine_state
-from prox24_export.report.markdown import Table
+from prox24_export.report.tables import Table, number
 from prox24_export.results.engine import EngineReport, LayerDiagnosis
 from prox24_export.results.report import LayerReport, Report
 
@@ -13,7 +13,7 @@ MOST_TIMES = 40
 
 
 class Row(NamedTuple):
-    """One layer; `rank` sorts by what the engine made of it, `budget` is why it is sparse or dense to keep a limit."""
+    """One layer. `rank` sorts by what the engine made of it; `budget` says why the search left it sparse or dense."""
 
     layer: LayerReport
     shape: str
@@ -28,13 +28,13 @@ class Row(NamedTuple):
 
 
 def layers(report: Report) -> list[Row]:
-    """Every layer in network order."""
+    """The rows of all layers, in network order."""
     told, decided = diagnoses(report), budget_tables.decisions(report.budget)
     dense = set(report.budget.dense) if report.budget else set()
     is_torch = report.engine is not None and report.engine.engine == "torch"
     rows = []
     for layer in report.layers:
-        shape, parameters, error = markdown.figures(layer)
+        shape, parameters, error = content.figures(layer)
         diagnosis = told.get(layer.name)
         words = "; ".join(part for part in (layer.reason, *layer.notes, *_missing(diagnosis)) if part)
         state, rank = engine_state(diagnosis, is_torch=is_torch)
@@ -48,17 +48,17 @@ def layers(report: Report) -> list[Row]:
 def details(layer: LayerReport) -> str:
     """How a sparse layer was solved, in one line."""
     known = {"blend": layer.blend, "damping": layer.damping, "iterations": layer.iterations, "seconds": layer.seconds}
-    figures = ", ".join(f"{name} {markdown.number(value)}" for name, value in known.items() if value is not None)
+    figures = ", ".join(f"{name} {number(value)}" for name, value in known.items() if value is not None)
     return ": ".join(part for part in (figures, layer.status) if part)
 
 
 def layer_times(engine: EngineReport | None) -> Table:
-    """Engine layers by the time saved, the most first; the fortieth is the last."""
+    """The forty engine layers that save the most time, the most first."""
     found = sorted(
         engine.layer_times if engine else (), key=lambda layer: (layer.sparse_ms or 0) - (layer.dense_ms or 0)
     )
     rows: list[tuple[str, ...]] = [
-        (layer.name, *("" if time is None else markdown.number(time) for time in (layer.dense_ms, layer.sparse_ms)))
+        (layer.name, *("" if time is None else number(time) for time in (layer.dense_ms, layer.sparse_ms)))
         for layer in found[:MOST_TIMES]
     ]
     rest = f", {MOST_TIMES} of {len(found):,}" if len(found) > MOST_TIMES else ""
@@ -66,5 +66,5 @@ def layer_times(engine: EngineReport | None) -> Table:
 
 
 def _missing(diagnosis: LayerDiagnosis | None) -> Sequence[str]:
-    """Why the engine does not run the layer sparse, what to do about it, and what contradicts itself."""
+    """Why the engine does not run the layer sparse, what to do about it, and which sources contradict each other."""
     return () if diagnosis is None else (diagnosis.reason, diagnosis.remedy, diagnosis.disagreement)

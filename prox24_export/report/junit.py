@@ -1,6 +1,6 @@
-"""`junit.xml`: what a pipeline's test view shows: whether the pattern was verified, what was timed, and every gate.
+"""`junit.xml`, for the test view of a pipeline: whether the pattern was verified, what was timed, and every gate.
 
-Valid by the strictest of the schemas in use, that of Jenkins' xUnit plugin (`junit-10.xsd`).
+The file is valid by the strictest of the schemas in use, that of Jenkins' xUnit plugin (`junit-10.xsd`).
 """
 
 import math
@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
-from prox24_export.report import engine_tables, markdown
+from prox24_export.output import TOOL
+from prox24_export.report import content, engine_tables
 from prox24_export.results.report import Gate, Report
 
-SUITE = "prox24-export"
 _FORBIDDEN = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # what XML 1.0 cannot hold
 
 
@@ -28,8 +28,11 @@ class Case(NamedTuple):
 
 
 def render(report: Report) -> str:
-    """The report as JUnit XML. A gate that cannot be decided fails as `inconclusive`, or is skipped where it passes."""
-    cases = [*_verified(report), *_timed(report), *map(_gate, report.gates)]
+    """Renders the report as JUnit XML.
+
+    A gate that cannot be decided is reported as `inconclusive`: it fails where the gate fails, and else is skipped.
+    """
+    cases = [*_verification_cases(report), *_latency_cases(report), *map(_gate_case, report.gates)]
     total = _seconds(report.seconds.get("total", sum(report.seconds.values())))
     counts = {
         "tests": str(len(cases)),
@@ -37,64 +40,65 @@ def render(report: Report) -> str:
         "errors": "0",
         "time": total,
     }
-    root = _new(None, "testsuites", {"name": SUITE, **counts})
+    root = _add_element(None, "testsuites", {"name": TOOL, **counts})
     skipped = str(sum(case.outcome == "skipped" for case in cases))
-    suite = _new(root, "testsuite", {"name": SUITE, **counts, "skipped": skipped, "timestamp": report.started})
-    properties = _new(suite, "properties", {})
+    suite = _add_element(root, "testsuite", {"name": TOOL, **counts, "skipped": skipped, "timestamp": report.started})
+    properties = _add_element(suite, "properties", {})
     for name, value in _facts(report).items():
-        _new(properties, "property", {"name": name, "value": value})
+        _add_element(properties, "property", {"name": name, "value": value})
     for case in cases:
-        where = {"classname": f"{SUITE}.{case.group}", "name": case.name, "time": _seconds(case.seconds)}
-        found = _new(suite, "testcase", where)
+        where = {"classname": f"{TOOL}.{case.group}", "name": case.name, "time": _seconds(case.seconds)}
+        found = _add_element(suite, "testcase", where)
         if case.outcome:
-            _new(found, case.outcome, {"type": case.kind, "message": case.message})
-    said = [markdown.verdict(report), *(f"warning: {text}" for text in markdown.warnings(report))]
-    _new(suite, "system-out", {}).text = _clean("\n".join(said))
+            _add_element(found, case.outcome, {"type": case.kind, "message": case.message})
+    said = [content.verdict(report), *(f"warning: {text}" for text in content.warnings(report))]
+    _add_element(suite, "system-out", {}).text = _clean("\n".join(said))
     indent(root)
     return '<?xml version="1.0" encoding="UTF-8"?>\n' + tostring(root, encoding="unicode") + "\n"
 
 
-def _new(parent: Element | None, tag: str, attributes: Mapping[str, str]) -> Element:
+def _add_element(parent: Element | None, tag: str, attributes: Mapping[str, str]) -> Element:
     clean = {name: _clean(value) for name, value in attributes.items()}
     return Element(tag, clean) if parent is None else SubElement(parent, tag, clean)
 
 
-def _verified(report: Report) -> Sequence[Case]:
-    """A report exists only where verification passed."""
+def _verification_cases(report: Report) -> Sequence[Case]:
+    """One case for the verified pattern, which passes: a report exists only where the verification passed."""
     pruned = len(report.sparse_layers)
     if not pruned:
         kind = "only-dense" if report.budget is not None else "nothing-eligible"
-        return [Case("verification", "2:4 pattern", 0.0, "skipped", kind, markdown.verdict(report))]
+        return [Case("verification", "2:4 pattern", 0.0, "skipped", kind, content.verdict(report))]
     name = f"2:4 pattern of {pruned:,} layer{'' if pruned == 1 else 's'}"
     return [Case("verification", name, report.seconds.get("verify", 0.0))]
 
 
-def _timed(report: Report) -> Sequence[Case]:
-    """Whether the latency can be relied on; skipped where it was not measured, with the reason."""
+def _latency_cases(report: Report) -> Sequence[Case]:
+    """One case for each measured latency; it is skipped, with the reason, where the latency is missing or not valid."""
     engine = report.engine
     if engine is None:
         return []
     if engine.not_measured or not engine.latency:
-        return [Case("latency", "measured", 0.0, "skipped", "not-measured", engine_tables.speedup(report))]
+        return [Case("latency", "measured", 0.0, "skipped", "not-measured", engine_tables.speedup_sentence(report))]
     return [
-        Case("latency", engine_tables.shapes(point), 0.0)
+        Case("latency", engine_tables.format_shapes(point), 0.0)
         if point.valid
-        else Case("latency", engine_tables.shapes(point), 0.0, "skipped", "not-valid", "; ".join(point.reasons))
+        else Case("latency", engine_tables.format_shapes(point), 0.0, "skipped", "not-valid", "; ".join(point.reasons))
         for point in engine.latency
     ]
 
 
-def _gate(gate: Gate) -> Case:
+def _gate_case(gate: Gate) -> Case:
     inconclusive = gate.verdict == "inconclusive"
     outcome = "failure" if not gate.passed else "skipped" if inconclusive else ""
-    said = f"{markdown.gate_verdict(gate)}: {markdown.gate_value(gate)}, limit {markdown.gate_limit(gate)}"
-    return Case("gates", gate.name, 0.0, outcome, "inconclusive" if inconclusive else "limit", said)
+    return Case(
+        "gates", gate.name, 0.0, outcome, "inconclusive" if inconclusive else "limit", content.gate_sentence(gate)
+    )
 
 
 def _facts(report: Report) -> dict[str, str]:
     accuracy, engine = report.accuracy, report.engine
     facts = {
-        "version": report.versions.get(SUITE, ""),
+        "version": report.versions.get(TOOL, ""),
         "input": f"{report.input.path} {report.input.sha256}",
         "output": f"{report.output.path} {report.output.sha256}",
         "sparse layers": f"{len(report.sparse_layers)} of {len(report.layers)}",
@@ -106,10 +110,10 @@ def _facts(report: Report) -> dict[str, str]:
             for name, value in values.items()
         }
     if report.estimate is not None:
-        facts["estimate (not a measurement)"] = engine_tables.estimate(report.estimate)
+        facts["estimate (not a measurement)"] = engine_tables.estimate_sentence(report.estimate)
     if engine is not None:
-        facts["engine"] = " on ".join(part for part in (engine_tables.name(engine), engine.device) if part)
-        facts["speed-up"] = engine_tables.speedup(report)
+        facts["engine"] = " on ".join(part for part in (engine_tables.format_engine(engine), engine.device) if part)
+        facts["speed-up"] = engine_tables.speedup_sentence(report)
     return facts
 
 
@@ -118,5 +122,5 @@ def _seconds(value: float) -> str:
 
 
 def _clean(text: str) -> str:
-    """What XML can hold; the rest as an escape that shows what it was."""
+    """Replaces every character that XML cannot hold by an escape that shows what it was."""
     return _FORBIDDEN.sub(lambda found: f"\\x{ord(found[0]):02x}", text)

@@ -7,7 +7,8 @@ from dataclasses import asdict
 from io import StringIO
 from typing import Any
 
-from prox24_export.report import budget_text, markdown
+from prox24_export.report import terminal_budget
+from prox24_export.report.tables import units
 from prox24_export.results.engine import LatencyPoint
 from prox24_export.results.plan import Plan
 from prox24_export.results.report import Gate, LayerReport, Report
@@ -18,7 +19,7 @@ COLUMNS = ("name", "op", "weight", "k", "n", "parameters", "share", "state", "re
 
 
 def render(report: Report) -> str:
-    """The result of a run in a few lines."""
+    """Renders the result of a run in a few lines."""
     sparse = report.sparse_layers
     parameters = sum(layer.parameters for layer in sparse)
     lines = [f"{len(sparse)} of {len(report.layers)} linear layers are 2:4 sparse ({parameters:,} weights, verified)"]
@@ -29,20 +30,20 @@ def render(report: Report) -> str:
     reasons = Counter(layer.reason.split(" (")[0] for layer in report.layers if layer.state == "dense")
     lines += [f"  dense: {count} × {reason}" for reason, count in reasons.most_common()]
     if report.budget is not None:
-        lines += budget_text.budget_table(report.budget).rstrip("\n").splitlines()
+        lines += terminal_budget.budget_table(report.budget).rstrip("\n").splitlines()
     if report.refinement is not None:
         lines.append(f"{'refined' if report.refinement.kept else 'not refined'}: {report.refinement.reason}")
     if report.accuracy is not None:
-        lines += _accuracy(report)
+        lines += _accuracy_lines(report)
     lines += engine_lines(report)
-    lines += [_gate(gate) for gate in report.gates]
+    lines += [_gate_line(gate) for gate in report.gates]
     lines += [f"warning: {warning}" for warning in report.warnings]
     lines.append(f"{report.output.path}  ({report.seconds['total']:.1f} s)")
     return "\n".join(lines) + "\n"
 
 
 def engine_lines(report: Report) -> list[str]:
-    """Speed-up, or in one line why there is none, and the estimate."""
+    """The estimate, and the speed-up or, in one line, why there is none."""
     lines = []
     engine, expected = report.engine, report.estimate
     if expected is not None and report.sparse_layers:
@@ -56,7 +57,7 @@ def engine_lines(report: Report) -> list[str]:
     if states:
         eligible, chosen = (sum(getattr(layer, name) is True for layer in states) for name in ("eligible", "chosen"))
         lines.append(f"TensorRT: {eligible} of {len(states)} pruned layers eligible, {chosen} with a sparse tactic")
-    lines += [_latency(engine.engine, point) for point in engine.latency]
+    lines += [_latency_line(engine.engine, point) for point in engine.latency]
     if engine.not_measured:
         lines.append(f"speed-up not measured: {engine.not_measured}")
     return lines
@@ -70,12 +71,12 @@ def latency_table(report: Report) -> str:
     doubts = dict.fromkeys(
         text for point in (report.engine.latency if report.engine else ()) for text in point.warnings
     )
-    lines += [_gate(gate) for gate in report.gates]
+    lines += [_gate_line(gate) for gate in report.gates]
     lines += [f"warning: {text}" for text in (*report.warnings, *doubts)]
     return "\n".join(lines) + "\n"
 
 
-def _latency(engine: str, point: LatencyPoint) -> str:
+def _latency_line(engine: str, point: LatencyPoint) -> str:
     ratio, name = point.speedup, ENGINE_NAMES.get(engine, engine)
     told = f"{ratio.value:.3f} ({ratio.low:.3f} to {ratio.high:.3f}), {ratio.verdict}"
     verdict = told if point.valid else f"INVALID: {'; '.join(point.reasons)}"
@@ -83,20 +84,20 @@ def _latency(engine: str, point: LatencyPoint) -> str:
     return f"{name}, batch {point.batch}: {medians}: {verdict}"
 
 
-def _gate(gate: Gate) -> str:
+def _gate_line(gate: Gate) -> str:
     verdict = "passed" if gate.passed else "FAILED"
     verdict = f"inconclusive, {verdict}" if gate.verdict == "inconclusive" else verdict
     value = "not measured" if gate.value is None else f"{gate.value:.2f} {gate.unit}"
     return f"gate {gate.name}: {verdict} ({value}, limit {gate.limit:g} {gate.unit})"
 
 
-def _accuracy(report: Report) -> list[str]:
+def _accuracy_lines(report: Report) -> list[str]:
     accuracy = report.accuracy
     if accuracy is None:
         return []
     lines = [
-        f"{name}: {value:.2f}{markdown.units(name)[0]} dense, "
-        f"{accuracy.sparse[name]:.2f}{markdown.units(name)[0]} sparse on {accuracy.samples} samples"
+        f"{name}: {value:.2f}{units(name)[0]} dense, "
+        f"{accuracy.sparse[name]:.2f}{units(name)[0]} sparse on {accuracy.samples} samples"
         for name, value in accuracy.dense.items()
     ]
     for output in accuracy.outputs:
@@ -107,7 +108,7 @@ def _accuracy(report: Report) -> list[str]:
 
 
 def plan_table(plan: Plan) -> str:
-    """What `--plan` prints: the whole, and the stages that take most memory and most time."""
+    """What `--plan` prints: memory and time of the whole run, and the stages that take the most of each."""
     lines = [f"peak memory {plan.memory_mb:,.0f} MB, time {plan.seconds:,.0f} s"]
     if plan.stages:
         largest = max(plan.stages, key=lambda stage: stage.memory_mb)

@@ -1,1 +1,1 @@
-"""What a run found, as data: the report, the engines, the budget, the plan; and reading it again."""
+"""What a run found, as data: the report, the engines, the budget and the plan; and the reader of `report.json`."""

@@ -1,4 +1,4 @@
-"""What a run found out about leaving layers dense: sensitivity of every layer, the search's curve, each decision."""
+"""What a run found out about leaving layers dense: sensitivity of every layer, the curve of the search, decisions."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -8,17 +8,17 @@ Kept = Literal["kept", "not needed", "only dense"]
 
 @dataclass(frozen=True)
 class UnitSensitivity:
-    """One layer, or the layers of one stage where there are many, and what the outputs gain from it.
+    """One layer, or the layers of one stage where there are many, and how much the outputs depend on it.
 
     Attributes:
-        name: Node; of a stage its first layer's, with the number of the others.
-        layers: Nodes of all its layers.
-        stage: In which it is solved, from 0.
-        parameters: Entries of its weights.
-        share: Of the floating-point operations of all layers that were pruned: of the gain that is expected.
-        relative_error: Of its layers, the largest; against its own target.
-        restored: Loss at the outputs of the pruned model with this alone left dense.
-        alone: Loss at the outputs of the dense model with this alone pruned.
+        name: Node name of the layer; for a stage the name of its first layer and the number of the others.
+        layers: Node names of all its layers.
+        stage: Index of the stage in which it is solved, from 0.
+        parameters: Number of entries of its weights.
+        share: Its share of the floating-point operations of all pruned layers, and so of the gain that is expected.
+        relative_error: Relative error against the layer's own target; the largest where there are several layers.
+        restored: Loss at the outputs of the pruned model with this unit alone left dense.
+        alone: Loss at the outputs of the dense model with this unit alone pruned.
     """
 
     name: str
@@ -33,13 +33,15 @@ class UnitSensitivity:
 
 @dataclass(frozen=True)
 class SensitivityReport:
-    """Measured on unlabelled samples; a loss is the mean over samples, 0 for the dense model.
+    """How much the outputs depend on each layer, measured on unlabelled samples.
+
+    A loss is the mean over samples; it is 0 for the dense model.
 
     Attributes:
-        samples: How many.
+        samples: Number of samples that were measured on.
         measures: How each output is compared with the dense model's, such as `kl`, `logits`, `cosine` or `mse`.
-        pruned: Loss with everything pruned.
-        units: In network order.
+        pruned: Loss with every layer pruned.
+        units: The units, in network order.
     """
 
     samples: int
@@ -48,24 +50,24 @@ class SensitivityReport:
     units: tuple[UnitSensitivity, ...]
 
 
-CONFIRMING = "on other samples"  # the order's name of a choice that was measured on samples kept for it
+CONFIRMING = "on other samples"  # the `order` of a choice that was measured on samples kept for that
 
 
 @dataclass(frozen=True)
 class BudgetPoint:
-    """One measured variant of the model.
+    """One variant of the model that was measured.
 
     Attributes:
-        order: By what the layers to leave dense were ordered; or what else was tried.
-        layers: How many are dense.
-        parameters: Entries of their weights.
-        share: Of the expected gain that they would have had.
-        metric: Whose limit is the hardest to keep there.
-        value: Its change for the worse.
-        error: Standard error of the figure that the report will hold, on other samples, about `value`.
-        limit: What it may be.
-        fits: Whether `value` and the margin of errors are within the limits of all metrics.
-        solved_again: Whether the other layers were solved again, with these dense.
+        order: The order in which layers were left dense, or what else was tried.
+        layers: Number of layers that are dense.
+        parameters: Number of entries of the dense layers' weights.
+        share: Share of the expected gain that the dense layers would have had.
+        metric: Name of the metric whose limit is the hardest to keep here.
+        value: Change of the metric for the worse, in its own unit.
+        error: Standard error, about `value`, of the figure that the report will hold, measured on other samples.
+        limit: The largest change allowed.
+        fits: Whether every metric's change stays within its limit by the margin of errors.
+        solved_again: Whether the other layers were solved again with these dense.
     """
 
     order: str
@@ -82,7 +84,13 @@ class BudgetPoint:
 
 @dataclass(frozen=True)
 class BudgetDecision:
-    """One layer, or the layers of one stage: how it ends, and the measurement behind it."""
+    """How one layer, or the layers of one stage, end, and the measurement behind it.
+
+    Attributes:
+        name: Name of the unit, as in `sensitivity.units`.
+        state: `sparse` or `dense`.
+        reason: What was measured of the unit, in one line.
+    """
 
     name: str
     state: Literal["sparse", "dense"]
@@ -94,16 +102,17 @@ class BudgetReport:
     """The search for the fewest layers to leave dense.
 
     Attributes:
-        samples: On which it was decided. They are in no figure of the report.
-        errors: Standard errors by which a change had to stay below its limit, at most half of it.
-        sensitivity: By which layers were ordered.
+        samples: Number of samples that the search looked at; they are in no figure of the report.
+        errors: Number of standard errors by which a change had to stay below its limit; they count for at most half of
+            it.
+        sensitivity: The sensitivity of every layer, from which the orders of the search follow.
         curve: Every variant that was measured, in the order of the search.
-        decisions: Of every unit, in network order.
-        dense: Nodes that are left dense to keep the limit.
-        parameters: Entries of their weights.
+        decisions: The decision on every unit, in network order.
+        dense: Node names of the layers that are left dense to keep the limit.
+        parameters: Number of entries of the dense layers' weights.
         solved_again: Whether the other layers were solved again with these dense.
-        verdict: `not needed` where all may be sparse, `only dense` where none may be.
-        seconds: Wall time.
+        verdict: `kept`; `not needed` where every layer may be sparse; or `only dense` where none may be.
+        seconds: Wall time of the search.
     """
 
     samples: int
@@ -119,7 +128,7 @@ class BudgetReport:
 
     @property
     def ending(self) -> BudgetPoint | None:
-        """The variant that was chosen, on the samples that it had to hold on; None where nothing was measured."""
+        """The chosen variant on the samples on which it had to hold; None where no measured variant fits."""
         fitting = [point for point in self.curve if point.fits]
         if held := [point for point in fitting if point.order == CONFIRMING]:
             return held[-1]

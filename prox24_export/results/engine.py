@@ -1,4 +1,4 @@
-"""What a run found out about engines: states of every layer, latency, and the estimate where nothing was timed."""
+"""What a run found out about engines: states of every layer, the latency, and the estimate of what can be gained."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -9,18 +9,18 @@ SpeedVerdict = Literal["faster", "slower", "no measurable difference"]
 
 @dataclass(frozen=True)
 class LayerDiagnosis:
-    """Three states of one pruned layer in a TensorRT engine, and what is missing.
+    """The three states of one pruned layer in an engine, and why one of them is missing.
 
     Attributes:
-        name: Node of the ONNX model.
+        name: Node name in the ONNX model.
         pattern: Whether its weight is 2:4 along the reduction dimension in the file that was built.
         eligible: Whether the builder's log lists it as eligible for sparse tactics; None where there is no such log.
-        chosen: Whether a sparse tactic computes it; None where neither log nor inspector tells.
+        chosen: Whether a sparse tactic computes it; None where neither the log nor the inspector tells.
         engine_layer: Layer of the engine that computes it; empty where it was not found.
-        tactic: Its tactic; empty where it is not told.
+        tactic: Name of the tactic that computes it; empty where it is not told.
         reason: Why a state is missing; empty where all three hold.
         remedy: What can be done about it; empty where nothing can.
-        disagreement: What builder log and inspector contradict each other in; empty where they agree.
+        disagreement: Where the builder's log and the inspector contradict each other; empty where they agree.
     """
 
     name: str
@@ -36,20 +36,20 @@ class LayerDiagnosis:
 
 @dataclass(frozen=True)
 class Distribution:
-    """Times of one model, in milliseconds, by the names that trtexec gives them.
+    """Run times of one model in milliseconds, by the names that trtexec gives them.
 
     Attributes:
-        runs: How many were timed.
-        min: Shortest.
-        max: Longest.
-        mean: Mean.
-        median: Median.
-        p90: `percentile(90%)`.
-        p95: `percentile(95%)`.
-        p99: `percentile(99%)`.
-        throughput: Queries per second, one query being one run: 1000 / mean.
+        runs: Number of runs that were timed.
+        min: The shortest time.
+        max: The longest time.
+        mean: The mean of the times.
+        median: The median of the times.
+        p90: The 90th percentile, `percentile(90%)`.
+        p95: The 95th percentile, `percentile(95%)`.
+        p99: The 99th percentile, `percentile(99%)`.
+        throughput: Queries per second, where one query is one run: 1000 / mean.
         variation: Coefficient of variation: standard deviation / mean.
-        quantiles: At 0, 1, …, 100 per cent.
+        quantiles: The quantiles at 0, 1, …, 100 per cent.
     """
 
     runs: int
@@ -67,13 +67,13 @@ class Distribution:
 
 @dataclass(frozen=True)
 class Ratio:
-    """Median of one model over the median of another, with its 95 % bootstrap interval; above 1: the other is faster.
+    """Median time of one model over the median time of another; above 1 the other model is faster.
 
     Attributes:
         value: Ratio of the medians.
-        low: Lower end of the interval.
-        high: Upper end.
-        verdict: `no measurable difference` where the interval holds 1.0.
+        low: Lower end of the 95 % bootstrap interval of the ratio.
+        high: Upper end of the interval.
+        verdict: `faster`, `slower`, or `no measurable difference` where the interval holds 1.0.
     """
 
     value: float
@@ -84,19 +84,20 @@ class Ratio:
 
 @dataclass(frozen=True)
 class LatencyPoint:
-    """Dense against sparse at one set of input shapes, interleaved on the same inputs.
+    """The dense against the sparse model at one set of input shapes, timed in turns on the same inputs.
 
     Attributes:
-        shapes: By input.
+        shapes: Shape of each input, by its name.
         batch: First axis of the first input.
-        dense: The dense model.
-        sparse: The sparse model, sparse tactics allowed.
-        flag_off: The sparse model, sparse tactics not allowed; None where the engine has no such switch.
+        dense: Times of the dense model.
+        sparse: Times of the sparse model, with sparse tactics allowed.
+        flag_off: Times of the sparse model with sparse tactics not allowed; None where the engine has no such switch.
         speedup: Dense over sparse.
-        flag_speedup: Flag off over flag on, of the same sparse weights.
+        flag_speedup: Sparse tactics not allowed over allowed, on the same sparse weights; None where the engine has no
+            switch.
         valid: Whether the figures can be trusted.
-        reasons: Why not.
-        warnings: What limits them all the same, e.g. unlocked clocks.
+        reasons: Why the figures cannot be trusted; empty where they can.
+        warnings: What limits valid figures all the same, such as unlocked clocks.
     """
 
     shapes: dict[str, tuple[int, ...]]
@@ -113,7 +114,13 @@ class LatencyPoint:
 
 @dataclass(frozen=True)
 class LayerTime:
-    """Mean time of one layer in a profiled run of its own, in milliseconds; None where an engine has no such layer."""
+    """Mean time of one layer in milliseconds, from a profiled run of its own.
+
+    Attributes:
+        name: Name of the layer in the engine.
+        dense_ms: Time in the dense engine; None where it has no such layer.
+        sparse_ms: Time in the sparse engine; None where it has no such layer.
+    """
 
     name: str
     dense_ms: float | None
@@ -122,16 +129,16 @@ class LayerTime:
 
 @dataclass(frozen=True)
 class ShapeShare:
-    """Linear layers of one shape, and their share of the floating-point operations of one call.
+    """The linear layers of one shape, and their share of the floating-point operations of one call.
 
     Attributes:
         k: Reduction dimension.
         n: Output dimension.
-        tokens: Rows that are multiplied in one call.
-        layers: How many layers there are.
-        sparse: How many of them are pruned.
-        flops: `2·tokens·k·n` of all of them.
-        share: `flops` as a share of all linear layers'.
+        tokens: Number of rows that are multiplied in one call.
+        layers: Number of layers of this shape.
+        sparse: Number of them that are pruned.
+        flops: Floating-point operations of all of them, `2·tokens·k·n` each.
+        share: Share of `flops` in those of all linear layers.
     """
 
     k: int
@@ -145,14 +152,14 @@ class ShapeShare:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What could be gained at best; never a measurement.
+    """A bound of what can be gained; it is never a measurement.
 
     Attributes:
-        flops: Of all linear layers, eligible or not, in one call.
-        sparse_share: Share of it in pruned layers.
-        bound: Amdahl's bound `1 / (1 − share/2)`: sparse matrix instructions have at most twice the dense rate.
-        shapes: By shape, the largest share first.
-        not_counted: Products that are in none of these figures, by kind and reason, with their number.
+        flops: Floating-point operations of all linear layers, eligible or not, in one call.
+        sparse_share: Share of them in pruned layers.
+        bound: Amdahl's bound `1 / (1 − share/2)`, since sparse matrix instructions have at most twice the dense rate.
+        shapes: The layers by shape, the largest share first.
+        not_counted: Products that are in none of these figures: their kind, the reason and their number.
     """
 
     flops: float
@@ -167,19 +174,19 @@ class EngineReport:
     """What was built and timed.
 
     Attributes:
-        engine: Which; `none` where nothing was.
-        version: Of its library.
+        engine: Name of the engine; `none` where nothing was built or timed.
+        version: Version of the engine's library.
         precision: `fp16`, `bf16` or `fp32`.
-        device: What it ran on.
+        device: Name of the device that it ran on.
         not_measured: Why there is no speed-up to report, in one sentence; empty where there is one.
-        files: What was written, by kind, relative to the output folder.
-        layers: Three states of every pruned layer; TensorRT only.
-        disagreements: Between builder log and inspector.
-        latency: One point for each set of shapes.
-        layer_times: Of a separate profiled run.
-        accuracy: Metrics of the lower-precision sparse model by name, where it was measured.
-        kept_in_fp32: Nodes that conversion left in float32, with the reason.
-        notes: What else conversion has to say, e.g. that the weights were float16 already.
+        files: Files that were written, by kind; paths are relative to the output folder.
+        layers: The three states of every pruned layer; empty where the engine does not tell them.
+        disagreements: Where the builder's log and the inspector contradict each other.
+        latency: One point for each set of input shapes.
+        layer_times: Times of the engine's layers, from a separate profiled run.
+        accuracy: Metrics of the sparse model in the lower precision, by name; empty where they were not measured.
+        kept_in_fp32: Nodes that the conversion left in float32, each with its reason.
+        notes: What else the conversion has to say, such as that the weights were float16 already.
     """
 
     engine: EngineName

@@ -1,15 +1,15 @@
-"""What a run will take, stated before it."""
+"""What a run will take in memory and time, as `plan` says before it."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class StagePlan:
-    """What one stage will take.
+    """What one stage of a run will take.
 
     Attributes:
-        layers: Names of the layers that it solves.
-        memory_mb: Peak of resident memory, MB (2²⁰ bytes).
+        layers: Names of the layers that the stage solves.
+        memory_mb: Peak of resident memory in MB (2²⁰ bytes).
         seconds: Wall time.
     """
 
@@ -23,10 +23,10 @@ class Plan:
     """What a run will take on this machine.
 
     Attributes:
-        memory_mb: Peak of resident memory, MB (2²⁰ bytes).
-        seconds: Wall time of the whole run, the refinement left out.
-        stages: In order.
-        refines: Whether there is a refinement, whose memory and time are not in here.
+        memory_mb: Peak of resident memory in MB (2²⁰ bytes).
+        seconds: Wall time of the whole run without the refinement.
+        stages: The stages, in the order in which they run.
+        refines: Whether the run also refines the model; the refinement's memory and time are not included.
     """
 
     memory_mb: float

@@ -1,9 +1,9 @@
-"""`report.json` read back into a `Report`.
+"""Reads `report.json` back into a `Report`.
 
 The dataclasses are the contract, so the reader walks them: a field that is added there is read here. The JSON Schema
-beside this file tells other programs the same, and stricter: it describes what this version writes. The reader takes
-whatever a version with the same `schema_version` wrote: unknown fields are left out, fields with a default may be
-missing. Reading needs no validator at run time; tests hold both against each other.
+beside this file tells other programs the same and is stricter, since it describes what this version writes. The reader
+takes whatever a version with the same `schema_version` wrote: it leaves unknown fields out, and fields with a default
+may be missing. Reading needs no validator at run time; tests hold the reader and the schema against each other.
 """
 
 import json
@@ -19,21 +19,21 @@ from prox24_export.results.report import SCHEMA_VERSION, Report
 
 NOT_FINITE = frozenset({"inf", "-inf", "nan"})  # as `Report.as_dict` writes them
 REMEDY = f"Give the {REPORT} of a finished run, or its folder."
-LONGEST = 60  # characters of a wrong value that a message shows
+LONGEST = 60  # the most characters of a wrong value that a message shows
 
 
 class _NotAReport(Exception):  # noqa: N818 - never seen outside this file
-    """What was expected, and where."""
+    """The document is not a report; the message says what was expected and where."""
 
 
-def load(path: Path) -> Report:
-    """The report of a run.
+def load_report(path: Path) -> Report:
+    """Loads the report of a run.
 
     Args:
         path: `report.json`, or the folder that holds it.
 
     Raises:
-        InputError: It cannot be read, or is not a report of this `schema_version`.
+        InputError: The file cannot be read, or is not a report of this `schema_version`.
     """
     file = path / REPORT if path.is_dir() else path
     try:
@@ -42,21 +42,21 @@ def load(path: Path) -> Report:
         raise InputError(f"{file} cannot be read: {error.strerror or error}. {REMEDY}") from error
     except UnicodeError as error:
         raise InputError(f"{file} is not a report: {first_line(error)}. {REMEDY}") from error
-    return parse(text, str(file))
+    return parse_report(text, str(file))
 
 
-def parse(text: str, source: str) -> Report:
-    """The report in a JSON text; `source` is what messages call it.
+def parse_report(text: str, source: str) -> Report:
+    """Reads the report in a JSON text; `source` is what error messages call it.
 
     Raises:
-        InputError: It is not a report of this `schema_version`.
+        InputError: The text is not a report of this `schema_version`.
     """
     try:
         plain = json.loads(text, parse_constant=_refuse)
         json.dumps(plain, ensure_ascii=False).encode()  # half of a surrogate pair could not be written again
         _expect_version(plain)
         report: Report = _read(Report, plain, "")
-        _expect_both(report)
+        _expect_same_metrics(report)
     except _NotAReport as error:
         raise InputError(f"{source} is not a report: {error}. {REMEDY}") from error
     except (ValueError, RecursionError) as error:
@@ -64,8 +64,8 @@ def parse(text: str, source: str) -> Report:
     return report
 
 
-def json_schema() -> dict[str, Any]:
-    """The JSON Schema (2020-12) of `report.json`."""
+def load_schema() -> dict[str, Any]:
+    """Loads the JSON Schema (2020-12) of `report.json`."""
     schema: dict[str, Any] = json.loads(
         files("prox24_export.results").joinpath("report.schema.json").read_text(encoding="utf-8")
     )
@@ -82,21 +82,21 @@ def _expect_version(plain: Any) -> None:
     found = plain.get("schema_version")
     if found != SCHEMA_VERSION:
         raise _NotAReport(
-            f"its schema_version is {_shown(found)}, and this version of {TOOL} reads {SCHEMA_VERSION}: read it with "
+            f"its schema_version is {_show(found)}, and this version of {TOOL} reads {SCHEMA_VERSION}: read it with "
             "the version that wrote it, or run again"
         )
 
 
-def _expect_both(report: Report) -> None:
-    """Every writer takes a metric of one model for granted where the other has it."""
+def _expect_same_metrics(report: Report) -> None:
+    """Refuses metrics that only one of the two models has, since every writer shows them side by side."""
     if report.accuracy is not None and report.accuracy.dense.keys() != report.accuracy.sparse.keys():
         raise _NotAReport("expected the same metrics in accuracy.dense and accuracy.sparse")
 
 
 def _read(kind: Any, value: Any, place: str) -> Any:
-    """`value` as the type `kind`; `place` is its path in the document."""
+    """Reads `value` as the type `kind`; `place` is its path in the document, for error messages."""
     if is_dataclass(kind):
-        return _object(kind, value, place)
+        return _read_object(kind, value, place)
     origin, inner = get_origin(kind), get_args(kind)
     if origin in {Union, UnionType}:
         (kind,) = (entry for entry in inner if entry is not NoneType)
@@ -107,10 +107,10 @@ def _read(kind: Any, value: Any, place: str) -> Any:
     if origin is dict:
         _expect(isinstance(value, dict), "an object", value, place)
         return {key: _read(inner[1], entry, f"{place}.{key}") for key, entry in value.items()}
-    return _scalar(kind, value, place)
+    return _read_scalar(kind, value, place)
 
 
-def _object(kind: Any, value: Any, place: str) -> Any:
+def _read_object(kind: Any, value: Any, place: str) -> Any:
     _expect(isinstance(value, dict), "an object", value, place)
     types, known = get_type_hints(kind), {}
     for entry in fields(kind):
@@ -122,11 +122,11 @@ def _object(kind: Any, value: Any, place: str) -> Any:
     return kind(**known)
 
 
-def _scalar(kind: Any, value: Any, place: str) -> Any:
+def _read_scalar(kind: Any, value: Any, place: str) -> Any:
     if kind is Any:
-        return _anything(value)
+        return _read_anything(value)
     if get_origin(kind) is Literal:
-        _expect(value in get_args(kind), f"one of {', '.join(map(_shown, get_args(kind)))}", value, place)
+        _expect(value in get_args(kind), f"one of {', '.join(map(_show, get_args(kind)))}", value, place)
         return value
     if kind is float and isinstance(value, str) and value in NOT_FINITE:
         return float(value)
@@ -136,20 +136,20 @@ def _scalar(kind: Any, value: Any, place: str) -> Any:
     return value
 
 
-def _anything(value: Any) -> Any:
-    """A setting or fact: `Report` holds tuples where JSON has lists, and numbers that JSON has not."""
+def _read_anything(value: Any) -> Any:
+    """Reads a setting or fact: `Report` holds tuples where JSON has lists, and numbers that JSON does not have."""
     if isinstance(value, list):
-        return tuple(map(_anything, value))
+        return tuple(map(_read_anything, value))
     if isinstance(value, dict):
-        return {key: _anything(entry) for key, entry in value.items()}
+        return {key: _read_anything(entry) for key, entry in value.items()}
     return float(value) if isinstance(value, str) and value in NOT_FINITE else value
 
 
 def _expect(holds: bool, wanted: str, value: Any, place: str) -> None:
     if not holds:
-        raise _NotAReport(f"expected {wanted} at {place or 'the top'}, got {_shown(value)}")
+        raise _NotAReport(f"expected {wanted} at {place or 'the top'}, got {_show(value)}")
 
 
-def _shown(value: Any) -> str:
+def _show(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"

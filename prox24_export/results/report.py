@@ -1,4 +1,4 @@
-"""What a run found out: every writer renders this object and nothing else."""
+"""The report of a run; every writer renders this object and nothing else."""
 
 import json
 import math
@@ -19,7 +19,13 @@ RANDOM_WARNING = (
 
 @dataclass(frozen=True)
 class FileFacts:
-    """A model file: where it is, how large it is, what it holds."""
+    """A model file or directory: where it is, how large it is, and a digest of what it holds.
+
+    Attributes:
+        path: Path as the user gave it, or relative to the current folder.
+        bytes: Size in bytes; that of all its files for a directory.
+        sha256: SHA-256 of the content; that of all its files, by name, for a directory.
+    """
 
     path: str
     bytes: int
@@ -28,16 +34,16 @@ class FileFacts:
 
 @dataclass(frozen=True)
 class DataFacts:
-    """Which samples were used for what. No sample is in two parts.
+    """Which samples were used for what; no sample is in two parts.
 
     Attributes:
-        calibration: Source of the calibration samples; `random` where there was none.
-        evaluation: Source of the report part.
-        fit: Samples that masks and weights were fitted to.
-        choice: Samples on which each layer's blend was chosen; fitted to afterwards where no refinement is kept, on
-            which they decide.
-        report: Samples used for the accuracy below and nothing else.
-        is_random: Whether inputs were drawn at random: then the masks are not based on data.
+        calibration: Source of the calibration samples; `random` where inputs were drawn at random.
+        evaluation: Source of the samples that the accuracy was measured on.
+        fit: Number of samples that masks and weights were fitted to.
+        choice: Number of samples that chose each layer's blend; where a refinement is kept, they decided on it too, and
+            else masks and weights were fitted to them afterwards.
+        report: Number of samples that were used for the accuracy and for nothing else.
+        is_random: Whether inputs were drawn at random, so that the masks are not based on data.
     """
 
     calibration: str
@@ -50,24 +56,25 @@ class DataFacts:
 
 @dataclass(frozen=True)
 class LayerReport:
-    """One linear layer, sparse or dense, and why.
+    """One linear layer: whether it is sparse or dense, and why.
 
     Attributes:
-        name: Node.
-        op: Operator.
-        weight: Stored weight, where there is one.
-        k: Reduction dimension, where known.
-        n: Output dimension, where known.
-        parameters: Entries of the weight.
-        share: `parameters` as a share of the model's float parameters.
+        name: Node name.
+        op: Operator type.
+        weight: Name of the stored weight; None where there is none.
+        k: Reduction dimension; None where it is not known.
+        n: Output dimension; None where it is not known.
+        parameters: Number of entries of the weight.
+        share: Share of `parameters` in the float parameters of the model.
         state: `sparse` or `dense`.
         reason: Why the layer is dense; empty where it is sparse.
         notes: What limits the gain of a sparse layer.
-        relative_error: Loss of the layer's output against its target, relative to the output's energy.
-        blend: 0 aimed at the dense weight, 1 at the dense network's output.
-        damping: Share of the mean diagonal added to the Gram matrix.
-        iterations: Of the mask solver.
-        seconds: Spent on the layer, choices included.
+        relative_error: Loss of the layer's output against its target, relative to the output's energy; None where it
+            was not solved.
+        blend: What the solver aimed at: 0 is the dense weight, 1 the dense network's output.
+        damping: Share of its mean diagonal that was added to the diagonal of the Gram matrix.
+        iterations: Number of iterations of the mask solver.
+        seconds: Wall time spent on the layer, choices included.
         status: Why the solver stopped.
     """
 
@@ -91,17 +98,18 @@ class LayerReport:
 
 @dataclass(frozen=True)
 class OutputReport:
-    """Dense against sparse at one float output of the model.
+    """The dense against the sparse model at one float output.
 
     Attributes:
-        name: Output.
-        snr_db: `10·log10(Σ dense² / Σ (dense − sparse)²)`; None where both are equal.
-        cosine: Between both outputs over all samples.
-        max_abs_error: Largest difference of one entry.
-        argmax_agreement: Share of positions with the same arg-max; None where the last axis is not classes.
+        name: Name of the output.
+        snr_db: Signal-to-noise ratio `10·log10(Σ dense² / Σ (dense − sparse)²)` in dB; None where both are equal.
+        cosine: Cosine between the two outputs over all samples.
+        max_abs_error: Largest absolute difference of one entry.
+        argmax_agreement: Share of positions with the same arg-max; None where the last axis does not hold classes.
         snr_low: Lower end of the 95 % bootstrap interval of `snr_db` over samples; None where there is none.
-        snr_high: Upper end.
-        psnr_db: Of an image output against the dense one, mean over images; None for others, and where all are equal.
+        snr_high: Upper end of the interval.
+        psnr_db: Peak signal-to-noise ratio of an image output, mean over images, in dB; None for other outputs and
+            where all images are equal.
     """
 
     name: str
@@ -116,13 +124,13 @@ class OutputReport:
 
 @dataclass(frozen=True)
 class EpochReport:
-    """One point of the refinement's curve: mean objective of an epoch's batches, and of the held-back samples after it.
+    """One point of the refinement's curve.
 
     Attributes:
-        segment: Which segment, from 0; 0 where the whole model is refined.
-        epoch: From 0, which is before the first step.
-        train: None at epoch 0.
-        held: None where no sample was held back.
+        segment: Index of the segment, from 0; 0 where the whole model is refined.
+        epoch: Index of the epoch; 0 is before the first step.
+        train: Mean objective of the epoch's batches; None at epoch 0.
+        held: Mean objective of the held-back samples after the epoch; None where no sample was held back.
     """
 
     segment: int
@@ -133,15 +141,15 @@ class EpochReport:
 
 @dataclass(frozen=True)
 class RefinementReport:
-    """All surviving weights together against the dense model's outputs: what came of it.
+    """The refinement of all surviving weights together against the dense model's outputs.
 
     Attributes:
-        kept: Whether the result is used.
-        reason: Why it is or is not, in one sentence.
-        mode: `model`, or `segments`; empty where nothing was tried.
-        samples: Held-back samples that decided.
-        before: Their mean objective with the layer-wise weights; None where there were none.
-        after: The same with the refined weights.
+        kept: Whether the refined weights are used.
+        reason: Why they are used or not, in one sentence.
+        mode: `model` or `segments`; empty where nothing was tried.
+        samples: Number of held-back samples that decided.
+        before: Mean objective of those samples with the layer-wise weights; None where there were none.
+        after: Mean objective of those samples with the refined weights; None where there were none.
         curve: Every epoch.
         seconds: Wall time.
     """
@@ -161,11 +169,11 @@ class Change:
     """A metric's change from the dense to the sparse model on the same samples, with its 95 % interval.
 
     Attributes:
-        metric: Name, as in `AccuracyReport.dense`.
+        metric: Name of the metric, as in `AccuracyReport.dense`.
         value: Sparse minus dense, in the metric's unit.
         low: Lower end of a paired bootstrap interval over samples.
-        high: Upper end.
-        samples: How many were resampled.
+        high: Upper end of the interval.
+        samples: Number of samples that were resampled.
     """
 
     metric: str
@@ -177,15 +185,15 @@ class Change:
 
 @dataclass(frozen=True)
 class AccuracyReport:
-    """Measured on the report part, by the runtime of the front end.
+    """The accuracy of both models on the report part, computed by the runtime of the front end.
 
     Attributes:
-        samples: How many.
-        dense: Metrics of the dense model by name, e.g. `top1` in per cent; empty without labels.
-        sparse: The same of the sparse model.
+        samples: Number of samples.
+        dense: Metrics of the dense model by name, such as `top1` in per cent; empty without labels.
+        sparse: Metrics of the sparse model, by the same names.
         outputs: Every float output.
-        changes: What is known of each metric's change; of metrics that are a sum over samples.
-        better: Which direction of a metric is good, by name; a metric that is not in here has told none.
+        changes: Changes with their intervals, of the metrics that are a sum over samples.
+        better: Which direction of a metric is better, by its name; a metric that is missing here has told none.
     """
 
     samples: int
@@ -198,17 +206,17 @@ class AccuracyReport:
 
 @dataclass(frozen=True)
 class Gate:
-    """A limit the user set.
+    """A limit that the user set, and what was measured against it.
 
     Attributes:
-        name: The option.
-        value: Measured.
-        limit: Allowed.
-        unit: Of both.
-        passed: Whether the run may go on.
-        verdict: `inconclusive` where the limit lies within the interval of what was measured.
+        name: Name of the option.
+        value: What was measured; None where nothing was.
+        limit: What is allowed.
+        unit: Unit of `value` and `limit`.
+        passed: Whether the gate lets the run pass.
+        verdict: `passed`, `failed`, or `inconclusive` where the limit lies within the interval of what was measured.
         low: Lower end of that interval; None where there is none.
-        high: Upper end.
+        high: Upper end of that interval; None where there is none.
     """
 
     name: str
@@ -223,12 +231,12 @@ class Gate:
 
 @dataclass(frozen=True)
 class Executions:
-    """Cost of calibration in node executions, one per node and batch.
+    """What calibration cost, in node executions: one for each node and batch.
 
     Attributes:
-        calibration: Both streams, all stages.
-        dense_pass: One pass of the dense model over the same batches.
-        stages: How many stages there were.
+        calibration: Executions of the calibration, both streams and all stages together.
+        dense_pass: Executions of one pass of the dense model over the same batches.
+        stages: Number of stages.
     """
 
     calibration: int
@@ -238,7 +246,29 @@ class Executions:
 
 @dataclass(frozen=True)
 class Report:
-    """A whole run. `schema_version` changes when a reader of the JSON would have to."""
+    """A whole run. `schema_version` changes when a reader of the JSON would have to.
+
+    Attributes:
+        tool: Name of the program that wrote the report.
+        versions: Version of every package that took part, by name.
+        machine: The machine that the figures were measured on.
+        started: When the run started: UTC in ISO 8601.
+        settings: Every option of the run, by name.
+        input: The dense model.
+        output: The sparse model.
+        data: Which samples were used for what; None where none were needed.
+        layers: Every linear layer, in network order.
+        accuracy: The dense against the sparse model; None where nothing was measured.
+        gates: The limits that the user set.
+        warnings: What limits these figures, one sentence each.
+        executions: What calibration cost; None where nothing ran.
+        seconds: Wall time of each part of the run, by name.
+        refinement: What came of the refinement; None where it was not asked for.
+        estimate: A bound of the speed-up, never a measurement; None where it is unknown.
+        engine: What was built and timed; None where nobody asked.
+        budget: Which layers were left dense to keep a limit; None where nobody asked.
+        schema_version: Version of this format; it changes when a reader of the JSON would have to.
+    """
 
     tool: str
     versions: dict[str, str]
@@ -262,7 +292,7 @@ class Report:
 
     @property
     def sparse_layers(self) -> Sequence[LayerReport]:
-        """Layers that were pruned."""
+        """The layers that were pruned, in network order."""
         return [layer for layer in self.layers if layer.state == "sparse"]
 
     @property
@@ -271,12 +301,15 @@ class Report:
         return all(gate.passed for gate in self.gates)
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values; infinities and NaN, which JSON cannot hold as numbers, become `"inf"`, `"-inf"`, `"nan"`."""
+        """The report as plain values for JSON.
+
+        Infinities and NaN, which JSON cannot hold as numbers, become the texts `"inf"`, `"-inf"` and `"nan"`.
+        """
         plain: dict[str, Any] = _plain(asdict(self))
         return {"schema_version": plain.pop("schema_version"), **plain}
 
     def to_json(self) -> str:
-        """The report as JSON."""
+        """The report as the text of `report.json`."""
         return json.dumps(self.as_dict(), indent=2, ensure_ascii=False) + "\n"
 
 

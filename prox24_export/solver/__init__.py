@@ -1,4 +1,4 @@
-"""Numbers only: torch tensors in, tensors out; no graph, no files."""
+"""The numerical solver: it takes torch tensors and returns torch tensors, and knows no graph and no files."""
 
 from prox24_export.solver.layer import LayerSolution, SolverSettings, Status, solve_layer
 from prox24_export.solver.prox import prox24

@@ -37,15 +37,15 @@ class ProximalAdmm:
     and never form the inverse.
 
     Attributes:
-        penalty: First ρ.
-        strength: First λ.
+        penalty: The first ρ.
+        strength: The first λ.
         penalty_growth: Factor on ρ every `penalty_every` iterations; `U` is rescaled with it.
         strength_growth: Factor on λ every iteration.
         penalty_every: See `penalty_growth`.
         unsettled: Share of the groups below which those that still change, or have more than two non-zeros, no longer
             matter; their two largest entries are kept.
-        patience: Stops once that has held for so many iterations.
-        limit: Most iterations.
+        patience: The iteration stops once that has held for so many iterations.
+        limit: The most iterations.
         products: Precision of the products, see `products`.
     """
 
@@ -60,7 +60,7 @@ class ProximalAdmm:
     products: Products = "auto"
 
     def init(self, quadratic: Quadratic, target: Float[Tensor, "N K"]) -> AdmmState:
-        """See `MaskSolver.init`."""
+        """The first state; see `MaskSolver.init`."""
         rows, columns = target.shape
         pays = rows * self.penalty_every > columns or target.dtype == torch.float64  # the spectrum is float32
         return AdmmState(

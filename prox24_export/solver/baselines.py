@@ -1,4 +1,4 @@
-"""The methods everybody compares with: magnitude, Wanda, SparseGPT. They aim at `W` and know no refinement."""
+"""The methods everybody compares with: magnitude, Wanda, SparseGPT. They aim at `W` and have no refinement."""
 
 from dataclasses import dataclass
 
@@ -41,7 +41,7 @@ class SparseGpt:
 
     @classmethod
     def of(cls, gram: Float[Tensor, "K K"]) -> "SparseGpt":
-        """From `XᵀX`; its scale does not matter. Dead channels count as unit diagonal, as published.
+        """Prepares the factor from `XᵀX`, whose scale does not matter; dead channels get a unit diagonal, as published.
 
         Raises:
             torch.linalg.LinAlgError: The damped Gram matrix is not positive definite.

@@ -18,20 +18,23 @@ class MaskState(Protocol):
     iteration: int
 
 
-ITERATED_IN_FLOAT64 = 1 << 19  # entries of a target and its Gram matrix; it takes a fraction of a second
+ITERATED_IN_FLOAT64 = 1 << 19  # most entries of a target and its Gram matrix, which take a fraction of a second
 
 StateType = TypeVar("StateType", bound=MaskState)
 
 
 class MaskSolver(Protocol[StateType]):
-    """An iteration that drives every group of four to at most two non-zeros. Settings only; state is passed along."""
+    """An iteration that drives every group of four to at most two non-zeros.
+
+    It holds settings only; its state is passed from step to step.
+    """
 
     @property
     def limit(self) -> int:
-        """Most iterations."""
+        """The most iterations."""
 
     def init(self, quadratic: Quadratic, target: Float[Tensor, "N K"]) -> StateType:
-        """First state; `target` is in unit-diagonal coordinates, in `working_dtype`, rows of mean magnitude 1."""
+        """The first state; `target` is in unit-diagonal coordinates and `working_dtype`, rows of mean magnitude 1."""
 
     def step(self, quadratic: Quadratic, state: StateType) -> StateType:
         """One iteration."""
@@ -42,10 +45,10 @@ class MaskSolver(Protocol[StateType]):
 
 @dataclass(frozen=True)
 class Masks:
-    """What a mask solver leaves.
+    """The result of a mask solver.
 
     Attributes:
-        mask: Exactly two entries a group.
+        mask: True for exactly two entries in every group.
         start: The sparse iterate in the coordinates and dtype of the target: close to the best weights on the mask.
         iterations: Steps taken.
         settled: Whether the masks had settled before the limit.
@@ -58,9 +61,10 @@ class Masks:
 
 
 def working_dtype(target: Tensor) -> torch.dtype:
-    """Of the iteration: float64 for a small target that comes in it, else float32, in half the time.
+    """The dtype of the iteration: float64 for a small float64 target, else float32, which takes half the time.
 
-    A rounding error of the runtime then stays below what flips a mask; one flip changes what all later layers read.
+    In float64 a rounding error of the runtime stays below what flips a mask; one flip changes what all later layers
+    read.
     """
     rows, columns = target.shape
     small = max(rows, columns) * columns <= ITERATED_IN_FLOAT64 and target.device.type == "cpu"
@@ -68,7 +72,7 @@ def working_dtype(target: Tensor) -> torch.dtype:
 
 
 def find_mask(solver: MaskSolver[StateType], quadratic: Quadratic, target: Float[Tensor, "N K"]) -> Masks:
-    """Runs `solver` in unit-diagonal coordinates, every row scaled to mean magnitude 1: no row sees another's scale."""
+    """Runs `solver` in unit-diagonal coordinates, with every row scaled to mean magnitude 1."""
     scale = quadratic.scale.to(target.dtype)
     scaled = target * scale
     size = scaled.abs().mean(1, keepdim=True)

@@ -30,16 +30,16 @@ class GradientState:
 class ProximalGradient:
     """`V ← prox_{η λ_k}(Y − η (Y−T) H)` with `λ_k = λ_0 β^k` and `Y = V + momentum·(V − V_before)`.
 
-    One product with a K × K matrix an iteration. Without momentum it is the paper's.
+    An iteration costs one product with a K × K matrix. Without momentum it is the method of the paper.
 
     Attributes:
-        strength: First λ.
-        strength_growth: β.
-        momentum: Between 0 and 1.
+        strength: The first λ.
+        strength_growth: β, the factor on λ every iteration.
+        momentum: The factor on the last change of `V`, between 0 and 1.
         unsettled: Share of the groups below which those that still change, or have more than two non-zeros, no longer
             matter; their two largest entries are kept.
-        patience: Stops once that has held for so many iterations.
-        limit: Most iterations.
+        patience: The iteration stops once that has held for so many iterations.
+        limit: The most iterations.
         products: Precision of the products, see `products`.
     """
 
@@ -52,7 +52,7 @@ class ProximalGradient:
     products: Products = "auto"
 
     def init(self, quadratic: Quadratic, target: Float[Tensor, "N K"]) -> GradientState:
-        """See `MaskSolver.init`."""
+        """The first state; see `MaskSolver.init`."""
         return GradientState(
             target=target,
             sparse=target.clone(),

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, no_type_check
 import numba
 import numpy as np
 
-from prox24_export.solver.compile_cache import kept
+from prox24_export.solver.compile_cache import cache_compiled
 from prox24_export.solver.prox_math import (
     LOPSIDED,
     MAX_STEPS,
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     Scratch = NDArray[np.float64]
     Places = NDArray[np.int64]
 
-_parallel = kept(numba.njit(cache=True, nogil=True, error_model="numpy", parallel=True))
+_parallel = cache_compiled(numba.njit(cache=True, nogil=True, error_model="numpy", parallel=True))
 
 BLOCK = 128  # groups; the scratch of a block stays in the first-level cache
 # Columns of the scratch, one array with constant offsets: the compiler then sees that columns do not overlap.

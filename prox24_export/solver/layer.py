@@ -1,4 +1,4 @@
-"""One layer from dense weight to 2:4 weight: target, mask solver, masked refinement."""
+"""Takes one layer from its dense weight to a 2:4 weight: target, mask solver, masked refinement."""
 
 import enum
 import time
@@ -21,7 +21,7 @@ from prox24_export.solver.products import Products
 from prox24_export.solver.quadratic import Quadratic, automatic_damping, energy, loss
 from prox24_export.solver.refine import ConjugateGradient, MaskedGradient
 
-ROWS_AT_ONCE = 1 << 24  # entries of W solved together; rows are independent, so this bounds memory
+ROWS_AT_ONCE = 1 << 24  # most entries of W that are solved together; rows are independent, so this bounds memory
 REFINED_IN_FLOAT64 = 1 << 22  # entries of rows and Gram matrix up to which no rounding is carried to later layers
 
 
@@ -54,12 +54,14 @@ class SolverSettings:
 
     Attributes:
         method: `prox` (proximal ADMM), `prox-gradient` (the paper's), or a baseline.
-        effort: Where on the curve of error against time; see `MASK_SOLVERS`. Baselines know only one.
-        damping: Share of the Gram matrix's mean diagonal that is added to it; None: from tokens per dimension.
+        effort: How hard the mask solver works: more effort takes more time and leaves less error; see `MASK_SOLVERS`.
+            Baselines know only one.
+        damping: Share of the Gram matrix's mean diagonal that is added to it; None derives it from the tokens per
+            dimension.
         blend: 0 aims at the weight, 1 at the dense network's output; only with `cross`.
         products: Precision of the mask solver's products.
-        mask_solver: The iteration behind `prox` and `prox-gradient`; None: from method, effort and products.
-        refinement: How the surviving weights are found; None: conjugate gradient, its tolerance from the effort.
+        mask_solver: The iteration behind `prox` and `prox-gradient`; None chooses it by method, effort and products.
+        refinement: How the surviving weights are found; None is conjugate gradient with the tolerance of the effort.
     """
 
     method: Method = "prox"
@@ -70,11 +72,11 @@ class SolverSettings:
     mask_solver: MaskSolver[Any] | None = None
     refinement: ConjugateGradient | MaskedGradient | None = None
 
-    def refine(self) -> ConjugateGradient | MaskedGradient:
+    def choose_refinement(self) -> ConjugateGradient | MaskedGradient:
         """The refinement that these settings choose."""
         return self.refinement or ConjugateGradient(TOLERANCES[self.effort])
 
-    def solver(self) -> MaskSolver[Any]:
+    def choose_mask_solver(self) -> MaskSolver[Any]:
         """The mask solver that these settings choose."""
         if self.mask_solver is not None:
             return self.mask_solver
@@ -145,14 +147,26 @@ def solve_layer(
         None if moment is None else moment.to(weight.device) for moment in (cross, residual, squared_norms)
     )
     _check(weight, gram, cross)
-    work = weight if weight.dtype == torch.float64 else weight.float()
     solve: _Solve
-    if is_two_four(work):
-        solve, status = _keep, Status.ALREADY_SPARSE
+    if is_two_four(_widen(weight)):
+        solve, status = _keep_rows, Status.ALREADY_SPARSE
     elif settings.method in {"prox", "prox-gradient"}:
-        solve, status = _prox(weight.shape[1], gram, cross, tokens, settings, quadratic)
+        solve, status = _prepare_prox(weight.shape[1], gram, cross, tokens, settings, quadratic)
     else:
-        solve, status = _baseline(gram, settings.method, squared_norms)
+        solve, status = _prepare_baseline(gram, settings.method, squared_norms)
+    solution = _solve_in_parts(weight, gram, residual, solve, status)
+    return replace(solution, seconds=time.perf_counter() - started)
+
+
+def _widen(weight: Tensor) -> Tensor:
+    return weight if weight.dtype == torch.float64 else weight.float()
+
+
+def _solve_in_parts(
+    weight: Tensor, gram: Tensor, residual: Tensor | None, solve: "_Solve", status: Status
+) -> LayerSolution:
+    """Solves a bounded number of rows at a time, and measures the whole; the seconds are left to the caller."""
+    work = _widen(weight)
     solution, mask = torch.empty_like(weight), torch.empty_like(weight, dtype=torch.bool)
     lost = scale = 0.0
     iterations = refinements = 0
@@ -174,14 +188,14 @@ def solve_layer(
         relative_error=lost / scale if scale > 0 else 0.0,
         iterations=iterations,
         refinement_iterations=refinements,
-        seconds=time.perf_counter() - started,
+        seconds=0.0,
         status=status,
     )
 
 
 @dataclass(frozen=True)
 class _Piece:
-    """Solved rows: their target, their sparse weights."""
+    """Rows that were solved: their target and their sparse weights."""
 
     target: Float[Tensor, "N K"]
     weight: Float[Tensor, "N K"]
@@ -193,15 +207,15 @@ class _Piece:
 _Solve = Callable[[Tensor, Tensor | None], _Piece]  # rows of the weight and of the residual → piece
 
 
-def _keep(rows: Tensor, _residual: Tensor | None) -> _Piece:
+def _keep_rows(rows: Tensor, _residual: Tensor | None) -> _Piece:
     return _Piece(rows, rows)
 
 
-def _masked(mask: Callable[[Tensor], Tensor]) -> _Solve:
+def _apply_mask(mask: Callable[[Tensor], Tensor]) -> _Solve:
     return lambda rows, _residual: _Piece(rows, torch.where(mask(rows), rows, 0.0))
 
 
-def _prox(  # noqa: PLR0917 - as `solve_layer`, which passes them on
+def _prepare_prox(  # noqa: PLR0917 - as `solve_layer`, which passes them on
     columns: int,
     gram: Tensor,
     cross: Tensor | None,
@@ -215,9 +229,9 @@ def _prox(  # noqa: PLR0917 - as `solve_layer`, which passes them on
             quadratic = Quadratic.of(gram, cross, damping)
         except LinAlgError:
             diagonal = gram.diagonal().clamp_min(0)
-            return _masked(lambda rows: baselines.wanda(rows, diagonal)), Status.FACTORISATION_FAILED
+            return _apply_mask(lambda rows: baselines.wanda(rows, diagonal)), Status.FACTORISATION_FAILED
     if quadratic.degenerate:
-        return _masked(two_four_mask), Status.ZERO_GRAM
+        return _apply_mask(two_four_mask), Status.ZERO_GRAM
     known = quadratic
 
     def gram_of(dtype: torch.dtype) -> Tensor:
@@ -228,24 +242,24 @@ def _prox(  # noqa: PLR0917 - as `solve_layer`, which passes them on
         rows = rows.double() if is_small else rows
         correction = known.correction(rows, residual) if settings.blend else None
         target = rows if correction is None else rows + (settings.blend * correction).to(rows.dtype)
-        masks = find_mask(settings.solver(), known, target)
-        refined, taken = settings.refine().solve(target, masks.mask, gram_of(rows.dtype), masks.start)
+        masks = find_mask(settings.choose_mask_solver(), known, target)
+        refined, taken = settings.choose_refinement().solve(target, masks.mask, gram_of(rows.dtype), masks.start)
         return _Piece(target, refined, masks.iterations, taken, not masks.settled)
 
     return solve, Status.SETTLED
 
 
-def _baseline(gram: Tensor, method: Method, squared_norms: Tensor | None) -> tuple[_Solve, Status]:
+def _prepare_baseline(gram: Tensor, method: Method, squared_norms: Tensor | None) -> tuple[_Solve, Status]:
     if method == "magnitude":
-        return _masked(baselines.magnitude), Status.DIRECT
+        return _apply_mask(baselines.magnitude), Status.DIRECT
     if method == "wanda":
         norms = gram.diagonal() if squared_norms is None else squared_norms
-        return _masked(lambda rows: baselines.wanda(rows, norms)), Status.DIRECT
+        return _apply_mask(lambda rows: baselines.wanda(rows, norms)), Status.DIRECT
     try:
         sparsegpt = baselines.SparseGpt.of(gram)
     except LinAlgError:
         diagonal = gram.diagonal().clamp_min(0)
-        return _masked(lambda rows: baselines.wanda(rows, diagonal)), Status.FACTORISATION_FAILED
+        return _apply_mask(lambda rows: baselines.wanda(rows, diagonal)), Status.FACTORISATION_FAILED
     return lambda rows, _residual: _Piece(rows, sparsegpt.solve(rows)), Status.DIRECT
 
 

@@ -51,7 +51,7 @@ def prox24(weight: Float[Tensor, "..."], strength: float) -> Float[Tensor, "..."
     copies).
     """
     groups = groups_of_four(weight.detach())
-    strength = _checked_strength(strength)
+    strength = _check_strength(strength)
     if not torch.isfinite(groups).all():
         raise ValueError(
             f"weight must be finite. Got {int((~torch.isfinite(groups)).sum())} NaN or infinite entries in shape "
@@ -62,13 +62,13 @@ def prox24(weight: Float[Tensor, "..."], strength: float) -> Float[Tensor, "..."
     solved = torch.empty_like(source)
     if _on_cpu(source):
         kernels_cpu.prox(source.numpy(), solved.numpy(), strength)
-    elif _triton(source):
+    elif _has_triton_kernels(source):
         from prox24_export.solver import kernels_cuda  # noqa: PLC0415 - only where Triton is installed
 
         kernels_cuda.prox(source, solved, strength)
     else:
         solved.copy_(prox24_reference(source, strength))
-    return _rounded(solved, weight.dtype).reshape(weight.shape)
+    return _round_once(solved, weight.dtype).reshape(weight.shape)
 
 
 def splitting_step(  # noqa: PLR0917 - the symbols of its formula
@@ -102,17 +102,17 @@ def splitting_step(  # noqa: PLR0917 - the symbols of its formula
     Raises:
         ValueError: shapes, dtypes or strides do not fit, or the strength is negative or not finite.
     """
-    strength = _checked_strength(strength)
+    strength = _check_strength(strength)
     _check_alike(product=product, gap=gap, sparse=sparse, target=target)
     if _on_cpu(product):
-        counts = kernels_cpu.splitting_step(*map(_rows, (product, gap, sparse, target)), strength, shrink)
+        counts = kernels_cpu.splitting_step(*map(_view_rows, (product, gap, sparse, target)), strength, shrink)
         return int(counts[0]), int(counts[1])
-    if _triton(product):
+    if _has_triton_kernels(product):
         from prox24_export.solver import kernels_cuda  # noqa: PLC0415 - only where Triton is installed
 
         return kernels_cuda.splitting_step(product, gap, sparse, target, strength, shrink)
     v = product.double() + (sparse.double() - gap.double())
-    z, counts = _solved(v, sparse, strength)
+    z, counts = _solve_and_count(v, sparse, strength)
     gap.copy_(z - shrink * (v - z) - target.double())
     sparse.copy_(z)
     return counts
@@ -137,23 +137,23 @@ def gradient_step(  # noqa: PLR0917 - the symbols of its formula
 
     Args, returns, raises: as `splitting_step`; `eta` is `η`, the length of the step.
     """
-    strength = _checked_strength(strength)
+    strength = _check_strength(strength)
     _check_alike(product=product, gap=gap, sparse=sparse, target=target)
     if _on_cpu(product):
-        counts = kernels_cpu.gradient_step(*map(_rows, (product, gap, sparse, target)), strength, eta, momentum)
+        counts = kernels_cpu.gradient_step(*map(_view_rows, (product, gap, sparse, target)), strength, eta, momentum)
         return int(counts[0]), int(counts[1])
-    if _triton(product):
+    if _has_triton_kernels(product):
         from prox24_export.solver import kernels_cuda  # noqa: PLC0415 - only where Triton is installed
 
         return kernels_cuda.gradient_step(product, gap, sparse, target, strength, eta, momentum)
     v = target.double() + gap.double() - eta * product.double()
-    z, counts = _solved(v, sparse, strength)
+    z, counts = _solve_and_count(v, sparse, strength)
     gap.copy_(z + momentum * (z - sparse.double()) - target.double())
     sparse.copy_(z)
     return counts
 
 
-def _solved(v: Tensor, sparse: Tensor, strength: float) -> tuple[Tensor, tuple[int, int]]:
+def _solve_and_count(v: Tensor, sparse: Tensor, strength: float) -> tuple[Tensor, tuple[int, int]]:
     z = prox24_reference(v, strength)
     was, now = groups_of_four(sparse) != 0, groups_of_four(z) != 0
     return z, (int((now.sum(dim=-1) > KEPT).sum()), int((was != now).any(dim=-1).sum()))
@@ -164,13 +164,13 @@ def _on_cpu(tensor: Tensor) -> bool:
 
 
 @cache
-def _triton_is_there() -> bool:
+def _is_triton_installed() -> bool:
     return importlib.util.find_spec("triton") is not None
 
 
-def _triton(tensor: Tensor) -> bool:
+def _has_triton_kernels(tensor: Tensor) -> bool:
     """Whether the Triton kernels can serve this tensor."""
-    return tensor.device.type == "cuda" and _triton_is_there()
+    return tensor.device.type == "cuda" and _is_triton_installed()
 
 
 def prox24_reference(weight: Float[Tensor, "..."], strength: float) -> Float[Tensor, "..."]:
@@ -180,7 +180,7 @@ def prox24_reference(weight: Float[Tensor, "..."], strength: float) -> Float[Ten
     slower on CPU; about 40 float64 temporaries of a quarter of the size of `weight`.
     """
     z = groups_of_four(weight.detach()).double()
-    strength = _checked_strength(strength)
+    strength = _check_strength(strength)
     size, order = z.abs().sort(dim=-1, descending=True, stable=True)
     kept = torch.empty_like(size).scatter_(-1, order, _prox_sorted(size, strength))
     return positive_zeros(torch.where(z < 0, -kept, kept)).reshape(weight.shape)
@@ -262,7 +262,7 @@ def _settle(w: Float[Tensor, "... 4"], z: Float[Tensor, "... 4"], strength: floa
     return w.minimum(z).cummin(dim=-1).values
 
 
-def _rounded(exact: Float[Tensor, "..."], dtype: torch.dtype) -> Float[Tensor, "..."]:
+def _round_once(exact: Float[Tensor, "..."], dtype: torch.dtype) -> Float[Tensor, "..."]:
     """Round to `dtype` once; by way of float32 torch would round float64 to float16 and bfloat16 twice.
 
     Float32 rounded to odd (towards zero, last bit set if anything was lost) cannot land on a tie of the narrower dtype.
@@ -276,7 +276,7 @@ def _rounded(exact: Float[Tensor, "..."], dtype: torch.dtype) -> Float[Tensor, "
     return torch.where(inexact, odd, near).to(dtype)
 
 
-def _checked_strength(strength: float) -> float:
+def _check_strength(strength: float) -> float:
     strength = float(strength)
     if not (math.isfinite(strength) and strength >= 0):
         raise ValueError(f"strength must be finite and not negative. Got {strength}. Pass 0 for no regularisation.")
@@ -284,7 +284,7 @@ def _checked_strength(strength: float) -> float:
 
 
 def _check_alike(**tensors: Tensor) -> None:
-    """Refuse what the kernels could only misread."""
+    """Refuses tensors that the kernels would misread."""
     first = next(iter(tensors.values()))
     for name, tensor in tensors.items():
         groups_of_four(tensor)
@@ -302,5 +302,5 @@ def _check_alike(**tensors: Tensor) -> None:
             )
 
 
-def _rows(tensor: Tensor) -> "NDArray[np.floating[Any]]":
+def _view_rows(tensor: Tensor) -> "NDArray[np.floating[Any]]":
     return tensor.detach().view(-1, GROUP).numpy()

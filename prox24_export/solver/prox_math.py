@@ -40,11 +40,11 @@ from typing import no_type_check
 
 import numba
 
-from prox24_export.solver.compile_cache import kept
+from prox24_export.solver.compile_cache import cache_compiled
 
 # `no_type_check` keeps run-time type checkers from wrapping what numba compiles.
 # Contraction (a·b + c rounded once) is the only licence given to the compiler.
-scalar = kept(numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"}))
+scalar = cache_compiled(numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"}))
 
 NEARLY_LINEAR = 1e-3  # largest y below which plain substitution contracts by 6e-3 a pass
 NEEDS_POLISH = 0.05  # largest y below which roots near 1 lose digits of v, and one pass of substitution restores them

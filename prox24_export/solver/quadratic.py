@@ -27,14 +27,14 @@ def automatic_damping(tokens: int | None, dimension: int) -> float:
 class Quadratic:
     """`tr((V−T) G (V−T)ᵀ)` with `G = XₛᵀXₛ/m + δI`, where `m` is the mean diagonal of `XₛᵀXₛ`.
 
-    Of the large matrices only the factor is held in float64; the others are made of the moments when they are needed.
+    Beside the moments only the factor is held in float64; other large matrices are made when they are needed.
 
     Attributes:
         moment: `XₛᵀXₛ`, float64.
         cross: `X_dᵀXₛ`; None where both streams are the same.
         damping: `δ`; 1 where the Gram matrix is zero.
         mean: `m`; 1 where the Gram matrix is zero, which `G` then replaces by the identity.
-        degenerate: Whether it is zero.
+        degenerate: Whether the Gram matrix is zero.
         factor: Lower Cholesky factor of `G`, float64.
     """
 
@@ -47,7 +47,7 @@ class Quadratic:
 
     @classmethod
     def of(cls, gram: Float[Tensor, "K K"], cross: Float[Tensor, "K K"] | None, damping: float) -> "Quadratic":
-        """From undamped moments of any common scale; `damping` is `δ`.
+        """Makes the objective from undamped moments of any common scale; `damping` is `δ`.
 
         Raises:
             torch.linalg.LinAlgError: The damped matrix is not positive definite.
@@ -56,18 +56,18 @@ class Quadratic:
         mean = float(gram.diagonal().mean())
         degenerate = mean <= 0
         mean, damping = (1.0, 1.0) if degenerate else (mean, damping)
-        factor = _factor(_damped(gram, mean, damping))
+        factor = _factor(_make_damped(gram, mean, damping))
         return cls(gram, None if cross is gram else cross, damping, mean, degenerate, factor)
 
     @property
     def gram(self) -> Float[Tensor, "K K"]:
         """`G`, float64; made anew each time."""
-        return _damped(self.moment, self.mean, self.damping)
+        return _make_damped(self.moment, self.mean, self.damping)
 
     @cached_property
     def gram_float32(self) -> Float[Tensor, "K K"]:
         """`G`, float32."""
-        return _damped(self.moment, self.mean, self.damping, dtype=torch.float32)
+        return _make_damped(self.moment, self.mean, self.damping, dtype=torch.float32)
 
     @cached_property
     def scale(self) -> Float[Tensor, " K"]:
@@ -77,12 +77,12 @@ class Quadratic:
     @cached_property
     def scaled_gram(self) -> Float[Tensor, "K K"]:
         """`G` with unit diagonal, float32."""
-        return self.scaled()
+        return self.make_scaled_gram()
 
     @cached_property
     def scaled_gram_float64(self) -> Float[Tensor, "K K"]:
-        """`G` with unit diagonal, float64; of small layers only."""
-        return self.scaled(torch.float64)
+        """`G` with unit diagonal, float64; it is kept, so only small layers should ask for it."""
+        return self.make_scaled_gram(torch.float64)
 
     @cached_property
     def spectrum(self) -> tuple[Float[Tensor, " K"], Float[Tensor, "K K"]]:
@@ -90,7 +90,7 @@ class Quadratic:
 
         Float32 is enough, and takes half the time: they are only used in `(H+ρI)⁻¹` with ρ far above rounding.
         """
-        scaled = self.scaled()  # not kept: who needs the spectrum does not need the matrix
+        scaled = self.make_scaled_gram()  # not kept: who needs the spectrum does not need the matrix
         try:
             values, vectors = torch.linalg.eigh(scaled)
         except LinAlgError:  # not converged
@@ -104,13 +104,13 @@ class Quadratic:
         Raises:
             torch.linalg.LinAlgError: The ridge is lost in rounding.
         """
-        matrix = self.scaled(dtype)
+        matrix = self.make_scaled_gram(dtype)
         matrix.diagonal().add_(ridge)
         return torch.cholesky_inverse(_factor(matrix))
 
-    def scaled(self, dtype: torch.dtype = torch.float32) -> Float[Tensor, "K K"]:
+    def make_scaled_gram(self, dtype: torch.dtype = torch.float32) -> Float[Tensor, "K K"]:
         """`G` with unit diagonal; made anew each time."""
-        return _damped(self.moment, self.mean, self.damping, self.scale, dtype)
+        return _make_damped(self.moment, self.mean, self.damping, self.scale, dtype)
 
     @cached_property
     def largest(self) -> float:
@@ -143,7 +143,7 @@ class Quadratic:
         return result
 
 
-def _damped(
+def _make_damped(
     moment: Float[Tensor, "K K"],
     mean: float,
     damping: float,

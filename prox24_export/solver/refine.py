@@ -1,4 +1,4 @@
-"""Masked refinement: the best surviving weights for given masks."""
+"""Masked refinement: finds the best surviving weights for given masks."""
 
 from collections import deque
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 DELAY = 3  # what the last steps gained together stands for what is still to gain
-SHRINK_BELOW = 0.75  # of the rows still open: then the closed ones are taken out of the products
+SHRINK_BELOW = 0.75  # share of rows still open below which the others are taken out of the products
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class ConjugateGradient:
         gram: Float[Tensor, "K K"],
         start: Float[Tensor, "N K"],
     ) -> tuple[Float[Tensor, "N K"], int]:
-        """`V`, and the iterations taken.
+        """Solves for `V` and returns it with the number of iterations taken.
 
         Args:
             target: `T`.
@@ -92,7 +92,7 @@ class MaskedGradient:
     In coordinates in which `G` has unit diagonal, with `η = 1/λ_max`.
 
     Attributes:
-        steps: How many.
+        steps: The number of steps.
     """
 
     steps: int = 1000
@@ -104,7 +104,7 @@ class MaskedGradient:
         gram: Float[Tensor, "K K"],
         start: Float[Tensor, "N K"],
     ) -> tuple[Float[Tensor, "N K"], int]:
-        """As `ConjugateGradient.solve`."""
+        """Takes and returns what `ConjugateGradient.solve` does."""
         scale = gram.diagonal().clamp_min(torch.finfo(gram.dtype).tiny).sqrt()
         largest = torch.linalg.eigvalsh((gram / scale / scale[:, None]).double())[-1]
         step = (1.0 / (largest * scale.double().square())).to(target.dtype)

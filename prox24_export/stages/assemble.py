@@ -25,12 +25,12 @@ def assemble_report(  # noqa: PLR0917 - in the order in which they were found
     """The report of a run; the arguments are what its stages returned."""
     return Report(
         tool=output.TOOL,
-        versions=facts.versions(),
-        machine=facts.machine() | {"peak_memory_mb": round(facts.peak_memory_mb(), 1)},
+        versions=facts.list_versions(),
+        machine=facts.describe_machine() | {"peak_memory_mb": round(facts.measure_peak_mb(), 1)},
         started=run.started,
         settings=job.settings.as_dict(),
         input=job.frontend.facts(),
-        output=facts.file_facts(written.path, job.target / written.path.name),
+        output=facts.describe_file(written.path, job.target / written.path.name),
         data=job.facts,
         layers=tuple(solved.pruned.layers),
         accuracy=accuracy,

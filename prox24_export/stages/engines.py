@@ -1,4 +1,4 @@
-"""After the models are written: engines built and timed, or why nothing was."""
+"""Engines of the written models: built and timed, or the reason why nothing was."""
 
 import itertools
 from collections.abc import Iterator, Sequence
@@ -9,9 +9,10 @@ from typing import Literal
 
 from prox24_export import output
 from prox24_export.data import samples as data
+from prox24_export.data.random_samples import draw_random
 from prox24_export.engines.estimate import estimate
 from prox24_export.engines.timing import gpu_state
-from prox24_export.engines.timing.gpu_watch import Watch, watching
+from prox24_export.engines.timing.gpu_watch import Watch, follow_state
 from prox24_export.errors import InputError, Prox24Error, first_line
 from prox24_export.passes.emit_engine.build import EngineBuildError
 from prox24_export.passes.front_onnx.graph import OnnxGraph
@@ -21,8 +22,8 @@ from prox24_export.passes.graph.protocol import Feeds, TracedGraph
 from prox24_export.passes.precision.quantised import find_quantised_products
 from prox24_export.results.engine import EngineReport, Estimate
 from prox24_export.results.report import AccuracyReport, LayerReport
-from prox24_export.shapes import ShapeRange, complete
-from prox24_export.stages import lower as lowering
+from prox24_export.shapes import ShapeRange, complete_ranges
+from prox24_export.stages.lower import CALIBRATION_BATCHES, LoweredPair, lower, measure_lowered
 from prox24_export.stages.prepare import Job
 from prox24_export.stages.run import Run
 from prox24_export.stages.write import WrittenModel
@@ -33,7 +34,7 @@ NOTHING_SPARSE = EngineReport("none", not_measured="no layer is sparse: both mod
 
 
 @dataclass(frozen=True)
-class Finished:
+class FinishedPair:
     """The finished pair that engines are made of.
 
     Attributes:
@@ -57,7 +58,7 @@ class Finished:
 
 
 def estimate_gain(job: Job, rows: Sequence[LayerReport], timed: Sequence[Feeds], run: Run) -> Estimate | None:
-    """What the pruned layers could gain at best, in a call with the first of these batches; None without one."""
+    """Estimates what the pruned layers could gain at best in a call with the first batch; None where there is none."""
     if not timed or not job.linears:
         return None
     sparse = {row.name for row in rows if row.state == "sparse"}
@@ -86,8 +87,8 @@ def measure_engines(  # noqa: PLR0917 - in the order in which they were found
     Raises:
         Prox24Error: The engine that was asked for cannot build or run the model.
     """
-    with run.timed("engines"), output.scratch(written.folder) as scratch:
-        finished = Finished(written.folder, written.sparse, *written.onnx_files(job, scratch), rows)
+    with run.timed("engines"), output.make_scratch(written.folder) as scratch:
+        finished = FinishedPair(written.folder, written.sparse, *written.onnx_files(job, scratch), rows)
         engine = run_engines(job, finished, timed, evaluation) if finished.pruned else NOTHING_SPARSE
     run.warnings.extend(engine.notes)
     return engine
@@ -95,7 +96,7 @@ def measure_engines(  # noqa: PLR0917 - in the order in which they were found
 
 def run_engines(
     job: Job,
-    finished: Finished,
+    finished: FinishedPair,
     timed: Sequence[Feeds],
     evaluation: Sequence[tuple[dict[str, Array], Array | None]] = (),
 ) -> EngineReport:
@@ -114,45 +115,47 @@ def run_engines(
     """
     lenient = job.settings.engine == "auto" and job.settings.min_speedup is None and not job.choice.writes_files
     try:
-        return _measured(job, finished, timed, evaluation)
+        return _measure(job, finished, timed, evaluation)
     except EngineBuildError as error:
         kept = job.target.parent / f"{job.target.name}.build.log"
         if lenient:
-            return _failed(job, str(error).replace(str(finished.folder), str(job.target)))
+            return _report_failure(job, str(error).replace(str(finished.folder), str(job.target)))
         kept.write_text(error.log, encoding="utf-8")  # the output folder, and the log in it, will not appear
         raise Prox24Error(f"{error.reason} All that it said is in {kept}.") from error
     except Exception as error:
         if not lenient:
             raise
-        return _failed(job, first_line(error))  # e.g. too little memory: the model is finished all the same
+        return _report_failure(job, first_line(error))  # e.g. too little memory: the model is finished all the same
 
 
-def _failed(job: Job, why: str) -> EngineReport:
+def _report_failure(job: Job, why: str) -> EngineReport:
     return EngineReport("none", precision=job.choice.precision, not_measured=f"{job.choice.engine} failed: {why}")
 
 
-def timed_batches(job: Job, run: Run) -> list[Feeds]:
-    """What is timed: the smallest, likeliest and largest shapes given; else one sample, and as many as are joined.
+def draw_timed_batches(job: Job, run: Run) -> list[Feeds]:
+    """Draws the inputs that are timed: of the smallest, likeliest and largest shapes where shapes are given.
+
+    Without given shapes they are one sample, and as many samples as are joined in one call, 32 at most.
 
     Raises:
         InputError: The shapes given fit no input, or the model cannot be run on them.
     """
     with run.timed("data"):
-        return _batches_to_time(job)
+        return _draw_batches(job)
 
 
-def _batches_to_time(job: Job) -> list[Feeds]:
+def _draw_batches(job: Job) -> list[Feeds]:
     ranges = job.settings.ranges
     if ranges:
         sides = [{name: getattr(shapes, side) for name, shapes in ranges.items()} for side in ("min", "opt", "max")]
         distinct = [shapes for index, shapes in enumerate(sides) if shapes not in sides[:index]]
         graph, seed = job.graph, job.settings.seed
-        drawn = [data.random(graph.inputs, graph.gathered_rows, shapes, 1, seed)[0].feeds for shapes in distinct]
+        drawn = [draw_random(graph.inputs, graph.gathered_rows, shapes, 1, seed)[0].feeds for shapes in distinct]
         _expect_runs(graph, drawn)
         return drawn
     samples = job.parts.report or job.parts.fit
     sizes = dict.fromkeys((1, min(job.size, len(samples), MOST_TIMED))) if data.can_join(job.graph.inputs) else (1,)
-    groups = (next(data.joined(samples, job.graph.inputs, size), None) for size in sizes if size)
+    groups = (next(data.join_samples(samples, job.graph.inputs, size), None) for size in sizes if size)
     return [group[0] for group in groups if group is not None]
 
 
@@ -170,14 +173,17 @@ def _expect_runs(graph: TracedGraph, batches: Sequence[Feeds]) -> None:
             ) from error
 
 
-def _measured(
-    job: Job, finished: Finished, timed: Sequence[Feeds], evaluation: Sequence[tuple[dict[str, Array], Array | None]]
+def _measure(
+    job: Job,
+    finished: FinishedPair,
+    timed: Sequence[Feeds],
+    evaluation: Sequence[tuple[dict[str, Array], Array | None]],
 ) -> EngineReport:
-    files = _files(job, finished)
-    report = _timed(job, finished, files, timed)
+    files = _lower_pair(job, finished)
+    report = _measure_latency(job, finished, files, timed)
     if files is None or files.lowered is None or finished.dense_onnx is None:
         return report
-    seen = _accuracy(job, OnnxGraph(finished.dense_onnx), files.lowered.path, evaluation)
+    seen = _measure_accuracy(job, OnnxGraph(finished.dense_onnx), files.lowered.path, evaluation)
     names = {"dense onnx": files.dense.name, "sparse onnx": files.sparse.name}
     return replace(
         report,
@@ -188,29 +194,31 @@ def _measured(
     )
 
 
-def _files(job: Job, finished: Finished) -> lowering.Files | None:
+def _lower_pair(job: Job, finished: FinishedPair) -> LoweredPair | None:
     """The converted pair, where TensorRT is to build it or the user asked for it."""
     if finished.dense_onnx is None or finished.sparse_onnx is None:
         return None
     choice = job.choice
     if choice.engine != "tensorrt" and not choice.writes_files:
         return None
-    joined = data.joined(job.parts.fit, job.graph.inputs, job.size)
-    batches = [feeds for feeds, _ in itertools.islice(joined, lowering.CALIBRATION_BATCHES)]
+    joined = data.join_samples(job.parts.fit, job.graph.inputs, job.size)
+    batches = [feeds for feeds, _ in itertools.islice(joined, CALIBRATION_BATCHES)]
     place = finished.folder / ENGINES
-    return lowering.lower(
+    return lower(
         finished.dense_onnx, finished.sparse_onnx, finished.pruned, place, precision=choice.precision, feeds=batches
     )
 
 
-def _timed(job: Job, finished: Finished, files: lowering.Files | None, batches: Sequence[Feeds]) -> EngineReport:
+def _measure_latency(
+    job: Job, finished: FinishedPair, files: LoweredPair | None, batches: Sequence[Feeds]
+) -> EngineReport:
     choice = job.choice
     if choice.engine == "tensorrt" and files is not None:
-        return _tensorrt(job, finished, files, batches)
+        return _measure_tensorrt(job, finished, files, batches)
     if choice.engine == "torch":
         from prox24_export.engines.torch_sparse import measure as torch_sparse  # noqa: PLC0415 (needs a GPU)
 
-        with watched() as watch:
+        with watch_gpu() as watch:
             return torch_sparse.bench(job.graph, finished.sparse, batches, precision=choice.precision, watch=watch)
     if choice.engine == "onnxruntime" and finished.dense_onnx is not None and finished.sparse_onnx is not None:
         from prox24_export.engines import onnxruntime  # noqa: PLC0415 (only where asked for)
@@ -219,8 +227,8 @@ def _timed(job: Job, finished: Finished, files: lowering.Files | None, batches: 
     return EngineReport("none", precision=choice.precision if files else "", not_measured=choice.why_not)
 
 
-def _tensorrt(job: Job, finished: Finished, files: lowering.Files, batches: Sequence[Feeds]) -> EngineReport:
-    from prox24_export.engines.diagnosis.pruned_layers import pruned_layers  # noqa: PLC0415
+def _measure_tensorrt(job: Job, finished: FinishedPair, files: LoweredPair, batches: Sequence[Feeds]) -> EngineReport:
+    from prox24_export.engines.diagnosis.pruned_layers import list_pruned_layers  # noqa: PLC0415
     from prox24_export.engines.tensorrt import measure as tensorrt_bench  # noqa: PLC0415 (optional)
     from prox24_export.passes.emit_engine.build import EmitEngines  # noqa: PLC0415
 
@@ -228,7 +236,7 @@ def _tensorrt(job: Job, finished: Finished, files: lowering.Files, batches: Sequ
     kept = files.lowered.kept_in_fp32 if files.lowered else {}
     types: dict[str, Literal["fp32", "int8"]] = dict.fromkeys(kept, "fp32")
     int8, follows = find_quantised_products(OnnxGraph(files.sparse))
-    layers = pruned_layers(
+    layers = list_pruned_layers(
         [row for row in finished.rows if row.state == "sparse"],
         files.layers,
         "fp32" if precision == "fp32" else "bf16" if precision == "bf16" else "fp16",
@@ -237,20 +245,20 @@ def _tensorrt(job: Job, finished: Finished, files: lowering.Files, batches: Sequ
     )
     references = OnnxGraph(_expect(finished.dense_onnx)), OnnxGraph(_expect(finished.sparse_onnx))
     build = EmitEngines(
-        profile=profile(references[0], settings.ranges, batches),
+        profile=make_profile(references[0], settings.ranges, batches),
         precision="fp32" if precision == "fp32" else "bf16" if precision == "bf16" else "fp16",
         workspace=None if settings.workspace_mb is None else settings.workspace_mb << 20,
         timing_cache=None if settings.timing_cache is None else Path(settings.timing_cache),
     )
     place = finished.folder / ENGINES
     place.mkdir(exist_ok=True)
-    with watched() as watch:
+    with watch_gpu() as watch:
         pair = tensorrt_bench.ModelPair(files.dense, files.sparse, references, layers)
         return tensorrt_bench.bench(pair, batches, place, build, watch=watch)
 
 
-def profile(graph: OnnxGraph, given: dict[str, ShapeRange], batches: Sequence[Feeds]) -> dict[str, ShapeRange]:
-    """The range of every input: the one given, else from the smallest to the largest batch that is timed."""
+def make_profile(graph: OnnxGraph, given: dict[str, ShapeRange], batches: Sequence[Feeds]) -> dict[str, ShapeRange]:
+    """Makes the optimisation profile: a given range of an input, else from the smallest to the largest timed batch."""
     declared = {
         value.name: [size if isinstance(size, int) else None for size in value.shape or ()] for value in graph.inputs
     }
@@ -261,26 +269,26 @@ def profile(graph: OnnxGraph, given: dict[str, ShapeRange], batches: Sequence[Fe
             low = tuple(min(sizes) for sizes in zip(*shapes, strict=True))
             high = tuple(max(sizes) for sizes in zip(*shapes, strict=True))
             seen[name] = ShapeRange(low, shapes[-1], high)
-    return complete(seen, declared, {})
+    return complete_ranges(seen, declared, {})
 
 
-def _accuracy(
+def _measure_accuracy(
     job: Job, dense: OnnxGraph, lowered: Path, evaluation: Sequence[tuple[dict[str, Array], Array | None]]
 ) -> AccuracyReport | None:
     if not evaluation:
         return None
     token = job.graph.inputs[0].name if job.graph.predicts_next_token else None
-    return lowering.measured(dense, lowered, evaluation, len(job.parts.report), token)
+    return measure_lowered(dense, lowered, evaluation, len(job.parts.report), token)
 
 
 def _expect(path: Path | None) -> Path:
     if path is None:
-        raise TypeError("TensorRT builds from ONNX files; `choice.choose` refuses it where there are none.")
+        raise TypeError("TensorRT builds from ONNX files; `choice.choose_engine` refuses it where there are none.")
     return path
 
 
 @contextmanager
-def watched() -> Iterator[Watch | None]:
+def watch_gpu() -> Iterator[Watch | None]:
     """Reads the GPU's state beside the timing; None where it cannot be read."""
-    with watching(gpu_state.visible()) as (watch, _note):
+    with follow_state(gpu_state.find_current_gpu()) as (watch, _note):
         yield watch

@@ -18,7 +18,7 @@ def judge(
     *,
     is_copy: bool,
 ) -> tuple[Gate, ...]:
-    """Every gate of the settings, and those against an earlier run.
+    """Judges every gate of the settings, and those against an earlier run.
 
     Args:
         job: What was run.
@@ -29,9 +29,11 @@ def judge(
         is_copy: Whether nothing was pruned, so that the model is a copy of the dense one.
     """
     with run.timed("gates"):
-        found = gates.evaluate(job.settings, measured, engine=engine, layers=layers, is_copy=is_copy)
+        found = gates.evaluate_gates(job.settings, measured, engine=engine, layers=layers, is_copy=is_copy)
         if job.baseline is None:
             return found
-        compared = baseline.compare(job.baseline, measured, engine=engine, layers=layers, strict=job.settings.strict)
+        compared = baseline.compare_with_baseline(
+            job.baseline, measured, engine=engine, layers=layers, strict=job.settings.strict
+        )
         run.warnings.extend(compared.warnings)
         return found + compared.gates

@@ -24,7 +24,7 @@ LabelledBatch = tuple[Mapping[str, Array], Array | None]
 
 
 @dataclass(frozen=True)
-class Files:
+class LoweredPair:
     """The pair that engines are built from.
 
     Attributes:
@@ -42,7 +42,7 @@ class Files:
 
 def lower(
     dense: Path, sparse: Path, pruned: Sequence[str], folder: Path, *, precision: str, feeds: Sequence[Feeds]
-) -> Files:
+) -> LoweredPair:
     """Writes `dense.PRECISION.onnx` and `sparse.PRECISION.onnx` into `folder`; with `fp32` nothing is written.
 
     The same nodes stay in float32 in both, those that need it in either: else engines of different precision would be
@@ -63,7 +63,7 @@ def lower(
     found = FindLinears().call(graph=OnnxGraph(sparse)).linears
     layers = tuple(layer for layer in found if layer.weight in wanted)
     if precision not in get_args(LowPrecisionName):
-        return Files(dense, sparse, layers, None)
+        return LoweredPair(dense, sparse, layers, None)
     convert = LowerPrecision("bf16" if precision == "bf16" else "fp16")
     places = [folder / f"{kind}.{precision}.onnx" for kind in ("dense", "sparse")]
     some = list(feeds)[:CALIBRATION_BATCHES]
@@ -77,7 +77,7 @@ def lower(
         if told[0].kept_in_fp32.keys() == told[1].kept_in_fp32.keys():
             notes = tuple(dict.fromkeys((*told[0].notes, *told[1].notes)))
             lowered = replace(told[1], kept_in_fp32={name: kept[name] for name in told[1].kept_in_fp32}, notes=notes)
-            return Files(places[0], places[1], layers, lowered)
+            return LoweredPair(places[0], places[1], layers, lowered)
         convert = replace(convert, keep=tuple(glob.escape(name) for name in kept))
     raise Prox24Error(
         f"{dense} and {sparse} cannot be converted alike: other nodes have to stay in float32. A comparison of the two "
@@ -85,12 +85,12 @@ def lower(
     )
 
 
-def measured(
+def measure_lowered(
     dense: OnnxGraph, lowered: Path, batches: Sequence[LabelledBatch], samples: int, next_token: str | None
 ) -> AccuracyReport:
-    """Metrics of a converted file, every value rounded to the type that the file says, against the dense model."""
-    outputs = _rounded(OnnxGraph(lowered), [feeds for feeds, _ in batches])
-    return accuracy.compare(
+    """Measures a converted file against the dense model, with every value rounded to the type that the file says."""
+    outputs = _run_rounded(OnnxGraph(lowered), [feeds for feeds, _ in batches])
+    return accuracy.compare_models(
         dense.runner(),
         lambda _feeds: next(outputs),
         dense.outputs,
@@ -101,8 +101,8 @@ def measured(
     )
 
 
-def _rounded(graph: OnnxGraph, feeds: Sequence[Feeds]) -> Iterator[Sequence[Array]]:
-    """Outputs of each batch."""
+def _run_rounded(graph: OnnxGraph, feeds: Sequence[Feeds]) -> Iterator[Sequence[Array]]:
+    """Runs each batch with every value rounded to its type; yields the outputs in the order of the graph."""
     for start in range(0, len(feeds), AT_ONCE):
         for outputs in observe(graph, feeds[start : start + AT_ONCE], rounded=True).outputs:
             yield [outputs[name] for name in graph.outputs]

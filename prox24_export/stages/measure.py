@@ -60,7 +60,7 @@ class Measurement:
         Raises:
             InputError: The user's own metric fails.
         """
-        batches = list(data.joined(samples, graph.inputs, size))
+        batches = list(data.join_samples(samples, graph.inputs, size))
         run = graph.runner() if dense is None else dense([feeds for feeds, _ in batches])
         spec, own = settings.metric, None
         if spec is not None:
@@ -69,12 +69,12 @@ class Measurement:
         return cls(run, graph.outputs, batches, len(samples), token, settings.stride, spec, own)
 
     def compare(self, variant: Runner, tick: Callable[[], None] = lambda: None) -> AccuracyReport:
-        """Every metric of a variant beside the dense model's; calls `tick` once a batch.
+        """Measures every metric of a variant beside the dense model's; calls `tick` once for each batch.
 
         Raises:
             InputError: The user's own metric fails.
         """
-        measured = accuracy.compare(
+        measured = accuracy.compare_models(
             self.dense,
             variant,
             self.outputs,
@@ -87,11 +87,11 @@ class Measurement:
         if self.metric is None or self.dense_metric is None:
             return measured
         own = custom_metric.measure_samples(self.metric, variant, self.outputs, self.batches)
-        return custom_metric.add_to(measured, self.dense_metric, own)
+        return custom_metric.add_metrics(measured, self.dense_metric, own)
 
 
 def prepare_measurement(job: Job, run: Run) -> Measurement:
-    """What the finished model will be measured on: the report part, which nothing else looks at.
+    """Prepares what the finished model is measured on: the report part, which nothing else looks at.
 
     Raises:
         InputError: The user's own metric fails.
@@ -101,7 +101,7 @@ def prepare_measurement(job: Job, run: Run) -> Measurement:
 
 
 def measure_accuracy(measurement: Measurement, sparse: TracedGraph, run: Run) -> AccuracyReport | None:
-    """The finished model beside the dense one; None where there is no sample.
+    """Measures the finished model beside the dense one; None where there is no sample.
 
     Raises:
         InputError: The user's own metric fails.

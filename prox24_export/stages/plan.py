@@ -7,8 +7,8 @@ from typing import Any, TypeVar
 
 import torch
 
-from prox24_export.data.samples import Parts, batches
-from prox24_export.facts import resident_memory_mb, return_free_memory
+from prox24_export.data.samples import Parts, make_batches
+from prox24_export.facts import measure_resident_mb, return_free_memory
 from prox24_export.option_values import AIMS_AT_DENSE_OUTPUT, Effort
 from prox24_export.passes.calibrate.schedule import Stage, schedule
 from prox24_export.passes.calibrate.streams import StageRunner
@@ -29,7 +29,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Rates:
-    """What this machine does in a second.
+    """How much this machine computes in a second.
 
     Attributes:
         single: Floating-point operations of a float32 matrix product.
@@ -43,14 +43,14 @@ class Rates:
 
     @classmethod
     def measured(cls) -> "Rates":
-        """Measured now, in about a second."""
+        """Measures this machine, which takes about a second."""
         x = torch.randn(TRIAL, TRIAL, generator=torch.Generator().manual_seed(0))
         gram = x @ x.T / TRIAL + torch.eye(TRIAL)
         cube, wide = float(TRIAL) ** 3, gram.double()
         return cls(
-            single=2 * cube / _fastest(lambda: x @ x),
-            double=2 * cube / _fastest(lambda: wide @ wide),
-            cholesky=cube / _fastest(lambda: torch.linalg.cholesky(wide)),
+            single=2 * cube / _time_fastest(lambda: x @ x),
+            double=2 * cube / _time_fastest(lambda: wide @ wide),
+            cholesky=cube / _time_fastest(lambda: torch.linalg.cholesky(wide)),
         )
 
 
@@ -111,7 +111,7 @@ class Costs:
 
 
 @dataclass
-class _Walk:
+class _ModelWalk:
     """What running one batch through the dense model showed."""
 
     base_mb: float
@@ -144,18 +144,18 @@ def plan_run(
         refines: Whether layers will be refined together afterwards.
         progress: Where to show progress.
     """
-    fit = batches(parts.fit, graph.inputs, "fit", size)
+    fit = make_batches(parts.fit, graph.inputs, "fit", size)
     costs = Costs(Rates.measured(), settings, 2 if parts.choice else 1)
     samples = max(1, min(size, len(parts.fit)))  # of the batch that is run here
     repeats = (len(parts.fit) + len(parts.choice)) / samples
     return_free_memory()
-    walk = _Walk(resident_memory_mb(), 4.0 * graph.parameters < find_available_memory(torch.device("cpu")) / 2)
+    walk = _ModelWalk(measure_resident_mb(), 4.0 * graph.parameters < find_available_memory(torch.device("cpu")) / 2)
     values: dict[str, Any] = dict(fit[0].feeds) if fit else {}
     stages = schedule(graph, linears) if fit else []
     with progress.stage("plan", len(stages)) as tick:
         for stage in stages:
             runner = StageRunner(graph, stage, {})
-            values = _walk(runner, stage, values, repeats, costs=costs, walk=walk)
+            values = _walk_stage(runner, stage, values, repeats, costs=costs, walk=walk)
             tick()
     reports = 2 * len(parts.report) / samples  # batches of the accuracy, dense and sparse
     # Opened twice; run twice on few samples before any work, read, written, verified, and run once for the estimate.
@@ -167,14 +167,14 @@ def plan_run(
     return Plan(memory, seconds, tuple(walk.stages), refines)
 
 
-def _walk(
-    runner: StageRunner, stage: Stage, values: dict[str, Any], repeats: float, *, costs: Costs, walk: _Walk
+def _walk_stage(
+    runner: StageRunner, stage: Stage, values: dict[str, Any], repeats: float, *, costs: Costs, walk: _ModelWalk
 ) -> dict[str, Any]:
     """Runs one stage twice, the first time with its weights to load; returns what later stages read."""
-    first, _ = _timed(lambda: runner.run(values))
-    again, results = _timed(lambda: runner.run(values))
+    first, _ = _time_action(lambda: runner.run(values))
+    again, results = _time_action(lambda: runner.run(values))
     if walk.is_cached:
-        first, _ = _timed(lambda: StageRunner(runner.graph, stage, {}).run(values))  # from memory now
+        first, _ = _time_action(lambda: StageRunner(runner.graph, stage, {}).run(values))  # from memory now
     loading = max(0.0, first - again)
     walk.loading += loading
     walk.running += again
@@ -202,11 +202,11 @@ def _mb(values: Iterable[Any]) -> float:
     return sum(float(getattr(value, "nbytes", 0)) for value in values) / MB
 
 
-def _timed(action: Callable[[], Result]) -> tuple[float, Result]:
+def _time_action(action: Callable[[], Result]) -> tuple[float, Result]:
     started = time.perf_counter()
     result = action()
     return time.perf_counter() - started, result
 
 
-def _fastest(action: Callable[[], Any]) -> float:
-    return min(_timed(action)[0] for _ in range(3))
+def _time_fastest(action: Callable[[], Any]) -> float:
+    return min(_time_action(action)[0] for _ in range(3))

@@ -8,33 +8,34 @@ from torch import nn
 
 from prox24_export import output
 from prox24_export.data import samples as data
-from prox24_export.engines.choice import EngineChoice, EngineRequest, choose
-from prox24_export.models import frontends
-from prox24_export.models.frontends import Frontend
+from prox24_export.engines.choice import EngineChoice, EngineRequest, choose_engine
+from prox24_export.models.find_frontend import find_frontend
+from prox24_export.models.frontend import Frontend
+from prox24_export.models.onnx import OnnxFile
 from prox24_export.passes.find_linears import FindLinears
 from prox24_export.passes.graph.protocol import Linear, Skipped, TracedGraph
 from prox24_export.results import reader
 from prox24_export.results.report import DataFacts, Report
 from prox24_export.settings import Settings
-from prox24_export.stages import samples as preparation
 from prox24_export.stages.run import Run
+from prox24_export.stages.samples import check_gates, collect_samples, find_batch_size
 
 ModelSource = str | Path | nn.Module
 
 
 @dataclass(frozen=True)
 class Job:
-    """What is known then.
+    """Everything that is known of a run before its work begins.
 
     Attributes:
         frontend: Reads and writes the model.
         graph: The dense model.
-        settings: Of the run.
+        settings: Every option of the run.
         target: The output folder.
-        found: Its linear layers, and what is skipped.
-        parts: Samples.
+        found: The linear layers of the model that can be pruned, and those that stay dense with their reason.
+        parts: The samples, in the three parts that never mix.
         facts: Which samples are used for what.
-        size: Samples in one call.
+        size: How many samples are joined in one call of the model.
         choice: The engine that measures at the end.
         baseline: An earlier run, against which nothing may regress; None where there is none.
     """
@@ -69,21 +70,21 @@ def prepare(  # noqa: PLR0917 - as `export` has them
     settings: Settings,
     run: Run,
 ) -> Job:
-    """Opens and checks; the arguments are those of `pipeline.export`.
+    """Opens the model and the samples, and checks everything; the arguments are those of `pipeline.export`.
 
     Raises:
         InputError: Model, data or options are unsuitable.
         UnavailableError: The engine that was asked for cannot be had here.
         OSError: The output cannot be written.
     """
-    calibration, example = data.peeked(calibration)
-    frontend = frontends.of(model, example)
+    calibration, example = data.peek_first_batch(calibration)
+    frontend = find_frontend(model, example)
     target = Path(out) if out is not None else Path(_default_out(frontend.path))
-    output.check(target, frontend.path, calibration, evaluation, force=settings.force)
-    baseline = None if settings.baseline is None else reader.load(Path(settings.baseline))
-    is_onnx = isinstance(frontend, frontends.Onnx)
+    output.check_target(target, frontend.path, calibration, evaluation, force=settings.force)
+    baseline = None if settings.baseline is None else reader.load_report(Path(settings.baseline))
+    is_onnx = isinstance(frontend, OnnxFile)
     request = EngineRequest(settings.engine, settings.precision, settings.min_speedup)
-    choice = choose(request, has_onnx=is_onnx or settings.onnx or frontend.always_onnx)
+    choice = choose_engine(request, has_onnx=is_onnx or settings.onnx or frontend.always_onnx)
     with run.timed("load"):
         graph = frontend.open()
         if settings.onnx or frontend.always_onnx:
@@ -92,10 +93,10 @@ def prepare(  # noqa: PLR0917 - as `export` has them
         found = FindLinears(settings.include, settings.exclude).call(graph=graph).layers
         needed = any(isinstance(layer, Linear) for layer in found)
     with run.timed("data"):
-        parts, facts_of_data = preparation.samples_of(graph, calibration, evaluation, settings, needed=needed)
-        size = preparation.batch_size(graph, parts)
+        parts, facts_of_data = collect_samples(graph, calibration, evaluation, settings, needed=needed)
+        size = find_batch_size(graph, parts)
         if needed:
-            preparation.check_gates(graph, parts, settings, size)
+            check_gates(graph, parts, settings, size)
     return Job(frontend, graph, settings, target, found, parts, facts_of_data, size, choice, baseline)
 
 

@@ -1,4 +1,4 @@
-"""Stage by stage: observe a layer's input in both streams, solve it, carry on with the pruned weight."""
+"""Pruning, stage by stage: a layer's input is observed in both streams, it is solved, and the next stage reads it."""
 
 from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -7,8 +7,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from prox24_export.data.samples import Parts
-from prox24_export.data.samples import batches as batches_of
+from prox24_export.data.samples import Parts, make_batches
 from prox24_export.errors import InputError
 from prox24_export.facts import return_free_memory
 from prox24_export.option_values import AIMS_AT_DENSE_OUTPUT
@@ -22,13 +21,13 @@ from prox24_export.passes.graph.lazy_tensors import LazyTensors
 from prox24_export.passes.graph.protocol import Linear, Skipped, TracedGraph
 from prox24_export.passes.sparsify import SolvedLayer, Sparsify
 from prox24_export.progress import Progress
-from prox24_export.results.mask import Thumbnail, thumbnail
+from prox24_export.results.mask import Thumbnail, make_thumbnail
 from prox24_export.results.report import Executions, LayerReport
 from prox24_export.settings import Settings
 
 
 @dataclass(frozen=True)
-class Pruned:
+class PrunedLayers:
     """What pruning leaves beside the weights: a row for every layer, and a corner of every mask."""
 
     layers: Sequence[LayerReport]
@@ -47,8 +46,8 @@ def prune(
     size: int,
     settings: Settings,
     progress: Progress,
-) -> Pruned:
-    """Stage by stage: observe, solve, carry on with the pruned weights.
+) -> PrunedLayers:
+    """Prunes every layer, stage by stage: each stage reads what the pruned layers before it give.
 
     Args:
         graph: The dense model.
@@ -57,57 +56,51 @@ def prune(
         weights: Takes the solved weights by name, as they are stored.
         held_back: Whether the choice part only chooses: masks and weights then do not see it.
         scratch: Folder for what is not kept in memory.
-        size: Samples in one call.
-        settings: How to solve.
+        size: How many samples are joined in one call of the model.
+        settings: How the layers are solved.
         progress: Where to show progress.
 
     Raises:
         InputError: A weight or an activation holds NaN or Inf.
     """
-    rows = [row_of(layer, graph.parameters) for layer in found]
-    place = {layer.name: index for index, layer in enumerate(found) if isinstance(layer, Linear)}
+    rows = [describe_layer(layer, graph.parameters) for layer in found]
     linears = [layer for layer in found if isinstance(layer, Linear)]
+    place = {layer.name: index for index, layer in enumerate(found) if isinstance(layer, Linear)}
     if not linears:
-        return Pruned(rows, None)
+        return PrunedLayers(rows, None)
     _expect_finite(graph, linears)
     stages = schedule(graph, linears)
     masks: dict[str, Thumbnail] = {}
-    batches = [
-        *batches_of(parts.fit, graph.inputs, "fit", size),
-        *batches_of(parts.choice, graph.inputs, "choice", size),
-    ]
-    offload = scratch if settings.offload else None
-    streams = Streams(graph, batches, offload)
+    sources = (("fit", parts.fit), ("choice", parts.choice))
+    batches = [batch for part, samples in sources for batch in make_batches(samples, graph.inputs, part, size)]
+    streams = Streams(graph, batches, scratch if settings.offload else None)
     calibrate = Calibrate(with_cross=settings.method in AIMS_AT_DENSE_OUTPUT)
     sparsify = Sparsify(settings.method, settings.effort, settings.damping, settings.blend, held_back)
     with progress.stage("calibrate and prune", len(stages) * len(batches) + len(linears)) as tick:
         for stage in stages:
             return_free_memory()
             seen = calibrate.call(streams=streams, stage=stage, weights=weights, tick=tick).observations
-            reached = []
+            by_name = {}
             for linear in stage.linears:
-                why = _unreached(seen[linear.name])
-                if why:
-                    rows[place[linear.name]] = row_of(skip_unreached(linear, why), graph.parameters)
+                if why := _why_unreached(seen[linear.name]):
+                    rows[place[linear.name]] = describe_layer(skip_unreached(linear, why), graph.parameters)
                 else:
-                    reached.append(linear)
-            by_name = {linear.name: linear for linear in reached}
+                    by_name[linear.name] = linear
             dense = LazyTensors(partial(_weight, graph, by_name), tuple(by_name))
             for solved in sparsify.call(weights=dense, observations=seen, tick=tick):
                 name = solved.name
-                rows[place[name]] = _solved_row(rows[place[name]], solved)
-                masks[name] = thumbnail(solved.solution.mask.cpu().numpy())
+                rows[place[name]] = _describe_solution(rows[place[name]], solved)
+                masks[name] = make_thumbnail(solved.solution.mask.cpu().numpy())
                 tick.tell(f"{name}: error {solved.solution.relative_error:.3g}")
                 weights[by_name[name].weight] = by_name[name].to_stored(solved.solution.weight)
-    executions = Executions(streams.executions, streams.one_pass, len(stages))
-    return Pruned(rows, executions, masks)
+    return PrunedLayers(rows, Executions(streams.executions, streams.one_pass, len(stages)), masks)
 
 
 def _weight(graph: TracedGraph, by_name: Mapping[str, Linear], name: str) -> Tensor:
     return graph.weight(by_name[name])
 
 
-def _unreached(seen: Observation) -> str:
+def _why_unreached(seen: Observation) -> str:
     if seen.fit.tokens == 0:
         return "no token came to it"
     return "its input was always zero" if float(seen.fit.dense.sum()) == 0 else ""
@@ -122,8 +115,13 @@ def _expect_finite(graph: TracedGraph, linears: Sequence[Linear]) -> None:
             )
 
 
-def row_of(layer: Linear | Skipped, parameters: int) -> LayerReport:
-    """A layer as the report has it before it is solved; `parameters` are the model's."""
+def describe_layer(layer: Linear | Skipped, parameters: int) -> LayerReport:
+    """Describes a layer as the report has it before it is solved.
+
+    Args:
+        layer: A layer, or what is skipped.
+        parameters: Entries of all weights of the model, of which the layer's are a share.
+    """
     share = layer.parameters / parameters if parameters else 0.0
     row = LayerReport(layer.name, layer.op, layer.weight, layer.k, layer.n, layer.parameters, share, "sparse")
     if isinstance(layer, Skipped):
@@ -131,7 +129,7 @@ def row_of(layer: Linear | Skipped, parameters: int) -> LayerReport:
     return replace(row, notes=layer.notes)
 
 
-def _solved_row(row: LayerReport, solved: SolvedLayer) -> LayerReport:
+def _describe_solution(row: LayerReport, solved: SolvedLayer) -> LayerReport:
     solution = solved.solution
     return replace(
         row,

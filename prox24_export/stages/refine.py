@@ -31,14 +31,18 @@ WANTED = "takes (pruned outputs, dense outputs), tuples of tensors, and returns 
 
 
 def open_differentiable(job: Job) -> Differentiable | RefinementReport | None:
-    """The model as what can be refined, or why it is not; None where it is not wanted or nothing is eligible.
+    """Opens the model as a differentiable function, or tells why it is not refined.
 
-    The choice part will decide, the fit part is refined on.
+    Returns:
+        The function; or a report that says why there is no refinement; or None where none is wanted, or no layer can
+        be pruned.
+
+    The layers are tuned on the fit part, and the choice part decides whether the result is kept.
     """
     graph, linears, parts, settings = job.graph, job.linears, job.parts, job.settings
     if settings.refine == "no" or not linears:
         return None
-    if (reason := _not_by_default(job) or _impossible(job)) is not None:
+    if (reason := _why_not_by_default(job) or _why_impossible(job)) is not None:
         return RefinementReport(kept=False, reason=reason)
     if settings.refine_loss is not None:
         _expect_loss(settings.refine_loss, graph, parts.fit[0])
@@ -53,11 +57,11 @@ def open_differentiable(job: Job) -> Differentiable | RefinementReport | None:
 def is_wanted(job: Job) -> bool:
     """Whether layers are refined, as far as the model lets them be."""
     wanted = job.settings.refine != "no" and bool(job.linears)
-    return wanted and (_not_by_default(job) or _impossible(job)) is None
+    return wanted and (_why_not_by_default(job) or _why_impossible(job)) is None
 
 
-def _not_by_default(job: Job) -> str | None:
-    """Why it has to be asked for; None where it was, or need not be."""
+def _why_not_by_default(job: Job) -> str | None:
+    """Tells why the refinement has to be asked for; None where it was asked for, or need not be."""
     if job.settings.refine != "auto":
         return None
     if job.facts is not None and job.facts.is_random:
@@ -66,16 +70,16 @@ def _not_by_default(job: Job) -> str | None:
         return f"{job.settings.method} is a baseline to compare with (--refine weights)"
     if (held := len(job.parts.choice)) < HELD_BACK_BY_DEFAULT:
         return f"{held} samples held back tell little, {HELD_BACK_BY_DEFAULT} would do (--refine weights)"
-    if (needed := _needed(job.graph, job.linears)) > MEMORY_BY_DEFAULT:
+    if (needed := _needed_bytes(job.graph, job.linears)) > MEMORY_BY_DEFAULT:
         return f"it takes about {needed / 2**30:.1f} GB of memory, and its time (--refine weights)"
     return None
 
 
-def _impossible(job: Job) -> str | None:
-    """Why it cannot be done with these samples on this machine; None where it can."""
+def _why_impossible(job: Job) -> str | None:
+    """Tells why the refinement cannot be done with these samples on this machine; None where it can."""
     if len(job.parts.choice) < 2:  # noqa: PLR2004 - a deviation takes two
         return "too few samples to hold any back, on which it could be judged"
-    needed, free = _needed(job.graph, job.linears), find_available_memory(torch.device("cpu"))
+    needed, free = _needed_bytes(job.graph, job.linears), find_available_memory(torch.device("cpu"))
     if needed > SHARE_OF_MEMORY * free:
         return f"it takes about {needed / 2**30:.1f} GB of memory, and {free / 2**30:.1f} GB are free"
     return None
@@ -89,7 +93,7 @@ def _expect_loss(spec: str, graph: TracedGraph, sample: data.Sample) -> None:
     """
     outputs = tuple(as_tensor(np.array(output)) for output in graph.runner()(sample.feeds))
     tracked = tuple(output.clone().requires_grad_(output.is_floating_point()) for output in outputs)
-    value = user_code.run(spec, "--refine-loss", WANTED, lambda function: function(tracked, outputs))
+    value = user_code.call_function(spec, "--refine-loss", WANTED, lambda function: function(tracked, outputs))
     samples = len(outputs[0]) if outputs and outputs[0].ndim else 1
     if not isinstance(value, Tensor) or not value.requires_grad or tuple(value.shape) not in {(), (samples,)}:
         shape = f" of shape {list(value.shape)}" if isinstance(value, Tensor) else ""
@@ -124,14 +128,14 @@ def refine(
     order = [value.name for value in graph.inputs]
     try:
         with progress.stage("refine", STEPS) as tick:
-            result = _settings(settings).call(
+            result = _pass_settings(settings).call(
                 dense=function.module,
                 weights=solved,
                 masks={name: tensor != 0 for name, tensor in solved.items()},
-                fit=_feeds(parts.fit, order),
-                choice=_feeds(parts.choice, order),
+                fit=_as_tensors(parts.fit, order),
+                choice=_as_tensors(parts.choice, order),
                 joinable=data.can_join(graph.inputs),
-                tick=_ticks(tick),
+                tick=_bar_of_shares(tick),
             )
     except InputError:
         raise
@@ -139,43 +143,45 @@ def refine(
         return RefinementReport(kept=False, reason=f"torch cannot run it: {first_line(error)}")
     if result.kept:
         weights.update(function.stored_tensors(graph, linears, result.weights))
-    return _report(result, len(parts.choice), _minutes(settings))
+    return _report(result, len(parts.choice), _limit_in_minutes(settings))
 
 
-def _settings(settings: Settings) -> RefineModel:
+def _pass_settings(settings: Settings) -> RefineModel:
     custom = None
     if (spec := settings.refine_loss) is not None:
 
         def custom(pruned: tuple[Tensor, ...], dense: tuple[Tensor, ...]) -> Tensor:
-            value: Tensor = user_code.run(spec, "--refine-loss", WANTED, lambda function: function(pruned, dense))
+            value: Tensor = user_code.call_function(
+                spec, "--refine-loss", WANTED, lambda function: function(pruned, dense)
+            )
             return value
 
     return RefineModel(
         which="weights" if settings.refine == "auto" else settings.refine,  # type: ignore[arg-type] # "no" comes not here
         mode=settings.refine_mode,
-        minutes=_minutes(settings),
+        minutes=_limit_in_minutes(settings),
         custom=custom,
         seed=settings.seed,
     )
 
 
-def _minutes(settings: Settings) -> float | None:
-    """Limit of its time; None: no limit."""
+def _limit_in_minutes(settings: Settings) -> float | None:
+    """The most minutes that the refinement may take; None where there is no limit."""
     by_default = settings.refine == "auto" and settings.refine_minutes is None
     return MINUTES_BY_DEFAULT if by_default else settings.refine_minutes
 
 
-def _needed(graph: TracedGraph, linears: Sequence[Linear]) -> float:
-    """Bytes: the dense model, and what is held of every pruned weight."""
+def _needed_bytes(graph: TracedGraph, linears: Sequence[Linear]) -> float:
+    """Bytes of the dense model, and of everything that is held of each pruned weight."""
     return 4.0 * graph.parameters + 4.0 * COPIES * sum(linear.parameters for linear in linears)
 
 
-def _feeds(samples: Sequence[data.Sample], order: Sequence[str]) -> list[tuple[Tensor, ...]]:
+def _as_tensors(samples: Sequence[data.Sample], order: Sequence[str]) -> list[tuple[Tensor, ...]]:
     return [tuple(as_tensor(sample.feeds[name]) for name in order) for sample in samples]
 
 
-def _ticks(tick: Callable[[], None]) -> Callable[[float, object], None]:
-    """Steps of a bar from shares of the work."""
+def _bar_of_shares(tick: Callable[[], None]) -> Callable[[float, object], None]:
+    """Makes steps of a progress bar of the shares of the work that are done."""
     done = 0
 
     def to(share: float, _epoch: object) -> None:
@@ -195,15 +201,22 @@ def _report(result: Refined, samples: int, minutes: float | None) -> RefinementR
     if minutes is not None and result.seconds >= 60 * minutes:
         reason += f"; cut short by its limit of {minutes:g} minutes (--refine-minutes)"
     curve = tuple(
-        EpochReport(segment, epoch.number, _known(epoch.train), _known(epoch.held))
+        EpochReport(segment, epoch.number, _finite_or_none(epoch.train), _finite_or_none(epoch.held))
         for segment, part in enumerate(result.parts)
         for epoch in part.curve
     )
     mode, seconds = result.mode, round(result.seconds, 3)
     return RefinementReport(
-        result.kept, reason, mode, samples, _known(result.before), _known(result.after), curve, seconds
+        result.kept,
+        reason,
+        mode,
+        samples,
+        _finite_or_none(result.before),
+        _finite_or_none(result.after),
+        curve,
+        seconds,
     )
 
 
-def _known(value: float) -> float | None:
+def _finite_or_none(value: float) -> float | None:
     return value if math.isfinite(value) else None

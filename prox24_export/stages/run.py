@@ -15,7 +15,7 @@ from prox24_export.settings import Settings
 
 @dataclass
 class Run:
-    """Of one run.
+    """What one run gathers.
 
     Attributes:
         progress: Where it shows how far it is.
@@ -33,20 +33,20 @@ class Run:
 
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:
-        """Adds the time that the block takes to that of `name`."""
+        """Adds the wall seconds that the block takes to those of the stage `name`."""
         begun = time.perf_counter()
         yield
         self.seconds[name] = round(self.seconds.get(name, 0.0) + time.perf_counter() - begun, 3)
 
     def warn_about_globs(self, settings: Settings, found: Sequence[Linear | Skipped]) -> None:
-        """Warns of globs that match nothing."""
+        """Warns of every glob of `--include` and `--exclude` that matches no layer."""
         for option, globs in (("--include", settings.include), ("--exclude", settings.exclude)):
             for glob in globs:
                 if not any(matches(glob, {layer.name, layer.weight or ""}) for layer in found):
                     self.warnings.append(f"{option} {glob} matches no layer.")
 
     def warn_about(self, graph: TracedGraph, facts_of_data: DataFacts | None) -> None:
-        """Warns of what model and data cannot give."""
+        """Warns of what cannot be measured with this model and these samples, and why."""
         if graph.runs_in_float32:
             self.warnings.append(
                 f"ONNX Runtime has no CPU kernels for {' and '.join(graph.runs_in_float32)} here: calibration and "

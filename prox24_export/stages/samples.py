@@ -1,4 +1,4 @@
-"""Before any work: the samples in their parts, how many go into one call, and whether the gates can be answered."""
+"""The samples of a run: in their parts, as many in a call as the model takes, and enough to answer the gates."""
 
 import itertools
 from collections.abc import Callable, Sequence
@@ -6,6 +6,7 @@ from pathlib import Path
 
 from prox24_export.data import samples as data
 from prox24_export.data import text
+from prox24_export.data.random_samples import RANDOM_SAMPLES, draw_random
 from prox24_export.errors import InputError
 from prox24_export.passes.front_onnx import runtime
 from prox24_export.passes.graph.arrays import Array
@@ -18,7 +19,7 @@ from prox24_export.validation.arrays import is_float
 OUTPUT_VALUES = 1 << 25  # entries of one output in one batch
 
 
-def samples_of(
+def collect_samples(
     graph: TracedGraph,
     calibration: data.Source | None,
     evaluation: data.Source | None,
@@ -26,7 +27,7 @@ def samples_of(
     *,
     needed: bool,
 ) -> tuple[data.Parts, DataFacts | None]:
-    """Samples in three parts that never mix.
+    """Collects the samples of a run in three parts that never mix.
 
     Args:
         graph: Knows the inputs.
@@ -44,27 +45,27 @@ def samples_of(
         raise InputError("--stride is for windows over one text. Give --evaluation a .txt file, or leave it out.")
 
     def tokenizer(stride: int | None) -> Callable[[Path, str], Array]:
-        return lambda file, option: text.rows(file, graph.path, settings.sequence, stride, option)
+        return lambda file, option: text.read_token_rows(file, graph.path, settings.sequence, stride, option)
 
     if not needed and calibration is None and evaluation is None:
         return data.Parts((), (), ()), None
     if calibration is None and not needed:
         samples = []
     elif calibration is None:
-        count = settings.samples or data.RANDOM_SAMPLES
-        samples = data.random(graph.inputs, graph.gathered_rows, settings.random_shapes, count, settings.seed)
+        count = settings.samples or RANDOM_SAMPLES
+        samples = draw_random(graph.inputs, graph.gathered_rows, settings.random_shapes, count, settings.seed)
     else:
-        samples = data.read(calibration, graph.inputs, "--calibration", tokenizer(None))
+        samples = data.read_samples(calibration, graph.inputs, "--calibration", tokenizer(None))
     _expect_rows(graph, samples, "--calibration")
-    parts = data.split(samples, with_report=evaluation is None, seed=settings.seed, limit=settings.samples)
+    parts = data.split_samples(samples, with_report=evaluation is None, seed=settings.seed, limit=settings.samples)
     if evaluation is not None:
-        report = data.read(evaluation, graph.inputs, "--evaluation", tokenizer(settings.stride))
+        report = data.read_samples(evaluation, graph.inputs, "--evaluation", tokenizer(settings.stride))
         _expect_rows(graph, report, "--evaluation")
         parts = data.Parts(parts.fit, parts.choice, report)
-    source = ("random" if needed else "none") if calibration is None else _described(calibration)
+    source = ("random" if needed else "none") if calibration is None else _describe_source(calibration)
     return parts, DataFacts(
         calibration=source,
-        evaluation=f"a fifth of {source}" if evaluation is None else _described(evaluation),
+        evaluation=f"a fifth of {source}" if evaluation is None else _describe_source(evaluation),
         fit=len(parts.fit),
         choice=len(parts.choice),
         report=len(parts.report),
@@ -73,7 +74,7 @@ def samples_of(
 
 
 def _expect_rows(graph: TracedGraph, samples: Sequence[data.Sample], option: str) -> None:
-    """Refuses indices beyond the table that they gather from."""
+    """Refuses samples with an index that the table it is looked up in does not have."""
     for name, rows in graph.gathered_rows.items():
         for index, sample in enumerate(samples):
             ids = sample.feeds[name]
@@ -84,12 +85,12 @@ def _expect_rows(graph: TracedGraph, samples: Sequence[data.Sample], option: str
                 )
 
 
-def _described(source: data.Source) -> str:
+def _describe_source(source: data.Source) -> str:
     return str(source) if isinstance(source, (str, Path)) else "feed dictionaries"
 
 
-def batch_size(graph: TracedGraph, parts: data.Parts) -> int:
-    """Samples per call. One where the model declares a dynamic batch but cannot run a larger one.
+def find_batch_size(graph: TracedGraph, parts: data.Parts) -> int:
+    """Finds how many samples to join in one call; one where the model cannot run two, whatever it declares.
 
     Raises:
         InputError: The model cannot be run on the largest sample.
@@ -98,7 +99,7 @@ def batch_size(graph: TracedGraph, parts: data.Parts) -> int:
     if not every:
         return 1
     run = graph.runner()
-    size = min(data.batch_size(part) for part in every)
+    size = min(data.choose_batch_size(part) for part in every)
     if size > 1 and graph.predicts_next_token:  # its output is as many times its input as there are tokens to choose
         try:
             size = max(1, min(size, OUTPUT_VALUES // _largest_output(run(every[0][0].feeds))))
@@ -106,7 +107,7 @@ def batch_size(graph: TracedGraph, parts: data.Parts) -> int:
             told = runtime.shorten_message(error)
             raise InputError(f"{graph.path} cannot be run on the first sample: {told}.") from error
     for attempt in dict.fromkeys((min(size, 2), 1)):  # a model that runs two samples at once runs more
-        groups = (feeds for part in every for feeds, _ in data.joined(part, graph.inputs, attempt))
+        groups = (feeds for part in every for feeds, _ in data.join_samples(part, graph.inputs, attempt))
         feeds = max(groups, key=lambda group: sum(array.size for array in group.values()))  # the largest there will be
         try:
             run(feeds)
@@ -137,13 +138,13 @@ def check_gates(graph: TracedGraph, parts: data.Parts, settings: Settings, size:
     if settings.min_snr is not None and not parts.report:
         raise InputError("--min-snr needs at least one sample to compare outputs on. Give --evaluation.")
     if settings.min_snr is not None:
-        feeds, _ = next(data.joined(parts.report, graph.inputs, size))
+        feeds, _ = next(data.join_samples(parts.report, graph.inputs, size))
         if not any(is_float(output) for output in graph.runner()(feeds)):
             raise InputError("--min-snr needs a float output. This model has none; leave the gate out.")
     if labelled:
-        feeds, labels = next(data.joined(labelled, graph.inputs, size))
+        feeds, labels = next(data.join_samples(labelled, graph.inputs, size))
         if labels is not None:
-            accuracy.labelled_output(graph.runner()(feeds), labels)
+            accuracy.find_labelled_output(graph.runner()(feeds), labels)
     _expect_metrics(graph, parts, settings, size)
 
 
@@ -154,14 +155,14 @@ def _expect_metrics(graph: TracedGraph, parts: data.Parts, settings: Settings, s
     if not parts.report:
         raise InputError("--max-metric-change needs at least one sample to measure. Give --evaluation.")
     run, token = graph.runner(), graph.inputs[0].name if graph.predicts_next_token else None
-    first = itertools.islice(data.joined(parts.report, graph.inputs, size), 1)
-    found = accuracy.compare(run, run, graph.outputs, first, samples=size, next_token=token, tick=lambda: None)
+    first = itertools.islice(data.join_samples(parts.report, graph.inputs, size), 1)
+    found = accuracy.compare_models(run, run, graph.outputs, first, samples=size, next_token=token, tick=lambda: None)
     if settings.max_accuracy_drop is not None and "top1" not in found.dense:
         raise InputError(
             "--max-accuracy-drop is about top-1: expected 'labels' that are indices of classes. Use "
             "--max-metric-change for the metric of these, or --min-snr."
         )
-    if settings.max_metric_change is not None and settings.metric is None and not gates.gated_metrics(found):
+    if settings.max_metric_change is not None and settings.metric is None and not gates.find_gated_metrics(found):
         raise InputError(
             "--max-metric-change needs a metric other than top-1: expected a language model, 'labels' that are "
             "references, or --metric module:function. Use --max-accuracy-drop for top-1."

@@ -9,7 +9,7 @@ from prox24_export.passes.graph.protocol import Linear
 from prox24_export.results.budget import BudgetReport
 from prox24_export.results.report import RefinementReport
 from prox24_export.stages.prepare import Job
-from prox24_export.stages.prune import Pruned, prune
+from prox24_export.stages.prune import PrunedLayers, prune
 from prox24_export.stages.refine import open_differentiable, refine
 from prox24_export.stages.run import Run
 from prox24_export.stages.weight_store import WeightStore
@@ -27,7 +27,7 @@ class SolvedModel:
     """
 
     weights: WeightStore
-    pruned: Pruned
+    pruned: PrunedLayers
     refinement: RefinementReport | None
     budget: BudgetReport | None = None
 
@@ -52,7 +52,7 @@ def solve(job: Job, scratch: Path, run: Run) -> SolvedModel:
     """
     weights = WeightStore(scratch)
 
-    def layer_by_layer(*, held_back: bool) -> Pruned:
+    def layer_by_layer(*, held_back: bool) -> PrunedLayers:
         weights.clear()
         with run.timed("prune"):
             return prune(

@@ -4,7 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from prox24_export.data import samples as data
-from prox24_export.models import frontends
+from prox24_export.models.find_frontend import find_frontend
+from prox24_export.models.frontend import ONNX_MODEL
+from prox24_export.models.onnx import OnnxFile
 from prox24_export.passes.front_torch.emit_onnx import verify_onnx
 from prox24_export.passes.graph.protocol import TracedGraph
 from prox24_export.passes.verify_pattern import VerifyPattern
@@ -34,12 +36,12 @@ class WrittenModel:
             job: What was run.
             scratch: Folder for the dense one of a torch model, which is written only where an engine will read it.
         """
-        if isinstance(job.frontend, frontends.Onnx):
+        if isinstance(job.frontend, OnnxFile):
             return job.frontend.path, self.path
         if not job.wants_onnx:
             return None, None
         needed = job.choice.engine in {"tensorrt", "onnxruntime"} or job.choice.writes_files
-        return (job.frontend.write_onnx(job.graph, scratch) if needed else None), self.folder / "model.onnx"
+        return (job.frontend.write_onnx(job.graph, scratch) if needed else None), self.folder / ONNX_MODEL
 
 
 def write_model(job: Job, solved: SolvedModel, folder: Path, run: Run) -> WrittenModel:
@@ -59,9 +61,9 @@ def write_model(job: Job, solved: SolvedModel, folder: Path, run: Run) -> Writte
     with run.timed("save"):
         path = job.frontend.write(job.graph, solved.weights, folder)
     with run.timed("verify"):
-        sparse = frontends.of(path).open()
+        sparse = find_frontend(path).open()
         VerifyPattern().call(graph=sparse, linears=linears)
         if job.wants_onnx:
-            feeds, _ = next(data.joined(job.parts.report or job.parts.fit, job.graph.inputs, 1), (None, None))
-            verify_onnx(frontends.of(job.frontend.write_onnx(sparse, folder)).open(), sparse, linears, feeds)
+            feeds, _ = next(data.join_samples(job.parts.report or job.parts.fit, job.graph.inputs, 1), (None, None))
+            verify_onnx(find_frontend(job.frontend.write_onnx(sparse, folder)).open(), sparse, linears, feeds)
     return WrittenModel(path, sparse, folder)

@@ -1,1 +1,1 @@
-"""What the sparse model is worth: accuracy against the dense one, and gates on it."""
+"""What the sparse model is worth: its accuracy against the dense model, and the gates on it."""

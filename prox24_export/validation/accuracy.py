@@ -1,4 +1,4 @@
-"""Dense against sparse, on samples that were used for nothing else."""
+"""The dense model against the sparse one, on samples that were used for nothing else."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,14 +12,14 @@ from prox24_export.results.report import AccuracyReport, Change
 from prox24_export.validation import intervals
 from prox24_export.validation.arrays import has_classes, is_float, is_image
 from prox24_export.validation.intervals import PairedRows
-from prox24_export.validation.metrics import BETTER, IGNORED, Embeddings, Hits, References, reference_output
+from prox24_export.validation.metrics import BETTER, IGNORED, Embeddings, Hits, References, find_reference_output
 from prox24_export.validation.output_sums import OutputSums
 from prox24_export.validation.perplexity import Perplexity
 
 
 @dataclass
 class _Sums:
-    """Everything that is measured, over batches."""
+    """Everything that is measured, summed up over batches."""
 
     names: Sequence[str]
     next_token: str | None
@@ -34,7 +34,7 @@ class _Sums:
     def add(
         self, feeds: Mapping[str, Array], labels: Array | None, dense: Sequence[Array], sparse: Sequence[Array]
     ) -> None:
-        samples = _samples(feeds, labels)
+        samples = _count_samples(feeds, labels)
         for index, (one, other) in enumerate(zip(dense, sparse, strict=True)):
             if is_float(one):
                 self.outputs.setdefault(index, OutputSums()).add(one, other, samples)
@@ -46,8 +46,8 @@ class _Sums:
 
     def _add_labelled(self, dense: Sequence[Array], sparse: Sequence[Array], labels: Array, samples: int) -> None:
         if self.labelled is None:
-            index = labelled_output(dense, labels)
-            reference = reference_output(dense, labels) is not None
+            index = find_labelled_output(dense, labels)
+            reference = find_reference_output(dense, labels) is not None
             self.labelled = References(index, is_image(dense[index])) if reference else Hits(index)
         if isinstance(self.labelled, Hits):
             self.labelled.add(dense, sparse, labels, samples)
@@ -55,13 +55,13 @@ class _Sums:
             self.labelled.add(dense, sparse, labels)
 
     def rows(self) -> dict[str, PairedRows]:
-        """Every metric by name. Embeddings are one where nothing else says what the model is worth."""
+        """Returns every metric by name; embeddings count where nothing else says what the model is worth."""
         found = {} if self.labelled is None else dict(self.labelled.rows())
         found |= dict(self.perplexity.rows())
         return found or dict(self.embeddings.rows())
 
 
-def compare(
+def compare_models(
     dense: Runner,
     sparse: Runner,
     names: Sequence[str],
@@ -72,20 +72,21 @@ def compare(
     stride: int | None = None,
     tick: Callable[[], None],
 ) -> AccuracyReport:
-    """Runs both models on the same batches.
+    """Runs both models on the same batches and measures how they differ.
 
     Args:
-        dense: Feeds to outputs, in the order of `names`.
-        sparse: The same.
-        names: Outputs of both.
-        batches: (feeds, labels or None).
-        samples: How many the batches hold.
-        next_token: Input whose next token the first output predicts: perplexity is then measured.
-        stride: See `Perplexity`.
-        tick: Called once a batch.
+        dense: Runs the dense model: from feeds to outputs, in the order of `names`.
+        sparse: Runs the sparse model, likewise.
+        names: The names of the outputs of both.
+        batches: The feeds of each batch, with its labels or None.
+        samples: The number of samples in all batches.
+        next_token: The input whose next token the first output predicts, for which perplexity is measured; None where
+            there is no such input.
+        stride: The number of tokens by which windows advance; see `Perplexity`.
+        tick: Called once for each batch.
 
     Raises:
-        InputError: Labels fit no output.
+        InputError: The labels fit no output.
     """
     sums = _Sums(names, next_token, Perplexity(stride))
     for feeds, labels in batches:
@@ -93,7 +94,7 @@ def compare(
         tick()
     rows = sums.rows()
     values = {name: row.values() for name, row in rows.items()}
-    changes: list[Change | None] = [intervals.change(name, row) for name, row in rows.items()]
+    changes: list[Change | None] = [intervals.estimate_change(name, row) for name, row in rows.items()]
     return AccuracyReport(
         samples=samples,
         dense={name: value for name, (value, _) in values.items()},
@@ -104,8 +105,8 @@ def compare(
     )
 
 
-def _samples(feeds: Mapping[str, Array], labels: Array | None) -> int:
-    """Of a batch: the first axis of its inputs, unless labels say that it is none."""
+def _count_samples(feeds: Mapping[str, Array], labels: Array | None) -> int:
+    """Counts the samples of a batch: by the first axis of its inputs, unless the labels contradict that."""
     sizes = {len(array) for array in feeds.values() if np.ndim(array)}
     count = max(sizes, default=1)
     if labels is None:
@@ -113,17 +114,21 @@ def _samples(feeds: Mapping[str, Array], labels: Array | None) -> int:
     return count if len(sizes) == 1 and count and labels.size % count == 0 else len(labels)
 
 
-def labelled_output(outputs: Sequence[Array], labels: Array) -> int:
-    """Index of the float output that the labels are of.
+def find_labelled_output(outputs: Sequence[Array], labels: Array) -> int:
+    """Finds the float output that the labels are of, and returns its index.
 
-    Floats of an output's shape, or an image, are its reference. Else it has one arg-max per label and a class for
-    each; where several do, such as an embedding beside the logits, it is the one whose arg-max agrees with most labels.
-    A label of −100 counts for nothing.
+    Labels that are floats of an output's shape, or an image, are the reference of that output. Else the output has one
+    arg-max for each label and a class for each value; where several outputs do, such as an embedding beside the logits,
+    it is the one whose arg-max agrees with most labels. A label of −100 counts for nothing.
+
+    Args:
+        outputs: The outputs of the dense model for a batch.
+        labels: The labels of the batch.
 
     Raises:
-        InputError: There is none, or labels are neither integers nor a reference.
+        InputError: There is no such output, or the labels are neither integers nor a reference.
     """
-    reference = reference_output(outputs, labels)
+    reference = find_reference_output(outputs, labels)
     if reference is not None:
         return reference
     if labels.dtype.kind not in "iu":

@@ -1,4 +1,4 @@
-"""What an output's shape says it is."""
+"""What the shape of an output says of its content."""
 
 import numpy as np
 
@@ -21,12 +21,12 @@ def has_classes(output: Array) -> bool:
 
 
 def looks_like_classes(output: Array) -> bool:
-    """[N, C] or [N, T, C] with at least two classes."""
+    """Whether an output is [N, C] or [N, T, C] with at least two classes."""
     return has_classes(output) and output.ndim <= MOST_CLASS_AXES
 
 
 def is_image(output: Array) -> bool:
-    """[N, C, H, W] or [N, H, W, C] with 1, 3 or 4 channels and at least 8 × 8 pixels."""
+    """Whether an output is [N, C, H, W] or [N, H, W, C] with 1, 3 or 4 channels and at least 8 × 8 pixels."""
     if output.ndim != IMAGE_AXES:
         return False
     _, first, middle, last = output.shape

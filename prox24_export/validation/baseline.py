@@ -1,4 +1,4 @@
-"""A run against an earlier one: accuracy, latency and the number of sparse layers may not get worse.
+"""A run against an earlier one: accuracy, latency and the number of sparse layers must not get worse.
 
 Tolerances lie between what repeating a run changes and what must be caught. The same command on the same machine gives
 the same accuracy to the bit, and one image of 500 (0.2 points) more or less on another; 0.5 points are a regression.
@@ -10,12 +10,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from prox24_export.results.engine import EngineReport, LatencyPoint
-from prox24_export.results.reader import load
 from prox24_export.results.report import AccuracyReport, Gate, LayerReport, Report
-from prox24_export.validation.gates import at_least, at_most, worsening
+from prox24_export.validation.gates import check_at_least, check_at_most, measure_worsening
 from prox24_export.validation.metrics import UNITS
-
-__all__ = ["BaselineComparison", "compare", "load"]
 
 POINTS = 0.25  # of a metric in points
 SHARE = 0.01  # of a metric in another unit, relative to its earlier value
@@ -25,13 +22,18 @@ SLOWER = 3.0  # per cent of the sparse engine's median
 
 @dataclass(frozen=True)
 class BaselineComparison:
-    """Gates named `baseline …`, and what could not be compared."""
+    """What the comparison with an earlier run says.
+
+    Attributes:
+        gates: The gates, whose names begin with `baseline`.
+        warnings: What could not be compared, or only with reservations, a sentence each.
+    """
 
     gates: tuple[Gate, ...]
     warnings: tuple[str, ...]
 
 
-def compare(
+def compare_with_baseline(
     earlier: Report,
     accuracy: AccuracyReport | None,
     *,
@@ -39,52 +41,54 @@ def compare(
     layers: Sequence[LayerReport] = (),
     strict: bool = False,
 ) -> BaselineComparison:
-    """Verdicts on everything that the earlier run measured.
+    """Compares a run with an earlier one, in everything that the earlier one measured.
 
-    A metric that was measured before and is not now does not pass. Latency is compared where engine, precision and
-    device are the same, at shapes that both runs timed; else there is a warning and no verdict.
+    A metric that was measured before and is not measured now does not pass. Latency is compared where engine, precision
+    and device are the same, at the shapes that both runs timed; else there is a warning and no verdict.
 
     Args:
-        earlier: The baseline; `load(Path)` reads it, before any work.
+        earlier: The baseline; `load_report(Path)` reads it, before any work.
         accuracy: Of this run.
         engine: Of this run.
         layers: Of this run.
         strict: Also compare the bad ends of both runs' intervals: an accuracy that fewer samples support has regressed.
     """
-    warnings = [*_other_data(earlier.accuracy, accuracy)]
-    gates = [*_accuracy(earlier.accuracy, accuracy, strict=strict)]
-    times, why = _latency(earlier.engine, engine)
+    warnings = [*_warn_of_other_data(earlier.accuracy, accuracy)]
+    gates = [*_check_metrics(earlier.accuracy, accuracy, strict=strict)]
+    times, why = _check_latency(earlier.engine, engine)
     gates += times
     warnings += why
     before, now = (float(sum(layer.state == "sparse" for layer in rows)) for rows in (earlier.layers, layers))
-    gates.append(at_least("baseline sparse layers", (now, None, None), before, "layers", strict=False))
+    gates.append(check_at_least("baseline sparse layers", (now, None, None), before, "layers", strict=False))
     return BaselineComparison(tuple(gates), tuple(warnings))
 
 
-def _accuracy(before: AccuracyReport | None, now: AccuracyReport | None, *, strict: bool) -> Iterator[Gate]:
+def _check_metrics(before: AccuracyReport | None, now: AccuracyReport | None, *, strict: bool) -> Iterator[Gate]:
     if before is None:
         return
     if not before.sparse:
-        yield from _snr(before, now)
+        yield from _check_snr(before, now)
     for metric, value in before.sparse.items():
         unit = UNITS.get(metric.split()[0], "")
         limit = POINTS if unit == "points" else SHARE * abs(value)
         found = None if now is None else now.sparse.get(metric)
         better: str = before.better.get(metric) or (None if now is None else now.better.get(metric)) or ""
-        drop = None if found is None else _worse(found - value, better)
-        yield at_most(f"baseline {metric}", None if drop is None else (drop, None, None), limit, unit, strict=False)
-        ends = [worsening(report, metric, better) for report in (before, now)]
+        drop = None if found is None else _find_worsening(found - value, better)
+        yield check_at_most(
+            f"baseline {metric}", None if drop is None else (drop, None, None), limit, unit, strict=False
+        )
+        ends = [measure_worsening(report, metric, better) for report in (before, now)]
         if strict and ends[0] is not None and ends[0][2] is not None:
             worst = None if ends[1] is None or ends[1][2] is None else (ends[1][2] - ends[0][2], None, None)
-            yield at_most(f"baseline {metric}, bad end", worst, limit, unit, strict=False)
+            yield check_at_most(f"baseline {metric}, bad end", worst, limit, unit, strict=False)
 
 
-def _worse(change: float, better: str) -> float:
+def _find_worsening(change: float, better: str) -> float:
     return {"higher": -change, "lower": change}.get(better, abs(change))
 
 
-def _snr(before: AccuracyReport, now: AccuracyReport | None) -> Iterator[Gate]:
-    """Agreement with the dense model, where nothing says what the model is worth."""
+def _check_snr(before: AccuracyReport, now: AccuracyReport | None) -> Iterator[Gate]:
+    """Compares the agreement with the dense model, for runs whose metrics do not say what the model is worth."""
     worst = [
         min((math.inf if output.snr_db is None else output.snr_db for output in report.outputs), default=None)
         for report in (before, now)
@@ -94,10 +98,10 @@ def _snr(before: AccuracyReport, now: AccuracyReport | None) -> Iterator[Gate]:
         return
     found = worst[1] if len(worst) > 1 else None
     drop = None if found is None else 0.0 if found == worst[0] else worst[0] - found  # inf − inf is no number
-    yield at_most("baseline snr", None if drop is None else (drop, None, None), DECIBELS, "dB", strict=False)
+    yield check_at_most("baseline snr", None if drop is None else (drop, None, None), DECIBELS, "dB", strict=False)
 
 
-def _other_data(before: AccuracyReport | None, now: AccuracyReport | None) -> Iterator[str]:
+def _warn_of_other_data(before: AccuracyReport | None, now: AccuracyReport | None) -> Iterator[str]:
     if before is None or now is None:
         return
     moved = [
@@ -115,7 +119,7 @@ def _other_data(before: AccuracyReport | None, now: AccuracyReport | None) -> It
         )
 
 
-def _latency(before: EngineReport | None, now: EngineReport | None) -> tuple[list[Gate], list[str]]:
+def _check_latency(before: EngineReport | None, now: EngineReport | None) -> tuple[list[Gate], list[str]]:
     if before is None or not before.latency:
         return [], []
     told = "--baseline: latency is not compared: "
@@ -139,7 +143,7 @@ def _latency(before: EngineReport | None, now: EngineReport | None) -> tuple[lis
             f"{now.version or 'of unknown version'} here."
         )
     slower = max(100 * (point.sparse.median / earlier.sparse.median - 1) for earlier, point in pairs)
-    return [at_most("baseline latency", (slower, None, None), SLOWER, "%", strict=False)], warnings
+    return [check_at_most("baseline latency", (slower, None, None), SLOWER, "%", strict=False)], warnings
 
 
 def _shapes(point: LatencyPoint) -> dict[str, tuple[int, ...]]:

@@ -1,4 +1,4 @@
-"""The user's own metric."""
+"""The user's own metric, a function that is given with `--metric`."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -17,7 +17,7 @@ from prox24_export.validation.intervals import FloatArray, PairedRows
 
 MetricBatches = Iterable[tuple[Mapping[str, Array], Array | None]]
 WANTED = "takes (run, batches) and returns a number, or numbers by name"
-SUMS = 2  # totals and what they count
+SUMS = 2  # arrays that a metric by sample may come as: totals and weights
 
 
 @dataclass(frozen=True)
@@ -25,10 +25,11 @@ class Measured:
     """What the function returned for one model.
 
     Attributes:
-        values: Of every metric by name.
-        totals: Of those that came by sample: totals and weights, each [n]; the value is `Σ total / Σ weight`.
-        better: Which direction is good, where the function's attribute `better` says so.
-        steps: Of metrics by sample whose totals are counts: those change by 1 at least.
+        values: The value of every metric, by name.
+        totals: The totals and weights, float64 [n] each, of the metrics that came by sample; such a metric's value is
+            `Σ total / Σ weight`.
+        better: The good direction of the metrics for which the function's attribute `better` names one.
+        steps: The names of the metrics by sample whose totals are counts, which change by 1 at least.
     """
 
     values: dict[str, float]
@@ -38,16 +39,17 @@ class Measured:
 
 
 def measure_samples(spec: str, model: Runner, names: Sequence[str], batches: MetricBatches) -> Measured:
-    """Calls `module:function` with a model and the evaluation batches.
+    """Calls the user's function with a model and the evaluation batches.
 
     Args:
-        spec: The function takes `run`, from feeds by input name to outputs by output name, and `batches`, a list of
-            (feeds, labels or None). It returns a metric, or metrics by name. A metric is a number; an array of one
-            number a sample, of which it is the mean; or two such arrays, of which it is the ratio of the sums (errors
-            and words). Its attribute `better`, if it has one, is `"higher"`, `"lower"`, or one of these by name.
-        model: Feeds to outputs, in the order of `names`.
-        names: Outputs.
-        batches: What the function gets.
+        spec: The function as `module:function`. It takes `run`, which makes outputs by name of feeds by input name, and
+            `batches`, a list of pairs of feeds and labels, or None for no labels. It returns a metric, or metrics by
+            name. A metric is a number; or an array of one number for each sample, whose mean is its value; or two such
+            arrays, such as errors and words, the ratio of whose sums is its value. The function's attribute `better`,
+            if it has one, is `"higher"` or `"lower"`, or one of these for each metric by name.
+        model: Runs the model: from feeds to outputs, in the order of `names`.
+        names: The names of the outputs.
+        batches: The batches that the function gets, as copies.
 
     Raises:
         InputError: The function fails, or returns something else.
@@ -57,33 +59,33 @@ def measure_samples(spec: str, model: Runner, names: Sequence[str], batches: Met
         return dict(zip(names, model(feeds), strict=True))
 
     def use(function: Callable[..., Any]) -> tuple[Any, Any]:
-        return function(run, _copies(batches)), getattr(function, "better", {})
+        return function(run, _copy_batches(batches)), getattr(function, "better", {})
 
-    returned, better = user_code.run(spec, "--metric", WANTED, use)
+    returned, better = user_code.call_function(spec, "--metric", WANTED, use)
     found = returned if isinstance(returned, Mapping) else {spec.rpartition(":")[2]: returned}
     values: dict[str, float] = {}
     totals: dict[str, tuple[FloatArray, FloatArray]] = {}
     steps = set()
     for key, value in found.items():
         name = str(key)
-        sides = _by_sample(value)
+        sides = _split_by_sample(value)
         if sides is None:
-            values[name] = _number(value, spec)
+            values[name] = _expect_number(value, spec)
             continue
-        total, weight = (_finite(side, value, spec) for side in sides)
+        total, weight = (_expect_finite(side, value, spec) for side in sides)
         if len(total) != len(weight) or (weight < 0).any() or weight.sum() <= 0:
             raise InputError(
                 f"--metric {spec} returned {name!r} as {len(total)} totals and {len(weight)} weights that sum to "
                 f"{weight.sum():g}. Expected as many of both, one a sample; no weight negative, not all 0."
             )
         values[name], totals[name] = float(total.sum() / weight.sum()), (total, weight)
-        if _counts(sides[0]):
+        if _are_counts(sides[0]):
             steps.add(name)
-    return Measured(values, totals, _better(better, values, spec), frozenset(steps))
+    return Measured(values, totals, _check_directions(better, values, spec), frozenset(steps))
 
 
-def add_to(report: AccuracyReport, dense: Measured, sparse: Measured) -> AccuracyReport:
-    """The report with the user's metrics: values, direction, and intervals of those that came by sample.
+def add_metrics(report: AccuracyReport, dense: Measured, sparse: Measured) -> AccuracyReport:
+    """Returns the report with the user's metrics: values, directions, and intervals of those that came by sample.
 
     Raises:
         InputError: The function returned other names for the sparse model.
@@ -93,7 +95,7 @@ def add_to(report: AccuracyReport, dense: Measured, sparse: Measured) -> Accurac
             f"--metric returned {sorted(dense.values)} of the dense model and {sorted(sparse.values)} of the sparse "
             "one. Expected the same names."
         )
-    found = [intervals.change(name, rows) for name, rows in _paired(dense, sparse).items()]
+    found = [intervals.estimate_change(name, rows) for name, rows in _pair_samples(dense, sparse).items()]
     return replace(
         report,
         dense={**report.dense, **dense.values},
@@ -106,8 +108,8 @@ def add_to(report: AccuracyReport, dense: Measured, sparse: Measured) -> Accurac
     )
 
 
-def _paired(dense: Measured, sparse: Measured) -> dict[str, PairedRows]:
-    """By name; a metric whose weights differ between the models has no pairs."""
+def _pair_samples(dense: Measured, sparse: Measured) -> dict[str, PairedRows]:
+    """Pairs the samples of both models for each metric; one whose weights differ between the models has no pairs."""
     pairs = {}
     for name, (total, weight) in dense.totals.items():
         if name in sparse.totals and np.array_equal(sparse.totals[name][1], weight):
@@ -116,8 +118,8 @@ def _paired(dense: Measured, sparse: Measured) -> dict[str, PairedRows]:
     return pairs
 
 
-def _by_sample(value: Any) -> tuple[Array, Array] | None:
-    """Totals and weights; None of a single number."""
+def _split_by_sample(value: Any) -> tuple[Array, Array] | None:
+    """Returns totals and weights of a metric by sample; None for a single number."""
     if isinstance(value, tuple) and len(value) == SUMS and all(np.ndim(side) == 1 for side in value):
         return np.asarray(value[0]), np.asarray(value[1])
     if isinstance(value, (str, bytes)) or np.ndim(value) != 1 or not len(value):
@@ -125,21 +127,23 @@ def _by_sample(value: Any) -> tuple[Array, Array] | None:
     return np.asarray(value), np.ones(len(value))
 
 
-def _counts(totals: Array) -> bool:
+def _are_counts(totals: Array) -> bool:
     return totals.dtype.kind in "biu" or bool(np.isin(totals, (0, 1)).all())
 
 
-def _finite(side: Array, value: Any, spec: str) -> FloatArray:
+def _expect_finite(side: Array, value: Any, spec: str) -> FloatArray:
     try:
         wide: FloatArray = np.asarray(side, np.float64)
     except (TypeError, ValueError):
         wide = np.full(1, np.nan)
     if not np.isfinite(wide).all():
-        raise InputError(f"--metric {spec} returned {value!r}. Expected a function that {WANTED}, finite ones.")
+        raise InputError(
+            f"--metric {spec} returned {value!r}. Expected a function that {WANTED}; every number must be finite."
+        )
     return wide
 
 
-def _better(told: Any, values: Mapping[str, float], spec: str) -> dict[str, Better]:
+def _check_directions(told: Any, values: Mapping[str, float], spec: str) -> dict[str, Better]:
     ways = dict(told) if isinstance(told, Mapping) else dict.fromkeys(values, told)
     wrong = {name: way for name, way in ways.items() if way not in get_args(Better) or name not in values}
     if wrong:
@@ -150,19 +154,21 @@ def _better(told: Any, values: Mapping[str, float], spec: str) -> dict[str, Bett
     return ways
 
 
-def _copies(batches: MetricBatches) -> list[Any]:
-    """The function may change what it gets."""
+def _copy_batches(batches: MetricBatches) -> list[Any]:
+    """Copies the batches, because the function may change what it gets."""
     return [
         ({name: array.copy() for name, array in feeds.items()}, None if labels is None else labels.copy())
         for feeds, labels in batches
     ]
 
 
-def _number(value: Any, spec: str) -> float:
+def _expect_number(value: Any, spec: str) -> float:
     try:
         number = float(value)
     except (TypeError, ValueError):
         number = math.nan
     if not math.isfinite(number):
-        raise InputError(f"--metric {spec} returned {value!r}. Expected a function that {WANTED}, finite ones.")
+        raise InputError(
+            f"--metric {spec} returned {value!r}. Expected a function that {WANTED}; every number must be finite."
+        )
     return number

@@ -1,4 +1,4 @@
-"""Limits the user set, and whether the run kept them.
+"""The limits that the user set, and whether the run kept them.
 
 A figure that was measured on samples or in rounds has an interval. It passes for sure where the whole interval keeps
 the limit, fails for sure where none of it does, and is inconclusive where the limit lies within. Without `strict` the
@@ -16,40 +16,40 @@ from prox24_export.results.report import AccuracyReport, Change, Gate, LayerRepo
 from prox24_export.validation.metrics import UNITS
 
 GateVerdict = Literal["", "passed", "failed", "inconclusive"]
-ROUNDING = 1e-9  # relative to the limit, or to 1: a rounding error is no drop
-OF_ACCURACY = ("top1", "top5")  # these have --max-accuracy-drop
-COPY = (0.0, 0.0, 0.0)  # what a byte copy changes
+ROUNDING = 1e-9  # of the limit, or of 1 where that is more: a rounding error is no drop
+OF_ACCURACY = ("top1", "top5")  # the metrics that --max-accuracy-drop is for
+COPY = (0.0, 0.0, 0.0)  # a byte copy changes nothing, for certain
 
 
 class GateLimits(Protocol):
-    """What of the settings is read here."""
+    """The settings that hold limits; None where there is no limit."""
 
     @property
     def max_accuracy_drop(self) -> float | None:
-        """Percentage points of top-1."""
+        """The most percentage points of top-1 accuracy that may be lost."""
 
     @property
     def max_metric_change(self) -> float | None:
-        """In the unit of every other metric."""
+        """The most that any other metric may change for the worse, in its unit."""
 
     @property
     def min_snr(self) -> float | None:
-        """Of every float output, dB."""
+        """The least signal-to-noise ratio of every float output, in dB."""
 
     @property
     def min_speedup(self) -> float | None:
-        """Dense over sparse median time."""
+        """The least ratio of the dense to the sparse median time."""
 
     @property
     def min_sparse_layers(self) -> int | None:
-        """How many."""
+        """The fewest layers that must be sparse."""
 
     @property
     def strict(self) -> bool:
-        """Whether only what is sure passes."""
+        """Whether a gate passes only where its figure keeps the limit for certain."""
 
 
-def evaluate(
+def evaluate_gates(
     settings: GateLimits,
     accuracy: AccuracyReport | None,
     *,
@@ -57,42 +57,50 @@ def evaluate(
     layers: Sequence[LayerReport] = (),
     is_copy: bool = False,
 ) -> tuple[Gate, ...]:
-    """A verdict for every limit. A limit whose value could not be measured is not passed.
+    """Judges every limit; one whose figure could not be measured is not kept.
 
     Args:
-        settings: Holds the limits.
-        accuracy: What was measured.
-        engine: What was timed.
+        settings: The limits.
+        accuracy: What was measured; None where nothing was.
+        engine: What was timed; None where nothing was.
         layers: Every linear layer.
-        is_copy: Whether the output is a byte copy of the input: it loses nothing, measured or not.
+        is_copy: Whether the written model is a byte copy of the input, which loses nothing, measured or not.
     """
     gates = []
     if settings.max_accuracy_drop is not None:
-        figure = COPY if is_copy else worsening(accuracy, "top1", "higher")
-        gates.append(at_most("max-accuracy-drop", figure, settings.max_accuracy_drop, "points", settings.strict))
+        figure = COPY if is_copy else measure_worsening(accuracy, "top1", "higher")
+        gates.append(check_at_most("max-accuracy-drop", figure, settings.max_accuracy_drop, "points", settings.strict))
     if settings.max_metric_change is not None:
-        gates.extend(_metric_gates(accuracy, settings.max_metric_change, settings.strict, is_copy=is_copy))
+        gates.extend(_check_metrics(accuracy, settings.max_metric_change, settings.strict, is_copy=is_copy))
     if settings.min_snr is not None:
-        gates.append(at_least("min-snr", _snr(accuracy, is_copy=is_copy), settings.min_snr, "dB", settings.strict))
+        gates.append(
+            check_at_least(
+                "min-snr", _find_worst_snr(accuracy, is_copy=is_copy), settings.min_snr, "dB", settings.strict
+            )
+        )
     if settings.min_speedup is not None:
-        gates.append(_speedup_gate(engine, settings.min_speedup))
+        gates.append(_check_speedup(engine, settings.min_speedup))
     if settings.min_sparse_layers is not None:
         count = float(sum(layer.state == "sparse" for layer in layers))
         wanted = float(settings.min_sparse_layers)
-        gates.append(at_least("min-sparse-layers", (count, count, count), wanted, "layers", strict=False))
+        gates.append(check_at_least("min-sparse-layers", (count, count, count), wanted, "layers", strict=False))
     return tuple(gates)
 
 
-Reading = tuple[float, float | None, float | None]  # value, lower and upper end of its interval
+Reading = tuple[float, float | None, float | None]
+"""A figure, and the lower and upper end of its interval; None where there is no interval."""
 
 
-def worsening(accuracy: AccuracyReport | None, metric: str, better: str) -> Reading | None:
-    """By how much a metric got worse; where its good direction is not known, by how much it changed at all.
+def measure_worsening(accuracy: AccuracyReport | None, metric: str, better: str) -> Reading | None:
+    """Measures by how much a metric got worse; where its good direction is not known, by how much it changed at all.
 
     Args:
-        accuracy: What was measured.
-        metric: Its name.
-        better: `higher`, `lower`, or empty.
+        accuracy: What was measured; None where nothing was.
+        metric: The name of the metric.
+        better: The metric's good direction: `higher`, `lower`, or empty where it is not known.
+
+    Returns:
+        The change in the metric's unit; None where the metric was not measured.
     """
     if accuracy is None or metric not in accuracy.dense or metric not in accuracy.sparse:
         return None
@@ -103,64 +111,78 @@ def worsening(accuracy: AccuracyReport | None, metric: str, better: str) -> Read
         return value, low, high
     if better == "higher":
         return 0.0 - value, None if high is None else 0.0 - high, None if low is None else 0.0 - low  # no −0.00
-    return _size(value, known)
+    return _measure_change(value, known)
 
 
-def _size(value: float, known: Change | None) -> Reading:
-    """Of a change to either side."""
+def _measure_change(value: float, known: Change | None) -> Reading:
+    """Measures the size of a change to either side."""
     if known is None:
         return abs(value), None, None
     ends = abs(known.low), abs(known.high)
     return abs(value), 0.0 if known.low <= 0 <= known.high else min(ends), max(ends)
 
 
-def at_most(name: str, figure: Reading | None, limit: float, unit: str, strict: bool) -> Gate:
-    """A gate on the upper end."""
+def check_at_most(name: str, figure: Reading | None, limit: float, unit: str, strict: bool) -> Gate:
+    """Makes the gate of a figure that must be at most `limit`.
+
+    Args:
+        name: The name of the gate.
+        figure: The figure with its interval; None where it could not be measured, and the gate then fails.
+        limit: The limit, in `unit`.
+        unit: The unit of figure and limit; empty where they have none.
+        strict: Whether the upper end of the interval must keep the limit, too.
+    """
     if figure is None:
         return Gate(name, None, limit, unit, passed=False, verdict="failed")
     value, low, high = figure
     slack = limit + ROUNDING * max(1.0, abs(limit))
     kept = value <= slack
-    verdict = _verdict(kept, None if high is None else high <= slack, None if low is None else low > slack, strict)
+    verdict = _find_verdict(kept, None if high is None else high <= slack, None if low is None else low > slack, strict)
     return Gate(name, value, limit, unit, kept and (not strict or verdict == "passed"), verdict, low, high)
 
 
-def at_least(name: str, figure: Reading | None, limit: float, unit: str, strict: bool) -> Gate:
-    """A gate on the lower end."""
+def check_at_least(name: str, figure: Reading | None, limit: float, unit: str, strict: bool) -> Gate:
+    """Makes the gate of a figure that must be at least `limit`; the arguments are those of `check_at_most`."""
     if figure is None:
         return Gate(name, None, limit, unit, passed=False, verdict="failed")
     value, low, high = figure
     kept = value >= limit
-    verdict = _verdict(kept, None if low is None else low >= limit, None if high is None else high < limit, strict)
+    verdict = _find_verdict(kept, None if low is None else low >= limit, None if high is None else high < limit, strict)
     return Gate(name, value, limit, unit, kept and (not strict or verdict == "passed"), verdict, low, high)
 
 
-def _verdict(kept: bool, surely_kept: bool | None, surely_not: bool | None, strict: bool) -> GateVerdict:
-    if surely_kept is None or surely_not is None:  # no interval: under strict a kept limit is not sure
+def _find_verdict(kept: bool, surely_kept: bool | None, surely_not: bool | None, strict: bool) -> GateVerdict:
+    if (
+        surely_kept is None or surely_not is None
+    ):  # without an interval it is not certain that a limit is kept, which strict asks for
         return "failed" if not kept else "inconclusive" if strict else "passed"
     if surely_kept and kept:
         return "passed"
     return "failed" if surely_not else "inconclusive"
 
 
-def gated_metrics(accuracy: AccuracyReport | None) -> Mapping[str, str]:
-    """What `--max-metric-change` looks at, with its good direction: every metric but top-1 and top-5."""
+def find_gated_metrics(accuracy: AccuracyReport | None) -> Mapping[str, str]:
+    """Finds the metrics that `--max-metric-change` is for: every one but top-1 and top-5.
+
+    Returns:
+        The good direction by name: `higher`, `lower`, or empty where it is not known.
+    """
     if accuracy is None:
         return {}
     return {name: accuracy.better.get(name, "") for name in accuracy.dense if name not in OF_ACCURACY}
 
 
-def _metric_gates(accuracy: AccuracyReport | None, limit: float, strict: bool, *, is_copy: bool) -> Iterator[Gate]:
-    metrics = gated_metrics(accuracy)
+def _check_metrics(accuracy: AccuracyReport | None, limit: float, strict: bool, *, is_copy: bool) -> Iterator[Gate]:
+    metrics = find_gated_metrics(accuracy)
     if not metrics:
-        yield at_most("max-metric-change", COPY if is_copy else None, limit, "", strict)
+        yield check_at_most("max-metric-change", COPY if is_copy else None, limit, "", strict)
     for name, better in metrics.items():
-        figure = COPY if is_copy else worsening(accuracy, name, better)
-        yield at_most(f"max-metric-change {name}", figure, limit, UNITS.get(name.split()[0], ""), strict)
+        figure = COPY if is_copy else measure_worsening(accuracy, name, better)
+        yield check_at_most(f"max-metric-change {name}", figure, limit, UNITS.get(name.split()[0], ""), strict)
 
 
-def _snr(accuracy: AccuracyReport | None, *, is_copy: bool) -> Reading | None:
-    """Of the output that is furthest from the dense one's; equal outputs have an infinite one."""
+def _find_worst_snr(accuracy: AccuracyReport | None, *, is_copy: bool) -> Reading | None:
+    """Finds the lowest signal-to-noise ratio of all outputs; that of an output equal to the dense one is infinite."""
     equal: Reading = (math.inf, math.inf, math.inf)
     if is_copy:
         return equal
@@ -178,14 +200,17 @@ def _snr(accuracy: AccuracyReport | None, *, is_copy: bool) -> Reading | None:
     return value, min(side for side in lows if side is not None), min(side for side in highs if side is not None)
 
 
-def _speedup_gate(engine: EngineReport | None, limit: float) -> Gate:
-    """On the lower end of the interval, at the shapes where that is lowest, strict or not: a speed-up is a promise."""
+def _check_speedup(engine: EngineReport | None, limit: float) -> Gate:
+    """Holds the lower end of the interval against the limit, at the shapes where it is lowest.
+
+    It does so strict or not, because a speed-up is a promise.
+    """
     points: Sequence[LatencyPoint] = () if engine is None else engine.latency
     if not points:
         return Gate("min-speedup", None, limit, "×", passed=False, verdict="failed")
     worst = min(points, key=lambda point: point.speedup.low)
     figure = worst.speedup.value, worst.speedup.low, worst.speedup.high
-    gate = at_least("min-speedup", figure, limit, "×", strict=True)
+    gate = check_at_least("min-speedup", figure, limit, "×", strict=True)
     if all(point.valid for point in points):
         return gate
     return replace(gate, passed=False, verdict="inconclusive")  # figures that cannot be trusted prove nothing

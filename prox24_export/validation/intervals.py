@@ -1,6 +1,6 @@
-"""What a metric measured on some samples can say of all others: a paired bootstrap over samples.
+"""What a metric that was measured on some samples says of all others, by a paired bootstrap over samples.
 
-The interval is the percentile one, of the samples and two more: one whose change is as large as that of any sample,
+The interval is the percentile interval of the samples and two more: one whose change is as large as that of any sample,
 one with the opposite change. Without them 50 samples of which none changed would promise that none ever does. This is
 Bonett and Price's adjustment for paired proportions (Psychological Methods 17, 2012), drawn instead of calculated.
 
@@ -23,20 +23,21 @@ from prox24_export.results.report import Change
 FloatArray = npt.NDArray[np.float64]
 CONFIDENCE = 0.95
 RESAMPLES = 4000
-PIECE = 1 << 22  # counts held at once
-LEAST = 2  # samples; one says nothing of another
+PIECE = 1 << 22  # counts that are held at once
+LEAST = 2  # samples, because one says nothing of another
 
 
 @dataclass(frozen=True)
 class PairedRows:
-    """A metric of two models by sample: it is `of(Σ total / Σ weight)`, summed over samples.
+    """A metric of two models by sample; its value is `of(Σ total / Σ weight)`, with sums over samples.
 
     Attributes:
-        dense: Total of each sample, [n].
-        sparse: The same of the sparse model, [n].
-        weight: What each sample counts, e.g. its labels or tokens, [n]; not negative, not all 0.
-        of: From the mean to the metric, elementwise.
-        atom: Least by which a total can change: 1 hit of a hit-or-miss metric; 0 where it can change by anything.
+        dense: The dense model's total of each sample, [n].
+        sparse: The sparse model's total of each sample, [n].
+        weight: What each sample counts, e.g. the number of its labels or tokens, [n]; not negative, not all 0.
+        of: Turns means into values of the metric, elementwise.
+        atom: The least amount by which a total can change: one hit of a hit-or-miss metric, 0 where it can change by
+            any amount.
     """
 
     dense: FloatArray
@@ -46,18 +47,21 @@ class PairedRows:
     atom: float = 0.0
 
     def values(self) -> tuple[float, float]:
-        """The metric of both models."""
+        """Returns the metric of the dense and of the sparse model."""
         weight = self.weight.sum()
         return tuple(float(self.of(np.asarray(side.sum() / weight))) for side in (self.dense, self.sparse))  # type: ignore[return-value]  # two
 
 
-def change(metric: str, rows: PairedRows, *, seed: int = 0) -> Change | None:
-    """Sparse minus dense with its 95 % interval; None for fewer than two samples, or where one is not finite.
+def estimate_change(metric: str, rows: PairedRows, *, seed: int = 0) -> Change | None:
+    """Estimates how much a metric changes from the dense to the sparse model, with its 95 % interval.
 
     Args:
-        metric: Its name.
+        metric: The name of the metric.
         rows: What was measured.
-        seed: Of the draws.
+        seed: The seed of the draws.
+
+    Returns:
+        Sparse minus dense; None for fewer than two samples, or where a total is not finite.
     """
     if len(rows.weight) < LEAST or not all(np.isfinite(side).all() for side in (rows.dense, rows.sparse)):
         return None
@@ -67,21 +71,23 @@ def change(metric: str, rows: PairedRows, *, seed: int = 0) -> Change | None:
         return rows.of(sparse / weight) - rows.of(dense / weight)
 
     dense, sparse = rows.values()
-    table = np.concatenate([np.stack([rows.dense, rows.sparse, rows.weight], axis=1), _extremes(rows)])
-    low, high = interval(table, difference, seed=seed)
+    table = np.concatenate([np.stack([rows.dense, rows.sparse, rows.weight], axis=1), _make_extremes(rows)])
+    low, high = estimate_interval(table, difference, seed=seed)
     value = sparse - dense
     return Change(metric, value, min(low, value), max(high, value), len(rows.weight))
 
 
-def interval(table: FloatArray, statistic: Callable[[FloatArray], FloatArray], *, seed: int = 0) -> tuple[float, float]:
-    """Ends of the 95 % percentile interval of a statistic of column sums.
+def estimate_interval(
+    table: FloatArray, statistic: Callable[[FloatArray], FloatArray], *, seed: int = 0
+) -> tuple[float, float]:
+    """Estimates the 95 % percentile interval of a statistic of column sums, and returns its ends.
 
     Rows that are equal are drawn together, as one binomial count: a million hits and misses cost as little as ten.
 
     Args:
         table: One row for each sample, [n, columns].
-        statistic: From the column sums of resamples, [resamples, columns], to a figure of each; NaN is left out.
-        seed: Of the draws.
+        statistic: Turns the column sums of resamples, [resamples, columns], into figures [resamples]; NaN is left out.
+        seed: The seed of the draws.
 
     Raises:
         ValueError: There is no row, or a value is not finite.
@@ -103,8 +109,8 @@ def interval(table: FloatArray, statistic: Callable[[FloatArray], FloatArray], *
     return float(low), float(high)
 
 
-def _extremes(rows: PairedRows) -> FloatArray:
-    """Two samples that change as much as any, to either side, [2, 3]."""
+def _make_extremes(rows: PairedRows) -> FloatArray:
+    """Makes two samples that change as much as any other does, one to each side: rows [2, 3] of the table."""
     weight = rows.weight.mean()
     dense = rows.dense.sum() / rows.weight.sum() * weight
     largest = max(float(np.abs(rows.sparse - rows.dense).max()), rows.atom)

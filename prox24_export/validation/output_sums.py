@@ -1,4 +1,4 @@
-"""Dense against sparse at one output: how far apart, and how sure that is."""
+"""How far apart the dense and the sparse model are at one output, and how sure that is."""
 
 import math
 from dataclasses import dataclass, field
@@ -10,15 +10,27 @@ from prox24_export.results.report import OutputReport
 from prox24_export.validation import intervals
 from prox24_export.validation.arrays import is_image, looks_like_classes
 
-PIECE = 1 << 22  # entries held as float64 at once
+PIECE = 1 << 22  # entries that are held as float64 at once
 
 
 @dataclass
 class OutputSums:
-    """Running sums over batches, float64.
+    """Running sums over batches, in float64.
 
-    Entries where both outputs hold the same NaN or Inf (a masked logit) count as equal; where only one does, the
-    noise is infinite.
+    Entries where both outputs hold the same NaN or Inf (a masked logit) count as equal; where only one of them does,
+    the noise is infinite.
+
+    Attributes:
+        other: The sum of squares of the sparse output.
+        dot: The sum of products of both outputs.
+        largest: The largest absolute difference.
+        agree: The number of positions whose arg-max is the same.
+        positions: The number of positions that have an arg-max.
+        lowest: The smallest value of the dense output.
+        highest: The largest value of the dense output.
+        apart: Whether a sum cannot tell the difference: a shape, or the place of a NaN or Inf, is not the same.
+        images: Whether every batch was images.
+        rows: The signal, the noise and the number of entries of each sample.
     """
 
     other: float = 0.0
@@ -30,10 +42,17 @@ class OutputSums:
     highest: float = -math.inf
     apart: bool = False
     images: bool = True
-    rows: list[tuple[float, float, int]] = field(default_factory=list)  # signal, noise, entries of each sample
+    rows: list[tuple[float, float, int]] = field(default_factory=list)
 
     def add(self, dense: Array, sparse: Array, samples: int) -> None:
-        """Counts a batch of so many samples, which stand along the first axis where that has as many entries."""
+        """Adds a batch.
+
+        Args:
+            dense: The dense model's output.
+            sparse: The sparse model's output.
+            samples: The number of samples in the batch; they lie along the first axis where that has as many entries,
+                and else count as one.
+        """
         if dense.shape != sparse.shape:  # its size depends on the data, as that of detections does
             self.apart = True
             return
@@ -48,7 +67,7 @@ class OutputSums:
     def _add_sample(self, dense: Array, sparse: Array) -> None:
         signal = noise = 0.0
         for start in range(0, dense.size, PIECE):
-            left, right, alike = _finite(dense[start : start + PIECE], sparse[start : start + PIECE])
+            left, right, alike = _replace_not_finite(dense[start : start + PIECE], sparse[start : start + PIECE])
             difference = left - right
             signal += float((left * left).sum())
             noise += float((difference * difference).sum())
@@ -60,7 +79,7 @@ class OutputSums:
         self.rows.append((signal, noise, dense.size))
 
     def report(self, name: str) -> OutputReport:
-        """The sums as figures."""
+        """Returns the figures that follow from the sums, under the name of the output."""
         agreement = self.agree / self.positions if self.positions else None
         signal, noise, _ = np.asarray(self.rows, np.float64).reshape(-1, 3).sum(axis=0)
         if self.apart or not math.isfinite(noise):
@@ -69,7 +88,7 @@ class OutputSums:
         low, high = self._snr_interval()
         return OutputReport(
             name=name,
-            snr_db=None if noise == 0 else _decibels(signal, noise),
+            snr_db=None if noise == 0 else _compute_decibels(signal, noise),
             cosine=self.dot / norms if norms > 0 else float(noise == 0),
             max_abs_error=self.largest,
             argmax_agreement=agreement,
@@ -82,30 +101,30 @@ class OutputSums:
         table = np.asarray(self.rows, np.float64)[:, :2]
         if len(table) < intervals.LEAST or not np.isfinite(table).all() or not table.any(axis=0).all():
             return None, None
-        return intervals.interval(table, lambda sums: 10 * np.log10(sums[:, 0] / sums[:, 1]))
+        return intervals.estimate_interval(table, lambda sums: 10 * np.log10(sums[:, 0] / sums[:, 1]))
 
     def _psnr(self) -> float:
-        """The peak is the range of the dense output over all samples."""
+        """Returns the mean PSNR in dB; its peak is the range of the dense output over all samples."""
         errors = np.array([noise / entries for _, noise, entries in self.rows])
-        return float(psnr(errors, self.highest - self.lowest).mean())
+        return float(compute_psnr(errors, self.highest - self.lowest).mean())
 
 
-MOST_PSNR = 100.0  # dB; of an equal image it would be infinite, and so would the mean of all
+MOST_PSNR = 100.0  # dB; that of an equal image would be infinite, and so would the mean of all
 
 
-def psnr(mean_squared_errors: Array, peak: float) -> Array:
-    """Peak signal-to-noise ratio of images in dB: `10·log10(peak² / mean squared error)`, at most 100."""
+def compute_psnr(mean_squared_errors: Array, peak: float) -> Array:
+    """Computes the peak signal-to-noise ratio of images in dB: `10·log10(peak² / mean squared error)`, at most 100."""
     with np.errstate(divide="ignore"):
         ratios: Array = 10 * np.log10(np.float64(peak) ** 2 / mean_squared_errors)
     return np.minimum(ratios, MOST_PSNR)
 
 
-def _decibels(signal: float, noise: float) -> float:
+def _compute_decibels(signal: float, noise: float) -> float:
     return 10 * math.log10(signal / noise) if signal > 0 else -math.inf
 
 
-def _finite(dense: Array, sparse: Array) -> tuple[Array, Array, bool]:
-    """Both as float64 with 0 for NaN and Inf, and whether the same of those stood in both."""
+def _replace_not_finite(dense: Array, sparse: Array) -> tuple[Array, Array, bool]:
+    """Returns both as float64 with 0 for NaN and Inf, and whether NaN and Inf stood at the same places in both."""
     left, right = dense.astype(np.float64), sparse.astype(np.float64)
     odd = ~(np.isfinite(left) & np.isfinite(right))
     if not odd.any():

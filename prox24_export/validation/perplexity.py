@@ -10,16 +10,18 @@ from prox24_export.validation.intervals import FloatArray, PairedRows
 from prox24_export.validation.metrics import Lists
 
 PIECE = 1 << 22  # logits held as float64 at once
-LARGEST = 700.0  # exp of more is no float
+LARGEST = 700.0  # the exponential of a larger number overflows float64
 
 
 @dataclass
 class Perplexity:
-    """Of every token but the first of each row, given those before it in the row.
+    """The perplexity of every token but the first of each row, given the tokens before it in the row.
 
     Attributes:
-        stride: Where rows are windows that advance by so many tokens of one text: each token then counts once, in the
-            first window that holds it. None: rows do not overlap.
+        stride: Where rows are windows over one text, the number of tokens by which they advance: each token then counts
+            once, in the first window that holds it. None where rows do not overlap.
+        seen: The number of rows so far.
+        lists: The sum of `−log p` and the number of counted tokens of each row.
     """
 
     stride: int | None = None
@@ -27,39 +29,39 @@ class Perplexity:
     lists: Lists = field(default_factory=Lists)
 
     def add(self, dense: Array, sparse: Array, tokens: Array) -> None:
-        """Counts a batch.
+        """Measures a batch.
 
         Args:
-            dense: Logits [rows, T, vocabulary].
-            sparse: The same of the sparse model.
-            tokens: Token ids [rows, T].
+            dense: The dense model's logits [rows, T, vocabulary].
+            sparse: The sparse model's logits, of the same shape.
+            tokens: The token ids [rows, T].
         """
         counted = np.ones((len(tokens), tokens.shape[-1] - 1), bool)
         if self.stride is not None:
             counted[1 if self.seen == 0 else 0 :, : -self.stride] = False
         self.seen += len(tokens)
-        sides = [(_surprise(logits, tokens) * counted).sum(axis=1) for logits in (dense, sparse)]
+        sides = [(_compute_surprise(logits, tokens) * counted).sum(axis=1) for logits in (dense, sparse)]
         self.lists.add(sides[0], sides[1], counted.sum(axis=1))
 
     def rows(self) -> Iterator[tuple[str, PairedRows]]:
-        """`perplexity`; nothing where there was no token."""
+        """Yields `perplexity`; nothing where no token counted."""
         dense, sparse, weight = self.lists.columns()
         if weight.size:
-            yield "perplexity", PairedRows(dense, sparse, weight, of=_exp)
+            yield "perplexity", PairedRows(dense, sparse, weight, of=_exponentiate)
 
 
-def _exp(surprise: FloatArray) -> FloatArray:
+def _exponentiate(surprise: FloatArray) -> FloatArray:
     powers: FloatArray = np.exp(np.minimum(surprise, LARGEST))
     return powers
 
 
-def _surprise(logits: Array, tokens: Array) -> Array:
-    """`−log p` of each next token [rows, T − 1], float64."""
-    return np.stack([_row_surprise(row, ids) for row, ids in zip(logits, tokens, strict=True)])
+def _compute_surprise(logits: Array, tokens: Array) -> Array:
+    """Computes `−log p` of each next token, float64 [rows, T − 1]."""
+    return np.stack([_compute_row_surprise(row, ids) for row, ids in zip(logits, tokens, strict=True)])
 
 
-def _row_surprise(logits: Array, tokens: Array) -> Array:
-    """The same of one row, of which no more than a piece is float64 at a time."""
+def _compute_row_surprise(logits: Array, tokens: Array) -> Array:
+    """Computes the surprise of one row; no more than a piece of it is held as float64 at a time."""
     steps = max(1, PIECE // logits.shape[-1])
     pieces = []
     for start in range(0, len(tokens) - 1, steps):

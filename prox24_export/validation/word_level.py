@@ -1,4 +1,4 @@
-"""Error rates over words or other tokens of a sequence, for `--metric`: what decodes outputs to words is the user's.
+"""Error rates over words or other tokens of a sequence, for `--metric`. Decoding outputs to words is up to the user.
 
     from prox24_export.validation.word_level import error_counts, greedy_ctc
 
@@ -11,9 +11,9 @@
 
     wer.better = "lower"
 
-`words` turns token numbers into a list of words, as the model's vocabulary wants it. Of token classification nothing
-has to be decoded: `labels` with −100 at all but the first piece of each word make top-1 the share of words that are
-right.
+`words` is a function of the user's that turns token numbers into a list of words by the model's vocabulary. Token
+classification needs no decoding: where `labels` are −100 at all but the first piece of each word, top-1 is the share of
+words that are right.
 """
 
 from collections.abc import Hashable, Iterable, Sequence
@@ -24,9 +24,9 @@ from prox24_export.passes.graph.arrays import Array
 
 
 def edit_distance(reference: Sequence[Hashable], found: Sequence[Hashable]) -> int:
-    """Fewest substitutions, deletions and insertions that turn one sequence into the other (Levenshtein).
+    """Counts the fewest substitutions, deletions and insertions that turn one sequence into the other (Levenshtein).
 
-    Takes `O(len(reference) · len(found))` time, and memory for one row.
+    It takes `O(len(reference) · len(found))` time, and memory for one row.
     """
     row = list(range(len(found) + 1))
     for above, token in enumerate(reference, start=1):
@@ -39,10 +39,11 @@ def edit_distance(reference: Sequence[Hashable], found: Sequence[Hashable]) -> i
 
 
 def error_counts(pairs: Iterable[tuple[Sequence[Hashable], Sequence[Hashable]]]) -> tuple[Array, Array]:
-    """Errors and words of each sample, [n] each: a metric by sample whose value is the word error rate.
+    """Counts the errors and the words of each sample, int64 [n] each, as a metric by sample: the word error rate.
 
     Args:
-        pairs: Reference and what was found, as lists of words or tokens; a string is a sequence of characters.
+        pairs: The reference of each sample and what was found, as lists of words or tokens; a string is a sequence of
+            characters.
     """
     counts = [(edit_distance(reference, found), len(reference)) for reference, found in pairs]
     table: Array = np.asarray(counts, np.int64).reshape(-1, 2)
@@ -50,11 +51,11 @@ def error_counts(pairs: Iterable[tuple[Sequence[Hashable], Sequence[Hashable]]])
 
 
 def greedy_ctc(logits: Array, blank: int = 0) -> list[list[int]]:
-    """Tokens of each sample: the largest at each step, repeats taken once, blanks left out.
+    """Decodes the tokens of each sample: the likeliest at each step, with repeats taken once and blanks left out.
 
     Args:
-        logits: [N, T, C].
-        blank: Which class it is.
+        logits: The model's output [N, T, C].
+        blank: The class that stands for no token.
     """
     best = logits.argmax(-1)
     return [

@@ -21,16 +21,15 @@ from benchmarks.gpu.meter import Call
 from benchmarks.gpu.part import Group, Measured, Part, Results
 from benchmarks.gpu.solve import Solves
 from benchmarks.power_law import power_law
-from prox24_export.engines.timing.latency import Procedure
 from prox24_export.engines.torch_sparse.measure import Backend
 from prox24_export.passes.front_onnx.graph import OnnxGraph
 from prox24_export.results.engine import Distribution, EngineReport, Estimate, LatencyPoint, Ratio
 from tests.graphs import model, normal, save
+from tests.latency import QUICK
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SCRIPTS = ("kernels", "solve", "engines", "tensorrt_engines")
 CPU = torch.device("cpu")
-QUICK = Procedure(warm_up_ms=1, duration_ms=1, least_rounds=4, resamples=50, turn_ms=1, most_variation=100)
 no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU, on which it would run")
 WITHOUT = """
 import runpy, sys
@@ -43,13 +42,12 @@ from pathlib import Path
 import torch
 from benchmarks.gpu.engine_models import Bert, Subject, trace_module
 from benchmarks.gpu.engines import Engines
-from prox24_export.engines.torch_sparse import Backend
-from prox24_export.validation.latency import Procedure
+from prox24_export.engines.torch_sparse.measure import Backend
+from tests.latency import QUICK
 
-how = Procedure(warm_up_ms=1, duration_ms=1, least_rounds=4, resamples=50, turn_ms=1, most_variation=100)
 kernels = Backend("dense", lambda weight: weight, 16, 16)
 subject = Subject("small", lambda: trace_module(Bert(32, 64, 2, 1)), (128, 32), (2,), 1)
-measured = Engines(torch.device("cpu"), Path(sys.argv[1]), "bf16", how, kernels).measure(subject, 2)
+measured = Engines(torch.device("cpu"), Path(sys.argv[1]), "bf16", QUICK, kernels).measure(subject, 2)
 print(len(measured.rows[0]["engine"]["latency"]))
 """
 )

@@ -18,15 +18,23 @@ def x_half__mutmut_orig(value):
 def x_half__mutmut_1(value):
     """Half."""
     return value * 2
+
+
+class Scale:
+    def xǁScaleǁby__mutmut_orig(self, value):
+        return value * self.factor
+
+    def xǁScaleǁby__mutmut_1(self, value):
+        return value / self.factor
 '''
 
 
 def judged(folder: Path, code: int | None) -> subprocess.CompletedProcess[str]:
-    """The judge's verdict on a tree with one mutant, of which nothing is named as equivalent."""
+    """The judge's verdict on a tree with two mutants, of which nothing is named as equivalent."""
     place = folder / "mutants" / "package"
     place.mkdir(parents=True)
     (place / "module.py").write_text(MUTATED, encoding="utf-8")
-    codes = {"package.module.x_half__mutmut_1": code}
+    codes = {"package.module.x_half__mutmut_1": code, "package.module.xǁScaleǁby__mutmut_1": code}
     (place / "module.py.meta").write_text(json.dumps({"exit_code_by_key": codes}), encoding="utf-8")
     script = folder / "mutation.py"
     script.write_bytes((BENCHMARKS / "mutation.py").read_bytes())
@@ -40,7 +48,8 @@ def test_a_mutant_that_no_test_killed_is_shown_and_fails(code: int | None, state
     assert done.returncode == 1
     assert f"package.module.half {state}" in done.stdout
     assert "-return value / 2\n    +return value * 2" in done.stdout
-    assert "1 mutants, 1 to look at" in done.stdout
+    assert f"package.module.Scale.by {state}" in done.stdout
+    assert "2 mutants, 2 to look at" in done.stdout
 
 
 def test_a_tree_without_mutants_fails(tmp_path: Path) -> None:

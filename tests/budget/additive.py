@@ -21,9 +21,9 @@ class Additive(Search):
     chosen: float = 0.0  # what is left of the harm of the last choice
     helped: float = 1.0  # by which harm shrinks where layers are solved again
 
-    def _measured(self, name: str, choice: DenseChoice) -> DenseChoice | None:
+    def _measure(self, name: str, choice: DenseChoice) -> DenseChoice | None:
         self.judge = lambda _: [self._figure(choice)]
-        return super()._measured(name, choice)
+        return super()._measure(name, choice)
 
     def _holds(self, choice: DenseChoice) -> bool:
         self.chosen = self._figure(choice).value

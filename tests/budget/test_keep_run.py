@@ -9,31 +9,24 @@ import numpy as np
 import pytest
 
 from prox24_export import Settings
-from prox24_export.budget.keep import (
-    Judges,
-    divided,
-    keep_budget,
-    limits_of,
-    measure_of,
-    sensitivity_of,
-    set_judges_apart,
-)
+from prox24_export.budget.judges import Judges, divide_samples, make_limit_judge, prepare_judges, prepare_measure
+from prox24_export.budget.keep import keep_budget, measure_job_sensitivity
 from prox24_export.budget.search import Search
-from prox24_export.budget.sensitivity import variant
-from prox24_export.data.samples import Sample, joined
+from prox24_export.budget.sensitivity import make_variant
+from prox24_export.data.samples import Sample, join_samples
 from prox24_export.errors import InputError
 from prox24_export.passes.graph.arrays import Array
 from prox24_export.progress import Silent
 from prox24_export.report.budget_tables import main_steps
-from prox24_export.report.budget_text import WIDTH, budget_table, sensitivity_table
+from prox24_export.report.terminal_budget import WIDTH, budget_table, sensitivity_table
 from prox24_export.results.budget import CONFIRMING
 from prox24_export.results.report import AccuracyReport
 from prox24_export.stages.prepare import Job, prepare
-from prox24_export.stages.prune import Pruned
+from prox24_export.stages.prune import PrunedLayers
 from prox24_export.stages.run import Run
 from prox24_export.stages.solve import solve
 from prox24_export.validation import accuracy
-from prox24_export.validation.gates import evaluate
+from prox24_export.validation.gates import evaluate_gates
 from tests.graphs import is_two_four, model, normal, save
 
 DEEP = """g (float[N,16] x) => (float[N,8] y) {
@@ -66,7 +59,7 @@ class Pipeline:
         labelled = [
             replace(sample, labels=label[None]) for sample, label in zip(self.job.parts.report, labels, strict=True)
         ]
-        self.searched, self.confirmed, self.reported = divided(labelled, seed=0, in_order=False)
+        self.searched, self.confirmed, self.reported = divide_samples(labelled, seed=0, in_order=False)
         solved = solve(self.job, self._made("scratch"), self.run)
         self.weights, self.pruned = solved.weights, solved.pruned
 
@@ -75,18 +68,18 @@ class Pipeline:
         return self.folder / name
 
     def measure(self, samples: Sequence[Sample]) -> Callable[[Any], AccuracyReport]:
-        batches = list(joined(samples, self.job.graph.inputs, 64))
-        dense, names = variant(self.job.graph, {}), self.job.graph.outputs
-        return lambda run: accuracy.compare(dense, run, names, batches, samples=len(samples), tick=lambda: None)
+        batches = list(join_samples(samples, self.job.graph.inputs, 64))
+        dense, names = make_variant(self.job.graph, {}), self.job.graph.outputs
+        return lambda run: accuracy.compare_models(dense, run, names, batches, samples=len(samples), tick=lambda: None)
 
     def judges(self) -> Judges:
         looked_at = (self.searched, self.confirmed)
         search, confirm = (
-            limits_of(self.job, part, self.measure(part), reported=len(self.reported)) for part in looked_at
+            make_limit_judge(self.job, part, self.measure(part), reported=len(self.reported)) for part in looked_at
         )
         return Judges(search, confirm, sum(map(len, looked_at)))
 
-    def keep(self, **more: Any) -> tuple[Pruned, Any]:
+    def keep(self, **more: Any) -> tuple[PrunedLayers, Any]:
         options: dict[str, Any] = {"again": True, "scratch": self._made("again")} | more
         return keep_budget(self.job, self.pruned, self.weights, self.judges(), run=self.run, **options)
 
@@ -109,7 +102,7 @@ def test_a_limit_between_dense_and_pruned_is_kept_on_samples_that_the_search_did
     assert report.ending is not None
     assert report.ending.parameters == report.parameters
     assert [decision.state for decision in report.decisions] == [row.state for row in rows.layers]
-    held = line.measure(line.reported)(variant(line.job.graph, line.weights))
+    held = line.measure(line.reported)(make_variant(line.job.graph, line.weights))
     assert held.dense["top1"] - held.sparse["top1"] <= 6.0
 
 
@@ -120,9 +113,9 @@ def test_a_limit_that_only_the_dense_model_keeps_leaves_no_layer_sparse(tmp_path
     assert not line.weights
     assert all(row.state == "dense" for row in rows.layers)
     assert "only the dense model keeps the limit" in budget_table(report)
-    held = line.measure(line.reported)(variant(line.job.graph, line.weights))
+    held = line.measure(line.reported)(make_variant(line.job.graph, line.weights))
     limits = Settings(max_accuracy_drop=0.0, min_sparse_layers=1)
-    verdicts = {gate.name: gate.passed for gate in evaluate(limits, held, layers=rows.layers, is_copy=True)}
+    verdicts = {gate.name: gate.passed for gate in evaluate_gates(limits, held, layers=rows.layers, is_copy=True)}
     assert verdicts == {"max-accuracy-drop": True, "min-sparse-layers": False}
 
 
@@ -159,26 +152,28 @@ def test_what_is_needed_and_not_there_is_said(tmp_path: Path) -> None:
     line = Pipeline(tmp_path, Settings(max_accuracy_drop=3.0))
     bare = [replace(sample, labels=None) for sample in line.searched]
     with pytest.raises(InputError, match="needs labels"):
-        limits_of(line.job, bare, line.measure(bare), reported=9)
+        make_limit_judge(line.job, bare, line.measure(bare), reported=9)
     with pytest.raises(InputError, match="needs a limit to keep"):
-        limits_of(replace(line.job, settings=Settings()), bare, line.measure(bare), reported=9)
+        make_limit_judge(replace(line.job, settings=Settings()), bare, line.measure(bare), reported=9)
     empty = replace(line.job, parts=replace(line.job.parts, choice=()))
     with pytest.raises(InputError, match="held-back calibration samples"):
-        sensitivity_of(empty, line.weights, line.pruned.layers, Silent())
+        measure_job_sensitivity(empty, line.weights, line.pruned.layers, Silent())
 
 
 def test_the_users_metric_is_measured_of_dense_and_variant(tmp_path: Path) -> None:
     line = Pipeline(tmp_path, Settings(max_metric_change=0.5, metric="tests.budget.test_keep_run:mean_size"))
-    job, judges = set_judges_apart(replace(line.job, settings=replace(line.job.settings, budget=True)))
+    job, judges = prepare_judges(replace(line.job, settings=replace(line.job.settings, budget=True)))
     assert judges is not None
     assert judges.samples + len(job.parts.report) == len(line.job.parts.report)
     assert job.facts is not None
     assert job.facts.report == len(job.parts.report)
     unlabelled = [replace(sample, labels=None) for sample in line.searched]
-    found = measure_of(job, unlabelled)(variant(job.graph, zeros("w3")))
+    found = prepare_measure(job, unlabelled)(make_variant(job.graph, zeros("w3")))
     assert found.sparse["mean_size"] == 0
     assert found.dense["mean_size"] > 0
-    figures = limits_of(job, unlabelled, measure_of(job, unlabelled), reported=9)(variant(job.graph, zeros("w3")))
+    figures = make_limit_judge(job, unlabelled, prepare_measure(job, unlabelled), reported=9)(
+        make_variant(job.graph, zeros("w3"))
+    )
     assert [figure.metric for figure in figures] == ["mean_size"]
     assert figures[0].value == pytest.approx(found.dense["mean_size"])
 
@@ -195,8 +190,8 @@ def test_both_limits_are_kept_together(tmp_path: Path) -> None:
     line = Pipeline(tmp_path, Settings(max_accuracy_drop=5.0))
     line.job = replace(line.job, settings=replace(line.settings, max_metric_change=0.5))  # of a metric that comes below
     report = AccuracyReport(9, {"own": 1.0}, {"own": 3.0}, ())
-    limits = limits_of(line.job, line.searched, lambda _: report, reported=len(line.reported))
-    figures = limits(variant(line.job.graph, {}))
+    limits = make_limit_judge(line.job, line.searched, lambda _: report, reported=len(line.reported))
+    figures = limits(make_variant(line.job.graph, {}))
     assert [(figure.metric, figure.value, figure.limit) for figure in figures] == [
         ("top1", 0.0, 5.0),
         ("own", 2.0, 0.5),
@@ -207,7 +202,7 @@ def test_both_limits_are_kept_together(tmp_path: Path) -> None:
 
 
 def searching(line: Pipeline) -> tuple[Any, ...]:
-    sensitivity, found = sensitivity_of(line.job, line.weights, line.pruned.layers, Silent())
+    sensitivity, found = measure_job_sensitivity(line.job, line.weights, line.pruned.layers, Silent())
     return line.job.graph, found, sensitivity, line.weights
 
 

@@ -20,7 +20,7 @@ def one(shape: Shape, dtype: Any = np.float32) -> tuple[Input]:
 
 
 def read(source: Any, inputs: tuple[Input, ...] = X) -> list[data.Sample]:
-    return data.read(source, inputs, "--calibration")
+    return data.read_samples(source, inputs, "--calibration")
 
 
 def shapes(found: list[data.Sample], name: str = "x") -> list[tuple[int, ...]]:

@@ -6,9 +6,10 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from prox24_export.passes.graph.arrays import Array
 from prox24_export.passes.graph.protocol import Input
 from tests.data.sample_sources import PAIR, Shape, X, one, read, refused, shapes
-from tests.graphs import Array, normal
+from tests.graphs import normal
 
 
 @pytest.mark.parametrize(

@@ -7,15 +7,16 @@ import numpy as np
 import pytest
 
 from prox24_export.data import samples as data
+from prox24_export.data.random_samples import draw_random
+from prox24_export.passes.graph.arrays import Array
 from prox24_export.passes.graph.protocol import Input
 from tests.data.sample_sources import Shape, X, one, refused, shapes
-from tests.graphs import Array
 
 
 def random(
     inputs: tuple[Input, ...], count: int = 8, rows: Any = None, given: Any = None, seed: int = 0
 ) -> list[data.Sample]:
-    return data.random(inputs, rows or {}, given or {}, count, seed)
+    return draw_random(inputs, rows or {}, given or {}, count, seed)
 
 
 def values(found: list[data.Sample]) -> Array:

@@ -2,7 +2,6 @@
 
 import math
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -13,9 +12,8 @@ from prox24_export.data import text
 from prox24_export.errors import InputError
 from prox24_export.validation.perplexity import Perplexity
 from tests.graphs import normal
-from tests.models.test_transformers_directory import saved
+from tests.models.transformers_models import saved, transformers
 
-transformers: Any = pytest.importorskip("transformers", reason="transformers is not installed")
 WORDS = [f"w{index}" for index in range(90)]
 
 
@@ -39,27 +37,27 @@ def written(folder: Path, words: int) -> Path:
 
 def test_a_text_becomes_rows_with_the_special_tokens_of_an_input(tmp_path: Path) -> None:
     file = written(tmp_path, 10)
-    plain = text.rows(file, with_tokenizer(tmp_path / "plain", bos=False), 4, None, "--calibration")
+    plain = text.read_token_rows(file, with_tokenizer(tmp_path / "plain", bos=False), 4, None, "--calibration")
     assert plain.tolist() == [[6, 7, 8, 9], [10, 11, 12, 13]]  # the incomplete last row is left out
-    begun = text.rows(file, with_tokenizer(tmp_path / "bos", bos=True), 4, None, "--calibration")
+    begun = text.read_token_rows(file, with_tokenizer(tmp_path / "bos", bos=True), 4, None, "--calibration")
     assert begun.tolist() == [[1, 6, 7, 8], [1, 9, 10, 11], [1, 12, 13, 14]]
-    windows = text.rows(file, tmp_path / "plain", 4, 2, "--evaluation")
+    windows = text.read_token_rows(file, tmp_path / "plain", 4, 2, "--evaluation")
     assert windows[:, 0].tolist() == [6, 8, 10, 12]
-    assert text.rows(file, tmp_path / "plain", 64, None, "--calibration").shape == (1, 10)
+    assert text.read_token_rows(file, tmp_path / "plain", 64, None, "--calibration").shape == (1, 10)
 
 
 def test_unsuitable_texts_are_refused(tmp_path: Path) -> None:
     file = written(tmp_path, 10)
     with pytest.raises(InputError, match="has no tokenizer"):
-        text.rows(file, tmp_path / "model.onnx", 4, None, "--calibration")
+        text.read_token_rows(file, tmp_path / "model.onnx", 4, None, "--calibration")
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="cannot be loaded"):
-        text.rows(file, tmp_path / "empty", 4, None, "--calibration")
+        text.read_token_rows(file, tmp_path / "empty", 4, None, "--calibration")
     folder = with_tokenizer(tmp_path / "plain", bos=False)
     for content, said in ((b"", "holds no token"), (b"\xff\xfe\xff", "Expected UTF-8 text")):
         file.write_bytes(content)
         with pytest.raises(InputError, match=said):
-            text.rows(file, folder, 4, None, "--calibration")
+            text.read_token_rows(file, folder, 4, None, "--calibration")
 
 
 def test_windows_count_every_token_once_with_the_context_that_a_window_holds() -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import yaml
+import yaml  # type: ignore[import-untyped, unused-ignore] # its types are a package of their own
 
 from prox24_export import cli
 from tests.docs.markdown_pages import PAGES, ROOT, Block, blocks

@@ -15,7 +15,7 @@ from docs.generate.schema import render_schema
 from docs.generate.tables import render_table
 from prox24_export.engines.diagnosis import reasons
 from prox24_export.passes.graph.protocol import Reason
-from prox24_export.results.reader import json_schema
+from prox24_export.results.reader import load_schema
 from tests.docs.markdown_pages import ROOT
 
 COMMANDS = [name for name, _ in options.commands()]
@@ -80,7 +80,7 @@ def test_the_sub_commands_are_those_of_the_command() -> None:
 
 
 def test_every_field_of_the_schema_is_in_its_object() -> None:
-    schema, page = json_schema(), render_schema()
+    schema, page = load_schema(), render_schema()
     for name, entry in {"Report": schema, **schema["$defs"]}.items():
         told = page.split(f"### {name}\n", 1)[1].split("\n### ", 1)[0]
         assert set(re.findall(r"^\| `(\w+)`", told, re.MULTILINE)) == set(entry.get("properties", ()))

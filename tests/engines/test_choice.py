@@ -19,7 +19,7 @@ def chosen(
 ) -> choice.EngineChoice:
     monkeypatch.setattr(tensorrt, "availability", lambda: trt)
     monkeypatch.setattr(torch_sparse, "availability", lambda: torch)
-    return choice.choose(choice.EngineRequest(**options), has_onnx=has_onnx)
+    return choice.choose_engine(choice.EngineRequest(**options), has_onnx=has_onnx)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,8 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from prox24_export.data import samples as calibration
-from prox24_export.engines.estimate import amdahl, estimate
+from prox24_export.data.random_samples import draw_random
+from prox24_export.engines.estimate import apply_amdahl, estimate
 from prox24_export.passes.calibrate.calibrate import Calibrate
 from prox24_export.passes.calibrate.schedule import schedule
 from prox24_export.passes.calibrate.streams import Batch, Streams
@@ -19,9 +20,10 @@ from prox24_export.passes.find_linears import FindLinears
 from prox24_export.passes.front_onnx.graph import OnnxGraph
 from prox24_export.passes.front_torch.graph import FxGraph
 from prox24_export.passes.front_torch.trace import trace
+from prox24_export.passes.graph.arrays import Array
 from prox24_export.passes.graph.protocol import Linear
 from prox24_export.results.engine import Estimate, ShapeShare
-from tests.graphs import Array, found, linears, model, normal, opened, pruned
+from tests.graphs import found, linears, model, normal, opened, pruned
 
 
 def of(text: str, weights: dict[str, Array], feeds: dict[str, Array], folder: Path, **sparse: object) -> Estimate:
@@ -99,8 +101,8 @@ def test_a_model_without_linear_layers_gains_nothing(tmp_path: Path) -> None:
 def test_resnet_20_has_the_operations_its_paper_tells(shared_data: Path) -> None:
     """He et al. 2015 by layers: 40.55 million multiply-adds for an image of 32 × 32."""
     graph = OnnxGraph(shared_data / "images" / "resnet20.onnx")
-    samples = calibration.random(graph.inputs, graph.gathered_rows, {}, 1, 0)
-    (feeds, _), *_ = calibration.joined(samples, graph.inputs, 1)
+    samples = draw_random(graph.inputs, graph.gathered_rows, {}, 1, 0)
+    (feeds, _), *_ = calibration.join_samples(samples, graph.inputs, 1)
     told = estimate(graph, found(graph), {layer.name for layer in linears(graph)}, feeds)
     assert told.flops == pytest.approx(2 * 40.55e6, rel=1e-3)
     assert told.sparse_share == pytest.approx(1 - 2 * 1024 * 27 * 16 / told.flops)  # all but the first
@@ -163,5 +165,5 @@ def test_pruned_weights_change_nothing(tmp_path: Path) -> None:
 
 @given(st.floats(0, 1))
 def test_the_bound_is_amdahls_between_one_and_two(share: float) -> None:
-    assert 1 <= amdahl(share) <= 2
-    assert amdahl(share) == pytest.approx(1 / ((1 - share) + share / 2))
+    assert 1 <= apply_amdahl(share) <= 2
+    assert apply_amdahl(share) == pytest.approx(1 / ((1 - share) + share / 2))

@@ -110,7 +110,7 @@ def test_other_files_beside_the_checkpoint_are_not_read(tmp_path: Path) -> None:
     )
     assert [file.name for file in Checkpoint(tmp_path).files] == ["shard.safetensors"]
     (tmp_path / "model.safetensors.index.json").write_text("{}", encoding="utf-8")
-    with pytest.raises(InputError, match="Expected an index of shards"):
+    with pytest.raises(InputError, match="Expected an index of the safetensors files"):
         _ = Checkpoint(tmp_path).files
 
 

@@ -4,7 +4,6 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -15,7 +14,7 @@ from torch import nn
 
 from prox24_export import Settings, export, inspect
 from prox24_export.errors import InputError
-from prox24_export.models import frontends
+from prox24_export.models.find_frontend import find_frontend
 from prox24_export.passes.find_linears import FindLinears
 from prox24_export.passes.front_onnx.graph import OnnxGraph
 from prox24_export.passes.front_torch.emit_onnx import OnnxMismatchError, verify_onnx
@@ -24,53 +23,9 @@ from prox24_export.passes.graph.protocol import Linear
 from prox24_export.passes.verify_pattern import PatternError
 from prox24_export.solver.pattern import is_two_four
 from tests.command import network
+from tests.models.transformers_models import DECODER, FAMILIES, MOE, saved, transformers
 
-transformers: Any = pytest.importorskip("transformers", reason="transformers is not installed")
-SMALL: dict[str, Any] = {
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-}
-TEXT = SMALL | {"vocab_size": 96, "max_position_embeddings": 64, "bos_token_id": 1, "eos_token_id": 2}
-DECODER = TEXT | {"num_key_value_heads": 2, "pad_token_id": 0}
-IMAGE = SMALL | {"image_size": 32, "patch_size": 8}
-WHISPER = {
-    "d_model": 32, "encoder_layers": 2, "encoder_attention_heads": 4, "decoder_layers": 1, "encoder_ffn_dim": 64,
-    "decoder_attention_heads": 4, "decoder_ffn_dim": 64, "num_mel_bins": 16, "max_source_positions": 32,
-    "vocab_size": 96, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1,
-}  # fmt: skip
-GPT2 = {"n_embd": 32, "n_layer": 2, "n_head": 4, "vocab_size": 96, "n_positions": 64, "bos_token_id": 1}
-T5 = {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4, "vocab_size": 96}
-OPT = {"hidden_size": 32, "ffn_dim": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "word_embed_proj_dim": 32}
-MOE = {"num_experts_per_tok": 2}
-QWEN_MOE = {"num_experts": 4, "moe_intermediate_size": 64, "head_dim": 8}
-FAMILIES: dict[str, tuple[str, str, dict[str, Any]]] = {
-    "llama": ("LlamaForCausalLM", "LlamaConfig", DECODER),
-    "qwen2": ("Qwen2ForCausalLM", "Qwen2Config", DECODER),
-    "qwen3": ("Qwen3ForCausalLM", "Qwen3Config", DECODER | {"head_dim": 8}),
-    "mistral": ("MistralForCausalLM", "MistralConfig", DECODER),
-    "gemma2": ("Gemma2ForCausalLM", "Gemma2Config", DECODER | {"head_dim": 8}),
-    "gpt2": ("GPT2LMHeadModel", "GPT2Config", GPT2 | {"eos_token_id": 2}),
-    "opt": ("OPTForCausalLM", "OPTConfig", OPT | {"vocab_size": 96, "max_position_embeddings": 64}),
-    "bert": ("BertForSequenceClassification", "BertConfig", TEXT),
-    "vit": ("ViTForImageClassification", "ViTConfig", IMAGE),
-    "clip": ("CLIPVisionModel", "CLIPVisionConfig", IMAGE),
-    "whisper": ("WhisperForAudioClassification", "WhisperConfig", WHISPER),
-    "t5": ("T5ForConditionalGeneration", "T5Config", T5),
-    "mixtral": ("MixtralForCausalLM", "MixtralConfig", DECODER | MOE | {"num_local_experts": 4}),
-    "qwen3_moe": ("Qwen3MoeForCausalLM", "Qwen3MoeConfig", DECODER | MOE | QWEN_MOE),
-}
 EXPLAINED = ("tied to an embedding", "C_in = 3", "not a constant")
-
-
-def saved(family: str, folder: Path, dtype: torch.dtype = torch.float32) -> nn.Module:
-    architecture, config, options = FAMILIES[family]
-    torch.manual_seed(0)
-    module: nn.Module = getattr(transformers, architecture)(getattr(transformers, config)(**options)).eval().to(dtype)
-    transformers.utils.logging.disable_progress_bar()
-    module.save_pretrained(folder)  # type: ignore[operator]
-    return module
 
 
 def linear_modules(module: nn.Module) -> set[str]:
@@ -177,7 +132,7 @@ def test_an_onnx_file_that_computes_something_else_is_noticed(tmp_path: Path) ->
     saved("bert", tmp_path / "dense")
     export(tmp_path / "dense", out=tmp_path / "out", settings=Settings(samples=8, onnx=True))
     file = tmp_path / "out" / "model.onnx"
-    sparse = frontends.of(tmp_path / "out" / "model").open()
+    sparse = find_frontend(tmp_path / "out" / "model").open()
     linears = FindLinears().call(graph=sparse).linears
     feeds = {entry.name: np.ones((2, 12), entry.dtype) for entry in sparse.inputs}
     verify_onnx(OnnxGraph(file), sparse, linears, feeds)
@@ -188,14 +143,14 @@ def test_an_onnx_file_that_computes_something_else_is_noticed(tmp_path: Path) ->
     onnx.save(model, file)
     with pytest.raises(OnnxMismatchError, match="differs from the torch model's by"):
         verify_onnx(OnnxGraph(file), sparse, linears, feeds)
-    dense = frontends.of(tmp_path / "dense").open()
+    dense = find_frontend(tmp_path / "dense").open()
     with pytest.raises(PatternError, match="holds no 2:4 linear layer with the weight"):
         verify_onnx(OnnxGraph(file), dense, linears, feeds)
 
 
 def test_the_onnx_route_prunes_the_same_layers_with_the_same_errors(tmp_path: Path) -> None:
     saved("llama", tmp_path / "dense")
-    frontend = frontends.of(tmp_path / "dense")
+    frontend = find_frontend(tmp_path / "dense")
     file = frontend.write_onnx(frontend.open(), tmp_path)
     np.savez(tmp_path / "data.npz", input_ids=np.random.default_rng(0).integers(0, 96, size=(80, 24)))
     errors = []
@@ -267,7 +222,7 @@ def test_without_transformers_the_extra_is_named(tmp_path: Path, monkeypatch: py
 @pytest.mark.parametrize("family", ["llama", "gemma2", "t5", "bert", "qwen3_moe"])
 def test_a_directory_is_read_lazily_and_computes_what_transformers_does(family: str, tmp_path: Path) -> None:
     module = saved(family, tmp_path, torch.float32)
-    graph = frontends.of(tmp_path).open()
+    graph = find_frontend(tmp_path).open()
     assert isinstance(graph, FxGraph)
     assert graph.read is not None or family == "qwen3_moe"  # experts are merged while transformers loads them
     feeds = {entry.name: np.random.default_rng(0).integers(0, 96, (2, 12)) for entry in graph.inputs}
@@ -287,7 +242,7 @@ def memory_starts_as_nan() -> Iterator[None]:
 @pytest.mark.usefixtures("memory_starts_as_nan")
 def test_a_lazy_graph_holds_no_weight(tmp_path: Path) -> None:
     saved("llama", tmp_path)
-    graph = frontends.of(tmp_path).open()
+    graph = find_frontend(tmp_path).open()
     assert isinstance(graph, FxGraph)
     assert graph.read is not None
     linear = next(layer for layer in FindLinears().call(graph=graph).linears)

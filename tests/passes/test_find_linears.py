@@ -10,8 +10,9 @@ import onnx
 import pytest
 from onnx import helper
 
+from prox24_export.passes.graph.arrays import Array
 from prox24_export.passes.graph.protocol import Linear, Reason, Skipped
-from tests.graphs import BF16, Array, found, linears, model, normal, opened
+from tests.graphs import BF16, found, linears, model, normal, opened
 
 X = "float[2,8] x"
 W = {"w": normal(8, 12)}  # [K, N] = [8, 12]

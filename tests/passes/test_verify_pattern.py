@@ -14,9 +14,10 @@ from hypothesis.extra import numpy as arrays
 from onnx import numpy_helper
 
 from prox24_export.passes.front_onnx.graph import OnnxGraph
+from prox24_export.passes.graph.arrays import Array
 from prox24_export.passes.graph.protocol import Linear
 from prox24_export.passes.verify_pattern import PatternError, VerifyPattern, violations
-from tests.graphs import Array, linears, magnitude, model, normal, opened, polygraphys_verdict, rewritten
+from tests.graphs import linears, magnitude, model, normal, opened, polygraphys_verdict, rewritten
 
 TEXT = """g (float[n,8] x) => (float[n,4] y) {
     [first] a = MatMul(x, u) b = Relu(a) [second] c = Gemm<transB = 1>(b, v) [third] y = MatMul(c, w) }"""

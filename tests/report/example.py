@@ -123,17 +123,22 @@ def nothing_eligible() -> Report:
     return build(input=same, output=same, layers=tuple(layer(index) for index in range(3, 24, 4)), **nothing)
 
 
+def with_budget(report: Report) -> Report:
+    """One of the dense layers could be sparse, and is not, to keep a limit on top-1."""
+    name = report.layers[LEFT_DENSE].name
+    found = budget([entry.name for entry in (*report.sparse_layers, report.layers[LEFT_DENSE])])
+    reason = f"left dense to keep the accuracy budget (1 layers, {found.parameters:,} weights)"
+    kept = replace(layer(2), name=name, notes=(), state="dense", reason=reason)
+    layers = (*report.layers[:LEFT_DENSE], kept, *report.layers[LEFT_DENSE + 1 :])
+    return replace(report, layers=layers, budget=found)
+
+
 def full() -> Report:
     """One fixed run in which every part of a report is filled, and every kind of verdict occurs."""
     short = build(12, seconds={"calibrate": 38.2, "solve": 31.1, "verify": 0.4, "total": 112.5})
     assert short.accuracy is not None
-    found = budget([entry.name for entry in (*short.sparse_layers, layer(LEFT_DENSE))])
-    reason = f"left dense to keep the accuracy budget (1 layers, {found.parameters:,} weights)"
-    kept = replace(layer(2), name=layer(LEFT_DENSE).name, notes=(), state="dense", reason=reason)
     return replace(
-        short,
-        layers=(*short.layers[:LEFT_DENSE], kept, *short.layers[LEFT_DENSE + 1 :]),
-        budget=found,
+        with_budget(short),
         accuracy=replace(
             short.accuracy,
             dense={"top1": 97.6, "word_errors": 4.125},
@@ -297,4 +302,23 @@ def _engine(names: list[str]) -> EngineReport:
         layer_times=(LayerTime(names[0], 0.021, 0.013), LayerTime(names[1], 0.02, None)),
         accuracy={"top1": 97.1},
         kept_in_fp32={"/encoder/norm/ReduceMean": "values beyond 65,504 on calibration data"},
+    )
+
+
+def later(report: Report) -> Report:
+    """The same model a week later: one layer fewer, a little faster, and less accurate."""
+    assert report.accuracy is not None
+    assert report.engine is not None
+    first, second = report.engine.latency
+    faster = replace(first, sparse=replace(first.sparse, median=0.62), speedup=replace(first.speedup, value=1.31))
+    return replace(
+        report,
+        started="2026-03-11T05:06:07+00:00",
+        versions=report.versions | {"prox24-export": "0.2.0"},
+        settings=report.settings | {"exclude": ("*/head/*", "*/q_proj/*"), "onnx": True},
+        output=replace(report.output, bytes=13_500_000),
+        layers=(replace(layer(3), name=report.layers[0].name, reason="excluded by the user"), *report.layers[1:]),
+        accuracy=replace(report.accuracy, sparse={"top1": 96.9, "word_errors": 4.25}),
+        gates=(replace(report.gates[0], passed=False, verdict="failed", value=0.7), *report.gates[1:]),
+        engine=replace(report.engine, latency=(faster, second)),
     )

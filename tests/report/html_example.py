@@ -19,53 +19,10 @@ from prox24_export.results.engine import (
     SpeedVerdict,
 )
 from prox24_export.results.report import (
-    AccuracyReport,
     Change,
-    DataFacts,
-    EpochReport,
-    Executions,
-    FileFacts,
-    Gate,
-    LayerReport,
-    OutputReport,
-    RefinementReport,
     Report,
 )
-from tests.report.example import LEFT_DENSE, budget
-
-STEPS = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
-DENSE = (
-    ("Conv", "grouped or depthwise convolution: TensorRT has no sparse kernel for it (groups = 64)"),
-    ("MatMul", "the weight is not a constant of the model"),
-    ("Gemm", "the reduction dimension is not a multiple of 4 (K = 35)"),
-    ("MatMul", "excluded by the user (--exclude */head/*)"),
-)
-
-
-def layer(index: int, count: int = 98) -> LayerReport:
-    """Every fourth layer is dense."""
-    block, step = divmod(index, len(STEPS))
-    name, k, n = f"/encoder/layers.{block}/{STEPS[step]}/MatMul", 1024 if step == 5 else 256, 1024 if step == 4 else 256
-    if index % 4 == 3:
-        op, reason = DENSE[index // 4 % len(DENSE)]
-        return LayerReport(name, op, None, None, None, 0, 0.0, "dense", reason)
-    return LayerReport(
-        name=name,
-        op="MatMul",
-        weight=f"encoder.layers.{block}.{STEPS[step]}.weight",
-        k=k,
-        n=n,
-        parameters=k * n,
-        share=0.9 / count,
-        state="sparse",
-        notes=("one weight, 2 uses",) if step == 0 else (),
-        relative_error=0.004 * (1 + index % 7) * (1 + step) * (1 + block / 100),
-        blend=1.0,
-        damping=0.003,
-        iterations=140 + index,
-        seconds=0.42,
-        status="every group settled on its mask",
-    )
+from tests.report import example
 
 
 def diagnosis(index: int, name: str) -> LayerDiagnosis:
@@ -165,65 +122,18 @@ def masks(report: Report, seed: int = 0) -> dict[str, npt.NDArray[np.bool_]]:
 
 
 def build(count: int = 98, **changes: Any) -> Report:
-    """A run whose accuracy gate is inconclusive; `changes` replace fields."""
-    report = Report(
-        tool="prox24-export 0.1.0",
-        versions={"python": "3.11.9", "onnxruntime": "1.23.0", "torch": "2.8.0"},
-        machine={"system": "Linux x86_64", "cores": 8},
-        started="2026-03-04T05:06:07+00:00",
-        settings={"method": "prox", "include": (), "exclude": ("*/head/*",), "seed": 0, "damping": None, "shapes": {}},
-        input=FileFacts("models/kwt1.onnx", 13_421_772, "a" * 64),
-        output=FileFacts("kwt1-2to4/model.onnx", 13_421_773, "b" * 64),
-        data=DataFacts("clips/train.npz", "clips/train.npz", fit=3508, choice=877, report=1096, is_random=False),
-        layers=tuple(layer(index, count) for index in range(count)),
-        accuracy=AccuracyReport(
-            samples=1096,
+    """The run of `example`, with a second metric, an inconclusive gate, an estimate and an engine."""
+    report = example.build(count)
+    assert report.accuracy is not None
+    report = replace(
+        report,
+        accuracy=replace(
+            report.accuracy,
             dense={"top1": 97.6, "my_score": 3.25},
             sparse={"top1": 97.2, "my_score": 3.2},
-            outputs=(
-                OutputReport("logits", 21.34, 0.996412, 1.82, 0.9881),
-                OutputReport("embedding", 17.05, 0.990136, 0.734, None),
-            ),
             changes=(Change("top1", -0.4, -0.93, 0.12, 1096),),
         ),
-        gates=(
-            Gate("max-accuracy-drop", 0.4, 0.5, "points", passed=True, verdict="inconclusive", low=-0.12, high=0.93),
-            Gate("min-snr", 17.05, 15, "dB", passed=True),
-        ),
-        warnings=("12 samples were left out: their shapes fit no other.",),
-        executions=Executions(calibration=18_240, dense_pass=7_600, stages=41),
-        seconds={"calibrate": 38.2, "solve": 31.1, "verify": 0.4},
-        refinement=RefinementReport(
-            kept=True,
-            reason="the held-back samples' objective went from 0.52 to 0.31",
-            mode="model",
-            samples=877,
-            before=0.52,
-            after=0.31,
-            curve=tuple(
-                EpochReport(0, epoch, None if epoch == 0 else 0.6 / (1 + epoch), 0.3 + 0.22 / (1 + epoch))
-                for epoch in range(7)
-            ),
-            seconds=41.5,
-        ),
+        gates=(replace(report.gates[0], verdict="inconclusive", low=-0.12, high=0.93), report.gates[1]),
         estimate=ESTIMATE,
     )
     return replace(report, **{"engine": engine(report), **changes})
-
-
-def with_budget(report: Report) -> Report:
-    """One of the dense layers could be sparse, and is not, to keep a limit on top-1."""
-    name = report.layers[LEFT_DENSE].name
-    found = budget([entry.name for entry in (*report.sparse_layers, report.layers[LEFT_DENSE])])
-    reason = f"left dense to keep the accuracy budget (1 layers, {found.parameters:,} weights)"
-    kept = replace(layer(2), name=name, weight=f"{name}.weight", state="dense", reason=reason)
-    layers = (*report.layers[:LEFT_DENSE], kept, *report.layers[LEFT_DENSE + 1 :])
-    return replace(report, layers=layers, budget=found)
-
-
-def nothing_eligible() -> Report:
-    """Dense layers only: the output is the input."""
-    same = FileFacts("depthwise-2to4/model.onnx", 9_000, "c" * 64)
-    absent = ("data", "accuracy", "executions", "refinement", "estimate", "engine")
-    nothing: dict[str, Any] = {**dict.fromkeys(absent), "gates": (), "warnings": ()}
-    return build(input=same, output=same, layers=tuple(layer(index) for index in range(3, 24, 4)), **nothing)

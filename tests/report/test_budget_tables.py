@@ -11,10 +11,9 @@ from prox24_export.budget.search import ORDERS
 from prox24_export.report import budget_tables, html, html_budget, html_charts
 from prox24_export.results.budget import BudgetPoint, BudgetReport
 from tests.budget.additive import LAYERS, additive
-from tests.report.example import ALONE, GAIN, build, full, only_dense, point
+from tests.report.example import ALONE, GAIN, build, full, only_dense, point, with_budget
 from tests.report.html_example import build as page_example
-from tests.report.html_example import with_budget
-from tests.report.test_html import HOSTILE, Page
+from tests.report.page import HOSTILE, Page
 
 
 def example(**changes: Any) -> BudgetReport:
@@ -60,7 +59,7 @@ def test_where_nothing_keeps_the_limit_it_is_the_order_with_most_points() -> Non
 
 
 def test_the_table_is_one_order_and_ends_with_what_was_chosen() -> None:
-    rows = budget_tables.table(example()).rows
+    rows = budget_tables.steps_table(example()).rows
     assert [(row[0], row[4]) for row in rows] == [
         ("0", "misses it"),
         ("2", "misses it"),
@@ -69,9 +68,9 @@ def test_the_table_is_one_order_and_ends_with_what_was_chosen() -> None:
         ("1", "keeps it"),
     ]
     assert {row[5] for row in rows[1:-1]} == {GAIN}
-    assert len(budget_tables.every_variant(example()).rows) == len(example().curve)
-    assert len(budget_tables.table(not_needed()).rows) == 1
-    assert not budget_tables.table(None).rows
+    assert len(budget_tables.variants_table(example()).rows) == len(example().curve)
+    assert len(budget_tables.steps_table(not_needed()).rows) == 1
+    assert not budget_tables.steps_table(None).rows
 
 
 def test_a_change_has_the_unit_of_its_metric_and_its_error_where_one_is_known() -> None:
@@ -80,7 +79,7 @@ def test_a_change_has_the_unit_of_its_metric_and_its_error_where_one_is_known() 
         point(GAIN, 3, -0.5, metric="perplexity", error=0.0),
         point(GAIN, 4, 1, metric="psnr"),
     )
-    rows = budget_tables.every_variant(example(curve=points)).rows
+    rows = budget_tables.variants_table(example(curve=points)).rows
     assert [row[2:4] for row in rows] == [
         ("top-1 0.25 ± 0.1 points", "0.5 points"),
         ("perplexity −0.5", "0.5"),
@@ -96,7 +95,7 @@ def test_of_any_search_the_page_has_one_order_and_the_choice(layers: Any) -> Non
     choice = search.run()
     names = tuple(unit.name for unit in choice.dense)
     found = example(sensitivity=search.sensitivity, curve=tuple(search.curve), dense=names)
-    order, path = budget_tables.order(found), budget_tables.path(found)
+    order, path = budget_tables.order(found), budget_tables.order_points(found)
     assert order in {*ORDERS, ""}
     assert {entry.order for entry in path} <= {order, "everything pruned"}
     assert not path[0].layers
@@ -105,7 +104,7 @@ def test_of_any_search_the_page_has_one_order_and_the_choice(layers: Any) -> Non
     if found.ending is not None:
         assert found.ending.parameters == choice.parameters
         assert drawn.chosen == (len(harm) - len(names), found.ending.value)
-        assert any(row[0] == str(len(names)) and row[4] == "keeps it" for row in budget_tables.table(found).rows)
+        assert any(row[0] == str(len(names)) and row[4] == "keeps it" for row in budget_tables.steps_table(found).rows)
 
 
 def test_across_are_the_layers_that_stay_sparse_of_those_that_could() -> None:

@@ -13,12 +13,11 @@ from rich.cells import cell_len
 from prox24_export.errors import InputError
 from prox24_export.report import html, junit, markdown
 from prox24_export.report.compare import compare, render_markdown, render_text
-from prox24_export.report.rerender import PAGE, WRITERS, rerender, write
+from prox24_export.report.files import PAGE, WRITERS, rerender_folder, write_rendered
 from prox24_export.results.engine import EngineReport
 from prox24_export.results.report import AccuracyReport, OutputReport, Report
-from tests.report.example import build, full, layer
+from tests.report.example import build, full, later, layer
 from tests.report.reports import reports
-from tests.report.test_goldens import later
 
 
 def rows(before: Report, after: Report, title: str) -> list[tuple[str, ...]]:
@@ -148,7 +147,7 @@ def test_any_two_reports_can_be_compared(before: Report, after: Report) -> None:
 def test_a_run_is_rendered_again_from_its_report_alone(tmp_path: Path) -> None:
     (tmp_path / "report.json").write_text(full().to_json(), encoding="utf-8")
     (tmp_path / "summary.md").write_text("stale", encoding="utf-8")
-    written = rerender(tmp_path)
+    written = rerender_folder(tmp_path)
     assert {path.name for path in written} == {PAGE, *WRITERS} == {"report.html", "summary.md", "junit.xml"}
     assert (tmp_path / "summary.md").read_text(encoding="utf-8") == markdown.render(full())
     assert (tmp_path / "junit.xml").read_text(encoding="utf-8") == junit.render(full())
@@ -157,9 +156,9 @@ def test_a_run_is_rendered_again_from_its_report_alone(tmp_path: Path) -> None:
 
 
 def test_what_is_written_first_and_again_is_the_same(tmp_path: Path) -> None:
-    first = {path: path.read_bytes() for path in write(full(), tmp_path)}
+    first = {path: path.read_bytes() for path in write_rendered(full(), tmp_path)}
     (tmp_path / "report.json").write_text(full().to_json(), encoding="utf-8")
-    assert {path: path.read_bytes() for path in rerender(tmp_path)} == first
+    assert {path: path.read_bytes() for path in rerender_folder(tmp_path)} == first
 
 
 @pytest.mark.parametrize(
@@ -177,7 +176,7 @@ def test_a_folder_that_is_no_run_is_refused_and_nothing_written(
     folder.mkdir()
     prepare(folder)
     with pytest.raises(InputError, match=re.escape(said)):
-        rerender(folder)
+        rerender_folder(folder)
     assert not (folder / "summary.md").exists()
 
 
@@ -188,5 +187,5 @@ def test_a_report_that_cannot_be_rendered_leaves_the_old_files(tmp_path: Path, m
     monkeypatch.setitem(WRITERS, "junit.xml", broken)
     (tmp_path / "summary.md").write_text("old", encoding="utf-8")
     with pytest.raises(ZeroDivisionError):
-        write(full(), tmp_path)
+        write_rendered(full(), tmp_path)
     assert (tmp_path / "summary.md").read_text(encoding="utf-8") == "old"

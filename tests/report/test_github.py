@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from prox24_export.report import github, github_benchmark, markdown
+from prox24_export.report import content, github, github_benchmark, markdown
 from prox24_export.results.engine import EngineReport
 from prox24_export.results.report import AccuracyReport, Better, Gate, OutputReport, Report
 from tests.report.example import build, full
@@ -52,7 +52,7 @@ def test_failed_gates_are_errors_doubts_and_warnings_are_warnings_and_the_verdic
     assert kinds["warning"][0][0] == "gate max-accuracy-drop"
     assert ("prox24-export", "12 samples were left out: their shapes fit no other.") in kinds["warning"]
     assert any("coefficient of variation 3.1 %" in message for _, message in kinds["warning"])
-    assert kinds["notice"][0] == ("prox24-export", markdown.verdict(full()))
+    assert kinds["notice"][0] == ("prox24-export", content.verdict(full()))
     assert kinds["notice"][1][0] == "estimate, not a measurement"
 
 

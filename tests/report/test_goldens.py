@@ -1,14 +1,13 @@
 """Every format but HTML from one fixed run, as files to look at; and that they cannot be written anew by accident."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from prox24_export.report import compare, github, github_benchmark, junit, markdown
 from prox24_export.results.report import Report
-from tests.report.example import full, layer
+from tests.report.example import full, later
 from tests.report.goldens import SWITCH, check
 
 WRITERS: dict[str, Callable[[Report], str]] = {
@@ -21,25 +20,6 @@ WRITERS: dict[str, Callable[[Report], str]] = {
     "compare.txt": lambda report: compare.render_text(report, later(report)),
     "compare.md": lambda report: compare.render_markdown(report, later(report)),
 }
-
-
-def later(report: Report) -> Report:
-    """The same model a week later: one layer fewer, a little faster, and less accurate."""
-    assert report.accuracy is not None
-    assert report.engine is not None
-    first, second = report.engine.latency
-    faster = replace(first, sparse=replace(first.sparse, median=0.62), speedup=replace(first.speedup, value=1.31))
-    return replace(
-        report,
-        started="2026-03-11T05:06:07+00:00",
-        versions=report.versions | {"prox24-export": "0.2.0"},
-        settings=report.settings | {"exclude": ("*/head/*", "*/q_proj/*"), "onnx": True},
-        output=replace(report.output, bytes=13_500_000),
-        layers=(replace(layer(3), name=report.layers[0].name, reason="excluded by the user"), *report.layers[1:]),
-        accuracy=replace(report.accuracy, sparse={"top1": 96.9, "word_errors": 4.25}),
-        gates=(replace(report.gates[0], passed=False, verdict="failed", value=0.7), *report.gates[1:]),
-        engine=replace(report.engine, latency=(faster, second)),
-    )
 
 
 @pytest.mark.parametrize("name", WRITERS)

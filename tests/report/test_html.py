@@ -5,60 +5,19 @@ import hashlib
 import re
 from collections.abc import Callable
 from dataclasses import replace
-from html.parser import HTMLParser
 from typing import Any
 
 import pytest
 
-from prox24_export.report.html import render, written
-from prox24_export.report.html_answers import engine_state, gates, overall, speed, steps
-from prox24_export.report.html_mask import read
+from prox24_export.report.html import format_value, render
+from prox24_export.report.html_answers import engine_state, gates, overall_verdict, speed, steps
+from prox24_export.report.html_mask import read_masks
 from prox24_export.report.html_tables import details
 from prox24_export.results.engine import EngineReport, LayerDiagnosis
 from prox24_export.results.report import DataFacts, Gate, RefinementReport, Report
-from tests.report.html_example import build, engine, layer, masks, nothing_eligible, point, with_budget
-
-CELLS = {"td", "th", "dd", "small"}  # what stands apart on the screen
-VOID = {"meta", "link", "input", "wbr", "br"}
-LOADS = {"src", "href", "srcset", "action", "data", "poster", "xlink:href"}
-HOSTILE = "<script>alert(1)</script><!--</textarea>\"'&</title>"
-
-
-class Page(HTMLParser):
-    """Fails on a tag that is not closed in order; collects text, tags, attributes and addresses."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.words: list[str] = []
-        self.tags: list[str] = []
-        self.loads: list[str] = []
-        self.names: list[str] = []
-        self.ids: list[str] = []
-        self.feed(text)
-        self.close()
-        assert self.open == []
-        self.text = " ".join("".join(self.words).split())
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.words.append(" " * (tag in CELLS))
-        self.names += [name for name, _ in attrs]
-        self.ids += [value or "" for name, value in attrs if name == "id"]
-        self.loads += [value or "" for name, value in attrs if name in LOADS]
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        del attrs
-        self.tags.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if self.open and self.open[-1] not in {"script", "style"}:
-            self.words.append(data)
+from tests.report.example import layer, nothing_eligible, with_budget
+from tests.report.html_example import build, engine, masks, point
+from tests.report.page import HOSTILE, Page
 
 
 def test_the_first_screen_answers() -> None:
@@ -67,7 +26,7 @@ def test_the_first_screen_answers() -> None:
     for words in (
         "74 of 98 linear layers are 2:4 sparse",
         "98 found 74 pruned to 2:4 50 eligible 25 sparse tactic chosen",
-        "12 of 74 pruned layers not told whether chosen.",
+        "For 12 of 74 pruned layers it is not known whether a sparse tactic was chosen.",
         "top-1 97.6 % 97.2 % −0.4 points 95 % interval −0.93 to +0.12",
         "my_score 3.25 3.2 −0.05",
         "Worst output SNR: 17.1 dB (embedding)",
@@ -165,7 +124,7 @@ def test_names_cannot_become_markup() -> None:
     assert page.tags.count("script") == 2  # ours, and the masks' data
     assert "textarea" not in page.tags
     assert "alert(1)</script>" not in text.replace("<wbr>", "")
-    assert list(read(text)) == [HOSTILE]
+    assert list(read_masks(text)) == [HOSTILE]
     for around in (f"{HOSTILE}: 2:4 sparsity report", f"at {HOSTILE}.", f"{HOSTILE}: 0.4 %", f"Warning. {HOSTILE}"):
         assert around in page.text
 
@@ -192,7 +151,7 @@ def test_random_data_and_a_failed_gate_are_headlines() -> None:
 )
 def test_the_worst_gate_decides(verdicts: Any, said: str) -> None:
     found = tuple(Gate("min-snr", 1, 2, "dB", passed=passed, verdict=verdict) for verdict, passed in verdicts)
-    assert overall(build(gates=found)) == said
+    assert overall_verdict(build(gates=found)) == said
 
 
 def test_an_inconclusive_gate_under_strict_says_that_it_failed() -> None:
@@ -267,7 +226,8 @@ def test_what_no_log_tells_is_a_dash_and_counted() -> None:
     rows, unknown = steps(replace(report, engine=engine(report, layers=told)))
     assert [row.layers for row in rows] == ["98", "74", "–", "–"]
     assert unknown == (
-        "74 of 74 pruned layers not told whether eligible; 74 of 74 pruned layers not told whether chosen."
+        "For 74 of 74 pruned layers it is not known whether they are eligible; "
+        "for 74 of 74 pruned layers it is not known whether a sparse tactic was chosen."
     )
 
 
@@ -326,7 +286,7 @@ def test_the_same_report_is_the_same_page(change: Callable[[Report], Report]) ->
 
 
 def test_values_are_written_for_people() -> None:
-    assert written({"x": [1, 3], "y": None, "z": True}) == "x: 1, 3, y: not set, z: yes"
-    assert written(()) == written({}) == "none"
-    assert written(0.123456) == "0.123"
+    assert format_value({"x": [1, 3], "y": None, "z": True}) == "x: 1, 3, y: not set, z: yes"
+    assert format_value(()) == format_value({}) == "none"
+    assert format_value(0.123456) == "0.123"
     assert details(layer(3)) == ""

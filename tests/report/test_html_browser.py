@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 
 from prox24_export.report.html import render
-from tests.report.html_example import build, engine, layer, masks, nothing_eligible, with_budget
+from tests.report.example import layer, nothing_eligible, with_budget
+from tests.report.html_example import build, engine, masks
 
 SCRIPT = Path(__file__).with_name("browser.mjs")
 KINDS = ["light-1280", "light-390", "dark-1280", "dark-390"]

@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 
 from prox24_export.report import html_charts
 from prox24_export.report.html_charts import PrunedCurve
-from prox24_export.report.html_plot import HEIGHT, ROOM, Plot, axis
+from prox24_export.report.html_plot import HEIGHT, ROOM, Plot, make_axis
 from prox24_export.results.engine import ShapeShare
-from tests.report.html_example import ESTIMATE, build, distribution, layer, point
+from tests.report.example import layer
+from tests.report.html_example import ESTIMATE, build, distribution, point
 
 FINITE = st.floats(-1e12, 1e12)
 CURVE = PrunedCurve("top-1", " %", ((0, 97.6), (20, 97.55), (45, 97.5), (74, 97.2), (80, 96.1)), 97.0, (74, 97.2))
@@ -26,7 +27,7 @@ def points(plot: Plot, place: int) -> list[tuple[float, float]]:
 @given(FINITE, FINITE)
 def test_an_axis_holds_its_values_in_few_round_steps(one: float, other: float) -> None:
     low, high = sorted((one, other))
-    scale = axis(low, high)
+    scale = make_axis(low, high)
     slack = 1e-6 * scale.step
     assert scale.low <= low + slack
     assert scale.high >= high - slack
@@ -36,7 +37,7 @@ def test_an_axis_holds_its_values_in_few_round_steps(one: float, other: float) -
 
 @given(FINITE, FINITE)
 def test_ticks_are_told_apart(one: float, other: float) -> None:
-    scale = axis(min(one, other), max(one, other))
+    scale = make_axis(min(one, other), max(one, other))
     labels = [tick.label for tick in scale.ticks(scale.down)]
     assert len(set(labels)) == len(labels)
     assert (scale.down(scale.low), scale.down(scale.high)) == (ROOM + HEIGHT, ROOM)
@@ -54,7 +55,7 @@ def test_ticks_are_told_apart(one: float, other: float) -> None:
     ],
 )
 def test_ticks_read_well(low: float, high: float, labels: list[str]) -> None:
-    scale = axis(low, high)
+    scale = make_axis(low, high)
     assert [tick.label for tick in scale.ticks(scale.down)] == labels
 
 

@@ -7,7 +7,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from prox24_export.report import markdown
-from prox24_export.report.markdown import figures, number, render, tables, verdict
+from prox24_export.report.content import figures, tables, verdict
+from prox24_export.report.markdown import render
+from prox24_export.report.tables import number
 from prox24_export.results.report import (
     RANDOM_WARNING,
     AccuracyReport,

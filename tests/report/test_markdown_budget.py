@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from prox24_export.report.markdown import render, verdict
+from prox24_export.report.content import verdict
+from prox24_export.report.markdown import render
 from tests.report.example import build, full, only_dense
 from tests.report.markdown_examples import huge
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from rich.cells import cell_len
 
-from prox24_export.report import budget_text, terminal
+from prox24_export.report import terminal, terminal_budget
 from prox24_export.results.budget import CONFIRMING, BudgetReport
 from prox24_export.results.report import AccuracyReport, Gate, LayerReport, OutputReport, RefinementReport
 from tests.report.example import build, full, layer, nothing_eligible, only_dense
@@ -160,8 +160,8 @@ def wide(letters: str) -> BudgetReport:
 @pytest.mark.parametrize("letters", ["/layer", "層", "\U0001f600", "a\nb\t", "e\u0301"])
 def test_no_line_of_a_budget_is_longer_than_100_columns(letters: str) -> None:
     found = wide(letters)
-    sensitivity = budget_text.sensitivity_table(found.sensitivity).splitlines()
-    lines = [*budget_text.budget_table(found).splitlines(), *sensitivity]
+    sensitivity = terminal_budget.sensitivity_table(found.sensitivity).splitlines()
+    lines = [*terminal_budget.budget_table(found).splitlines(), *sensitivity]
     assert max(cell_len(line) for line in lines) <= 100
     assert len(sensitivity) == 2 + len(found.sensitivity.units)  # no name breaks its line
     assert {cell_len(line) for line in sensitivity[1:]} == {99}  # nor its column
@@ -187,14 +187,14 @@ def test_every_confirmation_is_shown() -> None:
     found = full().budget
     assert found is not None
     missed, held = (replace(found.curve[-1], order=CONFIRMING, layers=layers, fits=layers > 1) for layers in (1, 2))
-    lines = budget_text.budget_table(replace(found, curve=(*found.curve, missed, held))).splitlines()
+    lines = terminal_budget.budget_table(replace(found, curve=(*found.curve, missed, held))).splitlines()
     ends = [line.split(maxsplit=5)[-1] for line in lines if "keeps " in line or "misses" in line]
     told = [f"keeps  {found.curve[-1].order}", f"misses {CONFIRMING}", f"keeps  {CONFIRMING}"]
     assert ends[-3:] == [f"{step} (solved again)" for step in told]
 
 
 def test_layers_of_one_stage_share_their_reason() -> None:
-    lines = budget_text.budget_table(wide("x")).splitlines()
+    lines = terminal_budget.budget_table(wide("x")).splitlines()
     assert sum(line.startswith("    not sparse again: ") for line in lines) == len(wide("x").dense)
 
 
@@ -211,7 +211,7 @@ def test_a_budget_that_was_not_needed_says_so() -> None:
     found = full().budget
     assert found is not None
     kept = replace(found, curve=found.curve[:1], dense=(), parameters=0, solved_again=False, verdict="not needed")
-    text = budget_text.budget_table(kept)
+    text = terminal_budget.budget_table(kept)
     assert text.startswith("budget: every layer may be sparse, by 219 samples that are in no figure of the report\n")
     assert "dense: " not in text
 

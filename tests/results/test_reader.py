@@ -15,13 +15,13 @@ from jsonschema import Draft202012Validator
 
 from prox24_export import Settings, export
 from prox24_export.errors import InputError
-from prox24_export.results.reader import json_schema, load, parse
+from prox24_export.results.reader import load_report, load_schema, parse_report
 from prox24_export.results.report import LayerReport, OutputReport, Report
 from tests.graphs import model, normal, save
 from tests.report.example import build, full, nothing_eligible
 from tests.report.reports import reports
 
-SCHEMA = json_schema()
+SCHEMA = load_schema()
 VALIDATOR = Draft202012Validator(SCHEMA)
 SCALARS = {str: "string", int: "integer", bool: "boolean"}
 SHARES = {"share", "sparse_share"}  # always finite, and bounded in place of `number`
@@ -38,7 +38,7 @@ def accepts(document: Any) -> bool:
 
 def refuses_to_load(document: Any) -> str:
     with pytest.raises(InputError, match=r"^it is not a report: ") as caught:
-        parse(json.dumps(document), "it")
+        parse_report(json.dumps(document), "it")
     return str(caught.value)
 
 
@@ -143,7 +143,7 @@ def test_the_schema_has_nothing_beside_the_dataclasses() -> None:
 @pytest.mark.parametrize("report", [full(), build(), nothing_eligible(), build(refinement=None)])
 def test_what_is_written_fits_the_schema_and_is_read_back_as_it_was(report: Report) -> None:
     VALIDATOR.validate(plain(report))
-    assert parse(report.to_json(), "it") == report
+    assert parse_report(report.to_json(), "it") == report
 
 
 def test_a_real_run_fits_the_schema_and_is_read_back_as_it_was(tmp_path: Path) -> None:
@@ -152,7 +152,7 @@ def test_a_real_run_fits_the_schema_and_is_read_back_as_it_was(tmp_path: Path) -
     limits = Settings(min_snr=1.0, exclude=("inf*",))
     report = export(path, [{"x": normal(8, 16, seed=seed)} for seed in range(4)], tmp_path / "out", settings=limits)
     VALIDATOR.validate(json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8")))
-    assert load(tmp_path / "out") == load(tmp_path / "out" / "report.json") == report
+    assert load_report(tmp_path / "out") == load_report(tmp_path / "out" / "report.json") == report
 
 
 @pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
@@ -167,7 +167,7 @@ def test_numbers_that_json_has_not_are_read_back_as_numbers(value: float) -> Non
         seconds={"inf": value},
     )
     VALIDATOR.validate(plain(report))
-    back = parse(report.to_json(), "it")
+    back = parse_report(report.to_json(), "it")
     assert repr(back) == repr(report)  # NaN equals nothing, but is written alike
     assert back.accuracy is not None
     assert back.accuracy.outputs[0].name == "inf"
@@ -176,7 +176,7 @@ def test_numbers_that_json_has_not_are_read_back_as_numbers(value: float) -> Non
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(reports())
 def test_any_report_is_read_back_as_it_was(report: Report) -> None:
-    back = parse(report.to_json(), "it")
+    back = parse_report(report.to_json(), "it")
     assert repr(back) == repr(report)
     assert back.to_json() == report.to_json()
 
@@ -262,7 +262,7 @@ def test_the_unchanged_document_is_accepted() -> None:
 def test_a_later_version_may_add_fields_and_an_earlier_one_may_lack_those_with_a_default() -> None:
     document = changed(("layers", 0, "new"), [1])
     del document["engine"], document["gates"][0]["verdict"]
-    report = parse(json.dumps(document), "it")
+    report = parse_report(json.dumps(document), "it")
     assert report.engine is None
     assert report.gates[0].verdict == ""
     assert report.layers == full().layers
@@ -288,7 +288,7 @@ def test_metrics_of_one_model_only_are_refused() -> None:
 def test_a_file_that_is_no_report_is_refused_in_one_sentence(content: bytes, said: str, tmp_path: Path) -> None:
     (tmp_path / "report.json").write_bytes(content)
     with pytest.raises(InputError) as caught:
-        load(tmp_path)
+        load_report(tmp_path)
     message = str(caught.value)
     assert message.startswith(f"{tmp_path / 'report.json'} is not a report: ")
     assert said in message
@@ -298,7 +298,7 @@ def test_a_file_that_is_no_report_is_refused_in_one_sentence(content: bytes, sai
 
 def test_a_missing_file_is_told(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"report\.json cannot be read: No such file or directory\. Give the"):
-        load(tmp_path)
+        load_report(tmp_path)
 
 
 def test_a_long_wrong_value_is_cut() -> None:
@@ -309,4 +309,4 @@ def test_a_long_wrong_value_is_cut() -> None:
 
 def test_a_layer_keeps_a_whole_number_whole() -> None:
     report = build(layers=(LayerReport("a", "Gemm", "w", 8, 8, 64, 1, "sparse"),))
-    assert parse(report.to_json(), "it").to_json() == report.to_json()
+    assert parse_report(report.to_json(), "it").to_json() == report.to_json()

@@ -1,20 +1,18 @@
 """The proximal operator against an exhaustive search, its own algebra, and its contract."""
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 from torch import Tensor
 
+from prox24_export.passes.graph.arrays import Array
 from prox24_export.solver.pattern import two_four_mask
 from prox24_export.solver.prox import gradient_step, prox24, prox24_reference, splitting_step
 
-Array = NDArray[Any]
 Searched = dict[str, list[tuple[float, Array, Array]]]
 Operator = Callable[[Tensor, float], Tensor]
 

@@ -16,14 +16,16 @@ from prox24_export.passes.front_onnx.graph import OnnxGraph
 from prox24_export.passes.precision.check import PrecisionError
 from prox24_export.passes.precision.lower import LowerPrecision
 from prox24_export.stages import engines as engine_stage
-from prox24_export.stages import lower as lowering
+from prox24_export.stages.lower import lower
 from tests.command import network, samples
 from tests.graphs import model, normal, save
 
 
 @pytest.fixture
 def has_tensorrt(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("prox24_export.stages.prepare.choose", lambda *_a, **_k: EngineChoice("tensorrt", "fp16"))
+    monkeypatch.setattr(
+        "prox24_export.stages.prepare.choose_engine", lambda *_a, **_k: EngineChoice("tensorrt", "fp16")
+    )
 
 
 def failing(error: Exception) -> Any:
@@ -37,7 +39,7 @@ def failing(error: Exception) -> Any:
 def test_under_auto_any_failure_of_the_engine_is_told_and_the_model_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine_stage, "_tensorrt", failing(MemoryError("no memory left")))
+    monkeypatch.setattr(engine_stage, "_measure_tensorrt", failing(MemoryError("no memory left")))
     report = export(network(tmp_path), samples(tmp_path), tmp_path / "out")
     assert report.engine is not None
     assert report.engine.not_measured == "tensorrt failed: no memory left"
@@ -46,7 +48,7 @@ def test_under_auto_any_failure_of_the_engine_is_told_and_the_model_kept(
 
 @pytest.mark.usefixtures("has_tensorrt")
 def test_an_engine_that_was_asked_for_and_fails_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine_stage, "_tensorrt", failing(MemoryError("no memory left")))
+    monkeypatch.setattr(engine_stage, "_measure_tensorrt", failing(MemoryError("no memory left")))
     with pytest.raises(MemoryError):
         export(network(tmp_path), samples(tmp_path), tmp_path / "out", settings=Settings(engine="tensorrt"))
     assert not (tmp_path / "out").exists()
@@ -55,7 +57,7 @@ def test_an_engine_that_was_asked_for_and_fails_ends_the_run(tmp_path: Path, mon
 @pytest.mark.usefixtures("has_tensorrt")
 def test_the_builders_log_is_there_when_the_folder_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     error = EngineBuildError("TensorRT built no engine from x: it is too large.", Path("gone.log"), "all it said")
-    monkeypatch.setattr(engine_stage, "_tensorrt", failing(error))
+    monkeypatch.setattr(engine_stage, "_measure_tensorrt", failing(error))
     kept = tmp_path / "out.build.log"
     with pytest.raises(Prox24Error, match=r"too large\. All that it said is in .*out\.build\.log"):
         export(network(tmp_path), samples(tmp_path), tmp_path / "out", settings=Settings(engine="tensorrt"))
@@ -84,7 +86,7 @@ def test_shapes_that_do_not_fit_are_refused_before_the_work(
 def test_a_conversion_that_was_asked_for_and_fails_ends_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lowering, "lower", failing(PrecisionError("overflow")))
+    monkeypatch.setattr(engine_stage, "lower", failing(PrecisionError("overflow")))
     with pytest.raises(PrecisionError, match="overflow"):
         export(network(tmp_path), samples(tmp_path), tmp_path / "out", settings=Settings(precision="fp16"))
     assert not (tmp_path / "out").exists()
@@ -102,7 +104,7 @@ def test_the_same_nodes_stay_in_float32_in_both_files(tmp_path: Path) -> None:
     ]
     one, other = paths
     feeds = [{"x": np.ones((2, 8), np.float32)}]
-    files = lowering.lower(one, other, ["w"], tmp_path / "engines", precision="fp16", feeds=feeds)
+    files = lower(one, other, ["w"], tmp_path / "engines", precision="fp16", feeds=feeds)
     assert files.lowered is not None
     assert files.lowered.kept_in_fp32.keys() == {"first", "second"}
     types = [
@@ -126,4 +128,4 @@ def test_what_conversion_has_to_say_is_in_the_report(tmp_path: Path) -> None:
 def test_the_profile_spans_what_is_timed(tmp_path: Path) -> None:
     graph = OnnxGraph(network(tmp_path))
     batches = [{"x": np.zeros((size, 8), np.float32)} for size in (1, 6)]
-    assert str(engine_stage.profile(graph, {}, batches)["x"]) == "1x8,6x8,6x8"
+    assert str(engine_stage.make_profile(graph, {}, batches)["x"]) == "1x8,6x8,6x8"

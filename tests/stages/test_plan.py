@@ -5,17 +5,17 @@ from pathlib import Path
 import pytest
 
 from prox24_export import Settings, plan
-from prox24_export.passes.find_linears import FindLinears
 from prox24_export.passes.front_onnx.graph import OnnxGraph
 from prox24_export.passes.graph.protocol import Linear
 from prox24_export.stages.plan import Costs, Rates
 from tests.command import command, network, samples, snapshot
+from tests.graphs import linears
 
 RATES = Rates(single=1e9, double=5e8, cholesky=1e9)
 
 
-def linears(folder: Path, k: int) -> list[Linear]:
-    return FindLinears().call(graph=OnnxGraph(network(folder, k=k))).linears
+def layers_of(folder: Path, k: int) -> list[Linear]:
+    return linears(OnnxGraph(network(folder, k=k)))
 
 
 def test_the_command_prints_memory_and_time_and_writes_nothing(tmp_path: Path) -> None:
@@ -49,13 +49,13 @@ def test_gram_matrices_count_by_part_stream_and_input(tmp_path: Path) -> None:
     assert aimed.sums_mb([1000]) == pytest.approx((2 * 2 * 8 + 2 * 4) * square)
     assert aimed.sums_mb([1000, 1000]) == pytest.approx((2 * 2 * 2 * 8 + 2 * 4) * square)
     assert baseline.sums_mb([1000]) == pytest.approx((2 * 8 + 4) * square)
-    assert aimed.solver_mb([1000], linears(tmp_path, 8)) > aimed.sums_mb([1000]) - 8 * square
+    assert aimed.solver_mb([1000], layers_of(tmp_path, 8)) > aimed.sums_mb([1000]) - 8 * square
 
 
 def test_more_effort_tokens_and_width_take_longer(tmp_path: Path) -> None:
     def seconds(effort: str, tokens: int, k: int) -> float:
         costs = Costs(RATES, Settings(effort=effort), parts=2)  # type: ignore[arg-type]
-        return costs.seconds([k], linears(tmp_path, k)[:1], tokens)
+        return costs.seconds([k], layers_of(tmp_path, k)[:1], tokens)
 
     assert seconds("fast", 100, 64) < seconds("default", 100, 64) < seconds("thorough", 100, 64)
     assert seconds("default", 100, 64) < seconds("default", 1000, 64)

@@ -6,16 +6,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 
 from prox24_export.errors import InputError
+from prox24_export.passes.graph.arrays import Array
 from prox24_export.passes.graph.protocol import Runner
 from prox24_export.results.report import AccuracyReport, OutputReport
 from prox24_export.validation import accuracy
 from tests.graphs import normal
-
-Array = npt.NDArray[Any]
 
 
 def compared(
@@ -32,7 +30,9 @@ def compared(
     ticks: list[None] = []
     batches = [({"batch": np.array(index)}, truth) for index, truth in enumerate(labels or [None] * len(dense))]
     names = [f"out{index}" for index in range(len(dense[0]))]
-    report = accuracy.compare(model(dense), model(sparse), names, batches, samples=42, tick=lambda: ticks.append(None))
+    report = accuracy.compare_models(
+        model(dense), model(sparse), names, batches, samples=42, tick=lambda: ticks.append(None)
+    )
     assert len(ticks) == len(dense)
     assert report.samples == 42
     return report

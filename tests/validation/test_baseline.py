@@ -9,8 +9,9 @@ import pytest
 
 from prox24_export.errors import InputError
 from prox24_export.results.engine import Distribution, EngineReport, LatencyPoint, Ratio
+from prox24_export.results.reader import load_report
 from prox24_export.results.report import AccuracyReport, Change, Gate, OutputReport, Report
-from prox24_export.validation.baseline import BaselineComparison, compare, load
+from prox24_export.validation.baseline import BaselineComparison, compare_with_baseline
 from tests.report.example import build
 
 
@@ -47,7 +48,7 @@ EARLIER = build(accuracy=accuracy(), engine=engine())
 
 def against(earlier: Report = EARLIER, *, strict: bool = False, **changes: Any) -> BaselineComparison:
     now = replace(earlier, **changes)
-    return compare(earlier, now.accuracy, engine=now.engine, layers=now.layers, strict=strict)
+    return compare_with_baseline(earlier, now.accuracy, engine=now.engine, layers=now.layers, strict=strict)
 
 
 def failed(comparison: BaselineComparison) -> list[str]:
@@ -66,7 +67,7 @@ def test_an_equal_run_passes_every_gate_without_a_warning(strict: bool) -> None:
 def test_an_equal_run_read_back_from_its_file_passes(tmp_path: Path) -> None:
     (tmp_path / "report.json").write_text(EARLIER.to_json(), "utf-8")
     for path in (tmp_path, tmp_path / "report.json"):
-        assert failed(against(load(path), strict=True)) == []
+        assert failed(against(load_report(path), strict=True)) == []
 
 
 @pytest.mark.parametrize(("drop", "caught"), [(0.5, True), (0.3, True), (0.2, False), (0.0, False), (-1.0, False)])
@@ -178,6 +179,6 @@ def test_other_samples_and_another_dense_model_are_told() -> None:
 def test_what_is_no_report_is_refused_before_any_work(text: str, tmp_path: Path) -> None:
     (tmp_path / "old.json").write_text(text, "utf-8")
     with pytest.raises(InputError, match=r"old\.json"):
-        load(tmp_path / "old.json")
+        load_report(tmp_path / "old.json")
     with pytest.raises(InputError, match="cannot be read"):
-        load(tmp_path / "none.json")
+        load_report(tmp_path / "none.json")

@@ -3,19 +3,16 @@
 import json
 import re
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 
 from prox24_export.errors import InputError
+from prox24_export.passes.graph.arrays import Array
 from prox24_export.results.report import AccuracyReport, Change
-from prox24_export.validation.custom_metric import Measured, add_to, measure_samples
+from prox24_export.validation.custom_metric import Measured, add_metrics, measure_samples
 from tests.command import command, network, samples
 from tests.graphs import normal
-
-Array = npt.NDArray[Any]
 
 METRICS = """\
 import numpy as np
@@ -120,7 +117,9 @@ def test_a_metric_by_sample_is_the_mean_and_gets_an_interval() -> None:
     dense, sparse = of("rows", outputs), of("rows", outputs - [[0.1], [0.2], [0.3]])
     assert dense.values == {"rows": pytest.approx(float(outputs[:, 0].mean()))}
     kept = Change("top1", -1.0, -2.0, 0.0, 3)
-    report = add_to(AccuracyReport(3, {"top1": 1.0}, {"top1": 0.0}, (), (kept,), {"top1": "higher"}), dense, sparse)
+    report = add_metrics(
+        AccuracyReport(3, {"top1": 1.0}, {"top1": 0.0}, (), (kept,), {"top1": "higher"}), dense, sparse
+    )
     assert report.changes[0] == kept
     found = report.changes[1]
     assert (found.metric, found.samples) == ("rows", 3)
@@ -135,7 +134,7 @@ def test_totals_and_weights_give_the_ratio_of_their_sums_and_the_direction_is_th
     found = of("wer", normal(3, 2))
     assert found.values == {"wer": 0.4}
     assert found.better == {"wer": "lower"}
-    report = add_to(AccuracyReport(3, {}, {}, ()), found, found)
+    report = add_metrics(AccuracyReport(3, {}, {}, ()), found, found)
     (change,) = report.changes
     assert change.value == 0
     assert change.low < 0 < change.high  # words are counted: three samples without a new error are no proof
@@ -156,7 +155,7 @@ def test_hits_and_plain_numbers_stand_side_by_side() -> None:
     [
         ("uneven", "as 3 totals and 2 weights that sum to 2. Expected as many of both"),
         ("nothing", "weights that sum to 0. Expected as many of both"),
-        ("infinite", "finite ones"),
+        ("infinite", "every number must be finite"),
         ("misled", "`better` says {'misled': 'upwards'}. Expected 'higher' or 'lower'"),
     ],
 )
@@ -167,4 +166,4 @@ def test_arrays_that_are_no_metric_are_refused(name: str, said: str) -> None:
 
 def test_other_names_for_the_sparse_model_are_refused() -> None:
     with pytest.raises(InputError, match="Expected the same names"):
-        add_to(AccuracyReport(3, {}, {}, ()), Measured({"a": 1.0}, {}, {}), Measured({"b": 1.0}, {}, {}))
+        add_metrics(AccuracyReport(3, {}, {}, ()), Measured({"a": 1.0}, {}, {}), Measured({"b": 1.0}, {}, {}))

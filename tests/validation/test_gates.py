@@ -27,7 +27,7 @@ def measured(dense: float, sparse: float, *ratios: float | None) -> AccuracyRepo
     ],
 )
 def test_a_drop_up_to_the_limit_passes(dense: float, sparse: float, limit: float, passed: bool) -> None:
-    (gate,) = gates.evaluate(Settings(max_accuracy_drop=limit), measured(dense, sparse))
+    (gate,) = gates.evaluate_gates(Settings(max_accuracy_drop=limit), measured(dense, sparse))
     assert (gate.name, gate.limit, gate.unit, gate.passed) == ("max-accuracy-drop", limit, "points", passed)
     assert gate.value == pytest.approx(dense - sparse)
 
@@ -46,13 +46,13 @@ def test_a_drop_up_to_the_limit_passes(dense: float, sparse: float, limit: float
 def test_the_worst_output_decides_and_equal_outputs_pass(
     ratios: tuple[float | None, ...], worst: float, passed: bool
 ) -> None:
-    (gate,) = gates.evaluate(Settings(min_snr=20.0), measured(0, 0, *ratios))
+    (gate,) = gates.evaluate_gates(Settings(min_snr=20.0), measured(0, 0, *ratios))
     assert (gate.name, gate.value, gate.limit, gate.unit, gate.passed) == ("min-snr", worst, 20.0, "dB", passed)
 
 
 @pytest.mark.parametrize("accuracy", [None, AccuracyReport(3, {}, {}, ())])
 def test_what_could_not_be_measured_does_not_pass(accuracy: AccuracyReport | None) -> None:
-    both = gates.evaluate(Settings(max_accuracy_drop=100.0, min_snr=-100.0), accuracy)
+    both = gates.evaluate_gates(Settings(max_accuracy_drop=100.0, min_snr=-100.0), accuracy)
     assert [(gate.name, gate.value, gate.passed) for gate in both] == [
         ("max-accuracy-drop", None, False),
         ("min-snr", None, False),
@@ -60,13 +60,13 @@ def test_what_could_not_be_measured_does_not_pass(accuracy: AccuracyReport | Non
 
 
 def test_without_limits_there_are_no_gates() -> None:
-    assert gates.evaluate(Settings(), measured(90, 0, -50.0)) == ()
+    assert gates.evaluate_gates(Settings(), measured(90, 0, -50.0)) == ()
 
 
 def test_a_byte_copy_keeps_every_limit_although_nothing_was_measured() -> None:
-    verdicts = gates.evaluate(Settings(max_accuracy_drop=0.0, min_snr=60.0), None, is_copy=True)
+    verdicts = gates.evaluate_gates(Settings(max_accuracy_drop=0.0, min_snr=60.0), None, is_copy=True)
     assert [gate.passed for gate in verdicts] == [True, True]
-    assert [gate.passed for gate in gates.evaluate(Settings(max_accuracy_drop=0.0, min_snr=60.0), None)] == [
+    assert [gate.passed for gate in gates.evaluate_gates(Settings(max_accuracy_drop=0.0, min_snr=60.0), None)] == [
         False,
         False,
     ]
@@ -80,13 +80,13 @@ LOSS = AccuracyReport(
 @pytest.mark.parametrize(("strict", "kept"), [(False, "passed"), (True, "inconclusive")])
 def test_a_gate_tells_name_figure_limit_unit_and_verdict(strict: bool, kept: str) -> None:
     loose = Settings(max_accuracy_drop=3.0, max_metric_change=5.0, strict=strict)
-    assert gates.evaluate(loose, LOSS) == (
+    assert gates.evaluate_gates(loose, LOSS) == (
         Gate("max-accuracy-drop", 3.0, 3.0, "points", passed=not strict, verdict=kept),  # type: ignore[arg-type]
         Gate("max-metric-change psnr y", 4.0, 5.0, "dB", passed=not strict, verdict=kept),  # type: ignore[arg-type]
         Gate("max-metric-change mine", 5.0, 5.0, "", passed=not strict, verdict=kept),  # type: ignore[arg-type]
     )
     tight = Settings(max_accuracy_drop=2.0, max_metric_change=3.0, strict=strict)
-    assert gates.evaluate(tight, LOSS) == (
+    assert gates.evaluate_gates(tight, LOSS) == (
         Gate("max-accuracy-drop", 3.0, 2.0, "points", passed=False, verdict="failed"),
         Gate("max-metric-change psnr y", 4.0, 3.0, "dB", passed=False, verdict="failed"),
         Gate("max-metric-change mine", 5.0, 3.0, "", passed=False, verdict="failed"),
@@ -96,7 +96,7 @@ def test_a_gate_tells_name_figure_limit_unit_and_verdict(strict: bool, kept: str
 @pytest.mark.parametrize("strict", [False, True])
 def test_what_could_not_be_measured_fails_with_its_name_limit_and_unit(strict: bool) -> None:
     every = Settings(max_accuracy_drop=1.0, max_metric_change=2.0, min_snr=3.0, min_speedup=4.0, strict=strict)
-    assert gates.evaluate(every, None) == (
+    assert gates.evaluate_gates(every, None) == (
         Gate("max-accuracy-drop", None, 1.0, "points", passed=False, verdict="failed"),
         Gate("max-metric-change", None, 2.0, "", passed=False, verdict="failed"),
         Gate("min-snr", None, 3.0, "dB", passed=False, verdict="failed"),
@@ -108,36 +108,36 @@ def test_what_could_not_be_measured_fails_with_its_name_limit_and_unit(strict: b
 def test_a_byte_copy_is_compared_with_the_limits_as_no_change_and_no_noise(strict: bool) -> None:
     every = Settings(max_accuracy_drop=0.0, max_metric_change=0.0, min_snr=60.0, strict=strict)
     nothing, equal = (0.0, 0.0), (math.inf, math.inf)
-    assert gates.evaluate(every, LOSS, is_copy=True) == (
+    assert gates.evaluate_gates(every, LOSS, is_copy=True) == (
         Gate("max-accuracy-drop", 0.0, 0.0, "points", True, "passed", *nothing),
         Gate("max-metric-change psnr y", 0.0, 0.0, "dB", True, "passed", *nothing),
         Gate("max-metric-change mine", 0.0, 0.0, "", True, "passed", *nothing),
         Gate("min-snr", math.inf, 60.0, "dB", True, "passed", *equal),
     )
-    unnamed = gates.evaluate(Settings(max_metric_change=0.0, strict=strict), None, is_copy=True)
+    unnamed = gates.evaluate_gates(Settings(max_metric_change=0.0, strict=strict), None, is_copy=True)
     assert unnamed == (Gate("max-metric-change", 0.0, 0.0, "", True, "passed", *nothing),)
 
 
 @pytest.mark.parametrize("missing", ["dense", "sparse"])
 def test_a_metric_that_only_one_model_has_is_not_measured(missing: str) -> None:
     sides = {"dense": {"top1": 90.0}, "sparse": {"top1": 90.0}} | {missing: {}}
-    assert gates.worsening(AccuracyReport(10, sides["dense"], sides["sparse"], ()), "top1", "higher") is None
+    assert gates.measure_worsening(AccuracyReport(10, sides["dense"], sides["sparse"], ()), "top1", "higher") is None
 
 
 @pytest.mark.parametrize(("drop", "passed"), [(1000.0000009, True), (1000.0000011, False)])
 def test_the_rounding_allowed_grows_with_the_limit(drop: float, passed: bool) -> None:
-    gate = gates.at_most("drop", (drop, None, None), 1000.0, "points", strict=False)
+    gate = gates.check_at_most("drop", (drop, None, None), 1000.0, "points", strict=False)
     assert gate.passed is passed
 
 
 @pytest.mark.parametrize(("drop", "passed"), [(0.9e-9, True), (1.1e-9, False)])
 @pytest.mark.parametrize("limit", [0.0, 0.5, -0.5])
 def test_the_rounding_allowed_at_a_small_limit_is_that_of_1(limit: float, drop: float, passed: bool) -> None:
-    gate = gates.at_most("drop", (limit + drop, None, None), limit, "points", strict=False)
+    gate = gates.check_at_most("drop", (limit + drop, None, None), limit, "points", strict=False)
     assert gate.passed is passed
 
 
 def test_what_the_max_metric_change_looks_at_has_the_direction_that_is_known() -> None:
     several = AccuracyReport(9, {"top1": 9, "top5": 9, "a": 1, "b": 2}, {}, (), better={"a": "lower"})
-    assert gates.gated_metrics(several) == {"a": "lower", "b": ""}
-    assert gates.gated_metrics(None) == {}
+    assert gates.find_gated_metrics(several) == {"a": "lower", "b": ""}
+    assert gates.find_gated_metrics(None) == {}

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prox24_export.validation import intervals
-from prox24_export.validation.intervals import FloatArray, PairedRows, change, interval
+from prox24_export.validation.intervals import FloatArray, PairedRows, estimate_change, estimate_interval
 
 TRIALS = 300
 Draw = Callable[[np.random.Generator], PairedRows]
@@ -54,11 +54,13 @@ def coverage(draw: Draw, truth: float) -> tuple[float, float]:
     ours = plain = 0
     for trial in range(TRIALS):
         rows = draw(random)
-        found = change("m", rows, seed=trial)
+        found = estimate_change("m", rows, seed=trial)
         assert found is not None
         assert found.low <= found.value <= found.high
         ours += found.low - 1e-9 <= truth <= found.high + 1e-9
-        low, high = interval(np.stack([rows.dense, rows.sparse, rows.weight], axis=1), difference(rows), seed=trial)
+        low, high = estimate_interval(
+            np.stack([rows.dense, rows.sparse, rows.weight], axis=1), difference(rows), seed=trial
+        )
         plain += low - 1e-9 <= truth <= high + 1e-9
     return ours / TRIALS, plain / TRIALS
 
@@ -96,23 +98,23 @@ def test_it_is_paired_what_both_models_share_widens_nothing() -> None:
     random = np.random.default_rng(0)
     hard = random.normal(0, 100, 200)
     rows = PairedRows(hard, hard - 1 + random.normal(0, 0.1, 200), np.ones(200))
-    found = change("m", rows)
+    found = estimate_change("m", rows)
     assert found is not None
     assert found.high - found.low < 0.1
     shuffled = PairedRows(hard, random.permutation(rows.sparse), np.ones(200))
-    apart = change("m", shuffled)
+    apart = estimate_change("m", shuffled)
     assert apart is not None
     assert apart.high - apart.low > 10
 
 
 def test_fifty_samples_of_which_none_changed_do_not_promise_that_none_does() -> None:
     same = np.full(50, 100.0)
-    found = change("top1", PairedRows(same, same, np.ones(50), atom=100.0))
+    found = estimate_change("top1", PairedRows(same, same, np.ones(50), atom=100.0))
     assert found is not None
     assert found.value == 0
     assert 2 < found.high < 7  # the rule of three says 6 points
     assert found.low == pytest.approx(-found.high, abs=2)
-    certain = change("cosine", PairedRows(same, same, np.ones(50)))
+    certain = estimate_change("cosine", PairedRows(same, same, np.ones(50)))
     assert certain is not None
     assert (certain.low, certain.high) == (0, 0)
 
@@ -121,7 +123,7 @@ def test_bonett_and_price_s_interval_is_what_is_drawn() -> None:
     samples, lost, won = 400, 24, 12
     dense, sparse = np.full(samples, 100.0), np.full(samples, 100.0)
     sparse[:lost], dense[lost : lost + won] = 0, 0
-    found = change("top1", PairedRows(dense, sparse, np.ones(samples), atom=100.0))
+    found = estimate_change("top1", PairedRows(dense, sparse, np.ones(samples), atom=100.0))
     assert found is not None
     one, other = (lost + 1) / (samples + 2), (won + 1) / (samples + 2)
     half = 1.96 * math.sqrt((one + other - (one - other) ** 2) / (samples + 2))
@@ -131,21 +133,21 @@ def test_bonett_and_price_s_interval_is_what_is_drawn() -> None:
 
 def test_the_same_seed_gives_the_same_interval() -> None:
     rows = perplexity(60)(np.random.default_rng(1))
-    assert change("m", rows, seed=3) == change("m", rows, seed=3)
-    assert change("m", rows, seed=3) != change("m", rows, seed=4)
+    assert estimate_change("m", rows, seed=3) == estimate_change("m", rows, seed=3)
+    assert estimate_change("m", rows, seed=3) != estimate_change("m", rows, seed=4)
 
 
 def test_rows_that_are_equal_are_drawn_as_often_as_if_each_stood_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     values = np.repeat([0.0, 1.0, 3.0], [70, 20, 10])
-    grouped = interval(values[:, None], lambda sums: sums[:, 0] / 100)
-    alone = interval((values + np.arange(100) * 1e-9)[:, None], lambda sums: sums[:, 0] / 100)
+    grouped = estimate_interval(values[:, None], lambda sums: sums[:, 0] / 100)
+    alone = estimate_interval((values + np.arange(100) * 1e-9)[:, None], lambda sums: sums[:, 0] / 100)
     assert grouped == pytest.approx(alone, abs=0.03)
     monkeypatch.setattr(intervals, "PIECE", 64)  # many pieces
-    assert interval(values[:, None], lambda sums: sums[:, 0] / 100) == pytest.approx(grouped, abs=0.03)
+    assert estimate_interval(values[:, None], lambda sums: sums[:, 0] / 100) == pytest.approx(grouped, abs=0.03)
 
 
 def test_a_million_samples_take_no_time_and_an_interval_as_narrow_as_they_deserve() -> None:
-    found = change("top1", hits(0.02, 0.01, 1_000_000)(np.random.default_rng(0)))
+    found = estimate_change("top1", hits(0.02, 0.01, 1_000_000)(np.random.default_rng(0)))
     assert found is not None
     assert found.samples == 1_000_000
     assert found.high - found.low < 0.08
@@ -153,18 +155,18 @@ def test_a_million_samples_take_no_time_and_an_interval_as_narrow_as_they_deserv
 
 def test_one_sample_and_what_is_not_finite_have_no_interval() -> None:
     one = np.ones(1)
-    assert change("m", PairedRows(one, one, one)) is None
-    assert change("m", PairedRows(np.array([1.0, np.nan]), np.ones(2), np.ones(2))) is None
+    assert estimate_change("m", PairedRows(one, one, one)) is None
+    assert estimate_change("m", PairedRows(np.array([1.0, np.nan]), np.ones(2), np.ones(2))) is None
     with pytest.raises(ValueError, match="at least one, their sums finite"):
-        interval(np.zeros((0, 2)), lambda sums: sums[:, 0])
+        estimate_interval(np.zeros((0, 2)), lambda sums: sums[:, 0])
 
 
 @given(st.lists(st.tuples(st.booleans(), st.booleans(), st.integers(1, 5)), min_size=2, max_size=40))
 def test_the_interval_holds_the_figure_and_turns_with_the_models(pairs: list[tuple[bool, bool, int]]) -> None:
     table = np.array(pairs, np.float64)
     dense, sparse, weight = (100 * table[:, 0] * table[:, 2], 100 * table[:, 1] * table[:, 2], table[:, 2])
-    there = change("m", PairedRows(dense, sparse, weight, atom=100.0))
-    back = change("m", PairedRows(sparse, dense, weight, atom=100.0))
+    there = estimate_change("m", PairedRows(dense, sparse, weight, atom=100.0))
+    back = estimate_change("m", PairedRows(sparse, dense, weight, atom=100.0))
     assert there is not None
     assert back is not None
     assert there.low <= there.value <= there.high

@@ -5,16 +5,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 
 from prox24_export.errors import InputError
+from prox24_export.passes.graph.arrays import Array
 from prox24_export.passes.graph.protocol import Runner
 from prox24_export.results.report import AccuracyReport, Change
 from prox24_export.validation import accuracy
 from tests.graphs import normal
-
-Array = npt.NDArray[Any]
 
 
 def compared(
@@ -47,7 +45,7 @@ def compared(
         for cut in cuts
     ]
     names = [f"out{index}" for index in range(len(dense))]
-    return accuracy.compare(
+    return accuracy.compare_models(
         model(dense), model(sparse), names, batches, samples=count, next_token=next_token, tick=lambda: None
     )
 

@@ -1,1 +1,1 @@
-"""Why a layer has, or has not, a sparse tactic: the builder's log and the inspector, read."""
+"""Why a layer has a sparse tactic or none, as the builder's log and the inspector tell it."""

@@ -4,9 +4,9 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from prox24_export.engines.diagnosis.layer_names import onnx_nodes
-from prox24_export.engines.diagnosis.log_records import Record, records, records_of
-from prox24_export.engines.diagnosis.sparsity_lines import Statement, may_list, statement_of
+from prox24_export.engines.diagnosis.layer_names import read_onnx_nodes
+from prox24_export.engines.diagnosis.log_records import Record, make_records, split_log
+from prox24_export.engines.diagnosis.sparsity_lines import Statement, may_list, read_statement
 from prox24_export.engines.diagnosis.tactic_times import TacticTimes, TimingReader
 
 REGISTERED = re.compile(r"Registering layer: (.+) for ONNX node: (.+)$")
@@ -22,12 +22,12 @@ VERBOSE = re.compile(
 
 @dataclass(frozen=True)
 class LayerList:
-    """Layers that the log names.
+    """The layers that a list of the log names.
 
     Attributes:
-        names: As TensorRT writes them, fused names whole, each once, in the log's order.
-        count: How many the log says there are.
-        is_complete: Whether every name could be read: only then does a missing name mean that the layer is not in it.
+        names: The names as TensorRT writes them, fused names whole, each once, in the log's order.
+        count: How many layers the log says there are.
+        is_complete: Whether every name could be read; only then does a missing name mean that the layer is not listed.
     """
 
     names: tuple[str, ...] = ()
@@ -40,14 +40,14 @@ class SparsityLog:
     """What a builder log says of sparsity.
 
     Attributes:
-        eligible: Layers whose weights fit a sparse tactic; None where the log has no such line.
-        chosen: Layers that the plan computes by one; None where the log has no such line.
-        times: Fastest tactics of each layer that was timed; only in verbose logs.
-        registered: ONNX node by layer of the parsed network; only in verbose logs.
-        regions: ONNX nodes by Myelin region; only in verbose logs of TensorRT 10 and later.
-        is_verbose: Whether verbose messages are in it; TensorRT 10 writes the lists at no other level.
-        problems: What could not be read for certain, each a sentence with its line.
-        warnings: What makes the build itself untrustworthy.
+        eligible: The layers whose weights fit a sparse tactic; None where the log has no such line.
+        chosen: The layers that the plan computes by a sparse tactic; None where the log has no such line.
+        times: The fastest tactics of each layer that was timed; only verbose logs have them.
+        registered: The ONNX node of each layer of the parsed network; only verbose logs have them.
+        regions: The ONNX nodes in each Myelin region; only verbose logs of TensorRT 10 and later have them.
+        is_verbose: Whether verbose messages are in the log; TensorRT 10 writes the lists at no other level.
+        problems: What could not be read for certain, each a sentence with the line's number.
+        warnings: What makes the build itself untrustworthy, a sentence each.
     """
 
     eligible: LayerList | None
@@ -61,21 +61,21 @@ class SparsityLog:
 
 
 def parse(text: str) -> SparsityLog:
-    """Reads a log as text: of trtexec, Python's logger, Polygraphy or bare, also as a terminal wrapped it.
+    """Reads the text of a log of trtexec, Python's logger or Polygraphy, or without prefixes, even if it was wrapped.
 
-    A log whose messages are at hand one by one is read by `parse_messages`, which has nothing to guess.
+    Where the messages of a log are at hand one by one, `parse_messages` reads them and has nothing to guess.
     """
-    return _read(records(text))
+    return _read_records(split_log(text))
 
 
 def parse_messages(messages: Sequence[str]) -> SparsityLog:
-    """Reads the messages that a logger object was given, in order, with or without prefix."""
-    return _read(records_of(messages))
+    """Reads the messages that a logger object was given, in their order, with or without prefixes."""
+    return _read_records(make_records(messages))
 
 
 @dataclass
 class _Reader:
-    """What was read so far."""
+    """What was read of a log so far."""
 
     lists: list[Record] = field(default_factory=list)
     timing: TimingReader = field(default_factory=TimingReader)
@@ -99,20 +99,20 @@ class _Reader:
         if match := REGISTERED.match(message):
             self.registered[match.group(1)] = match.group(2)
         elif match := REGION.match(message):
-            self.regions[match.group(1)] = onnx_nodes(match.group(2))
+            self.regions[match.group(1)] = read_onnx_nodes(match.group(2))
         elif SKIPPED.search(message):
             self.skipped.append(record.line)
         elif NO_MEMORY.search(message):
             self.refused.append(record.line)
 
 
-def _read(found: Iterable[Record]) -> SparsityLog:
+def _read_records(found: Iterable[Record]) -> SparsityLog:
     reader = _Reader()
     for record in found:
         reader.read(record)
-    lists = (statement_of(record, reader.wraps) for record in reader.lists)
+    lists = (read_statement(record, reader.wraps) for record in reader.lists)
     statements = [statement for statement in lists if statement is not None]
-    eligible, chosen, problems = _united(statements)
+    eligible, chosen, problems = _unite_statements(statements)
     return SparsityLog(
         eligible,
         chosen,
@@ -121,11 +121,11 @@ def _read(found: Iterable[Record]) -> SparsityLog:
         reader.regions,
         reader.is_verbose,
         (*(statement.problem for statement in statements if statement.problem), *problems),
-        _memory_warning(reader.skipped or reader.refused),
+        _warn_of_memory(reader.skipped or reader.refused),
     )
 
 
-def _memory_warning(lines: Sequence[int]) -> tuple[str, ...]:
+def _warn_of_memory(lines: Sequence[int]) -> tuple[str, ...]:
     if not lines:
         return ()
     tactics = "1 tactic was" if len(lines) == 1 else f"{len(lines)} tactics were"
@@ -137,20 +137,24 @@ def _memory_warning(lines: Sequence[int]) -> tuple[str, ...]:
     return (sentence,)
 
 
-def _united(statements: Sequence[Statement]) -> tuple[LayerList | None, LayerList | None, list[str]]:
-    """The last plain pair, and every pair of a Myelin region: a plan is selected anew, each region adds its own."""
+def _unite_statements(statements: Sequence[Statement]) -> tuple[LayerList | None, LayerList | None, list[str]]:
+    """Makes one pair of lists of all statements: what is eligible, what is chosen, and what does not fit together.
+
+    Of the plan's own pairs the last counts, because the plan may be selected anew; those of Myelin regions all count,
+    because each region adds its own.
+    """
     plain = [statement for statement in statements if not statement.is_foreign]
     foreign = [statement for statement in statements if statement.is_foreign]
     last = max((index for index, statement in enumerate(plain) if statement.kind == "eligible"), default=len(plain) - 1)
     pair = plain[max(last, 0) : last + 2]
-    cut = [statement for statement in (_unanswered(foreign), _unanswered(pair)) if statement is not None]
+    cut = [statement for statement in (_find_unanswered(foreign), _find_unanswered(pair)) if statement is not None]
     problems = [
         f"line {statement.line} of the log lists eligible layers, but the list of chosen ones after it is missing: cut?"
         for statement in cut
     ]
     counted = [*foreign, *pair]
-    eligible = _list(statement for statement in counted if statement.kind == "eligible")
-    chosen = _list(statement for statement in counted if statement.kind == "chosen")
+    eligible = _make_list(statement for statement in counted if statement.kind == "eligible")
+    chosen = _make_list(statement for statement in counted if statement.kind == "chosen")
     if chosen is not None and cut:
         chosen = LayerList(chosen.names, chosen.count, is_complete=False)
     if eligible is not None and chosen is not None and eligible.is_complete:
@@ -159,8 +163,8 @@ def _united(statements: Sequence[Statement]) -> tuple[LayerList | None, LayerLis
     return eligible, chosen, problems
 
 
-def _unanswered(statements: Sequence[Statement]) -> Statement | None:
-    """The first list of eligible layers that no list of chosen ones follows."""
+def _find_unanswered(statements: Sequence[Statement]) -> Statement | None:
+    """Finds the first list of eligible layers that no list of chosen ones follows."""
     for index, statement in enumerate(statements):
         after = statements[index + 1 : index + 2]
         if statement.kind == "eligible" and not (after and after[0].kind == "chosen"):
@@ -168,7 +172,7 @@ def _unanswered(statements: Sequence[Statement]) -> Statement | None:
     return None
 
 
-def _list(statements: Iterable[Statement]) -> LayerList | None:
+def _make_list(statements: Iterable[Statement]) -> LayerList | None:
     found = list(statements)
     if not found:
         return None

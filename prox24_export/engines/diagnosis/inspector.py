@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from prox24_export.engines.diagnosis import tactic_times
-from prox24_export.engines.diagnosis.layer_names import onnx_nodes
+from prox24_export.engines.diagnosis.layer_names import read_onnx_nodes
 from prox24_export.errors import InputError
 
 REMEDY = "build with profiling_verbosity = DETAILED (trtexec: --profilingVerbosity=detailed)"
@@ -33,22 +33,20 @@ class EngineLayer:
     """One layer of an engine.
 
     Attributes:
-        name: Its name, fused names whole.
-        kind: `LayerType`, e.g. `CaskConvolution`, `gemm`, `Myelin`, `PluginV3`.
-        tactic: `TacticName`; empty where the inspector tells none.
-        onnx_nodes: Nodes that its metadata names.
-        has_sparse_weights: Whether its weights fit the pattern and sparse tactics were allowed, whatever the tactic is.
-        inputs: Type of each input, e.g. `fp16`; empty where it is not told.
-        outputs: Type of each output.
-        weights: Type of its weights; empty where it is not told.
-        groups: Of a convolution; 1 elsewhere.
+        name: The layer's name, fused names whole.
+        kind: The inspector's `LayerType`, e.g. `CaskConvolution`, `gemm`, `Myelin`, `PluginV3`.
+        tactic: The inspector's `TacticName`; empty where it tells none.
+        onnx_nodes: The ONNX nodes that the layer's metadata names.
+        inputs: The type of each input, e.g. `fp16`; an empty string where the inspector does not tell it.
+        outputs: The type of each output, likewise.
+        weights: The type of the weights; empty where the inspector does not tell it.
+        groups: The number of groups of a convolution; 1 for other layers.
     """
 
     name: str
     kind: str = ""
     tactic: str = ""
     onnx_nodes: tuple[str, ...] = ()
-    has_sparse_weights: bool | None = None
     inputs: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
     weights: str = ""
@@ -56,31 +54,31 @@ class EngineLayer:
 
     @property
     def is_sparse(self) -> bool:
-        """Whether its tactic is a sparse one, by the tactic's name."""
+        """Whether the tactic is a sparse one, judged by its name."""
         return tactic_times.is_sparse(self.tactic)
 
     @property
     def is_plugin(self) -> bool:
-        """Whether a plugin computes it: TensorRT chooses no tactic for it."""
+        """Whether a plugin computes the layer, so that TensorRT chooses no tactic for it."""
         return self.kind.startswith("Plugin")
 
     @property
     def is_region(self) -> bool:
-        """Whether it is a whole Myelin region of which nothing inside is told."""
+        """Whether this is a whole Myelin region, of whose inside the inspector tells nothing."""
         return self.kind == "Myelin" or WHOLE_REGION.search(self.name) is not None
 
     @property
     def is_product(self) -> bool:
-        """Whether it multiplies by weights: a node's bias or activation may be a layer of its own beside it."""
+        """Whether the layer multiplies by weights; a node's bias or activation may be a layer of its own beside it."""
         told = self.kind if self.tactic.startswith(tactic_times.GENERATED) else f"{self.kind} {self.tactic}"
         return not (self.is_plugin or self.is_region) and COMPUTES.search(told) is not None
 
 
 def parse(json_text: str) -> tuple[EngineLayer, ...]:
-    """Reads engine information: the whole of it, its list of layers, or trtexec's `--exportLayerInfo`.
+    """Reads engine information in JSON: the whole of it, one layer, a list of layers, or trtexec's `--exportLayerInfo`.
 
     Raises:
-        InputError: It is no such JSON, or the engine was built without detailed profiling information.
+        InputError: The text is no such JSON, or the engine was built without detailed profiling information.
     """
     try:
         found = json.loads(json_text, strict=False)  # metadata's separators are control characters
@@ -95,7 +93,7 @@ def parse(json_text: str) -> tuple[EngineLayer, ...]:
         kind = f"keys {sorted(found)}" if isinstance(found, dict) else type(found).__name__
         raise InputError(f"expected engine information with a list `Layers`; got {kind}. Export it as JSON.")
     _expect_detailed(layers)
-    return tuple(_layer(layer, index) for index, layer in enumerate(layers))
+    return tuple(_read_layer(layer, index) for index, layer in enumerate(layers))
 
 
 def _expect_detailed(layers: Sequence[Any]) -> None:
@@ -106,43 +104,41 @@ def _expect_detailed(layers: Sequence[Any]) -> None:
         )
 
 
-def _layer(layer: Any, index: int) -> EngineLayer:
+def _read_layer(layer: Any, index: int) -> EngineLayer:
     if not isinstance(layer, dict) or not isinstance(layer.get("Name"), str):
         raise InputError(
             f"expected an object with a `Name` for every layer of the engine; got {str(layer)[:60]!r} at {index}. "
             "Export the layer information again."
         )
-    flag = layer.get("HasSparseWeights", layer.get("AllowSparse"))
     weights = layer.get("Weights")
     groups = layer.get("Groups", 1)
     return EngineLayer(
         name=layer["Name"],
-        kind=_text(layer.get("LayerType")),
-        tactic=_text(layer.get("TacticName")),
-        onnx_nodes=onnx_nodes(_text(layer.get("Metadata"))),
-        has_sparse_weights=None if flag is None else bool(flag),
-        inputs=_types(layer.get("Inputs")),
-        outputs=_types(layer.get("Outputs")),
-        weights=_type(_text(weights.get("Type"))) if isinstance(weights, dict) else "",
+        kind=_as_text(layer.get("LayerType")),
+        tactic=_as_text(layer.get("TacticName")),
+        onnx_nodes=read_onnx_nodes(_as_text(layer.get("Metadata"))),
+        inputs=_read_types(layer.get("Inputs")),
+        outputs=_read_types(layer.get("Outputs")),
+        weights=_find_type(_as_text(weights.get("Type"))) if isinstance(weights, dict) else "",
         groups=groups if isinstance(groups, int) else 1,
     )
 
 
-def _text(value: Any) -> str:
+def _as_text(value: Any) -> str:
     return value if isinstance(value, str) else ""
 
 
-def _types(tensors: Any) -> tuple[str, ...]:
-    return tuple(_tensor_type(tensor) for tensor in tensors if isinstance(tensor, dict)) if tensors else ()
+def _read_types(tensors: Any) -> tuple[str, ...]:
+    return tuple(_read_tensor_type(tensor) for tensor in tensors if isinstance(tensor, dict)) if tensors else ()
 
 
-def _tensor_type(tensor: Mapping[str, Any]) -> str:
-    """11.x has `DataType` beside `Format`; before, one text tells both."""
+def _read_tensor_type(tensor: Mapping[str, Any]) -> str:
+    """Finds a tensor's type: TensorRT 11.x has `DataType` beside `Format`; before, one text tells both."""
     for key in ("DataType", "Datatype", "Format/Datatype", "Format"):
-        if found := _type(_text(tensor.get(key))):
+        if found := _find_type(_as_text(tensor.get(key))):
             return found
     return ""
 
 
-def _type(text: str) -> str:
+def _find_type(text: str) -> str:
     return next((name for name, pattern in TYPES if pattern.search(text)), "")

@@ -11,8 +11,8 @@ SEPARATORS = re.compile(r"[\x1e\x1f]|\\u001[ef]|\\x1[ef]|(?<=\])\s*(?=\[ONNX Lay
 ONNX_LAYER = re.compile(r"\s*\[ONNX Layer: (.*?)\]?\s*$", re.DOTALL)
 
 
-def parts(name: str) -> tuple[str, ...]:
-    """The names that a layer's name is made of, without TensorRT's decoration.
+def split_name(name: str) -> tuple[str, ...]:
+    """Splits a layer's name into the names that it is made of, without TensorRT's decoration.
 
     >>> parts("Conv_7 + Add_9 + Relu_10")
     ('Conv_7', 'Add_9', 'Relu_10')
@@ -26,8 +26,8 @@ def parts(name: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in JOINTS.split(plain) if part.strip())
 
 
-def region_ends(name: str) -> tuple[str, ...]:
-    """First and last layer of a Myelin region `{ForeignNode[first...last]}`; empty where it is none."""
+def find_region_ends(name: str) -> tuple[str, ...]:
+    """Finds the first and last layer of a Myelin region `{ForeignNode[first...last]}`; none for any other name."""
     found = REGION.search(name)
     if found is None:
         return ()
@@ -35,23 +35,23 @@ def region_ends(name: str) -> tuple[str, ...]:
     return (first, last) if last else (first,)
 
 
-def onnx_nodes(metadata: str) -> tuple[str, ...]:
-    """Nodes that a layer's metadata names as `[ONNX Layer: NAME]`, whatever stands between them."""
+def read_onnx_nodes(metadata: str) -> tuple[str, ...]:
+    """Reads the nodes that a layer's metadata names as `[ONNX Layer: NAME]`, whatever stands between them."""
     found = (ONNX_LAYER.match(token) for token in SEPARATORS.split(metadata))
     return tuple(dict.fromkeys(match.group(1) for match in found if match and match.group(1)))
 
 
-def nodes_of(name: str, registered: Mapping[str, str]) -> tuple[str, ...]:
-    """ONNX nodes that a layer's name stands for.
+def find_nodes(name: str, registered: Mapping[str, str]) -> tuple[str, ...]:
+    """Finds the ONNX nodes that a layer's name stands for.
 
     Args:
-        name: As log or inspector have it.
-        registered: ONNX node of each layer of the parsed network, as the verbose log has it: a Gemm becomes two layers
-            whose names can be those of other nodes, so that a name alone may mislead. Empty where it is not known.
+        name: The name as log or inspector have it.
+        registered: The ONNX node of each layer of the parsed network, as the verbose log has it; empty where it is not
+            known. A name alone may mislead: a Gemm becomes two layers whose names can be those of other nodes.
     """
-    return tuple(registered.get(part, part) for part in parts(name))
+    return tuple(registered.get(part, part) for part in split_name(name))
 
 
-def mentions(node: str, names: Iterable[str], registered: Mapping[str, str]) -> str:
-    """The first of `names` that stands for `node`; empty where none does."""
-    return next((name for name in names if node in nodes_of(name, registered)), "")
+def find_mention(node: str, names: Iterable[str], registered: Mapping[str, str]) -> str:
+    """Finds the first of `names` that stands for `node`; the result is empty where none does."""
+    return next((name for name in names if node in find_nodes(name, registered)), "")

@@ -1,4 +1,4 @@
-"""A builder log as records: one message each, without its prefix, put together again where a terminal wrapped it."""
+"""A builder log as records: one message each, put together again where a terminal wrapped it."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -27,12 +27,12 @@ NEWLINE = re.compile(r"\r\n|\n|\r")  # not str.splitlines: the separators U+001E
 
 @dataclass(frozen=True)
 class Record:
-    """One message and the lines after it that have no beginning of their own: its wrapped rest, or something else.
+    """One message, and the lines after it that have no beginning of their own: its wrapped rest, or something else.
 
     Attributes:
-        line: Number of its first line, from 1.
-        pieces: The lines as they stand.
-        width: Length of the longest line of the whole log: a line is wrapped only where it is (nearly) as long.
+        line: The number of the message's first line, from 1.
+        pieces: The lines as they stand in the log.
+        width: The length of the longest line of the whole log; a line is wrapped only where it is (nearly) as long.
     """
 
     line: int
@@ -41,12 +41,12 @@ class Record:
 
     @cached_property
     def has_prefix(self) -> bool:
-        """Whether the first line begins as a logger begins it."""
+        """Whether the first line begins with the prefix of a logger."""
         return _is_prefixed(self.pieces, 0, self.width)
 
     @cached_property
     def wrapped(self) -> int:
-        """How many of the later pieces belong to the message, judged by length and by separators at the break."""
+        """How many of the later pieces belong to the message, judged by their length and by separators at the break."""
         for index in range(len(self.pieces) - 1):
             if not (self.is_full(index) or self.is_open(index)):
                 return index
@@ -54,7 +54,7 @@ class Record:
 
     @property
     def is_verbose(self) -> bool:
-        """Whether its prefix says that its severity is below INFO, as far as a prefix tells."""
+        """Whether the prefix says that the message's severity is below INFO; a prefix need not tell."""
         return (
             re.match(r"\s*(?:\[[^\]]*\]\s*)?(?:\[TRT\] \[V\]|\[V\] \[TRT\]|\[X\])|\[TensorRT\] VERBOSE", self.pieces[0])
             is not None
@@ -62,8 +62,8 @@ class Record:
 
     @property
     def text(self) -> str:
-        """The message without prefix."""
-        return self.joined(self.wrapped)
+        """The message, without its prefix."""
+        return self.join(self.wrapped)
 
     def is_full(self, index: int) -> bool:
         """Whether a piece reaches the right edge; a space that stood there may have been stripped."""
@@ -73,20 +73,20 @@ class Record:
         """Whether the message goes on after a piece for certain: at a separator, or after nothing but a prefix."""
         return _is_open(self.pieces[index], self.pieces[index + 1]) or (index == 0 and _is_head(self.pieces[0]))
 
-    def joined(self, count: int) -> str:
-        """The message when `count` of the later pieces belong to it, without prefix."""
+    def join(self, count: int) -> str:
+        """Joins the message and `count` of the later pieces, and returns it without its prefix."""
         found = [self.pieces[0]]
         for index in range(count):
             stripped = len(self.pieces[index]) == self.width - 1
-            found[-1], rest = _joint(found[-1], self.pieces[index + 1], stripped=stripped)
+            found[-1], rest = _join_pieces(found[-1], self.pieces[index + 1], stripped=stripped)
             found.append(rest)
         text = "".join(found)
         prefix = PREFIX.match(text)
         return text[prefix.end() if prefix else 0 :].strip()
 
 
-def records(text: str) -> Iterator[Record]:
-    """The messages of a log as one text, in order."""
+def split_log(text: str) -> Iterator[Record]:
+    """Splits the text of a log into its messages, in their order."""
     lines = NEWLINE.split(COLOUR.sub("", text))
     width = max(map(len, lines))
     start = 0
@@ -97,8 +97,8 @@ def records(text: str) -> Iterator[Record]:
             start = index
 
 
-def records_of(messages: Sequence[str]) -> Iterator[Record]:
-    """The messages that a logger object was given, each whole: nothing is wrapped."""
+def make_records(messages: Sequence[str]) -> Iterator[Record]:
+    """Makes records of the messages that a logger object was given, none of which is wrapped."""
     for index, message in enumerate(messages):
         line = " ".join(piece.strip() for piece in NEWLINE.split(message) if piece.strip())
         if line:
@@ -111,7 +111,7 @@ def _begins(lines: Sequence[str], index: int, start: int, width: int) -> bool:
     if not line.strip() or not before.strip():
         return True
     if len(before) >= width - 1:
-        if index - start <= HEAD_PIECES and _is_head(_beginning(lines[start:index], width)):
+        if index - start <= HEAD_PIECES and _is_head(_join_beginning(lines[start:index], width)):
             return False  # the rest of a wrapped prefix looks like the prefix of another logger
         if _is_prefixed(lines, start, width) and not SPARSITY.match(line):
             return _is_prefixed(lines, index, width)
@@ -129,11 +129,11 @@ def _is_prefixed(lines: Sequence[str], index: int, width: int) -> bool:
         if len(pieces[-1]) < width - 1:
             break
         pieces.append(piece)
-    return PREFIX.match(_beginning(pieces, width)) is not None
+    return PREFIX.match(_join_beginning(pieces, width)) is not None
 
 
-def _beginning(pieces: Sequence[str], width: int) -> str:
-    """Full lines as one, with the spaces that were stripped at their ends."""
+def _join_beginning(pieces: Sequence[str], width: int) -> str:
+    """Joins full lines, with the spaces that were stripped at their ends."""
     return "".join(piece if len(piece) >= width else f"{piece} " for piece in pieces)
 
 
@@ -147,8 +147,8 @@ def _is_open(before: str, after: str) -> bool:
     return before.endswith((",", " +")) or before == "+" or after.startswith(("+ ", ", ")) or after in {"+", ","}
 
 
-def _joint(before: str, after: str, *, stripped: bool) -> tuple[str, str]:
-    """Two neighbouring pieces with the space between them that the wrapping left out, or doubled."""
+def _join_pieces(before: str, after: str, *, stripped: bool) -> tuple[str, str]:
+    """Mends the break between two neighbouring pieces, where the wrapping left a space out or doubled it."""
     left, right = before.rstrip(), after.lstrip()
     if left.endswith((",", " +")) or left == "+" or right.startswith("+ "):
         return f"{left} ", right

@@ -17,15 +17,15 @@ class PrunedLayer:
     """One node that multiplies by a pruned weight, in the file that an engine is built from.
 
     Attributes:
-        name: Node.
-        op: Operator.
-        k: Reduction dimension; of a convolution C_in times the kernel's size.
-        n: Output dimension.
-        channels: Entries that are contiguous along K: K itself, or C_in of a convolution.
-        group: Groups of a convolution; 1 elsewhere.
-        precision: Type in which it is multiplied: `int8` or `fp8` behind QuantizeLinear → DequantizeLinear.
-        output_is_quantised: Whether a QuantizeLinear follows; None where it is not known.
-        is_two_four: Whether its weight is 2:4 in that file.
+        name: The name of the node.
+        op: The node's operator.
+        k: The reduction dimension; for a convolution, C_in times the kernel's size.
+        n: The output dimension.
+        channels: The number of entries that are contiguous along K: K itself, or C_in for a convolution.
+        group: The number of groups of a convolution; 1 for other operators.
+        precision: The type of the multiplication, which is `int8` or `fp8` behind QuantizeLinear → DequantizeLinear.
+        output_is_quantised: Whether a QuantizeLinear follows; None where that is not known.
+        is_two_four: Whether the node's weight is 2:4 in that file.
     """
 
     name: str
@@ -44,7 +44,7 @@ class PrunedLayer:
         return self.precision in {"int8", "fp8"}
 
 
-def pruned_layers(
+def list_pruned_layers(
     rows: Sequence[LayerReport],
     linears: Sequence[Linear],
     precision: LayerPrecision,
@@ -53,15 +53,15 @@ def pruned_layers(
     quantised_outputs: Mapping[str, bool] | None = None,
     wrong: Collection[str] = (),
 ) -> tuple[PrunedLayer, ...]:
-    """Every node that multiplies by a pruned weight: one weight may have several.
+    """Lists every node that multiplies by a pruned weight; one weight may have several nodes.
 
     Args:
-        rows: The report's layers; dense ones are left out.
-        linears: The layers themselves, of the same names.
-        precision: Of the file that is built.
-        overrides: By node, where it differs: kept in fp32, or quantised.
-        quantised_outputs: By node, whether a QuantizeLinear follows it.
-        wrong: Nodes or layers whose weight is not 2:4 in that file.
+        rows: The layers of the report; dense ones are left out.
+        linears: The layers themselves, by the same names.
+        precision: The precision of the file that is built.
+        overrides: The precision of the nodes where it differs, because they are kept in fp32 or quantised.
+        quantised_outputs: Whether a QuantizeLinear follows, by node.
+        wrong: The nodes or layers whose weight is not 2:4 in that file.
     """
     known = {linear.name: linear for linear in linears}
     overrides, quantised_outputs = overrides or {}, quantised_outputs or {}
@@ -70,7 +70,7 @@ def pruned_layers(
         if row.state != "sparse" or row.k is None or row.n is None:
             continue
         linear = known.get(row.name)
-        nodes = {use.node: _channels(row.k, use) for use in linear.uses} if linear else {row.name: row.k}
+        nodes = {use.node: _count_channels(row.k, use) for use in linear.uses} if linear else {row.name: row.k}
         layers += [
             PrunedLayer(
                 node,
@@ -87,5 +87,5 @@ def pruned_layers(
     return tuple(layers)
 
 
-def _channels(k: int, use: Use) -> int:
+def _count_channels(k: int, use: Use) -> int:
     return k // math.prod(use.view.kernel) if isinstance(use.view, Patches) else k

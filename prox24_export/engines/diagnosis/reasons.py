@@ -4,15 +4,16 @@ from prox24_export.engines.diagnosis.builder_log import SparsityLog
 from prox24_export.engines.diagnosis.findings import Finding
 from prox24_export.engines.diagnosis.pruned_layers import PrunedLayer
 
-ReasonAndRemedy = tuple[str, str]  # the reason and its remedy, a sentence each
+ReasonAndRemedy = tuple[str, str]
+"""A reason, and its remedy, which is empty where none is known."""
 TILE_K = {"fp16": 16, "bf16": 16, "int8": 32, "fp8": 32}  # entries along K of one sparse matrix instruction
 TILE_N = 8
 SMALL = 256  # TensorRT's developers: sparse kernels win from about this many channels on, in and out
 ASK_VERBOSE = "build with a logger at VERBOSE (trtexec: --verbose)"
 
 
-def of_build(layer: PrunedLayer, *, allowed: bool) -> ReasonAndRemedy | None:
-    """What keeps every engine built this way from using a sparse tactic here."""
+def explain_build(layer: PrunedLayer, *, allowed: bool) -> ReasonAndRemedy | None:
+    """Finds what keeps every engine that is built this way from using a sparse tactic for a layer."""
     if not layer.is_two_four:
         return "its weight is not 2:4 in the file that was built", "verify the file after conversion; export it again"
     if not allowed:
@@ -24,8 +25,8 @@ def of_build(layer: PrunedLayer, *, allowed: bool) -> ReasonAndRemedy | None:
     return None
 
 
-def of_log(log: SparsityLog | None) -> ReasonAndRemedy:
-    """Why the log does not tell whether a layer is eligible."""
+def explain_log(log: SparsityLog | None) -> ReasonAndRemedy:
+    """Finds why the log does not tell whether a layer is eligible."""
     if log is None:
         return "no builder log was captured", ASK_VERBOSE
     if log.eligible is not None:
@@ -38,8 +39,8 @@ def of_log(log: SparsityLog | None) -> ReasonAndRemedy:
     )
 
 
-def unexplained(*, is_eligible: bool, chosen: bool | None) -> ReasonAndRemedy:
-    """What is left to say where nothing explains a missing state."""
+def admit_unexplained(*, is_eligible: bool, chosen: bool | None) -> ReasonAndRemedy:
+    """Says what is left to say where nothing explains a missing state."""
     if not is_eligible:
         return "TensorRT does not list it as eligible, and no rule that is known explains it", ""
     if chosen is None:
@@ -53,22 +54,22 @@ def unexplained(*, is_eligible: bool, chosen: bool | None) -> ReasonAndRemedy:
     )
 
 
-def of_layer(layer: PrunedLayer, finding: Finding) -> ReasonAndRemedy | None:
-    """What is known of layer and engine that explains a missing state, the surest first; None where nothing does."""
+def explain_layer(layer: PrunedLayer, finding: Finding) -> ReasonAndRemedy | None:
+    """Finds the surest explanation of a missing state by what is known of the layer and the engine, if there is one."""
     if finding.plugin is not None:
         kind = finding.plugin.kind
         return f"a plugin computes it ({kind}): TensorRT chooses no tactic for it", "build without the plugin"
     return (
-        _timed(layer, finding)
-        or _alignment(layer)
-        or _region(finding)
-        or _epilogue(layer, finding)
-        or _untimed(finding)
-        or _size(layer)
+        _explain_by_times(layer, finding)
+        or _explain_by_alignment(layer)
+        or _explain_by_region(finding)
+        or _explain_by_output(layer, finding)
+        or _explain_by_missing_times(finding)
+        or _explain_by_size(layer)
     )
 
 
-def _region(finding: Finding) -> ReasonAndRemedy | None:
+def _explain_by_region(finding: Finding) -> ReasonAndRemedy | None:
     if not finding.region or finding.eligible or finding.times is not None:
         return None
     return (
@@ -77,21 +78,21 @@ def _region(finding: Finding) -> ReasonAndRemedy | None:
     )
 
 
-def _untimed(finding: Finding) -> ReasonAndRemedy | None:
+def _explain_by_missing_times(finding: Finding) -> ReasonAndRemedy | None:
     times = finding.times
     if times is None or times.dense_ms is None or times.sparse_ms is not None or not finding.eligible:
         return None
     return f"the builder timed dense tactics only (the fastest {times.dense_ms:.4g} ms): it has no sparse one here", ""
 
 
-def _timed(layer: PrunedLayer, finding: Finding) -> ReasonAndRemedy | None:
+def _explain_by_times(layer: PrunedLayer, finding: Finding) -> ReasonAndRemedy | None:
     times = finding.times
     excess = None if times is None else times.sparse_excess
     if times is None or excess is None:
         return None
     figures = f"{times.sparse_ms:.4g} ms sparse, {times.dense_ms:.4g} ms dense"
     if excess > 0:
-        remedy = "" if _size(layer) is None else "expect a gain from 256 channels on, or with a larger batch"
+        remedy = "" if _explain_by_size(layer) is None else "expect a gain from 256 channels on, or with a larger batch"
         return f"the dense tactic was faster: the sparse one takes {100 * excess:.1f} % longer ({figures})", remedy
     return (
         f"its sparse tactic took {-100 * excess:.1f} % less time alone ({figures}), but with the conversions of format "
@@ -99,7 +100,7 @@ def _timed(layer: PrunedLayer, finding: Finding) -> ReasonAndRemedy | None:
     ), ""
 
 
-def _alignment(layer: PrunedLayer) -> ReasonAndRemedy | None:
+def _explain_by_alignment(layer: PrunedLayer) -> ReasonAndRemedy | None:
     tile = TILE_K.get(layer.precision, 1)
     symbol = "K" if layer.channels == layer.k else "C_in"
     if layer.channels % tile:
@@ -116,7 +117,7 @@ def _alignment(layer: PrunedLayer) -> ReasonAndRemedy | None:
     return None
 
 
-def _epilogue(layer: PrunedLayer, finding: Finding) -> ReasonAndRemedy | None:
+def _explain_by_output(layer: PrunedLayer, finding: Finding) -> ReasonAndRemedy | None:
     if not layer.is_quantised:
         return None
     outputs = {kind for product in finding.products for kind in product.outputs if kind}
@@ -130,7 +131,7 @@ def _epilogue(layer: PrunedLayer, finding: Finding) -> ReasonAndRemedy | None:
     )
 
 
-def _size(layer: PrunedLayer) -> ReasonAndRemedy | None:
+def _explain_by_size(layer: PrunedLayer) -> ReasonAndRemedy | None:
     symbol = "K" if layer.channels == layer.k else "C_in"
     if min(layer.channels, layer.n) >= SMALL:
         return None

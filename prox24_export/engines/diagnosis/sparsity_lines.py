@@ -1,4 +1,4 @@
-"""One line of a builder log that lists layers: eligible for sparse tactics, or computed by one."""
+"""The lines of a builder log that list layers: those eligible for sparse tactics, and those computed by one."""
 
 import re
 from collections.abc import Iterator
@@ -7,22 +7,22 @@ from typing import Literal
 
 from prox24_export.engines.diagnosis.log_records import Record
 
-SEVERAL = 3  # wraps that are needed to call a log wrapped
-START_PIECES = 12  # over which the wording itself may be wrapped
-MOST_PIECES = 2000  # a list that is longer than that is cut
+SEVERAL = 3  # wrapped lines that it takes to call a log wrapped
+START_PIECES = 12  # lines over which the wording itself may be wrapped
+MOST_PIECES = 2000  # lines, behind which a longer list is cut
 START_LENGTH = 160
 
 
-def _spaced(words: str) -> str:
+def _match_any_spaces(words: str) -> str:
     return r"\s*".join(words.split())  # a terminal may have broken, or lost, any space
 
 
 STATEMENT = re.compile(
     r"(?:(?P<foreign>\(foreignNode\))\s*)?\(Sparsity\)\s*(?:"
-    rf"(?P<eligible>{_spaced('Layers eligible for sparse math')}"
-    rf"|{_spaced(r'Found (?P<found>[0-9]+) layer[(]s[)] eligible to use sparse tactics')})"
-    rf"|{_spaced('TRT inference plan picked sparse implementation for layers')}"
-    rf"|{_spaced(r'Chose (?P<chose>[0-9]+) layer[(]s[)] using sparse tactics')}"
+    rf"(?P<eligible>{_match_any_spaces('Layers eligible for sparse math')}"
+    rf"|{_match_any_spaces(r'Found (?P<found>[0-9]+) layer[(]s[)] eligible to use sparse tactics')})"
+    rf"|{_match_any_spaces('TRT inference plan picked sparse implementation for layers')}"
+    rf"|{_match_any_spaces(r'Chose (?P<chose>[0-9]+) layer[(]s[)] using sparse tactics')}"
     r")\s*(?P<colon>:?)\s*(?P<names>.*)$",
     re.DOTALL,
 )
@@ -30,15 +30,15 @@ STATEMENT = re.compile(
 
 @dataclass(frozen=True)
 class Statement:
-    """What one line lists.
+    """What one line says of layers.
 
     Attributes:
-        line: Its number in the log, from 1.
-        kind: Which list.
-        is_foreign: Whether it speaks of one Myelin region instead of the plan.
-        names: As they stand, fused names whole.
-        count: How many the line says there are; None in the wording of 8.x, which says nothing.
-        problem: What is not certain of it; empty where nothing is.
+        line: The line's number in the log, from 1.
+        kind: Whether the line lists the eligible or the chosen layers.
+        is_foreign: Whether the line speaks of one Myelin region instead of the plan.
+        names: The listed names as they stand, fused names whole.
+        count: How many layers the line says there are; None in the wording of TensorRT 8.x, which gives no number.
+        problem: What is uncertain about the reading, in a sentence; empty where nothing is.
     """
 
     line: int
@@ -54,42 +54,45 @@ class Statement:
         return self.count is None or self.count == len(self.names)
 
 
-def statement_of(record: Record, wraps: int) -> Statement | None:
-    """The list of a record, with as many of the lines after it as belong to it; None where it lists nothing.
+def read_statement(record: Record, wraps: int) -> Statement | None:
+    """Reads the list of a record, with as many of the lines after it as belong to it; None where it lists nothing.
 
     Args:
-        record: One message of the log and the lines without a beginning of their own after it.
-        wraps: How many wrapped lines the whole log has: evidence that it was wrapped at all.
+        record: One message of the log, and the lines after it that have no beginning of their own.
+        wraps: The number of wrapped lines in the whole log, which is the evidence that it was wrapped at all.
     """
     if not may_list(record):
         return None
-    first = next((n for n in range(min(len(record.pieces), START_PIECES)) if _reading(record, n) is not None), None)
+    first = next((n for n in range(min(len(record.pieces), START_PIECES)) if _read_joined(record, n) is not None), None)
     if first is None:
         return None
     most = min(len(record.pieces), MOST_PIECES)
-    readings = {n: found for n in range(first, most) if (found := _up_to(record, n, first)) is not None}
+    readings = {n: found for n in range(first, most) if (found := _read_up_to(record, n, first)) is not None}
     natural = max((n for n in readings if n <= max(first, record.wrapped)), default=first)
-    taken = _extent(record, readings, natural, is_wrapped=wraps >= SEVERAL)
+    taken = _choose_extent(record, readings, natural, is_wrapped=wraps >= SEVERAL)
     found = readings[taken]
-    return replace(found, problem=_mismatch(found) or _doubt(record, readings, taken, is_wrapped=wraps >= SEVERAL))
+    return replace(
+        found,
+        problem=_describe_mismatch(found) or _describe_doubt(record, readings, taken, is_wrapped=wraps >= SEVERAL),
+    )
 
 
 def may_list(record: Record) -> bool:
-    """Whether a record may be such a line, wrapped or not."""
+    """Whether a record may be a line that lists layers, wrapped or not."""
     start = "".join(record.pieces[:START_PIECES])[:START_LENGTH]
     return "(Sparsity)" in start or "(Sparsity)" in re.sub(r"\s", "", start)
 
 
-def _up_to(record: Record, count: int, first: int) -> Statement | None:
-    """The reading with `count` later lines; lines beyond the wrapped ones only where the line says that names miss."""
-    found = _reading(record, count)
+def _read_up_to(record: Record, count: int, first: int) -> Statement | None:
+    """Reads a record with `count` later lines; more than the wrapped ones only where the line says that names miss."""
+    found = _read_joined(record, count)
     if found is None or count <= max(first, record.wrapped):
         return found
     return found if found.count is not None and len(found.names) <= found.count else None
 
 
-def _reading(record: Record, count: int) -> Statement | None:
-    match = STATEMENT.match(record.joined(count))
+def _read_joined(record: Record, count: int) -> Statement | None:
+    match = STATEMENT.match(record.join(count))
     if match is None or (match["names"] and not match["colon"]):  # without its colon a line names nothing
         return None
     stated = match["found"] or match["chose"]
@@ -97,13 +100,13 @@ def _reading(record: Record, count: int) -> Statement | None:
         record.line,
         "eligible" if match["eligible"] else "chosen",
         match["foreign"] is not None,
-        tuple(_names(match["names"])),
+        tuple(_split_names(match["names"])),
         int(stated) if stated else None,
     )
 
 
-def _names(text: str) -> Iterator[str]:
-    """Names are separated by `, `, which only the name of fused pointwise layers, `PWN(a, b)`, holds itself."""
+def _split_names(text: str) -> Iterator[str]:
+    """Splits names at `, `, which only the name of fused pointwise layers, `PWN(a, b)`, holds itself."""
     held = ""
     for piece in text.split(", "):
         held = f"{held}, {piece}" if held else piece
@@ -116,8 +119,8 @@ def _names(text: str) -> Iterator[str]:
         yield held.strip()
 
 
-def _extent(record: Record, readings: dict[int, Statement], natural: int, *, is_wrapped: bool) -> int:
-    """How many later lines are taken: what the wrapping says, unless the line's own count says otherwise."""
+def _choose_extent(record: Record, readings: dict[int, Statement], natural: int, *, is_wrapped: bool) -> int:
+    """Chooses how many later lines to take: as the wrapping says, unless the line's own count says otherwise."""
     stated = readings[natural].count is not None
     exact = [n for n, found in readings.items() if stated and found.is_complete]
     if stated and exact and natural not in exact:
@@ -129,8 +132,8 @@ def _extent(record: Record, readings: dict[int, Statement], natural: int, *, is_
     return min(closed, default=natural)
 
 
-def _doubt(record: Record, readings: dict[int, Statement], taken: int, *, is_wrapped: bool) -> str:
-    """What may be wrong with a reading that its own count does not contradict."""
+def _describe_doubt(record: Record, readings: dict[int, Statement], taken: int, *, is_wrapped: bool) -> str:
+    """Describes what may be wrong with a reading that its own count does not contradict; empty where nothing is."""
     where = f"line {record.line} of the log"
     if any(not (record.is_open(n) or record.is_full(n)) for n in range(taken)):
         return f"{where}: its list was read on over {taken} more lines, as the number of layers that it states asks for"
@@ -146,7 +149,7 @@ def _doubt(record: Record, readings: dict[int, Statement], taken: int, *, is_wra
     return ""
 
 
-def _mismatch(statement: Statement) -> str:
+def _describe_mismatch(statement: Statement) -> str:
     if statement.is_complete:
         return ""
     read = f"{len(statement.names)} names could be read" if statement.names else "it gives no names"

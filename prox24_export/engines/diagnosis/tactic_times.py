@@ -1,11 +1,10 @@
-"""What the builder timed: for each layer the fastest sparse and the fastest dense tactic."""
+"""What the builder timed: the fastest sparse and the fastest dense tactic of each layer."""
 
 import math
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from prox24_export.engines.diagnosis.layer_names import onnx_nodes
+from prox24_export.engines.diagnosis.layer_names import read_onnx_nodes
 
 # No list of sparse tactics is published; these parts are in every known name. A negation is not one of them.
 SPARSE = re.compile(
@@ -25,15 +24,15 @@ MYELIN_ROW = re.compile(rf"\(foreignNode\)\s*\d+, {NUMBER}, [^,]+, [^,]+, ([^\s,
 
 @dataclass(frozen=True)
 class TacticTimes:
-    """Fastest tactics of one layer over all formats that were tried, in milliseconds; None where none was timed.
+    """The fastest tactics of one layer, over all formats that were tried.
 
     Attributes:
-        layer: Name in the log.
-        nodes: ONNX nodes that the log names with it; empty where it names none.
-        dense_ms: The fastest dense tactic.
-        dense_tactic: Its name; empty where the log has none.
-        sparse_ms: The fastest sparse tactic.
-        sparse_tactic: Its name.
+        layer: The layer's name in the log.
+        nodes: The ONNX nodes that the log names with it; empty where it names none.
+        dense_ms: The time of the fastest dense tactic, in milliseconds; None where none was timed.
+        dense_tactic: The name of that tactic; empty where the log has none.
+        sparse_ms: The time of the fastest sparse tactic, in milliseconds; None where none was timed.
+        sparse_tactic: The name of that tactic; empty where the log has none.
     """
 
     layer: str
@@ -45,7 +44,10 @@ class TacticTimes:
 
     @property
     def sparse_excess(self) -> float | None:
-        """How much longer the sparse tactic takes, as a share of the dense one's time; negative where it is faster."""
+        """How much longer the sparse tactic takes, as a share of the dense one's time; negative where it is faster.
+
+        None where one of the two was not timed.
+        """
         if self.dense_ms is None or self.sparse_ms is None or self.dense_ms <= 0:
             return None
         return self.sparse_ms / self.dense_ms - 1
@@ -75,7 +77,7 @@ class _Layer:
 
 @dataclass
 class TimingReader:
-    """Reads the timing lines of a verbose log, one message after the other."""
+    """Reads the timing lines of a verbose log, one message after another."""
 
     _layers: dict[str, _Layer] = field(default_factory=dict)
     _current: _Layer | None = None
@@ -84,7 +86,7 @@ class TimingReader:
     _last: str = ""
 
     def read(self, message: str) -> None:
-        """Takes one message, without prefix."""
+        """Takes one message, without its prefix."""
         if "actic" not in message and "Runner" not in message and "foreignNode" not in message:
             return
         if found := RUNNER.match(message):
@@ -102,7 +104,7 @@ class TimingReader:
             self._read_myelin(message)
 
     def times(self) -> tuple[TacticTimes, ...]:
-        """Every layer of which a tactic was timed, in the log's order."""
+        """Returns the times of every layer of which a tactic was timed, in the log's order."""
         found = (layer.result(name) for name, layer in self._layers.items())
         return tuple(times for times in found if times.dense_ms is not None or times.sparse_ms is not None)
 
@@ -113,7 +115,7 @@ class TimingReader:
         self._current = self._layers.setdefault(name, _Layer()) if is_product else None
 
     def _add(self, kernel: str, time: str) -> None:
-        value = _positive(time)
+        value = _read_positive(time)
         if self._current is not None and value is not None:
             self._current.add(kernel, value)
 
@@ -121,22 +123,14 @@ class TimingReader:
         if found := MYELIN_OP.match(message):
             name, metadata = found.groups()
             self._op = self._layers.setdefault(name, _Layer())
-            self._op.nodes = onnx_nodes(metadata or "")
+            self._op.nodes = read_onnx_nodes(metadata or "")
         elif self._op is not None and (found := MYELIN_ROW.match(message)):
-            value = _positive(found.group(1))
+            value = _read_positive(found.group(1))
             if value is not None:
                 self._op.add(found.group(2), value)
 
 
-def times_of(messages: Iterable[str]) -> tuple[TacticTimes, ...]:
-    """The fastest tactics of every layer that these messages time."""
-    reader = TimingReader()
-    for message in messages:
-        reader.read(message)
-    return reader.times()
-
-
-def _positive(text: str) -> float | None:
+def _read_positive(text: str) -> float | None:
     try:
         value = float(text)
     except ValueError:  # a cut line

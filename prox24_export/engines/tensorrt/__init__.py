@@ -1,1 +1,1 @@
-"""TensorRT engines: run and timed."""
+"""TensorRT engines, and how they are run and timed."""

@@ -1,4 +1,4 @@
-"""Device memory, one stream, events and graphs, from `torch.cuda`.
+"""Device memory, a stream, events and CUDA graphs, by means of `torch.cuda`.
 
 Why torch: it is required anyway, and brings the CUDA runtime that it needs; events and graph capture are there as
 documented classes. Polygraphy's `cuda` module has neither, and does not find the runtime where the CUDA 13 wheels put
@@ -19,10 +19,10 @@ Launch = Callable[[], None]
 
 
 class CudaDevice:
-    """The current CUDA device and a stream of its own on it.
+    """The current CUDA device, with a stream of its own.
 
     Args:
-        place: torch's name of the memory; a CPU twin passes `cpu`.
+        place: torch's name of the memory, which a stand-in on the CPU sets to `cpu`.
     """
 
     def __init__(self, place: str = "cuda") -> None:
@@ -33,15 +33,15 @@ class CudaDevice:
 
     @property
     def stream(self) -> int:
-        """Handle of the stream, as TensorRT wants it."""
+        """The handle of the stream, as TensorRT wants it."""
         return int(self._stream.cuda_stream)
 
     def empty(self, nbytes: int) -> Any:
-        """Uninitialised memory; a byte where none is wanted, since TensorRT refuses the null address."""
+        """Reserves uninitialised memory; one byte where none is wanted, since TensorRT refuses the null address."""
         return self._torch.empty(max(nbytes, 1), dtype=self._torch.uint8, device=self._place)
 
     def upload(self, array: HostArray) -> Any:
-        """Memory that holds `array`, C-contiguous; the copy is done on return."""
+        """Copies `array` into device memory, C-contiguous; the copy is done on return."""
         buffer = self.empty(array.nbytes)
         if array.nbytes:
             raw = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
@@ -50,7 +50,7 @@ class CudaDevice:
         return buffer
 
     def download(self, buffer: Any, shape: Sequence[int], dtype: Any) -> HostArray:
-        """A host array of what the stream has left in `buffer`; waits for the stream."""
+        """Waits for the stream, and copies what it left in `buffer` into a host array."""
         self.synchronize()
         wanted = np.empty(tuple(shape), dtype)
         if wanted.nbytes:
@@ -62,10 +62,14 @@ class CudaDevice:
         self._stream.synchronize()
 
     def capture(self, launch: Launch) -> tuple[Launch, str]:
-        """`launch` as a CUDA graph, for `run` and `times`; or `launch` itself, and why it cannot be one.
+        """Captures `launch` as a CUDA graph.
 
         Args:
             launch: Puts work on the stream; it has run before, since first calls may allocate.
+
+        Returns:
+            What replays the graph, for `run` and `times`, and an empty text; or where the capture failed, `launch`
+            itself and the reason.
         """
         cuda = self._torch.cuda
         graph, current = cuda.CUDAGraph(), cuda.current_stream()
@@ -79,13 +83,13 @@ class CudaDevice:
         return graph.replay, ""
 
     def run(self, launch: Launch) -> None:
-        """One launch, with our stream the current one, on which a graph is replayed; waits for it."""
+        """Launches once and waits; our stream is then the current one, on which a graph is replayed."""
         with self._torch.cuda.stream(self._stream):
             launch()
         self.synchronize()
 
     def times(self, launch: Launch, runs: int) -> list[float]:
-        """Milliseconds of `runs` consecutive launches, each between two events on the stream."""
+        """Returns the milliseconds of each of `runs` consecutive launches, between two events on the stream."""
         events = [[self._torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(runs)]
         with self._torch.cuda.stream(self._stream):  # once: between the events it would count
             for start, end in events:

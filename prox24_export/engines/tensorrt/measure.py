@@ -10,8 +10,8 @@ from prox24_export.engines.tensorrt.session import TrtSession
 from prox24_export.engines.timing import gpu_state
 from prox24_export.engines.timing.agreement import TOLERANCE
 from prox24_export.engines.timing.gpu_state import GpuState
-from prox24_export.engines.timing.gpu_watch import watching
-from prox24_export.engines.timing.latency import Procedure, Reference, measure
+from prox24_export.engines.timing.gpu_watch import follow_state
+from prox24_export.engines.timing.latency import Procedure, Reference, measure_latency
 from prox24_export.passes.emit_engine.build import TIMING_CACHE, BuiltEngine, EmitEngines
 from prox24_export.passes.emit_engine.tensorrt import require_tensorrt
 from prox24_export.passes.front_onnx.graph import OnnxGraph
@@ -23,13 +23,13 @@ PROFILED_RUNS = 50
 
 @dataclass(frozen=True)
 class ModelPair:
-    """What is built: ONNX files in the types to compute in, and the same models in float32.
+    """What engines are built from: ONNX files in the types to compute in, and the same models in float32.
 
     Attributes:
-        dense: File of the dense model.
-        sparse: File of the sparse model.
-        references: Dense and sparse model that tell what must be computed.
-        layers: Pruned layers of `sparse`.
+        dense: The file of the dense model.
+        sparse: The file of the sparse model.
+        references: The dense and the sparse model in float32, which say what the engines must compute.
+        layers: The pruned layers of `sparse`.
     """
 
     dense: Path
@@ -47,20 +47,20 @@ def bench(
     procedure: Procedure | None = None,
     watch: Callable[[], GpuState] | None = None,
 ) -> EngineReport:
-    """Builds three engines into `folder`, tells the states of every pruned layer, and times every batch.
+    """Builds three engines into `folder`, diagnoses every pruned layer, and times every batch.
 
     Args:
         pair: The models.
-        batches: Inputs by name; one point each.
-        folder: Where engines, logs and layer information go; it is there.
-        settings: Of the builder.
-        procedure: How long and how often.
-        watch: Reads the GPU's state.
+        batches: The inputs by name of each batch, which gives one latency point.
+        folder: The existing folder for engines, logs and layer information.
+        settings: The settings of the builder.
+        procedure: How long and how often to measure; the defaults where None.
+        watch: Returns the GPU's state; None where it cannot be read.
 
     Raises:
-        UnavailableError: TensorRT is not here.
-        EngineBuildError: It builds no engine.
-        EngineRunError: It cannot run one.
+        UnavailableError: TensorRT cannot be used here.
+        EngineBuildError: TensorRT cannot build an engine.
+        EngineRunError: TensorRT cannot run an engine.
         InputError: A batch does not fit the engines.
     """
     known = require_tensorrt()
@@ -74,11 +74,11 @@ def bench(
         precision=settings.precision,
         device=known.device,
         not_measured="" if batches else "there was no sample to run.",
-        files=_files(built, folder),
+        files=_list_files(built, folder),
         layers=states,
         disagreements=(*disagreements, *doubts),
-        latency=tuple(_point(pair, built, batch, settings.precision, procedure, watch) for batch in batches),
-        layer_times=_layer_times(built, batches[0]) if batches else (),
+        latency=tuple(_time_batch(pair, built, batch, settings.precision, procedure, watch) for batch in batches),
+        layer_times=_time_layers(built, batches[0]) if batches else (),
     )
 
 
@@ -92,26 +92,26 @@ def bench_engines(dense: Path, sparse: Path, batches: Sequence[Feeds], precision
     """Times two engines as they are, in turns.
 
     Args:
-        dense: Serialised engine.
-        sparse: Serialised engine.
-        batches: Inputs by name; one point each.
-        precision: As the report calls it.
+        dense: The file of the dense engine.
+        sparse: The file of the sparse engine.
+        batches: The inputs by name of each batch, which gives one latency point.
+        precision: The precision that the report names.
 
     Raises:
-        UnavailableError: TensorRT is not here.
-        EngineRunError: It cannot run an engine.
+        UnavailableError: TensorRT cannot be used here.
+        EngineRunError: TensorRT cannot run an engine.
         InputError: A batch does not fit the engines.
     """
     known = require_tensorrt()
-    with watching(gpu_state.visible()) as (watch, _note):
-        points = tuple(_plain_point(dense, sparse, batch, watch) for batch in batches)
+    with follow_state(gpu_state.find_current_gpu()) as (watch, _note):
+        points = tuple(_time_engines(dense, sparse, batch, watch) for batch in batches)
     return EngineReport("tensorrt", known.version, precision, known.device, latency=points)
 
 
-def _plain_point(dense: Path, sparse: Path, batch: Feeds, watch: Callable[[], GpuState] | None) -> LatencyPoint:
+def _time_engines(dense: Path, sparse: Path, batch: Feeds, watch: Callable[[], GpuState] | None) -> LatencyPoint:
     left, right = TrtSession("dense", dense, batch), TrtSession("sparse", sparse, batch)
     try:
-        return measure(
+        return measure_latency(
             left,
             right,
             None,
@@ -125,17 +125,17 @@ def _plain_point(dense: Path, sparse: Path, batch: Feeds, watch: Callable[[], Gp
         right.close()
 
 
-def _files(built: Sequence[BuiltEngine], folder: Path) -> dict[str, str]:
-    files = {f"{one.kind} {what}": place.name for one in built for what, place in _places(one).items()}
+def _list_files(built: Sequence[BuiltEngine], folder: Path) -> dict[str, str]:
+    files = {f"{one.kind} {what}": place.name for one in built for what, place in _list_places(one).items()}
     cache = folder / TIMING_CACHE
     return files | ({"timing cache": cache.name} if cache.is_file() else {})
 
 
-def _places(built: BuiltEngine) -> dict[str, Path]:
+def _list_places(built: BuiltEngine) -> dict[str, Path]:
     return {"engine": built.engine, "build log": built.log, "layers": built.layers}
 
 
-def _point(  # noqa: PLR0917 (one point's facts)
+def _time_batch(  # noqa: PLR0917 (one point's facts)
     pair: ModelPair,
     built: Sequence[BuiltEngine],
     batch: Feeds,
@@ -143,13 +143,13 @@ def _point(  # noqa: PLR0917 (one point's facts)
     procedure: Procedure | None,
     watch: Callable[[], GpuState] | None,
 ) -> LatencyPoint:
-    """Dense, sparse, and sparse with the flag off, on one batch."""
+    """Times one batch on three engines: dense, sparse, and sparse without SPARSE_WEIGHTS."""
     sessions: list[TrtSession] = []
     try:
         for one in built:
             sessions.append(TrtSession(one.kind, one.engine, batch))  # noqa: PERF401 (what is open must be closed)
         dense, sparse, flag_off = sessions
-        return measure(
+        return measure_latency(
             dense,
             sparse,
             flag_off,
@@ -164,14 +164,14 @@ def _point(  # noqa: PLR0917 (one point's facts)
             session.close()
 
 
-def _layer_times(built: Sequence[BuiltEngine], batch: Feeds) -> tuple[LayerTime, ...]:
-    """Of a profiled run of its own, dense and sparse; layers are paired by name."""
-    times = [_profiled(one, batch) for one in built[:2]]
+def _time_layers(built: Sequence[BuiltEngine], batch: Feeds) -> tuple[LayerTime, ...]:
+    """Times the layers of the dense and the sparse engine in a profiled run of their own, and pairs them by name."""
+    times = [_profile(one, batch) for one in built[:2]]
     names = dict.fromkeys(name for seen in times for name in seen)
     return tuple(LayerTime(name, times[0].get(name), times[1].get(name)) for name in names)
 
 
-def _profiled(built: BuiltEngine, batch: Feeds) -> Mapping[str, float]:
+def _profile(built: BuiltEngine, batch: Feeds) -> Mapping[str, float]:
     session = TrtSession(built.kind, built.engine, batch, graph=False)
     try:
         return session.layer_times(PROFILED_RUNS)

@@ -30,23 +30,26 @@ class EngineRunError(Prox24Error):
 
 
 class TrtSession:
-    """One engine at one set of input shapes. Inputs are copied once; runs are replays of a CUDA graph where possible.
+    """One engine with one set of inputs.
+
+    The inputs are copied to the device once; where possible, a run replays a CUDA graph.
 
     Args:
-        name: In reports.
-        engine: The file, or its bytes.
-        feeds: Every input of the engine by name, in its type or one that converts without loss of meaning.
-        device: Where it runs; None: the current CUDA device.
+        name: What reports and messages call the engine.
+        engine: The engine's file, or its bytes.
+        feeds: Every input of the engine by name, in its type or one that converts to it without loss of meaning.
+        device: The device to run on; the current CUDA device where None.
         graph: Whether to capture a CUDA graph.
 
     Attributes:
-        name: In reports.
-        notes: What limits the figures: a graph that could not be captured.
+        name: What reports and messages call the engine.
+        notes: What limits the figures, such as a graph that could not be captured, a sentence each.
 
     Raises:
-        InputError: `feeds` lacks an input, has another type or rank, or a shape that no profile of the engine accepts.
-        EngineRunError: TensorRT cannot load or run the engine, or an output's size depends on data.
-        UnavailableError: TensorRT is not there.
+        InputError: `feeds` lacks an input, or has one of another type or rank, or one whose shape no profile of the
+            engine accepts.
+        EngineRunError: TensorRT cannot load or run the engine, or the size of an output depends on data.
+        UnavailableError: TensorRT cannot be used here.
     """
 
     def __init__(
@@ -66,7 +69,7 @@ class TrtSession:
         self._memory: dict[str, Any] = {}
         plan = engine.read_bytes() if isinstance(engine, Path) else engine
         with capture_log() as log:
-            self._engine = _deserialised(plan, name, log)
+            self._engine = _deserialise(plan, name, log)
             self._context = self._engine.create_execution_context()
             if self._context is None:
                 raise EngineRunError(f"TensorRT cannot run the engine {name}: {log.complaint}")
@@ -78,22 +81,23 @@ class TrtSession:
             self._capture()
 
     def outputs(self) -> dict[str, HostArray]:
-        """Outputs of one inference by name, on the host."""
+        """Runs one inference and returns its outputs by name, on the host."""
         with capture_log():
             self._device.run(self._launch)
         return {name: self._read(name) for name in self._names("OUTPUT")}
 
     def times(self, runs: int) -> list[float]:
-        """Milliseconds of `runs` consecutive inferences, transfers excluded."""
+        """Returns the milliseconds of each of `runs` consecutive inferences, transfers excluded."""
         with capture_log():
             return self._device.times(self._launch, runs)
 
     def layer_times(self, runs: int) -> dict[str, float]:
-        """Mean milliseconds of each layer over `runs` inferences, which a profiler slows down: never the sum of them.
+        """Returns the mean milliseconds of each layer over `runs` inferences.
 
-        A session that has been profiled stays profiled: take a fresh one, with `graph=False`, for this alone.
+        The profiler slows inferences down, so that the sum over layers is no latency. A session that has been profiled
+        stays profiled: take a fresh one, with `graph=False`, for this alone.
         """
-        profiler = _layer_times(self._trt)
+        profiler = _make_profiler(self._trt)
         with capture_log():
             self._context.profiler = profiler
             for _ in range(runs):
@@ -101,7 +105,7 @@ class TrtSession:
         return {name: total / runs for name, total in profiler.totals.items()}
 
     def close(self) -> None:
-        """Gives memory back, when the device has nothing left to do; a second call does nothing."""
+        """Waits for the device and gives the memory back; a second call does nothing."""
         if self._engine is None:
             return
         self._device.synchronize()
@@ -147,7 +151,7 @@ class TrtSession:
         return len(low) == array.ndim and all(a <= b <= c for a, b, c in zip(low, array.shape, high, strict=True))
 
     def _reserve(self, log: BuildLog) -> None:
-        """Memory of the outputs, whose shapes are known now."""
+        """Reserves the memory of the outputs, whose shapes are known now."""
         unknown = self._context.infer_shapes()
         if unknown:
             raise EngineRunError(
@@ -166,7 +170,7 @@ class TrtSession:
             self._address(name, np.empty(shape, self._dtype(name)))
 
     def _address(self, name: str, array: HostArray) -> None:
-        """Tells TensorRT where a tensor is."""
+        """Reserves the memory of a tensor and tells TensorRT its address."""
         copied = self._mode(name) == "INPUT"
         self._memory[name] = self._device.upload(array) if copied else self._device.empty(array.nbytes)
         if not self._context.set_tensor_address(name, int(self._memory[name].data_ptr())):
@@ -187,7 +191,7 @@ class TrtSession:
             self.notes = (f"{self.name} runs without a CUDA graph: {log.complaint or why}",)
 
     def _enqueue_captured(self) -> None:
-        """As RuntimeError, which is what torch raises of a capture that fails, too."""
+        """Enqueues; a failure becomes a RuntimeError, as torch raises for a capture that fails."""
         try:
             self._enqueue()
         except EngineRunError as error:
@@ -234,7 +238,7 @@ class TrtSession:
         return NUMPY[kind]
 
 
-def _deserialised(plan: bytes, name: str, log: BuildLog) -> Any:
+def _deserialise(plan: bytes, name: str, log: BuildLog) -> Any:
     from polygraphy.backend.trt import EngineFromBytes  # noqa: PLC0415 (optional)
     from polygraphy.exception import PolygraphyException  # noqa: PLC0415 (optional)
 
@@ -247,8 +251,8 @@ def _deserialised(plan: bytes, name: str, log: BuildLog) -> Any:
         ) from error
 
 
-def _layer_times(trt: Any) -> Any:
-    """TensorRT's profiler interface, adding up what it is told. The base class is known only now."""
+def _make_profiler(trt: Any) -> Any:
+    """Makes a profiler that adds up the times of layers; its base class is known only once TensorRT is imported."""
 
     class LayerTimes(trt.IProfiler):  # type: ignore[misc] # known at run time
         def __init__(self) -> None:

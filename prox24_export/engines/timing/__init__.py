@@ -1,1 +1,1 @@
-"""Latency of two engines in turns: procedure, statistics, state of the GPU."""
+"""The latency of two engines that take turns: the procedure, its statistics, and the state of the GPU."""

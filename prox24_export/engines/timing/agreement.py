@@ -1,4 +1,4 @@
-"""Whether an engine computes what the same model does in float32."""
+"""Whether an engine computes what the same model computes in float32."""
 
 from collections.abc import Mapping
 
@@ -11,30 +11,36 @@ TOLERANCE: Mapping[str, float] = {"fp32": 1e-3, "fp16": 0.02, "bf16": 0.1}  # of
 LARGEST = 5  # times that tolerance, of the output's largest magnitude: what a single entry may differ by
 
 
-def difference(found: OutputArrays, wanted: OutputArrays, tolerance: float) -> str:
-    """In what outputs differ from a reference, in one sentence; empty where they agree. NaN is a difference."""
+def describe_difference(found: OutputArrays, wanted: OutputArrays, tolerance: float) -> str:
+    """Describes how outputs differ from a reference, in one sentence; empty where they agree.
+
+    Args:
+        found: The outputs by name; a NaN in them is a difference.
+        wanted: The reference by name.
+        tolerance: The largest difference of root mean squares, as a share of the reference's; see `TOLERANCE`.
+    """
     for name, reference in wanted.items():
         if name not in found:
             return f"output {name} is missing"
-        told = _of_output(np.asarray(found[name]), np.asarray(reference), tolerance)
+        told = _describe_output(np.asarray(found[name]), np.asarray(reference), tolerance)
         if told:
             return f"output {name} {told}"
     return ""
 
 
-def _of_output(found: Array, wanted: Array, tolerance: float) -> str:
+def _describe_output(found: Array, wanted: Array, tolerance: float) -> str:
     if found.shape != wanted.shape:
         return f"has shape {list(found.shape)}, expected {list(wanted.shape)}"
-    return (_of_integers if wanted.dtype.kind in "biu" else _of_floats)(found, wanted, tolerance)
+    return (_describe_integers if wanted.dtype.kind in "biu" else _describe_floats)(found, wanted, tolerance)
 
 
-def _of_integers(found: Array, wanted: Array, tolerance: float) -> str:
-    """Classes or tokens: rounding may move the few that are nearly tied."""
+def _describe_integers(found: Array, wanted: Array, tolerance: float) -> str:
+    """Describes how classes or tokens differ; rounding may change the few that are nearly tied."""
     share = float((found != wanted).mean()) if wanted.size else 0.0
     return f"differs in {100 * share:.2g} % of its entries" if share > tolerance else ""
 
 
-def _of_floats(found: Array, wanted: Array, tolerance: float) -> str:
+def _describe_floats(found: Array, wanted: Array, tolerance: float) -> str:
     found, wanted = found.astype(np.float64), wanted.astype(np.float64)
     nans = int(np.isnan(found).sum())
     if nans:
@@ -45,7 +51,10 @@ def _of_floats(found: Array, wanted: Array, tolerance: float) -> str:
     apart, size = np.abs(found[~odd] - wanted[~odd]), np.abs(wanted[~odd])
     if not apart.size:
         return ""
-    middle, most = _over(_rms(apart), _rms(size)), _over(float(apart.max()), float(size.max()))
+    middle, most = (
+        _compute_share(_compute_rms(apart), _compute_rms(size)),
+        _compute_share(float(apart.max()), float(size.max())),
+    )
     if middle > tolerance:
         return f"differs by {100 * middle:.2g} % of its root mean square, more than {100 * tolerance:g} %"
     if most > LARGEST * tolerance:
@@ -55,10 +64,10 @@ def _of_floats(found: Array, wanted: Array, tolerance: float) -> str:
     return ""
 
 
-def _rms(values: Array) -> float:
+def _compute_rms(values: Array) -> float:
     return float(np.sqrt(np.square(values).mean()))
 
 
-def _over(part: float, whole: float) -> float:
-    """A share; of an output that is all zeros the absolute value."""
+def _compute_share(part: float, whole: float) -> float:
+    """Computes a share; where the whole is zero, it is the part itself."""
     return part / whole if whole else part

@@ -1,7 +1,7 @@
-"""Clocks of a GPU and what holds them down, read and never changed: through pynvml, or else nvidia-smi.
+"""The clocks of a GPU and what holds them down, which are read and never changed, by pynvml or else nvidia-smi.
 
 A figure measured while the GPU slows itself down for power or heat says little about a model. Neither library nor tool
-tells whether clocks are locked (`nvidia-smi -lgc`); `locked` concludes it from several readings.
+tells whether clocks are locked (`nvidia-smi -lgc`); `are_clocks_locked` concludes it from several readings.
 """
 
 import subprocess
@@ -37,14 +37,14 @@ class GpuStateError(Prox24Error):
 
 @dataclass(frozen=True)
 class GpuState:
-    """One reading; None where the driver does not tell.
+    """One reading of a GPU's state, with None for what the driver does not tell.
 
     Attributes:
-        name: Of the GPU.
-        driver: Version of the driver.
-        sm_mhz: Clock of the multiprocessors, MHz.
-        max_sm_mhz: The highest it can have.
-        mask: Clocks event reasons as NVML numbers them.
+        name: The name of the GPU.
+        driver: The version of the driver.
+        sm_mhz: The clock of the multiprocessors, in MHz.
+        max_sm_mhz: The highest clock that the multiprocessors can have, in MHz.
+        mask: The clocks event reasons, as bits that NVML defines.
     """
 
     name: str
@@ -55,7 +55,7 @@ class GpuState:
 
     @property
     def reasons(self) -> tuple[str, ...]:
-        """What holds the clocks down."""
+        """The reasons for which the clocks are held down."""
         mask = self.mask or 0
         known = tuple(reason for bit, reason in REASONS.items() if mask & bit)
         rest = mask & ~sum(REASONS)
@@ -63,38 +63,38 @@ class GpuState:
 
     @property
     def throttled(self) -> tuple[str, ...]:
-        """Those of the reasons that power or heat are behind."""
+        """The reasons that have to do with power or heat."""
         return tuple(reason for bit, reason in REASONS.items() if (self.mask or 0) & bit & THROTTLED)
 
     @property
     def idle(self) -> bool:
-        """Whether the clock is low only because there is nothing to do."""
+        """Whether the clock may be low because there is nothing to do."""
         return bool((self.mask or 0) & IDLE)
 
 
-def read(device: str = "0") -> GpuState:
-    """The state of a GPU now.
+def read_state(device: str = "0") -> GpuState:
+    """Reads the present state of a GPU.
 
     Args:
-        device: NVML's index, or `GPU-…`, its UUID. They count differently from torch under `CUDA_VISIBLE_DEVICES`:
-            `visible` translates.
+        device: The GPU's index by NVML, or its UUID, `GPU-…`. NVML and torch count differently where
+            `CUDA_VISIBLE_DEVICES` is set; `find_current_gpu` gives the UUID of torch's device.
 
     Raises:
-        GpuStateError: Neither pynvml nor nvidia-smi can be used, or it knows no such GPU.
+        GpuStateError: Neither pynvml nor nvidia-smi can be used, or there is no such GPU.
     """
-    state = _from_nvml(device)
-    return state if state is not None else _from_nvidia_smi(device)
+    state = _read_nvml(device)
+    return state if state is not None else _read_nvidia_smi(device)
 
 
-def visible() -> str:
-    """The UUID of torch's current CUDA device; NVML's first GPU where torch does not tell one."""
+def find_current_gpu() -> str:
+    """Finds the UUID of torch's current CUDA device; `0`, NVML's first GPU, where torch does not tell it."""
     torch = import_module("torch")
     uuid = getattr(torch.cuda.get_device_properties(torch.cuda.current_device()), "uuid", None)
     return "0" if uuid is None else f"GPU-{uuid}"
 
 
-def locked(readings: Sequence[GpuState]) -> bool | None:
-    """Whether clocks are held, from readings under load; None where they do not tell.
+def are_clocks_locked(readings: Sequence[GpuState]) -> bool | None:
+    """Whether clocks are locked, judged by readings under load; None where these do not tell.
 
     A reason that names a clocks setting says yes. So does the same clock, below the highest, in at least three readings
     of a GPU that nothing slows down. Different clocks say no.
@@ -113,22 +113,25 @@ def locked(readings: Sequence[GpuState]) -> bool | None:
     return True if len(busy) >= enough and below and free else None
 
 
-def parse(text: str) -> GpuState:
-    """The first line of nvidia-smi's CSV, without header: `FIELDS` and the reasons; units may be there.
+def parse_csv(text: str) -> GpuState:
+    """Reads the first line of nvidia-smi's CSV.
+
+    Args:
+        text: The output of nvidia-smi without header: `FIELDS` and the reasons, with or without units.
 
     Raises:
-        GpuStateError: It is another number of fields.
+        GpuStateError: The line has another number of fields.
     """
     lines = [line for line in text.splitlines() if line.strip()]
     values = [value.strip() for value in lines[0].split(",")] if lines else []
     if len(values) != len(FIELDS) + 1:
         raise GpuStateError(f"nvidia-smi must answer with {len(FIELDS) + 1} values. Got {text.strip()!r}.")
     name, driver, clock, highest, mask = values
-    return GpuState(name, driver, _number(clock), _number(highest), _number(mask))
+    return GpuState(name, driver, _read_number(clock), _read_number(highest), _read_number(mask))
 
 
-def _number(text: str) -> int | None:
-    """`1980`, `1980 MHz` or `0x…4`; None of `[N/A]`, `[Not Supported]` and their like."""
+def _read_number(text: str) -> int | None:
+    """Reads `1980`, `1980 MHz` or `0x…4`; None for `[N/A]`, `[Not Supported]` and their like."""
     first = text.split(maxsplit=1)[0] if text.split() else ""
     try:
         return int(first, 0)
@@ -136,7 +139,7 @@ def _number(text: str) -> int | None:
         return None
 
 
-def _from_nvidia_smi(device: str) -> GpuState:
+def _read_nvidia_smi(device: str) -> GpuState:
     complaint = ""
     for field in REASON_FIELDS:
         query = f"--query-gpu={','.join((*FIELDS, field))}"
@@ -146,13 +149,13 @@ def _from_nvidia_smi(device: str) -> GpuState:
         except (OSError, subprocess.TimeoutExpired) as error:
             raise GpuStateError(f"nvidia-smi, which reads clocks, cannot be run: {error}.") from error
         if done.returncode == 0:
-            return parse(done.stdout)
+            return parse_csv(done.stdout)
         complaint = " ".join(f"{done.stdout} {done.stderr}".split())  # the next name may be known to this driver
     raise GpuStateError(f"nvidia-smi cannot read the clocks of GPU {device}: {complaint}")
 
 
-def _from_nvml(device: str) -> GpuState | None:
-    """None where pynvml is not there or fails: nvidia-smi is asked then."""
+def _read_nvml(device: str) -> GpuState | None:
+    """Asks pynvml; None where it is missing or fails, and nvidia-smi is asked instead."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # an older package of the same module says so on import
@@ -167,7 +170,7 @@ def _from_nvml(device: str) -> GpuState | None:
         mask = (newer or nvml.nvmlDeviceGetCurrentClocksThrottleReasons)(handle)
         clock = nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM)
         highest = nvml.nvmlDeviceGetMaxClockInfo(handle, nvml.NVML_CLOCK_SM)
-        name, driver = (_text(value) for value in (nvml.nvmlDeviceGetName(handle), nvml.nvmlSystemGetDriverVersion()))
+        name, driver = (_decode(value) for value in (nvml.nvmlDeviceGetName(handle), nvml.nvmlSystemGetDriverVersion()))
         return GpuState(name, driver, int(clock), int(highest), int(mask))
     except nvml.NVMLError:
         return None
@@ -175,5 +178,5 @@ def _from_nvml(device: str) -> GpuState | None:
         nvml.nvmlShutdown()
 
 
-def _text(value: bytes | str) -> str:
+def _decode(value: bytes | str) -> str:
     return value.decode() if isinstance(value, bytes) else value

@@ -1,22 +1,28 @@
-"""The GPU's state while it is timed, read beside the timing: a reading takes too long to wait for between two turns."""
+"""The GPU's state while models are timed, read in a thread: between two turns, a reading would take too long."""
 
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from prox24_export.engines.timing.gpu_state import GpuState, GpuStateError, read
+from prox24_export.engines.timing.gpu_state import GpuState, GpuStateError, read_state
 
 EVERY = 0.2  # seconds between two readings
 Watch = Callable[[], GpuState]
 
 
 @contextmanager
-def watching(device: str = "0", reader: Callable[[str], GpuState] = read) -> Iterator[tuple[Watch | None, str]]:
-    """A function that returns the latest reading, at once; None, and why, where the state cannot be read.
+def follow_state(
+    device: str = "0", reader: Callable[[str], GpuState] = read_state
+) -> Iterator[tuple[Watch | None, str]]:
+    """Reads the state of a GPU again and again while the block runs.
 
     Args:
-        device: See `gpu_state.read`.
-        reader: Reads it.
+        device: The GPU; see `gpu_state.read_state`.
+        reader: Reads the state of a GPU.
+
+    Yields:
+        A function that returns the latest reading at once, and an empty text; or, where the state cannot be read, None
+        and the reason.
     """
     try:
         latest = [reader(device)]

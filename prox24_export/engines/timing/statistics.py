@@ -1,4 +1,4 @@
-"""Times of inferences: their distribution as trtexec defines it, and the ratio of two with its bootstrap interval."""
+"""The distribution of inference times as trtexec defines it, and the ratio of two medians with a bootstrap interval."""
 
 import math
 from collections.abc import Sequence
@@ -13,25 +13,28 @@ CONFIDENCE = 0.95
 PER_CENT = 100
 
 
-def percentile(ascending: Sequence[float], per_cent: int) -> float:
-    """`percentile(N%)` as trtexec prints it: an observed time, never one between two.
+def find_percentile(ascending: Sequence[float], per_cent: int) -> float:
+    """Finds the `percentile(N%)` that trtexec prints, which is an observed time and never one between two.
 
     Source: NVIDIA/TensorRT, samples/common/sampleReporting.cpp, `findPercentile`; its float32 arithmetic is kept, which
     decides the index where N per cent of the times is a whole number.
 
     Args:
-        ascending: At least one time.
-        per_cent: From 0 to 100.
+        ascending: The times in ascending order, at least one.
+        per_cent: The percentile, from 0 to 100.
     """
     above = int((np.float32(1) - np.float32(per_cent) / np.float32(PER_CENT)) * np.float32(len(ascending)))
     return float(ascending[max(len(ascending) - 1 - above, 0)])
 
 
-def distribution(times: npt.ArrayLike) -> Distribution:
-    """What is reported of a model's times, in milliseconds; the deviation is that of the population, as trtexec's is.
+def summarise_times(times: npt.ArrayLike) -> Distribution:
+    """Summarises a model's times for the report; the deviation is that of the population, like that of trtexec.
+
+    Args:
+        times: Times in milliseconds, of any shape.
 
     Raises:
-        ValueError: There is none, or one is not a positive, finite number.
+        ValueError: There is no time, or one is not a positive, finite number.
     """
     ordered = np.sort(np.asarray(times, dtype=np.float64), axis=None)
     if not ordered.size or not np.isfinite(ordered).all() or ordered[0] <= 0:
@@ -39,7 +42,7 @@ def distribution(times: npt.ArrayLike) -> Distribution:
             f"times must be positive, finite milliseconds, at least one. Got {ordered[:3]} of {len(ordered)}."
         )
     mean = float(ordered.mean())
-    quantiles = tuple(percentile(ordered.tolist(), per_cent) for per_cent in range(PER_CENT + 1))
+    quantiles = tuple(find_percentile(ordered.tolist(), per_cent) for per_cent in range(PER_CENT + 1))
     return Distribution(
         runs=len(ordered),
         min=float(ordered[0]),
@@ -55,21 +58,22 @@ def distribution(times: npt.ArrayLike) -> Distribution:
     )
 
 
-def ratio(slower: Rounds, faster: Rounds, *, resamples: int, resolution: float, seed: int) -> Ratio:
-    """Median of `slower` over median of `faster`, with the percentile interval of a bootstrap over rounds.
+def compare_times(slower: Rounds, faster: Rounds, *, resamples: int, resolution: float, seed: int) -> Ratio:
+    """Divides the median of `slower` by that of `faster`, with the percentile interval of a bootstrap over rounds.
 
     Whole rounds are drawn, the same for both models: runs of a round share the machine's state, so that single runs
     would pretend to more independent observations than there are, and what slows a round slows both.
 
     Args:
-        slower: Times of the model that is expected to be slower, milliseconds.
-        faster: Times of the other, as many rounds.
-        resamples: How many draws.
-        resolution: Of the timer, milliseconds: no median is known better than half of it, however often it recurs.
-        seed: Of the draws.
+        slower: The times of the model that is expected to be slower, in milliseconds.
+        faster: The times of the other model, in as many rounds.
+        resamples: The number of draws.
+        resolution: The resolution of the timer in milliseconds; no median is known better than half of it, however
+            often the same time recurs.
+        seed: The seed of the draws.
 
     Raises:
-        ValueError: The models have not as many rounds, or none.
+        ValueError: The models differ in their number of rounds, or have none.
     """
     if len(slower) != len(faster) or not len(slower):
         raise ValueError(f"both models must have as many rounds, at least one. Got {len(slower)} and {len(faster)}.")
@@ -81,11 +85,11 @@ def ratio(slower: Rounds, faster: Rounds, *, resamples: int, resolution: float, 
     value = above / below
     low = min(float(np.quantile(found, tail)), value) * (1 - slack)
     high = max(float(np.quantile(found, 1 - tail)), value) * (1 + slack)
-    return Ratio(value, low, high, verdict(low, high))
+    return Ratio(value, low, high, judge_interval(low, high))
 
 
-def verdict(low: float, high: float) -> SpeedVerdict:
-    """What an interval of a ratio says of the model in its denominator."""
+def judge_interval(low: float, high: float) -> SpeedVerdict:
+    """Says what the interval of a ratio means for the model in its denominator."""
     if math.isnan(low) or math.isnan(high) or low <= 1 <= high:
         return "no measurable difference"
     return "faster" if low > 1 else "slower"

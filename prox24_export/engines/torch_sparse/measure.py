@@ -1,8 +1,7 @@
-"""The torch engine: the traced graph with 2:4 weights in `torch.sparse`'s own format against the same graph, dense.
+"""The torch engine: the traced graph with 2:4 weights in the format of `torch.sparse`, against the same graph, dense.
 
-For machines with a CUDA GPU and without TensorRT. It is not TensorRT, and its figures are none of TensorRT's: both
-models run with torch's kernels, layer by layer, in mixed precision (`torch.autocast`), the pruned products with
-cuSPARSELt.
+It is for machines with a CUDA GPU and without TensorRT. Its figures say nothing of TensorRT: both models run with
+torch's kernels, layer by layer, in mixed precision (`torch.autocast`), and the pruned products with cuSPARSELt.
 """
 
 import warnings
@@ -20,7 +19,7 @@ from prox24_export import facts
 from prox24_export.engines.estimate import estimate
 from prox24_export.engines.timing.agreement import TOLERANCE
 from prox24_export.engines.timing.gpu_state import GpuState
-from prox24_export.engines.timing.latency import Procedure, Reference, measure
+from prox24_export.engines.timing.latency import Procedure, Reference, measure_latency
 from prox24_export.engines.torch_sparse.rewrite import Rewritten, rewrite
 from prox24_export.engines.torch_sparse.timed import TorchTimed, capture_all
 from prox24_export.errors import InputError, UnavailableError
@@ -46,11 +45,11 @@ class Backend:
     """What computes products with 2:4 weights.
 
     Attributes:
-        name: As the report has it.
-        convert: A contiguous 2:4 weight [N, K] → what `torch.nn.functional.linear` reads.
-        rows: N must be a multiple of it.
-        columns: K must be a multiple of it.
-        precisions: In which it computes.
+        name: The name of the backend in the report.
+        convert: Turns a contiguous 2:4 weight [N, K] into what `torch.nn.functional.linear` reads.
+        rows: The number that N must be a multiple of.
+        columns: The number that K must be a multiple of.
+        precisions: The precisions in which the backend computes.
     """
 
     name: str
@@ -95,10 +94,10 @@ def availability() -> Availability:
 
 
 def require() -> Availability:
-    """The same where the engine can run.
+    """Returns the availability of this engine where it can run here.
 
     Raises:
-        UnavailableError: It cannot; the message says why and what to do.
+        UnavailableError: The engine cannot run here; the message says why and what to do.
     """
     found = availability()
     if not found.available:
@@ -106,18 +105,23 @@ def require() -> Availability:
     return found
 
 
-def backend() -> Backend:
-    """cuSPARSELt, or where this build of torch lacks it, CUTLASS; with the shapes that torch's own checks ask for."""
+def find_backend() -> Backend:
+    """Finds the backend: cuSPARSELt, or CUTLASS where this build of torch lacks it, with the sizes torch asks for."""
     if torch.backends.cusparselt.is_available():
-        return Backend("cuSPARSELt", partial(_compressed, torch.sparse.to_sparse_semi_structured), 16, 16)
+        return Backend("cuSPARSELt", partial(_compress, torch.sparse.to_sparse_semi_structured), 16, 16)
     cutlass = torch.sparse.SparseSemiStructuredTensorCUTLASS.from_dense
-    return Backend("CUTLASS", partial(_compressed, cutlass), 32, 64)
+    return Backend("CUTLASS", partial(_compress, cutlass), 32, 64)
 
 
-def refusal(layer: Linear, weight: Tensor, kernels: Backend) -> str:
-    """Why a layer stays dense; empty where it can run sparse.
+def explain_refusal(layer: Linear, weight: Tensor, kernels: Backend) -> str:
+    """Explains why a layer stays dense; empty where it can run sparse.
 
-    The kernels check no pattern: an entry too many would be dropped without a word, so it is checked here.
+    The kernels do not check the pattern, and would drop entries without a word, so it is checked here.
+
+    Args:
+        layer: The layer.
+        weight: The layer's weight [N, K].
+        kernels: What would compute the product.
     """
     if any(isinstance(use.view, Patches) for use in layer.uses):
         return "convolution: torch.sparse has products of matrices only"
@@ -149,22 +153,22 @@ def bench(
     Args:
         dense: The dense model.
         sparse: The same model with pruned weights.
-        batches: Inputs by name; one point each.
-        precision: `fp16` or `bf16`.
-        procedure: How long and how often.
-        watch: Reads the GPU's state.
-        kernels: What computes sparse products; what this machine has where None.
-        device: Where; the current CUDA device where None.
+        batches: The inputs by name of each batch, which gives one latency point.
+        precision: The precision, `fp16` or `bf16`.
+        procedure: How long and how often to measure; the defaults where None.
+        watch: Returns the GPU's state; None where it cannot be read.
+        kernels: What computes sparse products; where None, it is what this machine has.
+        device: The device to run on; the current CUDA device where None.
 
     Raises:
         UnavailableError: The engine cannot run here.
-        InputError: The precision is none of the kernels', there is no batch, or the models are not the same but for
-            weights.
+        InputError: The kernels do not compute in this precision, there is no batch, or the models differ in more than
+            their weights.
         NotDifferentiableError: torch cannot run an operator of the model.
         DivergenceError: torch computes something else than the model's own runtime.
     """
     known = require() if kernels is None else None
-    kernels, device = kernels or backend(), device or torch.device("cuda")
+    kernels, device = kernels or find_backend(), device or torch.device("cuda")
     if precision not in kernels.precisions:
         raise InputError(
             f"precision {precision}: {kernels.name} computes 2:4 products in {' and '.join(kernels.precisions)}. "
@@ -175,7 +179,7 @@ def bench(
     found = FindLinears().call(graph=sparse).layers
     layers = [layer for layer in found if isinstance(layer, Linear)]
     weights = {layer: positive_zeros(sparse.weight(layer)) for layer in layers}
-    reasons = {layer.name: refusal(layer, weight, kernels) for layer, weight in weights.items()}
+    reasons = {layer.name: explain_refusal(layer, weight, kernels) for layer, weight in weights.items()}
     fitting = {layer: weight for layer, weight in weights.items() if not reasons[layer.name]}
     setup = _Setup(dense, sparse, precision, kernels, device, procedure or Procedure(), watch)
     modules = setup.modules(fitting, batches[0]) if fitting else None
@@ -188,7 +192,7 @@ def bench(
         precision=precision,
         device=known.device if known else str(device),
         not_measured="" if runs else NOTHING_FITS,
-        layers=tuple(_diagnosis(layer, weights[layer], reasons[layer.name], kernels) for layer in layers),
+        layers=tuple(_diagnose_layer(layer, weights[layer], reasons[layer.name], kernels) for layer in layers),
         latency=tuple(setup.point(modules, feeds) for feeds in batches) if modules and runs else (),
         layer_times=setup.layer_times(found, runs, batches[0]) if runs else (),
     )
@@ -196,6 +200,8 @@ def bench(
 
 @dataclass(frozen=True)
 class _Modules:
+    """The three rewritten models."""
+
     dense: Rewritten
     sparse: Rewritten
     flag_off: Rewritten  # the sparse weights, multiplied by dense kernels
@@ -218,20 +224,20 @@ class _Setup:
         return DTYPES[self.precision]
 
     def modules(self, fitting: Mapping[Linear, Tensor], feeds: Feeds) -> _Modules:
-        """The three models, rewritten alike, so that they differ in nothing but weights and kernels."""
+        """Rewrites the three models alike, so that they differ in nothing but weights and kernels."""
         rewritten = partial(rewrite, device=self.device, dtype=self.dtype)
-        before = {layer: _same_weight(self.dense, layer) for layer in fitting}
+        before = {layer: _read_same_weight(self.dense, layer) for layer in fitting}
         source = make_differentiable(self.dense, feeds)
-        dense = rewritten(self.dense, source, before, _unchanged)
+        dense = rewritten(self.dense, source, before, _return_unchanged)
         source = make_differentiable(self.sparse, feeds)
         sparse = rewritten(self.sparse, source, fitting, self.kernels.convert)
-        off = rewritten(self.sparse, source, fitting, _unchanged)
+        off = rewritten(self.sparse, source, fitting, _return_unchanged)
         facts.return_free_memory()
         return _Modules(dense, sparse, off)
 
     def point(self, modules: _Modules, feeds: Feeds) -> LatencyPoint:
-        """All three on one batch."""
-        inputs = [self._placed(as_tensor(feeds[entry.name])) for entry in self.sparse.inputs]
+        """Times all three models on one batch."""
+        inputs = [self._place(as_tensor(feeds[entry.name])) for entry in self.sparse.inputs]
         names = self.sparse.outputs
         models = [
             TorchTimed(name, self._run(rewritten.module, inputs), names, self.device)
@@ -243,7 +249,7 @@ class _Setup:
         ]
         try:
             notes = capture_all(models, self.device)
-            return measure(
+            return measure_latency(
                 models[0],
                 models[1],
                 models[2],
@@ -260,7 +266,7 @@ class _Setup:
     def layer_times(
         self, found: Sequence[Linear | Skipped], runs: Mapping[Linear, Tensor], feeds: Feeds
     ) -> tuple[LayerTime, ...]:
-        """One product of each shape, dense against sparse, on random activations."""
+        """Times one product of each shape, dense against sparse, on random activations."""
         by_shape = {(layer.k, layer.n): weight for layer, weight in runs.items()}
         shapes = estimate(self.sparse, found, {layer.name for layer in runs}, feeds).shapes
         return tuple(self._layer_time(shape, by_shape[shape.k, shape.n]) for shape in shapes if shape.sparse)
@@ -276,7 +282,7 @@ class _Setup:
         ]
         try:
             capture_all(models, self.device)
-            point = measure(
+            point = measure_latency(
                 models[0],
                 models[1],
                 None,
@@ -291,8 +297,8 @@ class _Setup:
         name = f"K = {shape.k}, N = {shape.n}, {shape.tokens} tokens, {shape.sparse} layers{doubt}"
         return LayerTime(name, point.dense.mean, point.sparse.mean)
 
-    def _placed(self, value: Tensor) -> Tensor:
-        """An input on the device; floats in the precision of the weights."""
+    def _place(self, value: Tensor) -> Tensor:
+        """Copies an input to the device; floats become of the precision of the weights."""
         return value.to(self.device, self.dtype if value.is_floating_point() else value.dtype)
 
     def _run(self, module: Callable[..., Sequence[Tensor]], inputs: Sequence[Tensor]) -> Callable[[], Sequence[Tensor]]:
@@ -306,11 +312,11 @@ class _Setup:
         return run
 
 
-def _same_weight(graph: TracedGraph, layer: Linear) -> Tensor:
-    """A layer's weight in the other model.
+def _read_same_weight(graph: TracedGraph, layer: Linear) -> Tensor:
+    """Reads a layer's weight in the other model.
 
     Raises:
-        InputError: It has none of that name and shape.
+        InputError: The other model has no weight of that name and shape.
     """
     try:
         stored = graph.stored(layer.weight)
@@ -325,8 +331,8 @@ def _same_weight(graph: TracedGraph, layer: Linear) -> Tensor:
     return graph.weight(layer)
 
 
-def _diagnosis(layer: Linear, weight: Tensor, reason: str, kernels: Backend) -> LayerDiagnosis:
-    """What became of a layer. There is no builder that chooses here: what is eligible runs sparse."""
+def _diagnose_layer(layer: Linear, weight: Tensor, reason: str, kernels: Backend) -> LayerDiagnosis:
+    """Diagnoses a layer. No builder chooses here: a layer that is eligible runs sparse."""
     pattern = count_violations(weight) == 0
     return LayerDiagnosis(
         name=layer.name,
@@ -338,11 +344,11 @@ def _diagnosis(layer: Linear, weight: Tensor, reason: str, kernels: Backend) -> 
     )
 
 
-def _compressed(convert: Callable[[Tensor], Any], weight: Tensor) -> Any:
+def _compress(convert: Callable[[Tensor], Any], weight: Tensor) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # torch calls its interface a prototype, once
         return convert(weight)
 
 
-def _unchanged(weight: Tensor) -> Tensor:
+def _return_unchanged(weight: Tensor) -> Tensor:
     return weight

@@ -1,7 +1,7 @@
 """A traced torch graph whose chosen linear layers multiply by a weight [N, K] of their own, dense or 2:4.
 
-Both front ends' functions are covered: ONNX's MatMul and Gemm, and what `torch.export` calls `linear`, `addmm`, `mm`
-and `matmul`. Nothing here needs a GPU: what the weights become is up to the caller.
+The functions of both front ends are covered: ONNX's MatMul and Gemm, and what `torch.export` calls `linear`, `addmm`,
+`mm` and `matmul`. Nothing here needs a GPU: what the weights are converted to is up to the caller.
 """
 
 from collections.abc import Callable, Mapping
@@ -26,14 +26,14 @@ PRODUCTS = {torch.matmul, aten.mm.default, aten.matmul.default}
 
 @dataclass(frozen=True)
 class Call:
-    """How a node multiplies: `y = α·op(x Wᵀ) + β·bias`, as arguments of `product`.
+    """How a node multiplies: `y = α·op(x Wᵀ) + β·bias`, as arguments of `multiply`.
 
     Attributes:
         x: The activation.
-        bias: What is added; None where nothing is.
-        alpha: Factor of the product.
-        beta: Factor of the bias.
-        is_left: The weight is the left operand: the product is transposed.
+        bias: What is added to the product; None where nothing is.
+        alpha: The factor of the product.
+        beta: The factor of the bias.
+        is_left: Whether the weight is the left operand, so that the product is transposed.
     """
 
     x: fx.Node
@@ -45,12 +45,12 @@ class Call:
 
 @dataclass(frozen=True)
 class Rewritten:
-    """A module of its own.
+    """A rewritten module, which shares nothing with the graph that it was made of.
 
     Attributes:
-        module: `forward(*inputs) -> tuple of tensors`.
-        replaced: Names of the layers that multiply by a converted weight, with the number of nodes of each.
-        reasons: Why a layer that was wanted does not, by name.
+        module: The module; its `forward` takes the inputs and returns a tuple of tensors.
+        replaced: The number of nodes of each layer that multiplies by a converted weight, by the layer's name.
+        reasons: Why a layer that was to be replaced was not, by the layer's name.
     """
 
     module: fx.GraphModule
@@ -58,7 +58,7 @@ class Rewritten:
     reasons: Mapping[str, str]
 
 
-def product(
+def multiply(
     x: Tensor,
     weight: Any,
     bias: Tensor | None,
@@ -68,16 +68,16 @@ def product(
     k_axis: int = -1,
     is_left: bool = False,
 ) -> Tensor:
-    """`α·X Wᵀ + β·bias` for `weight` [N, K], with one product of matrices, which is all that sparse kernels take.
+    """Computes `α·X Wᵀ + β·bias` with one product of matrices, which is all that sparse kernels take.
 
     Args:
-        x: The activation, K along `k_axis`.
-        weight: Dense or sparse, [N, K].
-        bias: Added to the result; in the product itself where it is a vector [N].
-        alpha: Factor of the product.
-        beta: Factor of the bias.
-        k_axis: -1 or -2.
-        is_left: Whether `W Xᵀ` is meant: rows and columns of the result change places.
+        x: The activation, with K along `k_axis`.
+        weight: The weight [N, K], dense or sparse.
+        bias: What is added to the result; a vector [N] is added by the product itself.
+        alpha: The factor of the product.
+        beta: The factor of the bias.
+        k_axis: The axis of `x` that is K, -1 or -2.
+        is_left: Whether `W Xᵀ` is wanted, so that rows and columns of the result change places.
     """
     x = x.transpose(-1, -2) if k_axis == -2 and x.dim() > 1 else x  # noqa: PLR2004 (an axis)
     rows = x.reshape(-1, x.shape[-1])
@@ -98,17 +98,17 @@ def rewrite(
     device: torch.device,
     dtype: torch.dtype,
 ) -> Rewritten:
-    """A copy of a differentiable graph in which each layer multiplies by `convert(weight)`.
+    """Copies a differentiable graph so that each layer of the copy multiplies by `convert(weight)`.
 
-    Stored tensors are copied to `device`, parameters in `dtype`; the source is not touched.
+    Stored tensors are copied to `device`, and parameters to `dtype`, too; the source is not touched.
 
     Args:
-        graph: What `source` was made of.
+        graph: The graph that `source` was made of.
         source: The graph as a function.
-        layers: Weight of each layer to replace.
-        convert: Makes the weight [N, K], of `dtype` on `device`, what `torch.nn.functional.linear` is to read.
-        device: Where the copy runs.
-        dtype: Of its parameters.
+        layers: The weight [N, K] of each layer to replace.
+        convert: Turns a weight [N, K], of `dtype` on `device`, into what `torch.nn.functional.linear` is to read.
+        device: The device that the copy runs on.
+        dtype: The dtype of the copy's parameters.
     """
     copy = fx.Graph(tracer_cls=source.module.graph._tracer_cls)  # noqa: SLF001 (fx's own way to keep the leaf functions)
     nodes: dict[fx.Node, fx.Node] = {}
@@ -121,7 +121,7 @@ def rewrite(
     reasons: dict[str, str] = {}
     for layer, weight in layers.items():
         found = {use: by_onnx.get(use.node) or by_label.get(use.node) for use in layer.uses}
-        calls = {use: call(node) if node is not None else None for use, node in found.items()}
+        calls = {use: read_call(node) if node is not None else None for use, node in found.items()}
         if any(told is None for told in calls.values()):
             reasons[layer.name] = "its node is no product that torch.sparse can compute"
             continue
@@ -133,32 +133,32 @@ def rewrite(
                 _replace(copy, node, told, name, use.view.k_axis)
         replaced[layer.name] = len(layer.uses)
     copy.eliminate_dead_code()
-    root = _root(source, copy, added, device, dtype)
-    _on_device(copy, device)
+    root = _make_root(source, copy, added, device, dtype)
+    _move_to_device(copy, device)
     copy.lint()
     return Rewritten(fx.GraphModule(root, copy, "TwoFour"), replaced, reasons)
 
 
-def call(node: fx.Node) -> Call | None:
-    """How a node multiplies by a stored weight; None where it is no product that is known here."""
+def read_call(node: fx.Node) -> Call | None:
+    """Reads how a node multiplies by a stored weight; None where it is no product that is known here."""
     args, kwargs = node.args, node.kwargs
     if node.target in LINEAR:
-        return _call(args[0], bias=args[2] if len(args) > 2 else kwargs.get("bias"))  # noqa: PLR2004
+        return _make_call(args[0], bias=args[2] if len(args) > 2 else kwargs.get("bias"))  # noqa: PLR2004
     if node.target in ADDMM:
         factors = {name: float(kwargs.get(name, 1.0)) for name in ("alpha", "beta")}  # type: ignore[arg-type]
-        return _call(args[1], bias=args[0], **factors)
+        return _make_call(args[1], bias=args[0], **factors)
     if node.target in PRODUCTS:
         is_left = _is_stored(args[0])
-        return _call(args[1] if is_left else args[0], is_left=is_left)
+        return _make_call(args[1] if is_left else args[0], is_left=is_left)
     if node.target is gemm:
         is_left = _is_stored(args[0])
         factors = {name: float(kwargs.get(name, 1.0)) for name in ("alpha", "beta")}  # type: ignore[arg-type]
         bias = args[2] if len(args) > 2 else None  # noqa: PLR2004
-        return _call(args[1] if is_left else args[0], bias=bias, is_left=is_left, **factors)
+        return _make_call(args[1] if is_left else args[0], bias=bias, is_left=is_left, **factors)
     return None
 
 
-def _call(x: Any, **facts: Any) -> Call | None:
+def _make_call(x: Any, **facts: Any) -> Call | None:
     return Call(x, **facts) if isinstance(x, fx.Node) else None
 
 
@@ -179,16 +179,16 @@ def _replace(graph: fx.Graph, node: fx.Node, told: Call, weight: str, k_axis: in
     with graph.inserting_before(node):
         operand = graph.get_attr(weight)
         options: dict[str, Any] = {"alpha": told.alpha, "beta": told.beta, "k_axis": k_axis, "is_left": told.is_left}
-        new = graph.call_function(product, (told.x, operand, told.bias), options)
+        new = graph.call_function(multiply, (told.x, operand, told.bias), options)
     new.meta = dict(node.meta)
     node.replace_all_uses_with(new)
     graph.erase_node(node)
 
 
-def _root(
+def _make_root(
     source: Differentiable, graph: fx.Graph, added: Mapping[str, Any], device: torch.device, dtype: torch.dtype
 ) -> nn.Module:
-    """What the nodes read, copied to `device`; tensors that a layer no longer reads are left out."""
+    """Copies what the nodes read to `device`; tensors that no layer reads any more are left out."""
     root, parameters = nn.Module(), set(source.parameters.values())
     for name in {str(node.target): None for node in graph.nodes if node.op == "get_attr"}:
         value = added[name] if name in added else getattr(source.module, name)
@@ -202,8 +202,8 @@ def _root(
     return root
 
 
-def _on_device(graph: fx.Graph, device: torch.device) -> None:
-    """Nodes that make tensors make them on `device`."""
+def _move_to_device(graph: fx.Graph, device: torch.device) -> None:
+    """Makes the nodes that create tensors create them on `device`."""
     for node in graph.nodes:
         if node.kwargs.get("device") is not None:
             node.kwargs = {**node.kwargs, "device": device}

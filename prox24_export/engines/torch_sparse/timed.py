@@ -1,4 +1,4 @@
-"""A torch function on fixed inputs, timed: by CUDA events, as a CUDA graph where possible; by the clock on a CPU."""
+"""A torch function with fixed inputs, timed as a CUDA graph by CUDA events, or on a CPU by the clock."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -15,16 +15,20 @@ TimedCall = Callable[[], Sequence[Tensor]]
 
 
 class TorchTimed:
-    """See `latency.Timed`. Inputs are on the device already; nothing is transferred while time is taken."""
+    """A function of torch; see `latency.Timed`. Its inputs are on the device, so that timing includes no transfer.
+
+    Attributes:
+        name: What messages call the model.
+    """
 
     def __init__(self, name: str, run: TimedCall, names: Sequence[str], device: torch.device) -> None:
-        """Runs nothing yet.
+        """Keeps what is to be timed; nothing runs yet.
 
         Args:
-            name: What messages call it.
-            run: The function, without arguments.
-            names: Of its outputs.
-            device: Where it runs.
+            name: What messages call the model.
+            run: The function, which takes no arguments.
+            names: The names of its outputs.
+            device: The device that it runs on.
         """
         self.name = name
         self._run, self._names, self._device = run, tuple(names), device
@@ -32,7 +36,7 @@ class TorchTimed:
         self._static: Sequence[Tensor] = ()
 
     def capture(self) -> str:
-        """Makes it a CUDA graph; says why where that is impossible, and it then runs as it did."""
+        """Captures the function as a CUDA graph; returns why where that fails, and the function then runs as before."""
         try:
             side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
             side.wait_stream(torch.cuda.current_stream())
@@ -43,18 +47,18 @@ class TorchTimed:
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph):
                 static = self._run()
-        except Exception as error:  # noqa: BLE001 - whatever a kernel refuses: it is told, and nothing is lost
+        except Exception as error:  # noqa: BLE001 - whatever a kernel refuses is reported, and nothing is lost
             torch.cuda.synchronize()
             return first_line(error)
         self._graph, self._static = graph, static
         return ""
 
     def release(self) -> None:
-        """Runs without a graph again."""
+        """Frees the graph, so that the function runs without it again."""
         self._graph, self._static = None, ()
 
     def outputs(self) -> dict[str, Array]:
-        """One inference; floats narrower than float32 are widened, which is exact."""
+        """Runs one inference and returns its outputs by name; narrower floats become float32, which is exact."""
         if self._graph is None:
             results = self._run()
         else:
@@ -63,18 +67,22 @@ class TorchTimed:
         return {name: _as_array(value) for name, value in zip(self._names, results, strict=True)}
 
     def times(self, runs: int) -> list[float]:
-        """Milliseconds of each inference."""
+        """Returns the milliseconds of each of `runs` consecutive inferences."""
         call = self._run if self._graph is None else self._graph.replay
-        return (_by_events if self._device.type == "cuda" else _by_clock)(call, runs)
+        return (_time_by_events if self._device.type == "cuda" else _time_by_clock)(call, runs)
 
     def close(self) -> None:
-        """Frees the graph, the function and what it holds."""
+        """Frees the graph, and the function with what it holds."""
         self.release()
-        self._run = _closed
+        self._run = _refuse_closed
 
 
 def capture_all(models: Sequence[TorchTimed], device: torch.device) -> tuple[str, ...]:
-    """Makes CUDA graphs of all models or of none, because they are compared; returns what there is to say of it."""
+    """Captures all models as CUDA graphs, or none, because they are compared with each other.
+
+    Returns:
+        Why there are no graphs, in a sentence; nothing where there are, or where the device is no GPU.
+    """
     if device.type != "cuda":
         return ()
     for model in models:
@@ -86,8 +94,8 @@ def capture_all(models: Sequence[TorchTimed], device: torch.device) -> tuple[str
     return ()
 
 
-def _by_events(call: Callable[[], object], runs: int) -> list[float]:
-    pairs = [(_event(), _event()) for _ in range(runs)]
+def _time_by_events(call: Callable[[], object], runs: int) -> list[float]:
+    pairs = [(_make_event(), _make_event()) for _ in range(runs)]
     for start, stop in pairs:
         start.record()
         call()
@@ -96,11 +104,11 @@ def _by_events(call: Callable[[], object], runs: int) -> list[float]:
     return [start.elapsed_time(stop) for start, stop in pairs]
 
 
-def _event() -> torch.cuda.Event:
+def _make_event() -> torch.cuda.Event:
     return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
 
 
-def _by_clock(call: Callable[[], object], runs: int) -> list[float]:
+def _time_by_clock(call: Callable[[], object], runs: int) -> list[float]:
     result = []
     for _ in range(runs):
         start = time.perf_counter()
@@ -115,5 +123,5 @@ def _as_array(value: Tensor) -> Array:
     return array
 
 
-def _closed() -> Sequence[Tensor]:
+def _refuse_closed() -> Sequence[Tensor]:
     raise RuntimeError("the model is closed")

@@ -47,8 +47,8 @@ def test_the_tactic_is_that_of_the_product_and_not_of_what_stands_beside_it() ->
     assert (found.engine_layer, found.tactic, found.chosen) == ("a_myl0_1", DENSE, False)
 
 
-def test_sparse_weights_are_not_a_sparse_tactic() -> None:
-    engine = [EngineLayer("sparse_conv", "CaskConvolution", "sm70_xmma_fprop_conv1x1", ("sparse_conv",), True)]
+def test_a_layer_called_sparse_need_not_have_a_sparse_tactic() -> None:
+    engine = [EngineLayer("sparse_conv", "CaskConvolution", "sm70_xmma_fprop_conv1x1", ("sparse_conv",))]
     assert only(wide("sparse_conv"), None, engine).chosen is False
 
 

@@ -2,10 +2,9 @@
 
 from hypothesis import given
 from hypothesis import strategies as st
-from rich.cells import cell_len
 
 from prox24_export.engines.diagnosis.builder_log import LayerList, SparsityLog
-from prox24_export.engines.diagnosis.diagnosis import diagnose, table
+from prox24_export.engines.diagnosis.diagnosis import diagnose
 from prox24_export.engines.diagnosis.inspector import EngineLayer
 from prox24_export.engines.diagnosis.pruned_layers import PrunedLayer
 from prox24_export.engines.diagnosis.tactic_times import TacticTimes
@@ -76,4 +75,3 @@ def test_whatever_the_evidence_nothing_is_claimed_without_it(
         if item.chosen:
             named = log is not None and log.chosen is not None and log.chosen.names
             assert named or any(layer.is_sparse for layer in engine or ())
-    assert all(cell_len(line) <= 100 for line in table(diagnoses).splitlines())

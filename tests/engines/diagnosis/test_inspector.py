@@ -28,8 +28,8 @@ def test_tensorrt_8() -> None:
     assert (first.inputs, first.outputs, first.weights) == (("int8",), ("fp16",), "int8")
     assert first.is_sparse
     assert first.is_product
-    assert (second.has_sparse_weights, second.is_sparse) == (True, False)
-    assert (third.has_sparse_weights, third.groups, third.onnx_nodes) == (False, 32, ())
+    assert not second.is_sparse
+    assert (third.groups, third.onnx_nodes) == (32, ())
 
 
 def test_tensorrt_10_shows_what_myelin_made() -> None:
@@ -37,7 +37,7 @@ def test_tensorrt_10_shows_what_myelin_made() -> None:
     assert not conv.is_sparse
     assert not reshape.is_product  # its kernel is named after operators
     assert not reshape.is_sparse
-    assert (gemm.is_product, gemm.is_sparse, gemm.has_sparse_weights) == (True, False, None)
+    assert (gemm.is_product, gemm.is_sparse) == (True, False)
     assert gemm.onnx_nodes == ("node_linear", "node_relu_2")
     assert (gemm.inputs, gemm.outputs) == (("fp16",), ("fp32",))
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from prox24_export.engines.diagnosis.pruned_layers import PrunedLayer, pruned_layers
+from prox24_export.engines.diagnosis.pruned_layers import PrunedLayer, list_pruned_layers
 from prox24_export.passes.graph.activations import Patches, Rows
 from prox24_export.passes.graph.layout import Layout
 from prox24_export.passes.graph.protocol import Linear, Use
@@ -28,7 +28,7 @@ def test_every_node_of_a_shared_weight_is_a_layer_and_dense_ones_are_not() -> No
         LayerReport("dense", "Gemm", "u", 3, 2, 6, 0.1, "dense", "too small"),
         LayerReport("alone", "Gemm", "t", 32, 8, 256, 0.1, "sparse"),
     ]
-    found = pruned_layers(
+    found = list_pruned_layers(
         rows,
         [shared, conv],
         "fp16",

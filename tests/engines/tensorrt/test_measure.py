@@ -34,12 +34,12 @@ QUICK = Procedure(warm_up_ms=0.01, duration_ms=0.01, least_rounds=6, turn_ms=0.0
 
 @pytest.fixture(params=VERSIONS)
 def trt(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
-    measure = latency.measure
-    monkeypatch.setattr(tensorrt_bench, "measure", lambda *a, **k: measure(*a, **(k | {"procedure": QUICK})))
+    measure = latency.measure_latency
+    monkeypatch.setattr(tensorrt_bench, "measure_latency", lambda *a, **k: measure(*a, **(k | {"procedure": QUICK})))
     with standin(request.param) as module:
         here = tensorrt.Availability(True, str(module.__version__), "a stand-in", sparse=True)
         monkeypatch.setattr(tensorrt, "availability", lambda: here)
-        monkeypatch.setattr(engine_stage, "watched", nullcontext)
+        monkeypatch.setattr(engine_stage, "watch_gpu", nullcontext)
         monkeypatch.setattr("prox24_export.engines.tensorrt.session.CudaDevice", partial(CudaDevice, "cpu"))
         yield module
 

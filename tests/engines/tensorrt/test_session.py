@@ -16,24 +16,8 @@ from prox24_export.engines.tensorrt.session import EngineRunError, TrtSession
 from prox24_export.errors import InputError
 from prox24_export.passes.emit_engine.build import BuiltEngine, EmitEngines
 from prox24_export.passes.emit_engine.capture_log import capture_log
-from tests.engines.tensorrt.trt_models import NARROW, RANGE, VERSIONS, WIDE, model, reference, rows, standin
+from tests.engines.tensorrt.trt_models import NARROW, RANGE, SETTINGS, WIDE, model, reference, rows
 from tests.engines.tensorrt.trt_standin import host_cuda
-
-SETTINGS = EmitEngines(profile=RANGE, workspace=1 << 30)
-
-
-@pytest.fixture(scope="module", params=VERSIONS)
-def trt(request: pytest.FixtureRequest) -> Iterator[ModuleType]:
-    with standin(request.param) as module:
-        yield module
-
-
-@pytest.fixture
-def built(trt: ModuleType, tmp_path: Path) -> tuple[BuiltEngine, ...]:
-    del trt
-    dense, sparse = model(tmp_path / "d.onnx", sparse=False), model(tmp_path / "s.onnx", sparse=True)
-    (tmp_path / "engines").mkdir()
-    return SETTINGS.call(dense=dense, sparse=sparse, folder=tmp_path / "engines").engines
 
 
 @pytest.fixture

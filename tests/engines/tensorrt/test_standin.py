@@ -1,6 +1,5 @@
 """The stand-in for TensorRT refuses what TensorRT refuses: calls out of order, and of the wrong type."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -8,26 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from prox24_export.passes.emit_engine.build import BuiltEngine, EmitEngines
+from prox24_export.passes.emit_engine.build import BuiltEngine
 from prox24_export.passes.emit_engine.capture_log import capture_log
-from tests.engines.tensorrt.trt_models import RANGE, VERSIONS, model, standin
+from tests.engines.tensorrt.trt_models import model
 from tests.engines.tensorrt.trt_standin import host_cuda
-
-SETTINGS = EmitEngines(profile=RANGE, workspace=1 << 30)
-
-
-@pytest.fixture(scope="module", params=VERSIONS)
-def trt(request: pytest.FixtureRequest) -> Iterator[ModuleType]:
-    with standin(request.param) as module:
-        yield module
-
-
-@pytest.fixture
-def built(trt: ModuleType, tmp_path: Path) -> tuple[BuiltEngine, ...]:
-    del trt
-    dense, sparse = model(tmp_path / "d.onnx", sparse=False), model(tmp_path / "s.onnx", sparse=True)
-    (tmp_path / "engines").mkdir()
-    return SETTINGS.call(dense=dense, sparse=sparse, folder=tmp_path / "engines").engines
 
 
 def test_the_stand_in_refuses_calls_out_of_order_and_of_the_wrong_type(trt: ModuleType, tmp_path: Path) -> None:

@@ -14,12 +14,14 @@ import onnxruntime as ort
 import pytest
 from onnx import numpy_helper, parser
 
+from prox24_export.passes.emit_engine.build import EmitEngines
 from prox24_export.shapes import ShapeRange
 from tests.engines.tensorrt.trt_standin import host_cuda
 
 STANDIN = Path(__file__).parent / "trt_standin"
 VERSIONS = ("10.16.1.11", "11.4.0.106")
 RANGE = {"x": ShapeRange((1, 64), (4, 64), (8, 64))}
+SETTINGS = EmitEngines(profile=RANGE, workspace=1 << 30)
 WIDE, NARROW = "wide", "narrow"  # the stand-in finds sparse tactics faster for the first only
 TEXT = """
 <ir_version: 10, opset_import: ["" : 20]>

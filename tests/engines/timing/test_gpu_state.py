@@ -10,7 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prox24_export.engines.timing.gpu_state import REASONS, GpuState, GpuStateError, locked, parse, read
+from prox24_export.engines.timing.gpu_state import (
+    REASONS,
+    GpuState,
+    GpuStateError,
+    are_clocks_locked,
+    parse_csv,
+    read_state,
+)
 
 H100 = GpuState("NVIDIA H100 80GB HBM3", "580.95.05", 1590, 1980, 0x4)
 
@@ -58,7 +65,7 @@ def smi(folder: Path, body: str, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_answers_of_nvidia_smi(
     text: str, clocks: tuple[int | None, int | None], reasons: tuple[str, ...] | None, throttled: bool
 ) -> None:
-    state = parse(text)
+    state = parse_csv(text)
     assert (state.sm_mhz, state.max_sm_mhz) == clocks
     assert reasons is None or state.reasons == reasons
     assert bool(state.throttled) == throttled
@@ -68,7 +75,7 @@ def test_answers_of_nvidia_smi(
 @pytest.mark.parametrize("text", ["", "No devices were found\n", "a, b, 1, 2\n", "a, b, 1, 2, 3, 4\n"])
 def test_other_answers_are_refused(text: str) -> None:
     with pytest.raises(GpuStateError, match="must answer with 5 values"):
-        parse(text)
+        parse_csv(text)
 
 
 @given(st.integers(0, 0xFFFF))
@@ -90,7 +97,7 @@ def test_the_newer_name_of_the_reasons_is_asked_first_and_then_the_older(
         f'echo "$@" >> {tmp_path}/asked\ncase "$*" in *event_reasons*) {unknown};; esac\n{answer}',
         monkeypatch,
     )
-    assert read("GPU-1b2c") == H100
+    assert read_state("GPU-1b2c") == H100
     asked = (tmp_path / "asked").read_text().splitlines()
     assert [("event_reasons" in line, "throttle_reasons" in line) for line in asked] == [(True, False), (False, True)]
     assert all(
@@ -102,11 +109,11 @@ def test_the_newer_name_of_the_reasons_is_asked_first_and_then_the_older(
 def test_what_nvidia_smi_refuses_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     smi(tmp_path, "echo 'No devices were found'; exit 6", monkeypatch)
     with pytest.raises(GpuStateError, match="cannot read the clocks of GPU 0: No devices were found"):
-        read()
+        read_state()
     (tmp_path / "empty").mkdir()
     monkeypatch.setenv("PATH", str(tmp_path / "empty"))
     with pytest.raises(GpuStateError, match="cannot be run"):
-        read()
+        read_state()
 
 
 class NVMLError(Exception):
@@ -135,11 +142,11 @@ def nvml(**changes: Any) -> SimpleNamespace:
 def test_pynvml_is_asked_where_it_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
     library = nvml()
     monkeypatch.setitem(sys.modules, "pynvml", library)
-    assert read() == H100
-    assert read("GPU-1").sm_mhz == 1000
+    assert read_state() == H100
+    assert read_state("GPU-1").sm_mhz == 1000
     assert library.closed == [True, True]
     monkeypatch.setitem(sys.modules, "pynvml", nvml(nvmlDeviceGetCurrentClocksEventReasons=lambda _: 0x20))
-    assert read().mask == 0x20
+    assert read_state().mask == 0x20
 
 
 def test_nvidia_smi_is_asked_where_pynvml_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,7 +156,7 @@ def test_nvidia_smi_is_asked_where_pynvml_fails(tmp_path: Path, monkeypatch: pyt
     smi(tmp_path, "echo 'NVIDIA H100 80GB HBM3, 580.95.05, 1590, 1980, 0x4'", monkeypatch)
     for broken in (nvml(nvmlInit=fails), nvml(nvmlDeviceGetClockInfo=fails)):
         monkeypatch.setitem(sys.modules, "pynvml", broken)
-        assert read() == H100
+        assert read_state() == H100
 
 
 def at(clock: int | None, mask: int = 0) -> GpuState:
@@ -172,4 +179,4 @@ def at(clock: int | None, mask: int = 0) -> GpuState:
     ],
 )
 def test_locked_clocks_are_concluded_from_readings_under_load(readings: list[GpuState], wanted: bool | None) -> None:
-    assert locked(readings) is wanted
+    assert are_clocks_locked(readings) is wanted

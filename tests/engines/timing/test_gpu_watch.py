@@ -20,7 +20,7 @@ def test_the_latest_reading_is_returned_and_the_thread_ends(monkeypatch: pytest.
         return GpuState(device, "1", clock, 1980, 0)
 
     before = threading.active_count()
-    with gpu_watch.watching("7", reader) as (watch, note):
+    with gpu_watch.follow_state("7", reader) as (watch, note):
         assert watch is not None
         assert note == ""
         assert enough.wait(10)
@@ -33,6 +33,6 @@ def test_a_state_that_cannot_be_read_is_told() -> None:
     def reader(device: str) -> GpuState:
         raise GpuStateError(f"no GPU {device}.")
 
-    with gpu_watch.watching("3", reader) as (watch, note):
+    with gpu_watch.follow_state("3", reader) as (watch, note):
         assert watch is None
         assert note == "clocks and throttling are not known: no GPU 3."

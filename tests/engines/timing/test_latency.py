@@ -8,13 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prox24_export.engines.timing.agreement import TOLERANCE, difference
+from prox24_export.engines.timing.agreement import TOLERANCE, describe_difference
 from prox24_export.engines.timing.gpu_state import GpuState
-from prox24_export.engines.timing.latency import UNKNOWN_CLOCKS, UNLOCKED, Procedure, Reference, measure
-from prox24_export.engines.timing.statistics import distribution, percentile, ratio, verdict
+from prox24_export.engines.timing.latency import UNKNOWN_CLOCKS, UNLOCKED, Procedure, Reference, measure_latency
+from prox24_export.engines.timing.statistics import compare_times, find_percentile, judge_interval, summarise_times
 from prox24_export.errors import Prox24Error
+from prox24_export.passes.graph.arrays import Array
 from prox24_export.results.engine import LatencyPoint
-from tests.graphs import Array, normal
+from tests.graphs import normal
 
 SHAPES = {"x": (8, 64), "mask": (8,)}
 HOW = Procedure(resolution_ms=0, resamples=400, duration_ms=200, warm_up_ms=20)
@@ -71,7 +72,7 @@ def pair(machine: Machine, dense: float = 2.0, sparse: float = 1.6, noise: float
 
 
 def point(machine: Machine | None = None, how: Procedure = HOW, **more: float) -> LatencyPoint:
-    return measure(*pair(machine or Machine(), **more), None, SHAPES, reference=REFERENCE, procedure=how)
+    return measure_latency(*pair(machine or Machine(), **more), None, SHAPES, reference=REFERENCE, procedure=how)
 
 
 def test_a_known_ratio_is_found_again() -> None:
@@ -99,7 +100,7 @@ def test_the_other_way_round_it_is_slower_and_equal_models_are_told_from_neither
 def test_the_flag_has_a_ratio_of_its_own() -> None:
     machine = Machine()
     off = Fake("flag off", machine, 1.92, SPARSE)
-    found = measure(*pair(machine), off, SHAPES, reference=REFERENCE, procedure=HOW)
+    found = measure_latency(*pair(machine), off, SHAPES, reference=REFERENCE, procedure=HOW)
     assert found.flag_off is not None
     assert found.flag_speedup is not None
     assert found.flag_off.median == pytest.approx(1.92, rel=0.01)
@@ -119,7 +120,7 @@ def test_the_interval_covers_the_true_ratio_about_as_often_as_it_says() -> None:
             base * (1 + 0.005 * random.standard_normal((30, 1))) * (1 + 0.01 * random.standard_normal((30, 10)))
             for base in (true, 1.0)
         ]
-        found = ratio(*rounds, resamples=300, resolution=0, seed=seed)
+        found = compare_times(*rounds, resamples=300, resolution=0, seed=seed)
         hits += found.low <= true <= found.high
     assert 0.90 <= hits / repeats <= 0.985
 
@@ -128,8 +129,8 @@ def test_runs_of_a_round_do_not_count_as_independent() -> None:
     """The control: as many single runs as there are, resampled one by one, claim an interval far too narrow."""
     random = np.random.default_rng(0)
     rounds = [1 + 0.02 * random.standard_normal((30, 1)) + 0.001 * random.standard_normal((30, 20)) for _ in "ab"]
-    by_round = ratio(*rounds, resamples=300, resolution=0, seed=0)
-    by_run = ratio(*(times.reshape(-1, 1) for times in rounds), resamples=300, resolution=0, seed=0)
+    by_round = compare_times(*rounds, resamples=300, resolution=0, seed=0)
+    by_run = compare_times(*(times.reshape(-1, 1) for times in rounds), resamples=300, resolution=0, seed=0)
     assert by_round.high - by_round.low > 2 * (by_run.high - by_run.low)
 
 
@@ -152,7 +153,7 @@ def test_without_turns_the_same_drift_would_bias_it() -> None:
 def test_turns_rotate_through_every_order_equally_often() -> None:
     machine = Machine()
     off = Fake("off", machine, 1.7, SPARSE)
-    measure(*pair(machine), off, SHAPES, reference=REFERENCE, procedure=HOW)
+    measure_latency(*pair(machine), off, SHAPES, reference=REFERENCE, procedure=HOW)
     turns = machine.order[-3 * 30 :]
     rounds = [tuple(turns[start : start + 3]) for start in range(0, len(turns), 3)]
     assert len(set(rounds)) == 6
@@ -197,7 +198,7 @@ def test_variation_above_the_limit_is_invalid_and_named() -> None:
 def test_outputs_that_differ_make_it_invalid(spoilt: dict[str, Array], told: str) -> None:
     dense, sparse = pair(Machine())
     sparse.wanted = spoilt
-    found = measure(dense, sparse, None, SHAPES, reference=REFERENCE, procedure=HOW)
+    found = measure_latency(dense, sparse, None, SHAPES, reference=REFERENCE, procedure=HOW)
     assert not found.valid
     assert told in found.reasons[0]
     assert found.reasons[0].startswith("sparse: outputs differ from the same model in float32, before timing")
@@ -207,7 +208,7 @@ def test_outputs_that_go_wrong_while_it_is_timed_are_noticed() -> None:
     dense, sparse = pair(Machine())
     states: Iterator[dict[str, Array]] = iter([SPARSE, {"y": SPARSE["y"] * np.nan}])
     sparse.outputs = lambda: next(states)  # type: ignore[method-assign]
-    found = measure(dense, sparse, None, SHAPES, reference=REFERENCE, procedure=HOW)
+    found = measure_latency(dense, sparse, None, SHAPES, reference=REFERENCE, procedure=HOW)
     assert found.reasons == (
         "sparse: outputs differ from the same model in float32, after timing: output y holds 12 NaN",
     )
@@ -216,7 +217,9 @@ def test_outputs_that_go_wrong_while_it_is_timed_are_noticed() -> None:
 def test_the_gpu_is_watched() -> None:
     def watched(*states: GpuState) -> LatencyPoint:
         seen = iter([*states[:-1], *[states[-1]] * 100])
-        return measure(*pair(Machine()), None, SHAPES, reference=REFERENCE, procedure=HOW, watch=lambda: next(seen))
+        return measure_latency(
+            *pair(Machine()), None, SHAPES, reference=REFERENCE, procedure=HOW, watch=lambda: next(seen)
+        )
 
     locked = GpuState("A GPU", "1", 1400, 1980, 0x2)
     assert watched(locked).warnings == ()
@@ -240,20 +243,20 @@ def test_an_engine_that_returns_no_times_ends_the_run(wrong: list[float]) -> Non
     dense, sparse = pair(Machine())
     sparse.times = lambda runs: wrong  # type: ignore[method-assign] # noqa: ARG005
     with pytest.raises(Prox24Error, match=r"sparse: expected 1 positive, finite times in milliseconds\. Got"):
-        measure(dense, sparse, None, SHAPES, reference=REFERENCE, procedure=HOW)
+        measure_latency(dense, sparse, None, SHAPES, reference=REFERENCE, procedure=HOW)
 
 
 def test_percentiles_are_trtexecs() -> None:
     """By hand from its source: 1 − 90/100 in float32 is a little more than 0.1, 1 − 99/100 a little less than 0.01."""
     ascending = [float(value) for value in range(1, 101)]
-    assert [percentile(ascending, per_cent) for per_cent in (0, 50, 90, 95, 99, 100)] == [1, 50, 90, 95, 100, 100]
-    assert percentile([7.0], 90) == 7
-    assert [percentile([1.0, 2.0, 3.0], per_cent) for per_cent in (0, 50, 90)] == [1, 2, 3]
+    assert [find_percentile(ascending, per_cent) for per_cent in (0, 50, 90, 95, 99, 100)] == [1, 50, 90, 95, 100, 100]
+    assert find_percentile([7.0], 90) == 7
+    assert [find_percentile([1.0, 2.0, 3.0], per_cent) for per_cent in (0, 50, 90)] == [1, 2, 3]
 
 
 @given(st.lists(st.floats(0.001, 1000), min_size=1, max_size=200))
 def test_a_distribution_is_ordered_and_made_of_observed_times(times: list[float]) -> None:
-    found = distribution(times)
+    found = summarise_times(times)
     assert found.min <= found.p90 <= found.p95 <= found.p99 <= found.max
     assert list(found.quantiles) == sorted(found.quantiles)
     assert set(found.quantiles) <= set(times)
@@ -267,31 +270,36 @@ def test_a_distribution_is_ordered_and_made_of_observed_times(times: list[float]
 @pytest.mark.parametrize("times", [[], [1.0, float("nan")], [0.0], [float("inf")]])
 def test_a_distribution_of_no_times_is_refused(times: list[float]) -> None:
     with pytest.raises(ValueError, match="times must be positive, finite milliseconds"):
-        distribution(times)
+        summarise_times(times)
 
 
 def test_a_ratio_needs_as_many_rounds_of_both() -> None:
     with pytest.raises(ValueError, match="as many rounds, at least one"):
-        ratio(np.ones((2, 1)), np.ones((3, 1)), resamples=10, resolution=0, seed=0)
+        compare_times(np.ones((2, 1)), np.ones((3, 1)), resamples=10, resolution=0, seed=0)
 
 
 def test_no_time_is_known_better_than_the_timer_tells() -> None:
     """All dense times are 20.5 µs and all sparse ones 20.0: one tick of a timer with a resolution of half a µs."""
     dense, sparse = np.full((30, 10), 0.0205), np.full((30, 10), 0.02)
-    coarse = ratio(dense, sparse, resamples=50, resolution=0.0005, seed=0)
+    coarse = compare_times(dense, sparse, resamples=50, resolution=0.0005, seed=0)
     assert coarse.verdict == "no measurable difference"
-    assert ratio(dense, sparse, resamples=50, resolution=0, seed=0).low == pytest.approx(1.025)
+    assert compare_times(dense, sparse, resamples=50, resolution=0, seed=0).low == pytest.approx(1.025)
 
 
 def test_verdicts_go_by_the_interval() -> None:
-    assert verdict(1.01, 1.2) == "faster"
-    assert verdict(0.8, 0.99) == "slower"
-    assert verdict(1.0, 1.2) == verdict(0.9, 1.0) == verdict(float("nan"), 2) == "no measurable difference"
+    assert judge_interval(1.01, 1.2) == "faster"
+    assert judge_interval(0.8, 0.99) == "slower"
+    assert (
+        judge_interval(1.0, 1.2)
+        == judge_interval(0.9, 1.0)
+        == judge_interval(float("nan"), 2)
+        == "no measurable difference"
+    )
 
 
 @given(st.floats(-0.5, 0.5), st.sampled_from(sorted(TOLERANCE)))
 def test_agreement_is_a_matter_of_the_tolerance(change: float, precision: str) -> None:
-    told = difference({"y": DENSE["y"] * (1 + change)}, DENSE, TOLERANCE[precision])
+    told = describe_difference({"y": DENSE["y"] * (1 + change)}, DENSE, TOLERANCE[precision])
     if abs(abs(change) - TOLERANCE[precision]) > 1e-5:  # float32 rounds the product
         assert bool(told) == (abs(change) > TOLERANCE[precision])
 
@@ -300,17 +308,19 @@ def test_one_wrong_entry_in_a_large_output_is_found() -> None:
     wanted = normal(100, 1000)
     found = wanted.copy()
     found[17, 17] = 3
-    assert "has an entry that differs" in difference({"y": found}, {"y": wanted}, TOLERANCE["fp16"])
+    assert "has an entry that differs" in describe_difference({"y": found}, {"y": wanted}, TOLERANCE["fp16"])
 
 
 def test_classes_zeros_infinities_and_empty_outputs_are_compared_by_their_own_rules() -> None:
     classes = np.arange(100)
-    assert difference({"y": classes + (classes == 5)}, {"y": classes}, 0.02) == ""
-    assert "differs in 10 % of its entries" in difference({"y": classes + (classes < 10)}, {"y": classes}, 0.02)
-    assert difference({"y": np.full(3, 1e-3)}, {"y": np.zeros(3)}, 0.02) == ""
-    assert "differs" in difference({"y": np.ones(3)}, {"y": np.zeros(3)}, 0.02)
+    assert describe_difference({"y": classes + (classes == 5)}, {"y": classes}, 0.02) == ""
+    assert "differs in 10 % of its entries" in describe_difference(
+        {"y": classes + (classes < 10)}, {"y": classes}, 0.02
+    )
+    assert describe_difference({"y": np.full(3, 1e-3)}, {"y": np.zeros(3)}, 0.02) == ""
+    assert "differs" in describe_difference({"y": np.ones(3)}, {"y": np.zeros(3)}, 0.02)
     masked = np.array([1.0, -np.inf])
-    assert difference({"y": masked}, {"y": masked}, 0.02) == ""
-    assert "not finite" in difference({"y": -masked}, {"y": masked}, 0.02)
-    assert "NaN" in difference({"y": np.array([np.nan])}, {"y": np.array([np.nan])}, 0.02)
-    assert difference({"y": np.zeros((0, 3))}, {"y": np.zeros((0, 3))}, 0.02) == ""
+    assert describe_difference({"y": masked}, {"y": masked}, 0.02) == ""
+    assert "not finite" in describe_difference({"y": -masked}, {"y": masked}, 0.02)
+    assert "NaN" in describe_difference({"y": np.array([np.nan])}, {"y": np.array([np.nan])}, 0.02)
+    assert describe_difference({"y": np.zeros((0, 3))}, {"y": np.zeros((0, 3))}, 0.02) == ""

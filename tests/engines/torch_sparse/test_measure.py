@@ -13,22 +13,22 @@ from torch.sparse._semi_structured_conversions import (
     sparse_semi_structured_to_dense_cutlass,
 )
 
-from prox24_export.engines.timing.latency import Procedure
 from prox24_export.engines.torch_sparse import measure as torch_sparse
 from prox24_export.engines.torch_sparse.measure import Backend
-from prox24_export.engines.torch_sparse.rewrite import Rewritten, product, rewrite
+from prox24_export.engines.torch_sparse.rewrite import Rewritten, multiply, rewrite
 from prox24_export.engines.torch_sparse.timed import TorchTimed
 from prox24_export.errors import InputError, UnavailableError
 from prox24_export.passes.find_linears import FindLinears
 from prox24_export.passes.front_onnx.graph import OnnxGraph
 from prox24_export.passes.front_torch.graph import FxGraph
 from prox24_export.passes.front_torch.trace import replace_tensors, trace
+from prox24_export.passes.graph.arrays import Array
 from prox24_export.passes.graph.protocol import Linear, TracedGraph
 from prox24_export.passes.refine.differentiable import make_differentiable
-from tests.graphs import Array, linears, magnitude, model, normal, opened, pruned, rewritten, run, save
+from tests.graphs import linears, magnitude, model, normal, opened, pruned, rewritten, run, save
+from tests.latency import QUICK
 
 CPU = torch.device("cpu")
-QUICK = Procedure(warm_up_ms=1, duration_ms=1, least_rounds=4, resamples=50, turn_ms=1, most_variation=100)
 W, V = normal(64, 32), normal(32, 64, seed=1)
 GRAPHS: dict[str, tuple[str, dict[str, Array], dict[str, Array]]] = {
     "MatMul, three axes, and a bias": (
@@ -111,7 +111,7 @@ def rewritten_graph(graph: OnnxGraph, feeds: Mapping[str, Array], convert: Any =
 
 
 def products(module: fx.GraphModule) -> list[fx.Node]:
-    return [node for node in module.graph.nodes if node.target is product]
+    return [node for node in module.graph.nodes if node.target is multiply]
 
 
 def half(arrays: Mapping[str, Array]) -> dict[str, Array]:
@@ -320,13 +320,13 @@ def test_a_gpu_that_cannot_is_told_from_one_that_can(
     found = torch_sparse.availability()
     assert found.available is available
     assert reason in found.reason
-    assert (torch_sparse.backend().name == "cuSPARSELt") is cusparselt
+    assert (torch_sparse.find_backend().name == "cuSPARSELt") is cusparselt
 
 
 def test_shapes_and_types_are_those_that_torch_itself_asks_for(monkeypatch: pytest.MonkeyPatch) -> None:
     for there, kind in ((True, "CUSPARSELT"), (False, "CUTLASS")):
         monkeypatch.setattr(torch.backends.cusparselt, "is_available", lambda there=there: there)
-        ours = torch_sparse.backend()
+        ours = torch_sparse.find_backend()
         rules = getattr(torch.sparse, f"SparseSemiStructuredTensor{kind}")._DTYPE_SHAPE_CONSTRAINTS  # noqa: SLF001 (the oracle)
         for precision in ours.precisions:
             asked = rules[torch_sparse.DTYPES[precision]]
@@ -335,7 +335,7 @@ def test_shapes_and_types_are_those_that_torch_itself_asks_for(monkeypatch: pyte
 
 def test_the_conversion_reaches_torchs_own_which_wants_a_gpu() -> None:
     with pytest.raises(RuntimeError, match="Only CUDA tensors"):
-        torch_sparse.backend().convert(torch.zeros(64, 64, dtype=torch.float16))
+        torch_sparse.find_backend().convert(torch.zeros(64, 64, dtype=torch.float16))
 
 
 def test_a_timed_function_ends_when_it_is_closed() -> None:

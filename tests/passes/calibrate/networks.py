@@ -1,4 +1,4 @@
-"""Networks of 8 × 8 layers and a strided convolution, for tests of calibration."""
+"""Networks of 8 × 8 layers, chains of residual blocks and a strided convolution, for tests of calibration."""
 
 import numpy as np
 import onnx
@@ -39,6 +39,17 @@ EXTRA = {
 def uvw(text: str) -> onnx.ModelProto:
     weights = {name: normal(8, 8, seed=place) for place, name in enumerate("uvw")}
     return model(text, weights | {name: array for name, array in EXTRA.items() if name in text})
+
+
+BLOCK = "[up{i}] a{i} = MatMul(h{i}, w{i}) r{i} = Relu(a{i}) [down{i}] b{i} = MatMul(r{i}, v{i}) h{j} = Add(b{i}, h{i})"
+
+
+def residual_blocks(count: int) -> onnx.ModelProto:
+    """Two layers a block, then a Tanh and a Relu that no layer reads."""
+    body = " ".join(BLOCK.format(i=i, j=i + 1) for i in range(count))
+    weights = {f"{name}{i}": 0.3 * normal(8, 8, seed=i) for i in range(count) for name in "wv"}
+    text = f"g (float[n,8] x) => (float[n,8] y) {{ h0 = Identity(x) {body} z = Tanh(h{count}) y = Relu(z) }}"
+    return model(text, weights)
 
 
 def convolutional() -> onnx.ModelProto:

@@ -10,8 +10,9 @@ import pytest
 from onnx import helper, numpy_helper
 
 from prox24_export.errors import InputError
+from prox24_export.passes.graph.arrays import Array
 from prox24_export.passes.graph.protocol import Feeds, Linear
-from tests.graphs import Array, Walk, normal, opened, run
+from tests.graphs import Walk, normal, opened, run
 from tests.passes.calibrate.networks import GRAPHS, convolutional, uvw
 
 

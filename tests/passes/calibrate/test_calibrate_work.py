@@ -3,16 +3,16 @@
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-import onnx
 import pytest
 
 from prox24_export.passes.calibrate.calibrate import Calibrate
 from prox24_export.passes.calibrate.schedule import schedule
 from prox24_export.passes.calibrate.streams import Batch, Streams
 from prox24_export.passes.front_onnx.graph import OnnxGraph
+from prox24_export.passes.graph.arrays import Array
 from prox24_export.passes.graph.protocol import Feeds, Node
-from tests.graphs import Array, Walk, linears, model, normal, opened
-from tests.passes.calibrate.networks import convolutional
+from tests.graphs import Walk, linears, normal, opened
+from tests.passes.calibrate.networks import convolutional, residual_blocks
 
 
 class Spy:
@@ -38,19 +38,12 @@ class Spy:
         patch.setattr(OnnxGraph, "compile", compile_and_count)
 
 
-def deep(count: int) -> onnx.ModelProto:
-    block = "a{i} = MatMul(h{i}, w{i}) r{i} = Relu(a{i}) b{i} = MatMul(r{i}, v{i}) h{j} = Add(b{i}, h{i})"
-    body = " ".join(block.format(i=i, j=i + 1) for i in range(count))
-    weights = {f"{name}{i}": 0.3 * normal(8, 8, seed=i) for i in range(count) for name in "wv"}
-    return model(f"g (float[n,8] x) => (float[n,8] y) {{ h0 = Identity(x) {body} y = Tanh(h{count}) }}", weights)
-
-
 @pytest.mark.parametrize("count", [4, 12])
 def test_the_work_is_two_passes_at_most_whatever_the_depth(
     count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spy = Spy(monkeypatch)
-    proto = deep(count)
+    proto = residual_blocks(count)
     walk = Walk(opened(proto, tmp_path), [{"x": normal(4, 8, seed=seed)} for seed in (1, 2, 3)])
     assert walk.streams.one_pass == 3 * len(proto.graph.node)
     assert spy.executions == walk.streams.executions
@@ -59,7 +52,7 @@ def test_the_work_is_two_passes_at_most_whatever_the_depth(
 
 def test_values_are_dropped_once_nothing_reads_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spy = Spy(monkeypatch)
-    Walk(opened(deep(6), tmp_path), [{"x": normal(4, 8)}])
+    Walk(opened(residual_blocks(6), tmp_path), [{"x": normal(4, 8)}])
     assert max(map(len, spy.held)) == 2, "the input of the layer and the residual beside it"
     assert not any("x" in held for held in spy.held[1:])
 

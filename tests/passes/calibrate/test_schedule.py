@@ -8,16 +8,11 @@ import pytest
 from prox24_export.passes.calibrate.schedule import Stage, schedule
 from prox24_export.passes.front_onnx.graph import OnnxGraph
 from tests.graphs import linears, model, normal, opened
-
-BLOCK = "[up{i}] a{i} = MatMul(h{i}, w{i}) r{i} = Relu(a{i}) [down{i}] b{i} = MatMul(r{i}, v{i}) h{j} = Add(b{i}, h{i})"
+from tests.passes.calibrate.networks import residual_blocks
 
 
 def blocks(count: int, folder: Path) -> OnnxGraph:
-    """Residual blocks, then a normalisation and a Relu that no layer reads."""
-    body = " ".join(BLOCK.format(i=i, j=i + 1) for i in range(count))
-    weights = {f"{name}{i}": normal(8, 8, seed=i) for i in range(count) for name in "wv"}
-    text = f"g (float[n,8] x) => (float[n,8] y) {{ h0 = Identity(x) {body} z = Tanh(h{count}) y = Relu(z) }}"
-    return opened(model(text, weights), folder)
+    return opened(residual_blocks(count), folder)
 
 
 def stages_of(text: str, folder: Path, *weights: str) -> list[Stage]:

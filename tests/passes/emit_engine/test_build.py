@@ -25,29 +25,13 @@ from prox24_export.passes.emit_engine.build import (
 )
 from prox24_export.passes.emit_engine.capture_log import capture_log
 from prox24_export.shapes import ShapeRange
-from tests.engines.tensorrt.trt_models import NARROW, RANGE, VERSIONS, WIDE, model, rows, standin
-
-SETTINGS = EmitEngines(profile=RANGE, workspace=1 << 30)
-
-
-@pytest.fixture(scope="module", params=VERSIONS)
-def trt(request: pytest.FixtureRequest) -> Iterator[ModuleType]:
-    with standin(request.param) as module:
-        yield module
+from tests.engines.tensorrt.trt_models import NARROW, RANGE, SETTINGS, VERSIONS, WIDE, model, rows, standin
 
 
 @pytest.fixture
 def old() -> Iterator[ModuleType]:
     with standin("8.6.1") as module:
         yield module
-
-
-@pytest.fixture
-def built(trt: ModuleType, tmp_path: Path) -> tuple[BuiltEngine, ...]:
-    del trt
-    dense, sparse = model(tmp_path / "d.onnx", sparse=False), model(tmp_path / "s.onnx", sparse=True)
-    (tmp_path / "engines").mkdir()
-    return SETTINGS.call(dense=dense, sparse=sparse, folder=tmp_path / "engines").engines
 
 
 def tactics(engine: BuiltEngine) -> dict[str, bool]:

@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -10,18 +9,8 @@ import pytest
 import torch
 
 from prox24_export.errors import UnavailableError
-from prox24_export.passes.emit_engine.build import EmitEngines
 from prox24_export.passes.emit_engine.tensorrt import availability, require_tensorrt
 from prox24_export.passes.emit_engine.versions import choose_builder_flags, find_generation
-from tests.engines.tensorrt.trt_models import RANGE, VERSIONS, standin
-
-SETTINGS = EmitEngines(profile=RANGE, workspace=1 << 30)
-
-
-@pytest.fixture(scope="module", params=VERSIONS)
-def trt(request: pytest.FixtureRequest) -> Iterator[ModuleType]:
-    with standin(request.param) as module:
-        yield module
 
 
 @pytest.mark.parametrize(

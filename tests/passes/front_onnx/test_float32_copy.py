@@ -11,7 +11,8 @@ from onnx import TensorProto, helper, numpy_helper
 from prox24_export.errors import InputError
 from prox24_export.passes.front_onnx.float32_copy import convert_to_float32
 from prox24_export.passes.front_onnx.graph import OnnxGraph
-from tests.graphs import BF16, Array, Walk, is_two_four, linears, model, normal, opened, pruned, rewritten, run
+from prox24_export.passes.graph.arrays import Array
+from tests.graphs import BF16, Walk, is_two_four, linears, model, normal, opened, pruned, rewritten, run
 
 WIDE = {"bfloat16": BF16, "double": np.dtype(np.float64)}
 CONV = "g ({t}[n,4,9] x) => ({t}[n,6,7] y) {{ a = Conv(x, u) b = Relu(a) y = Conv<pads = [1,1]>(b, v) }}"

@@ -9,8 +9,9 @@ from onnx import helper, numpy_helper
 
 from prox24_export.errors import InputError
 from prox24_export.passes.front_onnx.graph import OnnxGraph
+from prox24_export.passes.graph.arrays import Array
 from prox24_export.passes.graph.protocol import Input
-from tests.graphs import Array, Walk, linears, model, normal, opened, run, save
+from tests.graphs import Walk, linears, model, normal, opened, run, save
 
 
 def external(name: str, array: Array, folder: Path) -> onnx.TensorProto:

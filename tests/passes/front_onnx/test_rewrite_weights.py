@@ -11,21 +11,9 @@ from prox24_export.errors import InputError
 from prox24_export.passes.front_onnx.graph import OnnxGraph
 from prox24_export.passes.front_onnx.rewrite_weights import EXTERNAL_DATA, RewriteWeights
 from prox24_export.passes.front_onnx.tensors import find_model_tensors
+from prox24_export.passes.graph.arrays import Array
 from prox24_export.passes.verify_pattern import VerifyPattern
-from tests.graphs import (
-    BF16,
-    Array,
-    is_two_four,
-    linears,
-    magnitude,
-    model,
-    normal,
-    opened,
-    pruned,
-    rewritten,
-    run,
-    save,
-)
+from tests.graphs import BF16, is_two_four, linears, magnitude, model, normal, opened, pruned, rewritten, run, save
 
 TWO = "g (float[n,8] x) => (float[n,8] y) { [first] a = MatMul(x, u) [second] y = Gemm<transB = 1>(a, v) }"
 

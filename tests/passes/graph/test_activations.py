@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from prox24_export.passes.graph import activations
 from prox24_export.passes.graph.activations import Patches, Rows
-from tests.graphs import Array, linears, model, normal, opened, run
+from prox24_export.passes.graph.arrays import Array
+from tests.graphs import linears, model, normal, opened, run
 
 quick = settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -135,3 +136,13 @@ def test_halves_and_integers_are_read_as_float32_and_doubles_stay() -> None:
     for dtype, expected in ((np.float16, torch.float32), (np.int8, torch.float32), (np.float64, torch.float64)):
         (rows,) = Rows().chunks(np.ones((2, 4), dtype))
         assert rows.dtype == expected
+
+
+def test_patches_of_one_large_sample_come_in_bounded_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    view = Patches((3, 3), (1, 1), (1, 1), (1, 1, 1, 1))
+    image = normal(1, 4, 40, 40)
+    whole = torch.cat(list(view.chunks(image)))
+    monkeypatch.setattr(activations, "CHUNK_VALUES", 36 * 40 * 3)  # three rows of positions
+    pieces = list(view.chunks(image))
+    assert max(piece.numel() for piece in pieces) <= 36 * 40 * 3
+    assert torch.equal(torch.cat(pieces), whole)

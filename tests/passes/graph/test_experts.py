@@ -16,7 +16,8 @@ from prox24_export.passes.front_torch.graph import FxGraph
 from prox24_export.passes.front_torch.trace import trace
 from prox24_export.passes.graph.arrays import as_tensor
 from prox24_export.passes.graph.experts import Expert, name_part, replace_parts, split_part_name
-from prox24_export.passes.graph.protocol import Linear, Reason, Skipped
+from prox24_export.passes.graph.protocol import Reason, Skipped
+from tests.graphs import linears
 
 E, T, K, N = 3, 10, 8, 16
 
@@ -78,10 +79,6 @@ class Turned(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.bmm(x, self.up.transpose(0, 1))
-
-
-def linears(traced: FxGraph) -> list[Linear]:
-    return FindLinears().call(graph=traced).linears
 
 
 def grams(traced: FxGraph, x: Tensor) -> dict[str, Tensor]:

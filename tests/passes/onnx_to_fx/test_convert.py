@@ -14,14 +14,16 @@ import torch
 from torch import Tensor, nn
 
 from prox24_export.data import samples as calibration
+from prox24_export.data.random_samples import draw_random
 from prox24_export.errors import Prox24Error
-from prox24_export.models import frontends
+from prox24_export.models.find_frontend import find_frontend
 from prox24_export.passes.front_onnx.graph import OnnxGraph
+from prox24_export.passes.graph.arrays import Array
 from prox24_export.passes.graph.protocol import Feeds
 from prox24_export.passes.onnx_to_fx.check import DivergenceError, check_conversion
 from prox24_export.passes.onnx_to_fx.convert import Converted, ConvertToFx
 from prox24_export.passes.onnx_to_fx.table import NotDifferentiableError
-from tests.graphs import Array, model, normal, opened
+from tests.graphs import model, normal, opened
 
 REAL = ["speech/kwt1_encoder", "images/resnet20", "files/magika_v3_3"]
 EDGE = {
@@ -42,8 +44,8 @@ WEIGHTS = {"w": normal(8, 16), "bias": normal(16, seed=1), "v": normal(16, 4)}
 
 def drawn(graph: OnnxGraph, batch: int = 1) -> Feeds:
     """Random feeds, as many samples at once as wanted."""
-    samples = calibration.random(graph.inputs, graph.gathered_rows, {}, batch, 0)
-    (feeds, _), *_ = calibration.joined(samples, graph.inputs, batch)
+    samples = draw_random(graph.inputs, graph.gathered_rows, {}, batch, 0)
+    (feeds, _), *_ = calibration.join_samples(samples, graph.inputs, batch)
     return feeds
 
 
@@ -88,7 +90,7 @@ def test_every_linear_layer_of_a_real_model_is_a_parameter(name: str, shared_dat
 
 def test_a_language_model_exported_to_onnx_agrees_for_any_length(shared_data: Path, tmp_path: Path) -> None:
     folder = shared_data / "lm" / "stories260K-hf"
-    frontend = frontends.of(folder)
+    frontend = find_frontend(folder)
     graph = OnnxGraph(frontend.write_onnx(frontend.open(), tmp_path))
     converted = ConvertToFx().call(graph=graph)
     for shape in ((1, 7), (2, 40)):

@@ -15,11 +15,12 @@ import torch
 from onnx import numpy_helper
 from torch import Tensor
 
+from prox24_export.passes.graph.arrays import Array
 from prox24_export.passes.onnx_to_fx.check import evaluate
 from prox24_export.passes.onnx_to_fx.convert import convert_model
 from prox24_export.passes.onnx_to_fx.steps import PAIR
 from prox24_export.passes.onnx_to_fx.table import TABLE, NotDifferentiableError
-from tests.graphs import Array, model, normal
+from tests.graphs import model, normal
 
 REFUSALS = {
     "torch has no arithmetic of these types": r"u?int(16|32|64|4|2)\b|float8|float4|string|sequence|optional",

@@ -8,15 +8,9 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from prox24_export.passes.front_onnx.graph import OnnxGraph
+from prox24_export.passes.graph.arrays import Array
 from prox24_export.passes.precision.lower import Lowered, LowerPrecision
-from tests.graphs import (
-    Array,
-    linears,
-    model,
-    normal,
-    opened,
-    rewritten,
-)
+from tests.graphs import linears, model, normal, opened, rewritten
 
 FP16, BF16_PASS = LowerPrecision(), LowerPrecision("bf16")
 CLOSE = {"fp16": 4e-3, "bf16": 3e-2}  # a few roundings of 2⁻¹¹ and 2⁻⁸

@@ -8,17 +8,10 @@ import pytest
 
 from prox24_export.errors import InputError
 from prox24_export.passes.front_onnx.graph import OnnxGraph
+from prox24_export.passes.graph.arrays import Array
 from prox24_export.passes.precision.check import verify_interface
 from prox24_export.passes.precision.types import PRECISIONS
-from tests.graphs import (
-    Array,
-    linears,
-    model,
-    normal,
-    polygraphys_verdict,
-    run,
-    save,
-)
+from tests.graphs import linears, model, normal, polygraphys_verdict, run, save
 from tests.passes.precision.lowered import BF16_PASS, CLOSE, FP16, X, lower, types
 
 # Graph, weights, feeds, and the nodes that stay in float32 with words of the reason (every other node computes low).

@@ -8,14 +8,10 @@ import onnx
 import pytest
 
 from prox24_export.passes.front_onnx.graph import OnnxGraph
+from prox24_export.passes.graph.arrays import Array
 from prox24_export.passes.precision.quantised import find_quantised_products, verify_quantised
 from prox24_export.passes.verify_pattern import PatternError
-from tests.graphs import (
-    Array,
-    model,
-    normal,
-    opened,
-)
+from tests.graphs import model, normal, opened
 from tests.passes.precision.lowered import X, lower
 
 

@@ -5,13 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from prox24_export.passes.graph.arrays import find_largest_value
+from prox24_export.passes.graph.arrays import Array, find_largest_value
 from prox24_export.passes.precision.types import PRECISIONS, round_to
-from tests.graphs import (
-    BF16,
-    Array,
-    is_two_four,
-)
+from tests.graphs import BF16, is_two_four
 
 
 @given(arrays.arrays(np.float32, st.integers(0, 40), elements=st.floats(width=32)))

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-SAMPLE = Path(__file__).parent.parent / "samples" / "digits"
+SAMPLE = Path(__file__).parents[2] / "samples" / "digits"
 MODEL = "digits_vit.onnx"
 CALIBRATION = "calibration.npz"
 EVALUATION = "evaluation.npz"

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import yaml
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 NEEDED = ("prox24_export", "passes", "samples", "pyproject.toml", "README.md", "LICENSE", "constraints.txt")
 MAKE = ("make", "-f", "samples/ci/Makefile", "sparse")
 CONDITIONS = {None: True, "${{ !cancelled() }}": True, "${{ github.ref == 'refs/heads/main' }}": True}

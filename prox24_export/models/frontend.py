@@ -1,0 +1,65 @@
+"""What a front end does: it reads one kind of model as a graph, and writes it again with other weights."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol
+
+from prox24_export.passes.graph.arrays import Array
+from prox24_export.passes.graph.protocol import TracedGraph
+from prox24_export.results.report import FileFacts
+
+ONNX_MODEL = "model.onnx"
+"""The name of the file that `Frontend.write_onnx` writes."""
+CONFIG = "config.json"
+"""The name of the file that makes a directory a model of Hugging Face's transformers."""
+
+
+class Frontend(Protocol):
+    """Reads one model as a graph, and writes it again with other weights."""
+
+    @property
+    def path(self) -> Path:
+        """Where the model is, or what messages call it."""
+
+    @property
+    def always_onnx(self) -> bool:
+        """Whether an ONNX file is written beside what `write` writes, even when nobody asked for it."""
+
+    def open(self) -> TracedGraph:
+        """Reads and traces the model.
+
+        Raises:
+            InputError: The model is missing, unreadable or unsuitable.
+        """
+
+    def facts(self) -> FileFacts:
+        """Returns the name, size and digest of the model."""
+
+    def write(self, graph: TracedGraph, weights: Mapping[str, Array], folder: Path) -> Path:
+        """Writes the model into `folder`, with `weights` in place of its own.
+
+        Args:
+            graph: The model, as `open` returned it.
+            weights: The new weights by name, in the stored shape and dtype; the others stay as they are.
+            folder: An existing folder.
+
+        Returns:
+            The path under which the written model can be opened again.
+
+        Raises:
+            OSError: The folder cannot be written.
+        """
+
+    def expect_onnx(self, graph: TracedGraph) -> None:
+        """Refuses, before any work, a model that `write_onnx` cannot write.
+
+        Raises:
+            InputError: The model is an ONNX file already, or holds what ONNX cannot express.
+        """
+
+    def write_onnx(self, graph: TracedGraph, folder: Path) -> Path:
+        """Writes an opened model as `folder/model.onnx` and returns the path of that file.
+
+        Raises:
+            InputError: The model cannot be exported.
+        """

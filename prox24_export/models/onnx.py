@@ -1,0 +1,55 @@
+"""ONNX files, which ONNX Runtime runs."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from prox24_export import facts
+from prox24_export.errors import InputError
+from prox24_export.passes.graph.arrays import Array
+from prox24_export.passes.graph.protocol import TracedGraph
+from prox24_export.results.report import FileFacts
+
+
+@dataclass(frozen=True)
+class OnnxFile:
+    """The front end of an ONNX file; see `Frontend`.
+
+    Attributes:
+        path: The file.
+        always_onnx: False, since what `write` writes is an ONNX file already.
+    """
+
+    path: Path
+    always_onnx: bool = False
+
+    def open(self) -> TracedGraph:
+        """See `Frontend.open`."""
+        from prox24_export.passes.front_onnx.graph import OnnxGraph  # noqa: PLC0415 - only for models of this kind
+
+        return OnnxGraph(self.path)
+
+    def facts(self) -> FileFacts:
+        """See `Frontend.facts`."""
+        return facts.describe_file(self.path, self.path)
+
+    def write(self, graph: TracedGraph, weights: Mapping[str, Array], folder: Path) -> Path:
+        """Writes the file with other weights; it is a byte copy where no weight changes. See `Frontend.write`."""
+        from prox24_export.passes.front_onnx.graph import OnnxGraph  # noqa: PLC0415
+        from prox24_export.passes.front_onnx.rewrite_weights import RewriteWeights  # noqa: PLC0415
+
+        if not isinstance(graph, OnnxGraph):
+            raise TypeError(f"graph must be an OnnxGraph. Got {type(graph).__name__}.")
+        return RewriteWeights().call(graph=graph, weights=weights, folder=folder).path
+
+    def expect_onnx(self, graph: TracedGraph) -> None:
+        """Refuses every graph, as `write_onnx` does."""
+        self.write_onnx(graph, Path())
+
+    def write_onnx(self, graph: TracedGraph, folder: Path) -> Path:  # noqa: ARG002 - as the protocol has it
+        """Refuses to write an ONNX file beside an ONNX file.
+
+        Raises:
+            InputError: Always.
+        """
+        raise InputError(f"--onnx is for models that are not ONNX files, and {self.path} is one. Leave it out.")

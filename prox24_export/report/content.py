@@ -1,0 +1,176 @@
+"""The sentences and tables that every page of the report shares, as plain text."""
+
+import math
+from collections import Counter
+
+from prox24_export.report import budget_tables, engine_tables
+from prox24_export.report.tables import Table, interval, metric_name, number, signed_number, units
+from prox24_export.results.report import (
+    RANDOM_WARNING,
+    AccuracyReport,
+    Change,
+    Gate,
+    LayerReport,
+    OutputReport,
+    RefinementReport,
+    Report,
+)
+
+
+def verdict(report: Report) -> str:
+    """The run in one sentence."""
+    pruned, shared = len(report.sparse_layers), tables(report)
+    parts = [f"{pruned:,} of {len(report.layers):,} linear layers {'is' if pruned == 1 else 'are'} 2:4 sparse"]
+    if report.budget is not None and report.budget.dense:
+        parts = [f"{parts[0]}, {len(report.budget.dense):,} left dense to keep the budget"]
+    if not report.layers and report.input.sha256 != report.output.sha256:  # two engines were timed
+        parts = ["Layers were not looked at"]
+    elif not pruned and report.budget is not None and report.budget.verdict == "only dense":
+        parts = [f"Only the dense model keeps the limit: none of {len(report.layers):,} linear layers is 2:4 sparse"]
+    elif not pruned:
+        same = report.input.sha256 == report.output.sha256
+        parts = [f"Nothing eligible: model.onnx is {'a byte copy of the input' if same else 'as dense as the input'}"]
+    elif shared["metrics"].rows:
+        name, dense, sparse, change = shared["metrics"].rows[0]
+        parts += [f"{name} {sparse} against {dense} dense ({change})"]
+    elif shared["outputs"].rows:
+        parts += [f"worst output SNR {shared['outputs'].rows[0][1]}"]
+    else:
+        parts += ["accuracy was not measured"]
+    if report.engine is not None and report.engine.latency and not report.engine.not_measured:
+        parts += [engine_tables.speedup_sentence(report)]
+    for said, gates in (
+        ("gate failed", [gate for gate in report.gates if not gate.passed]),
+        ("gate inconclusive", [gate for gate in report.gates if gate.passed and gate.verdict == "inconclusive"]),
+    ):
+        parts += [f"{said}: {', '.join(gate.name for gate in gates)}"] if gates else []
+    return "; ".join(parts) + "."
+
+
+def warnings(report: Report) -> list[str]:
+    """Every warning once; the one about random data comes first."""
+    random = [RANDOM_WARNING] if report.data is not None and report.data.is_random else []
+    return list(dict.fromkeys([*random, *report.warnings]))
+
+
+def reasons(report: Report) -> list[tuple[str, str]]:
+    """The reasons why layers are dense, without the figure in brackets, and their counts; the most frequent first."""
+    counted = Counter(layer.reason.partition(" (")[0] for layer in report.layers if layer.state == "dense")
+    return [(reason, f"{count:,}") for reason, count in counted.most_common()]
+
+
+def tables(report: Report) -> dict[str, Table]:
+    """All tables but those of layers, by name; a table of what does not exist has no rows.
+
+    Outputs are sorted by SNR, the worst first.
+    """
+    accuracy, data = report.accuracy or AccuracyReport(0, {}, {}, ()), report.data
+    by_snr = sorted(accuracy.outputs, key=lambda output: math.inf if output.snr_db is None else output.snr_db)
+    decides = report.refinement is not None and report.refinement.kept
+    chosen = "blend, and whether refinement is kept" if decides else "blend, then masks and weights"
+    parts = data and [
+        ("fit", f"{data.fit:,}", "masks and weights", data.calibration),
+        ("choice", f"{data.choice:,}", chosen, data.calibration),
+        ("report", f"{data.report:,}", "accuracy, and nothing else", data.evaluation),
+    ]
+    files = [(file.path, f"{file.bytes:,} bytes", file.sha256) for file in (report.input, report.output)]
+    on, header = f"on {accuracy.samples:,} samples", ("Output", "SNR", "Cosine", "Max. abs. error", "Arg-max agreement")
+    images = any(output.psnr_db is not None for output in accuracy.outputs)
+    outputs = [(*_output_row(output), *([_format_decibels(output.psnr_db)] if images else [])) for output in by_snr]
+    return {
+        "gates": Table("Gates", ("Gate", "Measured", "Limit", "Verdict"), [_gate_row(gate) for gate in report.gates]),
+        "metrics": Table(f"Accuracy {on}", ("Metric", "Dense", "Sparse", "Change"), _metric_rows(accuracy)),
+        "outputs": Table(f"Outputs against dense {on}", (*header, *(["PSNR"] if images else [])), outputs),
+        "budget": budget_tables.steps_table(report.budget),
+        "refinement": Table("Refinement of all layers together", ("", ""), _refinement_rows(report.refinement)),
+        "data": Table("Data", ("Part", "Samples", "Used for", "Source"), parts or ()),
+        "files": Table("Input and output", ("File", "Size", "SHA-256"), files),
+        **engine_tables.tables(report),
+    }
+
+
+def _refinement_rows(refinement: RefinementReport | None) -> list[tuple[str, str]]:
+    """The decision on the refinement, its reason, and the figures that it rests on."""
+    if refinement is None:
+        return []
+    rows = [("Decision", f"{'kept' if refinement.kept else 'not kept'}: {refinement.reason}")]
+    if refinement.before is not None and refinement.after is not None:
+        both = f"{number(refinement.before, 4)} layer by layer, {number(refinement.after, 4)} refined"
+        rows.append(("Objective of held-back samples", f"{both}, {refinement.samples:,} samples"))
+    if refinement.curve:
+        epochs = len({point.epoch for point in refinement.curve}) - 1
+        rows.append(("Work", f"{refinement.mode}, {epochs:,} epochs, {number(refinement.seconds)} s"))
+    return rows
+
+
+def figures(layer: LayerReport) -> tuple[str, str, str]:
+    """K × N, parameters and relative error of a layer, as text; empty where unknown."""
+    shape = "" if layer.k is None or layer.n is None else f"{layer.k:,} × {layer.n:,}"
+    error = "" if layer.relative_error is None else f"{number(100 * layer.relative_error)} %"
+    return shape, f"{layer.parameters:,}" if layer.parameters else "", error
+
+
+def cost(report: Report) -> str:
+    """The cost of calibration, as a multiple of one dense pass; empty where nothing ran."""
+    run = report.executions
+    if run is None or not run.dense_pass:
+        return ""
+    multiple = number(run.calibration / run.dense_pass)
+    return f"{run.calibration:,} node executions in {run.stages:,} stages, {multiple} × one dense pass"
+
+
+def gate_verdict(gate: Gate) -> str:
+    """`passed` or `failed`, and whether that is more than chance."""
+    said = "passed" if gate.passed else "failed"
+    return f"inconclusive, {said}" if gate.verdict == "inconclusive" else said
+
+
+def _gate_row(gate: Gate) -> tuple[str, str, str, str]:
+    return gate.name, gate_value(gate), gate_limit(gate), gate_verdict(gate)
+
+
+def gate_sentence(gate: Gate) -> str:
+    """Verdict, measured value and limit of a gate, in one sentence without its full stop."""
+    return f"{gate_verdict(gate)}: {gate_value(gate)}, limit {gate_limit(gate)}"
+
+
+def gate_value(gate: Gate) -> str:
+    """What was measured, with its interval where there is one."""
+    if gate.value is None:
+        return "not measured"
+    return f"{number(gate.value, 5)} {gate.unit}".rstrip() + interval(gate.low, gate.high)
+
+
+def gate_limit(gate: Gate) -> str:
+    """What is allowed."""
+    least = gate.name.startswith("min") or gate.unit == "layers"  # more sparse layers are always better
+    return f"{'at least' if least else 'at most'} {number(gate.limit, 5)} {gate.unit}".rstrip()
+
+
+def _metric_rows(accuracy: AccuracyReport) -> list[tuple[str, ...]]:
+    rows: list[tuple[str, ...]] = []
+    intervals = {change.metric: change for change in accuracy.changes}
+    for name, dense in accuracy.dense.items():
+        change = round(accuracy.sparse[name] - dense, 9)  # 97.6 − 97.2 is not quite 0.4
+        unit, points = units(name)
+        both = (f"{number(value, 4)}{unit}" for value in (dense, accuracy.sparse[name]))
+        rows.append((metric_name(name), *both, signed_number(change, points) + _format_interval(intervals.get(name))))
+    return rows
+
+
+def _format_interval(change: Change | None) -> str:
+    return "" if change is None else f", 95 % interval {signed_number(change.low)} to {signed_number(change.high)}"
+
+
+def _output_row(output: OutputReport) -> tuple[str, ...]:
+    snr = (
+        "∞ (equal)"
+        if output.snr_db is None
+        else _format_decibels(output.snr_db) + interval(output.snr_low, output.snr_high)
+    )
+    agreement = "" if output.argmax_agreement is None else f"{number(100 * output.argmax_agreement, 4)} %"
+    return output.name, snr, number(output.cosine, 6), number(output.max_abs_error), agreement
+
+
+def _format_decibels(value: float | None) -> str:
+    return "" if value is None else f"{number(value)} dB"
