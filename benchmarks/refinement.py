@@ -18,7 +18,7 @@ import onnxruntime
 from checks import Check, table
 from models import MODELS, Files, Run, available, export, save
 
-from prox24_export.passes.front_onnx.tensors import model_tensors
+from prox24_export.passes.front_onnx.tensors import find_model_tensors
 
 SEEDS = range(5)
 LAYERWISE = "--no-refine"
@@ -115,7 +115,7 @@ def changed(model: Path, run: Run) -> int:
     """Tensors of the file that differ from the input's although they are no pruned weight."""
     pruned = {layer["weight"] for layer in run.report["layers"] if layer["state"] == "sparse"}
     before, after = (
-        {name: tensor.SerializeToString() for name, tensor in model_tensors(onnx.load(path)) if name}
+        {name: tensor.SerializeToString() for name, tensor in find_model_tensors(onnx.load(path)) if name}
         for path in (model, run.out / "model.onnx")
     )
     return sum(before[name] != after.get(name) for name in before if name not in pruned)

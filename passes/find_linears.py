@@ -1,4 +1,4 @@
-"""Every node becomes a Linear or a Skipped with its reason: the policy over what a front end recognised."""
+"""Decides for each operator that a front end recognised whether it is a layer to prune, or why it stays dense."""
 
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
@@ -14,7 +14,7 @@ FP16_TILE_N = 8
 
 @dataclass(frozen=True)
 class FoundLayers:
-    """What a graph has of linear layers.
+    """The linear layers of a graph.
 
     Attributes:
         layers: Layers that can be pruned, and linear-like nodes that stay dense, in topological order.
@@ -30,7 +30,7 @@ class FoundLayers:
 
 @dataclass(frozen=True)
 class FindLinears:
-    """Settings of the pass.
+    """The pass that finds the layers of a graph, and its settings.
 
     Attributes:
         include: Globs on node or weight names; a layer that matches none is left dense. Empty means all.
@@ -43,9 +43,9 @@ class FindLinears:
     def call(self, *, graph: TracedGraph) -> FoundLayers:
         """Finds layers and skipped nodes, in topological order of their first node.
 
-        A weight used by several nodes along one axis is one layer; along two axes it is skipped.
+        A weight that several nodes use along one axis is one layer. A weight that is used along two axes is skipped.
         """
-        live, constants, found = _live_nodes(graph), graph.constants, graph.operators()
+        live, constants, found = _find_live_nodes(graph), graph.constants, graph.operators()
         by_weight: dict[str, list[Candidate]] = {}
         for operator in found:
             if isinstance(operator, Candidate):
@@ -67,10 +67,10 @@ class FindLinears:
 
     @staticmethod
     def ensures(found: FoundLayers) -> None:
-        """Expects every weight in one layer at most: a second one would overwrite what the first has solved.
+        """Expects every weight in one layer at most: a second layer would overwrite what was solved for the first.
 
         Raises:
-            RuntimeError: A weight is in two layers: a fault of this program, never of its input.
+            RuntimeError: A weight is in two layers. This is a fault of this program, never of its input.
         """
         weights = [layer.weight for layer in found.linears]
         if len(weights) != len(set(weights)):
@@ -79,6 +79,7 @@ class FindLinears:
     def _refusal(
         self, sharers: Sequence[Candidate], live: AbstractSet[str], constants: AbstractSet[str]
     ) -> tuple[Reason, str] | None:
+        """Why the nodes that share one weight stay dense, with a detail; None where the weight can be pruned."""
         first = sharers[0]
         if any(not sharer.layout.same_matrix(first.layout) for sharer in sharers[1:]):
             return Reason.TWO_AXES, "nodes " + ", ".join(sharer.use.node for sharer in sharers)
@@ -99,19 +100,20 @@ class FindLinears:
         return (Reason.NO_ACTIVATION, f"{first.use.activation} depends on no input") if is_constant else unused
 
 
-def not_reached(linear: Linear, detail: str) -> Skipped:
-    """A layer that calibration showed to have no usable input."""
+def skip_unreached(linear: Linear, detail: str) -> Skipped:
+    """Makes a skipped node of a layer whose input calibration could not observe; `detail` says why."""
     return Skipped(
         linear.name, linear.op, linear.weight, linear.k, linear.n, linear.parameters, Reason.NOT_REACHED, detail
     )
 
 
 def matches(glob: str, names: set[str]) -> bool:
-    """Whether a glob of `--include` or `--exclude` means a layer of these names."""
+    """Whether a glob of `--include` or `--exclude` matches one of a layer's names."""
     return any(fnmatchcase(name, glob) for name in names)
 
 
 def _merge(sharers: Sequence[Candidate]) -> Linear:
+    """Makes one layer of the nodes that share a weight."""
     first = sharers[0]
     n, k = first.layout.shape
     notes = []
@@ -146,7 +148,7 @@ def _skip(candidate: Candidate, reason: Reason, detail: str) -> Skipped:
     return Skipped(candidate.use.label, candidate.op, candidate.weight, k, n, n * k, reason, detail)
 
 
-def _live_nodes(graph: TracedGraph) -> set[str]:
+def _find_live_nodes(graph: TracedGraph) -> set[str]:
     """Names of nodes whose result reaches a graph output."""
     wanted = set(graph.outputs)
     live = set()

@@ -1,4 +1,4 @@
-"""Per layer: settings chosen on held-back tokens, mask solver, masked refinement. Knows no graph format."""
+"""Solves each layer for its mask and weights, with settings chosen on held-back tokens. Knows no graph format."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -13,20 +13,20 @@ from prox24_export.passes.calibrate.moments import Moments, Observation
 from prox24_export.solver.layer import LayerSolution, SolverSettings, solve_layer
 from prox24_export.solver.quadratic import Quadratic, automatic_damping
 
-ENTRIES_AT_ONCE = 1 << 21  # of float64 temporaries
-USUAL_BLEND = 0.5  # where no tokens are held back to choose it: half-way was never far from the best
+ENTRIES_AT_ONCE = 1 << 21  # entries of a float64 temporary: 16 MB
+USUAL_BLEND = 0.5  # taken where no tokens are held back to choose it: half-way was never far from the best
 
 
 @dataclass(frozen=True)
 class SolvedLayer:
-    """A layer's solution and the settings it was solved with.
+    """The solution of a layer, and the settings it was solved with.
 
     Attributes:
         name: Name of the layer.
-        solution: What the solver returned.
-        blend: 0 aimed at the dense weight, 1 at the dense network's output.
+        solution: The mask and the weights that the solver found.
+        blend: What the solver aimed at: 0 is the dense weight, 1 is the dense network's output.
         damping: Share of the mean diagonal that was added to the Gram matrix.
-        seconds: Wall time of the choice of settings and of the solution together.
+        seconds: Wall time in seconds of the choice of settings and of the solution together.
     """
 
     name: str
@@ -38,14 +38,17 @@ class SolvedLayer:
 
 @dataclass(frozen=True)
 class Sparsify:
-    """Settings of the pass.
+    """The pass that solves the layers of a stage, and its settings.
 
     Attributes:
-        method: Mask solver, or a baseline to compare with.
+        method: The mask solver, or a baseline to compare with.
         effort: How hard the mask solver works.
-        damping: Share of the mean diagonal added to each Gram matrix; None: from tokens per input dimension.
-        blend: 0 aims at the dense weight, 1 at the dense network's output; None: chosen on the choice part.
-        held_back: Whether the choice part only chooses; else layers are solved on fit and choice together.
+        damping: Share of its mean diagonal that is added to the diagonal of each Gram matrix. With None it follows from
+            the number of tokens per input dimension.
+        blend: What the solver aims at: 0 is the dense weight, 1 is the dense network's output. With None it is chosen
+            on the choice part of the data.
+        held_back: Whether the choice part is used to choose settings only. Otherwise layers are then solved on the fit
+            and the choice part together.
     """
 
     method: Method = "prox"
@@ -64,21 +67,22 @@ class Sparsify:
         """Solves the layers of one stage, one after the other, so that only one solution is held at a time.
 
         Args:
-            weights: `W` by layer; asked for when the layer's turn comes.
-            observations: What calibration learnt of each layer's input. Emptied, and its moments summed up in place:
-                they are the largest things a run holds.
+            weights: `W` by name of the layer. A weight is asked for when its layer's turn comes.
+            observations: What calibration learnt about each layer's input, by name of the layer. It is emptied, and its
+                moments are summed up in place, because they are the largest things a run holds.
             tick: Called once for each layer.
 
         Raises:
-            ValueError: A weight has no observation, or its solution another shape.
+            ValueError: A weight has no observation, or a shape that does not fit its moments.
         """
         self.requires(weights, observations)
+        solve = self._solve_aimed if self.method in AIMS_AT_DENSE_OUTPUT else self._solve_baseline
         sharers: dict[int, list[str]] = {}  # layers that read the same value share its moments
         for name in weights:
             sharers.setdefault(id(observations[name].fit), []).append(name)
         for names in sharers.values():
             seen = {name: observations.pop(name) for name in names}
-            for solved in self._aimed(weights, seen) if self._aims else self._baseline(weights, seen):
+            for solved in solve(weights, seen):
                 tick()
                 yield solved
 
@@ -92,12 +96,8 @@ class Sparsify:
         if missing := set(weights) - observations.keys():
             raise ValueError(f"every layer must have been observed by calibration. Got nothing for {min(missing)}.")
 
-    @property
-    def _aims(self) -> bool:
-        return self.method in AIMS_AT_DENSE_OUTPUT
-
-    def _aimed(self, weights: Mapping[str, Tensor], seen: dict[str, Observation]) -> Iterator[SolvedLayer]:
-        """Blends from held-back tokens, where there are some; then solved on all tokens."""
+    def _solve_aimed(self, weights: Mapping[str, Tensor], seen: dict[str, Observation]) -> Iterator[SolvedLayer]:
+        """Chooses blends on held-back tokens, where there are some, and then solves on all tokens."""
         started = time.perf_counter()
         whole, choice = (first := next(iter(seen.values()))).fit, first.choice
         del first
@@ -107,14 +107,14 @@ class Sparsify:
         damping = self.damping
         if damping is None:
             damping = automatic_damping(tokens, width)
-        blends = self._blends(weights, seen, damping)
+        blends = self._choose_blends(weights, seen, damping)
         parts = ("fit", "choice") if joins else ("fit",)
-        residuals = {name: _sum([one.residuals.get(part) for part in parts]) for name, one in seen.items()}
+        residuals = {name: _add_known([one.residuals.get(part) for part in parts]) for name, one in seen.items()}
         seen.clear()
         if choice is not None and joins:
             whole.add(choice)
         del choice
-        quadratic = _factorised(whole, damping)
+        quadratic = _factorise(whole, damping)
         for name, blend in blends.items():
             settings = SolverSettings(self.method, self.effort, damping=damping, blend=blend)
             solution = solve_layer(
@@ -129,7 +129,7 @@ class Sparsify:
             yield SolvedLayer(name, solution, blend, damping, time.perf_counter() - started)
             started = time.perf_counter()
 
-    def _blends(
+    def _choose_blends(
         self, weights: Mapping[str, Tensor], seen: Mapping[str, Observation], damping: float
     ) -> dict[str, float]:
         if self.blend is not None:
@@ -137,10 +137,10 @@ class Sparsify:
         first = next(iter(seen.values()))
         if first.choice is None:
             return dict.fromkeys(seen, USUAL_BLEND)
-        fitted = _factorised(first.fit, damping)
-        return {name: best_blend(weights[name], one, fitted) for name, one in seen.items()}
+        fitted = _factorise(first.fit, damping)
+        return {name: find_best_blend(weights[name], one, fitted) for name, one in seen.items()}
 
-    def _baseline(self, weights: Mapping[str, Tensor], seen: dict[str, Observation]) -> Iterator[SolvedLayer]:
+    def _solve_baseline(self, weights: Mapping[str, Tensor], seen: dict[str, Observation]) -> Iterator[SolvedLayer]:
         names, first = list(seen), next(iter(seen.values()))
         moments = first.fit
         if first.choice is not None and not self.held_back:
@@ -152,28 +152,32 @@ class Sparsify:
             yield SolvedLayer(name, solution, 0.0, 0.0, time.perf_counter() - started)
 
 
-def _factorised(moments: Moments, damping: float) -> Quadratic | None:
-    """None where the matrix cannot be factorised."""
+def _factorise(moments: Moments, damping: float) -> Quadratic | None:
+    """Factorises the damped Gram matrix. None where that cannot be done."""
     try:
         return Quadratic.of(moments.gram, moments.cross, damping)
     except LinAlgError:
         return None
 
 
-def _sum(parts: list[Tensor | None]) -> Tensor | None:
+def _add_known(parts: list[Tensor | None]) -> Tensor | None:
+    """Adds up the parts that are there; the first one then holds the sum. None where no part is there."""
     known = [part for part in parts if part is not None]
     return None if not known else known[0] if len(known) == 1 else known[0].add_(known[1])
 
 
-def best_blend(weight: Float[Tensor, "N K"], seen: Observation, fitted: Quadratic | None) -> float:
-    """The blend in [0, 1] whose dense target comes closest to the dense network's output on held-back tokens.
+def find_best_blend(weight: Float[Tensor, "N K"], seen: Observation, fitted: Quadratic | None) -> float:
+    """Finds the blend in [0, 1] with which the layer comes closest to the dense network's output on held-back tokens.
 
     With `D = T − W` fitted on `seen.fit`, the held-back error `‖Xₛ(W + bD)ᵀ + rₛ − X_dWᵀ − r_d‖²` is a parabola in `b`.
 
     Args:
-        weight: `W`.
-        seen: Moments of both parts; `choice` must be there.
+        weight: The dense weight `W`.
+        seen: What calibration learnt about the layer's input.
         fitted: The quadratic of `seen.fit`; None where its Gram matrix could not be factorised.
+
+    Returns:
+        The blend. It is 0 where nothing is held back, or where there is no factorisation.
     """
     held = seen.choice
     if held is None or fitted is None:

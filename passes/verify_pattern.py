@@ -1,4 +1,4 @@
-"""Re-reads what was written: 2:4 along the reduction axis, in every use of every pruned weight."""
+"""Reads the written file again and checks that every use of every pruned weight is 2:4 along its reduction axis."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,19 +29,23 @@ class VerifiedUse:
 
 
 class PatternError(Prox24Error):
-    """A written weight is not 2:4: a fault of this program, never of its input."""
+    """A written weight is not 2:4. This is a fault of this program, never of its input."""
 
 
 @dataclass(frozen=True)
 class VerifiedPattern:
-    """Every use that was checked, in the order of the graph's nodes."""
+    """What was checked.
+
+    Attributes:
+        uses: Every use that was checked, in the order of the graph's nodes.
+    """
 
     uses: tuple[VerifiedUse, ...]
 
 
 @dataclass(frozen=True)
 class VerifyPattern:
-    """The pass; it has no settings."""
+    """The pass that checks the pattern of a written file. It has no settings."""
 
     def call(self, *, graph: TracedGraph, linears: Sequence[Linear]) -> VerifiedPattern:
         """Checks every use of the layers in a graph that was just read from disk.
@@ -49,8 +53,8 @@ class VerifyPattern:
         The file's own nodes are recognised anew, so that a wrong layout in the pass that wrote them is found too.
 
         Args:
-            graph: What was written, read again.
-            linears: The layers that were pruned, as the source had them.
+            graph: The file that was written, read again.
+            linears: The layers that were pruned, as they were found in the source.
 
         Raises:
             PatternError: A use is missing, or a group has more than two non-zero entries.
@@ -83,6 +87,9 @@ def check_use(graph: TracedGraph, use: Candidate) -> VerifiedUse:
 
 
 def violations(matrix: Array) -> int:
-    """Groups of four along the last axis with more than two entries that are not +0.0."""
+    """Counts the groups of four along the last axis with more than two entries that are not +0.0.
+
+    The bits are compared, so a stored −0.0 counts as an entry.
+    """
     bits = np.ascontiguousarray(matrix).view(f"u{matrix.dtype.itemsize}")
     return int((np.count_nonzero(bits.reshape(-1, GROUP), axis=1) > KEPT).sum())

@@ -16,7 +16,7 @@ from prox24_export.errors import InputError, first_line
 from prox24_export.models.onnx import OnnxFile
 from prox24_export.passes.find_linears import FindLinears
 from prox24_export.passes.front_onnx.graph import OnnxGraph
-from prox24_export.passes.front_onnx.runtime import one_sentence
+from prox24_export.passes.front_onnx.runtime import shorten_message
 from prox24_export.passes.graph.protocol import Candidate, Feeds, Linear
 from prox24_export.passes.verify_pattern import check_use
 from prox24_export.report import files
@@ -160,7 +160,9 @@ def _draw_calls(job: Job, batches: Sequence[int], run: Run) -> list[Feeds]:
             model(feeds)
         except Exception as error:
             if batches or not possible:
-                raise InputError(f"{job.graph.path} cannot be run on {size} samples: {one_sentence(error)}.") from error
+                raise InputError(
+                    f"{job.graph.path} cannot be run on {size} samples: {shorten_message(error)}."
+                ) from error
             break  # the first axis is called dynamic, and is not
         possible.append(feeds)
     return possible

@@ -23,7 +23,7 @@ from prox24_export.passes.calibrate.moments import Moments
 from prox24_export.passes.find_linears import FindLinears
 from prox24_export.passes.front_onnx.graph import OnnxGraph
 from prox24_export.passes.front_onnx.rewrite_weights import EXTERNAL_DATA, RewriteWeights
-from prox24_export.passes.front_onnx.tensors import model_tensors
+from prox24_export.passes.front_onnx.tensors import find_model_tensors
 from prox24_export.passes.graph.arrays import Array
 from prox24_export.passes.verify_pattern import VerifyPattern
 from prox24_export.progress import Steps
@@ -282,7 +282,7 @@ def test_polygraphy_drops_opset_imports_metadata_and_functions(tmp_path: Path) -
     graph, _ = exported(proto, tmp_path, [{"x": correlated(64)}])
     written = graph.proto
     assert is_two_four(graph.stored("w").T)
-    for _, tensor in (*model_tensors(written), *model_tensors(proto)):
+    for _, tensor in (*find_model_tensors(written), *find_model_tensors(proto)):
         tensor.ClearField("raw_data")
     assert written == proto
 

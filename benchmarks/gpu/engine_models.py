@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from prox24_export.passes.find_linears import FindLinears
 from prox24_export.passes.front_torch.graph import FxGraph
-from prox24_export.passes.front_torch.trace import trace, with_tensors
+from prox24_export.passes.front_torch.trace import replace_tensors, trace
 from prox24_export.passes.graph.protocol import Feeds, Linear, TracedGraph
 from prox24_export.solver.pattern import two_four_mask
 
@@ -148,7 +148,7 @@ def prune_by_magnitude(dense: TracedGraph, folder: Path) -> tuple[TracedGraph, l
         weights[layer.weight] = layer.to_stored(torch.where(two_four_mask(matrix), matrix, 0.0))
     if isinstance(dense, FxGraph):
         tensors = {name: torch.from_numpy(array) for name, array in weights.items()}
-        return FxGraph(dense.path, with_tensors(dense.program, tensors)), layers
+        return FxGraph(dense.path, replace_tensors(dense.program, tensors)), layers
     from prox24_export.passes.front_onnx.graph import OnnxGraph  # noqa: PLC0415 (only where there is an ONNX model)
     from prox24_export.passes.front_onnx.rewrite_weights import RewriteWeights  # noqa: PLC0415
 

@@ -67,7 +67,7 @@ def measure(subject: Subject, device: torch.device) -> Measured:
     Raises:
         Prox24Error: TensorRT is not here, or it cannot build or run this model.
     """
-    tensorrt.require()
+    tensorrt.require_tensorrt()
     with tempfile.TemporaryDirectory() as work, watching_if_cuda(device) as watch:
         dense = subject.open()
         sparse, layers = prune_by_magnitude(dense, Path(work))
@@ -82,7 +82,7 @@ def measure(subject: Subject, device: torch.device) -> Measured:
 
 def run_engines(case: Case) -> EngineReport:
     """Three engines for all batches, built, diagnosed and timed."""
-    tensorrt.require()
+    tensorrt.require_tensorrt()
     dense = OnnxGraph(_as_onnx(case.dense, case.folder / "dense" / "model.onnx"))
     sparse = OnnxGraph(_as_onnx(case.sparse, case.folder / "pruned" / "model.onnx"))
     batches = [{dense.inputs[0].name: next(iter(batch.values()))} for batch in case.batches]

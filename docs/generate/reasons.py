@@ -60,18 +60,18 @@ def render_engine_reasons() -> str:
 def engine_examples() -> Iterator[tuple[str, str]]:
     """Every reason that `reasons` knows, as it gives it for an example."""
     found = [
-        reasons.of_build(PrunedLayer("layer", "MatMul", 64, 64, 64, is_two_four=False), allowed=True),
-        reasons.of_build(ROOMY, allowed=False),
-        reasons.of_build(PrunedLayer("layer", "MatMul", 64, 64, 64, precision="fp32"), allowed=True),
-        reasons.of_build(PrunedLayer("layer", "Conv", 576, 64, 64, group=2), allowed=True),
-        *(reasons.of_layer(layer, finding) for layer, finding in _layers()),
-        reasons.of_log(None),
-        reasons.of_log(SparsityLog(LayerList(is_complete=False), None)),
-        reasons.of_log(SparsityLog(None, None)),
-        reasons.of_log(SparsityLog(None, None, is_verbose=True)),
-        reasons.unexplained(is_eligible=False, chosen=None),
-        reasons.unexplained(is_eligible=True, chosen=None),
-        reasons.unexplained(is_eligible=True, chosen=False),
+        reasons.explain_build(PrunedLayer("layer", "MatMul", 64, 64, 64, is_two_four=False), allowed=True),
+        reasons.explain_build(ROOMY, allowed=False),
+        reasons.explain_build(PrunedLayer("layer", "MatMul", 64, 64, 64, precision="fp32"), allowed=True),
+        reasons.explain_build(PrunedLayer("layer", "Conv", 576, 64, 64, group=2), allowed=True),
+        *(reasons.explain_layer(layer, finding) for layer, finding in _layers()),
+        reasons.explain_log(None),
+        reasons.explain_log(SparsityLog(LayerList(is_complete=False), None)),
+        reasons.explain_log(SparsityLog(None, None)),
+        reasons.explain_log(SparsityLog(None, None, is_verbose=True)),
+        reasons.admit_unexplained(is_eligible=False, chosen=None),
+        reasons.admit_unexplained(is_eligible=True, chosen=None),
+        reasons.admit_unexplained(is_eligible=True, chosen=False),
     ]
     yield from (reason for reason in found if reason is not None)
 

@@ -1,1 +1,1 @@
-"""Calibration: layers in stages, two activation streams, Gram matrices."""
+"""Calibration: runs layers in stages, in two activation streams, and sums up the Gram matrices of their inputs."""

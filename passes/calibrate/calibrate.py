@@ -20,7 +20,7 @@ from prox24_export.passes.graph.arrays import Array
 from prox24_export.passes.graph.experts import Expert
 from prox24_export.passes.graph.protocol import Linear, Use
 
-ObservedView = tuple[str, View, Expert | None]  # what layers share whose Gram matrix is the same
+ObservedView = tuple[str, View, Expert | None]  # layers for which all three are equal share one Gram matrix
 Sums = dict[ObservedView, dict[str, Moments]]
 Residuals = dict[str, dict[str, Tensor]]
 
@@ -30,7 +30,7 @@ class CalibratedStage:
     """What calibration learnt in one stage.
 
     Attributes:
-        observations: What is known of the input of every layer of the stage, by the layer's name.
+        observations: What is known about the input of every layer of the stage, by the layer's name.
     """
 
     observations: dict[str, Observation]
@@ -38,10 +38,10 @@ class CalibratedStage:
 
 @dataclass(frozen=True)
 class Calibrate:
-    """Settings of the pass.
+    """The pass that runs one stage in both streams, and its settings.
 
     Attributes:
-        with_cross: Whether the cross Gram matrix is wanted; if not, `cross` of the moments is their `gram`.
+        with_cross: Whether the cross Gram matrix is wanted. If not, `cross` of the moments is their `gram`.
     """
 
     with_cross: bool = True
@@ -54,19 +54,20 @@ class Calibrate:
         weights: Mapping[str, Array],
         tick: Callable[[], None] = lambda: None,
     ) -> CalibratedStage:
-        """Runs one stage in both streams, and carries them on.
+        """Runs one stage in both streams, and leaves both streams behind it.
 
         Args:
-            streams: Where both streams are; they are moved behind the stage.
-            stage: The stage that comes next.
-            weights: The weights solved so far, as they are stored, by name.
+            streams: The two streams. They are changed: afterwards they stand behind the stage.
+            stage: The stage that comes next in the schedule.
+            weights: The weights solved so far, in their stored shape and dtype, by name.
             tick: Called once for each batch.
 
         Raises:
-            InputError: An activation holds NaN or Inf; the message names the layer and the batch.
+            InputError: An activation holds NaN or Inf, or no activation reaches a layer; the message names the layer
+                and the batch.
         """
         dense, pruned = StageRunner(streams.graph, stage, {}), StageRunner(streams.graph, stage, weights)
-        views = _distinct_views(stage)
+        views = _group_by_view(stage)
         sums: Sums = {view: {} for view in views}
         residuals: Residuals = {}
         for index, batch in enumerate(streams.batches):
@@ -89,7 +90,7 @@ class Calibrate:
 
 
 def _collect(streams: Streams, stage: Stage, sums: Sums, residuals: Residuals) -> dict[str, Observation]:
-    """Moments of every layer of the stage; those of layers that are used again later wait in `streams.pending`."""
+    """Collects the observations of the stage's layers. Moments of layers with later uses wait in `streams.pending`."""
     pending = streams.pending
     for linear, use in stage.observed:
         seen = sums[use.activation, use.view, use.expert]
@@ -106,7 +107,7 @@ def _collect(streams: Streams, stage: Stage, sums: Sums, residuals: Residuals) -
     return result
 
 
-def _distinct_views(stage: Stage) -> dict[ObservedView, list[Linear]]:
+def _group_by_view(stage: Stage) -> dict[ObservedView, list[Linear]]:
     views: dict[ObservedView, list[Linear]] = {}
     for linear, use in stage.observed:
         views.setdefault((use.activation, use.view, use.expert), []).append(linear)
@@ -119,18 +120,21 @@ def _add_residuals(
     stage: Stage,
     pair: tuple[Mapping[str, Array], Mapping[str, Array]],
 ) -> None:
-    """Adds one batch to the residual products of the stage's layers."""
+    """Adds one batch to the residual products of the stage's layers, by layer and by part of the data."""
     for linear, use in stage.observed:
-        product = _residual_product(linear, use, *pair)
+        product = _multiply_residual(linear, use, *pair)
         if product is not None:
             known = residuals.setdefault(linear.name, {})
             known[part] = known[part].add_(product) if part in known else product
 
 
-def _residual_product(
+def _multiply_residual(
     linear: Linear, use: Use, dense: Mapping[str, Array], pruned: Mapping[str, Array]
 ) -> Tensor | None:
-    """`(r_d − rₛ)ᵀXₛ` where the branch is computed already, has moved, and has the shape of the layer's product."""
+    """Computes `(r_d − rₛ)ᵀXₛ` [N, K] in float64, how far the residual branch has moved, times the layer's input.
+
+    None where the branch is not computed yet, has not moved, or has another shape than the layer's product.
+    """
     if use.residual is None or len(linear.uses) > 1 or use.residual not in pruned:
         return None
     r_dense, r_pruned = dense[use.residual], pruned[use.residual]
@@ -156,7 +160,9 @@ def _add(
     *,
     with_cross: bool,
 ) -> None:
-    """Adds one batch of both streams to the sums of its part: float32 products over bounded chunks, float64 totals.
+    """Adds one batch of both streams to the sums of its part.
+
+    Products are taken in float32 over chunks of bounded size; their totals are float64.
 
     Where the graph chose other tokens in the pruned stream than in the dense one (NonZero, TopK, ...), rows cannot be
     paired: the batch then counts as if the dense stream had seen the pruned one's input.
@@ -165,7 +171,7 @@ def _add(
     dense, pruned = streams
     left, right = (dense[name], pruned[name]) if expert is None else expert.rows(name, dense, pruned)
     empty = True
-    for x_dense, x_pruned in _pairs(view, left if left.shape == right.shape else right, right):
+    for x_dense, x_pruned in _pair_chunks(view, left if left.shape == right.shape else right, right):
         if part not in sums:
             sums[part] = Moments.zeros(x_pruned.shape[1])
         if not sums[part].add_rows(x_dense, x_pruned, with_cross=with_cross):
@@ -178,7 +184,7 @@ def _add(
         raise InputError(f"no activation reached {where}: expected at least one sample per batch.")
 
 
-def _pairs(view: View, dense: Array, pruned: Array) -> Iterator[tuple[Tensor, Tensor]]:
+def _pair_chunks(view: View, dense: Array, pruned: Array) -> Iterator[tuple[Tensor, Tensor]]:
     if dense is pruned:
         for chunk in view.chunks(dense):
             yield chunk, chunk

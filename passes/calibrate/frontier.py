@@ -1,4 +1,4 @@
-"""What the streams carry from stage to stage, a batch at a time: in memory, or on disk."""
+"""The values that the streams carry from stage to stage, batch by batch: in memory or on disk."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,21 +13,21 @@ class Frontier(Protocol):
     """Values of the dense and the pruned stream by batch. A value that both streams share stays one object."""
 
     def take(self, batch: int) -> tuple[StreamValues, StreamValues]:
-        """What was put last: (dense, pruned)."""
+        """The values that were put last for a batch: (dense, pruned)."""
 
     def put(self, batch: int, dense: StreamValues, pruned: StreamValues) -> None:
-        """Replaces a batch's values.
+        """Replaces the values of a batch.
 
         Raises:
-            OSError: They cannot be written.
+            OSError: The values cannot be written.
         """
 
 
 class InMemory:
-    """Values as they are."""
+    """Keeps the values of every batch in memory."""
 
     def __init__(self, feeds: Sequence[Mapping[str, Any]]) -> None:
-        """Both streams start as the feeds, sharing the arrays."""
+        """Starts both streams with the feeds, and lets them share the arrays."""
         self._values = [(dict(feed), dict(feed)) for feed in feeds]
 
     def take(self, batch: int) -> tuple[StreamValues, StreamValues]:
@@ -40,10 +40,10 @@ class InMemory:
 
 
 class OnDisk:
-    """A file a batch."""
+    """Keeps the values of each batch in a file of its own."""
 
     def __init__(self, feeds: Sequence[Mapping[str, Any]], folder: Path) -> None:
-        """Both streams start as the feeds; `folder` must exist."""
+        """Starts both streams with the feeds, which are written to `folder`; it must exist."""
         self._folder = folder
         for batch, feed in enumerate(feeds):
             self.put(batch, dict(feed), dict(feed))

@@ -1,4 +1,4 @@
-"""What calibration sums up over tokens: Gram matrices, and how far a residual branch has moved."""
+"""The sums over tokens that calibration makes: Gram matrices, and how far a residual branch has moved."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -7,20 +7,20 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-ENTRIES_AT_ONCE = 1 << 20  # of a sum in float64
+ENTRIES_AT_ONCE = 1 << 20  # entries that are added up in float64 at a time: 8 MB
 
 
 @dataclass(eq=False)
 class Moments:
-    """Sums over the tokens of one part of the data, not divided by their number.
+    """Sums over the tokens of one part of the data. They are not divided by the number of tokens.
 
     The matrices are the largest things a run holds, so they are added to in place.
 
     Attributes:
         gram: `XₛᵀXₛ` of the pruned stream, float64.
         cross: `X_dᵀXₛ` of the dense and the pruned stream, float64; `gram` itself where both streams are the same.
-        dense: Diagonal of `X_dᵀX_d`, float64.
-        tokens: Number of rows of `X`.
+        dense: Diagonal of `X_dᵀX_d` of the dense stream, float64.
+        tokens: Number of tokens, which are the rows of `X`.
     """
 
     gram: Float[Tensor, "K K"]
@@ -30,7 +30,7 @@ class Moments:
 
     @classmethod
     def zeros(cls, columns: int) -> "Moments":
-        """Moments of an empty set of tokens, for inputs of so many columns."""
+        """Moments of an empty set of tokens, for inputs with this number of columns."""
         gram = torch.zeros(columns, columns, dtype=torch.float64)
         return cls(gram, gram, torch.zeros(columns, dtype=torch.float64), 0)
 
@@ -47,20 +47,25 @@ class Moments:
     def add_rows(
         self, x_dense: Float[Tensor, "tokens K"], x_pruned: Float[Tensor, "tokens K"], *, with_cross: bool
     ) -> bool:
-        """Adds rows of both streams, one product at a time; the same object twice where they do not differ.
+        """Adds rows of both streams, with one product [K, K] in memory at a time.
+
+        Args:
+            x_dense: Rows of the dense stream.
+            x_pruned: The same rows of the pruned stream; the same object where the streams do not differ.
+            with_cross: Whether the cross product is wanted.
 
         Returns:
-            Whether the rows are finite. If not, the sums are spoilt.
+            Whether the rows are finite. If they are not, the sums hold NaN or Inf from now on.
         """
         differ = with_cross and x_dense is not x_pruned
         if differ and self.cross is self.gram:
             self.cross = self.gram.clone()
-        product = _product(x_pruned, x_pruned)
+        product = _multiply(x_pruned, x_pruned)
         _accumulate(self.gram, product)
         if self.cross is not self.gram:
             if differ:
                 del product
-                product = _product(x_dense, x_pruned)
+                product = _multiply(x_dense, x_pruned)
             _accumulate(self.cross, product)
         norms = x_dense.double().square().sum(0)
         self.dense += norms
@@ -70,14 +75,14 @@ class Moments:
 
 @dataclass(frozen=True)
 class Observation:
-    """What calibration learnt about a layer's input. Layers that read the same value share the moments.
+    """What calibration learnt about a layer's input. Layers that read the same value share one `Moments` object.
 
     Attributes:
         fit: Moments of the data that masks and weights are fitted to.
         choice: Moments of the data that settings are chosen on; None where none is held back.
-        residuals: By part: `(r_d − rₛ)ᵀXₛ` [N, K], float64, of the residual branch that is added to the layer's
-            product: how far the branch has moved away from the dense network's, which this layer can make good.
-            Empty where there is no such branch or it has not moved.
+        residuals: For each part, `(r_d − rₛ)ᵀXₛ` [N, K], float64. `r` is the residual branch that is added to the
+            layer's product: the difference is how far pruning has moved that branch, and the layer can make up for it.
+            Empty where there is no such branch or where it has not moved.
     """
 
     fit: Moments
@@ -86,14 +91,14 @@ class Observation:
 
 
 def _accumulate(total: Float[Tensor, "K K"], product: Float[Tensor, "K K"]) -> None:
-    """`total += product`, few rows at a time: torch first makes a float64 copy of what it adds."""
+    """Adds `product` to `total`, a few rows at a time, because torch first makes a float64 copy of what it adds."""
     rows = max(1, ENTRIES_AT_ONCE // max(1, product.shape[1]))
     for first in range(0, len(total), rows):
         total[first : first + rows] += product[first : first + rows]
 
 
-def _product(left: Tensor, right: Tensor) -> Tensor:
-    """`leftᵀ right` in the rows' own dtype; in float64 where finite rows leave that."""
+def _multiply(left: Tensor, right: Tensor) -> Tensor:
+    """Computes `leftᵀ right` in the rows' own dtype, or in float64 where that dtype overflows."""
     product = left.T @ right
-    total = product.sum()  # NaN or Inf where any entry is, and sometimes where none is: then float64 costs time only
+    total = product.sum()  # not finite where an entry is not, and sometimes where all are: then float64 only costs time
     return product if bool(torch.isfinite(total)) else left.double().T @ right.double()

@@ -8,13 +8,13 @@ from prox24_export.passes.graph.protocol import Linear, Node, TracedGraph, Use
 
 @dataclass(frozen=True)
 class Stage:
-    """Layers that do not depend on each other, and how to come to their inputs from the stage before.
+    """Layers that do not depend on each other, and the nodes that lead to their inputs from the stage before.
 
     Attributes:
-        nodes: Run in order, starting from the values that the stage before kept.
-        observed: Layers with the use whose activation is there once `nodes` have run.
-        linears: Layers whose every use has been observed by then: solved in this stage.
-        kept: Values that a later stage reads.
+        nodes: The nodes to run, in order. They start from the values that the stage before kept.
+        observed: Pairs of a layer and one of its uses, whose activation is known once `nodes` have run.
+        linears: Layers of which every use has been observed by then; they are solved in this stage.
+        kept: Names of the values that a later stage reads.
     """
 
     nodes: tuple[Node, ...]
@@ -24,13 +24,13 @@ class Stage:
 
     @property
     def fetches(self) -> tuple[str, ...]:
-        """Values that have to leave the nodes: observed activations and what is kept."""
+        """Names of the values that the nodes have to return: observed activations, and values that are kept."""
         wanted = {name for _, use in self.observed for name in use.reads} | self.kept
         return tuple(name for node in self.nodes for name in node.outputs if name in wanted)
 
 
 def schedule(graph: TracedGraph, linears: Sequence[Linear]) -> list[Stage]:
-    """Stages in order.
+    """Orders the layers into stages.
 
     A value's level is the number of layers on the longest way from an input to it; a node runs at the level of its
     inputs, plus one where it is a use of a layer. Stage `s` observes the activations of level `s`, so the node that
@@ -40,28 +40,26 @@ def schedule(graph: TracedGraph, linears: Sequence[Linear]) -> list[Stage]:
     Nodes that no layer depends on are in no stage.
     """
     uses = {use.node: linear for linear in linears for use in linear.uses}
-    level = _levels(graph, uses)
+    level = _find_levels(graph, uses)
     observed: dict[int, list[tuple[Linear, Use]]] = {}
     solved: dict[int, list[Linear]] = {}
     for linear in linears:
         for use in linear.uses:
             observed.setdefault(level.get(use.activation, 0), []).append((linear, use))
         solved.setdefault(max(level.get(use.activation, 0) for use in linear.uses), []).append(linear)
-    wanted_at = _last_wanted(graph, level, linears)
+    wanted_at = _find_last_readers(graph, level, linears)
     stages = []
     for stage in range(max(solved, default=-1) + 1):
-        nodes = [node for node in graph.nodes if wanted_at.keys() & set(node.outputs) and _of(node, level) == stage]
+        nodes = [
+            node for node in graph.nodes if wanted_at.keys() & set(node.outputs) and level[node.outputs[0]] == stage
+        ]
         kept = frozenset(name for name, last in wanted_at.items() if level.get(name, 0) <= stage < last)
         stages.append(Stage(tuple(nodes), tuple(observed.get(stage, ())), tuple(solved.get(stage, ())), kept))
     return stages
 
 
-def _of(node: Node, level: Mapping[str, int]) -> int:
-    return level[node.outputs[0]]
-
-
-def _levels(graph: TracedGraph, uses: Mapping[str, Linear]) -> dict[str, int]:
-    """Level of every computed value; graph inputs and constants have level 0 and are not listed."""
+def _find_levels(graph: TracedGraph, uses: Mapping[str, Linear]) -> dict[str, int]:
+    """Finds the level of every computed value. Graph inputs and constants have level 0 and are left out."""
     level: dict[str, int] = {}
     for node in graph.nodes:
         here = max((level.get(name, 0) for name in node.inputs), default=0) + (node.name in uses)
@@ -69,8 +67,8 @@ def _levels(graph: TracedGraph, uses: Mapping[str, Linear]) -> dict[str, int]:
     return level
 
 
-def _last_wanted(graph: TracedGraph, level: Mapping[str, int], linears: Sequence[Linear]) -> dict[str, int]:
-    """For every value that some layer's input depends on: the last stage that reads it."""
+def _find_last_readers(graph: TracedGraph, level: Mapping[str, int], linears: Sequence[Linear]) -> dict[str, int]:
+    """Finds the last stage that reads each value, by name, for every value that a layer's input depends on."""
     last: dict[str, int] = {}
     for linear in linears:
         for use in linear.uses:
@@ -81,5 +79,5 @@ def _last_wanted(graph: TracedGraph, level: Mapping[str, int], linears: Sequence
             continue
         for name in node.inputs:
             if name not in graph.constants:
-                last[name] = max(last.get(name, 0), _of(node, level))
+                last[name] = max(last.get(name, 0), level[node.outputs[0]])
     return last

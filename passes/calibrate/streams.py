@@ -13,11 +13,11 @@ from prox24_export.passes.graph.protocol import TracedGraph
 
 @dataclass(frozen=True)
 class Batch:
-    """Feeds of one call of the model.
+    """The inputs of one call of the model.
 
     Attributes:
         part: `fit` or `choice`; see `prox24_export.data.samples.split`.
-        feeds: Array by input name.
+        feeds: An array for each input, by its name.
     """
 
     part: str
@@ -26,15 +26,15 @@ class Batch:
 
 @dataclass
 class Streams:
-    """Where the dense and the pruned stream are: behind the stages that have run so far.
+    """The dense and the pruned stream, which stand behind the stages that have run so far.
 
     Attributes:
         graph: The dense model.
         batches: Calibration data; each batch is carried through all stages.
-        offload: Folder for what the streams carry from stage to stage; None keeps it in memory.
-        frontier: What they carry now.
-        pending: By part: moments of layers that have been observed, and not yet solved, by name.
-        executions: Node executions so far, both streams together.
+        offload: Folder for the values that the streams carry from stage to stage; None keeps them in memory.
+        frontier: The values that they carry now.
+        pending: Moments of layers that have been observed but not yet solved, by name of the layer and by part.
+        executions: Number of node executions so far, both streams together.
     """
 
     graph: TracedGraph
@@ -45,26 +45,26 @@ class Streams:
     executions: int = field(init=False, default=0)
 
     def __post_init__(self) -> None:
-        """Both streams start as the feeds, sharing the arrays."""
+        """Starts both streams with the feeds, and lets them share the arrays."""
         feeds = [batch.feeds for batch in self.batches]
         self.frontier = InMemory(feeds) if self.offload is None else OnDisk(feeds, self.offload)
 
     @property
     def one_pass(self) -> int:
-        """Node executions of one dense pass over the data."""
+        """Number of node executions in one dense pass over the data."""
         return len(self.graph.nodes) * len(self.batches)
 
 
 class StageRunner:
-    """Compiles a stage at its first batch, because only then the types of what it reads are known."""
+    """Runs a stage. It is compiled at its first batch, because only then the types of what it reads are known."""
 
     def __init__(self, graph: TracedGraph, stage: Stage, weights: Mapping[str, Array]) -> None:
-        """Runs nothing yet; `weights` replaces stored ones by name."""
+        """Runs nothing yet. `weights` replace stored ones by name."""
         self.graph, self._stage, self._weights = graph, stage, weights
         self._call: Callable[[Mapping[str, Array]], dict[str, Array]] | None = None
 
     def run(self, values: dict[str, Array]) -> dict[str, Array]:
-        """`values` and what the stage computes from them."""
+        """Runs the stage on `values`, and returns them together with what it computes from them."""
         if not self._stage.nodes:
             return values
         if self._call is None:

@@ -1,1 +1,1 @@
-"""TensorRT engines, dense and sparse, built from the finished files."""
+"""Builds TensorRT engines, dense and sparse, from the finished ONNX files."""

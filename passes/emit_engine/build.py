@@ -1,11 +1,11 @@
-"""TensorRT engines from the finished ONNX files, dense and sparse, built the same way.
+"""Builds TensorRT engines from the finished ONNX files, dense and sparse, all in the same way.
 
-Three of them: the dense model, the sparse model with `SPARSE_WEIGHTS`, which lets the builder time sparse tactics and
-take them where they are faster, and the sparse model without the flag, so that what the flag gains can be told from
-what else differs. They share a timing cache: what was timed for one is not timed anew for the next. Weights are never
-changed here; what `trtexec --sparsity=force` does is not offered.
+There are three of them: the dense model, the sparse model with `SPARSE_WEIGHTS`, which lets the builder time sparse
+tactics and take them where they are faster, and the sparse model without the flag, so that what the flag gains can be
+told from other differences. They share a timing cache: a tactic that was timed for one engine is not timed again for
+the next. Weights are never changed here, so there is no equivalent of `trtexec --sparsity=force`, which changes them.
 
-TF32 is on, as in TensorRT and trtexec without options; it concerns layers in float32 alone, in all three alike.
+TF32 is on, as it is by default in TensorRT and trtexec. It concerns only layers in float32, in all three engines.
 """
 
 import json
@@ -20,9 +20,9 @@ from typing import Any, Literal
 
 from prox24_export.errors import Prox24Error, first_line
 from prox24_export.option_values import Precision
-from prox24_export.passes.emit_engine.capture_log import BuildLog, captured
+from prox24_export.passes.emit_engine.capture_log import BuildLog, capture_log
 from prox24_export.passes.emit_engine.tensorrt import import_tensorrt
-from prox24_export.passes.emit_engine.versions import builder_flags, generation
+from prox24_export.passes.emit_engine.versions import choose_builder_flags, find_generation
 from prox24_export.shapes import ShapeRange
 
 EngineKind = Literal["dense", "sparse", "sparse-off"]
@@ -33,28 +33,34 @@ class EngineBuildError(Prox24Error):
     """TensorRT built no engine.
 
     Attributes:
-        reason: Why, in one sentence.
-        log: All that TensorRT said.
+        reason: Why there is no engine, in one sentence.
+        log: Everything that TensorRT said, as text.
     """
 
     def __init__(self, reason: str, place: Path, log: str) -> None:
-        """The reason, where the log was written, and the log."""
+        """Makes the error.
+
+        Args:
+            reason: Why there is no engine, in one sentence.
+            place: File that the log was written to.
+            log: The log itself.
+        """
         super().__init__(f"{reason} All that it said is in {place}.")
         self.reason, self.log = reason, log
 
 
 @dataclass(frozen=True)
 class BuiltEngine:
-    """One engine and what was said and found about it.
+    """One engine that was built, and what TensorRT said about it.
 
     Attributes:
-        kind: Which of the three.
-        engine: Serialised engine.
-        log: The builder's log, VERBOSE lines included.
-        layers: The inspector's JSON on every layer.
-        seconds: Wall time of the build.
-        messages: The log's messages one by one, without their prefix.
-        notes: What the reader of the report should know.
+        kind: Which of the three engines it is.
+        engine: File of the serialised engine.
+        log: File of the builder's log, VERBOSE lines included.
+        layers: File of the inspector's JSON on every layer.
+        seconds: Wall time of the build in seconds.
+        messages: The messages of the log one by one, without their prefix.
+        notes: Sentences that the reader of the report should know.
     """
 
     kind: EngineKind
@@ -68,21 +74,28 @@ class BuiltEngine:
 
 @dataclass(frozen=True)
 class BuiltEngines:
-    """The engines of a run: `dense`, `sparse` and `sparse-off`, in this order."""
+    """The engines of a run.
+
+    Attributes:
+        engines: The engines `dense`, `sparse` and `sparse-off`, in this order.
+    """
 
     engines: tuple[BuiltEngine, ...]
 
 
 @dataclass(frozen=True)
 class EmitEngines:
-    """Settings of the pass: what is asked of the builder, the same for every engine of a run.
+    """The pass that builds the engines, and its settings, which are the same for every engine of a run.
 
     Attributes:
-        profile: Range of every input with dynamic axes; others may be left out.
-        precision: Types of the ONNX files; decides file names, and a builder flag for TensorRT 8 alone.
-        workspace: Most bytes of scratch memory a tactic may use; None: all of the device, TensorRT's default.
-        timing_cache: Timings of earlier builds, read where the file is there; None: only this run's own.
-        optimization_level: 0 to 5; None: TensorRT's default of 3.
+        profile: Range of shapes of every input with dynamic axes, by name. Other inputs may be left out.
+        precision: Precision of the ONNX files. It decides the names of the files and, for TensorRT 8 alone, a flag of
+            the builder.
+        workspace: Most bytes of scratch memory that a tactic may use. None lets it use all memory of the device, which
+            is TensorRT's default.
+        timing_cache: File with timings of earlier builds, which is read where it exists. None uses only timings of this
+            run.
+        optimization_level: TensorRT's builder optimization level, 0 to 5. None takes TensorRT's default of 3.
     """
 
     profile: Mapping[str, ShapeRange] = field(default_factory=dict)
@@ -92,16 +105,16 @@ class EmitEngines:
     optimization_level: int | None = None
 
     def call(self, *, dense: Path, sparse: Path, folder: Path) -> BuiltEngines:
-        """Builds all three engines; the timing cache stands beside them.
+        """Builds all three engines. The timing cache is written beside them.
 
         Args:
-            dense: ONNX file of the dense model, in the types that are to be computed in.
-            sparse: The same of the sparse model.
-            folder: Where files go; it is there.
+            dense: ONNX file of the dense model, in the types in which the engine computes.
+            sparse: ONNX file of the sparse model, in the same types.
+            folder: Folder for the files; it must exist.
 
         Raises:
             EngineBuildError: TensorRT cannot read a file or build an engine from it.
-            UnavailableError: TensorRT is not there, or too old for the precision.
+            UnavailableError: TensorRT cannot be imported, or is too old for the precision.
             OSError: A file cannot be written.
         """
         return BuiltEngines(
@@ -113,40 +126,43 @@ class EmitEngines:
         )
 
     def emit_one(self, onnx: Path, kind: EngineKind, folder: Path) -> BuiltEngine:
-        """Builds one engine; writes `KIND.PRECISION.engine`, `.build.log` and `.layers.json`, each whole or not at all.
+        """Builds one engine, and writes `KIND.PRECISION.engine`, `.build.log` and `.layers.json` to the folder.
 
-        The log is written where the build fails, too.
+        Each file appears whole or not at all. The log is written even if the build fails.
 
         Raises:
             EngineBuildError: TensorRT cannot read `onnx` or build an engine from it.
-            UnavailableError: TensorRT is not there, or too old for the precision.
+            UnavailableError: TensorRT cannot be imported, or is too old for the precision.
             OSError: A file cannot be written.
         """
         stem = f"{kind}.{self.precision}"
         places = {what: folder / f"{stem}.{what}" for what in ("engine", "build.log", "layers.json")}
         started = time.perf_counter()
-        with captured() as log:
+        with capture_log() as log:
             try:
                 plan = _build(onnx, folder, self, sparse_weights=kind == "sparse")
                 seconds = time.perf_counter() - started
-                layers = layer_information(plan)
+                layers = read_layer_information(plan)
             except Exception as error:
                 write_whole(places["build.log"], log.text.encode())
                 if isinstance(error, Prox24Error):
                     raise
-                raise _failed(onnx, places["build.log"], log, error) from error
+                raise _make_build_error(onnx, places["build.log"], log, error) from error
         write_whole(places["engine"], plan)
         write_whole(places["layers.json"], layers.encode())
         write_whole(places["build.log"], log.text.encode())
         files = places["engine"], places["build.log"], places["layers.json"]
-        return BuiltEngine(kind, *files, seconds, tuple(log.messages), _notes(layers))
+        return BuiltEngine(kind, *files, seconds, tuple(log.messages), _find_oddities(layers))
 
 
-def layer_information(plan: Any) -> str:
-    """The inspector's JSON on every layer of a serialised engine (bytes, or TensorRT's own host memory).
+def read_layer_information(plan: Any) -> str:
+    """Reads what TensorRT's inspector says about every layer of an engine, as JSON text.
+
+    Args:
+        plan: The serialised engine: bytes, or TensorRT's own host memory.
 
     Raises:
-        Exception: Polygraphy's, where TensorRT cannot read the engine.
+        Exception: TensorRT cannot read the engine; the error is Polygraphy's.
     """
     from polygraphy.backend.trt import EngineFromBytes  # noqa: PLC0415 (optional)
 
@@ -157,10 +173,10 @@ def layer_information(plan: Any) -> str:
 
 
 def write_whole(place: Path, contents: Any) -> None:
-    """Writes bytes, or anything with a buffer, to `place`, which has all of it or is as before.
+    """Writes bytes, or anything with a buffer, to `place`. On failure the file there stays as it was.
 
     Raises:
-        OSError: It cannot be written.
+        OSError: The file cannot be written.
     """
     with tempfile.TemporaryDirectory(dir=place.parent, prefix=f".{place.name}.") as work:
         copy = Path(work) / place.name
@@ -169,28 +185,29 @@ def write_whole(place: Path, contents: Any) -> None:
 
 
 def _build(onnx: Path, folder: Path, settings: EmitEngines, *, sparse_weights: bool) -> Any:
-    """The serialised engine, in TensorRT's own memory; the timing cache of `folder` grows by what was timed."""
+    """Builds an engine, serialised in TensorRT's own memory. New timings are added to the timing cache in `folder`."""
     from polygraphy.backend.trt import CreateConfig, EngineBytesFromNetwork, NetworkFromOnnxPath  # noqa: PLC0415
 
     trt = import_tensorrt()
-    network = NetworkFromOnnxPath(str(onnx), strongly_typed=generation(trt.__version__).strongly_typed)
-    with _timing_cache(folder / TIMING_CACHE, settings.timing_cache) as cache:
+    limits = None if settings.workspace is None else {trt.MemoryPoolType.WORKSPACE: settings.workspace}
+    network = NetworkFromOnnxPath(str(onnx), strongly_typed=find_generation(trt.__version__).strongly_typed)
+    with _work_on_timing_cache(folder / TIMING_CACHE, settings.timing_cache) as cache:
         config = CreateConfig(
             sparse_weights=sparse_weights,
-            profiles=[_profile(settings.profile)],
+            profiles=[_make_profile(settings.profile)],
             load_timing_cache=str(cache) if cache.is_file() else None,
-            memory_pool_limits=_limits(trt, settings.workspace),
+            memory_pool_limits=limits,
             profiling_verbosity=trt.ProfilingVerbosity.DETAILED,
             builder_optimization_level=settings.optimization_level,
             tf32=True,
-            **builder_flags(trt.__version__, settings.precision),
+            **choose_builder_flags(trt.__version__, settings.precision),
         )
         return EngineBytesFromNetwork(network, config, save_timing_cache=str(cache))()
 
 
 @contextmanager
-def _timing_cache(place: Path, earlier: Path | None) -> Iterator[Path]:
-    """A copy of the cache to work on, which takes the place of the cache when the block ends well.
+def _work_on_timing_cache(place: Path, earlier: Path | None) -> Iterator[Path]:
+    """Gives a copy of the timing cache to work on. It replaces the cache when the block ends without an error.
 
     Polygraphy writes in place, and leaves a lock file beside what it reads and writes.
     """
@@ -204,11 +221,7 @@ def _timing_cache(place: Path, earlier: Path | None) -> Iterator[Path]:
             copy.replace(place)
 
 
-def _limits(trt: Any, workspace: int | None) -> dict[Any, int] | None:
-    return None if workspace is None else {trt.MemoryPoolType.WORKSPACE: workspace}
-
-
-def _profile(ranges: Mapping[str, ShapeRange]) -> Any:
+def _make_profile(ranges: Mapping[str, ShapeRange]) -> Any:
     from polygraphy.backend.trt import Profile  # noqa: PLC0415 (optional)
 
     profile = Profile()
@@ -217,9 +230,9 @@ def _profile(ranges: Mapping[str, ShapeRange]) -> Any:
     return profile
 
 
-def _notes(layers: str) -> tuple[str, ...]:
-    """What is odd about the inspector's answer, which diagnosis reads."""
-    row = generation(import_tensorrt().__version__)
+def _find_oddities(layers: str) -> tuple[str, ...]:
+    """Sentences on what the inspector's JSON lacks, because the diagnosis of engines reads it."""
+    row = find_generation(import_tensorrt().__version__)
     try:
         document = json.loads(layers)
     except ValueError as error:
@@ -231,6 +244,6 @@ def _notes(layers: str) -> tuple[str, ...]:
     return ()
 
 
-def _failed(onnx: Path, place: Path, log: BuildLog, error: Exception) -> EngineBuildError:
+def _make_build_error(onnx: Path, place: Path, log: BuildLog, error: Exception) -> EngineBuildError:
     why = log.complaint or first_line(error)
     return EngineBuildError(f"TensorRT built no engine from {onnx}: {why}", place, log.text)

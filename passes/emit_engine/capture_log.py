@@ -1,8 +1,8 @@
-"""What TensorRT says while it works, as text: TensorRT's own severity VERBOSE included, nothing printed.
+"""Captures what TensorRT says while it works, down to its severity VERBOSE, and prints nothing.
 
 TensorRT keeps one logger for the whole process; a second one is ignored. Polygraphy owns it and hands every line to
-its own logger, which can hand it on to Python's `logging`: that is the hook here. Polygraphy would print otherwise, and
-stdout carries the result of a run alone.
+its own logger, which can hand it on to Python's `logging`, where it is captured. Otherwise Polygraphy would print, and
+stdout is for the result of a run alone.
 """
 
 import logging
@@ -12,22 +12,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-# Levels at which Polygraphy hands lines on: its EXTRA_VERBOSE holds TensorRT's VERBOSE, its VERBOSE TensorRT's INFO.
+# Letters of the levels at which Polygraphy hands lines on. Its EXTRA_VERBOSE stands for TensorRT's VERBOSE, and its
+# VERBOSE for TensorRT's INFO.
 EXTRA_VERBOSE = 6
 LETTERS = {EXTRA_VERBOSE: "V", logging.DEBUG: "I", logging.WARNING: "W", logging.ERROR: "E", logging.CRITICAL: "E"}
-SHOWN = 3  # errors in one message
+SHOWN = 3  # most errors in one message
 RESTORED = ("use_python_logging_system", "module_severity", "colors", "letter", "timestamp", "line_info", "once_logged")
 
 
 @dataclass
 class BuildLog:
-    """Lines in trtexec's form, `[11/25/2026-07:51:00] [V] [TRT] …`.
+    """A log with lines in the form of trtexec, `[11/25/2026-07:51:00] [V] [TRT] …`.
 
-    Polygraphy's own detail lines carry `[TRT]` too: its logger does not tell them apart.
+    Polygraphy's own detailed lines carry `[TRT]`, too, because its logger does not tell them apart.
 
     Attributes:
-        lines: In the order they were said.
-        messages: The same without the prefix.
+        lines: The lines, in the order in which they came.
+        messages: The same lines without their prefix.
         errors: Messages of severity ERROR alone, without the prefix.
     """
 
@@ -37,16 +38,18 @@ class BuildLog:
 
     @property
     def text(self) -> str:
-        """The lines, ready for a file."""
+        """The lines as the text of a file."""
         return "".join(f"{line}\n" for line in self.lines)
 
     @property
     def complaint(self) -> str:
-        """The first errors in one line; empty where there are none."""
+        """The first errors, joined in one line; empty where there are none."""
         return " ".join(" ".join(error.split()) for error in self.errors[:SHOWN])
 
 
 class _Keep(logging.Handler):
+    """Adds every record to a log."""
+
     def __init__(self, log: BuildLog) -> None:
         super().__init__()
         self.log = log
@@ -63,8 +66,8 @@ class _Keep(logging.Handler):
 
 
 @contextmanager
-def captured() -> Iterator[BuildLog]:
-    """Collects what TensorRT and Polygraphy say within the block, also where the block fails."""
+def capture_log() -> Iterator[BuildLog]:
+    """Collects what TensorRT and Polygraphy say within the block, even if the block fails."""
     from polygraphy.logger import G_LOGGER  # noqa: PLC0415 (optional)
 
     log, sink = BuildLog(), logging.getLogger("Polygraphy")

@@ -1,7 +1,7 @@
-"""Whether TensorRT engines can be built and run here, and what to install where not.
+"""Finds out whether TensorRT engines can be built and run on this machine, and what to install if they cannot.
 
-Nothing is imported before it is asked for. Buffers, streams, events and graphs come from `torch.cuda`
-(`engines/cuda_device.py`), so that TensorRT needs a torch with CUDA.
+Nothing is imported before it is asked for. Buffers, streams, events and graphs come from `torch.cuda`, so TensorRT is
+used only with a torch that has CUDA.
 """
 
 import warnings
@@ -10,23 +10,23 @@ from importlib import import_module
 from types import ModuleType
 
 from prox24_export.errors import UnavailableError, first_line
-from prox24_export.passes.emit_engine.versions import generation
+from prox24_export.passes.emit_engine.versions import find_generation
 
 INSTALL = "pip install 'prox24-export[tensorrt]'"
-SPARSE_SINCE = (8, 0)  # compute capability: Ampere
+SPARSE_SINCE = (8, 0)  # compute capability of Ampere, the first with sparse matrix instructions
 
 
 @dataclass(frozen=True)
 class Availability:
-    """What is here.
+    """Whether TensorRT can be used on this machine.
 
     Attributes:
         available: Whether engines can be built and run.
-        version: Of TensorRT; empty where it cannot be imported.
+        version: Version of TensorRT; empty where it cannot be imported.
         device: Name of the GPU; empty where there is none.
         sparse: Whether the GPU has sparse matrix instructions.
         reason: Why engines cannot be built, in one sentence; empty where they can.
-        remedy: What to do about it, in one sentence.
+        remedy: What to do about it, in one sentence; empty where engines can be built.
     """
 
     available: bool
@@ -38,27 +38,27 @@ class Availability:
 
 
 def availability() -> Availability:
-    """Imports TensorRT, Polygraphy and torch, and looks for a GPU; raises nothing."""
+    """Imports TensorRT, Polygraphy and torch, and looks for a GPU. It raises nothing."""
     try:
         trt = import_module("tensorrt")
         version = str(trt.__version__)
-        generation(version)
+        find_generation(version)
         import_module("polygraphy.backend.trt")
     except UnavailableError as error:
         return Availability(False, version, reason=f"TensorRT {version} is too old.", remedy=str(error))
     except ModuleNotFoundError as error:
         return Availability(False, reason=f"{error.name} is not installed.", remedy=f"Install it: {INSTALL}.")
-    except (ImportError, OSError) as error:  # the package is there, one of its libraries is not
+    except (ImportError, OSError) as error:  # the package is installed, but one of its libraries is missing
         remedy = f"Install it with its libraries: {INSTALL}, or put those of the same version on LD_LIBRARY_PATH."
         return Availability(False, reason=f"TensorRT cannot be imported: {first_line(error)}.", remedy=remedy)
-    return _with_gpu(version)
+    return _look_for_gpu(version)
 
 
-def require() -> Availability:
-    """The same where engines can be built.
+def require_tensorrt() -> Availability:
+    """Expects that engines can be built on this machine, and says what it found.
 
     Raises:
-        UnavailableError: They cannot; the message says why and what to do.
+        UnavailableError: Engines cannot be built; the message says why and what to do.
     """
     found = availability()
     if not found.available:
@@ -67,10 +67,10 @@ def require() -> Availability:
 
 
 def import_tensorrt() -> ModuleType:
-    """The module.
+    """Imports the module `tensorrt`.
 
     Raises:
-        UnavailableError: It cannot be imported.
+        UnavailableError: It cannot be imported; the message says what to install.
     """
     try:
         return import_module("tensorrt")
@@ -78,7 +78,7 @@ def import_tensorrt() -> ModuleType:
         raise UnavailableError(f"TensorRT cannot be imported: {first_line(error)}. Install it: {INSTALL}.") from error
 
 
-def _with_gpu(version: str) -> Availability:
+def _look_for_gpu(version: str) -> Availability:
     torch = import_module("torch")
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")

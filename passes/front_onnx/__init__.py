@@ -1,1 +1,1 @@
-"""The front end for ONNX files: onnx_ir says what is there, ONNX Runtime runs it, weights are written back."""
+"""The front end for ONNX files: onnx_ir reads them, ONNX Runtime runs them, and solved weights are written back."""

@@ -1,6 +1,6 @@
-"""A float32 copy of a bfloat16 or float64 model, for execution where ONNX Runtime lacks CPU kernels.
+"""Makes a float32 copy of a bfloat16 or float64 model, to run it where ONNX Runtime lacks CPU kernels.
 
-Only calibration and accuracy run on it; the exported file keeps its own types.
+Only calibration and accuracy use the copy; the exported file keeps its own types.
 """
 
 from collections.abc import Iterable, Iterator
@@ -11,12 +11,18 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-WIDE = {onnx.TensorProto.BFLOAT16, onnx.TensorProto.DOUBLE}
+from prox24_export.passes.front_onnx.runtime import MAY_LACK_KERNELS
+
 TYPE_ATTRIBUTES = {"to", "dtype", "output_dtype", "stash_type"}  # integers that name an element type
 
 
-def convert(proto: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
-    """The same graph with every bfloat16 and float64 replaced by float32; external data from `folder` is loaded."""
+def convert_to_float32(proto: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
+    """Makes a copy of a model in which every bfloat16 and float64 is float32.
+
+    Args:
+        proto: The model.
+        folder: The folder of its external data, which the copy holds in memory.
+    """
     copy = onnx.ModelProto()
     copy.CopyFrom(proto)
     onnx.load_external_data_for_model(copy, str(folder))
@@ -25,22 +31,22 @@ def convert(proto: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
         _convert_type(value.type)
     for tensor in copy.graph.initializer:
         _convert_tensor(tensor)
-    for node in _nodes(copy.graph.node):
+    for node in _walk_nodes(copy.graph.node):
         _convert_node(node)
     for function in copy.functions:
         del function.value_info[:]
-        for node in _nodes(function.node):
+        for node in _walk_nodes(function.node):
             _convert_node(node)
     return copy
 
 
-def widened(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """An array of the original model as the copy holds it."""
-    return array.astype(np.float32) if array.dtype.name in {"bfloat16", "float64"} else array
+def widen(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Converts an array of the original model to the type that it has in the copy."""
+    return array.astype(np.float32) if array.dtype.name in MAY_LACK_KERNELS.values() else array
 
 
-def _nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
-    """`nodes` and those of their bodies, whose own values are converted on the way."""
+def _walk_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
+    """Yields nodes and those of their bodies. The values of the bodies are converted on the way."""
     for node in nodes:
         yield node
         for attribute in node.attribute:
@@ -50,7 +56,7 @@ def _nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
                 del body.value_info[:]
                 for value in (*body.input, *body.output):
                     _convert_type(value.type)
-                yield from _nodes(body.node)
+                yield from _walk_nodes(body.node)
 
 
 def _convert_node(node: onnx.NodeProto) -> None:
@@ -59,13 +65,13 @@ def _convert_node(node: onnx.NodeProto) -> None:
             _convert_tensor(attribute.t)
         for tensor in attribute.tensors:
             _convert_tensor(tensor)
-        if attribute.name in TYPE_ATTRIBUTES and attribute.i in WIDE:
+        if attribute.name in TYPE_ATTRIBUTES and attribute.i in MAY_LACK_KERNELS:
             attribute.i = onnx.TensorProto.FLOAT
 
 
 def _convert_type(kind: onnx.TypeProto) -> None:
     match kind.WhichOneof("value"):
-        case "tensor_type" if kind.tensor_type.elem_type in WIDE:
+        case "tensor_type" if kind.tensor_type.elem_type in MAY_LACK_KERNELS:
             kind.tensor_type.elem_type = onnx.TensorProto.FLOAT
         case "sequence_type":
             _convert_type(kind.sequence_type.elem_type)
@@ -74,5 +80,5 @@ def _convert_type(kind: onnx.TypeProto) -> None:
 
 
 def _convert_tensor(tensor: onnx.TensorProto) -> None:
-    if tensor.data_type in WIDE:
-        tensor.CopyFrom(onnx.numpy_helper.from_array(widened(onnx.numpy_helper.to_array(tensor)), tensor.name))
+    if tensor.data_type in MAY_LACK_KERNELS:
+        tensor.CopyFrom(onnx.numpy_helper.from_array(widen(onnx.numpy_helper.to_array(tensor)), tensor.name))

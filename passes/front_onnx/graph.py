@@ -1,4 +1,4 @@
-"""The TracedGraph over an ONNX file: onnx_ir says what is there, ONNX Runtime runs it."""
+"""An ONNX file as a `TracedGraph`: onnx_ir reads it, and ONNX Runtime runs it."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
@@ -14,7 +14,8 @@ from torch import Tensor
 
 from prox24_export.errors import InputError
 from prox24_export.passes.front_onnx import float32_copy, linear_operators, runtime
-from prox24_export.passes.front_onnx.tensors import is_external, node_tensors
+from prox24_export.passes.front_onnx.constants import FLOAT_TYPES, find_stored_tensor
+from prox24_export.passes.front_onnx.tensors import find_node_tensors, is_external
 from prox24_export.passes.graph.arrays import Array
 from prox24_export.passes.graph.protocol import Candidate, Feeds, Input, Linear, Node, Skipped
 
@@ -31,15 +32,15 @@ RANDOM_OPERATORS = {
 
 
 class OnnxGraph:
-    """An ONNX model as the passes see it. Nothing of it is ever modified.
+    """An ONNX model as the passes see it. It is never changed.
 
     Attributes:
-        path: Where it was read from.
-        proto: The file, external data left on disk.
+        path: The file that it was read from.
+        proto: The content of the file. External data is left on disk.
     """
 
     def __init__(self, path: Path) -> None:
-        """Reads the file; nothing is run yet.
+        """Reads the file. Nothing is run yet.
 
         Raises:
             InputError: The file is missing or is not an ONNX model.
@@ -50,31 +51,31 @@ class OnnxGraph:
             self._model = ir.from_proto(self.proto)
         except Exception as error:
             raise InputError(
-                f"{path} is not a valid ONNX model: {runtime.one_sentence(error)}. Expected a file that "
+                f"{path} is not a valid ONNX model: {runtime.shorten_message(error)}. Expected a file that "
                 "onnx.checker accepts; export it again with a current exporter."
             ) from error
         ir.external_data.set_base_dir(self._model.graph, path.parent)
-        self._names = linear_operators.node_names(self._model)
+        self._names = linear_operators.name_nodes(self._model)
 
     @cached_property
     def runs_in_float32(self) -> tuple[str, ...]:
-        """The types for whose sake a float32 copy is executed instead; empty when the file itself is.
+        """The types for which a float32 copy is run in place of the file; empty where the file itself is run.
 
         Raises:
             InputError: ONNX Runtime cannot load the model.
         """
-        return runtime.types_without_kernel(self.proto, self.path)
+        return runtime.find_types_without_kernel(self.proto, self.path)
 
     @cached_property
     def _runnable(self) -> onnx.ModelProto:
-        return float32_copy.convert(self.proto, self.path.parent) if self.runs_in_float32 else self.proto
+        return float32_copy.convert_to_float32(self.proto, self.path.parent) if self.runs_in_float32 else self.proto
 
     @cached_property
     def inputs(self) -> tuple[Input, ...]:
-        """What a caller must feed: graph inputs that are not initializers."""
+        """The inputs that the user feeds: graph inputs that are not initializers."""
         graph = self._runnable.graph
         stored = {tensor.name for tensor in graph.initializer}
-        return tuple(_input(value) for value in graph.input if value.name not in stored)
+        return tuple(_describe_input(value) for value in graph.input if value.name not in stored)
 
     @cached_property
     def outputs(self) -> tuple[str, ...]:
@@ -83,14 +84,17 @@ class OnnxGraph:
 
     @cached_property
     def gathered_rows(self) -> dict[str, int]:
-        """By input name: rows of the smallest table that a Gather indexes with it, directly or behind a Cast."""
+        """By name of the input, the number of rows of the smallest table that a Gather indexes with it.
+
+        Between the input and the Gather there may be a Cast, and operators that change only the shape.
+        """
         rows: dict[str, int] = {}
         for value in self._model.graph.inputs:
             pending = [value]
             while pending:
                 for node, index in pending.pop().uses():
                     if node.op_type == "Gather" and index == 1:
-                        size = _rows_of_table(node)
+                        size = _count_rows(node)
                         if size is not None:
                             name = str(value.name)
                             rows[name] = min(size, rows.get(name, size))
@@ -100,7 +104,7 @@ class OnnxGraph:
 
     @cached_property
     def constants(self) -> frozenset[str]:
-        """Names of all values that depend on no input: initializers and what is computed from them."""
+        """Names of all values that depend on no input: initializers, and what is computed from them alone."""
         known = {tensor.name for tensor in self.proto.graph.initializer}
         known |= {tensor.values.name for tensor in self.proto.graph.sparse_initializer}
         for node in self._all_nodes:
@@ -115,45 +119,49 @@ class OnnxGraph:
 
     @cached_property
     def parameters(self) -> int:
-        """Entries of all stored float tensors of the main graph."""
-        floats = linear_operators.FLOAT_TYPES
-        stored = [linear_operators.stored_tensor(value) for value in self._constant_values]
+        """Number of entries of all stored float tensors of the main graph."""
+        floats = FLOAT_TYPES
+        stored = [find_stored_tensor(value) for value in self._constant_values]
         return sum(tensor.size for tensor in stored if tensor is not None and tensor.dtype in floats)
 
     def operators(self) -> list[Candidate | Skipped]:
-        """Every linear-like node, in topological order."""
-        return linear_operators.operators(self._model, self._names)
+        """Recognises every linear-like node, in topological order."""
+        return linear_operators.find_operators(self._model, self._names)
 
     def weight(self, linear: Linear) -> Float[Tensor, "N K"]:
-        """The stored weight as a matrix, float32 (float64 where stored so)."""
+        """Reads the weight of a layer as a float32 matrix [N, K] (float64 where it is stored as float64)."""
         return linear.to_matrix(self.stored(linear.weight))
 
     def stored(self, name: str) -> Array:
-        """A stored tensor, in its own dtype and shape."""
-        tensor = linear_operators.stored_tensor(self._values[name])
+        """Reads a stored tensor by its name, in its own dtype and shape.
+
+        Raises:
+            KeyError: No tensor of this name is stored.
+        """
+        tensor = find_stored_tensor(self._values[name])
         if tensor is None:
             raise KeyError(name)
         return tensor.numpy()
 
     def session(self) -> runtime.Session:
-        """The whole model, ready to run.
+        """Opens a session of ONNX Runtime for the whole model.
 
         Raises:
             InputError: ONNX Runtime cannot load the model.
         """
         if not self.runs_in_float32:
-            return runtime.session(self.path)
+            return runtime.open_session(self.path)
         try:
-            return runtime.session(self._runnable.SerializeToString())
+            return runtime.open_session(self._runnable.SerializeToString())
         except Exception as error:
             raise InputError(
-                f"ONNX Runtime cannot load {self.path}, nor a float32 copy of it: {runtime.one_sentence(error)}."
+                f"ONNX Runtime cannot load {self.path}, nor a float32 copy of it: {runtime.shorten_message(error)}."
             ) from error
 
     predicts_next_token = False
 
     def runner(self) -> Callable[[Feeds], Sequence[Array]]:
-        """The whole model: feeds to outputs.
+        """A function that runs the whole model: it takes feeds and returns outputs, in the order of `outputs`.
 
         Raises:
             InputError: ONNX Runtime cannot load the model.
@@ -169,7 +177,7 @@ class OnnxGraph:
     def compile(
         self, nodes: Sequence[Node], sample: Feeds, fetches: Sequence[str], weights: Mapping[str, Array]
     ) -> Callable[[Feeds], dict[str, Array]]:
-        """A function that runs `nodes` on feeds typed like `sample`; `weights` replaces stored ones by name."""
+        """Makes a function that runs `nodes`; see `TracedGraph.compile`."""
         wanted = self._with_constants(nodes)
         read = {name for node in wanted for name in node.inputs}
         segment = onnx.GraphProto(name="segment")
@@ -179,7 +187,7 @@ class OnnxGraph:
             sparse for sparse in self._runnable.graph.sparse_initializer if sparse.values.name in read
         )
         feeds = [name for name in sample if name in read]
-        segment.input.extend(_typed(name, sample[name]) for name in feeds)
+        segment.input.extend(_declare(name, sample[name]) for name in feeds)
         segment.output.extend(onnx.ValueInfoProto(name=name) for name in fetches)
         model = onnx.ModelProto(
             ir_version=self._runnable.ir_version,
@@ -187,7 +195,7 @@ class OnnxGraph:
             functions=self._functions,
             graph=segment,
         )
-        session = runtime.session(model.SerializeToString())
+        session = runtime.open_session(model.SerializeToString())
 
         def run(values: Feeds) -> dict[str, Array]:
             results = session.run(list(fetches), {name: values[name] for name in feeds})
@@ -197,13 +205,13 @@ class OnnxGraph:
 
     @cached_property
     def _all_nodes(self) -> tuple[Node, ...]:
-        return _in_order(
+        return _sort(
             [
                 Node(
                     index=index,
                     name=self._names[node],
                     op=node.op_type,
-                    inputs=tuple(dict.fromkeys(_reads(node, self._model.graph))),
+                    inputs=tuple(dict.fromkeys(_find_read_values(node, self._model.graph))),
                     outputs=tuple(str(value.name) for value in node.outputs if value.name),
                     is_random=self._is_random(node),
                 )
@@ -212,7 +220,7 @@ class OnnxGraph:
         )
 
     def _is_random(self, node: ir.Node) -> bool:
-        for inner in _with_bodies(node):
+        for inner in _walk_bodies(node):
             function = self._model.functions.get(inner.op_identifier())
             if inner.op_type in RANDOM_OPERATORS or (function and any(self._is_random(node) for node in function)):
                 return True
@@ -244,7 +252,7 @@ class OnnxGraph:
         return {name: node for node in self._all_nodes for name in node.outputs}
 
     def _with_constants(self, nodes: Sequence[Node]) -> list[Node]:
-        """`nodes` and the constant nodes they read, in topological order."""
+        """`nodes` and the nodes of the constants that they read, in topological order."""
         wanted = {node.index for node in nodes}
         pending = list(nodes)
         while pending:
@@ -270,7 +278,7 @@ class OnnxGraph:
         if name in weights:
             return self._as_runnable(name, weights[name])
         tensor: onnx.TensorProto = self._runnable.graph.initializer[self._initializer_index[name]]
-        if tensor.data_location != onnx.TensorProto.EXTERNAL:
+        if not is_external(tensor):
             return tensor
         loaded = onnx.TensorProto()
         loaded.CopyFrom(tensor)
@@ -279,12 +287,12 @@ class OnnxGraph:
 
     def _loaded(self, owner: Owner, nodes: Sequence[onnx.NodeProto]) -> Owner:
         """`owner` as it is, or a copy of it with the external data that its nodes' attributes name."""
-        if not any(is_external(tensor) for node in nodes for _, tensor in node_tensors(node)):
+        if not any(is_external(tensor) for node in nodes for _, tensor in find_node_tensors(node)):
             return owner
         copy = type(owner)()
         copy.CopyFrom(owner)
         for node in [copy] if isinstance(copy, onnx.NodeProto) else copy.node:
-            for _, tensor in node_tensors(node):
+            for _, tensor in find_node_tensors(node):
                 if is_external(tensor):
                     self._load(tensor)
         return copy
@@ -296,12 +304,12 @@ class OnnxGraph:
 
     def _as_runnable(self, name: str, array: Array) -> onnx.TensorProto:
         if self.runs_in_float32:
-            array = float32_copy.widened(array)
+            array = float32_copy.widen(array)
         return onnx.numpy_helper.from_array(array, name)
 
 
-def _in_order(nodes: Sequence[Node]) -> tuple[Node, ...]:
-    """Topological order; a file that is in order keeps its own (ONNX Runtime runs one that is not)."""
+def _sort(nodes: Sequence[Node]) -> tuple[Node, ...]:
+    """Sorts nodes topologically. Nodes that are in order keep it; ONNX Runtime also runs files that are not."""
     position = {name: place for place, node in enumerate(nodes) for name in node.outputs}
     before = {place: {position[name] for name in node.inputs if name in position} for place, node in enumerate(nodes)}
     if all(earlier < place for place, all_earlier in before.items() for earlier in all_earlier):
@@ -309,12 +317,12 @@ def _in_order(nodes: Sequence[Node]) -> tuple[Node, ...]:
     return tuple(nodes[place] for place in TopologicalSorter(before).static_order())
 
 
-def _rows_of_table(gather: ir.Node) -> int | None:
-    """Size of the axis that a Gather indexes, where it is known."""
+def _count_rows(gather: ir.Node) -> int | None:
+    """The size of the axis that a Gather indexes; None where it is not known."""
     table = gather.inputs[0]
     if table is None:
         return None
-    tensor = linear_operators.stored_tensor(table)
+    tensor = find_stored_tensor(table)
     shape = table.shape if tensor is None else tensor.shape
     size = None if shape is None else shape[gather.attributes.get_int("axis", 0)]
     return size if isinstance(size, int) else None
@@ -327,7 +335,7 @@ def _read(path: Path) -> onnx.ModelProto:
         proto = onnx.load(path, load_external_data=False)
     except Exception as error:
         raise InputError(
-            f"{path} cannot be read as an ONNX model: {runtime.one_sentence(error)}. Expected an .onnx file."
+            f"{path} cannot be read as an ONNX model: {runtime.shorten_message(error)}. Expected an .onnx file."
         ) from error
     if not proto.graph.node:
         raise InputError(f"{path} holds no graph. Expected an .onnx file with at least one node.")
@@ -336,7 +344,7 @@ def _read(path: Path) -> onnx.ModelProto:
     return proto
 
 
-def _input(value: onnx.ValueInfoProto) -> Input:
+def _describe_input(value: onnx.ValueInfoProto) -> Input:
     kind = value.type.WhichOneof("value")
     if kind != "tensor_type":
         raise InputError(f"input {value.name!r} is a {kind or 'value of unknown type'}; only tensors can be fed.")
@@ -350,7 +358,7 @@ def _input(value: onnx.ValueInfoProto) -> Input:
     return Input(value.name, dtype, tuple(size if size != 0 else None for size in sizes))
 
 
-def _typed(name: str, array: Array) -> onnx.ValueInfoProto:
+def _declare(name: str, array: Array) -> onnx.ValueInfoProto:
     if not isinstance(array, np.ndarray):
         raise InputError(
             f"value {name!r} between two stages is not a tensor but a {type(array).__name__}: sequences and "
@@ -359,7 +367,8 @@ def _typed(name: str, array: Array) -> onnx.ValueInfoProto:
     return onnx.helper.make_tensor_value_info(name, onnx.helper.np_dtype_to_tensor_dtype(array.dtype), None)
 
 
-def _with_bodies(node: ir.Node) -> Iterator[ir.Node]:
+def _walk_bodies(node: ir.Node) -> Iterator[ir.Node]:
+    """Yields a node and all nodes of its bodies."""
     yield node
     for attribute in node.attributes.values():
         if attribute.is_ref():
@@ -371,9 +380,9 @@ def _with_bodies(node: ir.Node) -> Iterator[ir.Node]:
                 yield from body.all_nodes()
 
 
-def _reads(node: ir.Node, main: ir.Graph) -> Iterator[str]:
-    """Values of the main graph that a node reads, captures of its bodies included."""
-    for inner in _with_bodies(node):
+def _find_read_values(node: ir.Node, main: ir.Graph) -> Iterator[str]:
+    """Yields the names of the main graph's values that a node reads, also of those that its bodies capture."""
+    for inner in _walk_bodies(node):
         for value in inner.inputs:
             if value is not None and value.name and (inner is node or value.graph is main):
                 yield value.name

@@ -1,4 +1,4 @@
-"""Puts solved weights into a copy of the file: every other byte of the model's meaning stays."""
+"""Writes a copy of an ONNX file with solved weights; everything else that the model says stays as it is."""
 
 import shutil
 from collections.abc import Mapping
@@ -11,12 +11,10 @@ import onnx_ir as ir
 
 from prox24_export.errors import InputError
 from prox24_export.passes.front_onnx.graph import OnnxGraph
-from prox24_export.passes.front_onnx.tensors import model_tensors
-from prox24_export.passes.graph.arrays import Array
+from prox24_export.passes.front_onnx.tensors import find_model_tensors, has_external, is_external
+from prox24_export.passes.graph.arrays import EXTERNAL_ABOVE, EXTERNAL_TENSOR, Array
 
 MODEL = "model.onnx"
-EXTERNAL_ABOVE = 1_800_000_000  # bytes: protobuf ends at 2 GiB
-EXTERNAL_TENSOR = 1024  # bytes: smaller tensors stay in the file
 EXTERNAL_DATA = "model.onnx.data"
 ALIGNMENT = 4096  # bytes: what ONNX recommends, so that a reader can map a tensor into memory
 
@@ -26,8 +24,8 @@ class RewrittenModel:
     """A model file that was written.
 
     Attributes:
-        path: Where it is.
-        changed: Names of the weights that are others than before.
+        path: The file.
+        changed: Names of the weights that were replaced.
     """
 
     path: Path
@@ -36,23 +34,24 @@ class RewrittenModel:
 
 @dataclass(frozen=True)
 class RewriteWeights:
-    """Settings of the pass.
+    """The pass that writes solved weights, and its settings.
 
     Attributes:
-        external_above: Bytes of weights above which they go to `model.onnx.data`; also where the source did so.
+        external_above: Size of the model in bytes above which large tensors go to `model.onnx.data`. They also go there
+            where the source holds external data.
     """
 
     external_above: int = EXTERNAL_ABOVE
 
     def call(self, *, graph: OnnxGraph, weights: Mapping[str, Array], folder: Path) -> RewrittenModel:
-        """Writes a copy of the model with other weights; a byte copy where there are none.
+        """Writes a copy of the model with new weights. Without any, the file is copied byte by byte.
 
-        Where weights are external, one tensor beside the solved weights is in memory at a time.
+        Where tensors are external, only one of them is in memory at a time, beside the solved weights.
 
         Args:
             graph: The model.
             weights: New weights by name, in the shape and dtype in which they are stored.
-            folder: Where the file, and its external data, are written.
+            folder: Folder for the file and its external data; it must exist.
 
         Raises:
             ValueError: A weight is not stored in the model, or not in this shape and dtype.
@@ -64,12 +63,11 @@ class RewriteWeights:
         self.requires(graph, weights)
         model = onnx.ModelProto()
         model.CopyFrom(graph.proto)
-        tensors = list(model_tensors(model))
-        external = any(tensor.data_location == onnx.TensorProto.EXTERNAL for _, tensor in tensors)
-        if external or model.ByteSize() > self.external_above:
+        tensors = list(find_model_tensors(model))
+        if has_external(model) or model.ByteSize() > self.external_above:
             with (folder / EXTERNAL_DATA).open("wb") as data:
                 for name, tensor in tensors:
-                    _place(tensor, _payload(graph, name, tensor, weights), data)
+                    _place(tensor, _read_payload(graph, name, tensor, weights), data)
         else:
             for name, tensor in tensors:
                 if name is not None and name in weights:
@@ -80,12 +78,12 @@ class RewriteWeights:
 
     @staticmethod
     def requires(graph: OnnxGraph, weights: Mapping[str, Array]) -> None:
-        """Expects every weight to be stored in the model, in its shape and dtype; reads no tensor.
+        """Expects every weight to be stored in the model, in its shape and dtype. No tensor is read for that.
 
         Raises:
-            ValueError: One is not.
+            ValueError: A weight is not stored in the model, or has another shape or dtype there.
         """
-        stored = {name: tensor for name, tensor in model_tensors(graph.proto) if name is not None}
+        stored = {name: tensor for name, tensor in find_model_tensors(graph.proto) if name is not None}
         for name, array in weights.items():
             if name not in stored:
                 raise ValueError(f"weights must be stored in the model. Got {name}, which {graph.path} does not hold.")
@@ -98,7 +96,7 @@ class RewriteWeights:
 
 
 def _copy_unchanged(graph: OnnxGraph, folder: Path) -> Path:
-    """A byte copy of the file and of the external data it names.
+    """Copies the file and the external data that it names byte by byte.
 
     Raises:
         InputError: External data lie outside the model's folder.
@@ -108,7 +106,7 @@ def _copy_unchanged(graph: OnnxGraph, folder: Path) -> Path:
     shutil.copyfile(graph.path, path)
     locations = {
         entry.value
-        for _, tensor in model_tensors(graph.proto)
+        for _, tensor in find_model_tensors(graph.proto)
         for entry in tensor.external_data
         if entry.key == "location"
     }
@@ -120,15 +118,15 @@ def _copy_unchanged(graph: OnnxGraph, folder: Path) -> Path:
     return path
 
 
-def _payload(
+def _read_payload(
     graph: OnnxGraph, name: str | None, tensor: onnx.TensorProto, weights: Mapping[str, Array]
 ) -> bytes | None:
-    """What the file shall hold of a tensor; None where it stays as it is."""
+    """The bytes that the new file holds for a tensor; None where the tensor stays as it is in the file."""
     if name is not None and name in weights:
         return weights[name].tobytes()
     if tensor.data_type == onnx.TensorProto.STRING:
         return None  # strings are always inline
-    if tensor.data_location != onnx.TensorProto.EXTERNAL:
+    if not is_external(tensor):
         payload = ir.serde.deserialize_tensor(tensor).tobytes()
         return payload if len(payload) >= EXTERNAL_TENSOR else None
     loaded = onnx.TensorProto()
@@ -138,7 +136,7 @@ def _payload(
 
 
 def _place(tensor: onnx.TensorProto, payload: bytes | None, data: BinaryIO) -> None:
-    """Large payloads beside the model file, small ones in it."""
+    """Puts a large payload into the file of external data, and a small one into the model file."""
     if payload is None:
         return
     if len(payload) < EXTERNAL_TENSOR:

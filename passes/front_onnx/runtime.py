@@ -1,4 +1,4 @@
-"""ONNX Runtime: one way to make a session, and what it can and cannot execute on a CPU."""
+"""ONNX Runtime: opens sessions in one way, and finds out what it cannot run on a CPU."""
 
 import os
 import re
@@ -8,32 +8,31 @@ from typing import Any, Protocol
 
 import onnx
 
-# Read when the library is loaded: it must neither report anything nor leave files in the user's home.
+# The library reads this when it is loaded: it must neither report anything nor leave files in the user's home.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 import onnxruntime as ort
 
 from prox24_export.errors import InputError
 
-FATAL_ONLY = 4  # severity: what ONNX Runtime has to say reaches the user through our own errors
-WIDER_THAN_KERNELS: dict[int, str] = {onnx.TensorProto.BFLOAT16: "bfloat16", onnx.TensorProto.DOUBLE: "float64"}
-LONGEST_SENTENCE = 300
+FATAL_ONLY = 4  # severity of log messages: users learn of failures through our own errors
+MAY_LACK_KERNELS: dict[int, str] = {onnx.TensorProto.BFLOAT16: "bfloat16", onnx.TensorProto.DOUBLE: "float64"}
+LONGEST_SENTENCE = 300  # characters of a message that are kept
 
 ort.set_default_logger_severity(FATAL_ONLY)
 
-
-SEED = 0  # of random operators without a seed of their own: two streams, and two runs, must draw the same
+SEED = 0  # seed of random operators without one of their own: two streams, and two runs, must draw the same
 
 
 class Session(Protocol):
-    """What is used of an ONNX Runtime session."""
+    """The part of an ONNX Runtime session that is used here."""
 
     def run(self, output_names: Sequence[str] | None, input_feed: Mapping[str, Any]) -> list[Any]:
-        """Outputs by name, or all of them, for feeds by name."""
+        """Returns the outputs of these names, or all outputs for None, for feeds by name."""
 
 
-def session(model: bytes | Path) -> Session:
-    """A CPU session for a serialised model or a file; its random operators draw from a fixed seed."""
+def open_session(model: bytes | Path) -> Session:
+    """Opens a CPU session for a serialised model or a file. Its random operators draw from a fixed seed."""
     options = ort.SessionOptions()
     options.log_severity_level = FATAL_ONLY
     # Between two calls the cores belong to the solver: idle ONNX Runtime threads must not spin on them.
@@ -44,27 +43,30 @@ def session(model: bytes | Path) -> Session:
     return made
 
 
-def types_without_kernel(proto: onnx.ModelProto, path: Path) -> tuple[str, ...]:
-    """Types of the model for which ONNX Runtime has no CPU kernel; empty where it runs the file as it is.
+def find_types_without_kernel(proto: onnx.ModelProto, path: Path) -> tuple[str, ...]:
+    """Finds the types of a model for which ONNX Runtime has no CPU kernel.
+
+    Returns:
+        `bfloat16` or `float64`, or both; empty where ONNX Runtime runs the file as it is.
 
     Raises:
-        InputError: ONNX Runtime cannot load the model, and no missing kernel of a wide type explains it.
+        InputError: ONNX Runtime cannot load the model, and a missing kernel for these types does not explain it.
     """
     ends = {value.type.tensor_type.elem_type for value in (*proto.graph.input, *proto.graph.output)}
     if onnx.TensorProto.BFLOAT16 in ends:  # it may load, but NumPy arrays cannot be fed to it or fetched
-        return (WIDER_THAN_KERNELS[onnx.TensorProto.BFLOAT16],)
+        return (MAY_LACK_KERNELS[onnx.TensorProto.BFLOAT16],)
     try:
-        session(path)
+        open_session(path)
     except Exception as error:
-        wide = sorted(set(_element_types(proto)) & set(WIDER_THAN_KERNELS))
+        wide = sorted(set(_walk_element_types(proto)) & set(MAY_LACK_KERNELS))
         if wide and "NOT_IMPLEMENTED" in str(error):
-            return tuple(WIDER_THAN_KERNELS[kind] for kind in wide)
-        raise InputError(f"ONNX Runtime cannot load {path}: {one_sentence(error)}.") from error
+            return tuple(MAY_LACK_KERNELS[kind] for kind in wide)
+        raise InputError(f"ONNX Runtime cannot load {path}: {shorten_message(error)}.") from error
     return ()
 
 
-def one_sentence(error: Exception) -> str:
-    """The heart of a library's message, on one line, without its source paths."""
+def shorten_message(error: Exception) -> str:
+    """Shortens the message of a library's error to its essential part, on one line and without source paths."""
     text = re.sub(r"\s+", " ", str(error)).strip()
     text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text)
     text = re.sub(r"^Load model from .*? failed:", "", text)
@@ -72,7 +74,7 @@ def one_sentence(error: Exception) -> str:
     return (text[:LONGEST_SENTENCE] or type(error).__name__).rstrip(". ")
 
 
-def _element_types(proto: onnx.ModelProto) -> Iterator[int]:
+def _walk_element_types(proto: onnx.ModelProto) -> Iterator[int]:
     for value in (*proto.graph.input, *proto.graph.output, *proto.graph.value_info):
         yield value.type.tensor_type.elem_type
     for tensor in proto.graph.initializer:

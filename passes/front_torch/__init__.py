@@ -1,1 +1,1 @@
-"""The front end for torch programs: torch.export traces, torch runs, ONNX files are written and checked."""
+"""The front end for torch programs: torch.export traces them, torch runs them, ONNX files are written and checked."""

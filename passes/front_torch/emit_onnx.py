@@ -1,4 +1,4 @@
-"""A traced torch program as an ONNX file, checked against it."""
+"""Writes a traced torch program as an ONNX file, and checks the file against the program."""
 
 import logging
 import warnings
@@ -14,13 +14,12 @@ import torch
 from torch.export import ExportedProgram
 
 from prox24_export.errors import InputError, Prox24Error, first_line
-from prox24_export.passes.graph.arrays import Array
+from prox24_export.passes.graph.arrays import EXTERNAL_ABOVE, Array
 from prox24_export.passes.graph.protocol import Candidate, Feeds, Linear, TracedGraph
 from prox24_export.passes.verify_pattern import PatternError, violations
 
-EXTERNAL_ABOVE = 1_800_000_000  # bytes of weights: protobuf ends at 2 GiB
-CLOSE = 1e-3  # of the largest magnitude of an output
-CLOSE_IN = {"bfloat16": 0.1, "float16": 0.02}  # the file runs as a float32 copy where there are no kernels
+CLOSE = 1e-3  # most difference, as share of the largest magnitude of an output
+CLOSE_IN = {"bfloat16": 0.1, "float16": 0.02}  # by type of the weights: without kernels the file runs as a float32 copy
 
 
 class OnnxMismatchError(Prox24Error):
@@ -32,8 +31,8 @@ class EmittedOnnx:
     """An ONNX file that was written.
 
     Attributes:
-        path: Where it is.
-        external: Whether its weights lie in a file beside it.
+        path: The file.
+        external: Whether its weights are in another file beside it.
     """
 
     path: Path
@@ -42,21 +41,21 @@ class EmittedOnnx:
 
 @dataclass(frozen=True)
 class EmitOnnx:
-    """Settings of the pass.
+    """The pass that writes an ONNX file, and its settings.
 
     Attributes:
-        external_above: Bytes of weights above which they go to a file beside the model.
+        external_above: Size of the weights in bytes above which they go to a file beside the model.
     """
 
     external_above: int = EXTERNAL_ABOVE
 
     @staticmethod
     def requires(program: ExportedProgram, name: str) -> None:
-        """Expects a program that torch can export to ONNX, as far as that is known before.
+        """Expects a program that torch can export to ONNX, as far as that is known before the export.
 
         Args:
             program: The traced program.
-            name: What messages call it.
+            name: Name of the model in messages.
 
         Raises:
             InputError: onnxscript is not installed, or the program multiplies by grouped experts.
@@ -70,11 +69,11 @@ class EmitOnnx:
             )
 
     def call(self, *, program: ExportedProgram, file: Path) -> EmittedOnnx:
-        """Writes a program as an ONNX file; what it computes is compared by `verify_onnx`.
+        """Writes a program as an ONNX file. What the file computes is compared by `verify_onnx`.
 
         Args:
-            program: The traced program, its values in memory.
-            file: Where it goes.
+            program: The traced program, with its weights in memory.
+            file: The file to write.
 
         Raises:
             InputError: onnxscript is not installed, or torch cannot export an operator.
@@ -82,7 +81,7 @@ class EmitOnnx:
         """
         size = sum(tensor.numel() * tensor.element_size() for tensor in program.state_dict.values())
         try:
-            with _quiet():
+            with _silence_exporter():
                 exported = torch.onnx.export(program, dynamo=True, verbose=False, optimize=False)
         except ImportError as error:
             raise InputError("--onnx needs onnxscript. Install it with: pip install onnxscript.") from error
@@ -96,7 +95,7 @@ class EmitOnnx:
 
 
 def verify_onnx(written: TracedGraph, traced: TracedGraph, linears: Sequence[Linear], feeds: Feeds | None) -> None:
-    """Checks that every pruned weight is in the ONNX graph, 2:4 along its reduction axis, and that outputs agree.
+    """Checks that every pruned weight is in the ONNX file, 2:4 along its reduction axis, and that outputs agree.
 
     Args:
         written: The ONNX file, read again.
@@ -105,17 +104,17 @@ def verify_onnx(written: TracedGraph, traced: TracedGraph, linears: Sequence[Lin
         feeds: One batch to compare outputs on; None where there is none.
 
     Raises:
-        PatternError: A pruned weight is not there as a 2:4 matrix of a linear node.
-        OnnxMismatchError: Outputs differ.
+        PatternError: No linear layer of the file holds a pruned weight as a 2:4 matrix.
+        OnnxMismatchError: An output of the file differs from that of the program.
     """
     matrices = {
         (candidate.weight, candidate.layout): candidate.layout.to_matrix(written.stored(candidate.weight))
         for candidate in written.operators()
         if isinstance(candidate, Candidate)
     }
-    there = Counter(_digest(matrix) for matrix in matrices.values() if not violations(matrix))
+    there = Counter(_identify(matrix) for matrix in matrices.values() if not violations(matrix))
     for linear in linears:
-        if not there[_digest(linear.layout.to_matrix(traced.stored(linear.weight)))]:
+        if not there[_identify(linear.layout.to_matrix(traced.stored(linear.weight)))]:
             raise PatternError(f"the ONNX file holds no 2:4 linear layer with the weight {linear.weight}.")
     if feeds is None:
         return
@@ -136,13 +135,13 @@ def verify_onnx(written: TracedGraph, traced: TracedGraph, linears: Sequence[Lin
             )
 
 
-def _digest(matrix: Array) -> tuple[tuple[int, ...], bytes]:
+def _identify(matrix: Array) -> tuple[tuple[int, ...], bytes]:
     return matrix.shape, np.ascontiguousarray(matrix).tobytes()
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Torch's exporter tells of packages that are not installed and of its own deprecations."""
+def _silence_exporter() -> Iterator[None]:
+    """Silences torch's exporter, which tells of packages that are not installed and of its own deprecations."""
     logger = logging.getLogger("torch.onnx")
     before = logger.level
     logger.setLevel(logging.ERROR)

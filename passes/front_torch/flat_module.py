@@ -1,4 +1,4 @@
-"""An exported program as a plain module: its stored tensors are parameters, its inputs and outputs tensors."""
+"""Makes an exported program a plain module, with its stored tensors as parameters and tensors as inputs and outputs."""
 
 from typing import Any
 
@@ -6,15 +6,15 @@ from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 from torch.export.graph_signature import ConstantArgument
 
-from prox24_export.passes.front_torch.trace import place_of
+from prox24_export.passes.front_torch.trace import identify_memory
 from prox24_export.passes.graph.differentiable import Differentiable
 
 
-def flat_module(program: ExportedProgram) -> Differentiable:
-    """The program as a module with its own parameters; tied ones become one, as the program stores them.
+def make_flat_module(program: ExportedProgram) -> Differentiable:
+    """Makes a program a module with its own parameters. Tied parameters become one, as the program stores them.
 
-    Arguments that were fixed when the program was traced are gone, and so are assertions on types and devices, which
-    would forbid to move the module.
+    Arguments that were fixed when the program was traced are left out. So are assertions on types and devices, because
+    they would not let the module move to another device.
     """
     signature = program.graph_signature
     stored = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
@@ -28,7 +28,7 @@ def flat_module(program: ExportedProgram) -> Differentiable:
         if node.op == "placeholder" and node.name in stored:
             name = stored[node.name]
             tensor = program.state_dict[name] if name in program.state_dict else program.constants[name]
-            names[name] = _registered(
+            names[name] = _register(
                 root, node.name, tensor, places, trainable=node.name in signature.inputs_to_parameters
             )
             env[node] = graph.get_attr(names[name])
@@ -47,11 +47,11 @@ def flat_module(program: ExportedProgram) -> Differentiable:
     return Differentiable(fx.GraphModule(root, graph), {name: at for name, at in names.items() if at in parameters})
 
 
-def _registered(
+def _register(
     root: nn.Module, name: str, tensor: Tensor, places: dict[tuple[Any, ...], str], *, trainable: bool
 ) -> str:
-    """Name of the attribute that holds `tensor`, which may be there already under another name."""
-    place = place_of(tensor, name)
+    """Registers a tensor, unless it is there under another name, and returns the name of its attribute."""
+    place = identify_memory(tensor, name)
     if place in places:
         return places[place]
     places[place] = name

@@ -1,4 +1,4 @@
-"""A TracedGraph over a program traced by `torch.export`."""
+"""A program that `torch.export` traced, as a `TracedGraph`."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,26 +14,26 @@ from torch.export import ExportedProgram
 
 from prox24_export.errors import InputError
 from prox24_export.passes.front_torch.linear_operators import Operators, keeps_entries
-from prox24_export.passes.front_torch.trace import place_of, with_tensors
+from prox24_export.passes.front_torch.trace import identify_memory, replace_tensors
 from prox24_export.passes.graph.arrays import Array, as_array, as_numpy_dtype, as_tensor
-from prox24_export.passes.graph.experts import whole_name, with_parts
+from prox24_export.passes.graph.experts import replace_parts, split_part_name
 from prox24_export.passes.graph.lazy_tensors import LazyTensors
 from prox24_export.passes.graph.protocol import Candidate, Feeds, Input, Linear, Node, Skipped, TracedGraph
 
 
 @dataclass(frozen=True)
 class FxGraph:
-    """The graph of an exported program, run node by node with torch.
+    """The graph of an exported program, which torch runs node by node.
 
-    Values of the streams are what torch computes: tensors, tuples of tensors, sizes.
+    Values between nodes are what torch computes: tensors, tuples of tensors, sizes.
 
     Attributes:
-        path: Where the model was read from.
-        program: Parameters are placeholders of its graph.
-        read: Reads a parameter by its name in the program's state, whose own tensors then are nothing but shapes. None
-            where they are the values.
+        path: File or folder that the model was read from.
+        program: The program. Its parameters are placeholders of its graph.
         predicts_next_token: Whether it is a causal language model.
-        runs_in_float32: Empty: torch has kernels for every type.
+        read: Reads a parameter by its name in the program's state, whose own tensors then are nothing but shapes. None
+            where the state holds the values.
+        runs_in_float32: Always empty, because torch has kernels for every type.
     """
 
     path: Path
@@ -43,7 +43,11 @@ class FxGraph:
     runs_in_float32: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Refuses programs that change tensors in place: streams share tensors, and stages reorder calls."""
+        """Refuses programs that change tensors in place, because streams share tensors and stages reorder calls.
+
+        Raises:
+            InputError: A node changes a tensor in place.
+        """
         for node in self._calls:
             schema = getattr(node.target, "_schema", None)
             if schema is not None and schema.is_mutable:
@@ -54,7 +58,7 @@ class FxGraph:
 
     @cached_property
     def nodes(self) -> tuple[Node, ...]:
-        """Main graph in topological order."""
+        """The calls of the graph that compute no constants, in topological order."""
         labels = {
             node: found[0].use.node if isinstance(found[0], Candidate) else found[0].name
             for node, found in self._found.items()
@@ -80,18 +84,22 @@ class FxGraph:
 
     @cached_property
     def inputs(self) -> tuple[Input, ...]:
-        """What the user feeds: tensors; other arguments were fixed when the program was traced."""
+        """The tensors that the user feeds. Other arguments were fixed when the program was traced."""
         names = self.program.graph_signature.user_inputs
         values = {node.name: node.meta.get("val") for node in self.program.graph.nodes if node.op == "placeholder"}
         return tuple(
-            Input(name, _as_numpy(value.dtype), tuple(s if isinstance(s, int) else None for s in value.shape))
+            Input(
+                name,
+                as_numpy_dtype(str(value.dtype).removeprefix("torch.")),
+                tuple(size if isinstance(size, int) else None for size in value.shape),
+            )
             for name in names
             if isinstance(name, str) and isinstance(value := values.get(name), Tensor)
         )
 
     @cached_property
     def gathered_rows(self) -> dict[str, int]:
-        """Rows of the embedding table that an integer input indexes, by name of the input."""
+        """Number of rows of the smallest embedding table that an integer input indexes, by name of the input."""
         fed = {entry.name for entry in self.inputs}
         rows: dict[str, int] = {}
         for node in self._calls:
@@ -110,36 +118,40 @@ class FxGraph:
 
     @cached_property
     def parameters(self) -> int:
-        """Entries of all parameters; those of tied ones once."""
+        """Number of entries of all parameters, with tied ones counted once."""
         names = self.program.graph_signature.inputs_to_parameters
         return sum(self._tensors[place].numel() for place in {self._names[name]: name for name in names}.values())
 
     def operators(self) -> list[Candidate | Skipped]:
-        """Every linear-like node, in topological order."""
+        """Recognises every linear-like node, in topological order."""
         return [layer for layers in self._found.values() for layer in layers]
 
     def weight(self, linear: Linear) -> Float[Tensor, "N K"]:
-        """The stored weight as a matrix, float32 (float64 where stored so)."""
+        """Reads the weight of a layer as a float32 matrix [N, K] (float64 where it is stored as float64)."""
         return linear.to_matrix(self.stored(linear.weight))
 
     def stored(self, name: str) -> Array:
-        """A stored tensor, in its own dtype and shape."""
-        weight, index = whole_name(name, self._places)
+        """Reads a stored tensor, or one expert's matrix of it, by its name, in its own dtype and shape.
+
+        Raises:
+            KeyError: No tensor of this name is stored.
+        """
+        weight, index = split_part_name(name, self._places)
         tensor = self._stored[weight]
         return as_array(tensor if index is None else tensor[index])
 
     def whole_program(self) -> ExportedProgram:
-        """The program with its values, all in memory."""
+        """The program with all its weights in memory."""
         if self.read is None:
             return self.program
-        return with_tensors(
+        return replace_tensors(
             self.program, {name: self.read(name) for name, tensor in self.program.state_dict.items() if tensor.numel()}
         )
 
     def compile(
         self, nodes: Sequence[Node], sample: Mapping[str, Any], fetches: Sequence[str], weights: Mapping[str, Array]
     ) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
-        """A function that runs `nodes` on values by name; `weights` replaces stored ones by name."""
+        """Makes a function that runs `nodes`; see `TracedGraph.compile`. The types of `sample` are not needed here."""
         folded = [node for node in self._folded if node.name in fetches]
         calls = self._with_folded([*(self._calls[node.index] for node in nodes), *folded])
         del sample  # torch needs no types in advance
@@ -148,16 +160,19 @@ class FxGraph:
     def _compiled(
         self, calls: Sequence[fx.Node], fetches: Sequence[str], weights: Mapping[str, Array], *, resident: bool
     ) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
-        """Runs `calls` in order; their parameters are held between runs, or read anew for each where not `resident`."""
+        """Makes a function that runs calls in order.
+
+        Where `resident` is set, their parameters are held between runs; else they are read again for each run.
+        """
         places = {call: place for place, call in enumerate(self._calls)}
         read = {operand.name for call in calls for operand in call.all_input_nodes} & self._constants.keys()
         held = {place: self._constant(place, weights) for place in read} if resident else {}
-        wanted, last = set(fetches), _last_reader(calls)
+        wanted, last = set(fetches), _find_last_readers(calls)
 
         def run(values: Mapping[str, Any]) -> dict[str, Any]:
             interpreter = fx.Interpreter(self.program.graph_module, garbage_collect_values=False)
             env = interpreter.env
-            known = held | _tensors(values)
+            known = held | _convert_arrays(values)
             results = {name: known[name] for name in wanted if name in known}
             with torch.no_grad(), torch.random.fork_rng(devices=[]):
                 for index, call in enumerate(calls):
@@ -177,7 +192,7 @@ class FxGraph:
         return run
 
     def runner(self) -> Callable[[Feeds], Sequence[Array]]:
-        """The whole model: feeds to outputs."""
+        """A function that runs the whole model: it takes feeds and returns outputs, in the order of `outputs`."""
         calls = self._with_folded(
             [call for call in self._calls if call not in self._folded or call.name in self.outputs]
         )
@@ -196,7 +211,7 @@ class FxGraph:
 
     @cached_property
     def _folded(self) -> frozenset[fx.Node]:
-        """Calls that depend on no input: they run wherever they are read, with the weights of that run."""
+        """Calls that depend on no input. They run wherever they are read, with the weights of that run."""
         folded: set[fx.Node] = set()
         for node in self._calls:
             if not _is_random(node) and all(
@@ -231,20 +246,20 @@ class FxGraph:
 
     @cached_property
     def _names(self) -> dict[str, str]:
-        """Name of the stored parameter by name of its placeholder; of tied ones the first in the state."""
+        """Name of the stored parameter by name of its placeholder. Tied ones share that of the first in the state."""
         first: dict[tuple[Any, ...], str] = {}
         state = self.program.state_dict
         for name, tensor in state.items():
-            first.setdefault(place_of(tensor, name), name)
+            first.setdefault(identify_memory(tensor, name), name)
         places = self.program.graph_signature.inputs_to_parameters
-        return {place: first[place_of(state[name], name)] for place, name in places.items()}
+        return {place: first[identify_memory(state[name], name)] for place, name in places.items()}
 
     def _constant(self, place: str, weights: Mapping[str, Array]) -> Any:
         """A parameter, buffer, constant or nested graph, by name of its placeholder; `weights` replaces stored ones."""
         name = self._names.get(place)
         if name is None:
             return self._constants[place] if self.read is None else self._read(place)
-        replaced = with_parts(weights, self._stored, as_tensor, name.__eq__)
+        replaced = replace_parts(weights, self._stored, as_tensor, name.__eq__)
         return replaced[name] if name in replaced else self._stored[name]
 
     def _read(self, place: str) -> Any:
@@ -256,7 +271,7 @@ class FxGraph:
 
     @cached_property
     def _stored(self) -> Mapping[str, Tensor]:
-        """Parameters by name; read when they are asked for, and shared while somebody holds them."""
+        """Parameters by name. They are read when they are asked for, and shared while somebody holds them."""
         if self.read is None:
             return {name: self._tensors[place] for name, place in self._places.items()}
         return LazyTensors(self.read, tuple(self._places))
@@ -268,11 +283,11 @@ class FxGraph:
 
     @cached_property
     def _overlapping(self) -> frozenset[str]:
-        """Parameters that share memory with one of other shape, order or place: none of them can change alone."""
+        """Parameters that share memory with one of another shape, order or place, so that none can change alone."""
         seen: dict[int, set[tuple[Any, ...]]] = {}
         state = self.program.state_dict
         for name, tensor in state.items():
-            seen.setdefault(tensor.untyped_storage().data_ptr(), set()).add(place_of(tensor, name))
+            seen.setdefault(tensor.untyped_storage().data_ptr(), set()).add(identify_memory(tensor, name))
         return frozenset(
             name
             for name, tensor in state.items()
@@ -282,12 +297,12 @@ class FxGraph:
     @cached_property
     def _constants(self) -> dict[str, Any]:
         nested = {node.name: node.target for node in self.program.graph.nodes if node.op == "get_attr"}
-        modules = {name: _attribute(self.program.graph_module, str(target)) for name, target in nested.items()}
+        modules = {name: _get_attribute(self.program.graph_module, str(target)) for name, target in nested.items()}
         return {**self._tensors, **modules}
 
 
-def fx_of(graph: TracedGraph) -> FxGraph:
-    """A graph that a torch front end opened, as what it is.
+def expect_fx_graph(graph: TracedGraph) -> FxGraph:
+    """Expects a graph that a torch front end opened.
 
     Raises:
         TypeError: Another front end opened it.
@@ -301,22 +316,18 @@ def _is_random(node: fx.Node) -> bool:
     return torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
 
 
-def _as_numpy(dtype: torch.dtype) -> np.dtype[Any]:
-    return as_numpy_dtype(str(dtype).removeprefix("torch."))
-
-
-def _tensors(values: Mapping[str, Any]) -> dict[str, Any]:
+def _convert_arrays(values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: as_tensor(value) if isinstance(value, np.ndarray) else value for name, value in values.items()}
 
 
-def _attribute(module: torch.nn.Module, path: str) -> Any:
+def _get_attribute(module: torch.nn.Module, path: str) -> Any:
     for part in path.split("."):
         module = getattr(module, part)
     return module
 
 
-def _last_reader(calls: Sequence[fx.Node]) -> dict[int, list[fx.Node]]:
-    """By place in `calls`: the values that no later call reads."""
+def _find_last_readers(calls: Sequence[fx.Node]) -> dict[int, list[fx.Node]]:
+    """Finds the values that no later call reads, by place of their last reader in `calls`."""
     last: dict[fx.Node, int] = {}
     for index, call in enumerate(calls):
         last.update(dict.fromkeys(call.all_input_nodes, index))

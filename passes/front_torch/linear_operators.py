@@ -1,4 +1,4 @@
-"""Which nodes of a `torch.export` graph are linear layers, with which weight, or why not."""
+"""Recognises linear nodes of a `torch.export` graph: their weight, layout and activation, or why they stay dense."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -10,7 +10,7 @@ import torch
 from torch import fx
 
 from prox24_export.passes.graph.activations import Patches, Rows, View
-from prox24_export.passes.graph.experts import Expert, part_name
+from prox24_export.passes.graph.experts import Expert, name_part
 from prox24_export.passes.graph.layout import Layout
 from prox24_export.passes.graph.protocol import Candidate, Reason, Skipped, Use
 
@@ -37,13 +37,13 @@ CONVOLUTIONS = {"conv1d", "conv2d", "conv3d"}
 
 @dataclass(frozen=True)
 class Weight:
-    """A parameter as an operand sees it.
+    """A parameter behind an operand.
 
     Attributes:
-        placeholder: Name of the placeholder that stands for it.
-        layout: From its stored shape to the operand.
-        path: Every node on the way, the last one is the operand.
-        part: Index along the stored first axis, where the operand is only that.
+        placeholder: Name of the placeholder of the parameter.
+        layout: The way from its stored shape to the shape of the operand.
+        path: Every node on that way; the last one is the operand.
+        part: Index along the first stored axis where the operand is only one entry of it, else None.
     """
 
     placeholder: str
@@ -59,9 +59,9 @@ class Product:
     Attributes:
         weight: The parameter as `W` [N, K].
         activation: Name of the other operand.
-        view: How that becomes a matrix.
-        group_size: Entries that are contiguous along K.
-        expert: Which rows of the activation are multiplied; None: all.
+        view: How the activation becomes a matrix [tokens, K].
+        group_size: Number of entries that are contiguous along K.
+        expert: The expert, which multiplies only some rows of the activation. None where all rows are multiplied.
     """
 
     weight: Weight
@@ -76,14 +76,14 @@ Recognised = list[Product] | Reason
 
 @dataclass(frozen=True)
 class Operators:
-    """Recognises linear nodes.
+    """Recognises the linear nodes of a graph.
 
     Attributes:
-        graph: In topological order; parameters are placeholders.
+        graph: The graph, in topological order. Parameters are placeholders.
         tensors: Parameter, buffer or constant by name of its placeholder.
-        names: Name of the stored weight by name of its placeholder; tied weights share one.
-        own_names: The same, but of tied weights each has its own.
-        overlapping: Stored weights that share memory with others of another shape or order.
+        names: Name of the stored weight by name of its placeholder; tied weights share one name.
+        own_names: Name of the weight by name of its placeholder; tied weights each have their own name.
+        overlapping: Names of stored weights that share memory with others of another shape or order.
     """
 
     graph: fx.Graph
@@ -93,7 +93,7 @@ class Operators:
     overlapping: AbstractSet[str] = frozenset()
 
     def find(self) -> dict[fx.Node, list[Candidate | Skipped]]:
-        """Every linear-like node with what it is, in topological order; a node with experts is as many layers."""
+        """Finds every linear-like node with its layers, in topological order. A node has one layer for each expert."""
         found: dict[fx.Node, Recognised] = {}
         for node in self.graph.nodes:
             result = self._recognised(node) if node.op == "call_function" else None
@@ -117,8 +117,8 @@ class Operators:
         return told
 
     def _recognised(self, node: fx.Node) -> Recognised | None:  # noqa: PLR0911 - one a kind of node
-        """The products of a linear node; why it stays dense; None for nodes that are not linear."""
-        name = _operator(node)
+        """The products of a linear node, or the reason why it stays dense; None for a node that is not linear."""
+        name = _name_operator(node)
         if name in CONVOLUTIONS or name == "convolution":
             return self._convolution(node)
         if name == "linear":
@@ -132,7 +132,7 @@ class Operators:
             return self._product(node, 0, 1, transposed=True)
         if name in {"bmm", "baddbmm"} or "grouped_mm" in name:
             return self._experts(node, name)
-        if name == "einsum" and any(self.weight(arg) for arg in _operands(node)):
+        if name == "einsum" and any(self.weight(arg) for arg in _walk_operands(node)):
             return Reason.EINSUM
         if name in TRANSPOSED:
             return Reason.TRANSPOSED_CONV
@@ -149,7 +149,7 @@ class Operators:
         return [Product(replace(found, layout=layout), _name(node.args[activation]), Rows(), layout.shape[1])]
 
     def _experts(self, node: fx.Node, name: str) -> Recognised | None:
-        """A product for each entry along the weight's first axis; None where both operands are computed."""
+        """The products of a node with experts, one for each; None where both operands are computed."""
         first = 1 if name == "baddbmm" else 0
         left, right = (self.weight(operand) for operand in node.args[first : first + 2])
         found = left if right is None else right
@@ -173,16 +173,16 @@ class Operators:
         ]
 
     def _routing(self, node: fx.Node) -> tuple[str | None, str | None]:
-        """Names of the offsets of a grouped product and of the tokens of its rows.
+        """Names of the offsets of a grouped product and of the tokens of its rows; None where they are not known.
 
-        Rows are gathered by token before the first product of an expert; later ones keep their order and offsets.
+        Rows are gathered by token before the first product of an expert. Later products keep their order and offsets.
         """
         offsets = node.args[2] if len(node.args) > 2 else node.kwargs["offs"]  # noqa: PLR2004
         if not isinstance(offsets, fx.Node):
             return None, None
         for other in offsets.users:
             gathered = other.args[0] if other.args else None
-            if "grouped_mm" not in _operator(other) or not isinstance(gathered, fx.Node):
+            if "grouped_mm" not in _name_operator(other) or not isinstance(gathered, fx.Node):
                 continue
             if gathered.target is aten.index.Tensor and len(indices := gathered.args[1]) == 1:  # type: ignore[arg-type]
                 return offsets.name, _name(indices[0])  # type: ignore[index]
@@ -207,11 +207,11 @@ class Operators:
         if len(_shape(given["input"])) != spatial + 2:
             return Reason.NO_BATCH_AXIS
         padding = given.get("padding", 0)
-        pads = (0,) * spatial if isinstance(padding, str) else _each(padding, spatial)
+        pads = (0,) * spatial if isinstance(padding, str) else _repeat(padding, spatial)
         view = Patches(
             tuple(kernel),
-            _each(given.get("stride", 1), spatial),
-            _each(given.get("dilation", 1), spatial),
+            _repeat(given.get("stride", 1), spatial),
+            _repeat(given.get("dilation", 1), spatial),
             pads * 2,
             {"same": "SAME_UPPER", "valid": "VALID"}.get(str(padding), "NOTSET"),
         )
@@ -219,7 +219,7 @@ class Operators:
         return [Product(replace(found, layout=layout), _name(given["input"]), view, channels)]
 
     def weight(self, node: Any) -> Weight | None:
-        """The parameter behind an operand, through what only reorders its entries or changes their type."""
+        """Finds the parameter behind an operand, through nodes that only reorder its entries or change their type."""
         if not isinstance(node, fx.Node):
             return None
         if node.op == "placeholder":
@@ -231,12 +231,12 @@ class Operators:
         if inner is None:
             return None
         if node.target is aten.select.int:
-            return _selected(node, inner)
-        layout = _moved(node, inner.layout)
+            return _select(node, inner)
+        layout = _follow(node, inner.layout)
         return None if layout is None else replace(inner, layout=layout, path=(*inner.path, node))
 
     def _labels(self, found: Mapping[fx.Node, Recognised]) -> dict[fx.Node, str]:
-        """Names that a user knows: the module's path where a node belongs to one weight, the node's own elsewhere."""
+        """Names that a user knows: the path of the module whose weight a node uses, or else the name of the node."""
         labels: dict[fx.Node, str] = {}
         taken = {node.name for node in self.graph.nodes if node not in found}
         for node, result in found.items():
@@ -252,32 +252,32 @@ class Operators:
         return labels
 
     def _skipped(self, node: fx.Node, label: str, reason: Reason) -> Skipped:
-        operand = next((seen for arg in _operands(node) if (seen := self.weight(arg)) is not None), None)
+        operand = next((seen for arg in _walk_operands(node) if (seen := self.weight(arg)) is not None), None)
         size = math.prod(operand.layout.shape) if operand else 0
         name = self.names[operand.placeholder] if operand else None
-        return Skipped(label, _operator(node), name, None, None, size, reason)
+        return Skipped(label, _name_operator(node), name, None, None, size, reason)
 
     def _told(
         self, node: fx.Node, label: str, product: Product, refusal: tuple[Reason, str] | None
     ) -> Candidate | Skipped:
-        op, weight = _operator(node), product.weight
+        op, weight = _name_operator(node), product.weight
         stored, name = self.tensors[weight.placeholder], self.names[weight.placeholder]
         n, k = weight.layout.shape
         if stored.dtype not in FLOAT_TYPES:
             refusal = Reason.WEIGHT_TYPE, str(stored.dtype).removeprefix("torch.")
         elif refusal is None and name in self.overlapping:
             refusal = Reason.READ_ELSEWHERE, "shares memory with another weight"
-        part = part_name(name, weight.part)
+        part = name_part(name, weight.part)
         expert = product.expert
         if refusal is not None:
-            return Skipped(part_name(label, expert.index if expert else None), op, part, k, n, n * k, *refusal)
+            return Skipped(name_part(label, expert.index if expert else None), op, part, k, n, n * k, *refusal)
         plain = isinstance(product.view, Rows) and product.view.k_axis == -1 and not node.kwargs and expert is None
         residual = self._residual(node, n) if plain else None
         use = Use(label, product.activation, product.view, residual, expert)
         return Candidate(use, op, part, FLOAT_TYPES[stored.dtype], weight.layout, product.group_size)
 
     def _residual(self, node: fx.Node, width: int) -> str | None:
-        """The activation that is added to a node's result, past constant biases and nodes that keep its entries."""
+        """Name of the activation that is added to a node's result, past constant biases and nodes that keep entries."""
         value = node
         while len(value.users) == 1:
             user = next(iter(value.users))
@@ -297,7 +297,7 @@ class Operators:
     def _read_elsewhere(
         self, name: str, found: Mapping[fx.Node, Recognised], paths: set[fx.Node]
     ) -> tuple[Reason, str] | None:
-        """Why a weight cannot change although a linear node reads it, or None."""
+        """Why a weight cannot change although a linear node reads it; None where it can."""
         roots = [node for node in self.graph.nodes if node.op == "placeholder" and self.names.get(node.name) == name]
         pending = list(roots)
         while pending:
@@ -316,8 +316,8 @@ class Operators:
         return None
 
 
-def _moved(node: fx.Node, layout: Layout) -> Layout | None:
-    """`layout` after a node that only reorders entries; None where it does more."""
+def _follow(node: fx.Node, layout: Layout) -> Layout | None:
+    """Follows a layout through a node that only reorders entries; None where the node does more."""
     target, args, rank = node.target, node.args, len(layout.shape)
     if target in SAME_VALUE or str(target).startswith(("aten.to.", "aten._to_copy")):
         value = node.meta.get("val")
@@ -337,8 +337,8 @@ def _moved(node: fx.Node, layout: Layout) -> Layout | None:
     return None
 
 
-def _selected(node: fx.Node, whole: Weight) -> Weight | None:
-    """One entry along the first axis of a batched weight."""
+def _select(node: fx.Node, whole: Weight) -> Weight | None:
+    """Selects one entry along the first axis of a batched weight; None where the node selects something else."""
     axis, index = (int(argument) for argument in node.args[1:3])  # type: ignore[arg-type] # integers by its schema
     layout = whole.layout.of_part() if whole.part is None else None
     rank = len(whole.layout.shape)
@@ -351,7 +351,7 @@ def _products(result: Recognised | None) -> list[Product]:
     return result if isinstance(result, list) else []
 
 
-def _operator(node: fx.Node) -> str:
+def _name_operator(node: fx.Node) -> str:
     return str(getattr(node.target, "__name__", node.target)).split(".", maxsplit=1)[0]
 
 
@@ -364,7 +364,7 @@ def keeps_entries(node: fx.Node) -> bool:
     )
 
 
-def _operands(node: fx.Node) -> Iterator[Any]:
+def _walk_operands(node: fx.Node) -> Iterator[Any]:
     for arg in node.args:
         yield from arg if isinstance(arg, (list, tuple)) else (arg,)
 
@@ -378,6 +378,6 @@ def _shape(node: Any) -> tuple[Any, ...]:
     return tuple(value.shape) if isinstance(value, torch.Tensor) else ()
 
 
-def _each(value: Any, count: int) -> tuple[int, ...]:
+def _repeat(value: Any, count: int) -> tuple[int, ...]:
     values = tuple(int(entry) for entry in value) if isinstance(value, (list, tuple)) else (int(value),)
     return values * count if len(values) == 1 else values

@@ -1,4 +1,4 @@
-"""A torch module as an exported program: functional, every size dynamic that may be."""
+"""Traces a torch module to an exported program that is functional and has every size dynamic that may be."""
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,48 +13,53 @@ from prox24_export.errors import InputError, first_line
 
 
 def trace(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], name: str) -> ExportedProgram:
-    """Traces a module in evaluation mode, as `torch.export` does without Dynamo; its modes are restored.
+    """Traces a module in evaluation mode, by `torch.export` without Dynamo. The modes of the module are restored.
 
-    The first axis is dynamic, and so is every axis of integer inputs (token ids), where the model allows it. The sizes
-    of images and of sound are the model's.
+    Where the model allows it, the first axis of every input is dynamic, and so is every axis of integer inputs (token
+    ids). The other sizes, such as those of images and of sound, are fixed by the example inputs.
 
     Args:
-        module: What to trace.
-        args: Example inputs by position; empty where `kwargs` has them.
+        module: The module to trace.
+        args: Example inputs by position; empty where `kwargs` holds them.
         kwargs: Example inputs by name: tensors, or values that become part of the program.
-        name: What messages call the model.
+        name: Name of the model in messages.
 
     Raises:
         InputError: `torch.export` cannot trace it.
     """
-    by_name = {key: _dynamic(value) for key, value in kwargs.items()}
-    shapes: Any = by_name or tuple(_dynamic(value) for value in args)
+    by_name = {key: _find_dynamic_axes(value) for key, value in kwargs.items()}
+    shapes: Any = by_name or tuple(_find_dynamic_axes(value) for value in args)
     try:
-        with _evaluating(module), _quiet():
-            return functional(
+        with _switch_to_evaluation(module), _silence_warnings():
+            return make_functional(
                 torch.export.export(module, tuple(args), dict(kwargs), dynamic_shapes=shapes, strict=False)
             )
     except Exception as error:
         raise InputError(f"torch.export cannot trace {name}: {first_line(error)}") from error
 
 
-def functional(program: ExportedProgram) -> ExportedProgram:
-    """The same program with nothing decomposed, but nothing changed in place any more."""
-    with _quiet():
+def make_functional(program: ExportedProgram) -> ExportedProgram:
+    """Makes a program functional: no operator is decomposed, but none changes a tensor in place any more."""
+    with _silence_warnings():
         result: ExportedProgram = program.run_decompositions({})
         return result
 
 
-def with_tensors(program: ExportedProgram, tensors: Mapping[str, Tensor]) -> ExportedProgram:
-    """A program with other parameters; tied ones stay tied. The one given is not touched."""
+def replace_tensors(program: ExportedProgram, tensors: Mapping[str, Tensor]) -> ExportedProgram:
+    """Makes a program with other parameters. Tied parameters stay tied, and the program that is given does not change.
+
+    Args:
+        program: The program.
+        tensors: New parameters by name, in the stored shape and dtype.
+    """
     state = program.state_dict
-    by_place = {place_of(state[name], name): tensor for name, tensor in tensors.items()}
+    by_place = {identify_memory(state[name], name): tensor for name, tensor in tensors.items()}
     changed = {
         name: nn.Parameter(new, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else new
         for name, old in state.items()
-        if (new := by_place.get(place_of(old, name))) is not None
+        if (new := by_place.get(identify_memory(old, name))) is not None
     }
-    with _quiet():
+    with _silence_warnings():
         return ExportedProgram(
             root=program.graph_module,
             graph=program.graph,
@@ -67,12 +72,12 @@ def with_tensors(program: ExportedProgram, tensors: Mapping[str, Tensor]) -> Exp
         )
 
 
-def place_of(tensor: Tensor, name: str) -> tuple[Any, ...]:
-    """What tied tensors share and no others do; of an empty one, which has no memory, its name."""
+def identify_memory(tensor: Tensor, name: str) -> tuple[Any, ...]:
+    """A key that is the same for tied tensors alone. For an empty tensor, which has no memory, it is its name."""
     return (tensor.data_ptr(), tuple(tensor.shape), tensor.stride()) if tensor.numel() else (name,)
 
 
-def _dynamic(value: Any) -> dict[int, Any] | None:
+def _find_dynamic_axes(value: Any) -> dict[int, Any] | None:
     if not isinstance(value, Tensor):
         return None
     axes = range(min(value.ndim, 1) if value.is_floating_point() else value.ndim)
@@ -80,7 +85,7 @@ def _dynamic(value: Any) -> dict[int, Any] | None:
 
 
 @contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
+def _switch_to_evaluation(module: nn.Module) -> Iterator[None]:
     modes = {child: child.training for child in module.modules()}
     module.eval()
     try:
@@ -91,7 +96,7 @@ def _evaluating(module: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def _silence_warnings() -> Iterator[None]:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of torch's own tracing
+        warnings.simplefilter("ignore")  # torch's tracing warns of its own code
         yield

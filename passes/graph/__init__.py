@@ -1,1 +1,1 @@
-"""What every pass speaks of: linear layers, skipped nodes, layouts, and the protocol of a traced graph."""
+"""What all passes share: linear layers, skipped nodes, layouts, and the protocol of a traced graph."""

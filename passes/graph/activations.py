@@ -1,4 +1,4 @@
-"""How the activation of a use becomes the matrix `X` [tokens, K] whose Gram matrix is wanted."""
+"""The views by which an activation becomes the matrix `X` [tokens, K] whose Gram matrix is wanted."""
 
 import math
 from collections.abc import Iterator
@@ -19,16 +19,16 @@ CHUNK_TOKENS = 1 << 13  # rows whose products are summed in float32
 
 @dataclass(frozen=True)
 class Rows:
-    """MatMul and Gemm: K is the last axis of the activation, or the one before it.
+    """The view of MatMul and Gemm: K is the last axis of the activation, or the one before it.
 
     Attributes:
-        k_axis: -1 for `X @ Wᵀ`, -2 where the weight is the left operand.
+        k_axis: The axis of K: -1 for `X @ Wᵀ`, -2 where the weight is the left operand.
     """
 
     k_axis: int = -1
 
     def chunks(self, activation: Activation) -> Iterator[Float[Tensor, "tokens K"]]:
-        """`X` in pieces of at most `CHUNK_VALUES` entries."""
+        """Yields `X` in pieces of at most `CHUNK_VALUES` entries, float32 (float64 where the activation is float64)."""
         x = _as_float(activation)
         if self.k_axis == -2 and x.ndim > 1:  # noqa: PLR2004 (an axis, not a quantity)
             x = x.transpose(-1, -2)
@@ -36,20 +36,25 @@ class Rows:
         yield from torch.split(rows, max(1, min(CHUNK_TOKENS, CHUNK_VALUES // max(1, rows.shape[1]))))
 
     def products(self, value: Activation) -> Float[Tensor, "tokens N"]:
-        """A value of the shape of the node's result as the matrix `X Wᵀ`, for a weight that is the right operand."""
+        """Brings a value in the shape of the node's result to the shape of `X Wᵀ`.
+
+        The weight must be the right operand.
+        """
         return _as_float(value).reshape(-1, value.shape[-1])
 
 
 @dataclass(frozen=True)
 class Patches:
-    """Conv: the receptive field of each output position, C_in fastest, as the weight's matrix has it.
+    """The view of Conv: each row of `X` is the receptive field of one output position.
+
+    Within a row C_in varies fastest, as in the matrix of the weight.
 
     Attributes:
         kernel: Spatial size of the kernel.
-        strides: Step along each spatial axis.
-        dilations: Distance between kernel entries.
-        pads: ONNX order, all beginnings and then all ends.
-        auto_pad: ONNX `auto_pad`; overrides `pads` unless `NOTSET`.
+        strides: Step of the kernel along each spatial axis.
+        dilations: Distance between kernel entries along each spatial axis.
+        pads: Padding in ONNX order: the beginnings of all spatial axes, and then their ends.
+        auto_pad: The attribute `auto_pad` of ONNX. It overrides `pads` unless it is `NOTSET`.
     """
 
     kernel: tuple[int, ...]
@@ -59,11 +64,14 @@ class Patches:
     auto_pad: str = "NOTSET"
 
     def chunks(self, activation: Activation) -> Iterator[Float[Tensor, "tokens K"]]:
-        """`X` in pieces of at most about `CHUNK_VALUES` entries (one row of positions where a row is larger)."""
+        """Yields `X` in pieces of about `CHUNK_VALUES` entries at most, or one row of positions where a row is larger.
+
+        The pieces are float32, or float64 where the activation is float64.
+        """
         per_sample = max(1, math.prod(self.kernel) * math.prod(activation.shape[1:]))
         size = math.prod(activation.shape)
         step = max(1, CHUNK_VALUES // per_sample)
-        if size == 0:  # no sample, or samples without extent: no token
+        if size == 0:  # without samples, or with samples without extent, there is no token
             yield torch.zeros(0, math.prod(self.kernel) * activation.shape[1])
         for start in range(0, activation.shape[0] if size else 0, step):
             windows = self._windows(_as_float(activation[start : start + step]))
@@ -72,11 +80,11 @@ class Patches:
                 yield from torch.split(self._matrix(piece), CHUNK_TOKENS)
 
     def products(self, value: Activation) -> Float[Tensor, "tokens N"]:
-        """A value of the shape of the node's result as the matrix `X Wᵀ`."""
+        """Brings a value in the shape of the node's result to the shape of `X Wᵀ`."""
         return _as_float(value).movedim(1, -1).reshape(-1, value.shape[1])
 
     def _windows(self, x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-        """A view [samples, C_in, positions…, kernel…]; only `_matrix` copies."""
+        """A view [samples, C_in, positions…, kernel…] of the padded input; the copy is made in `_matrix`."""
         spatial = len(self.kernel)
         x = F.pad(x, self._torch_pads(x.shape[2:]))
         for axis in range(spatial):
@@ -110,7 +118,7 @@ View = Rows | Patches
 
 
 def _as_float(activation: Activation) -> Tensor:
-    """float64 stays float64; everything else is read as float32."""
+    """Reads an activation as a tensor on the CPU: float64 stays float64, everything else becomes float32."""
     if isinstance(activation, Tensor):
         return activation.detach().cpu().to(torch.float64 if activation.dtype == torch.float64 else torch.float32)
     dtype = np.float64 if activation.dtype == np.float64 else np.float32

@@ -8,17 +8,19 @@ import torch
 from torch import Tensor
 
 Array = npt.NDArray[Any]
-PIECE = 1 << 22  # entries looked at at once
+PIECE = 1 << 22  # entries that are looked at together
+EXTERNAL_ABOVE = 1_800_000_000  # bytes of an ONNX model above which tensors go to another file: protobuf ends at 2 GiB
+EXTERNAL_TENSOR = 1024  # bytes of a tensor below which it stays in the model file
 
 
 def is_finite(array: Array) -> bool:
-    """Whether a float array holds neither NaN nor Inf; needs no copy of it."""
+    """Whether a float array holds neither NaN nor Inf. It is looked at piece by piece, without a copy of the whole."""
     pieces = np.array_split(array.reshape(-1), max(1, array.size // PIECE))
     return all(bool(np.isfinite(piece).all()) for piece in pieces)
 
 
 def as_array(tensor: Tensor) -> Array:
-    """A tensor as NumPy has it, bfloat16 through ml_dtypes."""
+    """Converts a tensor to a NumPy array on the CPU; bfloat16 becomes the type of ml_dtypes."""
     tensor = tensor.detach().cpu()
     if tensor.dtype == torch.bfloat16:
         return tensor.contiguous().view(torch.int16).numpy().view(as_numpy_dtype("bfloat16"))
@@ -26,7 +28,7 @@ def as_array(tensor: Tensor) -> Array:
 
 
 def as_tensor(array: Array) -> Tensor:
-    """The inverse of `as_array`."""
+    """Converts an array to a tensor; it is the inverse of `as_array`."""
     if array.dtype == as_numpy_dtype("bfloat16"):
         bits = np.require(array, requirements=["C", "W"]).view(np.int16)
         return torch.from_numpy(bits).view(torch.bfloat16)
@@ -34,7 +36,7 @@ def as_tensor(array: Array) -> Tensor:
 
 
 def as_numpy_dtype(name: str) -> np.dtype[Any]:
-    """NumPy dtype of a stored float type, bfloat16 through ml_dtypes."""
+    """The NumPy dtype of a stored type by its name; that of `bfloat16` comes from ml_dtypes."""
     if name == "bfloat16":
         import ml_dtypes  # noqa: PLC0415 (only for the one type NumPy lacks)
 
@@ -43,8 +45,8 @@ def as_numpy_dtype(name: str) -> np.dtype[Any]:
     return dtype
 
 
-def largest(name: str) -> float:
-    """Largest finite value of a stored float type."""
+def find_largest_value(name: str) -> float:
+    """Finds the largest finite value of a stored float type, such as 65504 for `float16`."""
     import ml_dtypes  # noqa: PLC0415 (as above)
 
     return float(ml_dtypes.finfo(as_numpy_dtype(name)).max)  # type: ignore[no-untyped-call] # stub lacks it

@@ -7,41 +7,41 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 
-from prox24_export.passes.graph.arrays import Array, as_array, as_tensor, largest
-from prox24_export.passes.graph.experts import whole_name
+from prox24_export.passes.graph.arrays import Array, as_array, as_tensor, find_largest_value
+from prox24_export.passes.graph.experts import split_part_name
 from prox24_export.passes.graph.protocol import Linear, TracedGraph
 
 
 @dataclass(frozen=True)
 class Differentiable:
-    """A graph as a differentiable function; statistics and other buffers are constants of it.
+    """A graph as a differentiable function. Statistics and other buffers are constants of it.
 
     Attributes:
-        module: `forward(*inputs) -> tuple of tensors`, inputs and outputs in the graph's order.
-        parameters: Name of the module's parameter by name of the stored tensor, of floating-point ones.
+        module: The function, `forward(*inputs) -> tuple of tensors`, with inputs and outputs in the graph's order.
+        parameters: Name of the module's parameter by name of the stored tensor, for tensors of floating-point numbers.
     """
 
     module: fx.GraphModule
     parameters: Mapping[str, str]
 
     def pruned_parameters(self, linears: Sequence[Linear], weights: Mapping[str, Array]) -> dict[str, Tensor]:
-        """Solved weights as float32 tensors by name of the parameter.
+        """Solved weights as float32 tensors in the parameter's shape, by name of the parameter.
 
-        A weight of which only some experts are pruned is left out, and stays as it is.
+        A weight of which only some experts are pruned is left out, so that it stays as it is.
 
         Args:
             linears: The pruned layers.
-            weights: Their solved weights by name, as they are stored.
+            weights: Their solved weights by name, in the stored shape and dtype.
         """
         pieces: dict[str, dict[int | None, Array]] = {}
         for linear in linears:
-            name, index = whole_name(linear.weight, self.parameters)
+            name, index = split_part_name(linear.weight, self.parameters)
             if name in self.parameters:
                 pieces.setdefault(name, {})[index] = weights[linear.weight]
         result: dict[str, Tensor] = {}
         for name, parts in pieces.items():
             parameter = self.module.get_parameter(self.parameters[name])
-            array = _joined(parts, len(parameter))
+            array = _join(parts, len(parameter))
             if array is not None and array.shape == tuple(parameter.shape):
                 result[self.parameters[name]] = as_tensor(array).float()
         return result
@@ -49,20 +49,23 @@ class Differentiable:
     def stored_tensors(
         self, graph: TracedGraph, linears: Sequence[Linear], tensors: Mapping[str, Tensor]
     ) -> dict[str, Array]:
-        """Tensors by name of the parameter as the model stores them: pruned weights, and whatever else has moved.
+        """Converts tensors from the module's parameters to the shape and dtype in which the model stores them.
 
         Args:
             graph: The model.
             linears: Its pruned layers; +0.0 stays +0.0 in their weights.
             tensors: New values by name of the parameter.
+
+        Returns:
+            Arrays by name of the stored tensor, clipped to what its dtype can hold.
         """
         owners: dict[str, str] = {}
         for name, place in self.parameters.items():
-            owners.setdefault(place, name)  # of tied weights the first
+            owners.setdefault(place, name)  # tied weights belong to the first of them
         stored: dict[str, Array] = {}
         pruned = set()
         for linear in linears:
-            whole, index = whole_name(linear.weight, self.parameters)
+            whole, index = split_part_name(linear.weight, self.parameters)
             place = self.parameters.get(whole, "")
             if place in tensors:
                 pruned.add(place)
@@ -71,13 +74,13 @@ class Differentiable:
                 stored[linear.weight] = linear.to_stored(torch.from_numpy(matrix))
         for place in tensors.keys() - pruned:
             dtype = graph.stored(owners[place]).dtype
-            limit = largest(str(dtype))
+            limit = find_largest_value(str(dtype))
             stored[owners[place]] = as_array(tensors[place].clamp(-limit, limit)).astype(dtype)
         return stored
 
 
-def _joined(parts: Mapping[int | None, Array], count: int) -> Array | None:
-    """A whole weight, or its `count` experts joined; None where some of them are missing."""
+def _join(parts: Mapping[int | None, Array], count: int) -> Array | None:
+    """The whole weight, or its `count` experts joined along a first axis; None where some of them are missing."""
     if None in parts:
         return parts[None]
     return np.stack([parts[index] for index in range(count)]) if len(parts) == count else None

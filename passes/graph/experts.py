@@ -1,4 +1,4 @@
-"""Experts: one stored weight `[E, …]` that is E matrices, each multiplying rows of its own."""
+"""Experts: one stored weight `[E, …]` that holds E matrices, each of which multiplies rows of its own."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -11,13 +11,13 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Expert:
-    """Which rows of an activation one expert multiplies.
+    """One expert, which multiplies only some rows of an activation.
 
     Attributes:
-        index: Of the expert along the weight's first axis.
-        offsets: Name of the value [E] that holds the end of each expert's rows. None where the activation has an
-            expert axis too: its first.
-        tokens: Name of the value that holds the token of each row. None where it is not known.
+        index: Index of the expert along the weight's first axis.
+        offsets: Name of the value [E] that holds the end of each expert's rows. None where the first axis of the
+            activation is an axis of experts, too.
+        tokens: Name of the value that holds the number of the token of each row. None where it is not known.
     """
 
     index: int
@@ -26,14 +26,19 @@ class Expert:
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """Values beside the activation."""
+        """Names of the values that routing needs beside the activation."""
         return tuple(name for name in (self.offsets, self.tokens) if name is not None)
 
     def rows(self, activation: str, dense: Mapping[str, Any], pruned: Mapping[str, Any]) -> tuple[Any, Any]:
-        """This expert's rows in both streams, paired by token.
+        """The rows of this expert in the dense and in the pruned stream, paired by token.
 
-        The streams may route a token differently. One that only the pruned stream sends here has no counterpart, and
-        counts as if the dense stream had seen the pruned one's row.
+        The streams may route a token differently. A token that only the pruned stream sends to this expert has no
+        counterpart: it counts as if the dense stream had seen the pruned stream's row.
+
+        Args:
+            activation: Name of the activation.
+            dense: Values of the dense stream by name.
+            pruned: Values of the pruned stream by name.
         """
         if self.offsets is None:
             return dense[activation][self.index], pruned[activation][self.index]
@@ -54,16 +59,20 @@ class Expert:
         return slice(int(offsets[self.index - 1]) if self.index else 0, int(offsets[self.index]))
 
 
-def part_name(weight: str, index: int | None) -> str:
-    """Name of one expert's matrix; of the whole weight where `index` is None."""
+def name_part(weight: str, index: int | None) -> str:
+    """Names one expert's matrix, such as `weight[3]`; with None as index, the whole weight."""
     return weight if index is None else f"{weight}[{index}]"
 
 
-def whole_name(name: str, stored: Iterable[str]) -> tuple[str, int | None]:
-    """The inverse of `part_name`; `stored` are the names of whole weights.
+def split_part_name(name: str, stored: Iterable[str]) -> tuple[str, int | None]:
+    """Splits a name into that of the whole weight and the index of the expert; it is the inverse of `name_part`.
+
+    Args:
+        name: Name of a whole weight or of one expert's matrix.
+        stored: The names of all whole weights.
 
     Raises:
-        KeyError: It is neither of them.
+        KeyError: The name is neither of them.
     """
     if name in stored:
         return name, None
@@ -73,23 +82,26 @@ def whole_name(name: str, stored: Iterable[str]) -> tuple[str, int | None]:
     return weight, int(index)
 
 
-def with_parts(
+def replace_parts(
     weights: Mapping[str, np.ndarray[Any, Any]],
     stored: Mapping[str, Tensor],
     as_tensor: Callable[[np.ndarray[Any, Any]], Tensor],
     wanted: Callable[[str], bool] = lambda _: True,
 ) -> dict[str, Tensor]:
-    """Whole tensors by name: those that `weights` replaces, and copies of those of which it replaces experts.
+    """Puts new weights in the place of stored ones, of which none is changed.
 
     Args:
-        weights: By name of a whole weight or of one expert's matrix.
+        weights: New weights by name of a whole weight or of one expert's matrix.
         stored: Every whole weight by name.
-        as_tensor: How an array becomes a tensor.
-        wanted: Whether a whole weight, by name, is of interest.
+        as_tensor: Converts an array to a tensor.
+        wanted: Tells for the name of a whole weight whether it is of interest.
+
+    Returns:
+        By name, the whole weights that change: the new ones, and copies of those of which only experts change.
     """
     result: dict[str, Tensor] = {}
     for name in weights:
-        weight, index = whole_name(name, stored)
+        weight, index = split_part_name(name, stored)
         if not wanted(weight):
             continue
         array = weights[name]

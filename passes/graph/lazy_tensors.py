@@ -1,4 +1,4 @@
-"""Tensors that are read when they are asked for."""
+"""A mapping of tensors that are read only when they are asked for."""
 
 from collections.abc import Callable, Iterator, Mapping
 from weakref import WeakValueDictionary
@@ -7,21 +7,28 @@ from torch import Tensor
 
 
 class LazyTensors(Mapping[str, Tensor]):
-    """A mapping that reads its values, and keeps none of them: who asks twice at a time gets the same tensor."""
+    """A mapping that reads a tensor when it is asked for, and does not keep it.
+
+    While somebody holds a tensor, everybody who asks for it gets the same one.
+    """
 
     def __init__(self, read: Callable[[str], Tensor], names: tuple[str, ...]) -> None:
         """Reads nothing yet.
 
         Args:
-            read: Reads a tensor by name.
-            names: All there are.
+            read: Reads a tensor by its name.
+            names: The names of all tensors.
         """
         self._read = read
         self._names = dict.fromkeys(names)
         self._held: WeakValueDictionary[str, Tensor] = WeakValueDictionary()
 
     def __getitem__(self, name: str) -> Tensor:
-        """Reads a tensor, unless somebody holds it."""
+        """Reads a tensor, unless somebody holds it already.
+
+        Raises:
+            KeyError: There is no tensor of this name.
+        """
         if name not in self._names:
             raise KeyError(name)
         tensor = self._held.get(name)
@@ -30,13 +37,13 @@ class LazyTensors(Mapping[str, Tensor]):
         return tensor
 
     def __contains__(self, name: object) -> bool:
-        """Whether there is such a tensor; reads none."""
+        """Whether there is a tensor of this name; none is read."""
         return name in self._names
 
     def __iter__(self) -> Iterator[str]:
-        """Names."""
+        """Iterates over the names; no tensor is read."""
         return iter(self._names)
 
     def __len__(self) -> int:
-        """How many there are."""
+        """The number of tensors."""
         return len(self._names)

@@ -1,4 +1,4 @@
-"""What every pass speaks of: linear layers, skipped nodes with their reason, and the graph both front ends keep."""
+"""What all passes share: linear layers, skipped nodes with their reason, and the protocol of a traced graph."""
 
 import enum
 import math
@@ -13,8 +13,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from prox24_export.passes.graph.activations import View
-from prox24_export.passes.graph.arrays import Array, as_numpy_dtype, largest
-from prox24_export.passes.graph.experts import Expert, part_name
+from prox24_export.passes.graph.arrays import Array, as_numpy_dtype, find_largest_value
+from prox24_export.passes.graph.experts import Expert, name_part
 from prox24_export.passes.graph.layout import Layout
 
 Feeds = Mapping[str, Array]
@@ -22,7 +22,7 @@ Runner = Callable[[Feeds], Sequence[Array]]  # outputs in the order in which the
 
 
 class Reason(enum.Enum):
-    """Why a node stays dense; the value is the sentence the user reads."""
+    """Why a node stays dense. The value is the sentence that the user reads."""
 
     GROUPED_CONV = "grouped or depthwise convolution: TensorRT has no sparse kernel for it"
     TRANSPOSED_CONV = "transposed convolution: TensorRT has no sparse kernel for it"
@@ -59,7 +59,7 @@ class Use:
         activation: Name of the value that is multiplied.
         view: How that value becomes a matrix [tokens, K].
         residual: Name of the activation that is added to the product, past constant biases; None where there is none.
-        expert: Which rows of the activation are multiplied; None: all of them.
+        expert: The expert, which multiplies only some rows of the activation. None where all rows are multiplied.
     """
 
     node: str
@@ -70,13 +70,13 @@ class Use:
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """Names of every value that calibration has to see."""
+        """Names of all values that calibration has to see."""
         return (self.activation, *(self.expert.reads if self.expert else ()))
 
     @property
     def label(self) -> str:
-        """Name of the node, and of the expert where it multiplies by several."""
-        return part_name(self.node, self.expert.index if self.expert else None)
+        """Name of the node, with the index of the expert where the node multiplies by several."""
+        return name_part(self.node, self.expert.index if self.expert else None)
 
 
 @dataclass(frozen=True)
@@ -84,15 +84,15 @@ class Linear:
     """A weight that can be made 2:4, with every node that multiplies by it.
 
     Attributes:
-        name: Name of the first node that uses the weight, and of the expert where it is one of several.
-        op: Its operator.
+        name: Name of the first node that uses the weight, with the index of the expert where it is one of several.
+        op: Operator of that node.
         weight: Name of the stored weight.
-        dtype: Type in which the weight is stored, e.g. `float16`.
-        layout: How the stored weight becomes `W` [N, K], groups of four along K.
-        k: Reduction dimension (a convolution's is C_in times the kernel's size).
+        dtype: Type in which the weight is stored, such as `float16`.
+        layout: How the stored weight becomes `W` [N, K], with groups of four along K.
+        k: Reduction dimension. That of a convolution is C_in times the number of entries of the kernel.
         n: Output dimension.
-        uses: Every use; all share the layout.
-        notes: What the user should know although the layer is pruned.
+        uses: Every use of the weight; all share the layout.
+        notes: Sentences that the user should know although the layer is pruned.
         limit: Largest magnitude that the casts between weight and node can hold.
     """
 
@@ -113,14 +113,17 @@ class Linear:
         return self.k * self.n
 
     def to_matrix(self, stored: Array) -> Float[Tensor, "N K"]:
-        """The stored weight as a matrix, float32 (float64 where it is stored so)."""
+        """Converts the stored weight to a float32 matrix [N, K] (float64 where it is stored as float64)."""
         matrix = self.layout.to_matrix(stored)
         wide = np.float64 if matrix.dtype == np.float64 else np.float32
         return torch.from_numpy(np.ascontiguousarray(matrix.astype(wide)))
 
     def to_stored(self, matrix: Float[Tensor, "N K"]) -> Array:
-        """A matrix in the stored shape and dtype: +0.0 for zeros, clipped to what weight and casts can hold."""
-        limit = min(self.limit, largest(self.dtype))
+        """Converts a matrix [N, K] to the stored shape and dtype.
+
+        Every zero becomes +0.0, and magnitudes are clipped to what the stored type and the casts behind it can hold.
+        """
+        limit = min(self.limit, find_largest_value(self.dtype))
         clipped = matrix.detach().clamp(-limit, limit).cpu().numpy()
         array = self.layout.from_matrix(clipped).astype(as_numpy_dtype(self.dtype))
         array[array == 0] = 0
@@ -133,13 +136,13 @@ class Skipped:
 
     Attributes:
         name: Name of the node.
-        op: Its operator.
-        weight: Name of the stored weight, where there is one.
-        k: Reduction dimension, where it is known.
-        n: Output dimension, where it is known.
+        op: Operator of the node.
+        weight: Name of the stored weight; None where there is none.
+        k: Reduction dimension; None where it is not known.
+        n: Output dimension; None where it is not known.
         parameters: Number of entries of the weight; 0 where there is none.
-        reason: Why.
-        detail: The figure or the name behind the reason; may be empty.
+        reason: Why the node stays dense.
+        detail: The figure or the name behind the reason. It may be empty.
     """
 
     name: str
@@ -159,20 +162,39 @@ class Skipped:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A linear operator with a constant weight, as a front end sees it, before any policy."""
+    """A linear operator with a constant weight, as a front end recognised it. Nothing is decided about it yet.
+
+    Attributes:
+        use: The node, and what it multiplies.
+        op: Operator of the node.
+        weight: Name of the stored weight.
+        dtype: Type in which the weight is stored, such as `float16`.
+        layout: How the stored weight becomes `W` [N, K].
+        group_size: Number of entries that are contiguous along K: K itself, or C_in of a convolution.
+        limit: Largest magnitude that the casts between weight and node can hold.
+    """
 
     use: Use
     op: str
     weight: str
     dtype: str
     layout: Layout
-    group_size: int  # entries that are contiguous along K: K itself, or C_in of a convolution
-    limit: float = math.inf  # largest magnitude that the casts between weight and node can hold
+    group_size: int
+    limit: float = math.inf
 
 
 @dataclass(frozen=True)
 class Node:
-    """A node of the main graph: `inputs` are every value it reads, subgraph captures included."""
+    """A node of the main graph.
+
+    Attributes:
+        index: Place of the node in the order in which its front end holds all nodes.
+        name: Name of the node, which no other node has.
+        op: Its operator.
+        inputs: Names of all values that it reads, also of those that its subgraphs capture.
+        outputs: Names of the values that it computes.
+        is_random: Whether it draws random numbers.
+    """
 
     index: int
     name: str
@@ -184,12 +206,12 @@ class Node:
 
 @dataclass(frozen=True)
 class Input:
-    """A value the user feeds.
+    """A value that the user feeds.
 
     Attributes:
-        name: Its name.
-        dtype: NumPy dtype of an array to feed.
-        shape: Sizes; a name or None where the size is dynamic. None where even the rank is unknown.
+        name: Name of the input.
+        dtype: NumPy dtype of the array to feed.
+        shape: Size of each axis; a name or None where the size is dynamic. None where even the rank is unknown.
     """
 
     name: str
@@ -198,38 +220,38 @@ class Input:
 
 
 class TracedGraph(Protocol):
-    """What a pass may ask of a graph, whichever front end it came from.
+    """What a pass may ask of a graph, whichever front end opened it.
 
-    Values between nodes are whatever the front end computes with; what `compile` observes and what is fed are arrays or
-    tensors.
+    Values between nodes have the type that the front end computes with. Values that are fed, and those that `compile`
+    returns for observation, are arrays or tensors.
     """
 
     @property
     def path(self) -> Path:
-        """Where the model was read from."""
+        """The file or folder that the model was read from."""
 
     @property
     def inputs(self) -> tuple[Input, ...]:
-        """What the user feeds."""
+        """The inputs that the user feeds."""
 
     @property
     def parameters(self) -> int:
-        """Entries of all stored weights."""
+        """Number of entries of all stored weights."""
 
     @property
     def gathered_rows(self) -> Mapping[str, int]:
-        """Rows of the embedding table that an integer input indexes, by name of the input."""
+        """Number of rows of the embedding table that an integer input indexes, by name of the input."""
 
     @property
     def runs_in_float32(self) -> tuple[str, ...]:
-        """Types for which the runtime has no kernels here, so that a float32 copy is executed."""
+        """Types for which the runtime has no kernels on this machine, so that a float32 copy of the model is run."""
 
     @property
     def predicts_next_token(self) -> bool:
-        """Whether the model is a causal language model: perplexity then is its metric."""
+        """Whether the model is a causal language model, whose metric is perplexity."""
 
     def runner(self) -> Runner:
-        """The whole model: feeds to outputs, in the order of `outputs`.
+        """A function that runs the whole model: it takes feeds and returns outputs, in the order of `outputs`.
 
         Raises:
             InputError: The model cannot be run.
@@ -237,26 +259,36 @@ class TracedGraph(Protocol):
 
     @property
     def nodes(self) -> Sequence[Node]:
-        """Main graph in topological order."""
+        """The nodes of the main graph that compute no constants, in topological order."""
 
     @property
     def constants(self) -> frozenset[str]:
-        """Names of values stored in the model."""
+        """Names of all values that depend on no input: stored ones, and what is computed from them alone."""
 
     @property
     def outputs(self) -> tuple[str, ...]:
         """Names of the graph's outputs."""
 
     def operators(self) -> Sequence[Candidate | Skipped]:
-        """Every linear-like node, in topological order."""
+        """Recognises every linear-like node, in topological order."""
 
     def weight(self, linear: Linear) -> Float[Tensor, "N K"]:
-        """The stored weight as a matrix, float32 (float64 where stored so)."""
+        """Reads the weight of a layer as a float32 matrix [N, K] (float64 where it is stored as float64)."""
 
     def stored(self, name: str) -> Array:
-        """A stored tensor, in its own dtype and shape."""
+        """Reads a stored tensor by its name, in its own dtype and shape."""
 
     def compile(
         self, nodes: Sequence[Node], sample: Mapping[str, Any], fetches: Sequence[str], weights: Mapping[str, Array]
     ) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
-        """A function that runs `nodes` on feeds typed like `sample`; `weights` replaces stored ones by name."""
+        """Makes a function that runs some nodes.
+
+        Args:
+            nodes: The nodes, in topological order.
+            sample: Values by name, of the types that the function will be given.
+            fetches: Names of the values that the function returns.
+            weights: Weights by name that replace stored ones, in the stored shape and dtype.
+
+        Returns:
+            A function of values by name, which returns the fetched values by name.
+        """

@@ -1,1 +1,1 @@
-"""An ONNX graph as a differentiable torch.fx function, checked against ONNX Runtime."""
+"""Converts an ONNX graph to a differentiable torch.fx function, and checks it against ONNX Runtime."""

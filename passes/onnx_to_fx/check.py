@@ -8,30 +8,37 @@ import onnx
 import torch
 from torch import Tensor, fx
 
-from prox24_export.errors import InputError, Prox24Error
+from prox24_export.errors import InputError, Prox24Error, first_line
 from prox24_export.passes.front_onnx import runtime
 from prox24_export.passes.front_onnx.graph import OnnxGraph
 from prox24_export.passes.graph.arrays import Array
 from prox24_export.passes.graph.protocol import Feeds, Node
-from prox24_export.passes.onnx_to_fx.convert import Converted, executed
+from prox24_export.passes.onnx_to_fx.convert import Converted, find_executed_model
 from prox24_export.passes.onnx_to_fx.table import NotDifferentiableError
 
 ort = runtime.ort  # type: ignore[attr-defined] # that module sets up the library before it is loaded
-TOLERANCE = 1e-3  # relative to an entry and to the median one; two float32 runtimes differ by some 1e-5
+TOLERANCE = 1e-3  # relative to the entry and to the median magnitude; two float32 runtimes differ by some 1e-5
 TOLERANCE_WIDENED = 3e-2  # ONNX Runtime rounds every value of these models to float16
-MAY_DIFFER = 1e-3  # share of entries: a rounding to integers may fall on the other side
+MAY_DIFFER = 1e-3  # share of entries that need not agree: a rounding to integers may go the other way
 
 
 class DivergenceError(Prox24Error):
-    """The function made of a model computes something else than ONNX Runtime.
+    """The function made from a model computes something else than ONNX Runtime.
 
     Attributes:
-        node: The first node that differs.
-        operator: Its operator.
+        node: Name of the first node that differs.
+        operator: Operator of that node.
     """
 
     def __init__(self, node: str, operator: str, value: str, found: str) -> None:
-        """Says where, and by how much."""
+        """Makes the error.
+
+        Args:
+            node: Name of the first node that differs.
+            operator: Operator of that node.
+            value: Name of the value that differs.
+            found: The end of the sentence, which says how the value differs.
+        """
         super().__init__(
             f"the differentiable function differs from ONNX Runtime, first at node {node} ({operator}): "
             f"value {value!r} {found}"
@@ -41,35 +48,35 @@ class DivergenceError(Prox24Error):
 
 
 def check_conversion(converted: Converted, graph: OnnxGraph, feeds: Feeds) -> None:
-    """Runs one batch through both; nothing is returned where every output agrees.
+    """Runs one batch through the function and through ONNX Runtime, and expects their outputs to agree.
 
-    An entry agrees within `TOLERANCE` (`TOLERANCE_WIDENED` where float16 is computed in float32) of itself and of the
-    output's median magnitude; one entry in a thousand need not.
+    An entry agrees if its difference is at most `TOLERANCE` (`TOLERANCE_WIDENED` where float16 is computed in float32)
+    times the sum of its own magnitude and the median magnitude of the output. One entry in a thousand need not agree.
 
     Args:
-        converted: What `onnx_to_fx` made of `graph`.
+        converted: The function made from `graph`.
         graph: The model.
         feeds: Arrays by input name, of the types that `graph.inputs` declares.
 
     Raises:
-        DivergenceError: An output differs; it names the first node whose value does.
+        DivergenceError: An output differs; the message names the first node whose value differs.
         NotDifferentiableError: torch cannot run a node on these feeds.
         InputError: ONNX Runtime cannot load the model.
     """
     tolerance = TOLERANCE_WIDENED if converted.is_widened else TOLERANCE
-    outputs = evaluate(converted, _arguments(converted, feeds))
-    wanted = _reference(graph, graph.outputs, feeds)
+    outputs = evaluate(converted, _make_arguments(converted, feeds))
+    wanted = _run_reference(graph, graph.outputs, feeds)
     found = (
-        difference(ours, theirs, tolerance, exact_type=not converted.is_widened)
+        find_difference(ours, theirs, tolerance, exact_type=not converted.is_widened)
         for ours, theirs in zip(outputs, wanted, strict=True)
     )
     differing = [(name, text) for name, text in zip(graph.outputs, found, strict=True) if text]
     if differing:
-        raise _first_difference(converted, graph, feeds, tolerance) or _at_output(graph, *differing[0])
+        raise _find_first_difference(converted, graph, feeds, tolerance) or _blame_output(graph, *differing[0])
 
 
 def evaluate(converted: Converted, arguments: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """The outputs for these inputs, node by node, without gradients.
+    """Computes the outputs for these inputs, node by node and without gradients.
 
     Raises:
         NotDifferentiableError: torch cannot run a node on these feeds.
@@ -78,8 +85,18 @@ def evaluate(converted: Converted, arguments: Sequence[Tensor]) -> tuple[Tensor,
     return outputs
 
 
-def difference(ours: Tensor, theirs: Array, tolerance: float, *, exact_type: bool) -> str | None:
-    """What differs between a value of torch and one of ONNX Runtime; None where they agree."""
+def find_difference(ours: Tensor, theirs: Array, tolerance: float, *, exact_type: bool) -> str | None:
+    """Finds the difference between a value of torch and one of ONNX Runtime.
+
+    Args:
+        ours: The value of torch.
+        theirs: The value of ONNX Runtime.
+        tolerance: Most difference of an entry, relative to its magnitude plus the median magnitude.
+        exact_type: Whether the types must be the same.
+
+    Returns:
+        The end of a sentence that says how they differ; None where they agree.
+    """
     got = ours.detach().cpu().numpy()
     if exact_type and got.dtype != theirs.dtype:
         return f"is {got.dtype}, expected {theirs.dtype}"
@@ -103,11 +120,11 @@ def difference(ours: Tensor, theirs: Array, tolerance: float, *, exact_type: boo
 
 
 class _Recorder(fx.Interpreter):
-    """Runs a module, keeps every ONNX value, and says at which ONNX node torch failed."""
+    """Runs a module, keeps the value of every ONNX node, and says at which ONNX node torch failed."""
 
     def __init__(self, module: fx.GraphModule) -> None:
         super().__init__(module)
-        self.extra_traceback = False  # the message is ours
+        self.extra_traceback = False  # the message is our own
         self.values: dict[str, Tensor] = {}
 
     def run(self, *args: Any) -> Any:  # type: ignore[override]
@@ -119,36 +136,37 @@ class _Recorder(fx.Interpreter):
             result = super().run_node(n)
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
             name, operator = n.meta.get("onnx", (n.name, str(n.target)))
-            sentence = str(error).strip().partition("\n")[0] or type(error).__name__
-            raise NotDifferentiableError(operator, name, sentence) from error
+            raise NotDifferentiableError(operator, name, first_line(error)) from error
         if "value" in n.meta:
             self.values[n.meta["value"]] = result
         return result
 
 
-def _arguments(converted: Converted, feeds: Mapping[str, Array]) -> list[Tensor]:
+def _make_arguments(converted: Converted, feeds: Mapping[str, Array]) -> list[Tensor]:
     device = next((tensor.device for tensor in converted.module.parameters()), torch.device("cpu"))
     return [torch.from_numpy(np.array(feeds[name])).to(device) for name in converted.inputs]
 
 
-def _first_difference(converted: Converted, graph: OnnxGraph, feeds: Feeds, tolerance: float) -> DivergenceError | None:
-    """The first node, in ONNX order, whose value differs."""
+def _find_first_difference(
+    converted: Converted, graph: OnnxGraph, feeds: Feeds, tolerance: float
+) -> DivergenceError | None:
+    """Finds the first node, in the order of the ONNX graph, whose value differs; None where none does."""
     recorder = _Recorder(converted.module)
-    recorder.run(*_arguments(converted, feeds))
+    recorder.run(*_make_arguments(converted, feeds))
     values = recorder.values
     compared = [(node, name) for node in graph.nodes for name in node.outputs if name in values]
-    wanted = _reference(graph, [name for _, name in compared], feeds)
+    wanted = _run_reference(graph, [name for _, name in compared], feeds)
     for (node, name), theirs in zip(compared, wanted, strict=True):
-        found = difference(values[name], theirs, tolerance, exact_type=not converted.is_widened)
+        found = find_difference(values[name], theirs, tolerance, exact_type=not converted.is_widened)
         if found:
             return DivergenceError(node.name, node.op, name, found)
     return None
 
 
-def _reference(graph: OnnxGraph, names: Sequence[str], feeds: Feeds) -> Sequence[Array]:
-    """Values of the model, every node run as it stands.
+def _run_reference(graph: OnnxGraph, names: Sequence[str], feeds: Feeds) -> Sequence[Array]:
+    """Computes values of the model with ONNX Runtime, every node as it stands.
 
-    ONNX Runtime's fusions are off: some of them compute with less precision than the nodes they replace.
+    The fusions of ONNX Runtime are off, because some compute with less precision than the nodes they replace.
     """
     options = ort.SessionOptions()
     options.log_severity_level = runtime.FATAL_ONLY
@@ -156,28 +174,28 @@ def _reference(graph: OnnxGraph, names: Sequence[str], feeds: Feeds) -> Sequence
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(graph.path.parent))
     try:
-        session = ort.InferenceSession(_source(graph, names), options, providers=["CPUExecutionProvider"])
+        session = ort.InferenceSession(_find_source(graph, names), options, providers=["CPUExecutionProvider"])
     except Exception as error:
-        sentence = runtime.one_sentence(error)
+        sentence = runtime.shorten_message(error)
         raise InputError(f"ONNX Runtime cannot load {graph.path} without its fusions: {sentence}.") from error
     results: Sequence[Array] = session.run(list(names), dict(feeds))
     return results
 
 
-def _source(graph: OnnxGraph, names: Sequence[str]) -> str | bytes:
-    """The file where it gives these values, otherwise a copy that does."""
+def _find_source(graph: OnnxGraph, names: Sequence[str]) -> str | bytes:
+    """Finds a model that returns these values: the file itself, or a serialised copy with further outputs."""
     if not graph.runs_in_float32 and set(names) <= set(graph.outputs):
         return str(graph.path)
     model = onnx.ModelProto()
-    model.CopyFrom(executed(graph))
+    model.CopyFrom(find_executed_model(graph))
     known = {value.name for value in model.graph.output}
     model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in known)
     serialised: bytes = model.SerializeToString()
     return serialised
 
 
-def _at_output(graph: OnnxGraph, name: str, found: str) -> DivergenceError:
-    """No node differs by itself: the output's own is named."""
+def _blame_output(graph: OnnxGraph, name: str, found: str) -> DivergenceError:
+    """Makes the error for an output that differs although no node differs by itself: it names the output's node."""
     producer: Node | None = next((node for node in graph.nodes if name in node.outputs), None)
     node, operator = (producer.name, producer.op) if producer else (name, "Constant")
     return DivergenceError(node, operator, name, found)

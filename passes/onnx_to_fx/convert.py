@@ -1,7 +1,7 @@
-"""An ONNX graph as a differentiable torch function, whose parameters are the tensors that the file stores.
+"""Converts an ONNX graph to a differentiable torch function whose parameters are the tensors that the file stores.
 
-Steps: read the nodes by the table of operators, see which stored tensors a gradient reaches, compute once what depends
-on nothing else, and write the rest as a torch.fx graph.
+The steps are: read the nodes by the table of operators, find the stored tensors that a gradient reaches, compute once
+what depends on no input and no parameter, and write the rest as a torch.fx graph.
 """
 
 import builtins
@@ -19,7 +19,9 @@ import torch
 from onnx import inliner
 from torch import Tensor, fx, nn
 
+from prox24_export.errors import first_line
 from prox24_export.passes.front_onnx import float32_copy, linear_operators
+from prox24_export.passes.front_onnx.constants import find_stored_tensor
 from prox24_export.passes.front_onnx.graph import OnnxGraph
 from prox24_export.passes.onnx_to_fx.operators import (  # noqa: F401 (each enters its operators into the table)
     attention,
@@ -56,8 +58,7 @@ TORCH_TYPES = {
     ir.DataType.DOUBLE: torch.float64,
 }
 NARROW = {torch.float16, torch.bfloat16}
-TYPE_ATTRIBUTES = {"to", "dtype", "output_dtype", "stash_type"}
-LONGEST_LITERAL = 64  # entries
+LONGEST_LITERAL = 64  # most entries of a vector that is written into the graph as numbers
 
 
 @dataclass(frozen=True)
@@ -65,13 +66,14 @@ class Converted:
     """A model as a differentiable function.
 
     Attributes:
-        module: Takes the model's inputs as tensors, in their order; returns its outputs as a tuple, in theirs. Its node
-            `meta["onnx"]` holds (name, operator) of the ONNX node, `meta["value"]` the name of the ONNX value.
+        module: The function. It takes the model's inputs as tensors, in their order, and returns its outputs as a
+            tuple, in their order. In each of its nodes `meta["onnx"]` holds (name, operator) of the ONNX node, and
+            `meta["value"]` the name of the ONNX value.
         parameters: Name of a parameter of `module` by the name of the stored tensor. Parameters are the stored float
-            tensors with at least one axis that a gradient reaches; all others, and what is computed from them alone,
-            are buffers.
+            tensors with at least one axis that a gradient reaches. All other stored tensors, and what is computed from
+            them alone, are buffers.
         inputs: Name of an argument of `module` by the name of the model's input.
-        is_widened: float16 or bfloat16 is computed, and returned, as float32.
+        is_widened: Whether float16 or bfloat16 is computed, and returned, as float32.
     """
 
     module: fx.GraphModule
@@ -82,63 +84,67 @@ class Converted:
 
 @dataclass(frozen=True)
 class ConvertToFx:
-    """The pass; it has no settings."""
+    """The pass that converts a graph. It has no settings."""
 
     def call(self, *, graph: OnnxGraph) -> Converted:
-        """Writes the model, as ONNX Runtime executes it here, as a torch function.
+        """Converts a model, in the form in which ONNX Runtime runs it here, to a torch function.
 
-        float16 and bfloat16 are computed in float32. Nothing is compared yet: see `check.check_conversion`.
+        float16 and bfloat16 are computed in float32. The result is compared by `check.check_conversion`.
 
         Args:
             graph: The model.
 
         Raises:
-            NotDifferentiableError: An operator of it, or a case of one, is not in the table.
+            NotDifferentiableError: The table does not cover an operator of the model.
             InputError: ONNX Runtime cannot load the model.
         """
-        proto = executed(graph)
+        proto = find_executed_model(graph)
         for tensor in proto.graph.sparse_initializer:
             raise NotDifferentiableError("SparseTensor", tensor.values.name)
         if proto.functions:
             proto = inliner.inline_local_functions(proto)
         model = ir.from_proto(proto)
         ir.external_data.set_base_dir(model.graph, graph.path.parent)
-        return convert(model, widen=True)
+        return convert_model(model, widen=True)
 
 
-def executed(graph: OnnxGraph) -> onnx.ModelProto:
-    """What ONNX Runtime runs here: the file, or a float32 copy of it.
+def find_executed_model(graph: OnnxGraph) -> onnx.ModelProto:
+    """Finds the model that ONNX Runtime runs here: the file, or a float32 copy of it.
 
     Raises:
         InputError: ONNX Runtime cannot load the model.
     """
-    return float32_copy.convert(graph.proto, graph.path.parent) if graph.runs_in_float32 else graph.proto
+    return float32_copy.convert_to_float32(graph.proto, graph.path.parent) if graph.runs_in_float32 else graph.proto
 
 
-def convert(model: ir.Model, *, widen: bool) -> Converted:
-    """A model without functions as a torch function, `widen` to compute float16 and bfloat16 in float32.
+def convert_model(model: ir.Model, *, widen: bool) -> Converted:
+    """Converts a model without functions to a torch function.
+
+    Args:
+        model: The model.
+        widen: Whether float16 and bfloat16 are computed in float32.
 
     Raises:
-        NotDifferentiableError: An operator of it, or a case of one, is not in the table.
+        NotDifferentiableError: The table does not cover an operator of the model.
     """
     return _GraphConversion(model, widen=widen).result()
 
 
 def widened(x: Tensor) -> Tensor:
-    """A narrow float in float32."""
+    """Converts float16 or bfloat16 to float32."""
     return x.float()
 
 
 def item(values: Sequence[Tensor], index: int) -> Tensor:
-    """One output of several."""
+    """Takes one output of several."""
     return values[index]
 
 
 class LeafTracer(fx.Tracer):
-    """Traces a module of these functions without looking into them: torch does so when it reads a pickled one."""
+    """Traces a module of these functions without looking into them, which torch does when it reads a pickled one."""
 
     def __init__(self) -> None:
-        """Takes every function of the table as it is."""
+        """Lets every function of the table stay one call."""
         functions = {entry.function for entries in TABLE.values() for entry in entries}
         super().__init__(autowrap_functions=(widened, item, *functions))
 
@@ -152,11 +158,11 @@ class _GraphConversion:
         self._is_widened = False
         opsets = model.graph.opset_imports
         self._opset = opsets.get("", opsets.get("ai.onnx", 0))
-        self._names = linear_operators.node_names(model)
+        self._names = linear_operators.name_nodes(model)
         self._root = nn.Module()
         self._graph = fx.Graph(tracer_cls=LeafTracer)
-        self._nodes: dict[str, fx.Node] = {}  # computed when the function is called
-        self._folded: dict[str, Tensor] = {}  # known now
+        self._nodes: dict[str, fx.Node] = {}  # values that are computed when the function is called
+        self._folded: dict[str, Tensor] = {}  # values that are known now
         self._parameters: dict[str, str] = {}
         self._taken: set[str] = set()
         self._unsupported: dict[str, str] = {}  # inputs by name, with their type
@@ -194,13 +200,13 @@ class _GraphConversion:
         return argument
 
     def _live(self, outputs: Sequence[str]) -> list[GraphStep]:
-        """What the outputs depend on, in topological order."""
+        """The steps that the outputs depend on, in topological order."""
         needed, nodes = set(outputs), []
         for node in reversed(list(self._model.graph)):
             if not needed.isdisjoint(str(value.name) for value in node.outputs):
                 needed.update(str(value.name) for value in node.inputs if value is not None)
                 nodes.append(node)
-        return [self._step(node) for node in reversed(nodes) if linear_operators.stored_tensor(node.outputs[0]) is None]
+        return [self._step(node) for node in reversed(nodes) if find_stored_tensor(node.outputs[0]) is None]
 
     def _step(self, node: ir.Node) -> GraphStep:
         name, op = self._names[node], node.op_type
@@ -213,8 +219,8 @@ class _GraphConversion:
         for value in node.inputs:
             if value is not None and value.name in self._unsupported:
                 raise NotDifferentiableError(op, name, f"input {value.name} is {self._unsupported[value.name]}")
-        inputs = _without_trailing([value.name if value is not None and value.name else None for value in node.inputs])
-        outputs = _without_trailing([value.name or None for value in node.outputs])
+        inputs = _drop_trailing([value.name if value is not None and value.name else None for value in node.inputs])
+        outputs = _drop_trailing([value.name or None for value in node.outputs])
         try:
             attributes = {key: self._attribute(key, value) for key, value in node.attributes.items()}
             keywords = operator.keyword_arguments(attributes, len(inputs), len(outputs))
@@ -224,7 +230,7 @@ class _GraphConversion:
 
     def _attribute(self, name: str, attribute: ir.Attr) -> Any:
         match attribute.type:
-            case ir.AttributeType.INT if name in TYPE_ATTRIBUTES:
+            case ir.AttributeType.INT if name in float32_copy.TYPE_ATTRIBUTES:
                 return self._dtype(ir.DataType(attribute.as_int())) if attribute.as_int() else None
             case ir.AttributeType.INT | ir.AttributeType.FLOAT | ir.AttributeType.STRING:
                 return attribute.value
@@ -252,12 +258,12 @@ class _GraphConversion:
         return torch.from_numpy(np.array(array, order="C")).to(dtype)
 
     def _stored(self, steps: Sequence[GraphStep], outputs: Sequence[str]) -> Iterator[tuple[str, ir.TensorProtocol]]:
-        """Every stored tensor that is read."""
+        """Yields every stored tensor that is read, with its name."""
         read = {name for step in steps for name in step.inputs}.union(outputs)
         graph = self._model.graph
         values = [*graph.initializers.values(), *(value for node in graph for value in node.outputs)]
         for value in values:
-            tensor = linear_operators.stored_tensor(value)
+            tensor = find_stored_tensor(value)
             if value.name in read and tensor is not None:
                 yield str(value.name), tensor
 
@@ -279,7 +285,7 @@ class _GraphConversion:
             with torch.no_grad():
                 result = step.operator.function(*given, **step.keywords)
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
-            raise NotDifferentiableError(step.op, step.node, _sentence(error)) from error
+            raise NotDifferentiableError(step.op, step.node, first_line(error)) from error
         values = result if "outputs" in step.operator.keywords else (result,)
         self._folded |= {name: value for name, value in zip(step.outputs, values, strict=True) if name}
 
@@ -304,13 +310,13 @@ class _GraphConversion:
         keywords: dict[str, Any],
         value: str,
     ) -> fx.Node:
-        node = self._graph.create_node("call_function", function, arguments, keywords, name=_sanitised(step.node))
+        node = self._graph.create_node("call_function", function, arguments, keywords, name=_sanitise(step.node))
         is_tuple = "outputs" in step.operator.keywords and function is not item
         node.meta |= {"onnx": (step.node, step.op)} | ({} if is_tuple else {"value": value})
         return node
 
     def _literal(self, name: str | None) -> Any:
-        """Numbers where they are known and few; otherwise the value as it is computed."""
+        """A value as Python numbers where they are known and few; otherwise the node that computes it."""
         tensor = None if name is None else self._folded.get(name)
         if tensor is None or tensor.numel() > LONGEST_LITERAL or tensor.dim() > 1:
             return name and self._node(name)
@@ -326,15 +332,15 @@ class _GraphConversion:
         return self._nodes[name]
 
     def _identifier(self, name: str) -> str:
-        """A name that Python, torch and the names so far allow."""
-        place = _sanitised(name)
+        """Makes a new name that Python and torch allow."""
+        place = _sanitise(name)
         while place in self._taken or keyword.iskeyword(place) or hasattr(builtins, place) or _is_reserved(place):
             place += "_"
         self._taken.add(place)
         return place
 
 
-def _sanitised(name: str) -> str:
+def _sanitise(name: str) -> str:
     place = re.sub(r"\W", "_", name, flags=re.ASCII)
     return place if place[:1].isalpha() else f"v_{place}"
 
@@ -345,10 +351,6 @@ def _is_reserved(name: str) -> bool:
     )
 
 
-def _without_trailing(names: Sequence[str | None]) -> tuple[str | None, ...]:
+def _drop_trailing(names: Sequence[str | None]) -> tuple[str | None, ...]:
     last = max((place for place, name in enumerate(names) if name), default=-1)
     return tuple(names[: last + 1])
-
-
-def _sentence(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -1,4 +1,4 @@
-"""The calls that a graph becomes: which function on which values, and which of them a gradient reaches."""
+"""The steps that a graph becomes: calls of functions on values. Finds the values that a gradient reaches."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,7 +11,16 @@ PAIR = "QuantizeLinear+DequantizeLinear"
 
 @dataclass(frozen=True)
 class GraphStep:
-    """One call: which function, on which values (None where left out), to which."""
+    """One call of a function.
+
+    Attributes:
+        node: Name of the ONNX node.
+        op: Its operator.
+        operator: The entry of the table that holds the function.
+        inputs: Names of the values it takes, in order; None for one that is left out.
+        outputs: Names of the values it returns, in order; empty for one that is left out.
+        keywords: The keyword arguments of the call.
+    """
 
     node: str
     op: str
@@ -22,7 +31,7 @@ class GraphStep:
 
     @property
     def differentiable(self) -> Iterator[str]:
-        """The inputs that a gradient reaches."""
+        """Yields the names of the inputs that a gradient reaches."""
         kind = self.keywords.get("to")
         if self.operator.detached or (kind is not None and not kind.is_floating_point):
             return
@@ -31,7 +40,15 @@ class GraphStep:
 
 
 def pair_quantisation(steps: Sequence[GraphStep], outputs: Sequence[str]) -> list[GraphStep]:
-    """Makes one step of each DequantizeLinear behind a QuantizeLinear, so that gradients pass."""
+    """Joins each DequantizeLinear with the QuantizeLinear before it to one step, so that gradients pass.
+
+    Args:
+        steps: The steps in topological order.
+        outputs: Names of the graph's outputs.
+
+    Returns:
+        The steps in the same order, without each QuantizeLinear that nothing else reads.
+    """
     pair = look_up(PAIR, NEWEST_OPSET)
     producers = {step.outputs[0]: step for step in steps if step.op == "QuantizeLinear"}
     result = []
@@ -49,7 +66,7 @@ def pair_quantisation(steps: Sequence[GraphStep], outputs: Sequence[str]) -> lis
 
 
 def find_reached(steps: Sequence[GraphStep], outputs: Sequence[str]) -> set[str]:
-    """Finds the values that a gradient of the outputs reaches."""
+    """Finds the names of the values that a gradient of the outputs reaches; `steps` are in topological order."""
     reached = set(outputs)
     for step in reversed(steps):
         if not reached.isdisjoint(step.outputs):

@@ -1,4 +1,4 @@
-"""The table of ONNX operators that run as differentiable torch functions, and how one is looked up for a node."""
+"""The table of ONNX operators that run as differentiable torch functions, and the way to look up an operator in it."""
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -10,9 +10,10 @@ from torch import Tensor
 
 from prox24_export.errors import Prox24Error
 
-OLDEST_OPSET = 7  # of what ONNX Runtime promises to run
-NEWEST_OPSET = 28  # of what the operators here were tested with
-Ints = Tensor | Sequence[int] | int  # sizes, axes, positions: literals where the model stores them, else computed
+OLDEST_OPSET = 7  # the oldest that ONNX Runtime promises to run
+NEWEST_OPSET = 28  # the newest that the operators here were tested with
+# Sizes, axes or positions: Python numbers where the model stores them, else tensors.
+Ints = Tensor | Sequence[int] | int
 Floats = Tensor | Sequence[float] | float
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -21,12 +22,18 @@ class NotDifferentiableError(Prox24Error):
     """The model cannot run as a differentiable function.
 
     Attributes:
-        operator: The ONNX operator that stands in the way.
-        node: Its node.
+        operator: The ONNX operator that cannot be converted.
+        node: Name of its node.
     """
 
     def __init__(self, operator: str, node: str, detail: str = "") -> None:
-        """Says which operator, at which node, and what of it where that is less than all."""
+        """Makes the error.
+
+        Args:
+            operator: The ONNX operator.
+            node: Name of its node.
+            detail: The case of the operator that is not covered; empty where no case is covered.
+        """
         because = f" ({detail})" if detail else ""
         super().__init__(f"not differentiable here: operator {operator} at node {node}{because}")
         self.operator = operator
@@ -34,24 +41,25 @@ class NotDifferentiableError(Prox24Error):
 
 
 class Unsupported(ValueError):  # noqa: N818 (a verdict that becomes a NotDifferentiableError once the node is known)
-    """A function met a case of its operator that it does not compute."""
+    """A case of an operator that its function does not compute."""
 
 
 @dataclass(frozen=True)
 class Operator:
-    """One operator, from one opset on.
+    """One entry of the table: the meaning of an operator from one opset on.
 
     Attributes:
-        function: Takes the node's inputs in order, None for one left out, and its attributes by name. Where it has a
-            keyword `outputs`, it takes their number and returns a tuple; otherwise it returns the one output.
-        since: The first opset of this meaning.
+        function: Computes the operator. It takes the node's inputs in order, with None for one that is left out, and
+            its attributes by name. Where it has a keyword `outputs`, it takes the number of outputs by it and returns a
+            tuple; otherwise it returns the one output.
+        since: The first opset in which the operator has this meaning.
         keywords: Names that the function takes by keyword.
-        arity: Inputs that the function takes; None where any number.
-        extra: Further keywords, the same for every node.
-        only: By attribute, whether a value of it is covered.
-        literals: Inputs that arrive as Python numbers where the model stores them. No gradient reaches them.
-        fixed: Other inputs that no gradient reaches.
-        detached: No gradient passes at all.
+        arity: The most inputs that the function takes; None where it takes any number.
+        extra: Further keyword arguments, the same for every node.
+        only: By name of an attribute, a function that tells whether a value of it is covered.
+        literals: Indices of inputs that arrive as Python numbers where the model stores them. No gradient reaches them.
+        fixed: Indices of other inputs that no gradient reaches.
+        detached: Whether no gradient passes at all.
     """
 
     function: Callable[..., Any]
@@ -65,10 +73,15 @@ class Operator:
     detached: bool = False
 
     def keyword_arguments(self, attributes: Mapping[str, Any], inputs: int, outputs: int) -> dict[str, Any]:
-        """What the function takes by keyword for a node of these attributes, of so many inputs and outputs.
+        """Makes the keyword arguments of the function for a node.
+
+        Args:
+            attributes: The attributes of the node by name.
+            inputs: The number of its inputs.
+            outputs: The number of its outputs.
 
         Raises:
-            Unsupported: An attribute, an input or an output is not covered.
+            Unsupported: The function does not cover an attribute, or the number of inputs or outputs.
         """
         if self.arity is not None and inputs > self.arity:
             raise Unsupported(f"{inputs} inputs")
@@ -95,10 +108,13 @@ def operator(
     fixed: Iterable[int] = (),
     detached: bool = False,
 ) -> Callable[[Function], Function]:
-    """Enters a function into the table under these operators' names, from opset `since` on; see `Operator`."""
+    """Enters a function into the table, as the meaning of these operators from opset `since` on.
+
+    The other arguments are the fields of `Operator`.
+    """
 
     def enter(function: Function) -> Function:
-        keywords, arity = _signature(function)
+        keywords, arity = _read_signature(function)
         keywords -= (extra or {}).keys()
         for name in names:
             entry = Operator(
@@ -112,7 +128,7 @@ def operator(
 
 
 def look_up(name: str, opset: int) -> Operator | None:
-    """What the table holds for an operator of the default domain; None where it does not cover that opset."""
+    """Looks up an operator of the default domain in the table; None where the table does not cover that opset."""
     if not OLDEST_OPSET <= opset <= NEWEST_OPSET:
         return None
     found = [entry for entry in TABLE.get(name, ()) if entry.since <= opset]
@@ -120,45 +136,48 @@ def look_up(name: str, opset: int) -> Operator | None:
 
 
 def one_of(*values: Any) -> Callable[[Any], bool]:
-    """Whether a value is among these."""
+    """Makes a test of whether a value is one of these."""
     return values.__contains__
 
 
 def all_ones(values: Sequence[int]) -> bool:
-    """Whether an attribute of one number per axis changes nothing."""
+    """Whether all numbers are 1, so that an attribute with one number per axis changes nothing."""
     return all(value == 1 for value in values)
 
 
-def ints(value: Ints) -> list[int]:
-    """Sizes, axes or positions as Python integers."""
+def read_ints(value: Ints) -> list[int]:
+    """Reads sizes, axes or positions as Python integers."""
     if isinstance(value, Tensor):
         return [int(entry) for entry in value.reshape(-1).tolist()]
     return [int(value)] if isinstance(value, int | float) else [int(entry) for entry in value]
 
 
-def floats(value: Floats) -> list[float]:
-    """A stored or computed vector as Python numbers."""
+def read_floats(value: Floats) -> list[float]:
+    """Reads a stored or computed vector as Python floats."""
     if isinstance(value, Tensor):
         return [float(entry) for entry in value.reshape(-1).tolist()]
     return [float(value)] if isinstance(value, int | float) else [float(entry) for entry in value]
 
 
-def number(value: Floats) -> int | float | bool:
-    """The one entry of a tensor or of a literal."""
+def read_number(value: Floats) -> int | float | bool:
+    """Reads the one entry of a tensor or of a literal as a Python number."""
     if isinstance(value, Tensor):
         return value.item()
     return value if isinstance(value, int | float) else value[0]
 
 
 def as_tensor(value: Ints, like: Tensor) -> Tensor:
-    """Positions as an int64 tensor where `like` lies."""
+    """Makes an int64 tensor of positions, on the device of `like`."""
     if isinstance(value, Tensor):
         return value.to(like.device, torch.int64)
     return torch.tensor(value, dtype=torch.int64, device=like.device)
 
 
-def _signature(function: Callable[..., Any]) -> tuple[frozenset[str], int | None]:
-    """Keyword names and the number of positional arguments; torch's own functions say neither."""
+def _read_signature(function: Callable[..., Any]) -> tuple[frozenset[str], int | None]:
+    """Reads the keyword names of a function and the number of its positional arguments.
+
+    Torch's own functions tell neither: they give no names and None.
+    """
     try:
         parameters = inspect.signature(function).parameters.values()
     except ValueError:

@@ -1,1 +1,1 @@
-"""Lower precision: float32 files as float16 or bfloat16 ones for strongly typed engines, verified again."""
+"""Lower precision: converts float32 ONNX files to float16 or bfloat16 for strongly typed engines, and verifies them."""

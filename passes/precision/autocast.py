@@ -1,6 +1,6 @@
-"""NVIDIA's own converter, `modelopt.onnx.autocast`, where it is installed and asked for.
+"""Runs NVIDIA's own converter, `modelopt.onnx.autocast`, where it is installed and asked for.
 
-It is not a dependency: it brings its own versions of onnx and onnxruntime.
+It is no dependency, because it brings its own versions of onnx and onnxruntime.
 """
 
 import tempfile
@@ -17,10 +17,10 @@ from prox24_export.passes.precision.types import LowPrecisionName
 
 
 def expect_autocast() -> None:
-    """Finds out before any work whether it can be had.
+    """Expects that autocast is installed; this is called before any work is done.
 
     Raises:
-        UnavailableError: modelopt is not installed.
+        UnavailableError: modelopt, of which it is a part, is not installed.
     """
     if find_spec("modelopt") is None:
         raise UnavailableError(
@@ -29,12 +29,17 @@ def expect_autocast() -> None:
         )
 
 
-def autocast(source: Path, precision: LowPrecisionName, feeds: Sequence[Feeds]) -> onnx.ModelProto:
-    """The model as `convert_to_mixed_precision` gives it, types of inputs and outputs kept, calibrated on `feeds`.
+def convert_by_autocast(source: Path, precision: LowPrecisionName, feeds: Sequence[Feeds]) -> onnx.ModelProto:
+    """Converts a model with `convert_to_mixed_precision`. Inputs and outputs keep their types.
+
+    Args:
+        source: The float32 ONNX file.
+        precision: The low type.
+        feeds: Calibration batches; there may be none.
 
     Raises:
         UnavailableError: modelopt is not installed.
-        InputError: It cannot convert the model.
+        InputError: modelopt cannot convert the model.
     """
     expect_autocast()
     from modelopt.onnx.autocast import convert_to_mixed_precision  # noqa: PLC0415 (an optional extra)

@@ -1,4 +1,4 @@
-"""What must hold of a file in a lower precision: the pattern, where the weights are, the interface, finite values."""
+"""Checks a file in a lower precision: its pattern, the types of its weights, its interface, and finite values."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -16,19 +16,28 @@ from prox24_export.passes.verify_pattern import VerifiedUse, VerifyPattern
 
 
 class PrecisionError(Prox24Error):
-    """The model cannot be had in a lower precision as it is asked for."""
+    """The model cannot be converted to a lower precision in the way that was asked for."""
 
 
 def verify_lowered(
     final: OnnxGraph, linears: Sequence[Linear], precision: LowPrecision, kept: Mapping[str, str]
 ) -> tuple[VerifiedUse, ...]:
-    """Every use of `linears` is 2:4 in the converted file, and reads a weight that is stored in the low type.
+    """Checks that every use of the layers is 2:4 in the converted file, with a weight that is stored in the low type.
 
-    A float32 weight behind a `Cast` computes the same, but no sparse kernel is sure to take it.
+    A float32 weight behind a `Cast` would give the same numbers, but then no sparse kernel is sure to be used.
+
+    Args:
+        final: The converted file, read again.
+        linears: The pruned layers of the source.
+        precision: The low type.
+        kept: The nodes that stay in float32, by name, each with its reason.
+
+    Returns:
+        Every use that was checked.
 
     Raises:
         PatternError: A use is missing or not 2:4.
-        PrecisionError: A weight is not stored in the low type although its node is not one of `kept`.
+        PrecisionError: A weight is not stored in the low type, and its node is none of those that stay in float32.
     """
     wanted = {linear.weight for linear in linears}
     uses = {use.label for linear in linears for use in linear.uses}
@@ -49,10 +58,10 @@ def verify_lowered(
 
 
 def verify_interface(source: onnx.ModelProto, final: onnx.ModelProto) -> None:
-    """Inputs and outputs have the names, the order and the types that they had.
+    """Checks that the inputs and outputs of the converted model have the names, order and types of the source.
 
     Raises:
-        PrecisionError: They do not.
+        PrecisionError: A name, the order or a type is another.
     """
     stored = {tensor.name for tensor in (*source.graph.initializer, *final.graph.initializer)}
     for side in ("input", "output"):
@@ -69,15 +78,15 @@ def verify_interface(source: onnx.ModelProto, final: onnx.ModelProto) -> None:
 
 
 def verify_finite(final: OnnxGraph, after: ObservedValues, before: ObservedValues) -> None:
-    """No value is NaN or Inf that was finite in float32.
+    """Checks that no value is NaN or Inf that was finite in float32.
 
     Args:
         final: The converted model.
-        after: What was seen of it.
-        before: What was seen of the float32 model, on the same feeds.
+        after: The values that were observed in it.
+        before: The values that were observed in the float32 model, on the same feeds.
 
     Raises:
-        PrecisionError: One is; names the first node.
+        PrecisionError: A value is NaN or Inf only in the converted model; the message names the first such node.
     """
     producer = {name: node for node in final.nodes for name in node.outputs}
     harmless = {name for name, found in before.ranges.items() if not found.finite}
@@ -95,26 +104,38 @@ def verify_finite(final: OnnxGraph, after: ObservedValues, before: ObservedValue
         )
 
 
-def differences(before: ObservedValues, after: ObservedValues) -> dict[str, float]:
-    """By float output: `‖low − float32‖ / ‖float32‖` over all feeds; entries that both have as NaN or Inf left out."""
+def measure_differences(before: ObservedValues, after: ObservedValues) -> dict[str, float]:
+    """Measures `‖low − float32‖ / ‖float32‖` of each float output over all feeds, by name of the output.
+
+    Entries that are the same NaN or Inf in both are left out. Where shapes differ, or only one side is NaN or Inf, the
+    result is inf.
+
+    Args:
+        before: The values that were observed in the float32 model.
+        after: The values that were observed in the converted model, on the same feeds.
+    """
     noise: dict[str, float] = {}
     signal: dict[str, float] = {}
     for one, other in zip(before.outputs, after.outputs, strict=True):
         for name in one:
             if one[name].dtype.kind == "f":
-                difference, size = _energy(one[name], other[name])
+                difference, size = _measure_energy(one[name], other[name])
                 noise[name] = noise.get(name, 0.0) + difference
                 signal[name] = signal.get(name, 0.0) + size
-    return {name: _relative(noise[name], signal[name]) for name in noise}
+    return {name: _divide(noise[name], signal[name]) for name in noise}
 
 
-def _relative(noise: float, signal: float) -> float:
+def _divide(noise: float, signal: float) -> float:
     if signal:
         return float(np.sqrt(noise / signal))
     return np.inf if noise else 0.0
 
 
-def _energy(one: Array, other: Array) -> tuple[float, float]:
+def _measure_energy(one: Array, other: Array) -> tuple[float, float]:
+    """Sums the squares of the difference and of `one` over entries that are finite in both.
+
+    It is (inf, 1) where shapes differ, or where only one of both is NaN or Inf.
+    """
     if one.shape != other.shape:  # its size depends on the data, as that of detections does
         return np.inf, 1.0
     left, right = one.astype(np.float64), other.astype(np.float64)

@@ -1,4 +1,4 @@
-"""Which nodes stay in float32, each with one sentence that says why."""
+"""Chooses the nodes that stay in float32, each with one sentence that says why."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -6,28 +6,30 @@ from fnmatch import fnmatchcase
 
 import onnx_ir as ir
 
-from prox24_export.passes.front_onnx.linear_operators import ONNX_DOMAINS
+from prox24_export.passes.front_onnx.constants import ONNX_DOMAINS
 from prox24_export.passes.precision.ranges import Range
-from prox24_export.passes.precision.types import LowPrecision, places
+from prox24_export.passes.precision.types import LowPrecision, find_places
 
 INTEGERS = {
     kind for kind in ir.DataType if kind.is_integer() and kind is not ir.DataType.BOOL
 }  # a mask of truth values is exact in any float type
 SAME_VALUES = {"Expand", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
-DENOMINATORS = {"Div": 1, "Reciprocal": 0, "Log": 0}  # input whose zero would be an infinity
+DENOMINATORS = {"Div": 1, "Reciprocal": 0, "Log": 0}  # index of the input for whose zero the result is infinite
 BODIES = {ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS}
 
 
 @dataclass(frozen=True)
 class Float32Choice:
-    """What decides.
+    """The rules by which nodes stay in float32.
 
     Attributes:
         precision: The low type.
-        opset: Of the standard operators.
-        margin: Calibration sees few samples: values must stay this factor below the end of the type's range.
+        opset: The opset of the standard operators.
+        margin: The factor by which values must stay below the end of the type's range, because calibration sees few
+            samples.
         keep: Globs on node names that the user wants in float32.
-        linears: Names of the nodes that multiply by a stored weight: there, computing with indices ends.
+        linears: Names of the nodes that multiply by a stored weight. Behind them nothing counts as computed from
+            indices.
     """
 
     precision: LowPrecision
@@ -37,13 +39,16 @@ class Float32Choice:
     linears: frozenset[str]
 
     def choose(self, nodes: Sequence[ir.Node], ranges: Mapping[str, Range]) -> dict[str, str]:
-        """By name of the node: why it stays in float32. Nodes without float32 operands are not mentioned.
+        """Chooses the nodes that stay in float32.
 
         Args:
-            nodes: Main graph in topological order, each with a name of its own.
-            ranges: Of values by name; what is not in it counts as harmless.
+            nodes: The nodes of the main graph in topological order, each with a name of its own.
+            ranges: Ranges of values by name. A value without a range counts as harmless.
+
+        Returns:
+            By name of the node, why it stays in float32. Nodes without float32 operands are left out.
         """
-        ranges = _with_same_values(nodes, ranges)
+        ranges = _spread_ranges(nodes, ranges)
         unsafe = self._unsafe(nodes, ranges)
         indices = self._index_arithmetic(nodes)
         kept: dict[str, str] = {}
@@ -70,7 +75,7 @@ class Float32Choice:
             return "its bodies are not converted"
         if node.domain not in ONNX_DOMAINS:
             return f"{node.domain}.{node.op_type} is no ONNX operator: which types it takes is not known"
-        found = places(node, self.opset, self.precision)
+        found = find_places(node, self.opset, self.precision)
         if found is None:
             return f"{node.op_type} has no ONNX schema in opset {self.opset}"
         reads = [low for low, value in zip(found.inputs, node.inputs, strict=True) if is_float(value)]
@@ -89,7 +94,7 @@ class Float32Choice:
         return f"computes with integers, such as positions, of which {self.precision.word} holds {digits} bits"
 
     def _unsafe(self, nodes: Sequence[ir.Node], ranges: Mapping[str, Range]) -> dict[str, str]:
-        """By name of the value: why the low type cannot hold it."""
+        """By name of the value, why the low type cannot hold it."""
         denominators = {
             str(value.name)
             for node in nodes
@@ -132,18 +137,18 @@ class Float32Choice:
 
 
 def is_float(value: ir.Value | None) -> bool:
-    """Whether a value is of the type that is converted."""
+    """Whether a value is float32, the type that is converted."""
     return value is not None and value.dtype == ir.DataType.FLOAT
 
 
 def has_float(node: ir.Node) -> bool:
-    """Whether a node reads or makes float32, in its bodies too."""
+    """Whether a node reads or computes float32, or may do so in its bodies."""
     operands = any(map(is_float, (*node.inputs, *node.outputs)))
     return operands or any(attribute.type in BODIES for attribute in node.attributes.values())
 
 
 def _is_constant(value: ir.Value | None) -> bool:
-    """Stored, or computed from stored values alone."""
+    """Whether a value is stored, or computed from stored values alone."""
     pending, seen = [value], set()
     while pending:
         here = pending.pop()
@@ -157,8 +162,8 @@ def _is_constant(value: ir.Value | None) -> bool:
     return True
 
 
-def _with_same_values(nodes: Sequence[ir.Node], ranges: Mapping[str, Range]) -> dict[str, Range]:
-    """Layout operators hand a range on where nothing was observed, such as that of a transposed weight."""
+def _spread_ranges(nodes: Sequence[ir.Node], ranges: Mapping[str, Range]) -> dict[str, Range]:
+    """Gives the range of an operand to the result of a layout operator that was not observed, as behind weights."""
     known = dict(ranges)
     for node in nodes:
         source = node.inputs[0] if node.op_type in SAME_VALUES and node.inputs else None

@@ -1,8 +1,8 @@
 """Rewrites a float32 graph so that all but some nodes compute in a lower precision.
 
-Where a type changes between two nodes stands one Cast; constants are stored in the type that their readers want, so
-that nothing but activations is ever cast. Written here because `python benchmarks/precision.py` shows how often the
-published converters write a file that does not load once some nodes stay in float32; and they know no bfloat16.
+There is one Cast where a type changes between two nodes. Constants are stored in the type that their readers want, so
+that only activations are ever cast. This is written here because published converters often write a file that does not
+load once some nodes stay in float32, as `python benchmarks/precision.py` shows, and because they know no bfloat16.
 """
 
 from collections.abc import Mapping
@@ -10,23 +10,19 @@ from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
+from prox24_export.passes.front_onnx.constants import FLOAT_TYPES
 from prox24_export.passes.precision.choice import BODIES, has_float
-from prox24_export.passes.precision.types import LowPrecision, Places, places, rounded
+from prox24_export.passes.precision.types import LowPrecision, Places, find_places, round_to
 
 LAYOUT_ONLY = {"Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
 FLOAT = ir.DataType.FLOAT
-WORDS = {
-    ir.DataType.FLOAT: "float32",
-    ir.DataType.FLOAT16: "float16",
-    ir.DataType.BFLOAT16: "bfloat16",
-    ir.DataType.DOUBLE: "float64",
-}
 
 
-def constants_first(model: ir.Model) -> None:
-    """Float `Constant` nodes of the main graph become initializers; casts and `Identity` of constants are carried out.
+def hoist_constants(model: ir.Model) -> None:
+    """Changes a model so that its float constants are initializers of the main graph.
 
-    A weight keeps its name where its cast was its only reader.
+    `Constant` nodes become initializers, and `Cast` and `Identity` of constants are carried out. A weight keeps its
+    name where a cast was its only reader.
     """
     names = Names(model)
     graph = model.graph
@@ -42,18 +38,24 @@ def constants_first(model: ir.Model) -> None:
             _fold_identity(graph, node)
 
 
-def convert(model: ir.Model, precision: LowPrecision, kept: Mapping[str, str], opset: int) -> None:
-    """Changes `model`: nodes named in `kept` stay in float32, all others compute in the low type as far as they may.
+def convert_graph(model: ir.Model, precision: LowPrecision, kept: Mapping[str, str], opset: int) -> None:
+    """Changes a model so that its nodes compute in a lower precision.
 
-    Types of graph inputs and outputs stay. Every float32 value of the main graph must have its type, and
-    `constants_first` must have been called.
+    Graph inputs and outputs keep their types. Every float32 value of the main graph must have its type, and
+    `hoist_constants` must have been called.
+
+    Args:
+        model: The model.
+        precision: The low type.
+        kept: Names of the nodes that stay in float32. All others compute in the low type as far as their operator may.
+        opset: The opset of the standard operators.
     """
     graph = model.graph
     graph.sort()
     conversion = _PrecisionConversion(graph, precision, Names(model))
     for node in list(graph):
         if has_float(node):
-            found = places(node, opset, precision)
+            found = find_places(node, opset, precision)
             is_low = str(node.name) not in kept and found is not None
             conversion.node(node, found if is_low else None)
     conversion.outputs()
@@ -61,17 +63,17 @@ def convert(model: ir.Model, precision: LowPrecision, kept: Mapping[str, str], o
 
 
 class Names:
-    """Names that nothing in the model has yet."""
+    """Makes names that nothing in a model has yet."""
 
     def __init__(self, model: ir.Model) -> None:
-        """Collects those there are, bodies included."""
+        """Collects the names of the model, bodies included."""
         self._taken = {str(value.name) for value in model.graph.inputs} | set(model.graph.initializers)
         for node in model.graph.all_nodes():
             self._taken.update(str(value.name) for value in (*node.inputs, *node.outputs) if value is not None)
             self._taken.update([str(node.name)])
 
     def new(self, wanted: str) -> str:
-        """`wanted`, numbered where it is taken."""
+        """Makes a new name: `wanted`, with a number where that is taken."""
         name, number = wanted, 1
         while name in self._taken:
             name, number = f"{wanted}_{number}", number + 1
@@ -81,7 +83,15 @@ class Names:
 
 @dataclass
 class _PrecisionConversion:
-    """A value is told by the object, so that names may change on the way."""
+    """One conversion. Values are told apart by their objects, so that names may change on the way.
+
+    Attributes:
+        graph: The main graph.
+        precision: The low type.
+        names: Makes new names.
+        made: The version of a value in another type, by the value and the type.
+        floats: The values that were float32 at the start.
+    """
 
     graph: ir.Graph
     precision: LowPrecision
@@ -95,7 +105,12 @@ class _PrecisionConversion:
         self.floats = {value for value in values if value.dtype == FLOAT}
 
     def node(self, node: ir.Node, low: Places | None) -> None:
-        """Gives a node operands of its type; None: float32."""
+        """Gives a node operands and results of the type in which it computes.
+
+        Args:
+            node: The node.
+            low: Its operands and results that take the low type; None where it stays in float32.
+        """
         if node.op_type != "Cast":
             for index, value in enumerate(node.inputs):
                 if value in self.floats:
@@ -111,7 +126,7 @@ class _PrecisionConversion:
                     node.attributes["to"] = ir.AttrInt64("to", int(self.precision.dtype))
 
     def typed(self, value: ir.Value, dtype: ir.DataType) -> ir.Value:
-        """`value` in another type, made once."""
+        """A value in another type, which is made only once."""
         if value.dtype == dtype:
             return value
         if (value, dtype) not in self.made:
@@ -120,7 +135,7 @@ class _PrecisionConversion:
         return self.made[value, dtype]
 
     def outputs(self) -> None:
-        """Graph outputs get back their type, under their own name."""
+        """Gives graph outputs their old type again, under their own name."""
         for index, value in enumerate(self.graph.outputs):
             if value not in self.floats or value.dtype == FLOAT:
                 continue
@@ -131,7 +146,7 @@ class _PrecisionConversion:
             self.graph.outputs[index] = cast
 
     def initializers(self) -> None:
-        """The low version of a constant takes its name; the float32 one goes, or gets another where it is read."""
+        """Gives the low version of a constant its name. The float32 one goes, or is renamed where it is still read."""
         for (value, _), low in self.made.items():
             if not low.is_initializer():
                 continue
@@ -147,7 +162,7 @@ class _PrecisionConversion:
                 self.graph.register_initializer(value)
 
     def _captures(self, attribute: ir.Attr) -> None:
-        """Bodies stay as they are: what they read of the main graph comes to them in float32."""
+        """Leaves bodies as they are: what they read of the main graph is given to them in float32."""
         bodies = [attribute.as_graph()] if attribute.type == ir.AttributeType.GRAPH else list(attribute.as_graphs())
         for body in bodies:
             for inner in body.all_nodes():
@@ -159,7 +174,7 @@ class _PrecisionConversion:
                     body.outputs[index] = self.typed(value, FLOAT)
 
     def _cast(self, value: ir.Value, dtype: ir.DataType) -> ir.Value:
-        name = self.names.new(f"{value.name}_as_{WORDS[dtype]}")
+        name = self.names.new(f"{value.name}_as_{FLOAT_TYPES[dtype]}")
         cast = ir.node("Cast", [value], {"to": int(dtype)}, name=name)
         cast.outputs[0].name = name
         cast.outputs[0].type = ir.TensorType(dtype)
@@ -172,19 +187,19 @@ class _PrecisionConversion:
         return cast.outputs[0]
 
     def _stored(self, value: ir.Value, dtype: ir.DataType) -> ir.Value:
-        name = self.names.new(f"{value.name}_as_{WORDS[dtype]}")
-        made = _initializer(name, value.const_value, dtype)
+        name = self.names.new(f"{value.name}_as_{FLOAT_TYPES[dtype]}")
+        made = _make_initializer(name, value.const_value, dtype)
         self.graph.register_initializer(made)
         return made
 
 
-def _initializer(name: str, tensor: ir.TensorProtocol | None, dtype: ir.DataType) -> ir.Value:
-    """A constant of another type, computed when the file is written, so that one is in memory at a time."""
+def _make_initializer(name: str, tensor: ir.TensorProtocol | None, dtype: ir.DataType) -> ir.Value:
+    """Makes a constant of another type. It is computed when the file is written, so that one is in memory at a time."""
     if tensor is None:
         raise AssertionError(f"constant {name} holds no tensor")
 
     def make() -> ir.TensorProtocol:
-        return ir.tensor(rounded(tensor.numpy(), WORDS[dtype]), name=name)
+        return ir.tensor(round_to(tensor.numpy(), FLOAT_TYPES[dtype]), name=name)
 
     shape = ir.Shape(tensor.shape.numpy())
     lazy = ir.LazyTensor(make, dtype=dtype, shape=shape, name=name)
@@ -192,9 +207,10 @@ def _initializer(name: str, tensor: ir.TensorProtocol | None, dtype: ir.DataType
 
 
 def _hoist(graph: ir.Graph, node: ir.Node) -> None:
+    """Makes a float `Constant` node an initializer."""
     value = node.outputs[0]
     tensor = ir.convenience.get_const_tensor(value)
-    if tensor is None or tensor.dtype not in WORDS or value.is_graph_output():
+    if tensor is None or tensor.dtype not in FLOAT_TYPES or value.is_graph_output():
         return
     stored = ir.Value(name=value.name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(tensor.shape.numpy()))
     stored.const_value = tensor
@@ -204,9 +220,9 @@ def _hoist(graph: ir.Graph, node: ir.Node) -> None:
 
 
 def _fold_cast(graph: ir.Graph, node: ir.Node, names: Names) -> None:
-    """A cast between float types of a constant, also behind layout operators, which then read the cast constant."""
+    """Carries out a cast of a constant between float types. Layout operators before it then read the cast constant."""
     result, source = node.outputs[0], node.inputs[0]
-    if source is None or result.dtype not in WORDS or result.is_graph_output():
+    if source is None or result.dtype not in FLOAT_TYPES or result.is_graph_output():
         return
     chain: list[ir.Node] = []
     root = source
@@ -218,9 +234,9 @@ def _fold_cast(graph: ir.Graph, node: ir.Node, names: Names) -> None:
         if producer.inputs[0] is None:
             return
         root = producer.inputs[0]
-    if root.dtype not in WORDS or root.const_value is None:
+    if root.dtype not in FLOAT_TYPES or root.const_value is None:
         return
-    cast = _initializer(names.new(f"{root.name}_as_{WORDS[result.dtype]}"), root.const_value, result.dtype)
+    cast = _make_initializer(names.new(f"{root.name}_as_{FLOAT_TYPES[result.dtype]}"), root.const_value, result.dtype)
     graph.register_initializer(cast)
     if chain:
         chain[-1].replace_input_with(0, cast)
@@ -237,7 +253,8 @@ def _fold_cast(graph: ir.Graph, node: ir.Node, names: Names) -> None:
 
 
 def _fold_identity(graph: ir.Graph, node: ir.Node) -> None:
+    """Lets the readers of an `Identity` of a constant read the constant itself."""
     source, result = node.inputs[0], node.outputs[0]
-    if source is not None and source.is_initializer() and source.dtype in WORDS and not result.is_graph_output():
+    if source is not None and source.is_initializer() and source.dtype in FLOAT_TYPES and not result.is_graph_output():
         result.replace_all_uses_with(source)
         graph.remove(node, safe=True)

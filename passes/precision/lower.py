@@ -1,6 +1,7 @@
-"""float32 ONNX → float16 or bfloat16 ONNX for strongly typed networks: no builder flag makes them lower any more.
+"""Converts float32 ONNX files to float16 or bfloat16, because TensorRT no longer does it by a flag of the builder.
 
-TensorRT 11 takes the types of the file and 10 does with STRONGLY_TYPED, so an engine is as narrow as its ONNX file.
+TensorRT 11 takes the types of the file, as TensorRT 10 does with STRONGLY_TYPED: an engine computes in the types of its
+ONNX file.
 """
 
 import math
@@ -17,22 +18,21 @@ import onnx_ir as ir
 
 from prox24_export.errors import InputError
 from prox24_export.passes.front_onnx import linear_operators, runtime
+from prox24_export.passes.front_onnx.constants import ONNX_DOMAINS
 from prox24_export.passes.front_onnx.graph import OnnxGraph
-from prox24_export.passes.front_onnx.tensors import model_tensors
-from prox24_export.passes.graph.arrays import as_numpy_dtype
+from prox24_export.passes.front_onnx.tensors import has_external
+from prox24_export.passes.graph.arrays import EXTERNAL_ABOVE, EXTERNAL_TENSOR, as_numpy_dtype
 from prox24_export.passes.graph.protocol import Candidate, Feeds, Linear
-from prox24_export.passes.precision.autocast import autocast
-from prox24_export.passes.precision.check import differences, verify_finite, verify_interface, verify_lowered
+from prox24_export.passes.precision.autocast import convert_by_autocast
+from prox24_export.passes.precision.check import measure_differences, verify_finite, verify_interface, verify_lowered
 from prox24_export.passes.precision.choice import Float32Choice, has_float
-from prox24_export.passes.precision.convert import constants_first, convert
+from prox24_export.passes.precision.convert import convert_graph, hoist_constants
 from prox24_export.passes.precision.quantised import is_quantised, verify_quantised
-from prox24_export.passes.precision.ranges import Range, observe, range_of
-from prox24_export.passes.precision.types import PRECISIONS, LowPrecision, LowPrecisionName, first_opset
+from prox24_export.passes.precision.ranges import Range, measure_range, observe
+from prox24_export.passes.precision.types import PRECISIONS, LowPrecision, LowPrecisionName, find_first_opset
 from prox24_export.passes.verify_pattern import VerifiedUse, VerifyPattern
 
-EXTERNAL_ABOVE = 1_800_000_000  # bytes of tensors: protobuf ends at 2 GiB
-EXTERNAL_TENSOR = 1024  # bytes: smaller tensors stay in the file
-MULTIPLY = ("Conv", "ConvTranspose", "Gemm", "MatMul")  # for the sake of these an opset is raised
+MULTIPLY = ("Conv", "ConvTranspose", "Gemm", "MatMul")  # the opset is raised so that these may have the low type
 LOW = {"float16", "bfloat16"}
 
 
@@ -41,12 +41,13 @@ class Lowered:
     """A converted file.
 
     Attributes:
-        path: Where it is.
-        kept_in_fp32: By node: why it computes in float32, in one sentence.
-        differences: By float output: `‖low − float32‖ / ‖float32‖` over the feeds, every value rounded to its type.
+        path: The file.
+        kept_in_fp32: By name of the node, why it computes in float32, in one sentence.
+        differences: By name of the float output, `‖low − float32‖ / ‖float32‖` over the feeds, with every value rounded
+            to its type.
         verified: Every use of a pruned weight that was checked in the file.
         notes: What the user should know, one sentence each.
-        converted: Whether anything changed; False where the model passed through as it was.
+        converted: Whether anything changed. It is False where the model was copied as it was.
     """
 
     path: Path
@@ -59,15 +60,16 @@ class Lowered:
 
 @dataclass(frozen=True)
 class LowerPrecision:
-    """Settings of the pass.
+    """The pass that converts a file to a lower precision, and its settings.
 
     Attributes:
         precision: The low type.
-        margin: Calibration sees few samples: a node stays in float32 where a value gets closer to the end of the
-            type's range than this factor.
-        keep: Globs on names of nodes that stay in float32 anyway.
-        converter: `own`, or NVIDIA's `autocast`, which needs modelopt and chooses by its own rules.
-        external_above: Bytes of tensors above which they go to a file beside the model; also where the source did so.
+        margin: A node stays in float32 where a value is closer to the end of the type's range than this factor, because
+            calibration sees few samples.
+        keep: Globs on names of nodes that stay in float32 in any case.
+        converter: `own`, or NVIDIA's `autocast`, which needs modelopt and chooses nodes by its own rules.
+        external_above: Size of the tensors in bytes above which they go to a file beside the model. They also go there
+            where the source holds external data.
     """
 
     precision: LowPrecisionName = "fp16"
@@ -77,23 +79,24 @@ class LowerPrecision:
     external_above: int = EXTERNAL_ABOVE
 
     def call(self, *, source: Path, target: Path, feeds: Sequence[Feeds], linears: Sequence[Linear] = ()) -> Lowered:
-        """Writes `source` in the low type to `target`, which appears whole or not at all; `source` is never touched.
+        """Writes `source` in the low type to `target`, which appears whole or not at all. `source` is never changed.
 
-        A model whose weights are float16 or bfloat16 already, or quantised, is copied. Inputs and outputs keep their
-        types.
+        A model whose weights are float16 or bfloat16 already, or which is quantised, is copied. Inputs and outputs keep
+        their types.
 
         Args:
-            source: An ONNX file.
-            target: Another file; large tensors go to `target` + `.data` beside it.
-            feeds: Calibration batches: ranges of values are taken from them, and outputs are compared on them.
-                With none, only weights decide what stays in float32, and nothing is compared.
-            linears: Pruned layers of `source`, to be verified in `target`.
+            source: The ONNX file to convert.
+            target: The file to write. Large tensors go to a file beside it, named `target` with `.data` behind it.
+            feeds: Calibration batches. Ranges of values are taken from them, and outputs are compared on them.
+                Without any, only weights decide what stays in float32, and nothing is compared.
+            linears: The pruned layers of `source`, which are verified in `target`.
 
         Raises:
             InputError: The model is unreadable, does not run on the feeds, or cannot be converted.
             UnavailableError: autocast was asked for and is not installed.
-            PatternError: A pruned weight is not 2:4 in the file.
-            PrecisionError: A value is NaN or Inf that was finite, or a weight is not stored in the low type.
+            PatternError: A pruned weight is not 2:4 in the new file.
+            PrecisionError: A value that was finite is NaN or Inf, a weight is not stored in the low type, or an input
+                or output has another type.
             OSError: The target cannot be written.
         """
         self.requires(source, target)
@@ -101,23 +104,23 @@ class LowerPrecision:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as folder:
             file = Path(folder) / target.name
-            why = _passes_through(graph, PRECISIONS[self.precision])
+            why = _explain_copy(graph, PRECISIONS[self.precision])
             lowered = self._copied(graph, file, linears, why) if why else self._converted(graph, file, feeds, linears)
             _publish(file, target)
         return replace(lowered, path=target)
 
     @staticmethod
     def requires(source: Path, target: Path) -> None:
-        """Expects to write another file than it reads.
+        """Expects the target to be another file than the source.
 
         Raises:
-            InputError: Both are the same.
+            InputError: Both are the same file.
         """
         if target.resolve() == source.resolve():
             raise InputError(f"{target} is the model that is converted. Expected another file to write to.")
 
     def _copied(self, graph: OnnxGraph, file: Path, linears: Sequence[Linear], why: str) -> Lowered:
-        if _has_external(graph.proto):
+        if has_external(graph.proto):
             model = ir.from_proto(graph.proto)
             ir.external_data.set_base_dir(model.graph, graph.path.parent)
             self._save(model, file, external=True)
@@ -133,32 +136,35 @@ class LowerPrecision:
         precision = PRECISIONS[self.precision]
         before = observe(graph, feeds)
         if self.converter == "autocast":
-            model = ir.from_proto(autocast(graph.path, self.precision, feeds))
+            model = ir.from_proto(convert_by_autocast(graph.path, self.precision, feeds))
             notes: list[str] = []
-            kept = _left_in_float32(model)
+            kept = _find_left_in_float32(model)
         else:
-            model, notes = _prepared(graph, precision, before.ranges)
+            model, notes = _prepare(graph, precision, before.ranges)
             kept = self._convert(graph, model, precision, before.ranges)
         size = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value)
-        self._save(model, file, external=size > self.external_above or _has_external(graph.proto))
+        self._save(model, file, external=size > self.external_above or has_external(graph.proto))
         written = OnnxGraph(file)
         verify_interface(graph.proto, written.proto)
         verified = verify_lowered(written, linears, precision, kept)
         after = observe(written, feeds, rounded=True)
         verify_finite(written, after, before)
         if not feeds:
-            notes.append("no calibration data: no value but the weights was looked at, and no output was compared")
+            notes.append(
+                "there is no calibration data: only the ranges of weights were checked, and no output was compared"
+            )
         elif written.runs_in_float32:
             notes.append(
-                "compared node by node on a float32 copy, every value rounded, as ONNX Runtime has no kernels here"
+                "outputs were compared on a float32 copy whose nodes run one by one with every value rounded, because "
+                "ONNX Runtime has no kernels for the type on this machine"
             )
-        return Lowered(file, kept, differences(before, after), verified, tuple(notes))
+        return Lowered(file, kept, measure_differences(before, after), verified, tuple(notes))
 
     def _convert(
         self, graph: OnnxGraph, model: ir.Model, precision: LowPrecision, before: Mapping[str, Range]
     ) -> dict[str, str]:
         stored = {
-            name: range_of(value.const_value.numpy())
+            name: measure_range(value.const_value.numpy())
             for name, value in model.graph.initializers.items()
             if value.const_value is not None and value.dtype == ir.DataType.FLOAT
         }
@@ -166,7 +172,7 @@ class LowerPrecision:
         opset = model.opset_imports[""]
         choice = Float32Choice(precision, opset, self.margin, self.keep, linears)
         kept = choice.choose(list(model.graph), {**before, **stored})
-        convert(model, precision, kept, opset)
+        convert_graph(model, precision, kept, opset)
         return kept
 
     def _save(self, model: ir.Model, file: Path, *, external: bool) -> None:
@@ -178,8 +184,8 @@ class LowerPrecision:
         ir.save(model, file, external_data=f"{file.name}.data", size_threshold_bytes=EXTERNAL_TENSOR)
 
 
-def _passes_through(graph: OnnxGraph, precision: LowPrecision) -> str:
-    """Why a model is copied as it is; empty where it is converted."""
+def _explain_copy(graph: OnnxGraph, precision: LowPrecision) -> str:
+    """Explains why a model is copied as it is; empty where it is converted."""
     if is_quantised(graph):
         return "the model is quantised (QuantizeLinear, DequantizeLinear) and was left as it is"
     weights = [found for found in graph.operators() if isinstance(found, Candidate)]
@@ -191,36 +197,42 @@ def _passes_through(graph: OnnxGraph, precision: LowPrecision) -> str:
     return f"the weights are {words} already, and the model was left as it is.{asked}".rstrip(".")
 
 
-def _prepared(graph: OnnxGraph, precision: LowPrecision, ranges: Mapping[str, Range]) -> tuple[ir.Model, list[str]]:
-    """A copy with one name per node, no functions, every value's type, an opset that has the low type; and notes."""
+def _prepare(graph: OnnxGraph, precision: LowPrecision, ranges: Mapping[str, Range]) -> tuple[ir.Model, list[str]]:
+    """Prepares a copy for conversion: nodes have unique names, values have types, and no functions are left.
+
+    Its opset is one in which products may be of the low type.
+
+    Returns:
+        The copy, and notes for the user.
+    """
     if graph.proto.graph.sparse_initializer:
         raise InputError(f"{graph.path} holds sparse initializers, which cannot be converted. Store them densely.")
     named = ir.from_proto(graph.proto)
-    for node, name in linear_operators.node_names(named).items():
+    for node, name in linear_operators.name_nodes(named).items():
         node.name = name
     proto = ir.to_proto(named)
     if proto.functions:
         proto = onnx.inliner.inline_local_functions(proto)
-    proto, notes = _raised(proto, precision, graph.path)
+    proto, notes = _raise_opset(proto, precision, graph.path)
     try:
         proto = onnx.shape_inference.infer_shapes(proto)
     except Exception as error:
-        raise InputError(f"types of {graph.path} cannot be inferred: {runtime.one_sentence(error)}.") from error
+        raise InputError(f"types of {graph.path} cannot be inferred: {runtime.shorten_message(error)}.") from error
     model = ir.from_proto(proto)
     ir.external_data.set_base_dir(model.graph, graph.path.parent)
     model.ir_version = max(model.ir_version or 0, 4)  # before, every initializer was an input too
-    for node, name in linear_operators.node_names(model).items():
+    for node, name in linear_operators.name_nodes(model).items():
         node.name = name
     _fill_types(graph, model, ranges)
-    constants_first(model)
+    hoist_constants(model)
     return model, notes
 
 
-def _raised(proto: onnx.ModelProto, precision: LowPrecision, path: Path) -> tuple[onnx.ModelProto, list[str]]:
-    """The model in the first opset in which its products may be of the low type, and a note where that is another."""
-    opset = next((entry.version for entry in proto.opset_import if entry.domain in linear_operators.ONNX_DOMAINS), 1)
+def _raise_opset(proto: onnx.ModelProto, precision: LowPrecision, path: Path) -> tuple[onnx.ModelProto, list[str]]:
+    """Raises a model to the first opset in which its products may be of the low type, with a note where it changes."""
+    opset = next((entry.version for entry in proto.opset_import if entry.domain in ONNX_DOMAINS), 1)
     used = {node.op_type for node in proto.graph.node} & set(MULTIPLY)
-    needed = {op: first_opset(op, precision) or 0 for op in used}
+    needed = {op: find_first_opset(op, precision) or 0 for op in used}
     late = max(needed, key=lambda op: needed[op], default="")
     if not late or needed[late] <= opset:
         return proto, []
@@ -232,13 +244,13 @@ def _raised(proto: onnx.ModelProto, precision: LowPrecision, path: Path) -> tupl
     except Exception as error:
         raise InputError(
             f"{path} has opset {opset}, {precision.word} {late} needs {needed[late]}, and onnx cannot raise it: "
-            f"{runtime.one_sentence(error)}. Export the model with that opset, or use fp16."
+            f"{runtime.shorten_message(error)}. Export the model with that opset, or use fp16."
         ) from error
     return raised, [f"opset raised from {opset} to {needed[late]}: {precision.word} {late} needs it"]
 
 
 def _fill_types(graph: OnnxGraph, model: ir.Model, ranges: Mapping[str, Range]) -> None:
-    """Types that inference does not know, such as those behind vendor operators, are those that were seen."""
+    """Fills in types that inference does not know, as behind vendor operators, with those that were observed."""
     for node in model.graph:
         for value in node.outputs:
             if value.type is None and str(value.name) in ranges and not graph.runs_in_float32:
@@ -256,8 +268,8 @@ def _fill_types(graph: OnnxGraph, model: ir.Model, ranges: Mapping[str, Range]) 
                 )
 
 
-def _left_in_float32(model: ir.Model) -> dict[str, str]:
-    """Nodes of another converter's result that read or make float32."""
+def _find_left_in_float32(model: ir.Model) -> dict[str, str]:
+    """Finds the nodes of another converter's result that read or compute float32, by name with a reason."""
     return {
         str(node.name): "left in float32 by modelopt's autocast"
         for node in model.graph
@@ -265,19 +277,15 @@ def _left_in_float32(model: ir.Model) -> dict[str, str]:
     }
 
 
-def _has_external(proto: onnx.ModelProto) -> bool:
-    return any(tensor.data_location == onnx.TensorProto.EXTERNAL for _, tensor in model_tensors(proto))
-
-
 def _load_attributes(node: ir.Node) -> None:
-    """Tensors in attributes come into the file: only initializers are written beside it."""
+    """Loads tensors of attributes, because only initializers can be written beside the model file."""
     for name, attribute in list(node.attributes.items()):
         if attribute.type == ir.AttributeType.TENSOR and isinstance(attribute.value, ir.ExternalTensor):
             node.attributes[name] = ir.AttrTensor(name, ir.tensor(attribute.value.numpy()))
 
 
 def _publish(file: Path, target: Path) -> None:
-    """The data first: a model file is there only when all it names is."""
+    """Moves the files to their place, external data first, so that a model file never lacks the data it names."""
     data = file.with_name(f"{file.name}.data")
     if data.exists():
         data.replace(target.with_name(data.name))

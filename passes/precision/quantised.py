@@ -1,7 +1,7 @@
-"""2:4 after quantisation: of each group of four integers at most two differ from the zero point.
+"""Checks 2:4 after quantisation: of each group of four integers at most two may differ from the zero point.
 
-A float zero becomes exactly the zero point, so a 2:4 weight in front of QuantizeLinear is 2:4 behind it; more entries
-may join, as small ones round to it. Weights that are stored as integers are looked at as they are.
+A float zero becomes exactly the zero point, so a weight that is 2:4 before QuantizeLinear is 2:4 after it. More entries
+may become the zero point, because small ones round to it. Weights that are stored as integers are checked as they are.
 """
 
 import tempfile
@@ -18,7 +18,14 @@ from prox24_export.passes.graph.arrays import Array
 from prox24_export.passes.graph.protocol import Candidate, Node
 from prox24_export.passes.verify_pattern import PatternError, VerifiedUse, check_use
 
-EPILOGUE = {"Add", "Relu", "Clip", "LeakyRelu", "Sigmoid", "Mul"}  # what TensorRT fuses behind a product
+EPILOGUE = {
+    "Add",
+    "Relu",
+    "Clip",
+    "LeakyRelu",
+    "Sigmoid",
+    "Mul",
+}  # operators that TensorRT fuses into the product
 
 
 def is_quantised(graph: OnnxGraph) -> bool:
@@ -26,10 +33,13 @@ def is_quantised(graph: OnnxGraph) -> bool:
     return any(node.op_type in {"QuantizeLinear", "DequantizeLinear"} for node in graph.proto.graph.node)
 
 
-def quantised_products(graph: OnnxGraph) -> tuple[set[str], set[str]]:
-    """Nodes that multiply what comes from DequantizeLinear, and those of which a QuantizeLinear takes the result.
+def find_quantised_products(graph: OnnxGraph) -> tuple[set[str], set[str]]:
+    """Finds the products of a quantised model.
 
-    Biases and activations may stand between a product and its QuantizeLinear: TensorRT fuses them.
+    Returns:
+        Names of the nodes that multiply a result of DequantizeLinear, and names of those whose result goes to
+        QuantizeLinear. Biases and activation functions may stand between a product and its QuantizeLinear, because
+        TensorRT fuses them.
     """
     by_output = {name: node for node in graph.nodes for name in node.outputs}
     readers: dict[str, list[Node]] = {}
@@ -52,16 +62,20 @@ def quantised_products(graph: OnnxGraph) -> tuple[set[str], set[str]]:
 
 
 def verify_quantised(graph: OnnxGraph, nodes: Sequence[str]) -> tuple[VerifiedUse, ...]:
-    """Checks the integers that `nodes` multiply by, along the reduction axis of each node.
+    """Checks the integers that nodes multiply by, along the reduction axis of each node.
 
-    Nodes whose weight is not quantised are checked as they are.
+    The float weight of a node that is not quantised is checked as it is.
+
+    Args:
+        graph: The quantised model.
+        nodes: Names of the nodes.
 
     Raises:
-        PatternError: A node has no constant weight, or more than two integers of a group are not the zero point.
+        PatternError: A node has no constant weight, or more than two integers of a group differ from the zero point.
     """
     with tempfile.TemporaryDirectory() as name:
         path = Path(name) / "integers.onnx"
-        onnx.save(_with_integers(graph), path)
+        onnx.save(_replace_by_integers(graph), path)
         looked_at = OnnxGraph(path)
         uses = {use.use.node: use for use in looked_at.operators() if isinstance(use, Candidate)}
         found = []
@@ -78,8 +92,11 @@ def verify_quantised(graph: OnnxGraph, nodes: Sequence[str]) -> tuple[VerifiedUs
     return tuple(found)
 
 
-def _with_integers(graph: OnnxGraph) -> onnx.ModelProto:
-    """The model, float32 `q − zero_point` in place of every dequantised constant: zero where nothing is multiplied."""
+def _replace_by_integers(graph: OnnxGraph) -> onnx.ModelProto:
+    """Makes a copy of the model with float32 `q − zero_point` in place of every dequantised constant.
+
+    An entry that is zero there takes no part in a product.
+    """
     model = onnx.ModelProto()
     model.CopyFrom(graph.proto)
     onnx.load_external_data_for_model(model, str(graph.path.parent))
@@ -97,7 +114,9 @@ def _with_integers(graph: OnnxGraph) -> onnx.ModelProto:
         attributes = {attribute.name: attribute.i for attribute in node.attribute}
         integers = values[node.input[0]].astype(np.int64)
         zero = values[node.input[2]].astype(np.int64) if len(node.input) > 2 and node.input[2] else np.int64(0)  # noqa: PLR2004 (third input)
-        spread = _spread(np.asarray(zero), integers.shape, attributes.get("axis", 1), attributes.get("block_size", 0))
+        spread = _broadcast_zero_point(
+            np.asarray(zero), integers.shape, attributes.get("axis", 1), attributes.get("block_size", 0)
+        )
         array = (integers - spread).astype(np.float32)
         model.graph.initializer.append(numpy_helper.from_array(array, node.output[0]))
         model.graph.node.remove(node)
@@ -105,7 +124,7 @@ def _with_integers(graph: OnnxGraph) -> onnx.ModelProto:
 
 
 def _evaluate(model: onnx.ModelProto, names: Sequence[str]) -> dict[str, Array]:
-    """Values that depend on no input."""
+    """Computes values that depend on no input, by name."""
     stored = {tensor.name: tensor for tensor in model.graph.initializer}
     result = {name: numpy_helper.to_array(stored[name]) for name in names if name in stored}
     computed = [name for name in names if name not in stored]
@@ -124,12 +143,12 @@ def _evaluate(model: onnx.ModelProto, names: Sequence[str]) -> dict[str, Array]:
     part.initializer.extend(stored[name] for name in sorted(needed & set(stored)))
     part.output.extend(onnx.ValueInfoProto(name=name) for name in computed)
     proto = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import, graph=part)
-    fetched = runtime.session(proto.SerializeToString()).run(computed, {})
+    fetched = runtime.open_session(proto.SerializeToString()).run(computed, {})
     return result | dict(zip(computed, fetched, strict=True))
 
 
-def _spread(zero: Array, shape: tuple[int, ...], axis: int, block: int) -> Array:
-    """A zero point of one tensor, of each slice along an axis, or of blocks along it, in the tensor's shape."""
+def _broadcast_zero_point(zero: Array, shape: tuple[int, ...], axis: int, block: int) -> Array:
+    """Broadcasts a zero point to the shape of its tensor: one for all, one per slice of an axis, or one per block."""
     if zero.ndim == 0 or zero.size == 1:
         return np.broadcast_to(zero.reshape(()), shape)
     if zero.ndim == 1:

@@ -1,4 +1,4 @@
-"""Runs a model and notes how large and how small every value gets, a few nodes at a time."""
+"""Runs a model, a few nodes at a time, and measures how large and how small every value gets."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,21 +12,21 @@ from prox24_export.passes.front_onnx import runtime
 from prox24_export.passes.front_onnx.graph import OnnxGraph
 from prox24_export.passes.graph.arrays import PIECE, Array
 from prox24_export.passes.graph.protocol import Feeds, Node
-from prox24_export.passes.precision.types import rounded as rounded_to
+from prox24_export.passes.precision.types import round_to
 
-BYTES_AT_ONCE = 1_000_000_000  # of their weights, at most 8 bytes an entry: protobuf ends at 2 GiB
-AT_ONCE = 32  # nodes that run together, all of whose values are in memory
+BYTES_AT_ONCE = 1_000_000_000  # most bytes of weights of nodes that run together, at 8 an entry: protobuf ends at 2 GiB
+AT_ONCE = 32  # most nodes that run together; all their values are in memory
 
 
 @dataclass(frozen=True)
 class Range:
-    """What a float value holds.
+    """The range of a value.
 
     Attributes:
         largest: Largest finite magnitude.
         smallest: Smallest finite magnitude that is not zero; inf where there is none.
-        finite: Whether there is neither NaN nor Inf.
-        dtype: Its type as it ran.
+        finite: Whether the value holds neither NaN nor Inf.
+        dtype: The type in which the value was computed.
     """
 
     largest: float
@@ -35,7 +35,7 @@ class Range:
     dtype: str
 
     def __or__(self, other: "Range") -> "Range":
-        """Both batches."""
+        """The range of both values together."""
         return Range(
             max(self.largest, other.largest),
             min(self.smallest, other.smallest),
@@ -44,8 +44,8 @@ class Range:
         )
 
 
-def range_of(array: Array) -> Range:
-    """Of any array; integers and booleans too."""
+def measure_range(array: Array) -> Range:
+    """Measures the range of an array. Integers and booleans have the range of an empty array of floats."""
     if array.dtype.kind not in "fV":  # V: bfloat16 is a void type to NumPy
         return Range(0.0, np.inf, finite=True, dtype=array.dtype.name)
     largest, smallest, finite = 0.0, np.inf, True
@@ -61,11 +61,12 @@ def range_of(array: Array) -> Range:
 
 @dataclass(frozen=True)
 class ObservedValues:
-    """What was seen of a model.
+    """What was observed in a model.
 
     Attributes:
-        ranges: Of every value of the main graph over all feeds, in topological order; empty where there are no feeds.
-        outputs: By name, one entry for each batch of feeds; constants and inputs that are outputs left out.
+        ranges: The range of every value of the main graph over all feeds, by name in topological order. Empty where
+            there are no feeds.
+        outputs: For each batch of feeds, the outputs by name. Outputs that are constants or inputs are left out.
     """
 
     ranges: Mapping[str, Range]
@@ -73,15 +74,15 @@ class ObservedValues:
 
 
 def observe(graph: OnnxGraph, feeds: Sequence[Feeds], *, rounded: bool = False) -> ObservedValues:
-    """Runs the model once: a value is in memory until its last reader has run.
+    """Runs the model once on every batch. A value stays in memory until its last reader has run.
 
     Args:
         graph: The model.
-        feeds: Batches.
-        rounded: Run every node for itself and round what it gives to the type that the file says, as hardware with
-            these types does. In a run as usual, where a CPU has no kernels for a type, ONNX Runtime computes in float32
-            and leaves out casts between two such nodes, and bfloat16 runs as float32. Sums inside a node are float32
-            either way.
+        feeds: Batches of arrays by name of the input.
+        rounded: Whether every node runs alone and its results are rounded to the type that the file gives them, as on
+            hardware with these types. Otherwise, where the CPU has no kernels for a type, ONNX Runtime computes in
+            float32 and leaves out casts between two such nodes, and bfloat16 runs as float32. Sums inside a node are
+            float32 in both cases.
 
     Raises:
         InputError: The model cannot be run on the feeds, or a value is a sequence.
@@ -89,10 +90,11 @@ def observe(graph: OnnxGraph, feeds: Sequence[Feeds], *, rounded: bool = False) 
     seen: dict[str, Range] = {}
     if not feeds:
         return ObservedValues(seen, [])
-    frontier = [{name: value for name, value in feed.items() if _is_input(graph, name)} for feed in feeds]
-    narrow = _bfloat16_values(graph) if rounded else frozenset()
-    for part, later in _parts(graph, 1 if rounded else AT_ONCE):
-        fetches = _fetches(graph, part, seen)
+    inputs = {entry.name for entry in graph.inputs}
+    frontier = [{name: value for name, value in feed.items() if name in inputs} for feed in feeds]
+    narrow = _find_bfloat16_values(graph) if rounded else frozenset()
+    for part, later in _split_into_parts(graph, 1 if rounded else AT_ONCE):
+        fetches = _find_fetches(graph, part, seen)
         try:
             run = graph.compile(part, frontier[0], fetches, {})
             results = [run(values) for values in frontier]
@@ -100,15 +102,15 @@ def observe(graph: OnnxGraph, feeds: Sequence[Feeds], *, rounded: bool = False) 
             raise
         except Exception as error:
             raise InputError(
-                f"{graph.path} cannot be run from node {part[0].name} on: {runtime.one_sentence(error)}. "
+                f"{graph.path} cannot be run from node {part[0].name} on: {runtime.shorten_message(error)}. "
                 "Expected calibration data that fit the model."
             ) from error
         for values, fetched in zip(frontier, results, strict=True):
             for name, value in fetched.items():
                 _expect_tensor(name, value)
                 if name in narrow:
-                    fetched[name] = rounded_to(value, "bfloat16").astype(value.dtype)
-                seen[name] = seen[name] | range_of(fetched[name]) if name in seen else range_of(fetched[name])
+                    fetched[name] = round_to(value, "bfloat16").astype(value.dtype)
+                seen[name] = seen[name] | measure_range(fetched[name]) if name in seen else measure_range(fetched[name])
             values.update(fetched)
             for name in set(values) - later - set(graph.outputs):
                 del values[name]
@@ -116,8 +118,8 @@ def observe(graph: OnnxGraph, feeds: Sequence[Feeds], *, rounded: bool = False) 
     return ObservedValues(seen, [{name: values[name] for name in computed} for values in frontier])
 
 
-def _bfloat16_values(graph: OnnxGraph) -> frozenset[str]:
-    """Values that a float32 copy computes too exactly; float16 ones are rounded as they are fetched."""
+def _find_bfloat16_values(graph: OnnxGraph) -> frozenset[str]:
+    """Finds the values that a float32 copy computes too exactly. Those of float16 are rounded when they are fetched."""
     if "bfloat16" not in graph.runs_in_float32:
         return frozenset()
     known = onnx.shape_inference.infer_shapes(graph.proto).graph
@@ -126,8 +128,11 @@ def _bfloat16_values(graph: OnnxGraph) -> frozenset[str]:
     return frozenset(value.name for value in values if value.type.tensor_type.elem_type == bfloat16)
 
 
-def _parts(graph: OnnxGraph, at_once: int) -> Iterator[tuple[Sequence[Node], set[str]]]:
-    """Consecutive nodes, and the values that nodes after them read; few weights in a part, as it is one protobuf."""
+def _split_into_parts(graph: OnnxGraph, at_once: int) -> Iterator[tuple[Sequence[Node], set[str]]]:
+    """Yields runs of consecutive nodes, with the names of the values that later nodes read.
+
+    The weights of each run are limited, because it becomes one protobuf.
+    """
     sizes = {tensor.name: 8 * math.prod(tensor.dims) for tensor in graph.proto.graph.initializer}
     parts: list[list[Node]] = []
     held = 0
@@ -144,16 +149,12 @@ def _parts(graph: OnnxGraph, at_once: int) -> Iterator[tuple[Sequence[Node], set
     yield from zip(parts, reversed(later[:-1]), strict=True)
 
 
-def _fetches(graph: OnnxGraph, part: Sequence[Node], seen: dict[str, Range]) -> list[str]:
-    """What the nodes compute, and the computed constants that they read."""
+def _find_fetches(graph: OnnxGraph, part: Sequence[Node], seen: dict[str, Range]) -> list[str]:
+    """Finds the names of the values that the nodes compute, and of the computed constants that they read."""
     stored = {tensor.name for tensor in graph.proto.graph.initializer}
     outputs = [name for node in part for name in node.outputs]
     read = [name for node in part for name in node.inputs if name in graph.constants - stored and name not in seen]
     return list(dict.fromkeys([*outputs, *read]))
-
-
-def _is_input(graph: OnnxGraph, name: str) -> bool:
-    return any(entry.name == name for entry in graph.inputs)
 
 
 def _expect_tensor(name: str, value: object) -> None:

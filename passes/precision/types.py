@@ -1,4 +1,4 @@
-"""What float16 and bfloat16 can hold, and which operands of an operator may have that type by ONNX's own schemas."""
+"""The limits of float16 and bfloat16, and the operands that may have these types by the schemas of ONNX."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,8 +8,8 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from prox24_export.passes.front_onnx.linear_operators import ONNX_DOMAINS
-from prox24_export.passes.graph.arrays import Array, as_numpy_dtype, largest
+from prox24_export.passes.front_onnx.constants import ONNX_DOMAINS
+from prox24_export.passes.graph.arrays import Array, as_numpy_dtype, find_largest_value
 
 LowPrecisionName = Literal["fp16", "bf16"]
 
@@ -19,9 +19,9 @@ class LowPrecision:
     """A type with fewer bits than float32.
 
     Attributes:
-        name: As the user gives it.
-        word: As ONNX, NumPy and `Linear.dtype` say it.
-        dtype: As onnx_ir says it.
+        name: The name that the user gives.
+        word: The name in ONNX, NumPy and `Linear.dtype`.
+        dtype: The type in onnx_ir.
         overflows: Smallest magnitude that rounds to infinity; inf where float32 has the same range.
         vanishes: Largest magnitude that rounds to zero; 0 where float32 has the same range.
     """
@@ -33,11 +33,11 @@ class LowPrecision:
     vanishes: float
 
     def of(self, array: Array) -> Array:
-        """An array in this type: finite stays finite, zeros are +0.0.
+        """Converts an array to this type. Finite numbers stay finite, and zeros become +0.0.
 
         Only bfloat16 meets a finite number that it would round to infinity: the last of float32's range.
         """
-        return rounded(array, self.word)
+        return round_to(array, self.word)
 
 
 PRECISIONS: dict[str, LowPrecision] = {
@@ -46,10 +46,10 @@ PRECISIONS: dict[str, LowPrecision] = {
 }
 
 
-def rounded(array: Array, word: str) -> Array:
-    """An array in the float type `word`: finite stays finite, zeros are +0.0."""
+def round_to(array: Array, word: str) -> Array:
+    """Rounds an array to the float type `word`. Finite numbers stay finite, and zeros become +0.0."""
     dtype: np.dtype[Any] = as_numpy_dtype(word)
-    end = largest(word)
+    end = find_largest_value(word)
     wide = np.where(np.isfinite(array), np.clip(array, -end, end), array) if dtype.itemsize < array.itemsize else array
     cast = np.ascontiguousarray(wide).astype(dtype)
     cast[cast == 0] = 0
@@ -58,24 +58,30 @@ def rounded(array: Array, word: str) -> Array:
 
 @dataclass(frozen=True)
 class Places:
-    """Which operands of a node may be of the low type; a float operand that may not be stays float32."""
+    """The operands and results of a node that may have the low type. A float one that may not stays float32.
+
+    Attributes:
+        inputs: For each input, whether it may have the low type.
+        outputs: For each output, whether it may have the low type.
+    """
 
     inputs: tuple[bool, ...]
     outputs: tuple[bool, ...]
 
 
-def places(node: ir.Node, opset: int, precision: LowPrecision) -> Places | None:
-    """By the schema of the node's operator in `opset`; None where there is none.
+def find_places(node: ir.Node, opset: int, precision: LowPrecision) -> Places | None:
+    """Finds the places of the low type by the schema of the node's operator in `opset`; None where there is none.
 
-    An output may be low where its type follows from an input; `Cast` alone says its type itself and can be told.
+    An output may have the low type where its type follows from an input. Only a `Cast` has an attribute for its type,
+    which can be changed.
     """
-    schema = schema_of(node.op_type, opset) if node.domain in ONNX_DOMAINS else None
+    schema = find_schema(node.op_type, opset) if node.domain in ONNX_DOMAINS else None
     if schema is None:
         return None
     wanted = f"tensor({precision.word})"
     allowed = {entry.type_param_str: wanted in entry.allowed_type_strs for entry in schema.type_constraints}
-    formal_inputs = [_formal(schema.inputs, index) for index in range(len(node.inputs))]
-    formal_outputs = [_formal(schema.outputs, index) for index in range(len(node.outputs))]
+    formal_inputs = [_find_formal_type(schema.inputs, index) for index in range(len(node.inputs))]
+    formal_outputs = [_find_formal_type(schema.outputs, index) for index in range(len(node.outputs))]
     given = {
         kind
         for kind, value in zip(formal_inputs, node.inputs, strict=True)
@@ -89,8 +95,8 @@ def places(node: ir.Node, opset: int, precision: LowPrecision) -> Places | None:
     )
 
 
-def schema_of(op: str, opset: int) -> onnx.defs.OpSchema | None:
-    """The schema of a standard operator as of `opset`."""
+def find_schema(op: str, opset: int) -> onnx.defs.OpSchema | None:
+    """Finds the schema of a standard operator in an opset; None where there is none."""
     for domain in ("", "ai.onnx.ml"):
         if onnx.defs.has(op, domain=domain):
             try:
@@ -100,10 +106,10 @@ def schema_of(op: str, opset: int) -> onnx.defs.OpSchema | None:
     return None
 
 
-def first_opset(op: str, precision: LowPrecision) -> int | None:
-    """The first opset in which the first input of an operator may be of the low type; None where there is none."""
+def find_first_opset(op: str, precision: LowPrecision) -> int | None:
+    """Finds the first opset in which the first input of an operator may have the low type; None where there is none."""
     for opset in range(1, onnx.defs.onnx_opset_version() + 1):
-        schema = schema_of(op, opset)
+        schema = find_schema(op, opset)
         if schema is None:
             continue
         first = schema.inputs[0].type_str
@@ -115,6 +121,6 @@ def first_opset(op: str, precision: LowPrecision) -> int | None:
     return None
 
 
-def _formal(parameters: Sequence[onnx.defs.OpSchema.FormalParameter], index: int) -> str:
-    """Type of an operand; the last formal parameter stands for all that follow (Concat, Max)."""
+def _find_formal_type(parameters: Sequence[onnx.defs.OpSchema.FormalParameter], index: int) -> str:
+    """Finds the formal type of an operand. The last formal parameter stands for all that follow (Concat, Max)."""
     return str(parameters[min(index, len(parameters) - 1)].type_str) if parameters else ""

@@ -1,1 +1,1 @@
-"""Refinement: the surviving weights of all layers tuned together against the dense model, masks fixed."""
+"""Refinement: tunes the surviving weights of all layers together against the dense model. The masks stay fixed."""

@@ -1,4 +1,4 @@
-"""Batches for refinement: equal shapes joined, in a seeded order, some of them mixed with other samples."""
+"""Batches for refinement: samples of equal shapes are joined, in a seeded order, and some are blended with others."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -8,17 +8,17 @@ from torch import Tensor
 
 from prox24_export.passes.refine.views import Inputs, Views
 
-EPOCH = 1_000_003  # seeds of epochs are this far apart
+EPOCH = 1_000_003  # the distance between the seeds of consecutive runs, so that their epochs share none
 
 
 @dataclass(frozen=True)
 class Samples:
-    """Calibration samples.
+    """Calibration samples, which are given out in batches.
 
     Attributes:
-        samples: Of each, a tensor for every input.
-        batch: How many are joined at most.
-        joinable: Whether the first axis of every input may be of any size.
+        samples: The samples. Each has a tensor for every input.
+        batch: The most samples that are joined in a batch.
+        joinable: Whether the first axis of every input may have any size.
     """
 
     samples: Sequence[Inputs]
@@ -26,21 +26,28 @@ class Samples:
     joinable: bool = True
 
     def __len__(self) -> int:
-        """How many samples there are."""
+        """The number of samples."""
         return len(self.samples)
 
     @property
     def steps(self) -> int:
-        """Batches in an epoch."""
+        """The number of batches in an epoch."""
         return sum(1 for _ in self._indices(range(len(self))))
 
     def in_order(self) -> Iterator[Inputs]:
-        """Every sample once."""
+        """Yields every sample once, in batches, in the order of the samples."""
         for group in self._indices(range(len(self))):
             yield self._joined(group)
 
     def shuffled(self, epoch: int, seed: int, *, mixed: bool, views: Views | None = None) -> Iterator[Inputs]:
-        """Every sample once, in an order of this epoch's own; see `Views.changed` and `mix`."""
+        """Yields every sample once, in batches, in an order that depends on the epoch and the seed.
+
+        Args:
+            epoch: Number of the epoch.
+            seed: Seed of the run.
+            mixed: Whether samples are blended, by `mix`.
+            views: What may be done to images, by `Views.changed`. None changes nothing.
+        """
         generator = torch.Generator().manual_seed(seed * EPOCH + epoch)
         order = torch.randperm(len(self), generator=generator).tolist()
         for group in self._indices(order):
@@ -66,10 +73,14 @@ class Samples:
 
 
 def mix(feeds: Inputs, generator: torch.Generator) -> Inputs:
-    """Half of the rows blended with another row of the batch: floats `l·x + (1−l)·y`, `l` in [½, 1].
+    """Blends half of the rows of a batch, drawn at random, with another row each: `l·x + (1−l)·y`, `l` in [½, 1].
 
     The dense network's output is the target whatever the input is, so that blends are as good as new samples. All
-    inputs of a row share partner and `l`; integers stay as they are, because nothing lies between two of them.
+    inputs of a row share their partner and `l`. Integers stay as they are, because nothing lies between two of them.
+
+    Args:
+        feeds: The inputs, with rows along their first axis.
+        generator: Draws the partners and `l`.
     """
     if not any(feed.is_floating_point() for feed in feeds):
         return feeds

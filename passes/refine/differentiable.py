@@ -1,25 +1,33 @@
-"""The whole graph as a differentiable function, whichever front end it came from."""
+"""Makes a whole graph a differentiable function, whichever front end opened it."""
 
-from prox24_export.passes.front_onnx.graph import OnnxGraph
-from prox24_export.passes.front_torch.flat_module import flat_module
-from prox24_export.passes.front_torch.graph import fx_of
+from prox24_export.passes.front_torch.flat_module import make_flat_module
+from prox24_export.passes.front_torch.graph import FxGraph
 from prox24_export.passes.graph.differentiable import Differentiable
 from prox24_export.passes.graph.protocol import Feeds, TracedGraph
-from prox24_export.passes.onnx_to_fx.check import check_conversion
-from prox24_export.passes.onnx_to_fx.convert import ConvertToFx
 
 
 def make_differentiable(graph: TracedGraph, feeds: Feeds) -> Differentiable:
-    """The graph as a differentiable function, all of it in memory.
+    """Makes a graph a differentiable function, with all its weights in memory.
 
-    An ONNX graph is converted, and compared with ONNX Runtime on `feeds`; a torch program runs as it is.
+    An ONNX graph is converted, and the result is compared with ONNX Runtime on `feeds`. A torch program runs as it is.
+
+    Args:
+        graph: The model.
+        feeds: Arrays by input name to compare on.
 
     Raises:
         NotDifferentiableError: An operator has no gradient here.
-        DivergenceError: The function computes something else; it names the first node that differs.
+        DivergenceError: The function computes something else than the model; the message names the first node that
+            differs.
     """
+    if isinstance(graph, FxGraph):
+        return make_flat_module(graph.whole_program())
+    from prox24_export.passes.front_onnx.graph import OnnxGraph  # noqa: PLC0415 - torch programs do without ONNX
+    from prox24_export.passes.onnx_to_fx.check import check_conversion  # noqa: PLC0415
+    from prox24_export.passes.onnx_to_fx.convert import ConvertToFx  # noqa: PLC0415
+
     if not isinstance(graph, OnnxGraph):
-        return flat_module(fx_of(graph).whole_program())
+        raise TypeError(f"graph must be an FxGraph or an OnnxGraph. Got {type(graph).__name__}.")
     converted = ConvertToFx().call(graph=graph)
     check_conversion(converted, graph, feeds)
     return Differentiable(converted.module, converted.parameters)

@@ -1,4 +1,4 @@
-"""How much memory refinement of a whole network would take, and how much there is."""
+"""Measures how much memory the refinement of a whole network takes, and how much is free."""
 
 import os
 from collections.abc import Mapping
@@ -12,8 +12,14 @@ from prox24_export.passes.refine.objective import Objective, StreamPair
 MEMORY = Path("/proc/meminfo")
 
 
-def kept_for_gradient(objective: Objective, weights: Mapping[str, Tensor], pair: StreamPair) -> int:
-    """Bytes of activations that the objective of one batch keeps for its gradient, each storage once."""
+def measure_kept_for_gradient(objective: Objective, weights: Mapping[str, Tensor], pair: StreamPair) -> int:
+    """Measures how many bytes of activations one batch keeps for its gradient, each storage counted once.
+
+    Args:
+        objective: What is minimised.
+        weights: The weights that move, by name of the parameter; they are not counted.
+        pair: What the dense and the pruned network read.
+    """
     kept: dict[int, int] = {}
     own = {weight.untyped_storage().data_ptr() for weight in weights.values()}
 
@@ -29,8 +35,8 @@ def kept_for_gradient(objective: Objective, weights: Mapping[str, Tensor], pair:
     return sum(kept.values())
 
 
-def available(device: torch.device) -> int:
-    """Bytes that can still be had there."""
+def find_available_memory(device: torch.device) -> int:
+    """Finds how many bytes are free on a device, the CPU included."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     if MEMORY.is_file():

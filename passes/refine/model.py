@@ -1,7 +1,7 @@
 """Tunes the surviving weights of all pruned layers together, so that the network's outputs match the dense one's.
 
-Layer by layer nobody sees what matters to the output. Masks stay; no labels are needed; held-back samples decide
-whether the result is kept.
+Solving layer by layer does not see what matters to the output. The masks stay as they are, and no labels are needed.
+Held-back samples decide whether the result is kept.
 """
 
 import itertools
@@ -18,10 +18,10 @@ from torch import Tensor, fx
 
 from prox24_export.passes.refine.batches import Samples
 from prox24_export.passes.refine.loss import Custom
-from prox24_export.passes.refine.memory import available, kept_for_gradient
+from prox24_export.passes.refine.memory import find_available_memory, measure_kept_for_gradient
 from prox24_export.passes.refine.objective import Objective, StreamPair
 from prox24_export.passes.refine.segment_streams import SegmentStreams
-from prox24_export.passes.refine.segments import blocks, cuts, with_outputs
+from prox24_export.passes.refine.segments import add_outputs, find_cuts, find_segments
 from prox24_export.passes.refine.training import (
     Epoch,
     HeldMeasure,
@@ -37,29 +37,32 @@ Which = Literal["weights", "weights+bias", "all"]
 Mode = Literal["model", "segments", "auto"]
 EpochTick = Callable[[float, Epoch], None]
 
-STEPS, FEWEST, MOST = 360, 6, 20  # steps wanted; epochs at least and at most
-BATCH, LEAST_BATCHES = 16, 4
-MOST_OF_VIEWS, BATCH_OF_VIEWS = 30, 32  # where each epoch sees each image otherwise
-RATE_PER_ERROR, SLOWEST, FASTEST = 1 / 3, 1e-3, 3e-2
-VIEW_BATCHES = 8  # that the network's symmetry is measured on
-SHARE_OF_MEMORY = 0.5  # that model mode may take of what is free
+STEPS, FEWEST, MOST = 360, 6, 20  # steps wanted; fewest and most epochs
+BATCH, LEAST_BATCHES = 16, 4  # samples in a step; fewest steps in an epoch
+MOST_OF_VIEWS, BATCH_OF_VIEWS = (
+    30,
+    32,
+)  # most epochs and samples in a step where each epoch sees another view of an image
+RATE_PER_ERROR, SLOWEST, FASTEST = 1 / 3, 1e-3, 3e-2  # learning rate by error; its limits
+VIEW_BATCHES = 8  # batches on which the symmetry of the network is measured
+SHARE_OF_MEMORY = 0.5  # share of the free memory that tuning the whole network at once may take
 QUANTILE, QUANTILE_SLOPE = 1.28, 0.85  # Student's t, one-sided 10 %: about 1.28 + 0.85 / degrees of freedom
 
 
 @dataclass(frozen=True)
 class Refined:
-    """What refinement leaves.
+    """The result of refinement.
 
     Attributes:
-        weights: Float32, by parameter, all that were given or chosen to move; pruned entries +0.0. Exactly those given
-            where nothing is kept.
-        kept: Whether any of it is kept.
+        weights: Float32 weights by name of the parameter: all that were given, and all others that moved. Pruned
+            entries are +0.0. Where nothing is kept these are exactly the weights at the start.
+        kept: Whether the refined weights are kept.
         before: Mean objective of the held-back samples at the start; NaN without such samples.
-        after: The same with `weights`.
-        parts: The network, or its segments in order: curve and decision of each.
-        mode: How it was done.
-        seconds: Wall time.
-        symmetric: Whether the target was what the dense network says of several views of each image together.
+        after: Mean objective of the held-back samples with `weights`.
+        parts: The whole network, or its segments in order, each with its curve and its decision.
+        mode: Whether the network was tuned at once or by segments.
+        seconds: Wall time in seconds.
+        symmetric: Whether the target was what the dense network says about several views of each image together.
     """
 
     weights: Mapping[str, Tensor]
@@ -74,20 +77,24 @@ class Refined:
 
 @dataclass(frozen=True)
 class RefineModel:
-    """Settings of the pass.
+    """The pass that tunes the surviving weights, and its settings.
 
     Attributes:
-        which: What moves: surviving weights of pruned layers; with `weights+bias` all vectors too; with `all` every
-            float parameter.
-        mode: `model` tunes everything together, `segments` one block after the other in the memory of one block;
-            `auto` takes `model` where that needs at most half of the memory that is free.
-        custom: Measures all outputs instead: (pruned, dense) → a scalar or one value a sample.
-        epochs: None: about 360 steps, in 6 to 20 epochs; to 30 where a symmetric network sees views of images.
-        rate: Relative learning rate; None: a third of the mean normalised error at the cuts, 0.001 to 0.03.
-        batch: Samples in a step; None: 16, of views of images 32, or a quarter of them where that is less.
-        mixed: Blend float inputs of some samples with others; see `batches.mix`. In model mode only.
-        minutes: Limit of the time spent on it; the same result twice is promised only without one.
-        seed: Of the order of samples and of their blends.
+        which: What moves. With `weights` these are the surviving weights of the pruned layers, with `weights+bias` also
+            all vectors, and with `all` every float parameter.
+        mode: How the network is tuned. With `model` everything is tuned together, with `segments` one block after the
+            other in the memory of one block. `auto` takes `model` where it needs at most half of the free memory.
+        custom: A measure of all outputs to use in place of the usual ones: (pruned, dense) → a scalar or one value per
+            sample.
+        epochs: Number of epochs. None takes about 360 steps in 6 to 20 epochs, or in 6 to 30 where a symmetric network
+            sees views of images.
+        rate: Relative learning rate. None takes a third of the mean normalised error at the cuts, from 0.001 to 0.03.
+        batch: Number of samples in a step. None takes 16, or 32 where a symmetric network sees views of images, but at
+            most a quarter of the samples.
+        mixed: Whether float inputs of some samples are blended with others (`batches.mix`), and images shifted. This is
+            done in model mode only.
+        minutes: Limit of the time spent, in minutes. Only without a limit two runs give the same result.
+        seed: Seed of the order of samples and of their blends.
     """
 
     which: Which = "weights"
@@ -113,27 +120,27 @@ class RefineModel:
         progress: RefineProgress | None = None,
         saved: Callable[[RefineProgress], None] = lambda _progress: None,
     ) -> Refined:
-        """Tunes the surviving weights together; the result is kept only where held-back samples say that it is better.
+        """Tunes the surviving weights together. The result is kept only if held-back samples say that it is better.
 
         Args:
-            dense: `forward(*inputs) -> tuple of tensors`, with the dense network's parameters, on the device to use.
+            dense: The network, `forward(*inputs) -> tuple of tensors`, with its dense parameters, on the device to use.
             weights: Solved weights by name of the parameter, in its shape and any float type.
-            masks: The same names: True where a weight survives.
-            fit: Samples to tune on: of each, a tensor for every input.
+            masks: Masks by the same names and in the same shapes, True where a weight survives.
+            fit: Samples to tune on. Each has a tensor for every input.
             choice: Held-back samples, which decide. They should not have been used to solve the weights either, or the
-                comparison favours those. Without at least two nothing is kept.
+                comparison favours the solved weights. With fewer than two samples nothing is kept.
             joinable: Whether samples can be joined along the first axis of every input.
             tick: Called after each epoch with the share of the work that is done, and the epoch.
-            progress: Of an interrupted run with the same arguments; changed in place.
-            saved: Called after each epoch with what can be given as `progress` later.
+            progress: Progress of an interrupted run with the same arguments. It is changed in place.
+            saved: Called after each epoch with the progress, which can be given as `progress` to a later run.
 
         Raises:
             ValueError: A weight has no parameter, or its mask has another shape.
         """
         started = time.perf_counter()
         self.requires(dense, weights, masks)
-        start, masks = _moved_to_device(dense, weights, masks)
-        start |= {name: value for name, value in _moving(dense, self.which) if name not in start}
+        start, masks = _move_to_device(dense, weights, masks)
+        start |= {name: value for name, value in _find_moving(dense, self.which) if name not in start}
         if not fit:
             return Refined(start, False, math.nan, math.nan, (), "model")
         views = self._views(dense, Samples(fit, BATCH, joinable))
@@ -149,7 +156,7 @@ class RefineModel:
         """Expects every weight to be a parameter of the network, with a mask of its shape.
 
         Raises:
-            ValueError: One is not.
+            ValueError: A weight is no parameter, has another shape than its parameter, or has no mask of its shape.
         """
         parameters = dict(dense.named_parameters())
         for name, weight in weights.items():
@@ -160,17 +167,23 @@ class RefineModel:
                 raise ValueError(f"masks must have the shape of their weight. Got none such for {name}.")
 
     def _views(self, dense: fx.GraphModule, samples: Samples) -> Views:
-        """What may be done to images; nothing where it was not asked for."""
+        """Measures which views of images may be used; none where views were not asked for."""
         if not self.mixed or self.custom is not None or self.mode == "segments":
             return Views()
-        device = _device(dense)
+        device = _find_device(dense)
         batches = itertools.islice(samples.in_order(), VIEW_BATCHES)
-        return Views.measured(lambda feeds: dense(*feeds), (_moved(feeds, device) for feeds in batches))
+        return Views.measured(lambda feeds: dense(*feeds), (_move(feeds, device) for feeds in batches))
 
 
 @dataclass(frozen=True)
 class _Tuned:
-    """What is tuned: its objective, the weights it starts at, the error it has there."""
+    """What is tuned.
+
+    Attributes:
+        objective: What is minimised.
+        start: The weights it starts at, by name of the parameter.
+        error: Mean normalised error at the start.
+    """
 
     objective: Objective
     start: Weights
@@ -179,20 +192,20 @@ class _Tuned:
 
 @dataclass(frozen=True)
 class _Run:
-    """One call.
+    """One call of the pass.
 
     Attributes:
-        settings: Of the pass.
+        settings: The settings of the pass.
         dense: The dense network.
-        start: What moves, where it starts, on the device.
-        masks: Of the solved weights, on the device.
-        views: Of images, in model mode.
+        start: The weights that move, at their start, by name of the parameter, on the network's device.
+        masks: The masks of the solved weights by name of the parameter, on the same device.
+        views: The views of images that may be used in model mode.
         fit: Samples to tune on.
         choice: Held-back samples.
-        epochs: At most.
-        progress: How far it is.
+        epochs: The most epochs.
+        progress: How far the refinement is.
         tick: See `RefineModel.call`.
-        saved: The same.
+        saved: See `RefineModel.call`.
     """
 
     settings: RefineModel
@@ -209,30 +222,30 @@ class _Run:
 
     @property
     def device(self) -> torch.device:
-        """Where the network is."""
-        return _device(self.dense)
+        """The device of the network."""
+        return _find_device(self.dense)
 
     @property
     def outputs(self) -> int:
-        """How many the network has."""
+        """The number of outputs of the network."""
         returned = next(node for node in self.dense.graph.nodes if node.op == "output").args[0]
         return len(returned) if isinstance(returned, (tuple, list)) else 1
 
     def result(self) -> Refined:
-        """Refines as the settings have it."""
+        """Refines the network at once or by segments, as the settings say."""
         return self._segments() if self._mode() == "segments" else self._model()
 
     def _mode(self) -> Mode:
         if self.settings.mode != "auto":
             return self.settings.mode
         objective = self._whole(self.start)[0]
-        sample = _moved(self.fit.samples[0], self.device)
+        sample = _move(self.fit.samples[0], self.device)
         rows = self.fit.batch if self.fit.joinable else 1
-        wanted = rows * kept_for_gradient(objective, self.start, (sample, sample))
-        return "model" if wanted <= SHARE_OF_MEMORY * available(self.device) else "segments"
+        wanted = rows * measure_kept_for_gradient(objective, self.start, (sample, sample))
+        return "model" if wanted <= SHARE_OF_MEMORY * find_available_memory(self.device) else "segments"
 
     def _model(self) -> Refined:
-        """Everything together."""
+        """Tunes the whole network at once."""
         if self.progress.parts:
             return self._result(self.progress.parts, self.progress.parts[0], "model")
         views = self.views
@@ -247,8 +260,8 @@ class _Run:
         return self._result([part], part, "model")
 
     def _segments(self) -> Refined:
-        """One segment after the other; the whole network then has the last word."""
-        segments = blocks(self.dense, self.start)
+        """Tunes one segment after the other. The outputs of the whole network then decide."""
+        segments = find_segments(self.dense, self.start)
         fit = SegmentStreams(self.dense, segments, self.fit.shuffled(0, self.settings.seed, mixed=False), self.device)
         choice = SegmentStreams(self.dense, segments, self.choice.in_order(), self.device)
         parts = []
@@ -279,7 +292,7 @@ class _Run:
         held: HeldMeasure,
         parts: int,
     ) -> Part:
-        """Trains one of `parts` and decides."""
+        """Trains one of `parts` networks or segments, and decides whether the result is kept."""
         minutes, done = self.settings.minutes, len(self.progress.parts)
         limit = None if minutes is None else 60 * minutes / parts
         rate = self.settings.rate or min(FASTEST, max(SLOWEST, RATE_PER_ERROR * tuned.error))
@@ -302,7 +315,7 @@ class _Run:
         return part
 
     def _judged(self, weights: Weights) -> Part:
-        """The whole network with refined segments."""
+        """Judges the whole network with its refined segments."""
         objective, _ = self._whole(self.start)
         judge = objective.held(lambda: self._pairs(self.choice.in_order()))
         before, after = judge(self.start), judge(weights)
@@ -312,14 +325,14 @@ class _Run:
         before, after = (
             float(values.double().mean()) if len(values) else math.nan for values in (whole.before, whole.after)
         )
-        weights = {name: _exact(weight, self.masks.get(name)) for name, weight in whole.weights.items()}
+        weights = {name: _restore_zeros(weight, self.masks.get(name)) for name, weight in whole.weights.items()}
         if not whole.kept:
             weights, after = self.start, before
         symmetric = mode == "model" and self.views.symmetric
         return Refined(weights, whole.kept, before, after, parts, mode, symmetric=symmetric)
 
     def _whole(self, weights: Weights, *, symmetric: bool = False) -> tuple[Objective, float]:
-        module = self.dense if symmetric else with_outputs(self.dense, cuts(self.dense, weights))
+        module = self.dense if symmetric else add_outputs(self.dense, find_cuts(self.dense, weights))
         return self._fitted(module, weights, self._pairs(self.fit.in_order()), self.outputs, symmetric=symmetric)
 
     def _fitted(
@@ -337,22 +350,23 @@ class _Run:
 
     def _pairs(self, batches: Iterable[Inputs]) -> Iterator[StreamPair]:
         for feeds in batches:
-            moved = _moved(feeds, self.device)
+            moved = _move(feeds, self.device)
             yield moved, moved
 
 
-def _device(module: fx.GraphModule) -> torch.device:
+def _find_device(module: fx.GraphModule) -> torch.device:
     return next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
 
 
-def _moved(feeds: Inputs, device: torch.device) -> Inputs:
+def _move(feeds: Inputs, device: torch.device) -> Inputs:
     return tuple(feed.to(device) for feed in feeds)
 
 
 def improves(before: Float[Tensor, " samples"], after: Float[Tensor, " samples"]) -> bool:
-    """Whether `after` is lower by more than noise: by the 90 % quantile of Student's t in standard errors, paired.
+    """Whether `after` is lower than `before` by more than noise, by a one-sided paired t-test at 10 %.
 
-    With fewer than two samples nobody can tell, and the answer is no.
+    The mean gain must exceed its standard error times the 90 % quantile of Student's t. With fewer than two samples
+    nobody can tell, and the answer is no.
     """
     gains = (before - after).double()
     if len(gains) < 2 or not bool(torch.isfinite(gains).all()):  # noqa: PLR2004 (a deviation takes two)
@@ -361,22 +375,22 @@ def improves(before: Float[Tensor, " samples"], after: Float[Tensor, " samples"]
     return float(gains.mean()) > (QUANTILE + QUANTILE_SLOPE / (len(gains) - 1)) * noise
 
 
-def _moved_to_device(
+def _move_to_device(
     dense: fx.GraphModule, weights: Mapping[str, Tensor], masks: Mapping[str, Tensor]
 ) -> tuple[Weights, dict[str, Tensor]]:
-    """Float32 weights, and masks, where the network's parameters are."""
+    """Moves weights, as float32, and their masks to the device of the network's parameters."""
     parameters = dict(dense.named_parameters())
     moved = {name: w.detach().to(parameters[name].device, torch.float32) for name, w in weights.items()}
     return moved, {name: masks[name].to(weight.device) for name, weight in moved.items()}
 
 
-def _moving(dense: fx.GraphModule, which: Which) -> Iterator[tuple[str, Tensor]]:
-    """Parameters that move beside the solved weights, float32."""
+def _find_moving(dense: fx.GraphModule, which: Which) -> Iterator[tuple[str, Tensor]]:
+    """Yields the parameters that move beside the solved weights, by name, as float32."""
     for name, parameter in dense.named_parameters():
         if parameter.is_floating_point() and (which == "all" or (which == "weights+bias" and parameter.ndim == 1)):
             yield name, parameter.detach().float()
 
 
-def _exact(weight: Tensor, mask: Tensor | None) -> Tensor:
-    """+0.0 where pruned."""
+def _restore_zeros(weight: Tensor, mask: Tensor | None) -> Tensor:
+    """Gives every pruned entry the value +0.0."""
     return weight if mask is None else torch.where(mask.bool(), weight, torch.zeros_like(weight))

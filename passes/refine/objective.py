@@ -1,4 +1,4 @@
-"""The objective of a network or a segment: outputs, and values at cuts, against the dense network's."""
+"""The objective of a network or a segment: how far its outputs and values at cuts are from the dense network's."""
 
 import itertools
 import math
@@ -11,29 +11,38 @@ from jaxtyping import Float
 from torch import Tensor, fx
 from torch.func import functional_call
 
-from prox24_export.passes.refine.loss import AT_CUTS, Custom, OutputLoss, normalised_error, samples_of, spread
-from prox24_export.passes.refine.views import Inputs, around, both
+from prox24_export.passes.refine.loss import (
+    AT_CUTS,
+    Custom,
+    OutputLoss,
+    count_samples,
+    measure_spread,
+    normalised_error,
+)
+from prox24_export.passes.refine.views import Inputs, make_mirrored_views, make_shifted_views
 
-NetworkValues = tuple[Any, ...]  # tensors, and sizes
-# What the dense and the pruned network read: the same in a whole network.
+NetworkValues = tuple[Any, ...]  # tensors, and integers such as sizes
+# What the dense and the pruned network read. For a whole network both are the same object.
 StreamPair = tuple[NetworkValues, NetworkValues]
 
-SCALE_BATCHES = 8  # that scales and the first error are measured on
+SCALE_BATCHES = 8  # batches on which scales and the first error are measured
 
 
 @dataclass(frozen=True)
 class Objective:
     """`mean over outputs of their loss + 10 · mean over cuts of (s − d)² / variance of d`, sample by sample.
 
-    The values at the cuts hold far more about a sample than a few logits do: with them a few hundred samples are not
-    learnt by heart. The target of a symmetric network is instead what it says of several views of an image together;
-    its module has no cuts, because there each view has values of its own.
+    Here `s` and `d` are the values of the pruned and of the dense network. The values at the cuts hold far more about a
+    sample than a few logits do; with them a few hundred samples are not learnt by heart. The target of a symmetric
+    network is instead what it says about several views of an image together. Its module has no cuts, because each view
+    has values of its own there.
 
     Attributes:
-        module: Returns outputs, then the values at the cuts. Its own parameters are the dense network's.
-        outputs: How the outputs are measured.
-        scales: Variance of each cut.
-        custom: Measures all outputs instead: (pruned, dense) → a scalar or one value a sample.
+        module: The network. It returns its outputs and then the values at the cuts. Its own parameters are the dense
+            network's.
+        outputs: The measure of each output.
+        scales: Variance of the dense values at each cut.
+        custom: A measure of all outputs in place of `outputs`: (pruned, dense) → a scalar or one value per sample.
         symmetric: Whether the only input is a batch of images, and views of an image are the same to the dense network.
     """
 
@@ -46,29 +55,34 @@ class Objective:
     def of(
         self, weights: Mapping[str, Tensor], pair: StreamPair, target: Inputs | None = None
     ) -> Float[Tensor, " samples"]:
-        """Of each sample of a batch.
+        """Computes the objective of each sample of a batch.
 
         Args:
-            weights: By name of the parameter they replace; computed in that parameter's type, so float32 masters of
-                float16 weights get the gradient of what is stored.
-            pair: Inputs.
-            target: Of the dense network, where it is known.
+            weights: Weights by name of the parameter that they replace. They are cast to that parameter's type, so that
+                float32 copies of float16 weights get the gradient of what is stored.
+            pair: What the dense and the pruned network read.
+            target: What the pruned network should return. None computes it with the dense network.
         """
         dense_feeds, sparse_feeds = pair
-        dense = self._target(dense_feeds, both) if target is None else target
+        dense = self._target(dense_feeds, make_mirrored_views) if target is None else target
         sparse = self._call(self._cast(weights), sparse_feeds)
-        samples = samples_of(dense)
+        samples = count_samples(dense)
         return self._of_outputs(sparse, dense, samples) + AT_CUTS * self._of_cuts(sparse, dense, samples)
 
     def held(
         self, pairs: Callable[[], Iterable[StreamPair]]
     ) -> Callable[[Mapping[str, Tensor]], Float[Tensor, " samples"]]:
-        """What measures weights on these inputs, sample by sample, without a gradient.
+        """Makes a function that measures weights on these inputs, sample by sample and without a gradient.
 
-        The target of a symmetric network is here what it says of eighteen views, computed once: the nearer a target is
-        to the truth, the fewer samples tell whether something is better.
+        For a symmetric network the target is what it says about eighteen views together, computed once. The nearer a
+        target is to the truth, the fewer samples are needed to tell whether weights are better.
+
+        Args:
+            pairs: Returns the batches of inputs, each time anew.
         """
-        targets = [self._target(dense_feeds, around) if self.symmetric else None for dense_feeds, _ in pairs()]
+        targets = [
+            self._target(dense_feeds, make_shifted_views) if self.symmetric else None for dense_feeds, _ in pairs()
+        ]
 
         def measured(weights: Mapping[str, Tensor]) -> Tensor:
             each = zip(pairs(), targets, strict=True)
@@ -84,15 +98,16 @@ class Objective:
         pairs: Iterable[StreamPair],
         outputs: int,
     ) -> tuple["Objective", float]:
-        """With measures that fit the first batches, and the mean normalised error they begin at.
+        """Fits the measures to the first batches.
 
         Args:
-            weights: Where refinement starts.
-            pairs: Inputs; the first eight are looked at.
-            outputs: How many of the module's results are outputs.
+            weights: The weights at which refinement starts, by name of the parameter.
+            pairs: Batches of inputs, of which the first eight are looked at.
+            outputs: The number of the module's results that are outputs; the others are values at cuts.
 
         Returns:
-            The objective; and the mean over cuts, or else over outputs, of squared error divided by variance.
+            The objective with its measures, and the error at the start: the squared error divided by the variance, as
+            its mean over cuts, or over outputs where there are no cuts.
         """
         losses: list[OutputLoss] = []
         measures: list[Tensor] = []
@@ -106,8 +121,8 @@ class Objective:
                 losses = [self._loss(output) for output in dense[:outputs]]
             scaled = [loss.scaled(d) for loss, d in zip(losses, dense, strict=False)]
             measures.append(torch.tensor([loss.scale for loss in scaled]))
-            spreads.append(torch.tensor([spread(d) for d in dense]))
-            errors.append(torch.tensor([_squared_error(s, d) for s, d in zip(sparse, dense, strict=True)]))
+            spreads.append(torch.tensor([measure_spread(d) for d in dense]))
+            errors.append(torch.tensor([_measure_squared_error(s, d) for s, d in zip(sparse, dense, strict=True)]))
         scales = torch.stack(spreads).mean(0)
         relative = torch.stack(errors).mean(0) / scales
         seen = relative[outputs:] if len(relative) > outputs else relative
@@ -122,20 +137,20 @@ class Objective:
             value = self.custom(sparse[:count], dense[:count])
             return value if value.ndim else value.expand(samples)
         terms = [loss.of(s, d, samples) for loss, s, d in zip(self.outputs, sparse, dense, strict=False)]
-        return _mean(terms, samples, dense[0].device)
+        return _average(terms, samples, dense[0].device)
 
     def _of_cuts(self, sparse: Inputs, dense: Inputs, samples: int) -> Tensor:
         count = len(self.outputs)
         pairs = zip(sparse[count:], dense[count:], self.scales, strict=True)
-        return _mean([normalised_error(s, d, scale, samples) for s, d, scale in pairs], samples, dense[0].device)
+        return _average([normalised_error(s, d, scale, samples) for s, d, scale in pairs], samples, dense[0].device)
 
     def _loss(self, dense: Tensor) -> OutputLoss:
-        """The measure of one output. What views say together is a distribution, not a mean of logits."""
+        """Chooses the measure of one output. What views say together is a distribution, not a mean of logits."""
         loss = OutputLoss.detect(dense)
         return replace(loss, kind="kl") if self.symmetric and loss.kind == "logits" else loss
 
     def _target(self, feeds: NetworkValues, views: Callable[[Tensor], Iterator[Tensor]]) -> Inputs:
-        """What the dense network gives; of a symmetric one what it gives `views` of the images together."""
+        """What the dense network returns, or what a symmetric one returns for `views` of the images together."""
         with torch.no_grad():
             if not self.symmetric:
                 return tuple(self.module(*feeds))
@@ -152,11 +167,11 @@ class Objective:
         return results
 
 
-def _squared_error(sparse: Tensor, dense: Tensor) -> float:
+def _measure_squared_error(sparse: Tensor, dense: Tensor) -> float:
     if not dense.is_floating_point():
         return 0.0
     return float((sparse.detach().float() - dense.detach().float()).square().mean())
 
 
-def _mean(terms: Sequence[Tensor], samples: int, device: torch.device) -> Tensor:
+def _average(terms: Sequence[Tensor], samples: int, device: torch.device) -> Tensor:
     return torch.stack(list(terms)).mean(0) if terms else torch.zeros(samples, device=device)

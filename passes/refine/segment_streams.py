@@ -1,4 +1,4 @@
-"""What each segment reads and hands on, in the dense network and in the refined one."""
+"""The values that each segment reads and returns, in the dense network and in the refined one."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -8,57 +8,77 @@ from torch import Tensor, fx
 from torch.func import functional_call
 
 from prox24_export.passes.refine.objective import StreamPair
-from prox24_export.passes.refine.segments import Segment, shared_names, shared_values
+from prox24_export.passes.refine.segments import Segment, extract_shared_values, find_shared_names
 from prox24_export.passes.refine.views import Inputs
 
 CPU = torch.device("cpu")
 
 
 class SegmentStreams:
-    """What the next segment reads, of every batch: in the dense network and in the refined one.
+    """What the next segment reads of every batch, in the dense network and in the refined one.
 
-    Batches keep their samples, because a value at a cut need not have its samples along the first axis. All of it lies
-    in the machine's memory; only the batch in work is on the device.
+    The samples of a batch stay together, because a value at a cut need not have its samples along the first axis. All
+    values are in the memory of the CPU; only the batch in work is on the device.
     """
 
     def __init__(
         self, module: fx.GraphModule, segments: Sequence[Segment], batches: Iterable[Inputs], device: torch.device
     ) -> None:
-        """Runs what no weight changes: masks, positions, the stem."""
+        """Computes the values that no weight changes: masks, positions, the output of the stem.
+
+        Args:
+            module: The dense network.
+            segments: Its segments, in order.
+            batches: The inputs of the network.
+            device: The device to compute on.
+        """
         self._device = device
         self._last_reader = {name: index for index, segment in enumerate(segments) for name in segment.inputs}
-        names, before = shared_names(segments), shared_values(module, segments)
+        names, before = find_shared_names(segments), extract_shared_values(module, segments)
         self._dense: list[dict[str, Any]] = []
         for feeds in batches:
             with torch.no_grad():
                 values = before(*(feed.to(device) for feed in feeds))
-            self._dense.append({name: _to(value, CPU) for name, value in zip(names, values, strict=True)})
+            self._dense.append({name: _move(value, CPU) for name, value in zip(names, values, strict=True)})
         self._sparse = [dict(values) for values in self._dense]
 
     def pairs(self, segment: Segment, order: Sequence[int] | None = None) -> Iterator[StreamPair]:
-        """What `segment` reads in both networks."""
+        """Yields what `segment` reads in both networks, batch by batch, on the device.
+
+        The pair holds one object twice where nothing differs.
+
+        Args:
+            segment: The segment that comes next.
+            order: Places of the batches in the order wanted. None takes all in their own order.
+        """
         for index in range(len(self._dense)) if order is None else order:
-            dense = tuple(_to(self._dense[index][name], self._device) for name in segment.inputs)
+            dense = tuple(_move(self._dense[index][name], self._device) for name in segment.inputs)
             same = all(self._dense[index][name] is self._sparse[index][name] for name in segment.inputs)
-            sparse = tuple(_to(self._sparse[index][name], self._device) for name in segment.inputs)
+            sparse = tuple(_move(self._sparse[index][name], self._device) for name in segment.inputs)
             yield dense, dense if same else sparse
 
     def shuffled(self, segment: Segment, epoch: int, seed: int) -> Iterator[StreamPair]:
-        """The same in an order of this epoch's own."""
+        """Yields the same pairs in an order that depends on the epoch and the seed."""
         generator = torch.Generator().manual_seed(seed + epoch)
         return self.pairs(segment, torch.randperm(len(self._dense), generator=generator).tolist())
 
     def advance(self, place: int, segment: Segment, weights: Mapping[str, Tensor]) -> None:
-        """Runs `segment`, the one at `place`, in both networks; forgets what none behind it reads."""
+        """Runs a segment in both networks, and drops the values that no later segment reads.
+
+        Args:
+            place: Place of the segment among all.
+            segment: The segment.
+            weights: Its refined weights by name of the parameter.
+        """
         cast = {name: weight.to(segment.module.get_parameter(name).dtype) for name, weight in weights.items()}
         for index, (dense, sparse) in enumerate(self.pairs(segment)):
             with torch.no_grad():
                 passed = (segment.module(*dense), functional_call(segment.module, cast, sparse))
             for stream, values in zip((self._dense, self._sparse), passed, strict=True):
-                stream[index][segment.cuts[-1]] = _to(values[-1], CPU)
+                stream[index][segment.cuts[-1]] = _move(values[-1], CPU)
                 for name in [name for name in stream[index] if self._last_reader.get(name, -1) <= place]:
                     del stream[index][name]
 
 
-def _to(value: Any, device: torch.device) -> Any:
+def _move(value: Any, device: torch.device) -> Any:
     return value.to(device) if isinstance(value, Tensor) else value

@@ -1,4 +1,4 @@
-"""Where a network can be cut in two: points at which one value carries everything that is still read."""
+"""Cuts a network into segments, at points where one value carries everything that is still read."""
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,12 +12,12 @@ class Segment:
     """Consecutive nodes between two cuts, as a module of their own.
 
     Attributes:
-        module: Takes `inputs`, returns the values at `cuts` and, in the last segment, the network's outputs before
-            them. It shares the parameters of the network.
-        inputs: Names of the values it reads: the one at the cut before it, and such as no weight changes.
-        cuts: Names of the values it hands back, in order; the next segment reads the last of them. The last segment
+        module: The module. It takes `inputs` and returns the values at `cuts`; in the last segment the outputs of the
+            network come before them. It shares the parameters of the network.
+        inputs: Names of the values that it reads: the one at the cut before it, and values that no weight changes.
+        cuts: Names of the values that it returns, in order. The next segment reads the last of them. The last segment
             may have none.
-        weights: Those of the weights asked for that it reads.
+        weights: Names of the weights that it reads, among those that were asked for.
     """
 
     module: fx.GraphModule
@@ -26,22 +26,23 @@ class Segment:
     weights: tuple[str, ...]
 
 
-def cuts(module: fx.GraphModule, weights: Collection[str]) -> tuple[fx.Node, ...]:
-    """Nodes behind which every value that is still read, and that changes with `weights`, is that node's own.
+def find_cuts(module: fx.GraphModule, weights: Collection[str]) -> tuple[fx.Node, ...]:
+    """Finds the nodes behind which only one value is still read that changes with `weights`: the node's own.
 
-    Of several with no weight between them the last is taken. What depends on no weight (masks, positions, the stem's
-    output) is the same in both networks and no part of a cut. The network's end is no cut.
+    Of several such nodes with no weight between them the last is taken. Values that depend on no weight (masks,
+    positions, the output of the stem) are the same in both networks and no part of a cut. The end of the network is no
+    cut.
 
     Args:
-        module: Nodes in topological order.
-        weights: Names of parameters.
+        module: The network, its nodes in topological order.
+        weights: Names of the parameters that change.
 
     Returns:
-        In topological order.
+        The nodes in topological order.
     """
     order = list(module.graph.nodes)
     place = {node: index for index, node in enumerate(order)}
-    moving = _moving(module, weights)
+    moving = _find_moving(module, weights)
     last = {node: max((place[user] for user in node.users), default=-1) for node in moving}
     alive: set[fx.Node] = set()
     found: list[fx.Node] = []
@@ -62,30 +63,31 @@ def cuts(module: fx.GraphModule, weights: Collection[str]) -> tuple[fx.Node, ...
     return tuple(found)
 
 
-def blocks(module: fx.GraphModule, weights: Collection[str]) -> list[Segment]:
-    """The network as segments: of the longest run of like pieces each repetition is one, e.g. a transformer block.
+def find_segments(module: fx.GraphModule, weights: Collection[str]) -> list[Segment]:
+    """Divides a network into segments.
 
-    Pieces before and after such a run join its first and last segment where they have no more weights than a
-    repetition. Without such a run every piece between two cuts is a segment.
+    Each repetition in the longest run of like pieces is a segment, such as a transformer block. Pieces before and after
+    that run join its first and its last segment where they have no more weights than a repetition. Without such a run
+    every piece between two cuts is a segment.
 
     Args:
-        module: Nodes in topological order.
-        weights: Names of parameters.
+        module: The network, its nodes in topological order.
+        weights: Names of the parameters that change.
     """
-    at = cuts(module, weights)
-    pieces = list(_pieces(module, at))
-    groups = _grouped([_signature(module, piece, weights) for piece in pieces])
+    at = find_cuts(module, weights)
+    pieces = list(_split_at(module, at))
+    groups = _group([_describe_piece(module, piece, weights) for piece in pieces])
     segments, start = [], 0
     for size in groups:
         inner = at[start : start + size]
         nodes = [node for piece in pieces[start : start + size] for node in piece]
-        segments.append(_segment(module, nodes, inner, weights))
+        segments.append(_extract_segment(module, nodes, inner, weights))
         start += size
     return segments
 
 
-def with_outputs(module: fx.GraphModule, values: Sequence[fx.Node]) -> fx.GraphModule:
-    """A copy that returns the values of these nodes behind its own outputs; parameters are shared."""
+def add_outputs(module: fx.GraphModule, values: Sequence[fx.Node]) -> fx.GraphModule:
+    """Makes a copy of a module that returns the values of some nodes after its own outputs. Parameters are shared."""
     graph = fx.Graph()
     env: dict[fx.Node, Any] = {}
     for node in module.graph.nodes:
@@ -96,31 +98,31 @@ def with_outputs(module: fx.GraphModule, values: Sequence[fx.Node]) -> fx.GraphM
     return fx.GraphModule(module, graph)
 
 
-def shared_values(module: fx.GraphModule, segments: Sequence[Segment]) -> fx.GraphModule:
-    """A module of the network's inputs that returns what segments read and no weight changes, by name.
+def extract_shared_values(module: fx.GraphModule, segments: Sequence[Segment]) -> fx.GraphModule:
+    """Makes a module that computes, from the network's inputs, the values that segments read and no weight changes.
 
-    Its outputs are in the order of `shared_names`.
+    Its outputs are in the order of `find_shared_names`.
     """
-    wanted = set(shared_names(segments))
+    wanted = set(find_shared_names(segments))
     graph = fx.Graph()
     env: dict[fx.Node, fx.Node] = {}
     for node in module.graph.nodes:
         if node.op != "output":
             env[node] = graph.node_copy(node, env.__getitem__)
     by_name = {node.name: copy for node, copy in env.items() if node.name in wanted}
-    graph.output(tuple(by_name[name] for name in shared_names(segments)))
+    graph.output(tuple(by_name[name] for name in find_shared_names(segments)))
     graph.eliminate_dead_code()
     return fx.GraphModule(module, graph)
 
 
-def shared_names(segments: Sequence[Segment]) -> tuple[str, ...]:
-    """Names of values that segments read and none of them hands back, each once."""
+def find_shared_names(segments: Sequence[Segment]) -> tuple[str, ...]:
+    """Finds the names of the values that segments read and none of them returns, each once."""
     made = {name for segment in segments for name in segment.cuts}
     return tuple(dict.fromkeys(name for segment in segments for name in segment.inputs if name not in made))
 
 
-def _moving(module: fx.GraphModule, weights: Collection[str]) -> frozenset[fx.Node]:
-    """The nodes whose value changes with one of `weights`."""
+def _find_moving(module: fx.GraphModule, weights: Collection[str]) -> frozenset[fx.Node]:
+    """Finds the nodes whose value changes with one of `weights`."""
     found: set[fx.Node] = set()
     for node in module.graph.nodes:
         named = node.op == "get_attr" and node.target in weights
@@ -134,8 +136,8 @@ def _reads_weight_after(order: Sequence[fx.Node], start: int, weights: Collectio
     return any(read.op == "get_attr" and read.target in weights for read in later)
 
 
-def _pieces(module: fx.GraphModule, at: Sequence[fx.Node]) -> Iterator[list[fx.Node]]:
-    """The calls between cuts; the last piece ends with the network."""
+def _split_at(module: fx.GraphModule, at: Sequence[fx.Node]) -> Iterator[list[fx.Node]]:
+    """Splits the calls of a network into the pieces between cuts; the last piece ends with the network."""
     ends, piece = set(at), []
     for node in module.graph.nodes:
         if node.op in {"placeholder", "get_attr", "output"}:
@@ -147,8 +149,8 @@ def _pieces(module: fx.GraphModule, at: Sequence[fx.Node]) -> Iterator[list[fx.N
     yield piece
 
 
-def _signature(module: fx.GraphModule, piece: Sequence[fx.Node], weights: Collection[str]) -> tuple[str, ...]:
-    """Of the calls that read a weight: function and shape."""
+def _describe_piece(module: fx.GraphModule, piece: Sequence[fx.Node], weights: Collection[str]) -> tuple[str, ...]:
+    """Describes the calls of a piece that read a weight, each by its function and the weight's shape."""
     return tuple(
         f"{node.target} {tuple(module.get_parameter(str(read.target)).shape)}"
         for node in piece
@@ -157,12 +159,12 @@ def _signature(module: fx.GraphModule, piece: Sequence[fx.Node], weights: Collec
     )
 
 
-def _grouped(signatures: Sequence[tuple[str, ...]]) -> list[int]:
-    """How many consecutive pieces each segment takes."""
+def _group(signatures: Sequence[tuple[str, ...]]) -> list[int]:
+    """Decides how many consecutive pieces each segment takes."""
     count = len(signatures)
     start, period, repeats = max(
         (
-            (start, period, _repeats(signatures, start, period))
+            (start, period, _count_repeats(signatures, start, period))
             for period in range(1, count // 2 + 1)
             for start in range(count - period)
         ),
@@ -173,33 +175,33 @@ def _grouped(signatures: Sequence[tuple[str, ...]]) -> list[int]:
     if repeats == 1 or 2 * period * repeats < count:
         return [1] * count
     groups = [period] * repeats
-    block = _weights(signatures[start : start + period])
-    if _weights(signatures[:before]) <= block:
+    block = _count_weights(signatures[start : start + period])
+    if _count_weights(signatures[:before]) <= block:
         groups[0] += before
     else:
         groups = [1] * before + groups
-    if _weights(signatures[count - after :]) <= block:
+    if _count_weights(signatures[count - after :]) <= block:
         groups[-1] += after
     else:
         groups += [1] * after
     return groups
 
 
-def _weights(signatures: Sequence[tuple[str, ...]]) -> int:
+def _count_weights(signatures: Sequence[tuple[str, ...]]) -> int:
     return sum(len(signature) for signature in signatures)
 
 
-def _repeats(signatures: Sequence[tuple[str, ...]], start: int, period: int) -> int:
+def _count_repeats(signatures: Sequence[tuple[str, ...]], start: int, period: int) -> int:
     first, repeats = signatures[start : start + period], 1
     while signatures[start + repeats * period : start + (repeats + 1) * period] == first:
         repeats += 1
     return repeats
 
 
-def _segment(
+def _extract_segment(
     module: fx.GraphModule, nodes: Sequence[fx.Node], inner: Sequence[fx.Node], weights: Collection[str]
 ) -> Segment:
-    """The nodes as a module; what they read from outside becomes a placeholder, parameters stay attributes."""
+    """Makes a segment of nodes. Values that they read from outside become inputs; parameters stay attributes."""
     graph = fx.Graph()
     env: dict[fx.Node, Any] = {}
     inside, inputs, used = set(nodes), [], []

@@ -1,4 +1,4 @@
-"""Adam under fixed masks, from one epoch to the next; what a run has so far can be saved and taken up again."""
+"""Adam under fixed masks. The state between two epochs can be saved, and a later run can go on from it."""
 
 import math
 import time
@@ -16,18 +16,18 @@ HeldMeasure = Callable[[Mapping[str, Tensor]], Float[Tensor, " samples"]]
 PerSample = Callable[[Mapping[str, Tensor], Any], Float[Tensor, " samples"]]
 
 FIRST, SECOND, SMALL = 0.9, 0.95, 1e-12  # decay of Adam's moments; what keeps it from dividing by zero
-WARM_UP = 0.1  # share of the run
-MATRIX, WIDTH = 2, 64  # axes; reduction dimension at which a step is the relative rate
+WARM_UP = 0.1  # share of the steps over which the rate rises
+MATRIX, WIDTH = 2, 64  # axes of a matrix; reduction dimension at which a step is the relative rate
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """One point of the curve.
+    """One point of the training curve.
 
     Attributes:
-        number: From 0, which is before the first step.
-        train: Mean objective over the epoch's batches; NaN at 0.
-        held: Mean objective of the held-back samples after it; NaN where there are none.
+        number: Number of the epoch. 0 is the start, before the first step.
+        train: Mean objective over the epoch's batches; NaN for epoch 0.
+        held: Mean objective of the held-back samples after the epoch; NaN where there are none.
     """
 
     number: int
@@ -37,18 +37,18 @@ class Epoch:
 
 @dataclass
 class TrainingState:
-    """A run between two epochs.
+    """The state of a training between two epochs. All weights and moments are float32, by name of the parameter.
 
     Attributes:
-        weights: Float32 masters, by parameter.
-        first: Adam's mean of gradients.
-        second: Adam's mean of squared gradients.
-        best: Weights of the best epoch on the held-back samples.
-        scales: Size of a step at a relative rate of 1.
+        weights: The weights as they are now.
+        first: Adam's running mean of the gradients.
+        second: Adam's running mean of the squared gradients.
+        best: The weights after the epoch that was best on the held-back samples.
+        scales: Size of a step at a relative rate of 1, by name of the parameter.
         before: Objective of each held-back sample at the start.
-        after: The same with `best`.
-        step: Steps done.
-        seconds: Time spent.
+        after: Objective of each held-back sample with `best`.
+        step: Number of steps done.
+        seconds: Time spent, in seconds.
         curve: Epochs done, the start included.
     """
 
@@ -65,12 +65,12 @@ class TrainingState:
 
     @staticmethod
     def of(weights: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> "TrainingState":
-        """The start of a run: float32 copies; without a mask every weight of a parameter survives."""
+        """The state at the start, with float32 copies of the weights. Without a mask every weight survives."""
         masters = {name: weight.detach().float().clone() for name, weight in weights.items()}
         zeros = {name: torch.zeros_like(weight) for name, weight in masters.items()}
         moments = [{name: zero.clone() for name, zero in zeros.items()} for _ in range(2)]
         best = {name: weight.clone() for name, weight in masters.items()}
-        scales = {name: _scale(weight, masks.get(name)) for name, weight in masters.items()}
+        scales = {name: _find_step_size(weight, masks.get(name)) for name, weight in masters.items()}
         return TrainingState(masters, moments[0], moments[1], best, scales, torch.zeros(0), torch.zeros(0))
 
 
@@ -79,11 +79,11 @@ class Part:
     """A network or a segment that is done.
 
     Attributes:
-        weights: Float32, what goes on: refined where that is kept, and else as they came.
-        curve: Every epoch.
+        weights: Float32 weights by name of the parameter: the refined ones if they are kept, else those at the start.
+        curve: Every epoch, the start included.
         before: Objective of each held-back sample at the start.
-        after: The same with the best epoch's weights.
-        kept: Whether refinement is kept.
+        after: Objective of each held-back sample with the weights of the best epoch.
+        kept: Whether the refined weights are kept.
     """
 
     weights: Weights
@@ -95,25 +95,33 @@ class Part:
 
 @dataclass
 class RefineProgress:
-    """A refinement between two epochs.
+    """How far a refinement is between two epochs.
 
     Attributes:
-        parts: Segments that are done; a whole network is one part.
-        state: Of the next one; None before its start.
+        parts: Segments that are done; a whole network counts as one part.
+        state: State of the part in work; None before its start.
     """
 
     parts: list[Part] = field(default_factory=list)
     state: TrainingState | None = None
 
     def save(self, path: Path) -> None:
-        """Writes it to a file, which appears whole or not at all."""
+        """Writes the progress to a file, which appears whole or not at all.
+
+        Raises:
+            OSError: The file cannot be written.
+        """
         partial = path.with_name(path.name + ".partial")
-        torch.save(_plain(self), partial)
+        torch.save(_make_plain(self), partial)
         partial.replace(path)
 
     @staticmethod
     def load(path: Path) -> "RefineProgress":
-        """Reads what `save` wrote."""
+        """Reads a file that `save` wrote.
+
+        Raises:
+            OSError: The file cannot be read.
+        """
         stored = torch.load(path, weights_only=True)
         parts = [Part(**part | {"curve": tuple(Epoch(**epoch) for epoch in part["curve"])}) for part in stored["parts"]]
         state = stored["state"]
@@ -124,20 +132,21 @@ class RefineProgress:
 
 @dataclass(frozen=True)
 class Training:
-    """A run.
+    """A training with Adam (Kingma and Ba, 2015) under fixed masks.
 
-    A step of each tensor is `rate` times the root mean square of its surviving weights at the start, times √(64 / K)
-    for a reduction dimension K: Adam moves all K weights of an output at once, and one rate then fits every width. It
-    warms up over a tenth of the run and falls to zero along a cosine. Gradients are multiplied by the masks: a pruned
-    weight never leaves +0.0.
+    The size of a step of each tensor is `rate` times the root mean square of its surviving weights at the start, times
+    √(64 / K) for a reduction dimension K: Adam moves all K weights of an output at once, and so one rate fits every
+    width. The rate rises over the first tenth of the run and falls to zero along a cosine. Gradients are multiplied by
+    the masks, so that a pruned weight never leaves +0.0.
 
     Attributes:
-        objective: Weights and a batch → one value a sample.
-        masks: By parameter, True where a weight survives. Parameters without one move as a whole.
+        objective: What is minimised: a function of weights and a batch that returns one value per sample.
+        masks: Masks by name of the parameter, True where a weight survives. Parameters without a mask move as a whole.
         rate: Relative learning rate.
-        epochs: How many at most.
-        steps: Batches in an epoch.
-        limit: Seconds; None where there is none. With one, the cosine follows the clock where that is ahead.
+        epochs: The most epochs.
+        steps: Number of batches in an epoch.
+        limit: The most seconds; None where there is no limit. With a limit, the cosine follows the clock where that is
+            further than the steps.
     """
 
     objective: PerSample
@@ -154,17 +163,20 @@ class Training:
         held: HeldMeasure,
         done: Callable[[TrainingState], None],
     ) -> TrainingState:
-        """Trains to the end; the same seed gives the same bytes on a CPU.
+        """Trains to the end. On a CPU the same seed gives the same bytes.
 
         Args:
-            state: A fresh one, or one of an interrupted run; changed in place.
-            epoch: Batches of an epoch by its number, from 1.
-            held: Objective of each held-back sample, by weights.
-            done: Called after the start is measured and after each epoch.
+            state: A new state, or that of an interrupted run. It is changed in place.
+            epoch: Returns the batches of an epoch by its number, which starts at 1.
+            held: Measures weights: returns the objective of each held-back sample.
+            done: Called with the state after the start is measured and after each epoch.
+
+        Returns:
+            The state that was given, after the last epoch.
         """
         if not state.curve:
             state.before = state.after = held(state.weights)
-            state.curve.append(Epoch(0, math.nan, _mean(state.before)))
+            state.curve.append(Epoch(0, math.nan, _average(state.before)))
             done(state)
         for number in range(len(state.curve), self.epochs + 1):
             if self.progress(state) >= 1:
@@ -172,16 +184,16 @@ class Training:
             losses = [self._step(state, batch) for batch in epoch(number)]
             started = time.perf_counter()
             values = held(state.weights)
-            if not len(values) or _mean(values) < _mean(state.after):
+            if not len(values) or _average(values) < _average(state.after):
                 state.after = values
                 state.best = {name: weight.clone() for name, weight in state.weights.items()}
-            state.curve.append(Epoch(number, math.fsum(losses) / max(1, len(losses)), _mean(values)))
+            state.curve.append(Epoch(number, math.fsum(losses) / max(1, len(losses)), _average(values)))
             state.seconds += time.perf_counter() - started
             done(state)
         return state
 
     def _step(self, state: TrainingState, batch: Any) -> float:
-        """One step of Adam; a step whose gradient is not finite is left out."""
+        """Takes one step of Adam and returns the mean loss. Nothing moves where the gradient is not finite."""
         started = time.perf_counter()
         weights = {name: weight.detach().requires_grad_() for name, weight in state.weights.items()}
         loss = self.objective(weights, batch).mean()
@@ -210,13 +222,13 @@ class Training:
         return self.rate * warm * 0.5 * (1 + math.cos(math.pi * progress))
 
     def progress(self, state: TrainingState) -> float:
-        """Share of the run that is over, by steps or by the clock."""
+        """The share of the run that is over, by steps or by the clock, whichever is further."""
         by_step = state.step / max(1, self.epochs * self.steps)
         return by_step if self.limit is None else max(by_step, state.seconds / self.limit)
 
 
-def _scale(weight: Tensor, mask: Tensor | None) -> float:
-    """`rms √(64 / K)`; the root of the size stands for the K of a matrix, whose orientation is not known here."""
+def _find_step_size(weight: Tensor, mask: Tensor | None) -> float:
+    """Computes `rms · √(64 / K)`. The root of a matrix's size stands for its K: which axis it is, is not known here."""
     kept = weight if mask is None else weight[mask.bool()]
     rms = float(kept.square().mean().sqrt()) if kept.numel() else 0.0
     if weight.ndim < MATRIX:
@@ -225,12 +237,12 @@ def _scale(weight: Tensor, mask: Tensor | None) -> float:
     return (rms or 1.0) * math.sqrt(WIDTH / max(1.0, width))
 
 
-def _mean(values: Tensor) -> float:
+def _average(values: Tensor) -> float:
     return float(values.double().mean()) if len(values) else math.nan
 
 
-def _plain(value: Any) -> Any:
-    """Dataclasses as dictionaries, so that the file holds tensors and numbers only."""
+def _make_plain(value: Any) -> Any:
+    """Converts dataclasses to dictionaries, so that the file holds nothing but tensors and numbers."""
     if is_dataclass(value):
-        return {entry.name: _plain(getattr(value, entry.name)) for entry in fields(value)}
-    return [_plain(entry) for entry in value] if isinstance(value, (list, tuple)) else value
+        return {entry.name: _make_plain(getattr(value, entry.name)) for entry in fields(value)}
+    return [_make_plain(entry) for entry in value] if isinstance(value, (list, tuple)) else value

@@ -19,7 +19,7 @@ from prox24_export.engines.estimate import count_operations
 from prox24_export.passes.calibrate.schedule import schedule
 from prox24_export.passes.graph.arrays import Array, as_array, as_tensor
 from prox24_export.passes.graph.protocol import Feeds, Linear, Runner, TracedGraph
-from prox24_export.passes.refine.loss import OutputLoss, samples_of
+from prox24_export.passes.refine.loss import OutputLoss, count_samples
 from prox24_export.results.budget import SensitivityReport, UnitSensitivity
 
 DenseNames = frozenset[str]  # names of the stored weights that are left dense
@@ -221,7 +221,7 @@ class OutputDistance:
             tensors = [_read_tensor(output) for output in self._dense(feeds)]
             found = found or [OutputLoss.detect(tensor) for tensor in tensors]
             scales.append([loss.scaled(tensor).scale for loss, tensor in zip(found, tensors, strict=True)])
-            self.samples += samples_of(tensors)
+            self.samples += count_samples(tensors)
         means = [statistics.fmean(column) for column in zip(*scales, strict=True)]
         self._losses = [replace(loss, scale=scale) for loss, scale in zip(found, means, strict=True)]
 
@@ -244,7 +244,7 @@ class OutputDistance:
             if any(np.shape(one) != np.shape(other) for one, other in zip(wanted, got, strict=True)):
                 return float("inf")  # its size depends on the data
             pairs = [(_read_tensor(s), _read_tensor(d)) for s, d in zip(got, wanted, strict=True)]
-            samples = samples_of([d for _, d in pairs])
+            samples = count_samples([d for _, d in pairs])
             terms = [loss.of(s, d, samples) for loss, (s, d) in zip(self._losses, pairs, strict=True)]
             measured = [term for term, loss in zip(terms, self._losses, strict=True) if loss.kind != "none"]
             total += float(torch.stack(measured).mean(0).double().sum()) if measured else 0.0

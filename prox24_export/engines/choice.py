@@ -73,7 +73,7 @@ def _choose(request: EngineRequest, *, has_onnx: bool) -> EngineChoice:
             "--precision converts ONNX files, and this model is not one. Add --onnx, or leave --precision out."
         )
     if asked == "tensorrt":
-        tensorrt.require()
+        tensorrt.require_tensorrt()
     if asked == "torch" and precision == "fp32":
         raise InputError("--engine torch multiplies in fp16 or bf16. Use one of them with --precision.")
     if asked == "torch":

@@ -15,7 +15,7 @@ from torch import Tensor
 from prox24_export.passes.calibrate.schedule import schedule
 from prox24_export.passes.calibrate.streams import StageRunner
 from prox24_export.passes.graph.activations import Rows
-from prox24_export.passes.graph.experts import part_name
+from prox24_export.passes.graph.experts import name_part
 from prox24_export.passes.graph.layout import Layout
 from prox24_export.passes.graph.protocol import Feeds, Linear, Node, Skipped, TracedGraph, Use
 from prox24_export.results.engine import Estimate, ShapeShare
@@ -117,7 +117,7 @@ def _observe_product(layer: Linear | Skipped, k: int, n: int, node: Node, use: U
         use.view if use and expert else Rows(),
         expert=expert,
     )
-    weight = part_name(node.name, expert.index if expert else None)
+    weight = name_part(node.name, expert.index if expert else None)
     return Linear(layer.name, layer.op, weight, "float32", Layout((n, k)), k, n, (observed,))
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from prox24_export.errors import InputError, first_line
 from prox24_export.passes.graph.arrays import Array
-from prox24_export.passes.graph.experts import whole_name
+from prox24_export.passes.graph.experts import split_part_name
 
 ENDING = "*.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -118,7 +118,7 @@ class Checkpoint:
         for file in self.files:
             shutil.copyfile(file, folder / file.name)
         for name in weights:
-            whole, index = whole_name(name, self.places)
+            whole, index = split_part_name(name, self.places)
             place = self.places[whole]
             data = np.ascontiguousarray(weights[name]).tobytes()
             with (folder / place.file.name).open("r+b") as target:

@@ -20,10 +20,10 @@ from prox24_export.data.samples import LABELS
 from prox24_export.errors import InputError, first_line
 from prox24_export.models.frontend import ONNX_MODEL
 from prox24_export.passes.front_torch.emit_onnx import EmitOnnx
-from prox24_export.passes.front_torch.graph import FxGraph, fx_of
-from prox24_export.passes.front_torch.trace import functional, trace, with_tensors
+from prox24_export.passes.front_torch.graph import FxGraph, expect_fx_graph
+from prox24_export.passes.front_torch.trace import make_functional, replace_tensors, trace
 from prox24_export.passes.graph.arrays import Array, as_array, as_tensor
-from prox24_export.passes.graph.experts import with_parts
+from prox24_export.passes.graph.experts import replace_parts
 from prox24_export.passes.graph.protocol import TracedGraph
 from prox24_export.results.report import FileFacts
 
@@ -97,20 +97,20 @@ class TorchProgram:
 
     def write(self, graph: TracedGraph, weights: Mapping[str, Array], folder: Path) -> Path:
         """See `Frontend.write`."""
-        program = fx_of(graph).program
-        tensors = with_parts(weights, program.state_dict, as_tensor)
+        program = expect_fx_graph(graph).program
+        tensors = replace_parts(weights, program.state_dict, as_tensor)
         path = folder / PROGRAM
-        torch.export.save(with_tensors(program, tensors), path)
+        torch.export.save(replace_tensors(program, tensors), path)
         return path
 
     def expect_onnx(self, graph: TracedGraph) -> None:
         """See `Frontend.expect_onnx`."""
-        EmitOnnx.requires(fx_of(graph).program, str(self.path))
+        EmitOnnx.requires(expect_fx_graph(graph).program, str(self.path))
 
     def write_onnx(self, graph: TracedGraph, folder: Path) -> Path:
         """See `Frontend.write_onnx`."""
         path = folder / ONNX_MODEL
-        EmitOnnx().call(program=fx_of(graph).program, file=path)
+        EmitOnnx().call(program=expect_fx_graph(graph).program, file=path)
         return path
 
 
@@ -146,7 +146,7 @@ def _read_program(path: Path) -> ExportedProgram:
         with zipfile.ZipFile(path) as archive:
             _expect_plain(path, archive)
         with _unpickle_only_tensors():
-            return functional(torch.export.load(path))
+            return make_functional(torch.export.load(path))
     except InputError:
         raise
     except Exception as error:

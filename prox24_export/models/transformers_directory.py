@@ -16,10 +16,10 @@ from prox24_export.errors import InputError, first_line
 from prox24_export.models.checkpoint import INDEX, Checkpoint
 from prox24_export.models.frontend import CONFIG, ONNX_MODEL
 from prox24_export.passes.front_torch.emit_onnx import EmitOnnx
-from prox24_export.passes.front_torch.graph import FxGraph, fx_of
+from prox24_export.passes.front_torch.graph import FxGraph, expect_fx_graph
 from prox24_export.passes.front_torch.trace import trace
 from prox24_export.passes.graph.arrays import Array, as_tensor
-from prox24_export.passes.graph.experts import with_parts
+from prox24_export.passes.graph.experts import replace_parts
 from prox24_export.passes.graph.protocol import TracedGraph
 from prox24_export.results.report import FileFacts
 
@@ -68,14 +68,14 @@ class TransformersDirectory:
         out = folder / MODEL
         out.mkdir()
         kept = {path for ending in WEIGHTS.split() for path in self.path.glob(f"*.{ending}")}
-        if fx_of(graph).read is not None:
+        if expect_fx_graph(graph).read is not None:
             Checkpoint(self.path).write(out, weights)
             kept -= {self.path / INDEX}
         else:
             module = load_whole(self.path)
             tensors = module.state_dict()
             with torch.no_grad():
-                for name, tensor in with_parts(weights, tensors, as_tensor).items():
+                for name, tensor in replace_parts(weights, tensors, as_tensor).items():
                     tensors[name].copy_(tensor)
             module.save_pretrained(out)
         for source in sorted(self.path.iterdir()):
@@ -85,12 +85,12 @@ class TransformersDirectory:
 
     def expect_onnx(self, graph: TracedGraph) -> None:
         """See `Frontend.expect_onnx`."""
-        EmitOnnx.requires(fx_of(graph).program, str(self.path))
+        EmitOnnx.requires(expect_fx_graph(graph).program, str(self.path))
 
     def write_onnx(self, graph: TracedGraph, folder: Path) -> Path:
         """See `Frontend.write_onnx`."""
         file = folder / ONNX_MODEL
-        EmitOnnx().call(program=fx_of(graph).whole_program(), file=file)
+        EmitOnnx().call(program=expect_fx_graph(graph).whole_program(), file=file)
         return file
 
 

@@ -117,6 +117,25 @@ def _placed(v, size, rank, w1, w2, w3, w4):
 
 @triton.jit
 @no_type_check
+def _polish(z1, z2, z3, z4, w1, w2, w3, w4, s, polish, rounding: tl.constexpr):
+    """Restores, where `polish`, the digits that roots lose near 0: each entry in turn; the objective never rises."""
+    passes = 0
+    moving = tl.sum(polish.to(tl.int32))
+    while (moving > 0) & (passes < MAX_PASSES):
+        n1 = tl.maximum(z1 - (s * w2 * (w3 + w4) + s * w3 * w4), 0.0)
+        n2 = tl.maximum(z2 - (s * n1 * (w3 + w4) + s * w3 * w4), 0.0)
+        n3 = tl.maximum(z3 - (s * w4 * (n1 + n2) + s * n1 * n2), 0.0)
+        n4 = tl.maximum(z4 - (s * n3 * (n1 + n2) + s * n1 * n2), 0.0)
+        moved = polish & ((tl.abs(n3 - w3) > rounding * z3) | (tl.abs(n4 - w4) > rounding * z4))
+        w1, w2 = tl.where(polish, n1, w1), tl.where(polish, n2, w2)
+        w3, w4 = tl.where(polish, n3, w3), tl.where(polish, n4, w4)
+        moving = tl.sum(moved.to(tl.int32))
+        passes += 1
+    return w1, w2, w3, w4
+
+
+@triton.jit
+@no_type_check
 def _solve(v0, v1, v2, v3, s, step_size: tl.constexpr, tiny: tl.constexpr, rounding: tl.constexpr):
     """``prox_s`` of each lane's group, in its own order and signs."""
     a, b, c, d = tl.abs(v0), tl.abs(v1), tl.abs(v2), tl.abs(v3)
@@ -157,21 +176,8 @@ def _solve(v0, v1, v2, v3, s, step_size: tl.constexpr, tiny: tl.constexpr, round
     w3, w4 = tl.where(dense, b3 * scale, 0.0), tl.where(dense, b4 * scale, 0.0)
     w1, w2 = tl.where(faint, z1, w1), tl.where(faint, z2, w2)
     w3, w4 = tl.where(faint, z3, w3), tl.where(faint, z4, w4)
-    # Each entry in turn restores the digits that the roots lose near 0; it never raises the objective.
     polish = dense & ((y1 < NEEDS_POLISH) | (y2 < LOPSIDED))
-    passes = 0
-    moving = tl.sum(polish.to(tl.int32))
-    while (moving > 0) & (passes < MAX_PASSES):
-        n1 = tl.maximum(z1 - (s * w2 * (w3 + w4) + s * w3 * w4), 0.0)
-        n2 = tl.maximum(z2 - (s * n1 * (w3 + w4) + s * w3 * w4), 0.0)
-        n3 = tl.maximum(z3 - (s * w4 * (n1 + n2) + s * n1 * n2), 0.0)
-        n4 = tl.maximum(z4 - (s * n3 * (n1 + n2) + s * n1 * n2), 0.0)
-        moved = polish & ((tl.abs(n3 - w3) > rounding * z3) | (tl.abs(n4 - w4) > rounding * z4))
-        w1, w2 = tl.where(polish, n1, w1), tl.where(polish, n2, w2)
-        w3, w4 = tl.where(polish, n3, w3), tl.where(polish, n4, w4)
-        moving = tl.sum(moved.to(tl.int32))
-        passes += 1
-
+    w1, w2, w3, w4 = _polish(z1, z2, z3, z4, w1, w2, w3, w4, s, polish, rounding)
     w2 = tl.minimum(w2, w1)
     w3 = tl.minimum(w3, w2)
     w4 = tl.minimum(w4, w3)

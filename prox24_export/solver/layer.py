@@ -147,14 +147,26 @@ def solve_layer(
         None if moment is None else moment.to(weight.device) for moment in (cross, residual, squared_norms)
     )
     _check(weight, gram, cross)
-    work = weight if weight.dtype == torch.float64 else weight.float()
     solve: _Solve
-    if is_two_four(work):
+    if is_two_four(_widen(weight)):
         solve, status = _keep_rows, Status.ALREADY_SPARSE
     elif settings.method in {"prox", "prox-gradient"}:
         solve, status = _prepare_prox(weight.shape[1], gram, cross, tokens, settings, quadratic)
     else:
         solve, status = _prepare_baseline(gram, settings.method, squared_norms)
+    solution = _solve_in_parts(weight, gram, residual, solve, status)
+    return replace(solution, seconds=time.perf_counter() - started)
+
+
+def _widen(weight: Tensor) -> Tensor:
+    return weight if weight.dtype == torch.float64 else weight.float()
+
+
+def _solve_in_parts(
+    weight: Tensor, gram: Tensor, residual: Tensor | None, solve: "_Solve", status: Status
+) -> LayerSolution:
+    """Solves a bounded number of rows at a time, and measures the whole; the seconds are left to the caller."""
+    work = _widen(weight)
     solution, mask = torch.empty_like(weight), torch.empty_like(weight, dtype=torch.bool)
     lost = scale = 0.0
     iterations = refinements = 0
@@ -176,7 +188,7 @@ def solve_layer(
         relative_error=lost / scale if scale > 0 else 0.0,
         iterations=iterations,
         refinement_iterations=refinements,
-        seconds=time.perf_counter() - started,
+        seconds=0.0,
         status=status,
     )
 

@@ -16,10 +16,10 @@ from prox24_export.engines.timing.gpu_watch import Watch, follow_state
 from prox24_export.errors import InputError, Prox24Error, first_line
 from prox24_export.passes.emit_engine.build import EngineBuildError
 from prox24_export.passes.front_onnx.graph import OnnxGraph
-from prox24_export.passes.front_onnx.runtime import one_sentence
+from prox24_export.passes.front_onnx.runtime import shorten_message
 from prox24_export.passes.graph.arrays import Array
 from prox24_export.passes.graph.protocol import Feeds, TracedGraph
-from prox24_export.passes.precision.quantised import quantised_products
+from prox24_export.passes.precision.quantised import find_quantised_products
 from prox24_export.results.engine import EngineReport, Estimate
 from prox24_export.results.report import AccuracyReport, LayerReport
 from prox24_export.shapes import ShapeRange, complete_ranges
@@ -168,7 +168,8 @@ def _expect_runs(graph: TracedGraph, batches: Sequence[Feeds]) -> None:
         except Exception as error:
             shapes = ", ".join(f"{name}: {list(array.shape)}" for name, array in batch.items())
             raise InputError(
-                f"--shapes: {graph.path} cannot be run on {shapes}: {one_sentence(error)}. Give shapes that it takes."
+                f"--shapes: {graph.path} cannot be run on {shapes}: {shorten_message(error)}. "
+                "Give shapes that it takes."
             ) from error
 
 
@@ -234,7 +235,7 @@ def _measure_tensorrt(job: Job, finished: FinishedPair, files: LoweredPair, batc
     settings, precision = job.settings, job.choice.precision
     kept = files.lowered.kept_in_fp32 if files.lowered else {}
     types: dict[str, Literal["fp32", "int8"]] = dict.fromkeys(kept, "fp32")
-    int8, follows = quantised_products(OnnxGraph(files.sparse))
+    int8, follows = find_quantised_products(OnnxGraph(files.sparse))
     layers = list_pruned_layers(
         [row for row in finished.rows if row.state == "sparse"],
         files.layers,

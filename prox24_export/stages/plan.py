@@ -13,7 +13,7 @@ from prox24_export.option_values import AIMS_AT_DENSE_OUTPUT, Effort
 from prox24_export.passes.calibrate.schedule import Stage, schedule
 from prox24_export.passes.calibrate.streams import StageRunner
 from prox24_export.passes.graph.protocol import Linear, TracedGraph
-from prox24_export.passes.refine.memory import available
+from prox24_export.passes.refine.memory import find_available_memory
 from prox24_export.progress import Progress
 from prox24_export.results.plan import Plan, StagePlan
 from prox24_export.settings import Settings
@@ -149,7 +149,8 @@ def plan_run(
     samples = max(1, min(size, len(parts.fit)))  # of the batch that is run here
     repeats = (len(parts.fit) + len(parts.choice)) / samples
     return_free_memory()
-    walk = _ModelWalk(measure_resident_mb(), 4.0 * graph.parameters < available(torch.device("cpu")) / 2)
+    is_cached = 4.0 * graph.parameters < find_available_memory(torch.device("cpu")) / 2
+    walk = _ModelWalk(measure_resident_mb(), is_cached)
     values: dict[str, Any] = dict(fit[0].feeds) if fit else {}
     stages = schedule(graph, linears) if fit else []
     with progress.stage("plan", len(stages)) as tick:

@@ -15,7 +15,7 @@ from prox24_export.passes.calibrate.calibrate import Calibrate
 from prox24_export.passes.calibrate.moments import Observation
 from prox24_export.passes.calibrate.schedule import schedule
 from prox24_export.passes.calibrate.streams import Streams
-from prox24_export.passes.find_linears import not_reached
+from prox24_export.passes.find_linears import skip_unreached
 from prox24_export.passes.graph.arrays import Array, is_finite
 from prox24_export.passes.graph.lazy_tensors import LazyTensors
 from prox24_export.passes.graph.protocol import Linear, Skipped, TracedGraph
@@ -64,33 +64,28 @@ def prune(
         InputError: A weight or an activation holds NaN or Inf.
     """
     rows = [describe_layer(layer, graph.parameters) for layer in found]
-    place = {layer.name: index for index, layer in enumerate(found) if isinstance(layer, Linear)}
     linears = [layer for layer in found if isinstance(layer, Linear)]
+    place = {layer.name: index for index, layer in enumerate(found) if isinstance(layer, Linear)}
     if not linears:
         return PrunedLayers(rows, None)
     _expect_finite(graph, linears)
     stages = schedule(graph, linears)
     masks: dict[str, Thumbnail] = {}
-    batches = [
-        *make_batches(parts.fit, graph.inputs, "fit", size),
-        *make_batches(parts.choice, graph.inputs, "choice", size),
-    ]
-    offload = scratch if settings.offload else None
-    streams = Streams(graph, batches, offload)
+    sources = (("fit", parts.fit), ("choice", parts.choice))
+    batches = [batch for part, samples in sources for batch in make_batches(samples, graph.inputs, part, size)]
+    streams = Streams(graph, batches, scratch if settings.offload else None)
     calibrate = Calibrate(with_cross=settings.method in AIMS_AT_DENSE_OUTPUT)
     sparsify = Sparsify(settings.method, settings.effort, settings.damping, settings.blend, held_back)
     with progress.stage("calibrate and prune", len(stages) * len(batches) + len(linears)) as tick:
         for stage in stages:
             return_free_memory()
             seen = calibrate.call(streams=streams, stage=stage, weights=weights, tick=tick).observations
-            reached = []
+            by_name = {}
             for linear in stage.linears:
-                why = _why_unreached(seen[linear.name])
-                if why:
-                    rows[place[linear.name]] = describe_layer(not_reached(linear, why), graph.parameters)
+                if why := _why_unreached(seen[linear.name]):
+                    rows[place[linear.name]] = describe_layer(skip_unreached(linear, why), graph.parameters)
                 else:
-                    reached.append(linear)
-            by_name = {linear.name: linear for linear in reached}
+                    by_name[linear.name] = linear
             dense = LazyTensors(partial(_weight, graph, by_name), tuple(by_name))
             for solved in sparsify.call(weights=dense, observations=seen, tick=tick):
                 name = solved.name
@@ -98,8 +93,7 @@ def prune(
                 masks[name] = make_thumbnail(solved.solution.mask.cpu().numpy())
                 tick.tell(f"{name}: error {solved.solution.relative_error:.3g}")
                 weights[by_name[name].weight] = by_name[name].to_stored(solved.solution.weight)
-    executions = Executions(streams.executions, streams.one_pass, len(stages))
-    return PrunedLayers(rows, executions, masks)
+    return PrunedLayers(rows, Executions(streams.executions, streams.one_pass, len(stages)), masks)
 
 
 def _weight(graph: TracedGraph, by_name: Mapping[str, Linear], name: str) -> Tensor:

@@ -15,7 +15,7 @@ from prox24_export.passes.graph.arrays import Array, as_tensor
 from prox24_export.passes.graph.differentiable import Differentiable
 from prox24_export.passes.graph.protocol import Linear, TracedGraph
 from prox24_export.passes.refine.differentiable import make_differentiable
-from prox24_export.passes.refine.memory import available
+from prox24_export.passes.refine.memory import find_available_memory
 from prox24_export.passes.refine.model import Refined, RefineModel
 from prox24_export.progress import Progress
 from prox24_export.results.report import EpochReport, RefinementReport
@@ -79,7 +79,7 @@ def _why_impossible(job: Job) -> str | None:
     """Tells why the refinement cannot be done with these samples on this machine; None where it can."""
     if len(job.parts.choice) < 2:  # noqa: PLR2004 - a deviation takes two
         return "too few samples to hold any back, on which it could be judged"
-    needed, free = _needed_bytes(job.graph, job.linears), available(torch.device("cpu"))
+    needed, free = _needed_bytes(job.graph, job.linears), find_available_memory(torch.device("cpu"))
     if needed > SHARE_OF_MEMORY * free:
         return f"it takes about {needed / 2**30:.1f} GB of memory, and {free / 2**30:.1f} GB are free"
     return None

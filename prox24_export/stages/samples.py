@@ -104,7 +104,7 @@ def find_batch_size(graph: TracedGraph, parts: data.Parts) -> int:
         try:
             size = max(1, min(size, OUTPUT_VALUES // _largest_output(run(every[0][0].feeds))))
         except Exception as error:
-            told = runtime.one_sentence(error)
+            told = runtime.shorten_message(error)
             raise InputError(f"{graph.path} cannot be run on the first sample: {told}.") from error
     for attempt in dict.fromkeys((min(size, 2), 1)):  # a model that runs two samples at once runs more
         groups = (feeds for part in every for feeds, _ in data.join_samples(part, graph.inputs, attempt))
@@ -114,7 +114,7 @@ def find_batch_size(graph: TracedGraph, parts: data.Parts) -> int:
         except Exception as error:
             if attempt == 1:
                 raise InputError(
-                    f"{graph.path} cannot be run on the largest sample: {runtime.one_sentence(error)}."
+                    f"{graph.path} cannot be run on the largest sample: {runtime.shorten_message(error)}."
                 ) from error
         else:
             return size if attempt > 1 else 1

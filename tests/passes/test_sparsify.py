@@ -10,7 +10,7 @@ from torch import Tensor
 
 from prox24_export.passes import sparsify
 from prox24_export.passes.calibrate.moments import Moments, Observation
-from prox24_export.passes.sparsify import SolvedLayer, Sparsify, best_blend
+from prox24_export.passes.sparsify import SolvedLayer, Sparsify, find_best_blend
 from prox24_export.solver.pattern import is_two_four
 from prox24_export.solver.quadratic import Quadratic
 from tests.solver.problems import correlated, weights
@@ -64,14 +64,14 @@ def test_the_blend_is_the_best_of_all_on_held_back_tokens(residual: bool) -> Non
 
     blends = np.linspace(0, 1, 1001)
     best = blends[np.argmin([held_back_error(blend) for blend in blends])]
-    assert best_blend(weight, seen, quadratic) == pytest.approx(best, abs=1e-3)
+    assert find_best_blend(weight, seen, quadratic) == pytest.approx(best, abs=1e-3)
 
 
 def test_equal_streams_ask_for_no_blend() -> None:
     dense, _ = streams(1)
     same = Moments(gram := dense.T @ dense, gram, dense.square().sum(0), len(dense))
     seen = Observation(same, same)
-    assert best_blend(weights(N, K), seen, Quadratic.of(gram, gram, 0.01)) == 0.0
+    assert find_best_blend(weights(N, K), seen, Quadratic.of(gram, gram, 0.01)) == 0.0
 
 
 def test_a_layer_is_solved_on_fit_and_choice_together() -> None:

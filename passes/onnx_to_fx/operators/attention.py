@@ -32,7 +32,10 @@ def attention(
     scale: float | None = None,
     softcap: float = 0.0,
 ) -> Tensor:
-    """softmax(q·kᵀ·scale + mask)·v, without a cache; of [N, heads, positions, size] or with the heads in one axis."""
+    """Computes softmax(q·kᵀ·scale + mask)·v, without a cache.
+
+    Values are [N, heads, positions, size], or [N, positions, heads · size] with all heads in one axis.
+    """
     joined = q.dim() == HEADS_IN_ONE_AXIS
     query, key, value = _split(q, q_num_heads), _split(k, kv_num_heads), _split(v, kv_num_heads)
     groups = query.shape[1] // key.shape[1]
@@ -59,7 +62,7 @@ def rotary_embedding(
     num_heads: int = 0,
     rotary_embedding_dim: int = 0,
 ) -> Tensor:
-    """Pairs of entries of every head rotated by angles of their position."""
+    """Rotates pairs of entries of every head by angles that depend on their position."""
     joined = x.dim() == HEADS_IN_ONE_AXIS
     heads = _split(x, num_heads)
     size = rotary_embedding_dim or heads.shape[-1]
@@ -75,7 +78,7 @@ def rotary_embedding(
 
 
 def _split(x: Tensor, heads: int | None) -> Tensor:
-    """[N, heads, positions, size]."""
+    """Gives a value the shape [N, heads, positions, size]."""
     if x.dim() != HEADS_IN_ONE_AXIS:
         return x
     if not heads:
@@ -84,7 +87,7 @@ def _split(x: Tensor, heads: int | None) -> Tensor:
 
 
 def _bias(query: Tensor, keys: int, mask: Tensor | None, *, is_causal: bool) -> Tensor | None:
-    """What is added to the scores: −∞ where a key is hidden."""
+    """The tensor that is added to the scores: −∞ where a key is hidden. None where nothing is added."""
     nothing = query.new_zeros(())
     if mask is not None:
         missing = keys - mask.shape[-1]

@@ -20,7 +20,7 @@ def gemm(
     transA: int = 0,  # noqa: N803 (ONNX's name)
     transB: int = 0,  # noqa: N803
 ) -> Tensor:
-    """α·op(A)·op(B) + β·C."""
+    """Computes α·op(A)·op(B) + β·C."""
     left, right = a.T if transA else a, b.T if transB else b
     if c is not None and a.is_floating_point():
         return torch.addmm(c, left, right, alpha=alpha, beta=beta)
@@ -31,7 +31,7 @@ def gemm(
 
 @operator("Einsum")
 def einsum(*operands: Tensor, equation: str) -> Tensor:
-    """A sum of products by index letters."""
+    """Computes a sum of products, by the letters of indices."""
     return torch.einsum(equation, *operands)
 
 
@@ -43,7 +43,7 @@ def einsum(*operands: Tensor, equation: str) -> Tensor:
     only={"momentum": lambda _: True, "spatial": one_of(1), "training_mode": one_of(0)},
 )
 def batch_norm(x: Tensor, scale: Tensor, bias: Tensor, mean: Tensor, var: Tensor, *, epsilon: float = 1e-5) -> Tensor:
-    """Channels of [N, C, …] shifted and scaled by stored statistics."""
+    """Shifts and scales the channels of [N, C, …] by stored statistics."""
     return F.batch_norm(x, mean, var, scale, bias, training=False, eps=epsilon)
 
 
@@ -51,7 +51,10 @@ def batch_norm(x: Tensor, scale: Tensor, bias: Tensor, mean: Tensor, var: Tensor
 def layer_norm(
     x: Tensor, scale: Tensor, bias: Tensor | None = None, *, axis: int = -1, epsilon: float = 1e-5, outputs: int = 1
 ) -> tuple[Tensor, ...]:
-    """Mean 0 and deviation 1 over the axes from `axis` on, scaled and shifted; and, where asked, 1 / deviation."""
+    """Gives the axes from `axis` on mean 0 and deviation 1, and scales and shifts them.
+
+    Where they are asked for, the mean and 1 / deviation are returned, too.
+    """
     axis %= x.dim()
     sizes = x.shape[axis:]
     if scale.shape == sizes and (bias is None or bias.shape == sizes):
@@ -68,33 +71,33 @@ def layer_norm(
 
 @operator("RMSNormalization", "SimplifiedLayerNormalization", only={"stash_type": one_of(torch.float32)})
 def rms_norm(x: Tensor, scale: Tensor, *, axis: int = -1, epsilon: float = 1e-5) -> Tensor:
-    """Entries over their root mean square over the axes from `axis` on, scaled."""
+    """Divides entries by their root mean square over the axes from `axis` on, and scales them."""
     axis %= x.dim()
     return F.rms_norm(x, x.shape[axis:], eps=epsilon) * scale
 
 
 @operator("InstanceNormalization", since=6)
 def instance_norm(x: Tensor, scale: Tensor, bias: Tensor, *, epsilon: float = 1e-5) -> Tensor:
-    """Mean 0 and deviation 1 over the spatial axes, scaled and shifted by channel."""
+    """Gives the spatial axes mean 0 and deviation 1, and scales and shifts them by channel."""
     return F.instance_norm(x, weight=scale, bias=bias, eps=epsilon)
 
 
 @operator("GroupNormalization", since=21, only={"stash_type": one_of(torch.float32)})
 def group_norm(x: Tensor, scale: Tensor, bias: Tensor, *, num_groups: int, epsilon: float = 1e-5) -> Tensor:
-    """Mean 0 and deviation 1 over groups of channels and space, scaled and shifted by channel."""
+    """Gives groups of channels mean 0 and deviation 1 over space, too, and scales and shifts them by channel."""
     return F.group_norm(x, num_groups, scale, bias, epsilon)
 
 
 @operator("GroupNormalization", since=18)
 def group_norm_by_group(x: Tensor, scale: Tensor, bias: Tensor, *, num_groups: int, epsilon: float = 1e-5) -> Tensor:
-    """The same, scaled and shifted by group, as before opset 21."""
+    """Does the same as `group_norm`, but scales and shifts by group, as before opset 21."""
     each = x.shape[1] // num_groups
     return F.group_norm(x, num_groups, scale.repeat_interleave(each), bias.repeat_interleave(each), epsilon)
 
 
 @operator("LRN")
 def local_response_norm(x: Tensor, *, size: int, alpha: float = 1e-4, beta: float = 0.75, bias: float = 1.0) -> Tensor:
-    """Entries over (bias + α/size · sum of squares over neighbouring channels)^β."""
+    """Divides entries by (bias + α/size · sum of squares over neighbouring channels)^β."""
     before, after = (size - 1) // 2, size // 2
     squares = F.pad(x.square().movedim(1, -1), (before, after))
     return x / (bias + alpha / size * squares.unfold(-1, size, 1).sum(-1)).pow(beta).movedim(-1, 1)

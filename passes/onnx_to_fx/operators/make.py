@@ -6,18 +6,18 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from prox24_export.passes.onnx_to_fx.table import Ints, ints, operator
+from prox24_export.passes.onnx_to_fx.table import Ints, operator, read_ints
 
 
 @operator("Shape", detached=True)
 def shape_of(x: Tensor, *, start: int = 0, end: int | None = None) -> Tensor:
-    """Sizes as int64."""
+    """Returns the sizes of a value as int64."""
     return torch.tensor(x.shape[start:end], dtype=torch.int64, device=x.device)
 
 
 @operator("Size", detached=True)
 def size_of(x: Tensor) -> Tensor:
-    """The number of entries as int64."""
+    """Returns the number of entries of a value as int64."""
     return torch.tensor(x.numel(), dtype=torch.int64, device=x.device)
 
 
@@ -29,7 +29,7 @@ def constant(
     value_int: int | None = None,
     value_ints: Sequence[int] | None = None,
 ) -> Tensor:
-    """Numbers in attributes; a whole tensor in one is stored, and never comes here."""
+    """Makes a tensor of numbers in attributes. A whole tensor in an attribute is a stored one, and never comes here."""
     reals = value_floats if value_float is None else value_float
     if reals is not None:
         return torch.tensor(reals, dtype=torch.float32)
@@ -38,13 +38,13 @@ def constant(
 
 @operator("ConstantOfShape", detached=True)
 def constant_of_shape(shape: Tensor, *, value: tuple[float, torch.dtype] = (0.0, torch.float32)) -> Tensor:
-    """One number everywhere."""
-    return torch.full(ints(shape), value[0], dtype=value[1], device=shape.device)
+    """Makes a tensor of these sizes with one number everywhere."""
+    return torch.full(read_ints(shape), value[0], dtype=value[1], device=shape.device)
 
 
 @operator("Range", detached=True)
 def numbers(start: Tensor, limit: Tensor, delta: Tensor) -> Tensor:
-    """From start up to limit, excluded."""
+    """Counts from `start` to `limit` in steps of `delta`; `limit` is excluded."""
     first, step = start.item(), delta.item()
     count = max(0, math.ceil((limit.item() - first) / step))
     return first + step * torch.arange(count, dtype=start.dtype, device=start.device)
@@ -52,15 +52,15 @@ def numbers(start: Tensor, limit: Tensor, delta: Tensor) -> Tensor:
 
 @operator("EyeLike", detached=True)
 def eye_like(x: Tensor, *, dtype: torch.dtype | None = None, k: int = 0) -> Tensor:
-    """Ones on diagonal `k` of a matrix of these sizes."""
+    """Makes a matrix of the sizes of `x` with ones on diagonal `k`."""
     ones = torch.ones(x.shape, dtype=dtype or x.dtype, device=x.device)
     return torch.triu(torch.tril(ones, k), k)
 
 
 @operator("OneHot", fixed=[0, 1], literals=[1])
 def one_hot(indices: Tensor, depth: Ints, values: Tensor, *, axis: int = -1) -> Tensor:
-    """A new axis, `values[1]` at the index and `values[0]` elsewhere."""
-    (size,) = ints(depth)
+    """Makes a new axis that holds `values[1]` at the index and `values[0]` elsewhere."""
+    (size,) = read_ints(depth)
     wanted = indices.long().unsqueeze(axis)
     shape = [1] * wanted.dim()
     shape[axis] = size
@@ -71,5 +71,5 @@ def one_hot(indices: Tensor, depth: Ints, values: Tensor, *, axis: int = -1) -> 
 
 @operator("NonZero", detached=True)
 def non_zero(x: Tensor) -> Tensor:
-    """Coordinates of entries other than 0, as columns."""
+    """Finds the coordinates of entries other than 0, as columns."""
     return torch.nonzero(x).T

@@ -1,4 +1,4 @@
-"""Quantising and back, as torch functions; the pair passes gradients straight through its rounding."""
+"""ONNX operators that quantise and convert back, as torch functions. The pair passes gradients through its rounding."""
 
 import torch
 from torch import Tensor
@@ -34,20 +34,20 @@ def quantise(
     axis: int = 1,
     output_dtype: torch.dtype | None = None,
 ) -> Tensor:
-    """round(x / scale) + zero, held within the integer type."""
+    """Computes round(x / scale) + zero, limited to the range of the integer type."""
     return _quantised(x, scale, zero, axis, output_dtype).to(_type(zero, output_dtype))
 
 
 @operator("DequantizeLinear", since=10, fixed=[2], only={"block_size": one_of(0), "output_dtype": one_of(None)})
 def dequantise(x: Tensor, scale: Tensor, zero: Tensor | None = None, *, axis: int = 1) -> Tensor:
-    """(x − zero) · scale."""
+    """Computes (x − zero) · scale."""
     if x.is_floating_point():
         raise Unsupported("floating-point codes")
     steps = x.to(torch.int32) if zero is None else x.to(torch.int32) - _along(zero, x, axis).to(torch.int32)
     return steps.to(scale.dtype) * _along(scale, x, axis)
 
 
-# What `converted` makes of a DequantizeLinear behind a QuantizeLinear; no ONNX operator has this name.
+# `pair_quantisation` makes this of a DequantizeLinear behind a QuantizeLinear. No ONNX operator has this name.
 @operator("QuantizeLinear+DequantizeLinear", fixed=[2, 4])
 def fake_quantise(
     x: Tensor,
@@ -60,7 +60,10 @@ def fake_quantise(
     axis_back: int = 1,
     output_dtype: torch.dtype | None = None,
 ) -> Tensor:
-    """Quantised and back. The gradient is straight through the rounding, and 0 where the type's limit was reached."""
+    """Quantises a value and converts it back.
+
+    The gradient passes straight through the rounding. It is 0 where the limit of the integer type was reached.
+    """
     codes = _quantised(x, scale, zero, axis, output_dtype)
     steps = codes if zero_back is None else codes - _along(zero_back, x, axis_back)
     return steps * _along(scale_back, x, axis_back)
@@ -81,7 +84,7 @@ def _type(zero: Tensor | None, output_dtype: torch.dtype | None) -> torch.dtype:
 
 
 def _along(values: Tensor, x: Tensor, axis: int) -> Tensor:
-    """One value for all of `x`, or one for every position of an axis."""
+    """Shapes values to be broadcast to `x`: one for all of it, or one for every position of an axis."""
     if values.numel() == 1:
         return values.reshape(())
     if values.dim() != 1:

@@ -47,7 +47,7 @@ def lstm(  # noqa: PLR0917 (ONNX's order)
     layout: int = 0,
     outputs: int,
 ) -> tuple[Tensor, ...]:
-    """A long short-term memory: all its states, the last ones, the last cells."""
+    """Runs a long short-term memory: returns all its states, the last states and the last cells."""
     sequence, state = _prepared(x, w, r, lengths, h, direction=direction, layout=layout)
     cells = torch.zeros_like(state) if c is None else _stacked(c, layout)
     found = torch.lstm(sequence, (state, cells), _weights(w, r, b, LSTM_GATES), b is not None, **_options(w))
@@ -77,7 +77,7 @@ def gru(  # noqa: PLR0917 (ONNX's order)
     linear_before_reset: int = 0,
     outputs: int,
 ) -> tuple[Tensor, ...]:
-    """A gated recurrent unit: all its states, and the last ones."""
+    """Runs a gated recurrent unit: returns all its states, and the last ones."""
     if not linear_before_reset:
         raise Unsupported("linear_before_reset = 0")
     sequence, state = _prepared(x, w, r, lengths, h, direction=direction, layout=layout)
@@ -107,7 +107,7 @@ def rnn(  # noqa: PLR0917 (ONNX's order)
     layout: int = 0,
     outputs: int,
 ) -> tuple[Tensor, ...]:
-    """A plain recurrence through tanh: all its states, and the last ones."""
+    """Runs a plain recurrence with tanh: returns all its states, and the last ones."""
     sequence, state = _prepared(x, w, r, lengths, h, direction=direction, layout=layout)
     found = torch.rnn_tanh(sequence, state, _weights(w, r, b, (0,)), b is not None, **_options(w))
     return _results(*found, direction=direction, layout=layout)[:outputs]
@@ -116,7 +116,7 @@ def rnn(  # noqa: PLR0917 (ONNX's order)
 def _prepared(
     x: Tensor, w: Tensor, r: Tensor, lengths: Tensor | None, h: Tensor | None, *, direction: str, layout: int
 ) -> tuple[Tensor, Tensor]:
-    """The sequence [steps, N, I] in the order it is read, and the first state [directions, N, H]."""
+    """Prepares the sequence [steps, N, I] in the order in which it is read, and the first state [directions, N, H]."""
     sequence = x.transpose(0, 1) if layout else x
     if lengths is not None and bool((lengths != sequence.shape[0]).any()):
         raise Unsupported("sequences of different lengths")
@@ -131,7 +131,7 @@ def _stacked(state: Tensor, layout: int) -> Tensor:
 
 
 def _weights(w: Tensor, r: Tensor, b: Tensor | None, gates: Sequence[int]) -> list[Tensor]:
-    """What torch wants for every direction, the gates in its order."""
+    """The weights as torch takes them for every direction, with the gates in torch's order."""
     flat = []
     for place in range(w.shape[0]):
         parts = [w[place], r[place], *(b[place].chunk(2) if b is not None else ())]
@@ -144,7 +144,7 @@ def _options(w: Tensor) -> _Options:
 
 
 def _results(states: Tensor, *last: Tensor, direction: str, layout: int) -> tuple[Tensor, ...]:
-    """In ONNX's shapes: [steps, directions, N, H] and [directions, N, H]."""
+    """Brings states to ONNX's shapes: [steps, directions, N, H] and [directions, N, H]."""
     steps, batch = states.shape[:2]
     states = states.flip(0) if direction == "reverse" else states
     states = states.reshape(steps, batch, last[0].shape[0], -1)

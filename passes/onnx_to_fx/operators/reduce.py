@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (torch's own habit)
 from torch import Tensor
 
-from prox24_export.passes.onnx_to_fx.table import Ints, ints, one_of, operator
+from prox24_export.passes.onnx_to_fx.table import Ints, one_of, operator, read_ints
 
 REDUCTIONS = {
     "ReduceL1": "l1",
@@ -25,15 +25,15 @@ REDUCTIONS = {
 def reduce(
     x: Tensor, axes: Ints | None = None, *, how: str, keepdims: int = 1, noop_with_empty_axes: int = 0
 ) -> Tensor:
-    """One number for all entries along some axes, or along all where none is given."""
-    places = [] if axes is None else sorted(axis % x.dim() for axis in ints(axes))
+    """Reduces all entries along some axes to one number, or along all axes where none is given."""
+    places = [] if axes is None else sorted(axis % x.dim() for axis in read_ints(axes))
     if not places and noop_with_empty_axes:
         return _combined(x.unsqueeze(0), [0], how, keepdims=False)
     return _combined(x, places or list(range(x.dim())), how, keepdims=bool(keepdims))
 
 
 def reduce_by_attribute(x: Tensor, *, how: str, axes: Sequence[int] | None = None, keepdims: int = 1) -> Tensor:
-    """The same, as long as the axes were an attribute."""
+    """Does the same as `reduce`, in opsets in which the axes are an attribute."""
     return reduce(x, axes, how=how, keepdims=keepdims)
 
 
@@ -45,7 +45,7 @@ for _name, _how in REDUCTIONS.items():
 @operator("ArgMax", detached=True, extra={"largest": True})
 @operator("ArgMin", detached=True, extra={"largest": False})
 def arg_extreme(x: Tensor, *, largest: bool, axis: int = 0, keepdims: int = 1, select_last_index: int = 0) -> Tensor:
-    """Position of the first (or last) largest or smallest entry along an axis."""
+    """Finds the position of the first (or last) largest or smallest entry along an axis."""
     pick = torch.argmax if largest else torch.argmin
     if not select_last_index:
         return pick(x, axis, keepdim=bool(keepdims))
@@ -61,15 +61,18 @@ def top_k(
     largest: int = 1,
     outputs: int = 2,
 ) -> tuple[Tensor, ...]:
-    """The `k` largest or smallest entries along an axis, in order, and their positions; the first among equals."""
-    (count,) = ints(k)
+    """Finds the `k` largest or smallest entries along an axis, in order, and their positions.
+
+    Among equal entries those that come first are taken.
+    """
+    (count,) = read_ints(k)
     values, positions = torch.sort(x, stable=True, dim=axis, descending=bool(largest))
     return (values.narrow(axis, 0, count), positions.narrow(axis, 0, count))[:outputs]
 
 
 @operator("TopK", since=10, literals=[1])
 def top_k_largest(x: Tensor, k: Ints, *, axis: int = -1, outputs: int = 2) -> tuple[Tensor, ...]:
-    """The same, as in opset 10."""
+    """Finds the `k` largest entries, as in opset 10."""
     return top_k(x, k, axis=axis, outputs=outputs)
 
 
@@ -77,7 +80,7 @@ def top_k_largest(x: Tensor, k: Ints, *, axis: int = -1, outputs: int = 2) -> tu
 @operator("LogSoftmax", since=13, extra={"how": "log_softmax"})
 @operator("Hardmax", since=13, extra={"how": "hardmax"})
 def normalised(x: Tensor, *, how: str, axis: int = -1) -> Tensor:
-    """Softmax, its logarithm, or 1 at the first largest entry, along an axis."""
+    """Computes softmax, its logarithm, or 1 at the first largest entry and 0 elsewhere, along an axis."""
     match how:
         case "softmax":
             return F.softmax(x, axis)
@@ -90,21 +93,21 @@ def normalised(x: Tensor, *, how: str, axis: int = -1) -> Tensor:
 @operator("LogSoftmax", extra={"how": "log_softmax"})
 @operator("Hardmax", extra={"how": "hardmax"})
 def normalised_together(x: Tensor, *, how: str, axis: int = 1) -> Tensor:
-    """The same over all axes from `axis` on, as before opset 13."""
+    """Does the same as `normalised` over all axes from `axis` on together, as before opset 13."""
     axis = axis % x.dim() if x.dim() else 0
     return normalised(x.flatten(axis), how=how, axis=-1).reshape(x.shape)
 
 
 @operator("LpNormalization", only={"p": one_of(1, 2)})
 def lp_normalised(x: Tensor, *, axis: int = -1, p: int = 2) -> Tensor:
-    """Entries over their norm along an axis; 0 where that is 0."""
+    """Divides entries by their norm along an axis. They are 0 where the norm is 0."""
     norm = torch.linalg.vector_norm(x, p, dim=axis, keepdim=True)
     return x / torch.where(norm == 0, torch.ones_like(norm), norm)
 
 
 @operator("MeanVarianceNormalization")
 def mean_variance_normalised(x: Tensor, *, axes: Sequence[int] = (0, 2, 3)) -> Tensor:
-    """Mean 0 and deviation 1 along some axes."""
+    """Gives some axes mean 0 and deviation 1."""
     centred = x - x.mean(tuple(axes), keepdim=True)
     return centred / (centred.square().mean(tuple(axes), keepdim=True).sqrt() + 1e-9)
 

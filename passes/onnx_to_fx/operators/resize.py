@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (torch's own habit)
 from torch import Tensor
 
-from prox24_export.passes.onnx_to_fx.table import Floats, Ints, Unsupported, floats, ints, one_of, operator
+from prox24_export.passes.onnx_to_fx.table import Floats, Ints, Unsupported, one_of, operator, read_floats, read_ints
 
 COORDINATES = one_of(
     "half_pixel", "half_pixel_symmetric", "pytorch_half_pixel", "align_corners", "asymmetric", "tf_half_pixel_for_nn"
@@ -24,13 +24,13 @@ Taps = list[tuple[Tensor, Tensor | None]]  # positions of an axis, and their wei
     only={
         "antialias": one_of(0),
         "coordinate_transformation_mode": COORDINATES,
-        "extrapolation_value": lambda _: True,  # of a mode that is not covered
+        "extrapolation_value": lambda _: True,  # used only by a coordinate mode that is not covered
         "mode": one_of("nearest", "linear", "cubic"),
     },
 )
 def resize(
     x: Tensor,
-    roi: Floats | None = None,  # noqa: ARG001 (of a mode that is not covered)
+    roi: Floats | None = None,  # noqa: ARG001 (used only by a coordinate mode that is not covered)
     scales: Floats | None = None,
     sizes: Ints | None = None,
     *,
@@ -42,14 +42,14 @@ def resize(
     mode: str = "nearest",
     nearest_mode: str = "round_prefer_floor",
 ) -> Tensor:
-    """Axes of other sizes, entries taken or interpolated along one after the other."""
+    """Gives axes other sizes. Entries are taken or interpolated along one axis after the other."""
     places = [axis % x.dim() for axis in (range(x.dim()) if axes is None else axes)]
     before = [x.shape[axis] for axis in places]
-    wanted = [] if sizes is None else ints(sizes)
+    wanted = [] if sizes is None else read_ints(sizes)
     if wanted:
         after, factors = _sized(before, wanted, keep_aspect_ratio_policy)
     else:
-        factors = floats(scales if scales is not None else ())
+        factors = read_floats(scales if scales is not None else ())
         exact = [size * factor for size, factor in zip(before, factors, strict=True)]
         after = [math.floor(size) for size in exact]
         if coordinate_transformation_mode == "align_corners" and not np.allclose(after, exact, atol=1e-4):
@@ -71,13 +71,13 @@ def resize(
 @operator("Upsample", since=9, literals=[1], only={"mode": one_of("nearest", "linear")})
 @operator("Resize", since=10, literals=[1], only={"mode": one_of("nearest", "linear")})
 def resize_by_scales(x: Tensor, scales: Floats, *, mode: str = "nearest") -> Tensor:
-    """The same, as before opset 11: coordinates are multiples of the step."""
+    """Does the same as `resize` before opset 11, where coordinates are multiples of the step."""
     return resize(x, None, scales, mode=mode, coordinate_transformation_mode="asymmetric", nearest_mode="floor")
 
 
 @operator("Upsample", since=7, only={"mode": one_of("nearest", "linear")})
 def upsample_by_attribute(x: Tensor, *, scales: Sequence[float], mode: str = "nearest") -> Tensor:
-    """The same, as before opset 9."""
+    """Does the same as `resize_by_scales`, with an attribute as before opset 9."""
     return resize_by_scales(x, scales, mode=mode)
 
 
@@ -91,12 +91,12 @@ def upsample_by_attribute(x: Tensor, *, scales: Sequence[float], mode: str = "ne
 def grid_sample(
     x: Tensor, grid: Tensor, *, align_corners: int = 0, mode: str = "bilinear", padding_mode: str = "zeros"
 ) -> Tensor:
-    """Entries at the coordinates of a grid, −1 to 1 along every spatial axis."""
+    """Samples at the coordinates of a grid, which run from −1 to 1 along every spatial axis."""
     return F.grid_sample(x, grid, GRID_MODES.get(mode, mode), padding_mode, bool(align_corners))
 
 
 def _sized(before: list[int], wanted: list[int], policy: str) -> tuple[list[int], list[float]]:
-    """Sizes and factors by axis."""
+    """Finds the new size and the factor of each axis."""
     factors = [size / old for size, old in zip(wanted, before, strict=True)]
     if policy == "stretch":
         return wanted, factors
@@ -105,7 +105,7 @@ def _sized(before: list[int], wanted: list[int], policy: str) -> tuple[list[int]
 
 
 def _coordinates(before: int, after: int, factor: float, mode: str, device: torch.device) -> Tensor:
-    """Where in the old axis each new entry lies."""
+    """Finds the place in the old axis of each new entry."""
     at = torch.arange(after, dtype=torch.float32, device=device)
     match mode:
         case "align_corners":
@@ -155,7 +155,7 @@ def _cubic(at: Tensor, a: float) -> Taps:
 
 
 def _mixed(x: Tensor, axis: int, taps: Taps, *, exclude_outside: bool) -> Tensor:
-    """The weighted sum of entries; those outside are the outermost, or count for nothing."""
+    """Takes the weighted sum of entries. Those outside the axis are the outermost one, or count for nothing."""
     size, shape = x.shape[axis], [1] * x.dim()
     shape[axis] = -1
     if exclude_outside:

@@ -7,15 +7,15 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (torch's own habit)
 from torch import Tensor
 
-from prox24_export.passes.onnx_to_fx.table import Ints, Unsupported, as_tensor, ints, operator
+from prox24_export.passes.onnx_to_fx.table import Ints, Unsupported, as_tensor, operator, read_ints
 
 
 @operator("Slice", since=10, literals=[1, 2, 3, 4])
 def slice_axes(x: Tensor, starts: Ints, ends: Ints, axes: Ints | None = None, steps: Ints | None = None) -> Tensor:
-    """Ranges of positions along axes; a step may be negative."""
-    firsts, lasts = ints(starts), ints(ends)
-    places = range(len(firsts)) if axes is None else ints(axes)
-    strides = [1] * len(firsts) if steps is None else ints(steps)
+    """Takes ranges of positions along axes. A step may be negative."""
+    firsts, lasts = read_ints(starts), read_ints(ends)
+    places = range(len(firsts)) if axes is None else read_ints(axes)
+    strides = [1] * len(firsts) if steps is None else read_ints(steps)
     for axis, first, last, step in zip(places, firsts, lasts, strides, strict=True):
         x = _sliced(x, axis, range(*slice(first, last, step).indices(x.shape[axis])))
     return x
@@ -25,13 +25,13 @@ def slice_axes(x: Tensor, starts: Ints, ends: Ints, axes: Ints | None = None, st
 def slice_by_attributes(
     x: Tensor, *, starts: Sequence[int], ends: Sequence[int], axes: Sequence[int] | None = None
 ) -> Tensor:
-    """The same, as before opset 10."""
+    """Does the same as `slice_axes`, with attributes as before opset 10."""
     return slice_axes(x, starts, ends, axes)
 
 
 @operator("Gather", literals=[1])
 def gather(x: Tensor, index: Ints, *, axis: int = 0) -> Tensor:
-    """Entries of an axis by position; the positions' axes take its place."""
+    """Takes entries of an axis by position. The axes of the positions take the place of that axis."""
     if isinstance(index, int):
         return x.select(axis, index)
     positions = _from_the_front(as_tensor(index, x), x.shape[axis])
@@ -44,13 +44,13 @@ def gather(x: Tensor, index: Ints, *, axis: int = 0) -> Tensor:
 
 @operator("GatherElements", fixed=[1])
 def gather_elements(x: Tensor, index: Tensor, *, axis: int = 0) -> Tensor:
-    """Entry by entry, from the position along an axis that the index holds."""
+    """Takes each entry from the position along an axis that the index holds for it."""
     return torch.gather(x, axis, _from_the_front(index.long(), x.shape[axis]))
 
 
 @operator("GatherND", fixed=[1])
 def gather_nd(x: Tensor, index: Tensor, *, batch_dims: int = 0) -> Tensor:
-    """Slices by coordinates in the index's last axis, the first `batch_dims` axes paired."""
+    """Takes slices by coordinates in the index's last axis. The first `batch_dims` axes of both are paired."""
     batch = x.shape[:batch_dims]
     rows = torch.arange(math.prod(batch), device=x.device)
     paired = rows.reshape(-1, *[1] * (index.dim() - batch_dims - 1))
@@ -62,7 +62,7 @@ def gather_nd(x: Tensor, index: Tensor, *, batch_dims: int = 0) -> Tensor:
 
 @operator("ScatterElements", "Scatter", fixed=[1])
 def scatter_elements(x: Tensor, index: Tensor, updates: Tensor, *, axis: int = 0, reduction: str = "none") -> Tensor:
-    """X with the updates at the positions along an axis, or combined with what is there."""
+    """Puts updates at positions along an axis of x, or combines them with the entries there."""
     positions = _from_the_front(index.long(), x.shape[axis])
     if reduction == "none":
         return torch.scatter(x, axis, positions, updates)
@@ -71,7 +71,7 @@ def scatter_elements(x: Tensor, index: Tensor, updates: Tensor, *, axis: int = 0
 
 @operator("ScatterND", fixed=[1])
 def scatter_nd(x: Tensor, index: Tensor, updates: Tensor, *, reduction: str = "none") -> Tensor:
-    """X with the updates at the coordinates in the index's last axis, or combined with what is there."""
+    """Puts updates at the coordinates in the index's last axis, or combines them with the entries there."""
     depth = index.shape[-1]
     sizes, rest = x.shape[:depth], math.prod(x.shape[depth:])
     flat = torch.zeros(index.shape[:-1], dtype=torch.int64, device=x.device)
@@ -87,7 +87,7 @@ def scatter_nd(x: Tensor, index: Tensor, updates: Tensor, *, reduction: str = "n
 
 @operator("ReverseSequence", fixed=[1])
 def reverse_sequence(x: Tensor, lengths: Tensor, *, batch_axis: int = 1, time_axis: int = 0) -> Tensor:
-    """The first `lengths` steps of every sequence, backwards."""
+    """Reverses the first `lengths` steps of every sequence."""
     moved = x.movedim((batch_axis, time_axis), (0, 1))
     steps = torch.arange(moved.shape[1], device=x.device)
     ends = lengths.long().unsqueeze(1)
@@ -98,7 +98,7 @@ def reverse_sequence(x: Tensor, lengths: Tensor, *, batch_axis: int = 1, time_ax
 
 @operator("Compress", fixed=[1])
 def compress(x: Tensor, condition: Tensor, *, axis: int | None = None) -> Tensor:
-    """Entries of an axis, or of all in order, where the condition holds."""
+    """Takes the entries of an axis, or of the flattened value, where the condition holds."""
     if axis is None:
         x, axis = x.reshape(-1), 0
     return x.index_select(axis, torch.nonzero(condition).reshape(-1))
@@ -115,7 +115,7 @@ def _sliced(x: Tensor, axis: int, chosen: range) -> Tensor:
 
 
 def _from_the_front(positions: Tensor, size: int) -> Tensor:
-    """Negative positions count from the end."""
+    """Converts negative positions, which count from the end, to ones that count from the front."""
     return torch.where(positions < 0, positions + size, positions)
 
 

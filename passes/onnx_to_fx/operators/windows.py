@@ -18,7 +18,13 @@ Pads = list[tuple[int, int]]  # by spatial axis: before, after
 
 @dataclass(frozen=True)
 class Windows:
-    """Where the windows of a convolution or a pool lie: size, stride and dilation by spatial axis."""
+    """The windows of a convolution or a pool.
+
+    Attributes:
+        kernel: Number of entries of a window along each spatial axis.
+        strides: Distance between windows along each spatial axis.
+        dilations: Distance between the entries of a window along each spatial axis.
+    """
 
     kernel: tuple[int, ...]
     strides: tuple[int, ...]
@@ -26,17 +32,17 @@ class Windows:
 
     @classmethod
     def of(cls, kernel: Sequence[int], strides: Sequence[int] | None, dilations: Sequence[int] | None) -> "Windows":
-        """From attributes, 1 where they are left out."""
+        """Windows by the attributes of a node, which are 1 where they are left out."""
         ones = (1,) * len(kernel)
         return cls(tuple(kernel), tuple(strides or ones), tuple(dilations or ones))
 
     @property
     def spans(self) -> list[int]:
-        """Positions from a window's first entry to its last."""
+        """The number of positions from a window's first entry to its last, both included, along each spatial axis."""
         return [(size - 1) * step + 1 for size, step in zip(self.kernel, self.dilations, strict=True)]
 
     def margins(self, sizes: Sequence[int], pads: Sequence[int] | None, auto_pad: str) -> Pads:
-        """Padding of data of these sizes."""
+        """The padding (before, after) along each spatial axis of data of these sizes."""
         rank = len(sizes)
         if auto_pad.startswith("SAME"):
             totals = [
@@ -49,7 +55,7 @@ class Windows:
         return list(zip(pads[:rank], pads[rank:], strict=True))
 
     def beyond(self, sizes: Sequence[int], margins: Pads) -> Pads:
-        """Further padding with which the last window, begun within the data or before it, is whole."""
+        """Further padding that completes the last window, which must begin within the data or the padding before it."""
         result = []
         for size, (before, after), span, stride in zip(sizes, margins, self.spans, self.strides, strict=True):
             covered = size + before + after
@@ -60,7 +66,7 @@ class Windows:
         return result
 
     def entries(self, x: Tensor) -> Tensor:
-        """[N, C, windows by axis, entries by axis]."""
+        """A view [N, C, windows…, entries…] of the data, with an axis of each kind for every spatial axis."""
         for axis, (span, stride, step) in enumerate(zip(self.spans, self.strides, self.dilations, strict=True), 2):
             x = x.unfold(axis, span, stride)[..., ::step]
         return x
@@ -78,7 +84,7 @@ def conv(
     pads: Sequence[int] | None = None,
     strides: Sequence[int] | None = None,
 ) -> Tensor:
-    """A convolution of [N, C, spatial axes] by [M, C / group, kernel]."""
+    """Convolves [N, C, spatial axes] with [M, C / group, kernel]."""
     rank, windows = x.dim() - 2, Windows.of(w.shape[2:], strides, dilations)
     margins = windows.margins(x.shape[2:], pads, auto_pad)
     if any(before != after for before, after in margins):
@@ -101,7 +107,7 @@ def conv_transpose(
     pads: Sequence[int] | None = None,
     strides: Sequence[int] | None = None,
 ) -> Tensor:
-    """The transpose of a convolution by [C, M / group, kernel]."""
+    """Computes the transpose of a convolution with [C, M / group, kernel]."""
     rank, windows = x.dim() - 2, Windows.of(w.shape[2:], strides, dilations)
     beyond = output_padding or (0,) * rank
     axes = zip(windows.strides, x.shape[2:], windows.spans, strict=True)
@@ -132,7 +138,7 @@ def max_pool(
     pads: Sequence[int] | None = None,
     strides: Sequence[int] | None = None,
 ) -> Tensor:
-    """The largest entry of every window."""
+    """Takes the largest entry of every window."""
     rank, windows = x.dim() - 2, Windows.of(kernel_shape, strides, dilations)
     margins = windows.margins(x.shape[2:], pads, auto_pad)
     if ceil_mode:
@@ -159,7 +165,7 @@ def average_pool(
     pads: Sequence[int] | None = None,
     strides: Sequence[int] | None = None,
 ) -> Tensor:
-    """The mean of every window, padding counted only where asked."""
+    """Takes the mean of every window. Padding is counted only where that is asked for."""
     rank, windows = x.dim() - 2, Windows.of(kernel_shape, strides, dilations)
     margins = windows.margins(x.shape[2:], pads, auto_pad)
     plain = not ceil_mode and all(before == after for before, after in margins) and all_ones(windows.dilations)
@@ -190,7 +196,7 @@ def lp_pool(
     pads: Sequence[int] | None = None,
     strides: Sequence[int] | None = None,
 ) -> Tensor:
-    """The p-norm of every window."""
+    """Takes the p-norm of every window."""
     rank, windows = x.dim() - 2, Windows.of(kernel_shape, strides, dilations)
     margins = windows.margins(x.shape[2:], pads, auto_pad)
     if ceil_mode:
@@ -202,19 +208,19 @@ def lp_pool(
 
 @operator("GlobalAveragePool")
 def global_average_pool(x: Tensor) -> Tensor:
-    """The mean over all spatial axes."""
+    """Takes the mean over all spatial axes."""
     return x.mean(tuple(range(2, x.dim())), keepdim=True)
 
 
 @operator("GlobalMaxPool")
 def global_max_pool(x: Tensor) -> Tensor:
-    """The largest entry over all spatial axes."""
+    """Takes the largest entry over all spatial axes."""
     return x.amax(tuple(range(2, x.dim())), keepdim=True)
 
 
 @operator("GlobalLpPool", since=2)
 def global_lp_pool(x: Tensor, *, p: int = 2) -> Tensor:
-    """The p-norm over all spatial axes."""
+    """Takes the p-norm over all spatial axes."""
     norm: Tensor = torch.linalg.vector_norm(x, p, tuple(range(2, x.dim())), keepdim=True)
     return norm
 

@@ -13,7 +13,7 @@ from prox24_export.engines.timing.gpu_state import GpuState
 from prox24_export.engines.timing.gpu_watch import follow_state
 from prox24_export.engines.timing.latency import Procedure, Reference, measure_latency
 from prox24_export.passes.emit_engine.build import TIMING_CACHE, BuiltEngine, EmitEngines
-from prox24_export.passes.emit_engine.tensorrt import require
+from prox24_export.passes.emit_engine.tensorrt import require_tensorrt
 from prox24_export.passes.front_onnx.graph import OnnxGraph
 from prox24_export.passes.graph.protocol import Feeds
 from prox24_export.results.engine import EngineReport, LatencyPoint, LayerTime
@@ -63,7 +63,7 @@ def bench(
         EngineRunError: TensorRT cannot run an engine.
         InputError: A batch does not fit the engines.
     """
-    known = require()
+    known = require_tensorrt()
     built = settings.call(dense=pair.dense, sparse=pair.sparse, folder=folder).engines
     log = builder_log.parse_messages(built[1].messages)
     states, disagreements = diagnosis.diagnose(pair.layers, log, inspector.parse(built[1].layers.read_text("utf-8")))
@@ -102,7 +102,7 @@ def bench_engines(dense: Path, sparse: Path, batches: Sequence[Feeds], precision
         EngineRunError: TensorRT cannot run an engine.
         InputError: A batch does not fit the engines.
     """
-    known = require()
+    known = require_tensorrt()
     with follow_state(gpu_state.find_current_gpu()) as (watch, _note):
         points = tuple(_time_engines(dense, sparse, batch, watch) for batch in batches)
     return EngineReport("tensorrt", known.version, precision, known.device, latency=points)

@@ -9,7 +9,7 @@ import numpy as np
 
 from prox24_export.engines.tensorrt.cuda_device import CudaDevice, HostArray
 from prox24_export.errors import InputError, Prox24Error, first_line
-from prox24_export.passes.emit_engine.capture_log import BuildLog, captured
+from prox24_export.passes.emit_engine.capture_log import BuildLog, capture_log
 from prox24_export.passes.emit_engine.tensorrt import import_tensorrt
 
 NUMPY: dict[str, np.dtype[Any]] = {  # by TensorRT's name
@@ -68,7 +68,7 @@ class TrtSession:
         self._device = device or CudaDevice()
         self._memory: dict[str, Any] = {}
         plan = engine.read_bytes() if isinstance(engine, Path) else engine
-        with captured() as log:
+        with capture_log() as log:
             self._engine = _deserialise(plan, name, log)
             self._context = self._engine.create_execution_context()
             if self._context is None:
@@ -82,13 +82,13 @@ class TrtSession:
 
     def outputs(self) -> dict[str, HostArray]:
         """Runs one inference and returns its outputs by name, on the host."""
-        with captured():
+        with capture_log():
             self._device.run(self._launch)
         return {name: self._read(name) for name in self._names("OUTPUT")}
 
     def times(self, runs: int) -> list[float]:
         """Returns the milliseconds of each of `runs` consecutive inferences, transfers excluded."""
-        with captured():
+        with capture_log():
             return self._device.times(self._launch, runs)
 
     def layer_times(self, runs: int) -> dict[str, float]:
@@ -98,7 +98,7 @@ class TrtSession:
         stays profiled: take a fresh one, with `graph=False`, for this alone.
         """
         profiler = _make_profiler(self._trt)
-        with captured():
+        with capture_log():
             self._context.profiler = profiler
             for _ in range(runs):
                 self._device.run(self._enqueue)
@@ -184,7 +184,7 @@ class TrtSession:
             raise EngineRunError(f"TensorRT cannot run the engine {self.name}")
 
     def _capture(self) -> None:
-        with captured() as log:
+        with capture_log() as log:
             self._launch, why = self._device.capture(self._enqueue_captured)
         if why:
             self._launch = self._enqueue

@@ -15,7 +15,7 @@ from prox24_export.engines.tensorrt.cuda_device import CudaDevice
 from prox24_export.engines.tensorrt.session import EngineRunError, TrtSession
 from prox24_export.errors import InputError
 from prox24_export.passes.emit_engine.build import BuiltEngine, EmitEngines
-from prox24_export.passes.emit_engine.capture_log import captured
+from prox24_export.passes.emit_engine.capture_log import capture_log
 from tests.engines.tensorrt.trt_models import NARROW, RANGE, SETTINGS, WIDE, model, reference, rows
 from tests.engines.tensorrt.trt_standin import host_cuda
 
@@ -115,7 +115,7 @@ def test_the_profile_that_accepts_the_shapes_is_taken(trt: ModuleType, tmp_path:
     from polygraphy.backend.trt import CreateConfig, EngineBytesFromNetwork, NetworkFromOnnxPath, Profile  # noqa: PLC0415
 
     file = model(tmp_path / "s.onnx", sparse=True)
-    with captured():
+    with capture_log():
         profiles = [Profile().add("x", *((size, 64),) * 3) for size in (1, 6)]
         config = CreateConfig(profiles=profiles)
         plan = EngineBytesFromNetwork(NetworkFromOnnxPath(str(file), strongly_typed=True), config)()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from prox24_export.passes.emit_engine.build import BuiltEngine
-from prox24_export.passes.emit_engine.capture_log import captured
+from prox24_export.passes.emit_engine.capture_log import capture_log
 from tests.engines.tensorrt.trt_models import model
 from tests.engines.tensorrt.trt_standin import host_cuda
 
@@ -49,7 +49,7 @@ def test_the_stand_ins_context_needs_shapes_addresses_and_a_first_call_before_ca
 ) -> None:
     from polygraphy.backend.trt import EngineFromBytes  # noqa: PLC0415 (known only with the stand-in)
 
-    with captured() as log:
+    with capture_log() as log:
         context = EngineFromBytes(built[1].engine.read_bytes())().create_execution_context()
         stream = host_cuda.Stream()
         assert context.infer_shapes() == ["x"]

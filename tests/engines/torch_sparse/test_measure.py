@@ -21,7 +21,7 @@ from prox24_export.errors import InputError, UnavailableError
 from prox24_export.passes.find_linears import FindLinears
 from prox24_export.passes.front_onnx.graph import OnnxGraph
 from prox24_export.passes.front_torch.graph import FxGraph
-from prox24_export.passes.front_torch.trace import trace, with_tensors
+from prox24_export.passes.front_torch.trace import replace_tensors, trace
 from prox24_export.passes.graph.arrays import Array
 from prox24_export.passes.graph.protocol import Linear, TracedGraph
 from prox24_export.passes.refine.differentiable import make_differentiable
@@ -176,7 +176,7 @@ def programs() -> tuple[FxGraph, FxGraph]:
     dense = FxGraph(Path("net"), trace(Net(), (torch.randn(4, 64),), {}, "net"))
     layers = FindLinears().call(graph=dense).linears
     tensors = {layer.weight: torch.from_numpy(magnitude(dense, layer)) for layer in layers}
-    return dense, FxGraph(Path("net"), with_tensors(dense.program, tensors))
+    return dense, FxGraph(Path("net"), replace_tensors(dense.program, tensors))
 
 
 def test_torch_programs_are_rewritten_too() -> None:

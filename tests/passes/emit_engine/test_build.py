@@ -23,7 +23,7 @@ from prox24_export.passes.emit_engine.build import (
     EmitEngines,
     EngineBuildError,
 )
-from prox24_export.passes.emit_engine.capture_log import captured
+from prox24_export.passes.emit_engine.capture_log import capture_log
 from prox24_export.shapes import ShapeRange
 from tests.engines.tensorrt.trt_models import NARROW, RANGE, SETTINGS, VERSIONS, WIDE, model, rows, standin
 
@@ -85,7 +85,7 @@ def test_a_network_of_ten_is_strongly_typed_or_it_computes_in_float32(trt: Modul
     from polygraphy.backend.trt import CreateConfig, EngineBytesFromNetwork, NetworkFromOnnxPath, Profile  # noqa: PLC0415
 
     file = model(tmp_path / "s.onnx", sparse=True)
-    with captured() as log:
+    with capture_log() as log:
         profile = Profile().add("x", *((1, 64),) * 3)
         config = CreateConfig(sparse_weights=True, profiles=[profile])
         EngineBytesFromNetwork(NetworkFromOnnxPath(str(file)), config)()

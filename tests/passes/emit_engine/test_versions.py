@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from prox24_export.errors import UnavailableError
-from prox24_export.passes.emit_engine.tensorrt import availability, require
-from prox24_export.passes.emit_engine.versions import builder_flags, generation
+from prox24_export.passes.emit_engine.tensorrt import availability, require_tensorrt
+from prox24_export.passes.emit_engine.versions import choose_builder_flags, find_generation
 
 
 @pytest.mark.parametrize(
@@ -25,23 +25,23 @@ from prox24_export.passes.emit_engine.versions import builder_flags, generation
     ],
 )
 def test_the_version_table(version: str, row: int, typed: bool, flags: dict[str, bool], key: str) -> None:
-    found = generation(version)
+    found = find_generation(version)
     assert (found.major, found.strongly_typed, found.io_tensors) == (row, typed, key)
-    assert builder_flags(version, "fp16") == flags
-    assert builder_flags(version, "fp32") == {}
+    assert choose_builder_flags(version, "fp16") == flags
+    assert choose_builder_flags(version, "fp32") == {}
 
 
 @pytest.mark.parametrize("version", ["8.4.3.1", "7.2.3"])
 def test_older_versions_are_refused(version: str) -> None:
     with pytest.raises(UnavailableError, match=rf"8\.5 or later\. Got {version}"):
-        generation(version)
+        find_generation(version)
 
 
 def test_it_is_available_where_all_parts_are(trt: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA H100 80GB HBM3")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
-    found = require()
+    found = require_tensorrt()
     assert (found.available, found.version, found.device, found.sparse) == (
         *(True, trt.__version__, "NVIDIA H100 80GB HBM3", True),
     )
@@ -56,7 +56,7 @@ def test_without_a_gpu_it_is_not(trt: ModuleType, monkeypatch: pytest.MonkeyPatc
     with pytest.raises(
         UnavailableError, match=r"--engine tensorrt cannot be used here: torch .* without CUDA\. Install"
     ):
-        require()
+        require_tensorrt()
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     found = availability()
     assert "no CUDA GPU can be used" in found.reason

@@ -9,7 +9,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from prox24_export.errors import InputError
-from prox24_export.passes.front_onnx.float32_copy import convert
+from prox24_export.passes.front_onnx.float32_copy import convert_to_float32
 from prox24_export.passes.front_onnx.graph import OnnxGraph
 from prox24_export.passes.graph.arrays import Array
 from tests.graphs import BF16, Walk, is_two_four, linears, model, normal, opened, pruned, rewritten, run
@@ -102,7 +102,7 @@ def test_no_wide_type_is_left_in_the_copy(tmp_path: Path) -> None:
     sequence = helper.make_tensor_sequence_value_info("unused", TensorProto.DOUBLE, [2])
     proto.graph.output.append(sequence)
     assert wide_left(proto)
-    copy = convert(proto, tmp_path)
+    copy = convert_to_float32(proto, tmp_path)
     assert wide_left(copy) == []
     assert wide_left(proto), "the model itself stays"
 

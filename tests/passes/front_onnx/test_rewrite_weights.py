@@ -10,7 +10,7 @@ from onnx import helper, numpy_helper
 from prox24_export.errors import InputError
 from prox24_export.passes.front_onnx.graph import OnnxGraph
 from prox24_export.passes.front_onnx.rewrite_weights import EXTERNAL_DATA, RewriteWeights
-from prox24_export.passes.front_onnx.tensors import model_tensors
+from prox24_export.passes.front_onnx.tensors import find_model_tensors
 from prox24_export.passes.graph.arrays import Array
 from prox24_export.passes.verify_pattern import VerifyPattern
 from tests.graphs import BF16, is_two_four, linears, magnitude, model, normal, opened, pruned, rewritten, run, save
@@ -26,7 +26,7 @@ def without(proto: onnx.ModelProto, *weights: str) -> onnx.ModelProto:
     """A copy that has lost the values of some tensors, and where they stood."""
     copy = onnx.ModelProto()
     copy.CopyFrom(proto)
-    for name, tensor in model_tensors(copy):
+    for name, tensor in find_model_tensors(copy):
         if name in weights:
             for field in ("raw_data", "float_data", "int32_data", "double_data", "external_data", "data_location"):
                 tensor.ClearField(field)
@@ -85,12 +85,12 @@ def test_nothing_but_the_place_of_tensors_changes_where_they_are_external(tmp_pa
     proto = rich()
     path = rewritten(opened(proto, tmp_path), tmp_path / "out", external_above=0)
     moved = onnx.load(path, load_external_data=False)
-    outside = {name for name, tensor in model_tensors(moved) if tensor.data_location == onnx.TensorProto.EXTERNAL}
+    outside = {name for name, tensor in find_model_tensors(moved) if tensor.data_location == onnx.TensorProto.EXTERNAL}
     assert outside == {"numbers", "unused"}, "small tensors stay in the file, pruned ones too"
     assert not any(tensor.int64_data for tensor in moved.graph.initializer), "values must not stand in both places"
     loaded = onnx.load(path)
-    for name, before in {name: t for name, t in model_tensors(proto) if name not in {"u", "v"}}.items():
-        after = next(tensor for other, tensor in model_tensors(loaded) if other == name)
+    for name, before in {name: t for name, t in find_model_tensors(proto) if name not in {"u", "v"}}.items():
+        after = next(tensor for other, tensor in find_model_tensors(loaded) if other == name)
         assert np.array_equal(numpy_helper.to_array(after), numpy_helper.to_array(before)), name
         assert after.doc_string == before.doc_string
     names = ("u", "v", "numbers", "unused")
@@ -251,7 +251,7 @@ def test_a_source_with_external_data_becomes_one_with_external_data(tmp_path: Pa
     assert run(written, {"x": normal(2, 32)})[0].shape == (2, 40)
     offsets = [
         int(entry.value)
-        for _, tensor in model_tensors(sparse.proto)
+        for _, tensor in find_model_tensors(sparse.proto)
         for entry in tensor.external_data
         if entry.key == "offset"
     ]
@@ -271,7 +271,7 @@ def test_an_unchanged_copy_brings_its_external_data_along_byte_for_byte(tmp_path
 def test_external_data_outside_the_folder_are_not_copied_anywhere(tmp_path: Path) -> None:
     path = external_source(tmp_path / "in")
     proto = onnx.load(path, load_external_data=False)
-    for _, tensor in model_tensors(proto):
+    for _, tensor in find_model_tensors(proto):
         tensor.external_data[0].value = "../elsewhere.weights"
     graph = opened(proto, tmp_path / "in")
     (tmp_path / "out").mkdir()

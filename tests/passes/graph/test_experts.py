@@ -15,7 +15,7 @@ from prox24_export.passes.find_linears import FindLinears
 from prox24_export.passes.front_torch.graph import FxGraph
 from prox24_export.passes.front_torch.trace import trace
 from prox24_export.passes.graph.arrays import as_tensor
-from prox24_export.passes.graph.experts import Expert, part_name, whole_name, with_parts
+from prox24_export.passes.graph.experts import Expert, name_part, replace_parts, split_part_name
 from prox24_export.passes.graph.protocol import Reason, Skipped
 from tests.graphs import linears
 
@@ -145,14 +145,14 @@ def test_rows_of_streams_that_route_differently_are_paired_by_token() -> None:
 
 @pytest.mark.parametrize(("name", "whole"), [("up[2]", ("up", 2)), ("a[0]", ("a[0]", None)), ("up", ("up", None))])
 def test_names_of_parts(name: str, whole: tuple[str, int | None]) -> None:
-    assert whole_name(name, {"up", "a[0]"}) == whole
-    assert part_name(*whole) == name
+    assert split_part_name(name, {"up", "a[0]"}) == whole
+    assert name_part(*whole) == name
 
 
 def test_parts_replace_entries_of_a_copy() -> None:
     stored = {"up": torch.zeros(E, 2), "other": torch.zeros(2)}
     one = np.ones(2, np.float32)
-    result = with_parts({"up[1]": one, "other": one}, stored, as_tensor, {"up"}.__contains__)
+    result = replace_parts({"up[1]": one, "other": one}, stored, as_tensor, {"up"}.__contains__)
     assert list(result) == ["up"]
     assert result["up"].tolist() == [[0, 0], [1, 1], [0, 0]]
     assert not stored["up"].any()

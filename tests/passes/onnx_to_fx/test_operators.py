@@ -17,7 +17,7 @@ from torch import Tensor
 
 from prox24_export.passes.graph.arrays import Array
 from prox24_export.passes.onnx_to_fx.check import evaluate
-from prox24_export.passes.onnx_to_fx.convert import convert
+from prox24_export.passes.onnx_to_fx.convert import convert_model
 from prox24_export.passes.onnx_to_fx.steps import PAIR
 from prox24_export.passes.onnx_to_fx.table import TABLE, NotDifferentiableError
 from tests.graphs import model, normal
@@ -97,7 +97,7 @@ def run(case: Any, kept: int | None) -> None:
     """Runs a case, all its inputs but the first `kept` stored in the model."""
     for inputs, outputs in case.data_sets:
         count = len(inputs) if kept is None else kept
-        converted = convert(ir.from_proto(with_constants(case, inputs, count)), widen=False)
+        converted = convert_model(ir.from_proto(with_constants(case, inputs, count)), widen=False)
         expect_equal(evaluate(converted, [tensor(value) for value in inputs[:count]]), outputs, case)
 
 
@@ -222,7 +222,9 @@ def test_gradients_are_those_of_finite_differences(operator: str) -> None:
     names = "abc"[: len(shapes)]
     declared = ", ".join(f"double {name}" for name in names)
     used = {name: value for name, value in STORED.items() if re.search(rf"\b{name}\b", text.partition("(")[2])}
-    converted = convert(ir.from_proto(model(f"g ({declared}) => (double y) {{ {text} }}", used, opset=23)), widen=False)
+    converted = convert_model(
+        ir.from_proto(model(f"g ({declared}) => (double y) {{ {text} }}", used, opset=23)), widen=False
+    )
     arguments = [
         torch.from_numpy(normal(*shape, seed=place, dtype=np.float64)).requires_grad_()
         for place, shape in enumerate(shapes)

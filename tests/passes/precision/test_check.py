@@ -8,7 +8,7 @@ import pytest
 from onnx import TensorProto, numpy_helper
 
 from prox24_export.passes.front_onnx.graph import OnnxGraph
-from prox24_export.passes.precision.check import PrecisionError, differences, verify_interface, verify_lowered
+from prox24_export.passes.precision.check import PrecisionError, measure_differences, verify_interface, verify_lowered
 from prox24_export.passes.precision.ranges import observe
 from prox24_export.passes.precision.types import PRECISIONS
 from prox24_export.passes.verify_pattern import PatternError
@@ -66,6 +66,6 @@ def test_differences_are_of_the_whole_output(tmp_path: Path) -> None:
         k: observe(opened(model(text, {"k": np.array(k, np.float32)}), tmp_path / str(k)), [X, X])
         for k in (1.0, 1.5, np.inf)
     }
-    assert differences(seen[1.0], seen[1.5])["y"] == pytest.approx(0.5)
-    assert differences(seen[1.0], seen[1.0])["y"] == 0
-    assert differences(seen[1.0], seen[np.inf])["y"] == np.inf
+    assert measure_differences(seen[1.0], seen[1.5])["y"] == pytest.approx(0.5)
+    assert measure_differences(seen[1.0], seen[1.0])["y"] == 0
+    assert measure_differences(seen[1.0], seen[np.inf])["y"] == np.inf

@@ -9,7 +9,7 @@ import pytest
 
 from prox24_export.passes.front_onnx.graph import OnnxGraph
 from prox24_export.passes.graph.arrays import Array
-from prox24_export.passes.precision.quantised import quantised_products, verify_quantised
+from prox24_export.passes.precision.quantised import find_quantised_products, verify_quantised
 from prox24_export.passes.verify_pattern import PatternError
 from tests.graphs import model, normal, opened
 from tests.passes.precision.lowered import X, lower
@@ -98,4 +98,4 @@ def test_quantised_products_and_their_quantised_results_are_told(tmp_path: Path)
     zero, scale = np.zeros((), np.int8), np.array(0.05, np.float32)
     weights = {"w": normal(8, 8), "v": normal(8, 8), "bias": normal(8), "s": scale, "o": zero}
     graph = opened(model(text, weights), tmp_path)
-    assert quantised_products(graph) == ({"inner", "last"}, {"inner"})
+    assert find_quantised_products(graph) == ({"inner", "last"}, {"inner"})

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor, fx, nn
 from torch.func import functional_call
 
-from prox24_export.passes.front_torch.flat_module import flat_module
+from prox24_export.passes.front_torch.flat_module import make_flat_module
 from prox24_export.passes.refine.batches import Samples, mix
-from prox24_export.passes.refine.loss import LossKind, OutputLoss, spread
-from prox24_export.passes.refine.memory import available, kept_for_gradient
+from prox24_export.passes.refine.loss import LossKind, OutputLoss, measure_spread
+from prox24_export.passes.refine.memory import find_available_memory, measure_kept_for_gradient
 from prox24_export.passes.refine.model import Refined, RefineModel, improves
 from prox24_export.passes.refine.objective import Objective
 from prox24_export.passes.refine.segment_streams import SegmentStreams
-from prox24_export.passes.refine.segments import blocks, cuts, with_outputs
+from prox24_export.passes.refine.segments import add_outputs, find_cuts, find_segments
 from prox24_export.passes.refine.training import Epoch, RefineProgress
 
 AUTO = torch.export.Dim.AUTO
@@ -89,7 +89,7 @@ class Case:
     def __init__(self, dtype: torch.dtype = torch.float32) -> None:
         torch.manual_seed(0)
         module = Residual().to(dtype)
-        self.module = flat_module(program_of(module, torch.zeros(2, 4, dtype=dtype))).module
+        self.module = make_flat_module(program_of(module, torch.zeros(2, 4, dtype=dtype))).module
         stored = dict(self.module.named_parameters())
         pruned = [name for name, weight in stored.items() if weight.ndim == 2 and weight.shape[1] % 4 == 0]
         self.masks = {name: halved(stored[name]) for name in pruned}
@@ -110,13 +110,13 @@ def case() -> Case:
 def test_a_flat_module_computes_what_the_program_does() -> None:
     torch.manual_seed(0)
     module, x = Residual(), torch.randn(5, 4)
-    flat = flat_module(program_of(module, torch.zeros(2, 4)))
+    flat = make_flat_module(program_of(module, torch.zeros(2, 4)))
     torch.testing.assert_close(flat.module(x), (module(x),))
     assert set(flat.parameters) == {name for name, _ in module.named_parameters()}
 
 
 def test_tied_parameters_stay_one() -> None:
-    flat = flat_module(program_of(Tied(), torch.zeros(2, 3, dtype=torch.int64)))
+    flat = make_flat_module(program_of(Tied(), torch.zeros(2, 3, dtype=torch.int64)))
     assert len(list(flat.module.parameters())) == 1
     name = flat.parameters["embed.weight"]
     zeros = {name: torch.zeros(12, 8)}
@@ -174,12 +174,12 @@ def test_the_measure_of_an_output_is_told_by_its_values(kind: LossKind, output: 
 
 
 def test_the_objective_is_the_output_and_ten_times_the_cuts(case: Case) -> None:
-    at = cuts(case.module, case.weights)
-    module = with_outputs(case.module, at)
+    at = find_cuts(case.module, case.weights)
+    module = add_outputs(case.module, at)
     pair = (torch.cat([feeds[0] for feeds in inputs(8, 3)]),)
     objective, error = Objective(module).fitted(case.weights, [(pair, pair)], 1)
     dense, sparse = module(*pair), functional_call(module, case.weights, pair)
-    relative = [((s - d) ** 2).mean() / spread(d) for s, d in zip(sparse[1:], dense[1:], strict=True)]
+    relative = [((s - d) ** 2).mean() / measure_spread(d) for s, d in zip(sparse[1:], dense[1:], strict=True)]
     assert error == pytest.approx(float(torch.stack(relative).mean()), rel=1e-5)
     output = objective.outputs[0].of(sparse[0], dense[0], 8)
     wanted = output.mean() + 10 * torch.stack(relative).mean()
@@ -304,15 +304,15 @@ def test_wrong_weights_and_masks_are_refused(case: Case) -> None:
 
 
 def test_cuts_are_where_one_value_carries_everything(case: Case) -> None:
-    found = cuts(case.module, case.weights)
+    found = find_cuts(case.module, case.weights)
     x = torch.randn(3, 4)
-    values = with_outputs(case.module, found)(x)[1:]
+    values = add_outputs(case.module, found)(x)[1:]
     assert len(found) == 1 + BLOCKS
     assert all(value.shape == (3, WIDTH) for value in values)
 
 
 def test_like_blocks_are_segments_and_together_the_network(case: Case) -> None:
-    segments = blocks(case.module, case.weights)
+    segments = find_segments(case.module, case.weights)
     assert len(segments) == BLOCKS
     assert sorted(name for segment in segments for name in segment.weights) == sorted(case.weights)
     x = torch.randn(3, 4)
@@ -328,12 +328,14 @@ def test_like_blocks_are_segments_and_together_the_network(case: Case) -> None:
 
 def test_a_segment_keeps_less_for_its_gradient_than_the_network(case: Case) -> None:
     x = torch.randn(64, 4)
-    whole = kept_for_gradient(Objective(case.module).fitted({}, [((x,), (x,))], 1)[0], case.weights, ((x,), (x,)))
-    segment = blocks(case.module, case.weights)[0]
+    whole = measure_kept_for_gradient(
+        Objective(case.module).fitted({}, [((x,), (x,))], 1)[0], case.weights, ((x,), (x,))
+    )
+    segment = find_segments(case.module, case.weights)[0]
     weights = {name: case.weights[name] for name in segment.weights}
     part, _ = Objective(segment.module).fitted(weights, [((x,), (x,))], 0)
-    assert 0 < kept_for_gradient(part, weights, ((x,), (x,))) < whole
-    assert available(torch.device("cpu")) > 1 << 20
+    assert 0 < measure_kept_for_gradient(part, weights, ((x,), (x,))) < whole
+    assert find_available_memory(torch.device("cpu")) > 1 << 20
     assert case.refined(RefineModel(epochs=1)).mode == "model"
 
 
@@ -368,6 +370,6 @@ def test_a_network_that_nothing_cuts_is_one_segment() -> None:
     root = nn.Module()
     root.weight = nn.Parameter(torch.ones(4, 4))
     module = fx.GraphModule(root, graph)
-    assert cuts(module, {"weight"}) == ()
-    (segment,) = blocks(module, {"weight"})
+    assert find_cuts(module, {"weight"}) == ()
+    (segment,) = find_segments(module, {"weight"})
     assert torch.equal(segment.module(torch.ones(2, 4))[0], module(torch.ones(2, 4))[0])

@@ -12,7 +12,7 @@ from torch.func import functional_call
 from prox24_export.passes.refine.loss import OutputLoss
 from prox24_export.passes.refine.model import Refined, RefineModel
 from prox24_export.passes.refine.objective import Objective
-from prox24_export.passes.refine.views import Views, around, both, is_image, shifted
+from prox24_export.passes.refine.views import Views, is_image, make_mirrored_views, make_shifted_views, shift_at_random
 
 
 def images(count: int = 32, channels: int = 3, side: int = 16) -> Tensor:
@@ -84,7 +84,7 @@ def test_outputs_that_are_no_classes_are_not_averaged() -> None:
 @given(st.integers(16, 40), st.integers(16, 40), st.integers(0, 99))
 def test_a_shift_keeps_the_image_but_for_its_edge(height: int, width: int, seed: int) -> None:
     batch = torch.arange(2 * 3 * height * width, dtype=torch.float32).reshape(2, 3, height, width)
-    moved = shifted(batch, torch.Generator().manual_seed(seed))
+    moved = shift_at_random(batch, torch.Generator().manual_seed(seed))
     most = max(1, min(height, width) // 8)
     assert moved.shape == batch.shape
     for before, after in zip(batch, moved, strict=True):
@@ -115,7 +115,7 @@ def test_a_symmetric_networks_images_are_mirrored_sometimes_and_others_never() -
 
 def test_there_are_eighteen_views_all_different_the_image_first_and_its_mirror_second() -> None:
     batch = images(side=32)
-    seen = list(around(batch))
+    seen = list(make_shifted_views(batch))
     assert len(seen) == 18
     assert torch.equal(seen[0], batch)
     assert torch.equal(seen[1], batch.flip(-1))
@@ -151,8 +151,8 @@ def test_the_target_of_a_symmetric_network_is_the_mean_distribution_of_its_views
         return divergence
 
     with torch.no_grad():
-        torch.testing.assert_close(objective.of(moved, pair), wanted(both(images())))
-        torch.testing.assert_close(objective.held(lambda: [pair])(moved), wanted(around(images())))
+        torch.testing.assert_close(objective.of(moved, pair), wanted(make_mirrored_views(images())))
+        torch.testing.assert_close(objective.held(lambda: [pair])(moved), wanted(make_shifted_views(images())))
         torch.testing.assert_close(plain.held(lambda: [pair])(moved), plain.of(moved, pair))
 
 
@@ -162,7 +162,7 @@ def test_of_other_measures_the_mean_of_the_outputs_is_the_target() -> None:
     pair = ((images(),), (images(),))
     objective = Objective(module, (OutputLoss("mse"),), symmetric=True)
     with torch.no_grad():
-        mean = torch.stack([module(view)[0] for view in both(images())]).mean(0)
+        mean = torch.stack([module(view)[0] for view in make_mirrored_views(images())]).mean(0)
         wanted = objective.outputs[0].of(module(images())[0], mean, 32)
         torch.testing.assert_close(objective.of({}, pair), wanted)
 

@@ -1,0 +1,148 @@
+"""Finds the stored constant behind an operand of an ONNX node, through operators that keep or reorder its entries."""
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+import onnx_ir as ir
+
+from prox24_export.passes.graph.arrays import find_largest_value
+from prox24_export.passes.graph.layout import Layout
+from prox24_export.passes.graph.protocol import Reason
+
+FLOAT_TYPES = {  # the types of weights, by the names that NumPy and `Linear.dtype` have for them
+    ir.DataType.FLOAT: "float32",
+    ir.DataType.FLOAT16: "float16",
+    ir.DataType.BFLOAT16: "bfloat16",
+    ir.DataType.DOUBLE: "float64",
+}
+ONNX_DOMAINS = {"", "ai.onnx", "ai.onnx.ml"}
+PASSED_THROUGH = {"Identity", "Transpose", "Reshape", "Cast", "QuantizeLinear", "DequantizeLinear"}
+
+
+@dataclass(frozen=True)
+class ConstantOperand:
+    """A constant operand, which layout operators may have changed.
+
+    Attributes:
+        root: The stored constant.
+        layout: The way from its stored shape to the shape of the operand.
+        limit: Largest magnitude that the casts on the way can hold.
+    """
+
+    root: ir.Value
+    layout: Layout
+    limit: float = math.inf
+
+    @property
+    def tensor(self) -> ir.TensorProtocol:
+        """The stored tensor."""
+        tensor = find_stored_tensor(self.root)
+        if tensor is None:
+            raise AssertionError(f"{self.root.name} was resolved to a constant that holds no tensor")
+        return tensor
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why an operand is no constant, or why a node stays dense.
+
+    Attributes:
+        reason: The reason.
+        detail: The figure or the name behind the reason. It may be empty.
+        weight: The constant operand, where there is one.
+    """
+
+    reason: Reason
+    detail: str = ""
+    weight: ConstantOperand | None = None
+
+
+def find_stored_tensor(value: ir.Value) -> ir.TensorProtocol | None:
+    """Finds the tensor of an initializer or of a Constant node's `value`; None for any other value."""
+    if value.is_initializer():
+        return value.const_value
+    node = value.producer()
+    if node is not None and node.op_type == "Constant" and node.domain in ONNX_DOMAINS and "value" in node.attributes:
+        return node.attributes["value"].as_tensor()
+    return None
+
+
+def resolve_constant(value: ir.Value | None) -> ConstantOperand | Refusal:  # noqa: C901, PLR0911 (one case per operator)
+    """Finds the stored constant behind an operand, with its layout; or why there is none."""
+    if value is None:
+        return Refusal(Reason.NOT_CONSTANT)
+    tensor = find_stored_tensor(value)
+    if tensor is not None:
+        return ConstantOperand(value, Layout(tuple(int(size) for size in tensor.shape.numpy())))
+    node = value.producer()
+    if node is None or node.domain not in ONNX_DOMAINS:
+        return Refusal(Reason.NOT_CONSTANT)
+    if node.op_type not in PASSED_THROUGH:
+        return Refusal(Reason.NOT_CONSTANT, _describe_computed(node))
+    before = resolve_constant(node.inputs[0])
+    if isinstance(before, Refusal):
+        return before
+    match node.op_type:
+        case "Cast" if node.attributes.get_int("to", 0) not in FLOAT_TYPES:
+            return _refuse_computed(node)  # the node reads integers, and not the stored floats
+        case "Cast":
+            name = FLOAT_TYPES[ir.DataType(node.attributes.get_int("to", 0))]
+            return replace(before, limit=min(before.limit, find_largest_value(name)))
+        case "Transpose":
+            default = tuple(reversed(range(len(before.layout.shape))))
+            return replace(before, layout=before.layout.permute(node.attributes.get_ints("perm", default)))
+        case "Reshape":
+            target = _find_reshape_target(node, before.layout.shape)
+            return replace(before, layout=before.layout.reshape(target)) if target else _refuse_computed(node)
+        case "DequantizeLinear" if before.tensor.dtype not in FLOAT_TYPES:
+            return Refusal(Reason.QUANTISED_WEIGHT, before.tensor.dtype.name.lower(), before)
+    return before
+
+
+def _refuse_computed(node: ir.Node) -> Refusal:
+    return Refusal(Reason.NOT_CONSTANT, f"computed by {node.op_type}")
+
+
+def _describe_computed(node: ir.Node) -> str:
+    """Names the operator of a node that computes from constants alone; empty where it computes an activation."""
+    ancestors, pending = set(), [node]
+    while pending:
+        here = pending.pop()
+        if here in ancestors:
+            continue
+        ancestors.add(here)
+        for value in here.inputs:
+            if value is None or find_stored_tensor(value) is not None:
+                continue
+            producer = value.producer()
+            if producer is None:
+                return ""
+            pending.append(producer)
+    return f"computed by {node.op_type}"
+
+
+def _find_reshape_target(node: ir.Node, before: tuple[int, ...]) -> tuple[int, ...] | None:
+    if len(node.inputs) == 1:  # before opset 5
+        sizes = list(node.attributes.get_ints("shape", ()))
+    else:
+        target = _resolve_shape(node.inputs[1])
+        if target is None:
+            return None
+        sizes = target
+    if not node.attributes.get_int("allowzero", 0):
+        sizes = [before[axis] if size == 0 else size for axis, size in enumerate(sizes)]
+    return tuple(sizes)
+
+
+def _resolve_shape(value: ir.Value | None) -> list[int] | None:
+    """Reads the integers of a constant shape, directly or behind Identity and Cast; None where it is no constant."""
+    while value is not None:
+        tensor = find_stored_tensor(value)
+        if tensor is not None:
+            return [int(size) for size in np.ravel(tensor.numpy())]
+        node = value.producer()
+        if node is not None and node.op_type == "Constant" and "value_ints" in node.attributes:
+            return list(node.attributes["value_ints"].as_ints())
+        value = node.inputs[0] if node is not None and node.op_type in {"Identity", "Cast"} else None
+    return None
