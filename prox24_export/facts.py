@@ -70,7 +70,7 @@ def keep_no_large_blocks() -> None:
 
 
 def measure_resident_mb() -> float:
-    """Measures the resident size of this process now, in MB (2²⁰ bytes); the largest so far where it is not told."""
+    """Measures the resident size of this process now, in MB (2²⁰ bytes); the largest so far where it is unknown."""
     try:
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
     except OSError:

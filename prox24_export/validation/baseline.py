@@ -122,20 +122,20 @@ def _warn_of_other_data(before: AccuracyReport | None, now: AccuracyReport | Non
 def _check_latency(before: EngineReport | None, now: EngineReport | None) -> tuple[list[Gate], list[str]]:
     if before is None or not before.latency:
         return [], []
-    told = "--baseline: latency is not compared: "
+    prefix = "--baseline: latency is not compared: "
     if now is None or not now.latency:
-        return [], [f"{told}it was measured there and not here."]
+        return [], [f"{prefix}it was measured there and not here."]
     for what in ("engine", "precision", "device"):
         one, other = getattr(before, what), getattr(now, what)
         if one != other:
-            return [], [f"{told}its {what} is {one or 'not known'}, this run's is {other or 'not known'}."]
+            return [], [f"{prefix}its {what} is {one or 'not known'}, this run's is {other or 'not known'}."]
     pairs = [(point, other) for point in before.latency for other in now.latency if _shapes(point) == _shapes(other)]
     if not pairs:
-        return [], [f"{told}no input shapes were timed in both runs."]
+        return [], [f"{prefix}no input shapes were timed in both runs."]
     doubtful = [pair for pair in pairs if not (pair[0].valid and pair[1].valid)]
     if doubtful:
         reasons = dict.fromkeys(reason for pair in doubtful for point in pair for reason in point.reasons)
-        return [], [f"{told}figures of one run are not valid ({'; '.join(reasons) or 'no reason is given'})."]
+        return [], [f"{prefix}figures of one run are not valid ({'; '.join(reasons) or 'no reason is given'})."]
     warnings = []
     if before.version != now.version:
         warnings.append(

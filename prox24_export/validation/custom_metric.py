@@ -143,8 +143,8 @@ def _expect_finite(side: Array, value: Any, spec: str) -> FloatArray:
     return wide
 
 
-def _check_directions(told: Any, values: Mapping[str, float], spec: str) -> dict[str, Better]:
-    ways = dict(told) if isinstance(told, Mapping) else dict.fromkeys(values, told)
+def _check_directions(stated: Any, values: Mapping[str, float], spec: str) -> dict[str, Better]:
+    ways = dict(stated) if isinstance(stated, Mapping) else dict.fromkeys(values, stated)
     wrong = {name: way for name, way in ways.items() if way not in get_args(Better) or name not in values}
     if wrong:
         raise InputError(

@@ -2,7 +2,7 @@
 
 A figure that was measured on samples or in rounds has an interval. It passes for sure where the whole interval keeps
 the limit, fails for sure where none of it does, and is inconclusive where the limit lies within. Without `strict` the
-figure itself decides and the verdict is told; with it nothing passes that is not sure, also no figure without an
+figure itself decides, and the verdict is reported; with it nothing passes that is not sure, also no figure without an
 interval.
 """
 

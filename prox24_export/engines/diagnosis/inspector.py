@@ -70,8 +70,8 @@ class EngineLayer:
     @property
     def is_product(self) -> bool:
         """Whether the layer multiplies by weights; a node's bias or activation may be a layer of its own beside it."""
-        told = self.kind if self.tactic.startswith(tactic_times.GENERATED) else f"{self.kind} {self.tactic}"
-        return not (self.is_plugin or self.is_region) and COMPUTES.search(told) is not None
+        words = self.kind if self.tactic.startswith(tactic_times.GENERATED) else f"{self.kind} {self.tactic}"
+        return not (self.is_plugin or self.is_region) and COMPUTES.search(words) is not None
 
 
 def parse(json_text: str) -> tuple[EngineLayer, ...]:

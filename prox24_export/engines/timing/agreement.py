@@ -22,9 +22,9 @@ def describe_difference(found: OutputArrays, wanted: OutputArrays, tolerance: fl
     for name, reference in wanted.items():
         if name not in found:
             return f"output {name} is missing"
-        told = _describe_output(np.asarray(found[name]), np.asarray(reference), tolerance)
-        if told:
-            return f"output {name} {told}"
+        difference = _describe_output(np.asarray(found[name]), np.asarray(reference), tolerance)
+        if difference:
+            return f"output {name} {difference}"
     return ""
 
 

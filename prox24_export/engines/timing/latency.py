@@ -169,9 +169,9 @@ def _find_differences(
     for model, reference in zip(
         models, wanted, strict=False
     ):  # there is one reference too many where there is no third model
-        told = describe_difference(model.outputs(), reference, tolerance)
-        if told:
-            reasons.append(f"{model.name}: outputs differ from the same model in float32, {when}: {told}")
+        difference = describe_difference(model.outputs(), reference, tolerance)
+        if difference:
+            reasons.append(f"{model.name}: outputs differ from the same model in float32, {when}: {difference}")
     return reasons
 
 

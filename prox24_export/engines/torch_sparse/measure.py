@@ -78,8 +78,8 @@ def availability() -> Availability:
         )
     device, capability = torch.cuda.get_device_name(), torch.cuda.get_device_capability()
     if capability < SPARSE_SINCE:
-        told = ".".join(map(str, capability))
-        reason = f"{device} has compute capability {told} and no sparse matrix instructions."
+        number = ".".join(map(str, capability))
+        reason = f"{device} has compute capability {number} and no sparse matrix instructions."
         return Availability(False, version, device, reason=reason, remedy="They are there from 8.0 (Ampere) on.")
     if not torch.backends.cusparselt.is_available() and capability[0] != AMPERE_ONLY:
         return Availability(
@@ -323,10 +323,10 @@ def _read_same_weight(graph: TracedGraph, layer: Linear) -> Tensor:
     except KeyError:
         stored = None
     if stored is None or stored.shape != layer.layout.stored:
-        told = "there is none" if stored is None else f"its shape is {list(stored.shape)}"
+        state = "there is none" if stored is None else f"its shape is {list(stored.shape)}"
         raise InputError(
             f"dense and sparse model must be the same but for the values of their weights: weight {layer.weight} has "
-            f"shape {list(layer.layout.stored)} in the sparse one, but in {graph.path} {told}."
+            f"shape {list(layer.layout.stored)} in the sparse one, but in {graph.path} {state}."
         )
     return graph.weight(layer)
 

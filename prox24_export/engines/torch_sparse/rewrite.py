@@ -122,15 +122,15 @@ def rewrite(
     for layer, weight in layers.items():
         found = {use: by_onnx.get(use.node) or by_label.get(use.node) for use in layer.uses}
         calls = {use: read_call(node) if node is not None else None for use, node in found.items()}
-        if any(told is None for told in calls.values()):
+        if any(product is None for product in calls.values()):
             reasons[layer.name] = "its node is no product that torch.sparse can compute"
             continue
         name = f"two_four_{len(added)}"
         added[name] = convert(weight.to(device, dtype).contiguous())
-        for use, told in calls.items():
+        for use, product in calls.items():
             node = found[use]
-            if node is not None and told is not None and isinstance(use.view, Rows):
-                _replace(copy, node, told, name, use.view.k_axis)
+            if node is not None and product is not None and isinstance(use.view, Rows):
+                _replace(copy, node, product, name, use.view.k_axis)
         replaced[layer.name] = len(layer.uses)
     copy.eliminate_dead_code()
     root = _make_root(source, copy, added, device, dtype)
@@ -175,11 +175,16 @@ def _is_stored(operand: Any) -> bool:
     return True
 
 
-def _replace(graph: fx.Graph, node: fx.Node, told: Call, weight: str, k_axis: int) -> None:
+def _replace(graph: fx.Graph, node: fx.Node, product: Call, weight: str, k_axis: int) -> None:
     with graph.inserting_before(node):
         operand = graph.get_attr(weight)
-        options: dict[str, Any] = {"alpha": told.alpha, "beta": told.beta, "k_axis": k_axis, "is_left": told.is_left}
-        new = graph.call_function(multiply, (told.x, operand, told.bias), options)
+        options: dict[str, Any] = {
+            "alpha": product.alpha,
+            "beta": product.beta,
+            "k_axis": k_axis,
+            "is_left": product.is_left,
+        }
+        new = graph.call_function(multiply, (product.x, operand, product.bias), options)
     new.meta = dict(node.meta)
     node.replace_all_uses_with(new)
     graph.erase_node(node)

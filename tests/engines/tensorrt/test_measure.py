@@ -21,6 +21,7 @@ from prox24_export.engines.timing import latency
 from prox24_export.engines.timing.latency import Procedure
 from prox24_export.errors import InputError, UnavailableError
 from prox24_export.passes.emit_engine import tensorrt
+from prox24_export.passes.emit_engine.build import EmitEngines
 from prox24_export.passes.front_onnx.graph import OnnxGraph
 from prox24_export.results.report import Report
 from prox24_export.settings import Settings
@@ -110,7 +111,7 @@ def test_a_failed_build_ends_the_run_and_leaves_nothing(
     trt: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     del trt
-    monkeypatch.setattr(tensorrt_bench, "emit_engines", _fails)
+    monkeypatch.setattr(EmitEngines, "call", _fails)
     with pytest.raises(InputError, match="no engine"):
         run(tmp_path)
     assert not (tmp_path / "out").exists()
@@ -120,13 +121,13 @@ def test_under_auto_a_failed_build_is_told_and_the_run_goes_on(
     trt: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     del trt
-    monkeypatch.setattr(tensorrt_bench, "emit_engines", _fails)
+    monkeypatch.setattr(EmitEngines, "call", _fails)
     report = run(tmp_path, engine="auto")
     assert report.engine is not None
     assert report.engine.not_measured == "tensorrt failed: no engine for you"
 
 
-def _fails(*_arguments: object) -> None:
+def _fails(*_arguments: object, **_options: object) -> None:
     raise InputError("no engine for you")
 
 
