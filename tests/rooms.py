@@ -12,8 +12,24 @@ from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 PACKAGE = "prox24_export"
+PASSES = f"{PACKAGE}.passes"
 IMPORTERS = {"import_module", "__import__"}
 TOP = "__init__"  # a level's own __init__.py, which may import every room of it
+
+# From the ground floor up: a room may import those before it, and none behind it.
+ORDER = {
+    PACKAGE: (
+        *("errors", "option_values", "progress", "user_code", "shapes", "output", "config", "results", "facts"),
+        *("solver", "passes", "data", "models", "validation", "engines", "settings", "stages", "budget", "report"),
+        *("bench", "pipeline", "cli", "__main__", TOP),
+    ),
+    PASSES: (
+        *("graph", "find_linears", "verify_pattern", "calibrate", "sparsify", "front_onnx", "front_torch"),
+        *("onnx_to_fx", "refine", "precision", "emit_engine", TOP),
+    ),
+    f"{PASSES}.onnx_to_fx": ("table", "operators", "steps", "convert", "check", TOP),
+    f"{PACKAGE}.engines": ("timing", "estimate", "diagnosis", "tensorrt", "torch_sparse", "onnxruntime", "choice", TOP),
+}
 
 
 @dataclass(frozen=True)

@@ -8,26 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.rooms import PACKAGE, TOP, House, read_house
+from tests.rooms import ORDER, PACKAGE, PASSES, TOP, House, read_house
 
 ROOT = Path(__file__).resolve().parent.parent
-PASSES = f"{PACKAGE}.passes"
 CODE = {PACKAGE: ROOT / PACKAGE, PASSES: ROOT / "passes"}
-
-# From the ground floor up: a room may import those before it, and none behind it.
-ORDER = {
-    PACKAGE: (
-        *("errors", "option_values", "progress", "user_code", "shapes", "output", "config", "results", "facts"),
-        *("solver", "passes", "data", "models", "validation", "engines", "settings", "stages", "budget", "report"),
-        *("bench", "pipeline", "cli", "__main__", TOP),
-    ),
-    PASSES: (
-        *("graph", "find_linears", "verify_pattern", "calibrate", "sparsify", "front_onnx", "front_torch"),
-        *("onnx_to_fx", "refine", "precision", "emit_engine", TOP),
-    ),
-    f"{PASSES}.onnx_to_fx": ("table", "operators", "steps", "convert", "check", TOP),
-    f"{PACKAGE}.engines": ("timing", "estimate", "diagnosis", "tensorrt", "torch_sparse", "onnxruntime", "choice", TOP),
-}
 MOST_ENTRIES = {"passes": 12, PACKAGE: 24}
 NOT_COUNTED = {"__init__.py", "py.typed", "passes", "__pycache__"}
 MOST_LINES, MOST_LINES_OF_A_FUNCTION = 400, 60

@@ -4,6 +4,7 @@ import itertools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from markdown_it import MarkdownIt
@@ -14,6 +15,10 @@ README = ROOT / "README.md"
 PAGES = (README, *sorted((ROOT / "docs").glob("*.md")))
 PARSER = MarkdownIt("commonmark").enable("table")
 COMMENT = re.compile(r"<!-- (?P<text>.*?) -->", re.DOTALL)
+MAIN_JOB = (
+    "pip install -c constraints.txt . && prox24-export samples/digits/digits_vit.onnx --calibration "
+    "samples/digits/calibration.npz --evaluation samples/digits/evaluation.npz"
+)
 
 
 @dataclass(frozen=True)
@@ -86,3 +91,15 @@ def anchors(text: str) -> frozenset[str]:
 
 def _slug(title: str) -> str:
     return re.sub(r"[^\w -]", "", title.lower()).strip().replace(" ", "-")
+
+
+@cache
+def known_options() -> frozenset[str]:
+    """Every option that the command's help names."""
+    shown = "".join(
+        subprocess.run(
+            [sys.executable, "-m", "prox24_export", *command, "--help"], capture_output=True, text=True, check=True
+        ).stdout
+        for command in ([], ["inspect"], ["bench"], ["report"])
+    )
+    return frozenset(re.findall(r"(?<![\w-])--[a-z0-9-]+", shown))

@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.docs.markdown_pages import ROOT
-from tests.rooms import PACKAGE
-from tests.test_rooms import ORDER, PASSES
+from tests.rooms import ORDER, PACKAGE, PASSES
 
 PAGE = ROOT / "docs" / "architecture.md"
 NOT_ROOMS = {"__init__", "__main__", "__pycache__", "passes", "py"}

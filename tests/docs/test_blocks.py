@@ -17,9 +17,7 @@ import torch
 import yaml  # type: ignore[import-untyped, unused-ignore] # its types are a package of their own
 
 from prox24_export import cli
-from tests.docs.markdown_pages import PAGES, ROOT, Block, blocks
-from tests.docs.test_pages import known_options
-from tests.docs.test_readme import MAIN_JOB
+from tests.docs.markdown_pages import MAIN_JOB, PAGES, ROOT, Block, blocks, known_options
 
 EVERY_BLOCK = [block for path in PAGES for block in blocks(path)]
 SUB_COMMANDS = {"inspect", "bench", "report"}

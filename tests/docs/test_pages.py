@@ -1,15 +1,12 @@
 """Pages are short to read, their links lead somewhere, every block is run or says why not, and names in them exist."""
 
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 
 import pytest
 
-from tests.docs.markdown_pages import PAGES, README, Block, anchors, blocks, links, paragraphs
+from tests.docs.markdown_pages import PAGES, README, Block, anchors, blocks, known_options, links, paragraphs
 
 MOST_WORDS = 80
 MOST_LINES = 120
@@ -43,18 +40,6 @@ def unexplained(found: list[Block]) -> list[Block]:
         if not (block.language in RUN or (block.language == "text" and block.remark.startswith(SHOWN)))
         or (block.remark.startswith("not run") and not re.match(r"not run: \S", block.remark))
     ]
-
-
-@cache
-def known_options() -> frozenset[str]:
-    """Every option that the command's help names."""
-    shown = "".join(
-        subprocess.run(
-            [sys.executable, "-m", "prox24_export", *command, "--help"], capture_output=True, text=True, check=True
-        ).stdout
-        for command in ([], ["inspect"], ["bench"], ["report"])
-    )
-    return frozenset(re.findall(r"(?<![\w-])--[a-z0-9-]+", shown))
 
 
 def unknown_options(text: str) -> set[str]:

@@ -9,14 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.docs.markdown_pages import ROOT, blocks
+from tests.docs.markdown_pages import MAIN_JOB, ROOT, blocks
 
 README = ROOT / "README.md"
 BENCHMARKS, QUICKSTART = ROOT / "docs" / "benchmarks.md", ROOT / "docs" / "quickstart.md"
-MAIN_JOB = (
-    "pip install -c constraints.txt . && prox24-export samples/digits/digits_vit.onnx --calibration "
-    "samples/digits/calibration.npz --evaluation samples/digits/evaluation.npz"
-)
 TESTS = "pip install -c constraints.txt -e '.[test]' && pytest"
 SECONDS = re.compile(r"\(\d+\.\d s\)")
 

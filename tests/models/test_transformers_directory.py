@@ -187,7 +187,7 @@ def torn(folder: Path) -> None:
     ("spoil", "said"),
     [
         (without_weights, r"holds no \.safetensors file\. Save the model with save_pretrained"),
-        (of_a_future, "names the architecture LlamaOfTomorrow, which transformers does not have"),
+        (of_a_future, "names the architecture LlamaOfTomorrow, which the installed transformers does not have"),
         (
             without_config,
             r"holds no config\.json\. Expected an \.onnx file, a Hugging Face directory, a \.pt2",
