@@ -79,12 +79,11 @@ def _unknown(report: Report, eligible: Sequence[bool | None], chosen: Sequence[b
         reason = report.engine.not_measured.removesuffix(".") if report.engine else ""
         return f"Only an engine’s builder tells what is eligible and chosen: {reason or NOTHING_TIMED}."
     missing = [
-        f"for {states.count(None):,} of {len(states):,} pruned layers it is not known whether {words}"
-        for states, words in ((eligible, "they are eligible"), (chosen, "a sparse tactic was chosen"))
+        f"whether {states.count(None):,} of {len(states):,} pruned layers {words}"
+        for states, words in ((eligible, "are eligible"), (chosen, "got a sparse tactic"))
         if None in states
     ]
-    said = "; ".join(missing)
-    return f"{said[0].upper()}{said[1:]}." if said else ""
+    return f"It is not known {', nor '.join(missing)}." if missing else ""
 
 
 def engine_name(engine: EngineReport) -> str:

@@ -26,7 +26,7 @@ def test_the_first_screen_answers() -> None:
     for words in (
         "74 of 98 linear layers are 2:4 sparse",
         "98 found 74 pruned to 2:4 50 eligible 25 sparse tactic chosen",
-        "For 12 of 74 pruned layers it is not known whether a sparse tactic was chosen.",
+        "It is not known whether 12 of 74 pruned layers got a sparse tactic.",
         "top-1 97.6 % 97.2 % −0.4 points 95 % interval −0.93 to +0.12",
         "my_score 3.25 3.2 −0.05",
         "Worst output SNR: 17.1 dB (embedding)",
@@ -226,8 +226,8 @@ def test_what_no_log_tells_is_a_dash_and_counted() -> None:
     rows, unknown = steps(replace(report, engine=engine(report, layers=told)))
     assert [row.layers for row in rows] == ["98", "74", "–", "–"]
     assert unknown == (
-        "For 74 of 74 pruned layers it is not known whether they are eligible; "
-        "for 74 of 74 pruned layers it is not known whether a sparse tactic was chosen."
+        "It is not known whether 74 of 74 pruned layers are eligible, "
+        "nor whether 74 of 74 pruned layers got a sparse tactic."
     )
 
 
