@@ -5,7 +5,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from prox24_export.errors import InputError, Prox24Error, UnavailableError
+    from prox24_export.passes.graph.protocol import Linear, Skipped
     from prox24_export.pipeline import export, inspect, plan, sensitivity
+    from prox24_export.results.budget import SensitivityReport
     from prox24_export.results.plan import Plan
     from prox24_export.results.report import Report
     from prox24_export.settings import Settings
@@ -14,10 +16,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "InputError",
+    "Linear",
     "Plan",
     "Prox24Error",
     "Report",
+    "SensitivityReport",
     "Settings",
+    "Skipped",
     "UnavailableError",
     "__version__",
     "export",
@@ -28,10 +33,13 @@ __all__ = [
 
 _MODULES = {
     "InputError": "errors",
+    "Linear": "passes.graph.protocol",
     "Plan": "results.plan",
     "Prox24Error": "errors",
     "Report": "results.report",
+    "SensitivityReport": "results.budget",
     "Settings": "settings",
+    "Skipped": "passes.graph.protocol",
     "UnavailableError": "errors",
     "export": "pipeline",
     "inspect": "pipeline",

@@ -9,8 +9,8 @@ from zipfile import BadZipFile
 import numpy as np
 
 from prox24_export import facts, output
-from prox24_export.data import samples as data
 from prox24_export.data.random_samples import draw_random
+from prox24_export.data.samples import LABELS, Parts, can_join, join_samples, read_samples
 from prox24_export.engines.choice import EngineChoice, EngineRequest, choose_engine
 from prox24_export.errors import InputError, first_line
 from prox24_export.models.onnx import OnnxFile
@@ -95,8 +95,8 @@ def _bench_models(  # noqa: PLR0917 - as `bench` has them
         found = FindLinears(settings.include, settings.exclude).call(graph=right).layers
         rows = _describe_layers(right, found)
     with run.timed("data"):
-        samples = [] if inputs is None else data.read_samples(inputs, left.inputs, "--inputs")
-        parts = data.Parts(tuple(samples), (), ())
+        samples = [] if inputs is None else read_samples(inputs, left.inputs, "--inputs")
+        parts = Parts(tuple(samples), (), ())
         size = find_batch_size(left, parts) if samples else 1
         job = Job(OnnxFile(dense), left, settings, folder, found, parts, None, size, choice)
         timed = _draw_calls(job, batches, run)
@@ -148,7 +148,7 @@ def _draw_calls(job: Job, batches: Sequence[int], run: Run) -> list[Feeds]:
     """One call for each size, of the samples given or of random ones; the shapes given where there are any."""
     if job.settings.ranges and not batches:
         return draw_timed_batches(job, run)
-    free = data.can_join(job.graph.inputs)
+    free = can_join(job.graph.inputs)
     sizes = tuple(batches) or (USUAL if free else (1,))
     if not free and sizes != (1,):
         raise InputError(f"--batch {sizes[0]}: the model's first axis is fixed. Leave --batch out.")
@@ -173,7 +173,7 @@ def _draw_call(job: Job, size: int) -> Feeds:
     if not samples:
         samples = draw_random(graph.inputs, graph.gathered_rows, job.settings.random_shapes, size, job.settings.seed)
     repeated = (samples * -(-size // len(samples)))[:size]
-    groups = [feeds for feeds, _ in data.join_samples(repeated, graph.inputs, size)]
+    groups = [feeds for feeds, _ in join_samples(repeated, graph.inputs, size)]
     if len(groups) > 1:
         raise InputError(f"--batch {size}: the samples have other shapes and cannot be joined. Give ones that can.")
     return groups[0]
@@ -183,7 +183,7 @@ def _bench_engines(  # noqa: PLR0917 - as `bench` has them
     dense: Path, sparse: Path, inputs: str | None, batches: Sequence[int], settings: Settings, run: Run
 ) -> Report:
     """Engines are timed as they are; their layers and outputs are not compared with anything."""
-    from prox24_export.engines.tensorrt import measure as tensorrt_bench  # noqa: PLC0415 (optional)
+    from prox24_export.engines.tensorrt.measure import bench_engines  # noqa: PLC0415 (optional)
 
     if inputs is None or Path(inputs).suffix.lower() != ".npz":
         raise InputError("engines are timed on --inputs FILE.npz, with an array for every input of the engine.")
@@ -191,14 +191,14 @@ def _bench_engines(  # noqa: PLR0917 - as `bench` has them
         arrays = dict(np.load(inputs))
     except (OSError, ValueError, EOFError, BadZipFile) as error:
         raise InputError(f"--inputs {inputs} cannot be read: {first_line(error)}. Expected an .npz file.") from error
-    arrays.pop(data.LABELS, None)
+    arrays.pop(LABELS, None)
     longest = min((len(array) for array in arrays.values() if array.ndim), default=1)
     sizes = tuple(batches) or (longest,)
     if max(sizes) > longest:
         raise InputError(f"--batch {max(sizes)}: {inputs} has {longest} samples. Give more samples or a smaller batch.")
     timed = [{name: array[:size] if array.ndim else array for name, array in arrays.items()} for size in sizes]
     with run.timed("engines"):
-        engine = tensorrt_bench.bench_engines(dense, sparse, timed, settings.precision or "fp16")
+        engine = bench_engines(dense, sparse, timed, settings.precision or "fp16")
     return _assemble_report(dense, sparse, settings, run, engine)
 
 

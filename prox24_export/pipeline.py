@@ -8,7 +8,7 @@ from typing import Any
 from prox24_export import output
 from prox24_export.budget.judges import prepare_judges
 from prox24_export.budget.keep import measure_job_sensitivity, stay_within_budget
-from prox24_export.data import samples as data
+from prox24_export.data.samples import Source
 from prox24_export.errors import InputError
 from prox24_export.models.find_frontend import find_frontend
 from prox24_export.passes.find_linears import FindLinears
@@ -34,10 +34,10 @@ from prox24_export.stages.write import write_model
 
 def export(
     model: ModelSource,
-    calibration: data.Source | None = None,
+    calibration: Source | None = None,
     out: str | Path | None = None,
     *,
-    evaluation: data.Source | None = None,
+    evaluation: Source | None = None,
     settings: Settings | None = None,
     progress: Progress | None = None,
 ) -> Report:
@@ -109,9 +109,9 @@ def inspect_layers(model: str | Path, settings: Settings | None = None) -> list[
 
 def plan(
     model: ModelSource,
-    calibration: data.Source | None = None,
+    calibration: Source | None = None,
     *,
-    evaluation: data.Source | None = None,
+    evaluation: Source | None = None,
     settings: Settings | None = None,
     progress: Progress | None = None,
 ) -> Plan:
@@ -137,9 +137,9 @@ def plan(
 
 def sensitivity(
     model: ModelSource,
-    calibration: data.Source | None = None,
+    calibration: Source | None = None,
     *,
-    evaluation: data.Source | None = None,
+    evaluation: Source | None = None,
     settings: Settings | None = None,
     progress: Progress | None = None,
 ) -> SensitivityReport:
@@ -161,7 +161,7 @@ def sensitivity(
         return measure_job_sensitivity(job, solved.weights, solved.pruned.layers, run.progress)[0]
 
 
-def _unmeasured(settings: Settings | None, calibration: data.Source | None) -> Settings:
+def _unmeasured(settings: Settings | None, calibration: Source | None) -> Settings:
     """The settings of a run that ends before anything is timed or written."""
     settings = settings or Settings()
     shapes = {} if calibration is not None else settings.shapes  # then they are those of engines

@@ -65,7 +65,9 @@ class Calibrate:
         Raises:
             InputError: An activation holds NaN or Inf, or no activation reaches a layer; the message names the layer
                 and the batch.
+            ValueError: There is no batch.
         """
+        self.requires(streams)
         dense, pruned = StageRunner(streams.graph, stage, {}), StageRunner(streams.graph, stage, weights)
         views = _group_by_view(stage)
         sums: Sums = {view: {} for view in views}
@@ -87,6 +89,16 @@ class Calibrate:
             del carried, pair, x_dense
             tick()
         return CalibratedStage(_collect(streams, stage, sums, residuals))
+
+    @staticmethod
+    def requires(streams: Streams) -> None:
+        """Expects at least one batch.
+
+        Raises:
+            ValueError: There is none.
+        """
+        if not streams.batches:
+            raise ValueError("calibration needs at least one batch. Got none.")
 
 
 def _collect(streams: Streams, stage: Stage, sums: Sums, residuals: Residuals) -> dict[str, Observation]:

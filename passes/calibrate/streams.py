@@ -16,7 +16,7 @@ class Batch:
     """The inputs of one call of the model.
 
     Attributes:
-        part: `fit` or `choice`; see `prox24_export.data.samples.split`.
+        part: `fit` where masks and weights are fitted to the batch, `choice` where settings are chosen on it.
         feeds: An array for each input, by its name.
     """
 

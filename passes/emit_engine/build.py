@@ -117,13 +117,24 @@ class EmitEngines:
             UnavailableError: TensorRT cannot be imported, or is too old for the precision.
             OSError: A file cannot be written.
         """
-        return BuiltEngines(
-            (
-                self.emit_one(dense, "dense", folder),
-                self.emit_one(sparse, "sparse", folder),
-                self.emit_one(sparse, "sparse-off", folder),
-            )
-        )
+        kinds: tuple[tuple[Path, EngineKind], ...] = ((dense, "dense"), (sparse, "sparse"), (sparse, "sparse-off"))
+        built = BuiltEngines(tuple(self.emit_one(onnx, kind, folder) for onnx, kind in kinds))
+        self.ensures(built)
+        return built
+
+    @staticmethod
+    def ensures(built: BuiltEngines) -> None:
+        """Expects the files of every engine to be there.
+
+        Raises:
+            FileNotFoundError: One is missing: something else has removed it.
+        """
+        for engine in built.engines:
+            for file in (engine.engine, engine.log, engine.layers):
+                if not file.is_file():
+                    raise FileNotFoundError(
+                        f"{file} was written and is gone. Expected nobody else to write to its folder."
+                    )
 
     def emit_one(self, onnx: Path, kind: EngineKind, folder: Path) -> BuiltEngine:
         """Builds one engine, and writes `KIND.PRECISION.engine`, `.build.log` and `.layers.json` to the folder.

@@ -79,6 +79,7 @@ class EmitOnnx:
             InputError: onnxscript is not installed, or torch cannot export an operator.
             OSError: The file cannot be written.
         """
+        self.requires(program, str(file))
         size = sum(tensor.numel() * tensor.element_size() for tensor in program.state_dict.values())
         try:
             with _silence_exporter():

@@ -98,14 +98,23 @@ class ConvertToFx:
             NotDifferentiableError: The table does not cover an operator of the model.
             InputError: ONNX Runtime cannot load the model.
         """
+        self.requires(graph)
         proto = find_executed_model(graph)
-        for tensor in proto.graph.sparse_initializer:
-            raise NotDifferentiableError("SparseTensor", tensor.values.name)
         if proto.functions:
             proto = inliner.inline_local_functions(proto)
         model = ir.from_proto(proto)
         ir.external_data.set_base_dir(model.graph, graph.path.parent)
         return convert_model(model, widen=True)
+
+    @staticmethod
+    def requires(graph: OnnxGraph) -> None:
+        """Expects a model without sparse initializers, which torch functions do not take.
+
+        Raises:
+            NotDifferentiableError: There is one.
+        """
+        for tensor in graph.proto.graph.sparse_initializer:
+            raise NotDifferentiableError("SparseTensor", tensor.values.name)
 
 
 def find_executed_model(graph: OnnxGraph) -> onnx.ModelProto:

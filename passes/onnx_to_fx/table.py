@@ -135,12 +135,12 @@ def look_up(name: str, opset: int) -> Operator | None:
     return max(found, key=lambda entry: entry.since, default=None)
 
 
-def one_of(*values: Any) -> Callable[[Any], bool]:
+def make_membership_test(*values: Any) -> Callable[[Any], bool]:
     """Makes a test of whether a value is one of these."""
     return values.__contains__
 
 
-def all_ones(values: Sequence[int]) -> bool:
+def are_all_ones(values: Sequence[int]) -> bool:
     """Whether all numbers are 1, so that an attribute with one number per axis changes nothing."""
     return all(value == 1 for value in values)
 

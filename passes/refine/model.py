@@ -172,7 +172,7 @@ class RefineModel:
             return Views()
         device = _find_device(dense)
         batches = itertools.islice(samples.in_order(), VIEW_BATCHES)
-        return Views.measured(lambda feeds: dense(*feeds), (_move(feeds, device) for feeds in batches))
+        return Views.measure(lambda feeds: dense(*feeds), (_move(feeds, device) for feeds in batches))
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ class Views:
     symmetric: bool = False
 
     @staticmethod
-    def measured(run: Network, batches: Iterable[Inputs]) -> "Views":
+    def measure(run: Network, batches: Iterable[Inputs]) -> "Views":
         """Measures a network on a few batches.
 
         Args:

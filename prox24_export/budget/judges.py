@@ -13,7 +13,7 @@ import numpy as np
 from prox24_export.budget.expected_drop import ExpectedDrop
 from prox24_export.budget.search import Judge, LimitedFigure
 from prox24_export.budget.sensitivity import make_variant, remember_outputs
-from prox24_export.data import samples as data
+from prox24_export.data.samples import Sample, join_samples
 from prox24_export.errors import InputError
 from prox24_export.passes.graph.protocol import Runner
 from prox24_export.results.report import AccuracyReport
@@ -103,8 +103,8 @@ def list_changes(accuracy: AccuracyReport, limit: float, scatter: float = 1.0) -
 
 
 def divide_samples(
-    samples: Sequence[data.Sample], *, seed: int, in_order: bool
-) -> tuple[Sequence[data.Sample], Sequence[data.Sample], Sequence[data.Sample]]:
+    samples: Sequence[Sample], *, seed: int, in_order: bool
+) -> tuple[Sequence[Sample], Sequence[Sample], Sequence[Sample]]:
     """Divides samples into those to search on, those to confirm the choice on, and those for the report alone.
 
     Args:
@@ -150,7 +150,7 @@ def prepare_judges(job: Job) -> tuple[Job, Judges | None]:
     return job, Judges(search, confirm, sum(map(len, looked_at)))
 
 
-def prepare_measure(job: Job, samples: Sequence[data.Sample]) -> VariantMeasure:
+def prepare_measure(job: Job, samples: Sequence[Sample]) -> VariantMeasure:
     """Prepares a function that gives every metric of a variant beside the dense model's, the user's own included.
 
     The dense model runs once, as far as its outputs can be kept.
@@ -164,7 +164,7 @@ def prepare_measure(job: Job, samples: Sequence[data.Sample]) -> VariantMeasure:
     ).compare
 
 
-def make_limit_judge(job: Job, samples: Sequence[data.Sample], measure: VariantMeasure, *, reported: int) -> LimitJudge:
+def make_limit_judge(job: Job, samples: Sequence[Sample], measure: VariantMeasure, *, reported: int) -> LimitJudge:
     """Makes the judge that holds a variant against the limits in the run's settings.
 
     Args:
@@ -181,9 +181,7 @@ def make_limit_judge(job: Job, samples: Sequence[data.Sample], measure: VariantM
         raise InputError("--budget needs a limit to keep. Give --max-accuracy-drop or --max-metric-change.")
     drop = None
     if settings.max_accuracy_drop is not None:
-        batches = [
-            (feeds, labels) for feeds, labels in data.join_samples(samples, inputs, job.size) if labels is not None
-        ]
+        batches = [(feeds, labels) for feeds, labels in join_samples(samples, inputs, job.size) if labels is not None]
         if not batches or any(sample.labels is None for sample in samples):
             raise InputError(
                 "--budget with --max-accuracy-drop needs labels: expected an array 'labels' in the --evaluation file."

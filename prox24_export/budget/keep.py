@@ -24,7 +24,7 @@ from pathlib import Path
 from prox24_export.budget.judges import Judges
 from prox24_export.budget.search import ERRORS, ORDERS, DenseChoice, Order, Search, StoredWeights, list_weights
 from prox24_export.budget.sensitivity import DenseNames, OutputDistance, Unit, find_units, measure_sensitivity
-from prox24_export.data import samples as data
+from prox24_export.data.samples import join_samples
 from prox24_export.errors import InputError
 from prox24_export.passes.graph.protocol import Linear, Reason, Skipped
 from prox24_export.progress import Progress
@@ -55,8 +55,8 @@ def measure_job_sensitivity(
             "Give more with --calibration."
         )
     linears = [layer for layer in job.linears if layer.weight in weights]
-    feeds = [feeds for feeds, _ in data.join_samples(samples, job.graph.inputs, job.size)]
-    one, _ = next(data.join_samples(samples, job.graph.inputs, 1))
+    feeds = [feeds for feeds, _ in join_samples(samples, job.graph.inputs, job.size)]
+    one, _ = next(join_samples(samples, job.graph.inputs, 1))
     found = find_units(job.graph, linears, one)
     errors = {row.name: row.relative_error or 0.0 for row in layers}
     with progress.stage("sensitivity", 2 * len(found) + 1) as tick:

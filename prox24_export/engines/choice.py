@@ -77,7 +77,7 @@ def _choose(request: EngineRequest, *, has_onnx: bool) -> EngineChoice:
     if asked == "torch" and precision == "fp32":
         raise InputError("--engine torch multiplies in fp16 or bf16. Use one of them with --precision.")
     if asked == "torch":
-        torch_sparse.require()
+        torch_sparse.require_torch_sparse()
     if asked == "none":
         return EngineChoice("none", precision, writes, "--engine none was asked for.")
     if asked != "auto":

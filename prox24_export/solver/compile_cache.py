@@ -18,7 +18,7 @@ CONFIG: Any = numba.config  # its attributes are made at run time
 Decorator = Callable[[Callable[..., Any]], Any]
 
 
-def cache_folder() -> Path:
+def find_cache_folder() -> Path:
     """The user's cache folder, or a temporary one where that cannot be written."""
     try:
         chosen = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "prox24-export" / _kernel_version()
@@ -40,7 +40,7 @@ def _kernel_version() -> str:
 
 
 def cache_compiled(jit: Decorator) -> Decorator:
-    """Makes the decorator `jit`, which must have `cache=True`, keep its files in `cache_folder()`.
+    """Makes the decorator `jit`, which must have `cache=True`, keep its files in `find_cache_folder()`.
 
     Where the environment variable NUMBA_CACHE_DIR names another folder, that one is used.
     """
@@ -48,7 +48,7 @@ def cache_compiled(jit: Decorator) -> Decorator:
     def decorate(function: Callable[..., Any]) -> Any:
         before = CONFIG.CACHE_DIR
         try:
-            CONFIG.CACHE_DIR = before or str(cache_folder())  # read when a function is decorated
+            CONFIG.CACHE_DIR = before or str(find_cache_folder())  # read when a function is decorated
             return jit(function)
         finally:
             CONFIG.CACHE_DIR = before

@@ -34,7 +34,11 @@ class MaskSolver(Protocol[StateType]):
         """The most iterations."""
 
     def init(self, quadratic: Quadratic, target: Float[Tensor, "N K"]) -> StateType:
-        """The first state; `target` is in unit-diagonal coordinates and `working_dtype`, rows of mean magnitude 1."""
+        """Makes the first state.
+
+        `target` is in unit-diagonal coordinates, of the type that `choose_working_dtype` gives, its rows of mean
+        magnitude 1.
+        """
 
     def step(self, quadratic: Quadratic, state: StateType) -> StateType:
         """One iteration."""
@@ -60,7 +64,7 @@ class Masks:
     settled: bool
 
 
-def working_dtype(target: Tensor) -> torch.dtype:
+def choose_working_dtype(target: Tensor) -> torch.dtype:
     """The dtype of the iteration: float64 for a small float64 target, else float32, which takes half the time.
 
     In float64 a rounding error of the runtime stays below what flips a mask; one flip changes what all later layers
@@ -77,7 +81,7 @@ def find_mask(solver: MaskSolver[StateType], quadratic: Quadratic, target: Float
     scaled = target * scale
     size = scaled.abs().mean(1, keepdim=True)
     size = size.where(size > 0, 1.0)
-    state = solver.init(quadratic, (scaled / size).to(working_dtype(scaled)).contiguous())
+    state = solver.init(quadratic, (scaled / size).to(choose_working_dtype(scaled)).contiguous())
     del scaled
     while state.iteration < solver.limit and not solver.done(state):
         state = solver.step(quadratic, state)

@@ -21,7 +21,6 @@ many as another number of threads does (0.01 to 0.04 %), and the held-out error 
 `auto` is `bf16x3` on such devices, and float32 elsewhere.
 """
 TF32_DROPS = 13  # of float32's 23 bits of mantissa
-TRIANGLE_BLOCKS = 4  # a symmetric product needs 10 of 16 blocks
 
 
 def multiply(

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Literal
 
 from prox24_export import output
-from prox24_export.data import samples as data
 from prox24_export.data.random_samples import draw_random
+from prox24_export.data.samples import can_join, join_samples
 from prox24_export.engines.estimate import estimate
 from prox24_export.engines.timing import gpu_state
 from prox24_export.engines.timing.gpu_watch import Watch, follow_state
@@ -154,8 +154,8 @@ def _draw_batches(job: Job) -> list[Feeds]:
         _expect_runs(graph, drawn)
         return drawn
     samples = job.parts.report or job.parts.fit
-    sizes = dict.fromkeys((1, min(job.size, len(samples), MOST_TIMED))) if data.can_join(job.graph.inputs) else (1,)
-    groups = (next(data.join_samples(samples, job.graph.inputs, size), None) for size in sizes if size)
+    sizes = dict.fromkeys((1, min(job.size, len(samples), MOST_TIMED))) if can_join(job.graph.inputs) else (1,)
+    groups = (next(join_samples(samples, job.graph.inputs, size), None) for size in sizes if size)
     return [group[0] for group in groups if group is not None]
 
 
@@ -201,7 +201,7 @@ def _lower_pair(job: Job, finished: FinishedPair) -> LoweredPair | None:
     choice = job.choice
     if choice.engine != "tensorrt" and not choice.writes_files:
         return None
-    joined = data.join_samples(job.parts.fit, job.graph.inputs, job.size)
+    joined = join_samples(job.parts.fit, job.graph.inputs, job.size)
     batches = [feeds for feeds, _ in itertools.islice(joined, CALIBRATION_BATCHES)]
     place = finished.folder / ENGINES
     return lower(
@@ -229,7 +229,7 @@ def _measure_latency(
 
 def _measure_tensorrt(job: Job, finished: FinishedPair, files: LoweredPair, batches: Sequence[Feeds]) -> EngineReport:
     from prox24_export.engines.diagnosis.pruned_layers import list_pruned_layers  # noqa: PLC0415
-    from prox24_export.engines.tensorrt import measure as tensorrt_bench  # noqa: PLC0415 (optional)
+    from prox24_export.engines.tensorrt.measure import ModelPair, bench  # noqa: PLC0415 (optional)
     from prox24_export.passes.emit_engine.build import EmitEngines  # noqa: PLC0415
 
     settings, precision = job.settings, job.choice.precision
@@ -253,8 +253,8 @@ def _measure_tensorrt(job: Job, finished: FinishedPair, files: LoweredPair, batc
     place = finished.folder / ENGINES
     place.mkdir(exist_ok=True)
     with watch_gpu() as watch:
-        pair = tensorrt_bench.ModelPair(files.dense, files.sparse, references, layers)
-        return tensorrt_bench.bench(pair, batches, place, build, watch=watch)
+        pair = ModelPair(files.dense, files.sparse, references, layers)
+        return bench(pair, batches, place, build, watch=watch)
 
 
 def make_profile(graph: OnnxGraph, given: dict[str, ShapeRange], batches: Sequence[Feeds]) -> dict[str, ShapeRange]:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from prox24_export.data import samples as data
+from prox24_export.data.samples import Sample, join_samples
 from prox24_export.passes.graph.arrays import Array
 from prox24_export.passes.graph.protocol import Feeds, Runner, TracedGraph
 from prox24_export.results.report import AccuracyReport
@@ -42,7 +42,7 @@ class Measurement:
     def prepare(
         cls,
         graph: TracedGraph,
-        samples: Sequence[data.Sample],
+        samples: Sequence[Sample],
         settings: Settings,
         *,
         size: int,
@@ -60,7 +60,7 @@ class Measurement:
         Raises:
             InputError: The user's own metric fails.
         """
-        batches = list(data.join_samples(samples, graph.inputs, size))
+        batches = list(join_samples(samples, graph.inputs, size))
         run = graph.runner() if dense is None else dense([feeds for feeds, _ in batches])
         spec, own = settings.metric, None
         if spec is not None:

@@ -33,7 +33,7 @@ class Rates:
 
     Attributes:
         single: Floating-point operations of a float32 matrix product.
-        double: The same in float64.
+        double: Floating-point operations of a float64 matrix product.
         cholesky: `K³` of a float64 Cholesky factorisation.
     """
 
@@ -42,7 +42,7 @@ class Rates:
     cholesky: float
 
     @classmethod
-    def measured(cls) -> "Rates":
+    def measure(cls) -> "Rates":
         """Measures this machine, which takes about a second."""
         x = torch.randn(TRIAL, TRIAL, generator=torch.Generator().manual_seed(0))
         gram = x @ x.T / TRIAL + torch.eye(TRIAL)
@@ -59,9 +59,9 @@ class Costs:
     """Seconds and memory of what a stage does beside running the graph.
 
     Attributes:
-        rates: Of the machine.
-        settings: Of the run.
-        parts: Into which the data are divided: fit, and choice where there is one.
+        rates: What this machine computes in a second.
+        settings: The options of the run.
+        parts: Number of parts that the data are divided into: fit, and choice where there is one.
     """
 
     rates: Rates
@@ -74,12 +74,12 @@ class Costs:
         return self.settings.method in AIMS_AT_DENSE_OUTPUT
 
     def sums_mb(self, widths: Sequence[int]) -> float:
-        """Gram matrices of inputs of such widths, float64, and the products of one chunk, float32."""
+        """Estimates the MB of float64 Gram matrices of such widths, and of the float32 products of one chunk."""
         matrices = 2 if self.aims else 1
         return matrices * (8 * self.parts * sum(k * k for k in widths) + 4 * max(widths, default=0) ** 2) / MB
 
     def solver_mb(self, widths: Sequence[int], linears: Sequence[Linear]) -> float:
-        """Peak while layers are solved: the sums, and what is made of them for the widest input."""
+        """Estimates the peak MB while layers are solved: the sums, and what is made of them for the widest input."""
         widest = max(widths, default=0) ** 2
         rows = max((linear.n * linear.k for linear in linears), default=0)
         sums = (2 if self.aims else 1) * 8 * self.parts * sum(k * k for k in widths) / MB
@@ -92,11 +92,11 @@ class Costs:
 
     @property
     def entry_bytes(self) -> int:
-        """Of an entry of the largest weight while it is solved: a baseline holds it, its solution and its mask."""
+        """Bytes for each entry of the largest weight while it is solved; a baseline holds weight, solution and mask."""
         return 24 if self.aims else 10
 
     def seconds(self, widths: Sequence[int], linears: Sequence[Linear], tokens: float) -> float:
-        """Moments of `tokens` rows, factors, and every layer's solution."""
+        """Estimates the seconds that moments of `tokens` rows, factors and every layer's solution take."""
         rates, products = self.rates, 2 if self.aims else 1
         total = sum(products * 2 * tokens * k * k / rates.single for k in widths)
         if self.aims:
@@ -139,13 +139,13 @@ def plan_run(
         linears: Layers to be pruned.
         parts: The samples of the run.
         size: Samples in one call.
-        settings: Of the run.
+        settings: The options of the run.
         opening: Seconds that it took to open the model.
         refines: Whether layers will be refined together afterwards.
         progress: Where to show progress.
     """
     fit = make_batches(parts.fit, graph.inputs, "fit", size)
-    costs = Costs(Rates.measured(), settings, 2 if parts.choice else 1)
+    costs = Costs(Rates.measure(), settings, 2 if parts.choice else 1)
     samples = max(1, min(size, len(parts.fit)))  # of the batch that is run here
     repeats = (len(parts.fit) + len(parts.choice)) / samples
     return_free_memory()

@@ -7,7 +7,7 @@ from pathlib import Path
 from torch import nn
 
 from prox24_export import output
-from prox24_export.data import samples as data
+from prox24_export.data.samples import Parts, Source, peek_first_batch
 from prox24_export.engines.choice import EngineChoice, EngineRequest, choose_engine
 from prox24_export.models.find_frontend import find_frontend
 from prox24_export.models.frontend import Frontend
@@ -45,7 +45,7 @@ class Job:
     settings: Settings
     target: Path
     found: Sequence[Linear | Skipped]
-    parts: data.Parts
+    parts: Parts
     facts: DataFacts | None
     size: int
     choice: EngineChoice
@@ -64,9 +64,9 @@ class Job:
 
 def prepare(  # noqa: PLR0917 - as `export` has them
     model: ModelSource,
-    calibration: data.Source | None,
+    calibration: Source | None,
     out: str | Path | None,
-    evaluation: data.Source | None,
+    evaluation: Source | None,
     settings: Settings,
     run: Run,
 ) -> Job:
@@ -77,7 +77,7 @@ def prepare(  # noqa: PLR0917 - as `export` has them
         UnavailableError: The engine that was asked for cannot be had here.
         OSError: The output cannot be written.
     """
-    calibration, example = data.peek_first_batch(calibration)
+    calibration, example = peek_first_batch(calibration)
     frontend = find_frontend(model, example)
     target = Path(out) if out is not None else Path(_default_out(frontend.path))
     output.check_target(target, frontend.path, calibration, evaluation, force=settings.force)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from prox24_export import user_code
-from prox24_export.data import samples as data
+from prox24_export.data.samples import Parts, Sample, can_join
 from prox24_export.errors import InputError, Prox24Error, first_line
 from prox24_export.option_values import AIMS_AT_DENSE_OUTPUT
 from prox24_export.passes.graph.arrays import Array, as_tensor
@@ -85,7 +85,7 @@ def _why_impossible(job: Job) -> str | None:
     return None
 
 
-def _expect_loss(spec: str, graph: TracedGraph, sample: data.Sample) -> None:
+def _expect_loss(spec: str, graph: TracedGraph, sample: Sample) -> None:
     """Calls the user's loss once, before any work.
 
     Raises:
@@ -108,7 +108,7 @@ def refine(
     graph: TracedGraph,
     linears: Sequence[Linear],
     weights: MutableMapping[str, Array],
-    parts: data.Parts,
+    parts: Parts,
     *,
     settings: Settings,
     progress: Progress,
@@ -134,7 +134,7 @@ def refine(
                 masks={name: tensor != 0 for name, tensor in solved.items()},
                 fit=_as_tensors(parts.fit, order),
                 choice=_as_tensors(parts.choice, order),
-                joinable=data.can_join(graph.inputs),
+                joinable=can_join(graph.inputs),
                 tick=_bar_of_shares(tick),
             )
     except InputError:
@@ -176,7 +176,7 @@ def _needed_bytes(graph: TracedGraph, linears: Sequence[Linear]) -> float:
     return 4.0 * graph.parameters + 4.0 * COPIES * sum(linear.parameters for linear in linears)
 
 
-def _as_tensors(samples: Sequence[data.Sample], order: Sequence[str]) -> list[tuple[Tensor, ...]]:
+def _as_tensors(samples: Sequence[Sample], order: Sequence[str]) -> list[tuple[Tensor, ...]]:
     return [tuple(as_tensor(sample.feeds[name]) for name in order) for sample in samples]
 
 

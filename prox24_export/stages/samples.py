@@ -4,9 +4,17 @@ import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from prox24_export.data import samples as data
 from prox24_export.data import text
 from prox24_export.data.random_samples import RANDOM_SAMPLES, draw_random
+from prox24_export.data.samples import (
+    Parts,
+    Sample,
+    Source,
+    choose_batch_size,
+    join_samples,
+    read_samples,
+    split_samples,
+)
 from prox24_export.errors import InputError
 from prox24_export.passes.front_onnx import runtime
 from prox24_export.passes.graph.arrays import Array
@@ -21,12 +29,12 @@ OUTPUT_VALUES = 1 << 25  # entries of one output in one batch
 
 def collect_samples(
     graph: TracedGraph,
-    calibration: data.Source | None,
-    evaluation: data.Source | None,
+    calibration: Source | None,
+    evaluation: Source | None,
     settings: Settings,
     *,
     needed: bool,
-) -> tuple[data.Parts, DataFacts | None]:
+) -> tuple[Parts, DataFacts | None]:
     """Collects the samples of a run in three parts that never mix.
 
     Args:
@@ -48,20 +56,20 @@ def collect_samples(
         return lambda file, option: text.read_token_rows(file, graph.path, settings.sequence, stride, option)
 
     if not needed and calibration is None and evaluation is None:
-        return data.Parts((), (), ()), None
+        return Parts((), (), ()), None
     if calibration is None and not needed:
         samples = []
     elif calibration is None:
         count = settings.samples or RANDOM_SAMPLES
         samples = draw_random(graph.inputs, graph.gathered_rows, settings.random_shapes, count, settings.seed)
     else:
-        samples = data.read_samples(calibration, graph.inputs, "--calibration", tokenizer(None))
+        samples = read_samples(calibration, graph.inputs, "--calibration", tokenizer(None))
     _expect_rows(graph, samples, "--calibration")
-    parts = data.split_samples(samples, with_report=evaluation is None, seed=settings.seed, limit=settings.samples)
+    parts = split_samples(samples, with_report=evaluation is None, seed=settings.seed, limit=settings.samples)
     if evaluation is not None:
-        report = data.read_samples(evaluation, graph.inputs, "--evaluation", tokenizer(settings.stride))
+        report = read_samples(evaluation, graph.inputs, "--evaluation", tokenizer(settings.stride))
         _expect_rows(graph, report, "--evaluation")
-        parts = data.Parts(parts.fit, parts.choice, report)
+        parts = Parts(parts.fit, parts.choice, report)
     source = ("random" if needed else "none") if calibration is None else _describe_source(calibration)
     return parts, DataFacts(
         calibration=source,
@@ -73,7 +81,7 @@ def collect_samples(
     )
 
 
-def _expect_rows(graph: TracedGraph, samples: Sequence[data.Sample], option: str) -> None:
+def _expect_rows(graph: TracedGraph, samples: Sequence[Sample], option: str) -> None:
     """Refuses samples with an index that the table it is looked up in does not have."""
     for name, rows in graph.gathered_rows.items():
         for index, sample in enumerate(samples):
@@ -85,11 +93,11 @@ def _expect_rows(graph: TracedGraph, samples: Sequence[data.Sample], option: str
                 )
 
 
-def _describe_source(source: data.Source) -> str:
+def _describe_source(source: Source) -> str:
     return str(source) if isinstance(source, (str, Path)) else "feed dictionaries"
 
 
-def find_batch_size(graph: TracedGraph, parts: data.Parts) -> int:
+def find_batch_size(graph: TracedGraph, parts: Parts) -> int:
     """Finds how many samples to join in one call; one where the model cannot run two, whatever it declares.
 
     Raises:
@@ -99,7 +107,7 @@ def find_batch_size(graph: TracedGraph, parts: data.Parts) -> int:
     if not every:
         return 1
     run = graph.runner()
-    size = min(data.choose_batch_size(part) for part in every)
+    size = min(choose_batch_size(part) for part in every)
     if size > 1 and graph.predicts_next_token:  # its output is as many times its input as there are tokens to choose
         try:
             size = max(1, min(size, OUTPUT_VALUES // _largest_output(run(every[0][0].feeds))))
@@ -107,7 +115,7 @@ def find_batch_size(graph: TracedGraph, parts: data.Parts) -> int:
             told = runtime.shorten_message(error)
             raise InputError(f"{graph.path} cannot be run on the first sample: {told}.") from error
     for attempt in dict.fromkeys((min(size, 2), 1)):  # a model that runs two samples at once runs more
-        groups = (feeds for part in every for feeds, _ in data.join_samples(part, graph.inputs, attempt))
+        groups = (feeds for part in every for feeds, _ in join_samples(part, graph.inputs, attempt))
         feeds = max(groups, key=lambda group: sum(array.size for array in group.values()))  # the largest there will be
         try:
             run(feeds)
@@ -125,7 +133,7 @@ def _largest_output(outputs: Sequence[Array]) -> int:
     return max((output.size for output in outputs), default=1)
 
 
-def check_gates(graph: TracedGraph, parts: data.Parts, settings: Settings, size: int) -> None:
+def check_gates(graph: TracedGraph, parts: Parts, settings: Settings, size: int) -> None:
     """Refuses gates that the report part cannot answer, before any work is done."""
     labelled = [sample for sample in parts.report if sample.labels is not None]
     if settings.max_accuracy_drop is not None and (not labelled or len(labelled) != len(parts.report)):
@@ -138,24 +146,24 @@ def check_gates(graph: TracedGraph, parts: data.Parts, settings: Settings, size:
     if settings.min_snr is not None and not parts.report:
         raise InputError("--min-snr needs at least one sample to compare outputs on. Give --evaluation.")
     if settings.min_snr is not None:
-        feeds, _ = next(data.join_samples(parts.report, graph.inputs, size))
+        feeds, _ = next(join_samples(parts.report, graph.inputs, size))
         if not any(is_float(output) for output in graph.runner()(feeds)):
             raise InputError("--min-snr needs a float output. This model has none; leave the gate out.")
     if labelled:
-        feeds, labels = next(data.join_samples(labelled, graph.inputs, size))
+        feeds, labels = next(join_samples(labelled, graph.inputs, size))
         if labels is not None:
             accuracy.find_labelled_output(graph.runner()(feeds), labels)
     _expect_metrics(graph, parts, settings, size)
 
 
-def _expect_metrics(graph: TracedGraph, parts: data.Parts, settings: Settings, size: int) -> None:
+def _expect_metrics(graph: TracedGraph, parts: Parts, settings: Settings, size: int) -> None:
     """Refuses limits of metrics that the samples do not give, by those of a first batch."""
     if settings.max_accuracy_drop is None and (settings.max_metric_change is None or settings.metric is not None):
         return
     if not parts.report:
         raise InputError("--max-metric-change needs at least one sample to measure. Give --evaluation.")
     run, token = graph.runner(), graph.inputs[0].name if graph.predicts_next_token else None
-    first = itertools.islice(data.join_samples(parts.report, graph.inputs, size), 1)
+    first = itertools.islice(join_samples(parts.report, graph.inputs, size), 1)
     found = accuracy.compare_models(run, run, graph.outputs, first, samples=size, next_token=token, tick=lambda: None)
     if settings.max_accuracy_drop is not None and "top1" not in found.dense:
         raise InputError(

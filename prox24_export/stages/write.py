@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from prox24_export.data import samples as data
+from prox24_export.data.samples import join_samples
 from prox24_export.models.find_frontend import find_frontend
 from prox24_export.models.frontend import ONNX_MODEL
 from prox24_export.models.onnx import OnnxFile
@@ -64,6 +64,6 @@ def write_model(job: Job, solved: SolvedModel, folder: Path, run: Run) -> Writte
         sparse = find_frontend(path).open()
         VerifyPattern().call(graph=sparse, linears=linears)
         if job.wants_onnx:
-            feeds, _ = next(data.join_samples(job.parts.report or job.parts.fit, job.graph.inputs, 1), (None, None))
+            feeds, _ = next(join_samples(job.parts.report or job.parts.fit, job.graph.inputs, 1), (None, None))
             verify_onnx(find_frontend(job.frontend.write_onnx(sparse, folder)).open(), sparse, linears, feeds)
     return WrittenModel(path, sparse, folder)

@@ -68,6 +68,21 @@ def test_a_broken_link_is_found() -> None:
     assert list(broken_links(README, text)) == ["docs/nothing.md", "#no-title", f"{page}#no-heading", "no.svg"]
 
 
+def lost_scripts(text: str) -> list[str]:
+    """Python files that a page names with their folder, and that are not in the repository."""
+    named = re.findall(r"`(?:python )?((?:benchmarks|docs|passes|prox24_export|samples|tests)/[\w/]+\.py)", text)
+    return [name for name in named if not (README.parent / name).is_file()]
+
+
+@EVERY_PAGE
+def test_scripts_that_are_named_are_there(path: Path) -> None:
+    assert lost_scripts(path.read_text(encoding="utf-8")) == []
+
+
+def test_a_script_that_is_not_there_is_found() -> None:
+    assert lost_scripts("run `python docs/gone.py` or `benchmarks/help.py`") == ["docs/gone.py"]
+
+
 def test_readme_is_one_page_that_leads_on() -> None:
     text = README.read_text(encoding="utf-8")
     assert len(text.splitlines()) <= MOST_LINES

@@ -16,6 +16,7 @@ import prox24_export.passes
 
 FOLDER = Path(__file__).resolve().parents[2] / "passes"
 PACKAGE = "prox24_export.passes"
+THE_CHECK = {"VerifyPattern"}  # this pass is itself what is not cheap to check
 
 
 def passes() -> dict[str, type]:
@@ -48,6 +49,11 @@ def faults(kind: type) -> Iterator[str]:
         (result,) = get_args(result)
     if not is_frozen(result):
         yield "returns no frozen result object"
+    checks = {name for name in ("requires", "ensures") if hasattr(kind, name)}
+    if kind.__name__ not in THE_CHECK and not checks:
+        yield "checks nothing"
+    if unused := {name for name in checks if f"self.{name}(" not in inspect.getsource(call)}:
+        yield f"never calls {', '.join(sorted(unused))}"
 
 
 def is_frozen(kind: Any) -> bool:
@@ -58,7 +64,7 @@ def test_every_pass_has_the_shape() -> None:
     assert {name: found for name, kind in passes().items() if (found := list(faults(kind)))} == {}
 
 
-def test_the_docstring_of_the_package_names_every_pass_in_walking_order() -> None:
+def test_the_docstring_of_the_package_names_every_pass() -> None:
     walk = (prox24_export.passes.__doc__ or "").partition("\n\n")[2].partition("\n\n")[0]
     assert set(re.findall(r"`(\w+)`", walk)) == passes().keys()
 
@@ -80,10 +86,21 @@ class Positional:
 
 
 @dataclass(frozen=True)
+class Forgetful:
+    def call(self, *, graph: int) -> Outcome: ...  # type: ignore[empty-body]
+
+    def ensures(self) -> None: ...
+
+
+@dataclass(frozen=True)
 class Right:
     size: int = 1
 
-    def call(self, *, graph: int) -> Iterator[Outcome]: ...  # type: ignore[empty-body]
+    def call(self, *, graph: int) -> Iterator[Outcome]:
+        self.requires(graph)
+        yield Outcome()
+
+    def requires(self, graph: int) -> None: ...
 
 
 @pytest.mark.parametrize(
@@ -92,8 +109,14 @@ class Right:
         (Thawed, ["is no frozen dataclass"]),
         (
             Positional,
-            ["has a setting without a default", "takes inputs by position", "returns no frozen result object"],
+            [
+                "has a setting without a default",
+                "takes inputs by position",
+                "returns no frozen result object",
+                "checks nothing",
+            ],
         ),
+        (Forgetful, ["never calls ensures"]),
         (Right, []),
     ],
 )

@@ -63,6 +63,6 @@ def test_more_effort_tokens_and_width_take_longer(tmp_path: Path) -> None:
 
 
 def test_the_machines_rates_are_measured() -> None:
-    rates = Rates.measured()
+    rates = Rates.measure()
     assert min(rates.single, rates.double, rates.cholesky) > 1e7
     assert rates.double < rates.single

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (torch's own habit)
 from torch import Tensor
 
-from prox24_export.passes.onnx_to_fx.table import Unsupported, one_of, operator
+from prox24_export.passes.onnx_to_fx.table import Unsupported, make_membership_test, operator
 
 HEADS_IN_ONE_AXIS = 3  # rank of [N, positions, heads · size]
 
@@ -14,10 +14,10 @@ HEADS_IN_ONE_AXIS = 3  # rank of [N, positions, heads · size]
 @operator(
     *("Attention",),
     only={
-        "left_window_size": one_of(-1),
-        "qk_matmul_output_mode": one_of(0),
-        "right_window_size": one_of(-1),
-        "softmax_precision": one_of(None, torch.float32),
+        "left_window_size": make_membership_test(-1),
+        "qk_matmul_output_mode": make_membership_test(0),
+        "right_window_size": make_membership_test(-1),
+        "softmax_precision": make_membership_test(None, torch.float32),
     },
 )
 def attention(

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (torch's own habit)
 from torch import Tensor
 
-from prox24_export.passes.onnx_to_fx.table import Floats, Unsupported, one_of, operator, read_number
+from prox24_export.passes.onnx_to_fx.table import Floats, Unsupported, make_membership_test, operator, read_number
 
 WITHOUT_ATTRIBUTES: dict[str, Callable[..., Tensor]] = {
     "Abs": torch.abs,
@@ -147,7 +147,7 @@ def elu(x: Tensor, *, alpha: float = 1.0) -> Tensor:
     return F.elu(x, alpha)
 
 
-@operator("Gelu", since=20, only={"approximate": one_of("none", "tanh")})
+@operator("Gelu", since=20, only={"approximate": make_membership_test("none", "tanh")})
 def gelu(x: Tensor, *, approximate: str = "none") -> Tensor:
     """Computes x·Φ(x), or its approximation by tanh."""
     return F.gelu(x, approximate=approximate)

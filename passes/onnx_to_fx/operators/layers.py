@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (torch's own habit)
 from torch import Tensor
 
-from prox24_export.passes.onnx_to_fx.table import one_of, operator
+from prox24_export.passes.onnx_to_fx.table import make_membership_test, operator
 
 operator("MatMul")(torch.matmul)
 
@@ -40,14 +40,14 @@ def einsum(*operands: Tensor, equation: str) -> Tensor:
     *("BatchNormalization",),
     since=7,
     fixed=[3, 4],
-    only={"momentum": lambda _: True, "spatial": one_of(1), "training_mode": one_of(0)},
+    only={"momentum": lambda _: True, "spatial": make_membership_test(1), "training_mode": make_membership_test(0)},
 )
 def batch_norm(x: Tensor, scale: Tensor, bias: Tensor, mean: Tensor, var: Tensor, *, epsilon: float = 1e-5) -> Tensor:
     """Shifts and scales the channels of [N, C, …] by stored statistics."""
     return F.batch_norm(x, mean, var, scale, bias, training=False, eps=epsilon)
 
 
-@operator("LayerNormalization", only={"stash_type": one_of(torch.float32)})
+@operator("LayerNormalization", only={"stash_type": make_membership_test(torch.float32)})
 def layer_norm(
     x: Tensor, scale: Tensor, bias: Tensor | None = None, *, axis: int = -1, epsilon: float = 1e-5, outputs: int = 1
 ) -> tuple[Tensor, ...]:
@@ -69,7 +69,7 @@ def layer_norm(
     return (y, mean, torch.rsqrt((x - mean).square().mean(axes, keepdim=True) + epsilon))[:outputs]
 
 
-@operator("RMSNormalization", "SimplifiedLayerNormalization", only={"stash_type": one_of(torch.float32)})
+@operator("RMSNormalization", "SimplifiedLayerNormalization", only={"stash_type": make_membership_test(torch.float32)})
 def rms_norm(x: Tensor, scale: Tensor, *, axis: int = -1, epsilon: float = 1e-5) -> Tensor:
     """Divides entries by their root mean square over the axes from `axis` on, and scales them."""
     axis %= x.dim()
@@ -82,7 +82,7 @@ def instance_norm(x: Tensor, scale: Tensor, bias: Tensor, *, epsilon: float = 1e
     return F.instance_norm(x, weight=scale, bias=bias, eps=epsilon)
 
 
-@operator("GroupNormalization", since=21, only={"stash_type": one_of(torch.float32)})
+@operator("GroupNormalization", since=21, only={"stash_type": make_membership_test(torch.float32)})
 def group_norm(x: Tensor, scale: Tensor, bias: Tensor, *, num_groups: int, epsilon: float = 1e-5) -> Tensor:
     """Gives groups of channels mean 0 and deviation 1 over space, too, and scales and shifts them by channel."""
     return F.group_norm(x, num_groups, scale, bias, epsilon)

@@ -7,7 +7,15 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (torch's own habit)
 from torch import Tensor
 
-from prox24_export.passes.onnx_to_fx.table import Floats, Ints, Unsupported, one_of, operator, read_ints, read_number
+from prox24_export.passes.onnx_to_fx.table import (
+    Floats,
+    Ints,
+    Unsupported,
+    make_membership_test,
+    operator,
+    read_ints,
+    read_number,
+)
 
 INDEX_OF_CUMULATIVE = {"sum": torch.cumsum, "prod": torch.cumprod}
 
@@ -103,7 +111,9 @@ def tile(x: Tensor, repeats: Ints) -> Tensor:
     return x.repeat(read_ints(repeats))
 
 
-@operator("Pad", since=11, literals=[1, 2, 3], only={"mode": one_of("constant", "reflect", "edge", "wrap")})
+@operator(
+    "Pad", since=11, literals=[1, 2, 3], only={"mode": make_membership_test("constant", "reflect", "edge", "wrap")}
+)
 def pad(
     x: Tensor, pads: Ints, value: Floats | None = None, axes: Ints | None = None, *, mode: str = "constant"
 ) -> Tensor:
@@ -123,13 +133,13 @@ def pad(
     return x
 
 
-@operator("Pad", since=2, only={"mode": one_of("constant", "reflect", "edge")})
+@operator("Pad", since=2, only={"mode": make_membership_test("constant", "reflect", "edge")})
 def pad_by_attributes(x: Tensor, *, pads: Sequence[int], mode: str = "constant", value: float = 0.0) -> Tensor:
     """Does the same as `pad`, with attributes as before opset 11."""
     return pad(x, pads, value, mode=mode)
 
 
-@operator("DepthToSpace", only={"mode": one_of("DCR", "CRD")})
+@operator("DepthToSpace", only={"mode": make_membership_test("DCR", "CRD")})
 def depth_to_space(x: Tensor, *, blocksize: int, mode: str = "DCR") -> Tensor:
     """Moves channels of [N, C, H, W] into blocks of space."""
     n, c, h, w = x.shape
@@ -139,7 +149,7 @@ def depth_to_space(x: Tensor, *, blocksize: int, mode: str = "DCR") -> Tensor:
     return x.reshape(n, b, b, rest, h, w).permute(0, 3, 4, 1, 5, 2).reshape(n, rest, h * b, w * b)
 
 
-@operator("SpaceToDepth", only={"mode": one_of("DCR", "CRD")})
+@operator("SpaceToDepth", only={"mode": make_membership_test("DCR", "CRD")})
 def space_to_depth(x: Tensor, *, blocksize: int, mode: str = "DCR") -> Tensor:
     """Moves blocks of space of [N, C, H, W] into channels."""
     n, c, h, w = x.shape

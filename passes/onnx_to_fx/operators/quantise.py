@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from prox24_export.passes.onnx_to_fx.table import Unsupported, one_of, operator
+from prox24_export.passes.onnx_to_fx.table import Unsupported, make_membership_test, operator
 
 INTEGERS = {torch.int8, torch.uint8, torch.int16, torch.int32}
 
@@ -24,7 +24,11 @@ class _Round(torch.autograd.Function):
     *("QuantizeLinear",),
     since=10,
     detached=True,
-    only={"block_size": one_of(0), "saturate": one_of(1), "precision": one_of(0)},
+    only={
+        "block_size": make_membership_test(0),
+        "saturate": make_membership_test(1),
+        "precision": make_membership_test(0),
+    },
 )
 def quantise(
     x: Tensor,
@@ -38,7 +42,12 @@ def quantise(
     return _quantised(x, scale, zero, axis, output_dtype).to(_type(zero, output_dtype))
 
 
-@operator("DequantizeLinear", since=10, fixed=[2], only={"block_size": one_of(0), "output_dtype": one_of(None)})
+@operator(
+    "DequantizeLinear",
+    since=10,
+    fixed=[2],
+    only={"block_size": make_membership_test(0), "output_dtype": make_membership_test(None)},
+)
 def dequantise(x: Tensor, scale: Tensor, zero: Tensor | None = None, *, axis: int = 1) -> Tensor:
     """Computes (x − zero) · scale."""
     if x.is_floating_point():

@@ -6,9 +6,9 @@ from typing import TypedDict
 import torch
 from torch import Tensor
 
-from prox24_export.passes.onnx_to_fx.table import Unsupported, one_of, operator
+from prox24_export.passes.onnx_to_fx.table import Unsupported, make_membership_test, operator
 
-DIRECTIONS = one_of("forward", "reverse", "bidirectional")
+DIRECTIONS = make_membership_test("forward", "reverse", "bidirectional")
 LSTM_GATES = (0, 2, 3, 1)  # ONNX stores input, output, forget, cell; torch wants input, forget, cell, output
 GRU_GATES = (1, 0, 2)  # ONNX stores update, reset, hidden; torch wants reset, update, hidden
 
@@ -28,10 +28,10 @@ class _Options(TypedDict):
     since=7,
     fixed=[4],
     only={
-        "activations": one_of(("Sigmoid", "Tanh", "Tanh"), ("Sigmoid", "Tanh", "Tanh") * 2),
+        "activations": make_membership_test(("Sigmoid", "Tanh", "Tanh"), ("Sigmoid", "Tanh", "Tanh") * 2),
         "direction": DIRECTIONS,
         "hidden_size": lambda _: True,
-        "input_forget": one_of(0),
+        "input_forget": make_membership_test(0),
     },
 )
 def lstm(  # noqa: PLR0917 (ONNX's order)
@@ -59,7 +59,7 @@ def lstm(  # noqa: PLR0917 (ONNX's order)
     since=7,
     fixed=[4],
     only={
-        "activations": one_of(("Sigmoid", "Tanh"), ("Sigmoid", "Tanh") * 2),
+        "activations": make_membership_test(("Sigmoid", "Tanh"), ("Sigmoid", "Tanh") * 2),
         "direction": DIRECTIONS,
         "hidden_size": lambda _: True,
     },
@@ -90,7 +90,7 @@ def gru(  # noqa: PLR0917 (ONNX's order)
     since=7,
     fixed=[4],
     only={
-        "activations": one_of(("Tanh",), ("Tanh", "Tanh")),
+        "activations": make_membership_test(("Tanh",), ("Tanh", "Tanh")),
         "direction": DIRECTIONS,
         "hidden_size": lambda _: True,
     },

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (torch's own habit)
 from torch import Tensor
 
-from prox24_export.passes.onnx_to_fx.table import Ints, one_of, operator, read_ints
+from prox24_export.passes.onnx_to_fx.table import Ints, make_membership_test, operator, read_ints
 
 REDUCTIONS = {
     "ReduceL1": "l1",
@@ -98,7 +98,7 @@ def normalised_together(x: Tensor, *, how: str, axis: int = 1) -> Tensor:
     return normalised(x.flatten(axis), how=how, axis=-1).reshape(x.shape)
 
 
-@operator("LpNormalization", only={"p": one_of(1, 2)})
+@operator("LpNormalization", only={"p": make_membership_test(1, 2)})
 def lp_normalised(x: Tensor, *, axis: int = -1, p: int = 2) -> Tensor:
     """Divides entries by their norm along an axis. They are 0 where the norm is 0."""
     norm = torch.linalg.vector_norm(x, p, dim=axis, keepdim=True)

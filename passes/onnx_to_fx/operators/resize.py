@@ -8,9 +8,17 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (torch's own habit)
 from torch import Tensor
 
-from prox24_export.passes.onnx_to_fx.table import Floats, Ints, Unsupported, one_of, operator, read_floats, read_ints
+from prox24_export.passes.onnx_to_fx.table import (
+    Floats,
+    Ints,
+    Unsupported,
+    make_membership_test,
+    operator,
+    read_floats,
+    read_ints,
+)
 
-COORDINATES = one_of(
+COORDINATES = make_membership_test(
     "half_pixel", "half_pixel_symmetric", "pytorch_half_pixel", "align_corners", "asymmetric", "tf_half_pixel_for_nn"
 )
 GRID_MODES = {"linear": "bilinear", "cubic": "bicubic"}  # by ONNX's names from opset 20 on
@@ -22,10 +30,10 @@ Taps = list[tuple[Tensor, Tensor | None]]  # positions of an axis, and their wei
     since=11,
     literals=[1, 2, 3],
     only={
-        "antialias": one_of(0),
+        "antialias": make_membership_test(0),
         "coordinate_transformation_mode": COORDINATES,
         "extrapolation_value": lambda _: True,  # used only by a coordinate mode that is not covered
-        "mode": one_of("nearest", "linear", "cubic"),
+        "mode": make_membership_test("nearest", "linear", "cubic"),
     },
 )
 def resize(
@@ -68,14 +76,14 @@ def resize(
     return x
 
 
-@operator("Upsample", since=9, literals=[1], only={"mode": one_of("nearest", "linear")})
-@operator("Resize", since=10, literals=[1], only={"mode": one_of("nearest", "linear")})
+@operator("Upsample", since=9, literals=[1], only={"mode": make_membership_test("nearest", "linear")})
+@operator("Resize", since=10, literals=[1], only={"mode": make_membership_test("nearest", "linear")})
 def resize_by_scales(x: Tensor, scales: Floats, *, mode: str = "nearest") -> Tensor:
     """Does the same as `resize` before opset 11, where coordinates are multiples of the step."""
     return resize(x, None, scales, mode=mode, coordinate_transformation_mode="asymmetric", nearest_mode="floor")
 
 
-@operator("Upsample", since=7, only={"mode": one_of("nearest", "linear")})
+@operator("Upsample", since=7, only={"mode": make_membership_test("nearest", "linear")})
 def upsample_by_attribute(x: Tensor, *, scales: Sequence[float], mode: str = "nearest") -> Tensor:
     """Does the same as `resize_by_scales`, with an attribute as before opset 9."""
     return resize_by_scales(x, scales, mode=mode)
@@ -84,8 +92,8 @@ def upsample_by_attribute(x: Tensor, *, scales: Sequence[float], mode: str = "ne
 @operator(
     *("GridSample",),
     only={
-        "mode": one_of("bilinear", "linear", "nearest", "bicubic", "cubic"),
-        "padding_mode": one_of("zeros", "border", "reflection"),
+        "mode": make_membership_test("bilinear", "linear", "nearest", "bicubic", "cubic"),
+        "padding_mode": make_membership_test("zeros", "border", "reflection"),
     },
 )
 def grid_sample(

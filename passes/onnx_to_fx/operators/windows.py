@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (torch's own habit)
 from torch import Tensor
 
-from prox24_export.passes.onnx_to_fx.table import Unsupported, all_ones, one_of, operator
+from prox24_export.passes.onnx_to_fx.table import Unsupported, are_all_ones, make_membership_test, operator
 
-AUTO_PAD = one_of("NOTSET", "VALID", "SAME_UPPER", "SAME_LOWER", "")
+AUTO_PAD = make_membership_test("NOTSET", "VALID", "SAME_UPPER", "SAME_LOWER", "")
 MAX_POOL: dict[int, Callable[..., Tensor]] = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
 AVERAGE_POOL: dict[int, Callable[..., Tensor]] = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
 Pads = list[tuple[int, int]]  # by spatial axis: before, after
@@ -127,7 +127,7 @@ def conv_transpose(
     return y if b is None else y + b.reshape(-1, *[1] * rank)
 
 
-@operator("MaxPool", only={"auto_pad": AUTO_PAD, "storage_order": one_of(0)})
+@operator("MaxPool", only={"auto_pad": AUTO_PAD, "storage_order": make_membership_test(0)})
 def max_pool(
     x: Tensor,
     *,
@@ -168,7 +168,7 @@ def average_pool(
     """Takes the mean of every window. Padding is counted only where that is asked for."""
     rank, windows = x.dim() - 2, Windows.of(kernel_shape, strides, dilations)
     margins = windows.margins(x.shape[2:], pads, auto_pad)
-    plain = not ceil_mode and all(before == after for before, after in margins) and all_ones(windows.dilations)
+    plain = not ceil_mode and all(before == after for before, after in margins) and are_all_ones(windows.dilations)
     if plain and all(2 * before <= size for (before, _), size in zip(margins, kernel_shape, strict=True)):
         padding = [before for before, _ in margins]
         pool = _of_rank(AVERAGE_POOL, rank)

@@ -14,10 +14,7 @@ ONNX_LAYER = re.compile(r"\s*\[ONNX Layer: (.*?)\]?\s*$", re.DOTALL)
 def split_name(name: str) -> tuple[str, ...]:
     """Splits a layer's name into the names that it is made of, without TensorRT's decoration.
 
-    >>> parts("Conv_7 + Add_9 + Relu_10")
-    ('Conv_7', 'Add_9', 'Relu_10')
-    >>> parts("node_linear [profile 1]_myl13_2")
-    ('node_linear',)
+    `Conv_7 + Add_9 + Relu_10` is made of three; `node_linear [profile 1]_myl13_2` is `node_linear` alone.
     """
     plain = PROFILE.sub("", name).strip()
     without = MYELIN.sub("", plain)

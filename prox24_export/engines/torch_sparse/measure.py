@@ -93,7 +93,7 @@ def availability() -> Availability:
     return Availability(True, version, device, sparse=True)
 
 
-def require() -> Availability:
+def require_torch_sparse() -> Availability:
     """Returns the availability of this engine where it can run here.
 
     Raises:
@@ -167,7 +167,7 @@ def bench(
         NotDifferentiableError: torch cannot run an operator of the model.
         DivergenceError: torch computes something else than the model's own runtime.
     """
-    known = require() if kernels is None else None
+    known = require_torch_sparse() if kernels is None else None
     kernels, device = kernels or find_backend(), device or torch.device("cuda")
     if precision not in kernels.precisions:
         raise InputError(

@@ -295,7 +295,7 @@ def test_without_a_gpu_the_engine_says_why_and_what_to_do(monkeypatch: pytest.Mo
     with pytest.raises(
         UnavailableError, match=r"--engine torch cannot be used here: torch sees no CUDA GPU\. A machine"
     ):
-        torch_sparse.require()
+        torch_sparse.require_torch_sparse()
     monkeypatch.setattr(torch.version, "cuda", None)
     assert "built without CUDA" in torch_sparse.availability().reason
 

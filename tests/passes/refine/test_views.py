@@ -31,13 +31,13 @@ def by_channel(feeds: tuple[Tensor, ...]) -> list[Tensor]:
 
 
 def test_a_network_that_neither_mirror_nor_shift_disturbs_is_symmetric() -> None:
-    assert Views.measured(by_channel, [(images(),)]) == Views(images=True, symmetric=True)
+    assert Views.measure(by_channel, [(images(),)]) == Views(images=True, symmetric=True)
 
 
 @pytest.mark.parametrize("name", ["left or right", "one column's colour"])
 def test_a_network_that_one_of_them_disturbs_is_not(name: str) -> None:
     run = left_or_right if name == "left or right" else lambda feeds: [feeds[0][..., 5:7, 7:9].mean((2, 3))]
-    assert Views.measured(run, [(images(),)]) == Views(images=True, symmetric=False)
+    assert Views.measure(run, [(images(),)]) == Views(images=True, symmetric=False)
 
 
 def test_a_place_in_the_image_is_not_a_class_though_its_arg_max_stays() -> None:
@@ -48,11 +48,11 @@ def test_a_place_in_the_image_is_not_a_class_though_its_arg_max_stays() -> None:
         share = feeds[0].mean((1, 2)).softmax(-1)
         return [torch.stack([share @ columns, torch.ones(len(share))], 1)]
 
-    assert Views.measured(brightest, [(images(),)]) == Views(images=True, symmetric=False)
+    assert Views.measure(brightest, [(images(),)]) == Views(images=True, symmetric=False)
 
 
 def test_without_images_nothing_is_known() -> None:
-    assert Views.measured(by_channel, []) == Views()
+    assert Views.measure(by_channel, []) == Views()
 
 
 @pytest.mark.parametrize(
@@ -67,18 +67,18 @@ def test_without_images_nothing_is_known() -> None:
 )
 def test_what_is_no_image_stays_as_it_is(feeds: tuple[Tensor, ...]) -> None:
     assert not is_image(feeds)
-    views = Views.measured(by_channel, [feeds])
+    views = Views.measure(by_channel, [feeds])
     assert views == Views()
     assert views.changed(feeds, torch.Generator()) is feeds
 
 
 def test_a_network_with_a_second_output_is_not_called_symmetric() -> None:
-    both = Views.measured(lambda feeds: by_channel(feeds) + left_or_right(feeds), [(images(),)])
+    both = Views.measure(lambda feeds: by_channel(feeds) + left_or_right(feeds), [(images(),)])
     assert both == Views(images=True, symmetric=False)
 
 
 def test_outputs_that_are_no_classes_are_not_averaged() -> None:
-    assert Views.measured(list, [(images(),)]) == Views(images=True)
+    assert Views.measure(list, [(images(),)]) == Views(images=True)
 
 
 @given(st.integers(16, 40), st.integers(16, 40), st.integers(0, 99))
