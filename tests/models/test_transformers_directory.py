@@ -15,11 +15,12 @@ from torch import nn
 from prox24_export import Settings, export, inspect
 from prox24_export.errors import InputError
 from prox24_export.models.find_frontend import find_frontend
+from prox24_export.models.transformers_directory import TransformersDirectory
 from prox24_export.passes.find_linears import FindLinears
 from prox24_export.passes.front_onnx.graph import OnnxGraph
 from prox24_export.passes.front_torch.emit_onnx import OnnxMismatchError, verify_onnx
 from prox24_export.passes.front_torch.graph import FxGraph
-from prox24_export.passes.graph.protocol import Linear
+from prox24_export.passes.graph.protocol import Linear, TracedGraph
 from prox24_export.passes.verify_pattern import PatternError
 from prox24_export.solver.pattern import is_two_four
 from tests.command import network
@@ -33,6 +34,21 @@ def linear_modules(module: nn.Module) -> set[str]:
     return {name for name, child in module.named_modules() if isinstance(child, kinds)}
 
 
+@pytest.fixture
+def opened_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Opens each directory once: tracing a model takes far longer than anything that is done with it here."""
+    opened: dict[Path, TracedGraph] = {}
+    really_open = TransformersDirectory.open
+
+    def open_once(directory: TransformersDirectory) -> TracedGraph:
+        if directory.path not in opened:
+            opened[directory.path] = really_open(directory)
+        return opened[directory.path]
+
+    monkeypatch.setattr(TransformersDirectory, "open", open_once)
+
+
+@pytest.mark.usefixtures("opened_once")
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_linear_module_is_found_or_explained_and_the_export_loads(family: str, tmp_path: Path) -> None:
     module = saved(family, tmp_path / "dense")
