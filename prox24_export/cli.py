@@ -55,7 +55,10 @@ PLAIN = Parameter(negative=(), show_default=_shown_default)  # of every option; 
 app = App(
     name="prox24-export",
     usage=USAGE,
-    help="Turns a trained ONNX model into a verified 2:4-sparse one, nearly as accurate as the dense one.",
+    help=(
+        "Turns a trained ONNX, torch or transformers model into a verified 2:4-sparse one, nearly as accurate as the "
+        "dense one."
+    ),
     help_epilogue=EPILOGUE,
     version_flags=["--version"],
     config=config.list_sources(),
