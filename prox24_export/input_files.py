@@ -1,0 +1,70 @@
+"""Files that are read: only regular ones, which have an end, and no larger than what they should hold can be.
+
+A reader that opens a named pipe waits for ever, and one that opens a device reads for ever. Every reader of this
+program therefore asks here first.
+"""
+
+import errno
+import os
+import stat
+from pathlib import Path
+
+from prox24_export.errors import InputError
+
+KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+MB = 1 << 20
+
+
+def expect_file(path: Path, what: str, wanted: str, *, most: int | None = None) -> os.stat_result:
+    """Expects a regular file; links are followed.
+
+    Args:
+        path: The file.
+        what: What messages call it, e.g. `model`.
+        wanted: What was expected, for messages, e.g. `the path of an .onnx file`.
+        most: The most bytes that it may hold; None for any number.
+
+    Returns:
+        What the system says of the file.
+
+    Raises:
+        InputError: There is no such file, it cannot be looked at, it is a folder, a named pipe, a socket or a device,
+            or it is too large.
+    """
+    expect_path(path, what)
+    try:
+        found = path.stat()
+    except OSError as error:
+        if error.errno in {errno.ENOENT, errno.ENOTDIR}:
+            raise InputError(f"no such {what}: {path}. Expected {wanted}.") from error
+        raise InputError(f"{what} {path} cannot be read: {error.strerror}. Expected {wanted}.") from error
+    if not stat.S_ISREG(found.st_mode):
+        kind = KINDS.get(stat.S_IFMT(found.st_mode), "no regular file")
+        raise InputError(f"{what} {path} is {kind}. Expected {wanted}.")
+    if most is not None and found.st_size > most:
+        raise InputError(
+            f"{what} {path} holds {found.st_size / MB:.1f} MB. Expected {wanted}, of at most {most // MB} MB."
+        )
+    return found
+
+
+def expect_path(path: str | Path, what: str) -> None:
+    """Expects a name that a file can have, whether it is there or not.
+
+    Raises:
+        InputError: The name holds a NUL byte, or is longer than the system allows.
+    """
+    if "\0" in str(path):
+        raise InputError(f"{what} {str(path)!r} holds a NUL byte. Expected the name of a file.")
+    try:
+        os.lstat(path)
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            shown = f"{str(path)[:40]}… ({len(str(path)):,} characters)"
+            raise InputError(f"{what} {shown} is longer than names of files can be. Give a shorter one.") from error
