@@ -126,7 +126,7 @@ import resource, sys
 import numpy as np
 import torch
 from pathlib import Path
-from prox24_export import facts
+from prox24_export.facts import machine
 from prox24_export.passes.find_linears import FindLinears
 from prox24_export.passes.front_onnx.graph import OnnxGraph
 from prox24_export.passes.graph.protocol import Linear
@@ -148,7 +148,7 @@ masks = {name: weight != 0 for name, weight in weights.items()}
 samples = [(torch.from_numpy(row[None]),) for row in array]
 with torch.no_grad():
     function.module(torch.from_numpy(array[:16]))
-start = facts.measure_resident_mb()
+start = machine.measure_resident_mb()
 Path("/proc/self/clear_refs").write_text("5")  # the peak so far is forgotten: loading and checking took more
 RefineModel(mode=sys.argv[3], batch=16, epochs=2).call(function.module, weights, masks, samples[:112], samples[112:])
 peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))

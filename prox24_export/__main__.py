@@ -1,17 +1,30 @@
 """`python -m prox24_export`."""
 
 import os
+import signal
 import sys
 
-from prox24_export import cli
+from prox24_export.process import interrupts
 
 
 def main() -> None:
     """Runs the command and exits with its code."""
+    interrupts.start_catching()  # first of all: what is imported next takes a while
     # Torch, numba and ONNX Runtime share the cores. Their idle threads must sleep, not spin: spinning is a tenth faster
     # on an idle machine and several times slower on a shared one, such as a CI runner.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    sys.exit(cli.main())
+    try:
+        from prox24_export import cli  # noqa: PLC0415 - see above
+        from prox24_export.process.quiet import silence_libraries  # noqa: PLC0415
+
+        silence_libraries()
+        code = cli.main()
+    except KeyboardInterrupt:
+        sys.stderr.write("prox24-export: interrupted. Nothing was written.\n")
+        code = 130
+    for number in interrupts.SIGNALS:
+        signal.signal(number, signal.SIG_IGN)  # the outcome stands; what is left is to go
+    sys.exit(code)
 
 
 if __name__ == "__main__":

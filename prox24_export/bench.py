@@ -8,22 +8,30 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from prox24_export import facts, output
 from prox24_export.data.random_samples import draw_random
 from prox24_export.data.samples import LABELS, Parts, can_join, join_samples, read_samples
 from prox24_export.engines.choice import EngineChoice, EngineRequest, choose_engine
-from prox24_export.errors import InputError, first_line
+from prox24_export.errors import InputError, Prox24Error, first_line
+from prox24_export.facts import machine
+from prox24_export.facts.files import describe_files, expect_unchanged, look_at
+from prox24_export.input_files import expect_file
 from prox24_export.models.onnx import OnnxFile
+from prox24_export.output.manifest import TOOL
+from prox24_export.output.place import take_place
+from prox24_export.output.target import expect_outside
+from prox24_export.passes.emit_engine.build import EngineBuildError
 from prox24_export.passes.find_linears import FindLinears
 from prox24_export.passes.front_onnx.graph import OnnxGraph
 from prox24_export.passes.front_onnx.runtime import shorten_message
-from prox24_export.passes.graph.protocol import Candidate, Feeds, Linear
+from prox24_export.passes.graph.protocol import Candidate, Feeds, Linear, TracedGraph
 from prox24_export.passes.verify_pattern import check_use
+from prox24_export.process.interrupts import catch_signals
 from prox24_export.report import files
 from prox24_export.results.engine import EngineReport, Estimate
-from prox24_export.results.report import LayerReport, Report
+from prox24_export.results.report import FileFacts, LayerReport, Report
 from prox24_export.settings import Settings
 from prox24_export.stages.engines import FinishedPair, draw_timed_batches, estimate_gain, run_engines
+from prox24_export.stages.open_model import open_model
 from prox24_export.stages.prepare import Job
 from prox24_export.stages.prune import describe_layer
 from prox24_export.stages.run import Run
@@ -60,28 +68,27 @@ def bench(
         OSError: The output cannot be written.
     """
     run, settings = Run(), settings or Settings()
-    target = out or Path(f"{sparse.stem}-bench")
-    output.check_target(target, sparse, dense, inputs, force=settings.force)
     for file in (dense, sparse):
-        if not file.is_file():
-            raise InputError(f"no such model: {file}. Expected two .onnx files or two TensorRT engines.")
+        expect_file(file, "model", "two .onnx files or two TensorRT engines")
     _expect_used(settings, batches, inputs)
     kinds = {file.suffix.lower() in ENGINE_FILES for file in (dense, sparse)}
     if len(kinds) > 1:
         raise InputError(f"{dense} and {sparse} must both be ONNX files, or both TensorRT engines.")
-    with output.replace_folder(target) as folder:
+    target = out or Path(f"{sparse.stem}-bench")
+    reads = sparse, dense, inputs, settings.timing_cache
+    with catch_signals(), take_place(target, *reads, force=settings.force) as folder:
         if kinds == {True}:
             report = _bench_engines(dense, sparse, inputs, batches, settings, run)
         else:
-            report = _bench_models(dense, sparse, folder, batches, inputs, settings, run)
+            report = _bench_models(dense, sparse, target, folder, batches, inputs, settings, run)
         report = replace(report, seconds=run.seconds | {"total": round(time.perf_counter() - run.start, 3)})
-        files.write_report(report, folder)
-    return report
+        return files.write_report(report, folder)
 
 
 def _bench_models(  # noqa: PLR0917 - as `bench` has them
     dense: Path,
     sparse: Path,
+    target: Path,
     folder: Path,
     batches: Sequence[int],
     inputs: str | None,
@@ -90,7 +97,9 @@ def _bench_models(  # noqa: PLR0917 - as `bench` has them
 ) -> Report:
     choice = _choose(settings)
     with run.timed("load"):
-        left, right = OnnxGraph(dense), OnnxGraph(sparse)
+        models = open_model(OnnxFile(dense)), open_model(OnnxFile(sparse))
+        left, right = (_expect_onnx(model.graph) for model in models)
+        expect_outside(target, (file for model in models for file in model.states))
         _expect_alike(left, right)
         found = FindLinears(settings.include, settings.exclude).call(graph=right).layers
         rows = _describe_layers(right, found)
@@ -98,13 +107,26 @@ def _bench_models(  # noqa: PLR0917 - as `bench` has them
         samples = [] if inputs is None else read_samples(inputs, left.inputs, "--inputs")
         parts = Parts(tuple(samples), (), ())
         size = find_batch_size(left, parts) if samples else 1
-        job = Job(OnnxFile(dense), left, settings, folder, found, parts, None, size, choice)
+        job = Job(models[0], settings, target, found, parts, None, size, choice)
         timed = _draw_calls(job, batches, run)
     expected = estimate_gain(job, rows, timed, run)
     with run.timed("engines"):
         finished = FinishedPair(folder, right, dense, sparse, rows)
-        engine = run_engines(job, finished, timed)
-    return _assemble_report(dense, sparse, settings, run, engine, rows, expected)
+        try:
+            engine = run_engines(job, finished, timed)
+        except EngineBuildError as error:
+            kept = target.with_name(f"{target.name}.build.log")  # the folder, and the log in it, will not appear
+            kept.write_text(error.log, encoding="utf-8")
+            raise Prox24Error(f"{error.reason} All that it said is in {kept}.") from error
+    for model in models:
+        model.expect_unchanged()
+    return _assemble_report(models[0].facts, models[1].facts, settings, run, engine, rows, expected)
+
+
+def _expect_onnx(graph: TracedGraph) -> OnnxGraph:
+    if not isinstance(graph, OnnxGraph):
+        raise TypeError(f"graph must be an OnnxGraph. Got {type(graph).__name__}.")
+    return graph
 
 
 def _expect_used(settings: Settings, batches: Sequence[int], inputs: str | None) -> None:
@@ -197,14 +219,17 @@ def _bench_engines(  # noqa: PLR0917 - as `bench` has them
     if max(sizes) > longest:
         raise InputError(f"--batch {max(sizes)}: {inputs} has {longest} samples. Give more samples or a smaller batch.")
     timed = [{name: array[:size] if array.ndim else array for name, array in arrays.items()} for size in sizes]
+    states = look_at((dense, sparse))
+    found = [describe_files({"": file}, file) for file in (dense, sparse)]
     with run.timed("engines"):
         engine = bench_engines(dense, sparse, timed, settings.precision or "fp16")
-    return _assemble_report(dense, sparse, settings, run, engine)
+    expect_unchanged(states, lambda: found == [describe_files({"": file}, file) for file in (dense, sparse)])
+    return _assemble_report(found[0], found[1], settings, run, engine)
 
 
 def _assemble_report(  # noqa: PLR0917 - what a report of two files holds
-    dense: Path,
-    sparse: Path,
+    dense: FileFacts,
+    sparse: FileFacts,
     settings: Settings,
     run: Run,
     engine: EngineReport,
@@ -212,13 +237,13 @@ def _assemble_report(  # noqa: PLR0917 - what a report of two files holds
     expected: Estimate | None = None,
 ) -> Report:
     return Report(
-        tool=output.TOOL,
-        versions=facts.list_versions(),
-        machine=facts.describe_machine(),
+        tool=TOOL,
+        versions=machine.list_versions(),
+        machine=machine.describe_machine(),
         started=run.started,
         settings=settings.as_dict(),
-        input=facts.describe_file(dense, dense),
-        output=facts.describe_file(sparse, sparse),
+        input=dense,
+        output=sparse,
         data=None,
         layers=tuple(rows),
         accuracy=None,

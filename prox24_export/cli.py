@@ -1,7 +1,6 @@
 """Arguments → Settings; exit codes; nothing else. Imports neither torch nor ONNX Runtime before it must."""
 
 import os
-import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import App, CycloptsError, Parameter
 
 from prox24_export import config
-from prox24_export.errors import InputError, Prox24Error
+from prox24_export.errors import InputError, Prox24Error, describe_fault
+from prox24_export.process import interrupts
+from prox24_export.process.printable import escape, make_printable
 from prox24_export.progress import Silent, Terminal
 from prox24_export.settings import DATA, OUTPUT, REFINEMENT, BenchSettings, InspectSettings, Settings
 
@@ -37,7 +38,7 @@ EPILOGUE = """\
 The exit code says how it went:
 
 - 0: The model was exported and kept every limit, or no layer could be pruned.
-- 1: The model was exported and did not keep a limit.
+- 1: The model was exported. A limit was not kept, or a later stage failed, which the report names.
 - 2: The options, the model or the data are unsuitable. Nothing was written.
 - 3: An engine that was asked for cannot be used here. Nothing was written.
 - 4: The run failed. Nothing was written.
@@ -120,10 +121,10 @@ def export(
         from prox24_export.report import terminal_budget  # noqa: PLC0415
 
         lost = pipeline.sensitivity(model, calibration, evaluation=evaluation, settings=settings, progress=progress)
-        _print(terminal_budget.sensitivity_table(lost))
+        _print(terminal_budget.sensitivity_table(make_printable(lost)))
         return PASSED
     report = pipeline.export(model, calibration, out, evaluation=evaluation, settings=settings, progress=progress)
-    _print(_formatted(report, format))
+    _print(_formatted(make_printable(report), format))
     return PASSED if report.passed else GATE_FAILED
 
 
@@ -166,7 +167,7 @@ def bench(
     if any(size < 1 for size in batch):
         raise InputError(f"--batch must be 1 or more. Got {min(batch)}.")
     report = benchmark.bench(dense, sparse, out, batches=batch, inputs=inputs, settings=_completed(settings))
-    _print(terminal.latency_table(report))
+    _print(terminal.latency_table(make_printable(report)))
     return PASSED if report.passed else GATE_FAILED
 
 
@@ -191,7 +192,7 @@ def report(
     if other is None:
         _print("".join(f"{path}\n" for path in files.rerender_folder(run)))
         return PASSED
-    both = reader.load_report(run), reader.load_report(other)
+    both = make_printable(reader.load_report(run)), make_printable(reader.load_report(other))
     _print(compare.render_markdown(*both) if format == "markdown" else compare.render_text(*both))
     return PASSED
 
@@ -215,7 +216,7 @@ def inspect(
     from prox24_export.report import terminal  # noqa: PLC0415
 
     layers = pipeline.inspect_layers(model, _completed(settings))
-    _print(terminal.layers_json(layers) if format == "json" else terminal.layers_table(layers))
+    _print(terminal.layers_json(layers) if format == "json" else terminal.layers_table(make_printable(layers)))
     return PASSED
 
 
@@ -227,41 +228,51 @@ def _completed(some: BenchSettings | InspectSettings) -> Settings:
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command and returns its exit code."""
-    signal.signal(signal.SIGTERM, _interrupt)  # a stopped CI job cleans up like an interrupted one
-    try:
-        command, bound, _ = app.parse_args(arguments, exit_on_error=False, print_error=False)
-        return command(*bound.args, **bound.kwargs) or PASSED
-    except CycloptsError as error:
-        return _say(f"{error} See prox24-export --help.", UNUSABLE)
-    except Prox24Error as error:
-        return _say(str(error), error.exit_code)
-    except KeyboardInterrupt:
-        return _say("interrupted; nothing was written.", INTERRUPTED)
-    except OSError as error:
-        return _say(f"cannot write the output: {error}. Nothing was left behind.", FAILED)
-    except Exception as error:
-        if os.environ.get("PROX24_TRACEBACK"):
-            raise
-        text = f"{type(error).__name__}: {error}".splitlines()[0]
-        return _say(f"internal error: {text}. Nothing was written. Set PROX24_TRACEBACK=1 for the traceback.", FAILED)
+    with interrupts.catch_signals(deliver=False):
+        try:
+            command, bound, _ = app.parse_args(arguments, exit_on_error=False, print_error=False)
+            return command(*bound.args, **bound.kwargs) or PASSED
+        except KeyboardInterrupt:
+            return _say(f"interrupted. {_what_is_written()}", INTERRUPTED)
+        except Exception as error:
+            if interrupts.was_interrupted():  # compiled code made another error of the interrupt
+                return _say(f"interrupted. {_what_is_written()}", INTERRUPTED)
+            if os.environ.get("PROX24_TRACEBACK") and not isinstance(error, (CycloptsError, Prox24Error)):
+                raise
+            return _say(*_explain(error))
+
+
+def _explain(error: Exception) -> tuple[str, int]:
+    """Says what an error means to the user, and gives its exit code."""
+    if isinstance(error, CycloptsError):
+        return f"{error} See prox24-export --help.", UNUSABLE
+    if isinstance(error, Prox24Error):
+        return str(error), error.exit_code
+    if isinstance(error, OSError):
+        return f"{describe_fault(error)}. {_what_is_written()}", FAILED
+    told = f"internal error: {describe_fault(error)}. {_what_is_written()}"
+    return f"{told} Set PROX24_TRACEBACK=1 for the traceback.", FAILED
+
+
+def _what_is_written() -> str:
+    """Says in one sentence what stands in the output folder."""
+    finished = interrupts.finished_output()
+    return "Nothing was written." if finished is None else f"{finished} is complete."
 
 
 def _print(text: str) -> None:
     """The result to stdout, in what it can encode. A reader that has gone away takes nothing from the verdict."""
     encoding = sys.stdout.encoding or "utf-8"
     try:
-        sys.stdout.write(text.encode(encoding, errors="replace").decode(encoding))
+        sys.stdout.write(escape(text, keep="\n").encode(encoding, errors="replace").decode(encoding))
         sys.stdout.flush()
     except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes once more at its end
         if not isinstance(error, BrokenPipeError):
-            raise Prox24Error(f"cannot print the result: {error}. An exported folder is complete.") from error
+            told = f"cannot print the result: {describe_fault(error)}. {_what_is_written()}"
+            raise Prox24Error(told) from error
 
 
 def _say(message: str, code: int) -> int:
-    sys.stderr.write(f"prox24-export: {' '.join(message.split())}\n")
+    sys.stderr.write(f"prox24-export: {escape(' '.join(message.split()))}\n")
     return code
-
-
-def _interrupt(_signal: int, _frame: object) -> None:
-    raise KeyboardInterrupt

@@ -23,3 +23,13 @@ def first_line(error: BaseException) -> str:
     """The first line of a foreign error's message that is not empty; the error's type where there is none."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0] if lines else type(error).__name__
+
+
+def describe_fault(error: BaseException) -> str:
+    """Describes an error in one sentence without its full stop: the real cause of an OSError, the type of a fault."""
+    if isinstance(error, OSError) and error.strerror:
+        places = [str(name) for name in (error.filename, error.filename2) if name is not None]
+        return f"{error.strerror}: {' and '.join(places)}" if places else error.strerror
+    if isinstance(error, (Prox24Error, OSError)):
+        return first_line(error).rstrip(".")
+    return f"{type(error).__name__}: {first_line(error).rstrip('.')}"

@@ -1,30 +1,32 @@
 """The pipeline on one page: what goes in, which stages it walks through, what comes out."""
 
 import tempfile
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from prox24_export import output
-from prox24_export.budget.judges import prepare_judges
+from prox24_export.budget.judges import Judges, prepare_judges
 from prox24_export.budget.keep import measure_job_sensitivity, stay_within_budget
 from prox24_export.data.samples import Source
 from prox24_export.errors import InputError
 from prox24_export.models.find_frontend import find_frontend
+from prox24_export.output.place import make_scratch, take_place
 from prox24_export.passes.find_linears import FindLinears
-from prox24_export.passes.graph.protocol import Linear, Skipped
+from prox24_export.passes.graph.protocol import Feeds, Linear, Skipped
+from prox24_export.process.interrupts import catch_signals
 from prox24_export.progress import Progress, Silent
 from prox24_export.report import files
 from prox24_export.results.budget import SensitivityReport
 from prox24_export.results.plan import Plan
-from prox24_export.results.report import LayerReport, Report
+from prox24_export.results.report import Gate, LayerReport, Report
 from prox24_export.settings import Settings
 from prox24_export.stages.assemble import assemble_report
-from prox24_export.stages.engines import draw_timed_batches, estimate_gain, measure_engines
+from prox24_export.stages.engines import ENGINES_FAILED, draw_timed_batches, estimate_gain, measure_engines
 from prox24_export.stages.judge import judge
-from prox24_export.stages.measure import measure_accuracy, prepare_measurement
+from prox24_export.stages.measure import Measurement, measure_accuracy, prepare_measurement
 from prox24_export.stages.plan import plan_run
-from prox24_export.stages.prepare import ModelSource, prepare
+from prox24_export.stages.prepare import Job, ModelSource, name_model, prepare
 from prox24_export.stages.prune import describe_layer
 from prox24_export.stages.refine import is_wanted
 from prox24_export.stages.run import Run
@@ -57,30 +59,46 @@ def export(
     Returns:
         The report, as also written to `report.json`, `report.html`, `summary.md` and `junit.xml`.
 
+    Where a stage fails after the layers are solved, the model is written all the same, and `Report.faults` names it.
+
     Raises:
-        InputError: Model, data or options are unsuitable; nothing was written.
+        InputError: Model, data or options are unsuitable, or the model was changed meanwhile; nothing was written.
         UnavailableError: An engine was asked for that cannot be had here; nothing was written.
         OSError: The output cannot be written; nothing was left behind.
+        Prox24Error: Somebody else made the output folder meanwhile; the error says where the result is.
+        KeyboardInterrupt: A signal came; nothing was left behind.
     """
-    run = Run(progress or Silent())
-    job = prepare(model, calibration, out, evaluation, settings or Settings(), run)
-    job, judges = prepare_judges(job)
-    measurement, timed = prepare_measurement(job, run), draw_timed_batches(job, run)
-    run.warn_about(job.graph, job.facts)
-    run.warn_about_globs(job.settings, job.found)
-    with output.replace_folder(job.target) as folder:
-        with output.make_scratch(folder) as scratch:
-            solved = solve(job, scratch, run)
-            solved = stay_within_budget(job, solved, judges, scratch, run)
-            written = write_model(job, solved, folder, run)
-            is_copy, layers = not solved.weights, solved.pruned.layers
-        accuracy = measure_accuracy(measurement, written.sparse, run)
-        estimate = estimate_gain(job, layers, timed, run)
-        engine = measure_engines(job, written, layers, timed, measurement.batches, run)
-        gates = judge(job, accuracy, engine, layers, run, is_copy=is_copy)
-        report = assemble_report(job, solved, written, accuracy, estimate, engine, gates, run)
-        files.write_report(report, folder, solved.pruned.masks)
-    return report
+    run, settings = Run(progress or Silent()), settings or Settings()
+    named = name_model(model, calibration, out)
+    reads = named.frontend.path, named.calibration, evaluation, settings.baseline, settings.timing_cache
+    with catch_signals(), take_place(named.target, *reads, force=settings.force) as folder:
+        job, judges = prepare_judges(prepare(named, evaluation, settings, run))
+        measurement, timed = prepare_measurement(job, run), draw_timed_batches(job, run)
+        run.warn_about(job.graph, job.facts)
+        run.warn_about_globs(job.settings, job.found)
+        return _run_stages(job, judges, measurement, timed, folder, run)
+
+
+def _run_stages(  # noqa: PLR0917 - what is prepared before them
+    job: Job, judges: Judges | None, measurement: Measurement, timed: Sequence[Feeds], folder: Path, run: Run
+) -> Report:
+    """Does the work: once the layers are solved, no fault of a later stage costs them."""
+    with make_scratch(folder) as scratch:
+        first = solve(job, scratch, run)
+        solved = run.attempt("budget", lambda: stay_within_budget(job, first, judges, scratch, run), first)
+        written = write_model(job, solved, folder, run)
+        is_copy, layers = not solved.weights, solved.pruned.layers
+    job.opened.expect_unchanged()
+    accuracy = run.attempt("accuracy", lambda: measure_accuracy(measurement, written.sparse, run), None)
+    estimate = run.attempt("estimate", lambda: estimate_gain(job, layers, timed, run), None)
+    engine = run.attempt(
+        "engines", lambda: measure_engines(job, written, layers, timed, measurement.batches, run), ENGINES_FAILED
+    )
+    none: tuple[Gate, ...] = ()
+    gates = run.attempt("gates", lambda: judge(job, accuracy, engine, layers, run, is_copy=is_copy), none)
+    job.opened.expect_unchanged()
+    report = assemble_report(job, solved, written, accuracy, estimate, engine, gates, run)
+    return files.write_report(report, folder, solved.pruned.masks)
 
 
 def inspect(model: ModelSource, settings: Settings | None = None, *, example: Any = None) -> list[Linear | Skipped]:
@@ -121,8 +139,9 @@ def plan(
         InputError: The model, the samples or an option are unsuitable, as for `export`.
     """
     run = Run(progress or Silent())
-    with tempfile.TemporaryDirectory() as name:
-        job = prepare(model, calibration, Path(name) / "out", evaluation, _unmeasured(settings, calibration), run)
+    with catch_signals():
+        named = name_model(model, calibration, None)
+        job = prepare(named, evaluation, _unmeasured(settings, calibration), run)
     return plan_run(
         job.graph,
         job.linears,
@@ -153,8 +172,9 @@ def sensitivity(
             no layer can be pruned.
     """
     run = Run(progress or Silent())
-    with tempfile.TemporaryDirectory() as name:
-        job = prepare(model, calibration, Path(name) / "out", evaluation, _unmeasured(settings, calibration), run)
+    with catch_signals(), tempfile.TemporaryDirectory() as name:
+        named = name_model(model, calibration, Path(name) / "out")
+        job = prepare(named, evaluation, _unmeasured(settings, calibration), run)
         solved = solve(job, Path(name), run)
         if not solved.weights:
             raise InputError(f"{job.frontend.path} has no layer that can be pruned: see prox24-export inspect.")
@@ -165,5 +185,5 @@ def _unmeasured(settings: Settings | None, calibration: Source | None) -> Settin
     """The settings of a run that ends before anything is timed or written."""
     settings = settings or Settings()
     shapes = {} if calibration is not None else settings.shapes  # then they are those of engines
-    plain = replace(settings, precision=None, min_speedup=None, workspace_mb=None, timing_cache=None, force=True)
+    plain = replace(settings, precision=None, min_speedup=None, workspace_mb=None, timing_cache=None)
     return replace(plain, engine="none", shapes=shapes)

@@ -10,6 +10,9 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
+from prox24_export.process.interrupts import raise_if_interrupted
+from prox24_export.process.printable import escape
+
 
 @dataclass(frozen=True)
 class Steps:
@@ -24,7 +27,12 @@ class Steps:
     tell: Callable[[str], None] = lambda _words: None
 
     def __call__(self) -> None:
-        """Advances the stage by one step."""
+        """Advances the stage by one step.
+
+        Raises:
+            KeyboardInterrupt: A signal came, and compiled code swallowed its exception.
+        """
+        raise_if_interrupted()
         self.advance()
 
 
@@ -63,7 +71,7 @@ def _show_line(title: str) -> Iterator[Steps]:
     last = [""]
 
     def tell(words: str) -> None:
-        last[0] = f" ({words})"
+        last[0] = f" ({escape(words)})"
 
     yield Steps(tell=tell)
     sys.stderr.write(f"{title}: done in {time.perf_counter() - started:.1f} s{last[0]}\n")
@@ -79,7 +87,7 @@ def _show_bar(title: str, total: int) -> Iterator[Steps]:
     said = TextColumn("{task.fields[said]}", markup=False)
     with Bars(*columns, said, console=Console(stderr=True)) as bars:
         task = bars.add_task(title, total=total, said="")
-        yield Steps(lambda: bars.advance(task), lambda words: bars.update(task, said=words[-SHOWN:]))
+        yield Steps(lambda: bars.advance(task), lambda words: bars.update(task, said=escape(words)[-SHOWN:]))
 
 
 SHOWN = 48  # characters of what `tell` shows, so that a line fits

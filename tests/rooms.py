@@ -19,9 +19,9 @@ TOP = "__init__"  # a level's own __init__.py, which may import every room of it
 # From the ground floor up: a room may import those before it, and none behind it.
 ORDER = {
     PACKAGE: (
-        *("errors", "input_files", "option_values", "progress", "user_code", "shapes", "output", "config", "results", "facts"),
-        *("solver", "passes", "data", "models", "validation", "engines", "settings", "stages", "budget", "report"),
-        *("bench", "pipeline", "cli", "__main__", TOP),
+        *("errors", "process", "input_files", "option_values", "progress", "user_code", "shapes", "output", "config"),
+        *("results", "facts", "solver", "passes", "data", "models", "validation", "engines", "settings", "stages"),
+        *("budget", "report", "bench", "pipeline", "cli", "__main__", TOP),
     ),
     PASSES: (
         *("graph", "find_linears", "verify_pattern", "calibrate", "sparsify", "front_onnx", "front_torch"),

@@ -4,8 +4,8 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from prox24_export import facts
 from prox24_export.engines.timing.latency import Procedure, Reference, measure_latency
+from prox24_export.facts import machine
 from prox24_export.passes.front_onnx.graph import OnnxGraph
 from prox24_export.passes.graph.arrays import Array
 from prox24_export.passes.graph.protocol import Feeds
@@ -82,7 +82,7 @@ def bench(dense: Path, sparse: Path, batches: Sequence[Feeds], procedure: Proced
         engine="onnxruntime",
         version=onnxruntime.__version__,
         precision="fp32" if widened else _find_precision(left),
-        device=f"CPU, {facts.describe_machine()['cores']} cores, {facts.describe_machine()['processor']}",
+        device=f"CPU, {machine.describe_machine()['cores']} cores, {machine.describe_machine()['processor']}",
         not_measured=NO_SPARSE_KERNELS,
         latency=tuple(_time_batch(left, right, feeds, widened, procedure) for feeds in batches),
     )

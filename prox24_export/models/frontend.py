@@ -32,8 +32,15 @@ class Frontend(Protocol):
             InputError: The model is missing, unreadable or unsuitable.
         """
 
-    def facts(self) -> FileFacts:
-        """Returns the name, size and digest of the model."""
+    def files(self, graph: TracedGraph | None) -> Mapping[str, Path]:
+        """Lists the files that the model is read from, by the names that count in its digest.
+
+        Args:
+            graph: The model, as `open` returned it; None before that, when only what its path says is known.
+        """
+
+    def facts(self, graph: TracedGraph) -> FileFacts:
+        """Returns the name, size and digest of the model: of its files, or of its tensors where it has none."""
 
     def write(self, graph: TracedGraph, weights: Mapping[str, Array], folder: Path) -> Path:
         """Writes the model into `folder`, with `weights` in place of its own.

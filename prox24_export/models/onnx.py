@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from prox24_export import facts
 from prox24_export.errors import InputError
+from prox24_export.facts.files import describe_files
 from prox24_export.passes.graph.arrays import Array
 from prox24_export.passes.graph.protocol import TracedGraph
 from prox24_export.results.report import FileFacts
@@ -29,9 +29,13 @@ class OnnxFile:
 
         return OnnxGraph(self.path)
 
-    def facts(self) -> FileFacts:
+    def files(self, graph: TracedGraph | None) -> Mapping[str, Path]:  # noqa: ARG002 - external data follow
+        """Lists the file, and those of its external data by their locations. See `Frontend.files`."""
+        return {"": self.path}
+
+    def facts(self, graph: TracedGraph) -> FileFacts:
         """See `Frontend.facts`."""
-        return facts.describe_file(self.path, self.path)
+        return describe_files(self.files(graph), self.path)
 
     def write(self, graph: TracedGraph, weights: Mapping[str, Array], folder: Path) -> Path:
         """Writes the file with other weights; it is a byte copy where no weight changes. See `Frontend.write`."""

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from prox24_export import facts, user_code
+from prox24_export import user_code
 from prox24_export.data.samples import LABELS
 from prox24_export.errors import InputError, first_line
+from prox24_export.facts.files import describe_files
 from prox24_export.models.frontend import ONNX_MODEL
 from prox24_export.passes.front_torch.emit_onnx import EmitOnnx
 from prox24_export.passes.front_torch.graph import FxGraph, expect_fx_graph
@@ -85,10 +86,14 @@ class TorchProgram:
         """
         return FxGraph(self.path, self.make())
 
-    def facts(self) -> FileFacts:
+    def files(self, graph: TracedGraph | None) -> Mapping[str, Path]:  # noqa: ARG002 - as the protocol has it
+        """Lists the file; a module has none. See `Frontend.files`."""
+        return {"": self.path} if self.path.is_file() else {}
+
+    def facts(self, graph: TracedGraph) -> FileFacts:
         """Returns name, size and digest of the file; where there is none, size and digest of the module's tensors."""
-        if self.path.is_file():
-            return facts.describe_file(self.path, self.path)
+        if files := self.files(graph):
+            return describe_files(files, self.path)
         state = self.make().state_dict
         digest = hashlib.sha256()
         for name, tensor in state.items():

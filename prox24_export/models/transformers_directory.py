@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from prox24_export import facts
 from prox24_export.errors import InputError, first_line
+from prox24_export.facts import machine
+from prox24_export.facts.files import describe_files, list_folder
 from prox24_export.models.checkpoint import INDEX, Checkpoint
 from prox24_export.models.frontend import CONFIG, ONNX_MODEL
 from prox24_export.passes.front_torch.emit_onnx import EmitOnnx
@@ -52,13 +53,17 @@ class TransformersDirectory:
         """
         module, read = load_lazily(self.path)
         if read is not None:
-            facts.keep_no_large_blocks()
+            machine.keep_no_large_blocks()
         predicts = type(module).__name__.endswith(("ForCausalLM", "LMHeadModel"))
         return FxGraph(self.path, trace_module(module, self.path), predicts, read)
 
-    def facts(self) -> FileFacts:
+    def files(self, graph: TracedGraph | None) -> Mapping[str, Path]:  # noqa: ARG002 - as the protocol has it
+        """Lists all files of the directory. See `Frontend.files`."""
+        return list_folder(self.path)
+
+    def facts(self, graph: TracedGraph) -> FileFacts:
         """See `Frontend.facts`."""
-        return facts.describe_file(self.path, self.path)
+        return describe_files(self.files(graph), self.path)
 
     def write(self, graph: TracedGraph, weights: Mapping[str, Array], folder: Path) -> Path:
         """Writes `folder/model`: the new weights as safetensors, and a copy of every other file of the directory.

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from io import StringIO
 from typing import Any, NamedTuple
 
-from prox24_export.output import TOOL
+from prox24_export.output.manifest import TOOL
 from prox24_export.report import content, engine_tables
 from prox24_export.report.markdown_table import escape_text, fit, write_table
 from prox24_export.report.tables import Table, metric_name, number, signed_number, units

@@ -44,13 +44,19 @@ def verdict(report: Report) -> str:
         ("gate inconclusive", [gate for gate in report.gates if gate.passed and gate.verdict == "inconclusive"]),
     ):
         parts += [f"{said}: {', '.join(gate.name for gate in gates)}"] if gates else []
+    parts += [f"failed: {', '.join(fault.stage for fault in report.faults)}"] if report.faults else []
     return "; ".join(parts) + "."
 
 
+def faults(report: Report) -> list[str]:
+    """What failed after the layers were solved, a sentence each."""
+    return [f"{fault.stage} failed, so that its figures are missing: {fault.message}." for fault in report.faults]
+
+
 def warnings(report: Report) -> list[str]:
-    """Every warning once; the one about random data comes first."""
+    """Every fault and every warning once; among warnings, the one about random data comes first."""
     random = [RANDOM_WARNING] if report.data is not None and report.data.is_random else []
-    return list(dict.fromkeys([*random, *report.warnings]))
+    return list(dict.fromkeys([*faults(report), *random, *report.warnings]))
 
 
 def reasons(report: Report) -> list[tuple[str, str]]:

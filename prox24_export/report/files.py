@@ -1,20 +1,24 @@
 """Writes `report.json` and the files that are rendered from it, and renders them again from it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
-from prox24_export.errors import InputError
-from prox24_export.output import REPORT
+from prox24_export.errors import InputError, describe_fault
+from prox24_export.output.manifest import REPORT, list_files
+from prox24_export.process.printable import escape, make_printable
 from prox24_export.report import html, html_mask, junit, markdown
 from prox24_export.report.html_mask import Mask
 from prox24_export.results import reader
-from prox24_export.results.report import Report
+from prox24_export.results.report import Fault, Report
 
 PAGE = "report.html"
 WRITERS: dict[str, Callable[[Report], str]] = {
     "summary.md": markdown.render,
     "junit.xml": junit.render,
 }
+NAMES = (PAGE, *WRITERS)
+"""The files that are rendered from a report."""
 
 
 def write_rendered(report: Report, folder: Path, masks: Mapping[str, Mask] | None = None) -> list[Path]:
@@ -31,26 +35,62 @@ def write_rendered(report: Report, folder: Path, masks: Mapping[str, Mask] | Non
     Raises:
         OSError: A file cannot be written.
     """
-    rendered = {folder / PAGE: html.render(report, masks)}
-    rendered |= {folder / name: render(report) for name, render in WRITERS.items()}
-    for path, text in rendered.items():
-        path.write_text(text, encoding="utf-8")
-    return list(rendered)
+    texts = _render(report, masks)
+    for name, text in texts.items():
+        _write(folder / name, text)
+    return [folder / name for name in texts]
 
 
-def write_report(report: Report, folder: Path, masks: Mapping[str, Mask] | None = None) -> None:
+def write_report(report: Report, folder: Path, masks: Mapping[str, Mask] | None = None) -> Report:
     """Writes `report.json` and every file that is rendered from it.
+
+    A file that cannot be rendered is left out and named as a fault.
 
     Args:
         report: The report of a run.
         folder: Folder to write to.
         masks: As for `write_rendered`.
 
+    Returns:
+        The report with the names of all files, and with the faults that were found.
+
     Raises:
         OSError: A file cannot be written.
     """
-    (folder / REPORT).write_text(report.to_json(), encoding="utf-8")
-    write_rendered(report, folder, masks)
+    faults: list[Fault] = []
+    texts: dict[str, str] = {}
+    for name in NAMES:
+        try:
+            texts |= _render(report, masks, (name,))
+        except Exception as error:  # noqa: BLE001 - a page costs no solved model
+            faults.append(Fault(name, describe_fault(error)))
+    report = replace(
+        report,
+        faults=(*report.faults, *faults),
+        files=tuple(sorted({*list_files(folder), *texts, REPORT})),
+    )
+    for name, text in (_render(report, masks, texts) if faults else texts).items():
+        _write(folder / name, text)
+    _write(folder / REPORT, report.to_json())
+    return report
+
+
+def _render(report: Report, masks: Mapping[str, Mask] | None, names: Iterable[str] = NAMES) -> dict[str, str]:
+    """Renders files by name, from a report in which no text can harm a reader."""
+    shown = make_printable(report)
+    corners = {escape(layer): mask for layer, mask in (masks or {}).items()}
+    return {name: html.render(shown, corners) if name == PAGE else WRITERS[name](shown) for name in names}
+
+
+def _write(path: Path, text: str) -> None:
+    """Writes a file as a whole, so that an earlier one stays where that fails."""
+    copy = path.with_name(f"{path.name}.unfinished")
+    try:
+        copy.write_text(text, encoding="utf-8")
+        copy.replace(path)
+    except BaseException:
+        copy.unlink(missing_ok=True)
+        raise
 
 
 def rerender_folder(folder: Path) -> list[Path]:

@@ -1,9 +1,10 @@
 """GitHub Actions: annotations on the run (workflow commands on stdout), and the page's summary."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
-from prox24_export.output import TOOL
+from prox24_export.output.manifest import TOOL
 from prox24_export.report import content, engine_tables, markdown
 from prox24_export.results.report import Report
 
@@ -15,9 +16,10 @@ LONGEST = 2_000  # most characters of a message; GitHub cuts much longer ones wi
 def render(report: Report) -> str:
     """Renders workflow commands: errors for failed gates, warnings for doubts, and the verdict as a notice."""
     errors = [(f"gate {gate.name}", content.gate_sentence(gate)) for gate in report.gates if not gate.passed]
+    errors += [(f"{fault.stage} failed", fault.message) for fault in report.faults]
     doubts = [gate for gate in report.gates if gate.passed and gate.verdict == "inconclusive"]
     warned = [(f"gate {gate.name}", content.gate_sentence(gate)) for gate in doubts]
-    warned += [(TOOL, text) for text in [*content.warnings(report), *_latency(report)]]
+    warned += [(TOOL, text) for text in [*content.warnings(replace(report, faults=())), *_latency(report)]]
     notices = [(TOOL, content.verdict(report)), *_unmeasured(report)]
     lines = [
         _format_command(kind, title, message)

@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
-from prox24_export.output import TOOL
+from prox24_export.output.manifest import TOOL
 from prox24_export.report import content, engine_tables
-from prox24_export.results.report import Gate, Report
+from prox24_export.results.report import Fault, Gate, Report
 
 _FORBIDDEN = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # what XML 1.0 cannot hold
 
@@ -32,7 +32,8 @@ def render(report: Report) -> str:
 
     A gate that cannot be decided is reported as `inconclusive`: it fails where the gate fails, and else is skipped.
     """
-    cases = [*_verification_cases(report), *_latency_cases(report), *map(_gate_case, report.gates)]
+    judged = [*map(_gate_case, report.gates), *map(_fault_case, report.faults)]
+    cases = [*_verification_cases(report), *_latency_cases(report), *judged]
     total = _seconds(report.seconds.get("total", sum(report.seconds.values())))
     counts = {
         "tests": str(len(cases)),
@@ -93,6 +94,10 @@ def _gate_case(gate: Gate) -> Case:
     return Case(
         "gates", gate.name, 0.0, outcome, "inconclusive" if inconclusive else "limit", content.gate_sentence(gate)
     )
+
+
+def _fault_case(fault: Fault) -> Case:
+    return Case("stages", fault.stage, 0.0, "failure", "fault", fault.message)
 
 
 def _facts(report: Report) -> dict[str, str]:

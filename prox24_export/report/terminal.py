@@ -37,6 +37,7 @@ def render(report: Report) -> str:
         lines += _accuracy_lines(report)
     lines += engine_lines(report)
     lines += [_gate_line(gate) for gate in report.gates]
+    lines += [f"failed: {fault.stage}: {fault.message}" for fault in report.faults]
     lines += [f"warning: {warning}" for warning in report.warnings]
     lines.append(f"{report.output.path}  ({report.seconds['total']:.1f} s)")
     return "\n".join(lines) + "\n"

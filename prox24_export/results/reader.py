@@ -14,7 +14,7 @@ from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from prox24_export.errors import InputError, first_line
-from prox24_export.output import REPORT, TOOL
+from prox24_export.output.manifest import REPORT, TOOL
 from prox24_export.results.report import SCHEMA_VERSION, Report
 
 NOT_FINITE = frozenset({"inf", "-inf", "nan"})  # as `Report.as_dict` writes them

@@ -230,6 +230,19 @@ class Gate:
 
 
 @dataclass(frozen=True)
+class Fault:
+    """A stage that failed after the layers were solved, which cost its figures and not the model.
+
+    Attributes:
+        stage: Name of the stage.
+        message: What went wrong, in one sentence without its full stop.
+    """
+
+    stage: str
+    message: str
+
+
+@dataclass(frozen=True)
 class Executions:
     """What calibration cost, in node executions: one for each node and batch.
 
@@ -267,6 +280,8 @@ class Report:
         estimate: A bound of the speed-up, never a measurement; None where it is unknown.
         engine: What was built and timed; None where nobody asked.
         budget: Which layers were left dense to keep a limit; None where nobody asked.
+        faults: The stages that failed after the layers were solved; none where all went well.
+        files: Every file that the run wrote, by its name in the output folder; `--force` removes no other.
         schema_version: Version of this format; it changes when a reader of the JSON would have to.
     """
 
@@ -288,6 +303,8 @@ class Report:
     estimate: Estimate | None = None
     engine: EngineReport | None = None
     budget: BudgetReport | None = None
+    faults: tuple[Fault, ...] = ()
+    files: tuple[str, ...] = ()
     schema_version: int = SCHEMA_VERSION
 
     @property
@@ -297,8 +314,8 @@ class Report:
 
     @property
     def passed(self) -> bool:
-        """Whether every gate passed."""
-        return all(gate.passed for gate in self.gates)
+        """Whether every gate passed and no stage failed."""
+        return all(gate.passed for gate in self.gates) and not self.faults
 
     def as_dict(self) -> dict[str, Any]:
         """The report as plain values for JSON.

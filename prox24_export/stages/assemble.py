@@ -3,7 +3,8 @@
 import time
 from collections.abc import Sequence
 
-from prox24_export import facts, output
+from prox24_export.facts import machine
+from prox24_export.output.manifest import TOOL
 from prox24_export.results.engine import EngineReport, Estimate
 from prox24_export.results.report import AccuracyReport, Gate, Report
 from prox24_export.stages.prepare import Job
@@ -24,13 +25,13 @@ def assemble_report(  # noqa: PLR0917 - in the order in which they were found
 ) -> Report:
     """The report of a run; the arguments are what its stages returned."""
     return Report(
-        tool=output.TOOL,
-        versions=facts.list_versions(),
-        machine=facts.describe_machine() | {"peak_memory_mb": round(facts.measure_peak_mb(), 1)},
+        tool=TOOL,
+        versions=machine.list_versions(),
+        machine=machine.describe_machine() | {"peak_memory_mb": round(machine.measure_peak_mb(), 1)},
         started=run.started,
         settings=job.settings.as_dict(),
-        input=job.frontend.facts(),
-        output=facts.describe_file(written.path, job.target / written.path.name),
+        input=job.opened.facts,
+        output=written.facts,
         data=job.facts,
         layers=tuple(solved.pruned.layers),
         accuracy=accuracy,
@@ -41,5 +42,6 @@ def assemble_report(  # noqa: PLR0917 - in the order in which they were found
         estimate=estimate,
         engine=engine,
         budget=solved.budget,
+        faults=tuple(run.faults),
         seconds=run.seconds | {"total": round(time.perf_counter() - run.start, 3)},
     )

@@ -1,19 +1,20 @@
 """Engines of the written models: built and timed, or the reason why nothing was."""
 
 import itertools
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from prox24_export import output
 from prox24_export.data.random_samples import draw_random
 from prox24_export.data.samples import can_join, join_samples
 from prox24_export.engines.estimate import estimate
 from prox24_export.engines.timing import gpu_state
 from prox24_export.engines.timing.gpu_watch import Watch, follow_state
 from prox24_export.errors import InputError, Prox24Error, first_line
+from prox24_export.output.place import make_scratch
 from prox24_export.passes.emit_engine.build import EngineBuildError
 from prox24_export.passes.front_onnx.graph import OnnxGraph
 from prox24_export.passes.front_onnx.runtime import shorten_message
@@ -30,6 +31,7 @@ from prox24_export.stages.write import WrittenModel
 
 MOST_TIMED = 32  # samples of the larger batch that is timed where no shapes are given
 ENGINES = "engines"
+ENGINES_FAILED = EngineReport("none", not_measured="building or timing engines failed.")
 NOTHING_SPARSE = EngineReport("none", not_measured="no layer is sparse: both models are the same.")
 
 
@@ -86,10 +88,17 @@ def measure_engines(  # noqa: PLR0917 - in the order in which they were found
 
     Raises:
         Prox24Error: The engine that was asked for cannot build or run the model.
+        OSError: A file cannot be written; no part of an engine is left.
     """
-    with run.timed("engines"), output.make_scratch(written.folder) as scratch:
+    with run.timed("engines"), make_scratch(written.folder) as scratch:
         finished = FinishedPair(written.folder, written.sparse, *written.onnx_files(job, scratch), rows)
-        engine = run_engines(job, finished, timed, evaluation) if finished.pruned else NOTHING_SPARSE
+        try:
+            engine = run_engines(job, finished, timed, evaluation) if finished.pruned else NOTHING_SPARSE
+        except EngineBuildError as error:  # its log stays in the output folder
+            raise Prox24Error(_say_where(error, job, finished)) from error
+        except OSError:
+            shutil.rmtree(written.folder / ENGINES, ignore_errors=True)
+            raise
     run.warnings.extend(engine.notes)
     return engine
 
@@ -111,21 +120,22 @@ def run_engines(
         evaluation: Batches that the accuracy of converted files is measured on.
 
     Raises:
-        Prox24Error: The engine that was asked for cannot build or run the model.
+        EngineBuildError: The engine that was asked for cannot be built.
+        Prox24Error: It cannot run the model.
     """
     lenient = job.settings.engine == "auto" and job.settings.min_speedup is None and not job.choice.writes_files
     try:
         return _measure(job, finished, timed, evaluation)
-    except EngineBuildError as error:
-        kept = job.target.parent / f"{job.target.name}.build.log"
-        if lenient:
-            return _report_failure(job, str(error).replace(str(finished.folder), str(job.target)))
-        kept.write_text(error.log, encoding="utf-8")  # the output folder, and the log in it, will not appear
-        raise Prox24Error(f"{error.reason} All that it said is in {kept}.") from error
     except Exception as error:
         if not lenient:
             raise
-        return _report_failure(job, first_line(error))  # e.g. too little memory: the model is finished all the same
+        told = isinstance(error, EngineBuildError)
+        return _report_failure(job, _say_where(error, job, finished) if told else first_line(error))
+
+
+def _say_where(error: Exception, job: Job, finished: FinishedPair) -> str:
+    """The message of an error, with the names that files have when the output folder is in place."""
+    return str(error).replace(str(finished.folder), str(job.target))
 
 
 def _report_failure(job: Job, why: str) -> EngineReport:

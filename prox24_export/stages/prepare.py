@@ -6,17 +6,18 @@ from pathlib import Path
 
 from torch import nn
 
-from prox24_export import output
 from prox24_export.data.samples import Parts, Source, peek_first_batch
 from prox24_export.engines.choice import EngineChoice, EngineRequest, choose_engine
 from prox24_export.models.find_frontend import find_frontend
 from prox24_export.models.frontend import Frontend
 from prox24_export.models.onnx import OnnxFile
+from prox24_export.output.target import expect_outside
 from prox24_export.passes.find_linears import FindLinears
 from prox24_export.passes.graph.protocol import Linear, Skipped, TracedGraph
 from prox24_export.results import reader
 from prox24_export.results.report import DataFacts, Report
 from prox24_export.settings import Settings
+from prox24_export.stages.open_model import OpenedModel, open_model
 from prox24_export.stages.run import Run
 from prox24_export.stages.samples import check_gates, collect_samples, find_batch_size
 
@@ -28,8 +29,7 @@ class Job:
     """Everything that is known of a run before its work begins.
 
     Attributes:
-        frontend: Reads and writes the model.
-        graph: The dense model.
+        opened: The dense model, and what it was read from.
         settings: Every option of the run.
         target: The output folder.
         found: The linear layers of the model that can be pruned, and those that stay dense with their reason.
@@ -40,8 +40,7 @@ class Job:
         baseline: An earlier run, against which nothing may regress; None where there is none.
     """
 
-    frontend: Frontend
-    graph: TracedGraph
+    opened: OpenedModel
     settings: Settings
     target: Path
     found: Sequence[Linear | Skipped]
@@ -50,6 +49,16 @@ class Job:
     size: int
     choice: EngineChoice
     baseline: Report | None = None
+
+    @property
+    def frontend(self) -> Frontend:
+        """Reads and writes the model."""
+        return self.opened.frontend
+
+    @property
+    def graph(self) -> TracedGraph:
+        """The dense model."""
+        return self.opened.graph
 
     @property
     def linears(self) -> list[Linear]:
@@ -62,31 +71,48 @@ class Job:
         return self.settings.onnx or self.frontend.always_onnx
 
 
-def prepare(  # noqa: PLR0917 - as `export` has them
-    model: ModelSource,
-    calibration: Source | None,
-    out: str | Path | None,
-    evaluation: Source | None,
-    settings: Settings,
-    run: Run,
-) -> Job:
+@dataclass(frozen=True)
+class NamedModel:
+    """A model of which nothing is read yet.
+
+    Attributes:
+        frontend: Reads and writes it.
+        calibration: The source of calibration samples, which still yields its first batch.
+        target: The output folder.
+    """
+
+    frontend: Frontend
+    calibration: Source | None
+    target: Path
+
+
+def name_model(model: ModelSource, calibration: Source | None, out: str | Path | None) -> NamedModel:
+    """Finds out what kind of model it is, and where its output goes.
+
+    Raises:
+        InputError: It is no model, or a module without a first batch to trace it on.
+    """
+    calibration, example = peek_first_batch(calibration)
+    frontend = find_frontend(model, example)
+    return NamedModel(frontend, calibration, Path(out) if out is not None else Path(_default_out(frontend.path)))
+
+
+def prepare(named: NamedModel, evaluation: Source | None, settings: Settings, run: Run) -> Job:
     """Opens the model and the samples, and checks everything; the arguments are those of `pipeline.export`.
 
     Raises:
         InputError: Model, data or options are unsuitable.
         UnavailableError: The engine that was asked for cannot be had here.
-        OSError: The output cannot be written.
     """
-    calibration, example = peek_first_batch(calibration)
-    frontend = find_frontend(model, example)
-    target = Path(out) if out is not None else Path(_default_out(frontend.path))
-    output.check_target(target, frontend.path, calibration, evaluation, force=settings.force)
+    frontend, calibration = named.frontend, named.calibration
     baseline = None if settings.baseline is None else reader.load_report(Path(settings.baseline))
     is_onnx = isinstance(frontend, OnnxFile)
     request = EngineRequest(settings.engine, settings.precision, settings.min_speedup)
     choice = choose_engine(request, has_onnx=is_onnx or settings.onnx or frontend.always_onnx)
     with run.timed("load"):
-        graph = frontend.open()
+        opened = open_model(frontend)
+        graph = opened.graph
+        expect_outside(named.target, opened.states)
         if settings.onnx or frontend.always_onnx:
             frontend.expect_onnx(graph)
         graph.runner()  # a model that cannot be run is refused before anything else
@@ -97,7 +123,7 @@ def prepare(  # noqa: PLR0917 - as `export` has them
         size = find_batch_size(graph, parts)
         if needed:
             check_gates(graph, parts, settings, size)
-    return Job(frontend, graph, settings, target, found, parts, facts_of_data, size, choice, baseline)
+    return Job(opened, settings, named.target, found, parts, facts_of_data, size, choice, baseline)
 
 
 def _default_out(path: Path) -> str:

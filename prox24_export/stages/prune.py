@@ -9,7 +9,7 @@ from torch import Tensor
 
 from prox24_export.data.samples import Parts, make_batches
 from prox24_export.errors import InputError
-from prox24_export.facts import return_free_memory
+from prox24_export.facts.machine import return_free_memory
 from prox24_export.option_values import AIMS_AT_DENSE_OUTPUT
 from prox24_export.passes.calibrate.calibrate import Calibrate
 from prox24_export.passes.calibrate.moments import Observation

@@ -1,16 +1,23 @@
 """What a run gathers beside its result: time and warnings; and where it shows its progress."""
 
+import os
 import time
-from collections.abc import Iterator, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import TypeVar
 
+from prox24_export.errors import describe_fault
 from prox24_export.passes.find_linears import matches
 from prox24_export.passes.graph.protocol import Linear, Skipped, TracedGraph
+from prox24_export.process.interrupts import raise_if_interrupted
 from prox24_export.progress import Progress, Silent
-from prox24_export.results.report import RANDOM_WARNING, DataFacts
+from prox24_export.results.report import RANDOM_WARNING, DataFacts, Fault
 from prox24_export.settings import Settings
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -23,6 +30,7 @@ class Run:
         started: Date and time of its start, UTC.
         seconds: Wall seconds by name of the stage.
         warnings: What the user should know, one sentence each.
+        faults: The stages that failed after the layers were solved.
     """
 
     progress: Progress = field(default_factory=Silent)
@@ -30,13 +38,36 @@ class Run:
     started: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
     seconds: dict[str, float] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    faults: list[Fault] = field(default_factory=list)
 
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:
-        """Adds the wall seconds that the block takes to those of the stage `name`."""
+        """Adds the wall seconds that the block takes to those of the stage `name`.
+
+        Raises:
+            KeyboardInterrupt: A signal came, and compiled code swallowed its exception.
+        """
+        raise_if_interrupted()
         begun = time.perf_counter()
         yield
+        raise_if_interrupted()
         self.seconds[name] = round(self.seconds.get(name, 0.0) + time.perf_counter() - begun, 3)
+
+    def attempt(self, stage: str, work: Callable[[], T], otherwise: T) -> T:
+        """Does what may fail without taking a solved result with it; a fault is noted, for the report to name.
+
+        Args:
+            stage: The name of the stage.
+            work: What to do.
+            otherwise: What to return where it fails.
+        """
+        try:
+            return work()
+        except Exception as error:  # noqa: BLE001 - whatever it is, the layers are solved
+            if os.environ.get("PROX24_TRACEBACK"):
+                traceback.print_exception(error)
+            self.faults.append(Fault(stage, describe_fault(error)))
+            return otherwise
 
     def warn_about_globs(self, settings: Settings, found: Sequence[Linear | Skipped]) -> None:
         """Warns of every glob of `--include` and `--exclude` that matches no layer."""

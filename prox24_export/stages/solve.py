@@ -14,6 +14,8 @@ from prox24_export.stages.refine import open_differentiable, refine
 from prox24_export.stages.run import Run
 from prox24_export.stages.weight_store import WeightStore
 
+REFINEMENT_FAILED = RefinementReport(kept=False, reason="it failed")
+
 
 @dataclass(frozen=True)
 class SolvedModel:
@@ -40,7 +42,7 @@ def solve(job: Job, scratch: Path, run: Run) -> SolvedModel:
     """Solves every layer that can be pruned.
 
     Where layers are refined together, the held-back samples decide, so that layer by layer they only choose; where the
-    result is not kept, layers are solved once more on all samples.
+    result is not kept, layers are solved once more on all samples; what there is stays until that is done.
 
     Args:
         job: What is to be done.
@@ -50,10 +52,8 @@ def solve(job: Job, scratch: Path, run: Run) -> SolvedModel:
     Raises:
         InputError: A weight or an activation holds NaN or Inf.
     """
-    weights = WeightStore(scratch)
 
-    def layer_by_layer(*, held_back: bool) -> PrunedLayers:
-        weights.clear()
+    def layer_by_layer(weights: WeightStore, *, held_back: bool) -> PrunedLayers:
         with run.timed("prune"):
             return prune(
                 job.graph,
@@ -68,11 +68,23 @@ def solve(job: Job, scratch: Path, run: Run) -> SolvedModel:
             )
 
     function = open_differentiable(job)
+    weights = WeightStore(scratch)
     if not isinstance(function, Differentiable):
-        return SolvedModel(weights, layer_by_layer(held_back=False), function)
-    pruned = layer_by_layer(held_back=True)
+        return SolvedModel(weights, layer_by_layer(weights, held_back=False), function)
+    pruned = layer_by_layer(weights, held_back=True)
     linears = [layer for layer in job.linears if layer.weight in weights]
-    with run.timed("refine"):
-        refined = refine(function, job.graph, linears, weights, job.parts, settings=job.settings, progress=run.progress)
-    del function
-    return SolvedModel(weights, pruned if refined.kept else layer_by_layer(held_back=False), refined)
+
+    def refine_together() -> RefinementReport:
+        with run.timed("refine"):
+            return refine(
+                function, job.graph, linears, weights, job.parts, settings=job.settings, progress=run.progress
+            )
+
+    refined = run.attempt("refinement", refine_together, REFINEMENT_FAILED)
+    first = SolvedModel(weights, pruned, refined)
+    if refined.kept:
+        return first
+    second = WeightStore(scratch)
+    return run.attempt(
+        "solving on all samples", lambda: SolvedModel(second, layer_by_layer(second, held_back=False), refined), first
+    )

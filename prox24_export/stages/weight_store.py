@@ -1,5 +1,6 @@
 """Solved weights on disk: memory does not grow with the number of layers."""
 
+import tempfile
 from collections.abc import Iterator, MutableMapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ class WeightStore(MutableMapping[str, Array]):
 
     def __init__(self, folder: Path) -> None:
         """Starts empty; `folder` must exist."""
-        self._folder, self._files = folder, 0
+        self._folder, self._files = Path(tempfile.mkdtemp(prefix="weights.", dir=folder)), 0
         self._known: dict[str, tuple[Path, np.dtype[Any], tuple[int, ...]]] = {}
 
     def __setitem__(self, name: str, array: Array) -> None:
@@ -27,7 +28,7 @@ class WeightStore(MutableMapping[str, Array]):
             file = self._known[name][0]
         else:
             file, self._files = self._folder / f"{self._files}.bin", self._files + 1
-        np.ascontiguousarray(array).tofile(file)
+        file.write_bytes(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
         self._known[name] = file, array.dtype, array.shape
 
     def __getitem__(self, name: str) -> Array:

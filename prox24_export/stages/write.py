@@ -1,6 +1,6 @@
 """The solved model on disk: written, read back, and verified."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from prox24_export.data.samples import join_samples
@@ -10,6 +10,7 @@ from prox24_export.models.onnx import OnnxFile
 from prox24_export.passes.front_torch.emit_onnx import verify_onnx
 from prox24_export.passes.graph.protocol import TracedGraph
 from prox24_export.passes.verify_pattern import VerifyPattern
+from prox24_export.results.report import FileFacts
 from prox24_export.stages.prepare import Job
 from prox24_export.stages.run import Run
 from prox24_export.stages.solve import SolvedModel
@@ -21,11 +22,13 @@ class WrittenModel:
 
     Attributes:
         path: Where it was written.
+        facts: Name, size and digest of what was read back, under the name that it will have.
         sparse: The graph of it.
         folder: The output folder, as long as it is not in place.
     """
 
     path: Path
+    facts: FileFacts
     sparse: TracedGraph
     folder: Path
 
@@ -61,9 +64,11 @@ def write_model(job: Job, solved: SolvedModel, folder: Path, run: Run) -> Writte
     with run.timed("save"):
         path = job.frontend.write(job.graph, solved.weights, folder)
     with run.timed("verify"):
-        sparse = find_frontend(path).open()
+        frontend = find_frontend(path)
+        sparse = frontend.open()
+        found = replace(frontend.facts(sparse), path=str(job.target / path.name))
         VerifyPattern().call(graph=sparse, linears=linears)
         if job.wants_onnx:
             feeds, _ = next(join_samples(job.parts.report or job.parts.fit, job.graph.inputs, 1), (None, None))
             verify_onnx(find_frontend(job.frontend.write_onnx(sparse, folder)).open(), sparse, linears, feeds)
-    return WrittenModel(path, sparse, folder)
+    return WrittenModel(path, found, sparse, folder)

@@ -21,7 +21,7 @@ from prox24_export.report.budget_tables import main_steps
 from prox24_export.report.terminal_budget import WIDTH, budget_table, sensitivity_table
 from prox24_export.results.budget import CONFIRMING
 from prox24_export.results.report import AccuracyReport
-from prox24_export.stages.prepare import Job, prepare
+from prox24_export.stages.prepare import Job, name_model, prepare
 from prox24_export.stages.prune import PrunedLayers
 from prox24_export.stages.run import Run
 from prox24_export.stages.solve import solve
@@ -53,7 +53,7 @@ class Pipeline:
         dense = [Sample({"x": row[None]}) for row in x]
         self.run = Run()
         evaluation = [{"x": row.feeds["x"], "labels": np.array([0])} for row in dense]
-        self.job: Job = prepare(path, sides, self.folder / "out", evaluation, self.settings, self.run)
+        self.job: Job = prepare(name_model(path, sides, self.folder / "out"), evaluation, self.settings, self.run)
         scores = np.concatenate([self.job.graph.runner()(sample.feeds)[0] for sample in self.job.parts.report])
         labels = (6 * scores + np.random.default_rng(0).gumbel(size=scores.shape)).argmax(-1)
         labelled = [

@@ -1,14 +1,19 @@
 """Runs that fail or are interrupted: their exit codes, and that they leave nothing behind."""
 
+import json
+import re
 import resource
 import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
+from prox24_export.passes.find_linears import FindLinears
+from prox24_export.passes.front_onnx.graph import OnnxGraph
+from prox24_export.passes.verify_pattern import VerifyPattern
 from tests.command import DONE, PREFIX, command, expect_refusal, in_process, network, samples, snapshot
 
 SIZE_LIMIT = 4096  # bytes that a process may write into one file
@@ -24,7 +29,7 @@ def test_a_disk_that_takes_no_more_exits_4_and_leaves_nothing(tmp_path: Path) ->
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (SIZE_LIMIT, SIZE_LIMIT)),
     )
     expect_refusal(outcome, 4, before, tmp_path)
-    assert "cannot write the output" in outcome.stderr
+    assert re.search(r"prox24-export: File too large.*\. Nothing was written\.$", outcome.stderr)
 
 
 def test_a_parent_that_cannot_hold_a_folder_exits_4_before_any_work(tmp_path: Path, capfd: Any) -> None:
@@ -36,13 +41,14 @@ def test_a_parent_that_cannot_hold_a_folder_exits_4_before_any_work(tmp_path: Pa
     assert "is not a folder" in outcome.stderr
 
 
-def test_a_fault_of_ours_exits_4_in_one_line_and_leaves_nothing(
+def broken(*_arguments: object, **_more: object) -> NoReturn:
+    raise RuntimeError("two\nlines")
+
+
+def test_a_fault_of_ours_before_layers_are_solved_exits_4_in_one_line_and_leaves_nothing(
     tmp_path: Path, capfd: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(_report: object, _masks: object) -> str:
-        raise RuntimeError("two\nlines")
-
-    monkeypatch.setattr("prox24_export.report.html.render", broken)
+    monkeypatch.setattr("prox24_export.pipeline.solve", broken)
     monkeypatch.delenv("PROX24_TRACEBACK", raising=False)
     network(tmp_path)
     samples(tmp_path)
@@ -50,6 +56,38 @@ def test_a_fault_of_ours_exits_4_in_one_line_and_leaves_nothing(
     outcome = in_process("net.onnx", "--calibration", "data.npz", folder=tmp_path, capture=capfd)
     expect_refusal(outcome, 4, before, tmp_path)
     assert outcome.stderr.startswith(f"{PREFIX}internal error: RuntimeError: two. Nothing was written.")
+
+
+LATER = {
+    "refinement": "prox24_export.stages.solve.refine",
+    "budget": "prox24_export.pipeline.stay_within_budget",
+    "accuracy": "prox24_export.pipeline.measure_accuracy",
+    "estimate": "prox24_export.pipeline.estimate_gain",
+    "engines": "prox24_export.pipeline.measure_engines",
+    "gates": "prox24_export.pipeline.judge",
+    "report.html": "prox24_export.report.html.render",
+}
+
+
+@pytest.mark.parametrize("stage", LATER)
+def test_a_fault_of_a_later_stage_costs_no_solved_layer_is_named_and_exits_1(
+    stage: str, tmp_path: Path, capfd: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LATER[stage], broken)
+    monkeypatch.delenv("PROX24_TRACEBACK", raising=False)
+    network(tmp_path)
+    samples(tmp_path, count=64)
+    outcome = in_process("net.onnx", "--calibration", "data.npz", "-o", "out", folder=tmp_path, capture=capfd)
+    assert (outcome.code, outcome.stderr) == (1, "")
+    assert f"failed: {stage}: RuntimeError: two\n" in outcome.stdout
+    assert "2 of 2 linear layers are 2:4 sparse" in outcome.stdout
+    report = json.loads((tmp_path / "out" / "report.json").read_text("utf-8"))
+    assert report["faults"] == [{"stage": stage, "message": "RuntimeError: two"}]
+    shown = {"summary.md", "junit.xml", "report.html"} - {stage}
+    assert sorted(report["files"]) == sorted({"model.onnx", "report.json", *shown})
+    assert all("RuntimeError: two" in (tmp_path / "out" / name).read_text("utf-8") for name in shown)
+    written = OnnxGraph(tmp_path / "out" / "model.onnx")
+    VerifyPattern().call(graph=written, linears=FindLinears().call(graph=written).linears)
 
 
 # A runner in the background starts its children with SIGINT ignored, and so would they leave it.
@@ -70,7 +108,7 @@ sys.exit(cli.main(["net.onnx", "--calibration", "data.npz", "-o", "new/out"]))
 """
 
 
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupt_while_layers_are_solved_exits_130_and_leaves_nothing(
     sent: signal.Signals, tmp_path: Path
 ) -> None:
@@ -80,7 +118,7 @@ def test_an_interrupt_while_layers_are_solved_exits_130_and_leaves_nothing(
     command = [sys.executable, "-c", DEFAULT_SIGINT + WHILE_SOLVING, str(int(sent))]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (130, "")
-    assert DONE.sub("", done.stderr) == f"{PREFIX}interrupted; nothing was written.\n"
+    assert DONE.sub("", done.stderr) == f"{PREFIX}interrupted. Nothing was written.\n"
     assert snapshot(tmp_path) == before
 
 
@@ -90,7 +128,8 @@ from prox24_export import cli
 from prox24_export.report import html
 
 def interrupt(report, masks):
-    assert any(name.startswith(".out.") for name in os.listdir("."))  # the temporary folder is there
+    if not os.path.isdir("out.unfinished"):
+        os._exit(1)
     os.kill(os.getpid(), signal.SIGINT)
 
 html.render = interrupt
@@ -110,5 +149,5 @@ def test_an_interrupt_while_the_folder_is_written_exits_130_and_leaves_no_tempor
         check=False,
     )
     assert (done.returncode, done.stdout) == (130, "")
-    assert DONE.sub("", done.stderr) == f"{PREFIX}interrupted; nothing was written.\n"
+    assert DONE.sub("", done.stderr) == f"{PREFIX}interrupted. Nothing was written.\n"
     assert snapshot(tmp_path) == before

@@ -1,7 +1,8 @@
 """What is built and timed at the end of a run, and what happens where it cannot be."""
 
+import errno
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import onnx
@@ -10,12 +11,14 @@ import pytest
 from prox24_export import Settings, export
 from prox24_export.engines.choice import EngineChoice
 from prox24_export.engines.tensorrt import measure as tensorrt_bench
-from prox24_export.errors import InputError, Prox24Error
+from prox24_export.errors import InputError
 from prox24_export.passes.emit_engine.build import EngineBuildError
 from prox24_export.passes.front_onnx.graph import OnnxGraph
 from prox24_export.passes.precision.check import PrecisionError
 from prox24_export.passes.precision.lower import LowerPrecision
+from prox24_export.results.report import Fault
 from prox24_export.stages import engines as engine_stage
+from prox24_export.stages.engines import FinishedPair
 from prox24_export.stages.lower import lower
 from tests.command import network, samples
 from tests.graphs import model, normal, save
@@ -47,22 +50,48 @@ def test_under_auto_any_failure_of_the_engine_is_told_and_the_model_kept(
 
 
 @pytest.mark.usefixtures("has_tensorrt")
-def test_an_engine_that_was_asked_for_and_fails_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_engine_that_was_asked_for_and_fails_costs_no_model_and_does_not_pass(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(engine_stage, "_measure_tensorrt", failing(MemoryError("no memory left")))
-    with pytest.raises(MemoryError):
-        export(network(tmp_path), samples(tmp_path), tmp_path / "out", settings=Settings(engine="tensorrt"))
-    assert not (tmp_path / "out").exists()
+    report = export(network(tmp_path), samples(tmp_path), tmp_path / "out", settings=Settings(engine="tensorrt"))
+    assert report.faults == (Fault("engines", "MemoryError: no memory left"),)
+    assert not report.passed
+    assert len(report.sparse_layers) == 2
+    assert (tmp_path / "out" / "model.onnx").is_file()
 
 
 @pytest.mark.usefixtures("has_tensorrt")
-def test_the_builders_log_is_there_when_the_folder_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    error = EngineBuildError("TensorRT built no engine from x: it is too large.", Path("gone.log"), "all it said")
-    monkeypatch.setattr(engine_stage, "_measure_tensorrt", failing(error))
-    kept = tmp_path / "out.build.log"
-    with pytest.raises(Prox24Error, match=r"too large\. All that it said is in .*out\.build\.log"):
-        export(network(tmp_path), samples(tmp_path), tmp_path / "out", settings=Settings(engine="tensorrt"))
-    assert kept.read_text() == "all it said"
-    assert not (tmp_path / "out").exists()
+def test_the_builders_log_is_in_the_folder_where_the_fault_says_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_job: object, finished: FinishedPair, *_: object) -> NoReturn:
+        log = finished.folder / "engines" / "dense.build.log"
+        log.parent.mkdir(exist_ok=True)
+        log.write_text("all it said", "utf-8")
+        raise EngineBuildError("TensorRT built no engine from x: it is too large.", log, "all it said")
+
+    monkeypatch.setattr(engine_stage, "_measure_tensorrt", fail)
+    report = export(network(tmp_path), samples(tmp_path), tmp_path / "out", settings=Settings(engine="tensorrt"))
+    (fault,) = report.faults
+    assert fault.message.startswith("TensorRT built no engine from x: it is too large. All that it said is in ")
+    assert Path(fault.message.rpartition(" ")[2]).read_text("utf-8") == "all it said"
+    assert "engines/dense.build.log" in report.files
+
+
+@pytest.mark.usefixtures("has_tensorrt")
+def test_a_disk_that_is_full_while_engines_are_written_leaves_no_part_of_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_job: object, finished: FinishedPair, *_: object) -> NoReturn:
+        (finished.folder / "engines").mkdir(exist_ok=True)
+        (finished.folder / "engines" / "half.engine").write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device", "half.engine")
+
+    monkeypatch.setattr(engine_stage, "_measure_tensorrt", fail)
+    report = export(network(tmp_path), samples(tmp_path), tmp_path / "out", settings=Settings(engine="tensorrt"))
+    assert report.faults == (Fault("engines", "No space left on device: half.engine"),)
+    assert not (tmp_path / "out" / "engines").exists()
 
 
 @pytest.mark.usefixtures("has_tensorrt")
@@ -83,13 +112,13 @@ def test_shapes_that_do_not_fit_are_refused_before_the_work(
         export(network(tmp_path), samples(tmp_path), tmp_path / "out", settings=Settings(shapes=shapes))
 
 
-def test_a_conversion_that_was_asked_for_and_fails_ends_the_run(
+def test_a_conversion_that_was_asked_for_and_fails_costs_no_model_and_does_not_pass(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(engine_stage, "lower", failing(PrecisionError("overflow")))
-    with pytest.raises(PrecisionError, match="overflow"):
-        export(network(tmp_path), samples(tmp_path), tmp_path / "out", settings=Settings(precision="fp16"))
-    assert not (tmp_path / "out").exists()
+    report = export(network(tmp_path), samples(tmp_path), tmp_path / "out", settings=Settings(precision="fp16"))
+    assert report.faults == (Fault("engines", "overflow"),)
+    assert not report.passed
 
 
 def test_the_same_nodes_stay_in_float32_in_both_files(tmp_path: Path) -> None:

@@ -15,7 +15,6 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (the name torch's own documentation uses)
 from torch import Tensor
 
-from prox24_export import facts
 from prox24_export.engines.estimate import estimate
 from prox24_export.engines.timing.agreement import TOLERANCE
 from prox24_export.engines.timing.gpu_state import GpuState
@@ -23,6 +22,7 @@ from prox24_export.engines.timing.latency import Procedure, Reference, measure_l
 from prox24_export.engines.torch_sparse.rewrite import Rewritten, rewrite
 from prox24_export.engines.torch_sparse.timed import TorchTimed, capture_all
 from prox24_export.errors import InputError, UnavailableError
+from prox24_export.facts import machine
 from prox24_export.passes.emit_engine.tensorrt import SPARSE_SINCE, Availability
 from prox24_export.passes.find_linears import FindLinears
 from prox24_export.passes.graph.activations import Patches
@@ -232,7 +232,7 @@ class _Setup:
         source = make_differentiable(self.sparse, feeds)
         sparse = rewritten(self.sparse, source, fitting, self.kernels.convert)
         off = rewritten(self.sparse, source, fitting, _return_unchanged)
-        facts.return_free_memory()
+        machine.return_free_memory()
         return _Modules(dense, sparse, off)
 
     def point(self, modules: _Modules, feeds: Feeds) -> LatencyPoint:

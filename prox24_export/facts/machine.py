@@ -1,8 +1,7 @@
-"""What a report says of the machine, the versions and the files of a run, and how much memory the process takes."""
+"""What a report says of the machine, the versions of a run, and how much memory the process takes."""
 
 import contextlib
 import ctypes
-import hashlib
 import os
 import platform
 import resource
@@ -12,33 +11,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from prox24_export.results.report import FileFacts
-
 PACKAGES = ("prox24-export", "torch", "onnx", "onnx-ir", "onnxruntime", "numpy", "numba")
 OPTIONAL = ("transformers", "safetensors", "triton")
-CHUNK = 1 << 20
 M_MMAP_THRESHOLD, LARGE_BLOCK = -3, 4 << 20  # malloc.h; bytes
-
-
-def describe_file(path: Path, shown: Path) -> FileFacts:
-    """Measures the size of a file, or of all files of a directory, and computes their SHA-256 digest.
-
-    Args:
-        path: The file or directory; names of files in a directory are part of its digest.
-        shown: The name to report it under.
-
-    Raises:
-        OSError: A file cannot be read.
-    """
-    digest, size = hashlib.sha256(), 0
-    for file in sorted(entry for entry in path.iterdir() if entry.is_file()) if path.is_dir() else [path]:
-        if path.is_dir():
-            digest.update(file.name.encode())
-        size += file.stat().st_size
-        with file.open("rb") as content:
-            while chunk := content.read(CHUNK):
-                digest.update(chunk)
-    return FileFacts(str(shown), size, digest.hexdigest())
 
 
 def list_versions() -> dict[str, str]:

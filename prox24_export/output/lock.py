@@ -1,0 +1,95 @@
+"""The lock of an output folder: a file beside it that only one run can hold, on this machine or in a shared folder."""
+
+import errno
+import fcntl
+import os
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from prox24_export.errors import InputError
+from prox24_export.process.interrupts import hold_signals
+
+ENDING = ".lock"
+OWNER = "prox24-export"  # the first word in a lock of ours; machine and process follow
+NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP}  # file systems that have none, such as some network ones
+
+
+@contextmanager
+def hold_lock(place: Path) -> Iterator[bool]:
+    """Holds the lock of the output folder `place` while the block runs, and removes it then.
+
+    The system lets go of the lock of a process that ends in any way; the file that it leaves is taken over.
+
+    Yields:
+        Whether a run that was killed had left the lock.
+
+    Raises:
+        InputError: Another run holds the lock, or a file of its name is none of ours.
+        OSError: The file cannot be written.
+    """
+    file = place.with_name(place.name + ENDING)
+    handle = None
+    try:
+        with hold_signals():
+            handle, left = _take(file, place)
+        yield left
+    finally:
+        if handle is not None:
+            with hold_signals():
+                file.unlink(missing_ok=True)  # before it is let go: whoever waits for it then finds it gone
+                os.close(handle)
+
+
+def _take(file: Path, place: Path) -> tuple[int, bool]:
+    """Opens and locks the file, and writes into it who holds it."""
+    while True:
+        handle = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+        try:
+            left = _lock(handle, file, place)
+            if _is_still(file, handle):
+                os.ftruncate(handle, 0)
+                os.pwrite(handle, f"{OWNER} {platform.node()} {os.getpid()}\n".encode(), 0)
+                return handle, left
+        except BaseException:
+            os.close(handle)
+            raise
+        os.close(handle)  # its holder removed it between the two steps
+
+
+def _lock(handle: int, file: Path, place: Path) -> bool:
+    """Locks an open file, and tells whether a run had left it."""
+    words = os.pread(handle, 4096, 0).decode(errors="replace").split()
+    if words and (words[0] != OWNER or len(words) != 3):  # noqa: PLR2004 - as they are written
+        raise InputError(f"{file} is no lock of this program. Remove it, or choose another folder with -o.")
+    busy = f"another run is writing {place}. Wait until it ends, or choose another folder with -o."
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise InputError(busy) from error
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        if words and (words[1] != platform.node() or _is_running(int(words[2]))):
+            raise InputError(f"{busy} If no such run is left, remove {file}.") from error
+    return bool(words)
+
+
+def _is_still(file: Path, handle: int) -> bool:
+    """Whether the open file is the one that has the name now."""
+    try:
+        there = os.lstat(file)
+    except FileNotFoundError:
+        return False
+    return os.path.samestat(there, os.fstat(handle))
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,123 @@
+"""The place of a run: taken before any work, replaced at the end in one step, and left as it was on any failure."""
+
+import itertools
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from prox24_export.errors import InputError, Prox24Error
+from prox24_export.output import manifest, target
+from prox24_export.output.exchange import exchange, find_aside, sync, write_through
+from prox24_export.output.lock import hold_lock
+from prox24_export.process.interrupts import hold_signals, mark_finished, raise_if_interrupted
+
+UNFINISHED = ".unfinished"
+
+
+@contextmanager
+def take_place(out: Path, *sources: object, force: bool) -> Iterator[Path]:
+    """Takes the place of an output folder, and puts what the block has written there when it ends well.
+
+    What is there stays until then. When the block fails, nothing is left of the run.
+
+    Args:
+        out: The output folder.
+        sources: What the run reads, as far as it is known before the work; what is no path does not count.
+        force: Whether a finished run may be replaced.
+
+    Yields:
+        The folder to write to.
+
+    Raises:
+        InputError: The folder must not be written, or another run is writing it.
+        Prox24Error: Somebody else made the folder meanwhile; the error says where the result is.
+        OSError: The folder cannot be written.
+    """
+    place = target.expect_place(out)
+    target.expect_outside(out, sources)
+    above = [parent for parent in place.parents if not parent.exists()]
+    work = place.with_name(place.name + UNFINISHED)
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with hold_lock(place) as left:
+            _remove_leftovers(place, work, left=left)
+            target.expect_replaceable(out, force=force)
+            try:
+                work.mkdir()
+                yield work
+                _finish(out, place, work, force=force)
+            finally:
+                with hold_signals():
+                    shutil.rmtree(work, ignore_errors=True)
+    except BaseException:
+        with hold_signals():
+            _remove_empty(above)
+        raise
+
+
+@contextmanager
+def make_scratch(folder: Path) -> Iterator[Path]:
+    """Makes a folder in `folder` that vanishes when the block ends."""
+    place = Path(tempfile.mkdtemp(prefix="scratch.", dir=folder))
+    try:
+        yield place
+    finally:
+        with hold_signals():
+            shutil.rmtree(place, ignore_errors=True)
+
+
+def _finish(out: Path, place: Path, work: Path, *, force: bool) -> None:
+    """Puts the finished folder `work` into its place; all of it is on the disk before."""
+    raise_if_interrupted()
+    write_through(work)
+    with hold_signals():
+        try:
+            target.expect_replaceable(out, force=force)
+        except InputError as error:
+            kept = _move_to_free_name(work, place)
+            mark_finished(kept)
+            raise Prox24Error(f"{error} It was not so when the run began. The finished run is in {kept}.") from error
+        _replace(place, work)
+        mark_finished(out)
+        with suppress(OSError):  # it stands; when the disk learns its name is all that is left
+            sync(place.parent)
+
+
+def _replace(place: Path, work: Path) -> None:
+    if not place.exists() or not any(place.iterdir()):
+        work.rename(place)  # takes the place of an empty folder, too, and of nothing else
+        return
+    exchange(work, place)  # what was replaced is removed with the folder that it is in now
+    if manifest.find_others(work, manifest.read_listed(work) or frozenset()):
+        _move_to_free_name(work, place)  # somebody has put a file into it this very moment
+
+
+def _move_to_free_name(work: Path, place: Path) -> Path:
+    free = (place.with_name(f"{place.name}-{number}") for number in itertools.count(2))
+    kept = next(path for path in free if not path.exists() and not path.is_symlink())
+    work.rename(kept)
+    return kept
+
+
+def _remove_leftovers(place: Path, work: Path, *, left: bool) -> None:
+    """Removes what a killed run of this output has left; its lock is the proof that it was one of ours."""
+    aside = find_aside(place)
+    for path in (work, aside):
+        if not left and (path.exists() or path.is_symlink()):
+            raise InputError(f"{path} is in the way of the output {place}. Move it, or choose another folder with -o.")
+    if aside.exists() and not place.exists():
+        aside.rename(place)
+    for path in (work, aside):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    """Removes folders, innermost first, as far as they exist and nobody else has put anything into them."""
+    for folder in folders:
+        try:
+            folder.rmdir()
+        except OSError:
+            return

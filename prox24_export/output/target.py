@@ -1,0 +1,81 @@
+"""Which folder may be written: one that is free, or a finished run that may be replaced and holds nothing else."""
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from prox24_export.errors import InputError
+from prox24_export.input_files import expect_path
+from prox24_export.output import manifest
+
+
+def expect_place(out: Path) -> Path:
+    """Expects a name under which a folder can be written, and returns it with all links resolved.
+
+    Raises:
+        InputError: The folder is or holds the current folder, is a link to nothing, or has an impossible name.
+        OSError: The folder above it cannot be written.
+    """
+    expect_path(out, "--out")
+    place = out.resolve()
+    for ending in (".unfinished", ".replaced"):
+        expect_path(place.with_name(place.name + ending) if place.name else place, "--out")
+    if place in (Path.cwd(), *Path.cwd().parents):
+        raise InputError(f"the output folder {out} is or holds the current folder. Choose another folder with -o.")
+    if out.is_symlink() and not out.exists():
+        raise InputError(f"{out} is a link to nothing. Choose another folder with -o.")
+    _expect_writable(place.parent)
+    return place
+
+
+def expect_replaceable(out: Path, *, force: bool) -> None:
+    """Expects a folder that is free, empty, or a finished run that `force` allows to be replaced.
+
+    Raises:
+        InputError: It is none of them, or it also holds files that no run wrote.
+    """
+    if not out.exists():
+        return
+    if not out.is_dir():
+        raise InputError(f"{out} is a file. Expected a folder that does not exist yet; choose one with -o.")
+    if out.is_mount():
+        raise InputError(f"{out} is a mount point, which cannot be replaced. Give a folder in it: -o {out / 'run'}.")
+    if not any(out.iterdir()):
+        return
+    listed = manifest.read_listed(out)
+    if listed is None:
+        raise InputError(f"{out} holds files that are not a finished run. Choose another folder with -o.")
+    if not force:
+        raise InputError(f"{out} holds a finished run. Replace it with --force, or choose another folder with -o.")
+    if others := manifest.find_others(out, listed):
+        more = f" and {len(others) - 1} more" if len(others) > 1 else ""
+        raise InputError(
+            f"{out} holds {others[0]}{more} beside a finished run, which --force would not bring back. Move it away, "
+            "or choose another folder with -o."
+        )
+
+
+def expect_outside(out: Path, sources: Iterable[object]) -> None:
+    """Expects no file that is read to lie in the output folder, since that is replaced.
+
+    Args:
+        out: The output folder.
+        sources: What the run reads; what is no path does not count.
+
+    Raises:
+        InputError: One of them does.
+    """
+    place = out.resolve()
+    for source in sources:
+        if isinstance(source, (str, Path)) and place in Path(source).resolve().parents:
+            raise InputError(f"{source}, which is read, lies inside the output folder {out}. Choose another with -o.")
+
+
+def _expect_writable(parent: Path) -> None:
+    """Checks that a folder can be written, before the work and not after it."""
+    while not parent.exists() and parent != parent.parent:
+        parent = parent.parent
+    if not parent.is_dir():
+        raise NotADirectoryError(f"{parent} is not a folder")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise PermissionError(f"no permission to write in {parent}")

@@ -1,0 +1,1 @@
+"""This process: the signals that end it, what its libraries may say, and how text of strangers is shown."""
