@@ -5,7 +5,7 @@ import fcntl
 import os
 import platform
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from prox24_export.errors import InputError
@@ -38,7 +38,8 @@ def hold_lock(place: Path) -> Iterator[bool]:
     finally:
         if handle is not None:
             with hold_signals():
-                file.unlink(missing_ok=True)  # before it is let go: whoever waits for it then finds it gone
+                with suppress(OSError):  # the next run takes it over
+                    file.unlink()  # before it is let go: whoever waits for it then finds it gone
                 os.close(handle)
 
 

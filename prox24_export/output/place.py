@@ -13,7 +13,7 @@ from prox24_export.output.exchange import exchange, find_aside, sync, write_thro
 from prox24_export.output.lock import hold_lock
 from prox24_export.process.interrupts import hold_signals, mark_finished, raise_if_interrupted
 
-UNFINISHED = ".unfinished"
+UNFINISHED, RUN = ".unfinished", "run"
 
 
 @contextmanager
@@ -38,19 +38,20 @@ def take_place(out: Path, *sources: object, force: bool) -> Iterator[Path]:
     place = target.expect_place(out)
     target.expect_outside(out, sources)
     above = [parent for parent in place.parents if not parent.exists()]
-    work = place.with_name(place.name + UNFINISHED)
+    around = place.with_name(place.name + UNFINISHED)
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         with hold_lock(place) as left:
-            _remove_leftovers(place, work, left=left)
+            _remove_leftovers(place, around, left=left)
             target.expect_replaceable(out, force=force)
             try:
-                work.mkdir()
+                work = around / RUN
+                work.mkdir(parents=True)
                 yield work
                 _finish(out, place, work, force=force)
             finally:
                 with hold_signals():
-                    shutil.rmtree(work, ignore_errors=True)
+                    shutil.rmtree(around, ignore_errors=True)
     except BaseException:
         with hold_signals():
             _remove_empty(above)
@@ -59,8 +60,8 @@ def take_place(out: Path, *sources: object, force: bool) -> Iterator[Path]:
 
 @contextmanager
 def make_scratch(folder: Path) -> Iterator[Path]:
-    """Makes a folder in `folder` that vanishes when the block ends."""
-    place = Path(tempfile.mkdtemp(prefix="scratch.", dir=folder))
+    """Makes a folder beside `folder`, which `take_place` has made, and removes it when the block ends."""
+    place = Path(tempfile.mkdtemp(prefix="scratch.", dir=folder.parent))
     try:
         yield place
     finally:
@@ -101,15 +102,15 @@ def _move_to_free_name(work: Path, place: Path) -> Path:
     return kept
 
 
-def _remove_leftovers(place: Path, work: Path, *, left: bool) -> None:
+def _remove_leftovers(place: Path, around: Path, *, left: bool) -> None:
     """Removes what a killed run of this output has left; its lock is the proof that it was one of ours."""
     aside = find_aside(place)
-    for path in (work, aside):
+    for path in (around, aside):
         if not left and (path.exists() or path.is_symlink()):
             raise InputError(f"{path} is in the way of the output {place}. Move it, or choose another folder with -o.")
     if aside.exists() and not place.exists():
         aside.rename(place)
-    for path in (work, aside):
+    for path in (around, aside):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
 

@@ -49,7 +49,7 @@ def test_a_folder_appears_with_what_was_written_and_nothing_beside_it(tmp_path: 
 
 def test_while_the_run_works_its_lock_and_its_folder_stand_beside_the_output(tmp_path: Path) -> None:
     with take_place(tmp_path / "out", force=False) as work:
-        assert work == tmp_path / "out.unfinished"
+        assert work == tmp_path / "out.unfinished" / "run"
         assert names(tmp_path) == ["out.lock", "out.unfinished"]
     assert names(tmp_path) == ["out"]
 
@@ -204,12 +204,14 @@ def test_everything_is_on_the_disk_before_it_is_in_place(tmp_path: Path, monkeyp
 
     monkeypatch.setattr(os, "fsync", note)
     write(tmp_path / "out")
-    assert synced == ["out.unfinished/fresh", "out.unfinished", "."]
+    assert synced == ["out.unfinished/run/fresh", "out.unfinished/run", "."]
 
 
 def test_a_scratch_folder_vanishes_however_its_block_ends(tmp_path: Path) -> None:
-    with make_scratch(tmp_path) as scratch:
+    (tmp_path / "run").mkdir()
+    with make_scratch(tmp_path / "run") as scratch:
         (scratch / "file").touch()
-    with pytest.raises(KeyboardInterrupt), make_scratch(tmp_path):
+        assert scratch.parent == tmp_path
+    with pytest.raises(KeyboardInterrupt), make_scratch(tmp_path / "run"):
         raise KeyboardInterrupt
-    assert snapshot(tmp_path) == {}
+    assert snapshot(tmp_path) == {"run": None}

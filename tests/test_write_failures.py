@@ -1,0 +1,112 @@
+"""A disk that fails at any one step of a run: the old run or the new one stands whole, and nothing else is left."""
+
+import errno
+import itertools
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from prox24_export import Settings, export
+from tests.command import network, samples, snapshot
+
+MAGNITUDE = Settings(method="magnitude", force=True)
+WRITES = {"os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate", "os.chmod"}
+
+
+class FailingDisk:
+    """Counts what a process asks a disk to write below a folder, and refuses the step with a given number."""
+
+    def __init__(self) -> None:
+        self.folder: Path | None = None
+        self.count, self.fails_at = 0, 0
+        self.refused = ""
+
+    def audit(self, event: str, arguments: tuple[object, ...]) -> None:
+        """Sees every file that Python opens, makes, renames or removes."""
+        if self.folder is not None and self._writes(event, arguments):
+            self.step(f"{event} {arguments[0]}")
+
+    def step(self, what: str) -> None:
+        self.count += 1
+        if self.count == self.fails_at:
+            self.refused = what
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), what)
+
+    def _writes(self, event: str, arguments: tuple[object, ...]) -> bool:
+        place = arguments[0] if arguments else None
+        if not isinstance(place, (str, bytes, os.PathLike)) or not os.fsdecode(place).startswith(str(self.folder)):
+            return False
+        if event == "open":
+            flags = arguments[2]
+            return isinstance(flags, int) and bool(flags & (os.O_WRONLY | os.O_RDWR))
+        return event in WRITES
+
+
+DISK = FailingDisk()
+sys.addaudithook(DISK.audit)  # which stays, and does nothing where no folder is watched
+
+
+@contextmanager
+def failing(folder: Path, at: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[FailingDisk]:
+    sync: Callable[[int], None] = os.fsync
+
+    def fsync(handle: int) -> None:
+        DISK.step("fsync")
+        sync(handle)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", fsync)
+        DISK.folder, DISK.count, DISK.fails_at, DISK.refused = folder, 0, at, ""
+        try:
+            yield DISK
+        finally:
+            DISK.folder = None
+
+
+def restore(folder: Path, files: dict[str, bytes | None]) -> None:
+    for name in ("out", "out.unfinished"):
+        shutil.rmtree(folder / name, ignore_errors=True)
+    for name, content in files.items():
+        if name.startswith("out"):
+            (folder / name).mkdir() if content is None else (folder / name).write_bytes(content)
+
+
+@pytest.mark.parametrize("earlier", [False, True])
+def test_whichever_write_fails_the_old_run_or_the_new_one_stands_whole(
+    earlier: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, data, out = network(tmp_path), samples(tmp_path), tmp_path / "out"
+    (tmp_path / "other").mkdir()
+    if earlier:
+        export(network(tmp_path / "other", hidden=32), data, out, settings=MAGNITUDE)
+    before, survived = snapshot(tmp_path), []
+    for at in itertools.count(1):
+        caught = None
+        with failing(tmp_path, at, monkeypatch) as disk:
+            try:
+                export(model, data, out, settings=MAGNITUDE)
+            except OSError as error:
+                caught = error.errno
+        if not disk.refused:
+            break
+        now = snapshot(tmp_path)
+        assert caught in {None, errno.ENOSPC}, disk.refused
+        if caught is not None:
+            assert now == before, disk.refused
+            continue
+        survived.append(disk.refused)
+        assert {name for name in now if name.startswith("out/")} == {f"out/{name}" for name in NEW}, disk.refused
+        others = {name: content for name, content in now.items() if not name.startswith("out")}
+        assert others == {name: content for name, content in before.items() if not name.startswith("out")}
+        restore(tmp_path, before)
+    assert at - len(survived) > 20, "hardly a step was refused"
+    harmless = {"os.remove", "os.rmdir", "fsync"}  # the last fsync is of the name alone
+    assert {step.partition(" ")[0] for step in survived if step != f"os.mkdir {tmp_path}"} <= harmless
+
+
+NEW = ("junit.xml", "model.onnx", "report.html", "report.json", "summary.md")
