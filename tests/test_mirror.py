@@ -9,7 +9,15 @@ TESTS = Path(__file__).resolve().parent
 ROOT = TESTS.parent
 PACKAGE = ROOT / "prox24_export"
 ELSEWHERE = {"benchmarks", "cli", "docs", "samples"}  # beside the package, too, and the command as a user runs it
-WHOLE = {"contributing", "edge_files", "imports", "mirror", "peer_bugs", "rooms", "write_failures"}  # tests of no single module
+WHOLE = {
+    "contributing",
+    "edge_files",
+    "imports",
+    "mirror",
+    "peer_bugs",
+    "rooms",
+    "write_failures",
+}  # tests of no single module
 
 
 def files_of_tests(tests: Path) -> list[Path]:

@@ -50,8 +50,7 @@ def _take(file: Path, place: Path) -> tuple[int, bool]:
         try:
             left = _lock(handle, file, place)
             if _is_still(file, handle):
-                os.ftruncate(handle, 0)
-                os.pwrite(handle, f"{OWNER} {platform.node()} {os.getpid()}\n".encode(), 0)
+                _sign(handle, file)
                 return handle, left
         except BaseException:
             os.close(handle)
@@ -75,6 +74,16 @@ def _lock(handle: int, file: Path, place: Path) -> bool:
         if words and (words[1] != platform.node() or _is_running(int(words[2]))):
             raise InputError(f"{busy} If no such run is left, remove {file}.") from error
     return bool(words)
+
+
+def _sign(handle: int, file: Path) -> None:
+    """Writes into the lock who holds it; where that fails, the lock is given up."""
+    try:
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, f"{OWNER} {platform.node()} {os.getpid()}\n".encode(), 0)
+    except OSError:
+        file.unlink()
+        raise
 
 
 def _is_still(file: Path, handle: int) -> bool:
