@@ -3,8 +3,9 @@
     python benchmarks/trust.py [--quick] [--write]
 
 Everything is tried on the sample that is shipped: 20 signals and 20 kills at random moments (the seeds are 0 to 19),
-two runs at once, a full disk at every call to the system that writes (`strace` injects it; without it that part is skipped,
-and the tests have it at every step that Python takes), and 100 exports in one process. Exits 1 if a limit is missed.
+two runs at once, a full disk at every call to the system that writes (`strace` injects it; without it that part is
+skipped, and the tests have it at every step that Python takes), and 100 exports in one process. Exits 1 if a limit is
+missed.
 """
 
 import argparse
