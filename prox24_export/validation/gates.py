@@ -34,7 +34,7 @@ class GateLimits(Protocol):
 
     @property
     def min_snr(self) -> float | None:
-        """The least signal-to-noise ratio of every float output, in dB."""
+        """The least signal-to-noise ratio of every float output of a fixed size, in dB."""
 
     @property
     def min_speedup(self) -> float | None:
