@@ -1,6 +1,6 @@
 """How many entries of an output are the same in two models, for outputs that hold no floats, such as labels."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -46,7 +46,7 @@ def _count_entries(output: Any) -> int:
     return int(np.size(output))
 
 
-def _add(counts: Any) -> tuple[int, int]:
+def _add(counts: Iterable[tuple[int, int]]) -> tuple[int, int]:
     equal = entries = 0
     for same, every in counts:
         equal, entries = equal + same, entries + every

@@ -41,9 +41,7 @@ def test_nan_on_one_of_the_first_calibration_samples_is_refused_with_its_place_i
     arguments, before = prepared(tmp_path, ROOTS, x, positive(5)), snapshot(tmp_path)
     outcome = in_process(*arguments, folder=tmp_path, capture=capfd)
     expect_refusal(outcome, 2, before, tmp_path)
-    assert (
-        f"model's output y holds NaN on these samples, first in sample {bad} of data.npz." in outcome.stderr
-    )
+    assert f"model's output y holds NaN on these samples, first in sample {bad} of data.npz." in outcome.stderr
     assert "Repair the model, or leave out the samples on which it has no result." in outcome.stderr
 
 
