@@ -218,7 +218,7 @@ class Settings(InspectSettings, BenchSettings):
     """The most that a metric other than top-1 may change for the worse. By default, there is no limit."""
 
     min_snr: Annotated[float | None, GATES, Bound("a number of dB", math.isfinite)] = None
-    """The least signal-to-noise ratio of every float output, in dB. By default, there is no limit."""
+    """The least signal-to-noise ratio of every float output of a fixed size, in dB. By default, there is no limit."""
 
     min_sparse_layers: Annotated[int | None, GATES, NOT_NEGATIVE] = None
     """The fewest layers that must be sparse. By default, there is no limit."""

@@ -22,6 +22,8 @@ import numpy.typing as npt
 from prox24_export.passes.graph.arrays import Array
 from prox24_export.passes.graph.protocol import Feeds, Runner
 from prox24_export.validation.accuracy import find_labelled_output
+from prox24_export.validation.arrays import read_output
+from prox24_export.validation.classes import find_largest
 from prox24_export.validation.metrics import IGNORED
 
 LabelledBatches = Sequence[tuple[Feeds, Array]]
@@ -60,7 +62,7 @@ class ExpectedDrop:
         Raises:
             InputError: The labels fit no output of the model.
         """
-        outputs = [self.dense(feeds) for feeds, _ in self.batches]
+        outputs = [[*map(read_output, self.dense(feeds))] for feeds, _ in self.batches]
         self._output = find_labelled_output(outputs[0], self.batches[0][1])
         logits = [_read_logits(found[self._output]) for found in outputs]
         labels = np.concatenate([labels.reshape(-1) for _, labels in self.batches])
@@ -70,7 +72,8 @@ class ExpectedDrop:
     def estimate(self, changed: Runner) -> tuple[float, float, float]:
         """Estimates how much top-1 a changed model loses; runs it once over the batches.
 
-        Where an output has another shape than the dense one, the whole probability of the dense decision is lost.
+        Where an output has another shape than the dense one, or a row holds NaN, the whole probability of the dense
+        decision is lost.
 
         Returns:
             The expected loss in percentage points, its standard error, and the standard error of the loss that will be
@@ -80,11 +83,12 @@ class ExpectedDrop:
         moved: list[Array] = []
         weights: list[Array] = []
         for (feeds, labels), probabilities in zip(self.batches, self._probabilities, strict=True):
-            output = changed(feeds)[self._output]
+            output = read_output(changed(feeds)[self._output])
             rows, counted = np.arange(len(probabilities)), labels.reshape(-1) != IGNORED
             before, after = probabilities.max(-1), np.zeros(len(rows))
             if output.size == probabilities.size:
-                after = probabilities[rows, output.reshape(probabilities.shape).argmax(-1)]
+                largest = find_largest(output.reshape(probabilities.shape))
+                after = np.where(largest < 0, 0.0, probabilities[rows, largest])
             samples = len(labels)
             for entries, sums in (
                 (np.where(counted, before - after, 0.0), lost),

@@ -17,6 +17,7 @@ from prox24_export.data.samples import Sample, join_samples
 from prox24_export.errors import InputError
 from prox24_export.passes.graph.protocol import Runner
 from prox24_export.results.report import AccuracyReport
+from prox24_export.stages.dense_outputs import SampleSource
 from prox24_export.stages.measure import Measurement
 from prox24_export.stages.prepare import Job
 from prox24_export.validation.gates import OF_ACCURACY
@@ -93,6 +94,7 @@ def list_changes(accuracy: AccuracyReport, limit: float, scatter: float = 1.0) -
         way = accuracy.better.get(name)
         worse = abs(change) if way is None else (-change if way == "higher" else change)
         error = errors.get(name, 0.0)
+        worse = math.inf if math.isnan(worse) else worse  # a figure that is no number keeps no limit
         figures.append(LimitedFigure(name, worse, error, scatter * error, limit))
     if not figures:
         raise InputError(
@@ -156,11 +158,16 @@ def prepare_measure(job: Job, samples: Sequence[Sample]) -> VariantMeasure:
     The dense model runs once, as far as its outputs can be kept.
 
     Raises:
-        InputError: The user's own metric fails.
+        InputError: An output of the dense model holds NaN, or the user's own metric fails.
     """
     model = make_variant(job.graph, {})
     return Measurement.prepare(
-        job.graph, samples, job.settings, size=job.size, dense=lambda batches: remember_outputs(model, batches)
+        job.graph,
+        samples,
+        job.settings,
+        size=job.size,
+        told=SampleSource.of_report(samples, job.numbers, job.facts),
+        dense=lambda batches: remember_outputs(model, batches),
     ).compare
 
 

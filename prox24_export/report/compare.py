@@ -164,11 +164,20 @@ def _accuracy(before: Report, after: Report) -> Iterator[tuple[str, ...]]:
         figures = old.sparse.get(name), new.sparse.get(name)
         yield _figure_row(metric_name(name), *figures, *units(name))
     ratios = [
-        {output.name: math.inf if output.snr_db is None else output.snr_db for output in accuracy.outputs}
+        {
+            output.name: math.inf if output.snr_db is None else output.snr_db
+            for output in accuracy.outputs
+            if output.has_snr
+        }
         for accuracy in (old, new)
     ]
     for name in dict.fromkeys([*ratios[0], *ratios[1]]):
         yield _figure_row(f"SNR of {name}", ratios[0].get(name), ratios[1].get(name), " dB", " dB")
+    shares = [{output.name: output.equal for output in accuracy.outputs} for accuracy in (old, new)]
+    for name in dict.fromkeys([*shares[0], *shares[1]]):
+        first, second = (None if (share := found.get(name)) is None else 100 * share for found in shares)
+        if first is not None or second is not None:
+            yield _figure_row(f"equal entries of {name}", first, second, " %", " points")
 
 
 def _latency(before: Report, after: Report) -> Iterator[tuple[str, ...]]:

@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 
 from prox24_export.report import budget_tables, engine_tables
 from prox24_export.report.tables import Table, interval, metric_name, number, signed_number, units
@@ -33,8 +34,8 @@ def verdict(report: Report) -> str:
     elif shared["metrics"].rows:
         name, dense, sparse, change = shared["metrics"].rows[0]
         parts += [f"{name} {sparse} against {dense} dense ({change})"]
-    elif shared["outputs"].rows:
-        parts += [f"worst output SNR {shared['outputs'].rows[0][1]}"]
+    elif worst := worst_output(report):
+        parts += [f"{worst[0]} {worst[1]}"]
     else:
         parts += ["accuracy was not measured"]
     if report.engine is not None and report.engine.latency and not report.engine.not_measured:
@@ -53,6 +54,32 @@ def faults(report: Report) -> list[str]:
     return [f"{fault.stage} failed, so that its figures are missing: {fault.message}." for fault in report.faults]
 
 
+def worst_output(report: Report) -> tuple[str, str, str] | None:
+    """Finds the output that is furthest from the dense one: what is told of it, its figure, and its name.
+
+    An output with NaN comes first, then the lowest signal-to-noise ratio, then the lowest share of equal entries; None
+    where no output was compared.
+    """
+    outputs = _sort_outputs(report.accuracy.outputs if report.accuracy else ())
+    if not outputs or (outputs[0].not_compared and not outputs[0].not_finite):
+        return None
+    what = "worst output SNR" if outputs[0].has_snr and not outputs[0].not_finite else "worst output"
+    return what, _output_row(outputs[0])[1], outputs[0].name
+
+
+def _sort_outputs(outputs: Sequence[OutputReport]) -> list[OutputReport]:
+    """Sorts outputs by how far they are from the dense ones, the furthest first; those not compared come last."""
+
+    def rank(output: OutputReport) -> tuple[int, float]:
+        if output.not_finite:
+            return 0, -output.not_finite
+        if output.has_snr:
+            return 1, math.inf if output.snr_db is None else output.snr_db
+        return (3, 0.0) if output.equal is None else (2, output.equal)
+
+    return sorted(outputs, key=rank)
+
+
 def warnings(report: Report) -> list[str]:
     """Every fault and every warning once; among warnings, the one about random data comes first."""
     random = [RANDOM_WARNING] if report.data is not None and report.data.is_random else []
@@ -68,10 +95,9 @@ def reasons(report: Report) -> list[tuple[str, str]]:
 def tables(report: Report) -> dict[str, Table]:
     """All tables but those of layers, by name; a table of what does not exist has no rows.
 
-    Outputs are sorted by SNR, the worst first.
+    Outputs are sorted by how far they are from the dense ones, the furthest first.
     """
     accuracy, data = report.accuracy or AccuracyReport(0, {}, {}, ()), report.data
-    by_snr = sorted(accuracy.outputs, key=lambda output: math.inf if output.snr_db is None else output.snr_db)
     decides = report.refinement is not None and report.refinement.kept
     chosen = "blend, and whether refinement is kept" if decides else "blend, then masks and weights"
     parts = data and [
@@ -82,7 +108,10 @@ def tables(report: Report) -> dict[str, Table]:
     files = [(file.path, f"{file.bytes:,} bytes", file.sha256) for file in (report.input, report.output)]
     on, header = f"on {accuracy.samples:,} samples", ("Output", "SNR", "Cosine", "Max. abs. error", "Arg-max agreement")
     images = any(output.psnr_db is not None for output in accuracy.outputs)
-    outputs = [(*_output_row(output), *([_format_decibels(output.psnr_db)] if images else [])) for output in by_snr]
+    outputs = [
+        (*_output_row(output), *([_format_decibels(output.psnr_db)] if images else []))
+        for output in _sort_outputs(accuracy.outputs)
+    ]
     return {
         "gates": Table("Gates", ("Gate", "Measured", "Limit", "Verdict"), [_gate_row(gate) for gate in report.gates]),
         "metrics": Table(f"Accuracy {on}", ("Metric", "Dense", "Sparse", "Change"), _metric_rows(accuracy)),
@@ -169,13 +198,25 @@ def _format_interval(change: Change | None) -> str:
 
 
 def _output_row(output: OutputReport) -> tuple[str, ...]:
-    snr = (
-        "∞ (equal)"
-        if output.snr_db is None
-        else _format_decibels(output.snr_db) + interval(output.snr_low, output.snr_high)
-    )
     agreement = "" if output.argmax_agreement is None else f"{number(100 * output.argmax_agreement, 4)} %"
-    return output.name, snr, number(output.cosine, 6), number(output.max_abs_error), agreement
+    cosine, error = (
+        "" if value is None else number(value, digits)
+        for value, digits in ((output.cosine, 6), (output.max_abs_error, 3))
+    )
+    return output.name, _output_figure(output), cosine, error, agreement
+
+
+def _output_figure(output: OutputReport) -> str:
+    """The signal-to-noise ratio, or what is known of an output that has none."""
+    if output.not_finite:
+        return f"NaN or Inf in {output.not_finite:,} entries"
+    if output.not_compared:
+        return f"not compared: {output.not_compared}"
+    if output.equal is not None:
+        return f"{number(100 * output.equal, 4)} % of entries equal"
+    if output.snr_db is None:
+        return "∞ (equal)"
+    return _format_decibels(output.snr_db) + interval(output.snr_low, output.snr_high)
 
 
 def _format_decibels(value: float | None) -> str:

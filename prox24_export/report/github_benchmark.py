@@ -48,6 +48,8 @@ def _accuracy(accuracy: AccuracyReport, better: Better) -> Iterator[dict[str, An
             yield _entry(name, value, units(name)[0].strip() or name, extra=extra)
     if better == "higher":
         for output in accuracy.outputs:
+            if output.equal is not None:
+                yield _entry(f"equal entries of {output.name}", 100 * output.equal, "%")
             if output.snr_db is not None:
                 around = _format_interval(output.snr_low, output.snr_high)
                 yield _entry(f"SNR of {output.name}", output.snr_db, "dB", around)

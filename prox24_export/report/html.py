@@ -44,6 +44,7 @@ def render(report: Report, masks: Mapping[str, Mask] | None = None) -> str:
         policy=policy(style, script),
         tables=content.tables(report),
         verdict=content.verdict(report),
+        worst=content.worst_output(report),
         warnings=content.warnings(report),
         reasons=content.reasons(report),
         cost=content.cost(report),

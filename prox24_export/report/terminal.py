@@ -11,7 +11,7 @@ from prox24_export.report import terminal_budget
 from prox24_export.report.tables import units
 from prox24_export.results.engine import LatencyPoint
 from prox24_export.results.plan import Plan
-from prox24_export.results.report import Gate, LayerReport, Report
+from prox24_export.results.report import Gate, LayerReport, OutputReport, Report
 
 WIDTH = 100
 ENGINE_NAMES = {"tensorrt": "TensorRT", "torch": "torch.sparse (not TensorRT)", "onnxruntime": "ONNX Runtime, CPU"}
@@ -101,11 +101,20 @@ def _accuracy_lines(report: Report) -> list[str]:
         f"{accuracy.sparse[name]:.2f}{units(name)[0]} sparse on {accuracy.samples} samples"
         for name, value in accuracy.dense.items()
     ]
-    for output in accuracy.outputs:
-        snr = "equal to dense" if output.snr_db is None else f"{output.snr_db:.1f} dB SNR"
-        agreement = "" if output.argmax_agreement is None else f", {100 * output.argmax_agreement:.2f} % same arg-max"
-        lines.append(f"output {output.name}: {snr}, cosine {output.cosine:.5f}{agreement}")
-    return lines
+    return lines + [f"output {output.name}: {_describe_output(output)}" for output in accuracy.outputs]
+
+
+def _describe_output(output: OutputReport) -> str:
+    if output.not_finite:
+        return f"NaN or Inf in {output.not_finite:,} entries, and not in the dense model's"
+    if output.not_compared:
+        return f"{output.not_compared}; not compared"
+    if output.equal is not None:
+        return f"{100 * output.equal:.2f} % of the entries equal to dense"
+    snr = "equal to dense" if output.snr_db is None else f"{output.snr_db:.1f} dB SNR"
+    cosine = "" if output.cosine is None else f", cosine {output.cosine:.5f}"
+    agreement = "" if output.argmax_agreement is None else f", {100 * output.argmax_agreement:.2f} % same arg-max"
+    return snr + cosine + agreement
 
 
 def plan_table(plan: Plan) -> str:

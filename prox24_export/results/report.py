@@ -98,28 +98,46 @@ class LayerReport:
 
 @dataclass(frozen=True)
 class OutputReport:
-    """The dense against the sparse model at one float output.
+    """The dense against the sparse model at one output.
+
+    An output of floats has `snr_db`, `cosine` and `max_abs_error`, any other output has `equal`, and an output that
+    cannot be compared has `not_compared`.
 
     Attributes:
         name: Name of the output.
-        snr_db: Signal-to-noise ratio `10·log10(Σ dense² / Σ (dense − sparse)²)` in dB; None where both are equal.
-        cosine: Cosine between the two outputs over all samples.
-        max_abs_error: Largest absolute difference of one entry.
-        argmax_agreement: Share of positions with the same arg-max; None where the last axis does not hold classes.
+        snr_db: Signal-to-noise ratio `10·log10(Σ dense² / Σ (dense − sparse)²)` in dB; None where both are equal, and
+            where the output does not hold floats or is not compared.
+        cosine: Cosine between the two outputs over all samples; None for an output without a signal-to-noise ratio.
+        max_abs_error: Largest absolute difference of one entry; None for an output without a signal-to-noise ratio.
+        argmax_agreement: Share of positions with the same arg-max; None where the last axis is not known to hold
+            classes.
         snr_low: Lower end of the 95 % bootstrap interval of `snr_db` over samples; None where there is none.
         snr_high: Upper end of the interval.
         psnr_db: Peak signal-to-noise ratio of an image output, mean over images, in dB; None for other outputs and
             where all images are equal.
+        equal: Share of entries that are the same in both models, of an output that does not hold floats; None for
+            floats.
+        not_compared: Why the output is not compared; empty where it is.
+        not_finite: Number of entries of the sparse model's output that are NaN, or infinite where the dense model's
+            output holds no infinity at all.
     """
 
     name: str
     snr_db: float | None
-    cosine: float
-    max_abs_error: float
+    cosine: float | None
+    max_abs_error: float | None
     argmax_agreement: float | None
     snr_low: float | None = None
     snr_high: float | None = None
     psnr_db: float | None = None
+    equal: float | None = None
+    not_compared: str = ""
+    not_finite: int = 0
+
+    @property
+    def has_snr(self) -> bool:
+        """Whether the output has a signal-to-noise ratio, which is infinite where `snr_db` is None."""
+        return self.equal is None and not self.not_compared
 
 
 @dataclass(frozen=True)
@@ -191,7 +209,7 @@ class AccuracyReport:
         samples: Number of samples.
         dense: Metrics of the dense model by name, such as `top1` in per cent; empty without labels.
         sparse: Metrics of the sparse model, by the same names.
-        outputs: Every float output.
+        outputs: Every output.
         changes: Changes with their intervals, of the metrics that are a sum over samples.
         better: Which direction of a metric is better, by its name; a metric that is missing here has told none.
     """
@@ -209,7 +227,7 @@ class Gate:
     """A limit that the user set, and what was measured against it.
 
     Attributes:
-        name: Name of the option.
+        name: Name of the option; `finite-outputs` is judged without one, and listed where it fails.
         value: What was measured; None where nothing was.
         limit: What is allowed.
         unit: Unit of `value` and `limit`.

@@ -8,6 +8,7 @@ from prox24_export.passes.graph.arrays import Array
 from prox24_export.passes.graph.protocol import Feeds, Runner, TracedGraph
 from prox24_export.results.report import AccuracyReport
 from prox24_export.settings import Settings
+from prox24_export.stages.dense_outputs import SampleSource, expect_fixed_size, expect_numbers
 from prox24_export.stages.prepare import Job
 from prox24_export.stages.run import Run
 from prox24_export.validation import accuracy, custom_metric
@@ -46,22 +47,27 @@ class Measurement:
         settings: Settings,
         *,
         size: int,
+        told: SampleSource,
         dense: Callable[[Sequence[Feeds]], Runner] | None = None,
     ) -> "Measurement":
-        """Joins the samples and asks the user's own metric about the dense model, so that it fails before any work.
+        """Joins the samples, looks at the dense model's outputs and asks the user's own metric about that model.
+
+        All this is done here so that it fails before any work.
 
         Args:
             graph: The dense model.
             samples: What is measured on.
             settings: `metric` and `stride` count.
             size: Samples in one call.
+            told: How to name the samples in messages.
             dense: Makes what runs the dense model, given the batches that it will run; None: `graph.runner`.
 
         Raises:
-            InputError: The user's own metric fails.
+            InputError: An output of the dense model holds NaN, or the user's own metric fails.
         """
         batches = list(join_samples(samples, graph.inputs, size))
         run = graph.runner() if dense is None else dense([feeds for feeds, _ in batches])
+        expect_numbers(run, graph.outputs, batches, told)
         spec, own = settings.metric, None
         if spec is not None:
             own = custom_metric.measure_samples(spec, run, graph.outputs, batches)
@@ -86,7 +92,7 @@ class Measurement:
         )
         if self.metric is None or self.dense_metric is None:
             return measured
-        own = custom_metric.measure_samples(self.metric, variant, self.outputs, self.batches)
+        own = custom_metric.measure_samples(self.metric, variant, self.outputs, self.batches, is_sparse=True)
         return custom_metric.add_metrics(measured, self.dense_metric, own)
 
 
@@ -94,10 +100,14 @@ def prepare_measurement(job: Job, run: Run) -> Measurement:
     """Prepares what the finished model is measured on: the report part, which nothing else looks at.
 
     Raises:
-        InputError: The user's own metric fails.
+        InputError: No output has a signal-to-noise ratio, and one is asked for; or an output of the dense model holds
+            NaN; or the user's own metric fails.
     """
     with run.timed("data"):
-        return Measurement.prepare(job.graph, job.parts.report, job.settings, size=job.size)
+        if job.settings.min_snr is not None and job.linears:
+            expect_fixed_size(job.graph, job.parts.report)
+        told = SampleSource.of_report(job.parts.report, job.numbers, job.facts)
+        return Measurement.prepare(job.graph, job.parts.report, job.settings, size=job.size, told=told)
 
 
 def measure_accuracy(measurement: Measurement, sparse: TracedGraph, run: Run) -> AccuracyReport | None:

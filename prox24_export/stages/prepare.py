@@ -1,7 +1,7 @@
 """Before any work: the model opened, its layers found, samples in their parts, everything checked."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from torch import nn
@@ -17,6 +17,7 @@ from prox24_export.passes.graph.protocol import Linear, Skipped, TracedGraph
 from prox24_export.results import reader
 from prox24_export.results.report import DataFacts, Report
 from prox24_export.settings import Settings
+from prox24_export.stages.dense_outputs import Numbers, check_calibration
 from prox24_export.stages.open_model import OpenedModel, open_model
 from prox24_export.stages.run import Run
 from prox24_export.stages.samples import check_gates, collect_samples, find_batch_size
@@ -38,6 +39,7 @@ class Job:
         size: How many samples are joined in one call of the model.
         choice: The engine that measures at the end.
         baseline: An earlier run, against which nothing may regress; None where there is none.
+        numbers: The place of each sample in its source, for messages.
     """
 
     opened: OpenedModel
@@ -49,6 +51,7 @@ class Job:
     size: int
     choice: EngineChoice
     baseline: Report | None = None
+    numbers: Numbers = field(default_factory=dict)
 
     @property
     def frontend(self) -> Frontend:
@@ -117,13 +120,15 @@ def prepare(named: NamedModel, evaluation: Source | None, settings: Settings, ru
             frontend.expect_onnx(graph)
         graph.runner()  # a model that cannot be run is refused before anything else
         found = FindLinears(settings.include, settings.exclude).call(graph=graph).layers
-        needed = any(isinstance(layer, Linear) for layer in found)
+        linears = [layer for layer in found if isinstance(layer, Linear)]
+        needed = bool(linears)
     with run.timed("data"):
-        parts, facts_of_data = collect_samples(graph, calibration, evaluation, settings, needed=needed)
+        parts, facts_of_data, numbers = collect_samples(graph, calibration, evaluation, settings, needed=needed)
         size = find_batch_size(graph, parts)
+        check_calibration(graph, linears, parts, numbers, facts_of_data, size=size)
         if needed:
             check_gates(graph, parts, settings, size)
-    return Job(opened, settings, named.target, found, parts, facts_of_data, size, choice, baseline)
+    return Job(opened, settings, named.target, found, parts, facts_of_data, size, choice, baseline, numbers)
 
 
 def _default_out(path: Path) -> str:

@@ -68,7 +68,7 @@ def prune(
     place = {layer.name: index for index, layer in enumerate(found) if isinstance(layer, Linear)}
     if not linears:
         return PrunedLayers(rows, None)
-    _expect_finite(graph, linears)
+    expect_finite_weights(graph, linears)
     stages = schedule(graph, linears)
     masks: dict[str, Thumbnail] = {}
     sources = (("fit", parts.fit), ("choice", parts.choice))
@@ -106,7 +106,12 @@ def _why_unreached(seen: Observation) -> str:
     return "its input was always zero" if float(seen.fit.dense.sum()) == 0 else ""
 
 
-def _expect_finite(graph: TracedGraph, linears: Sequence[Linear]) -> None:
+def expect_finite_weights(graph: TracedGraph, linears: Sequence[Linear]) -> None:
+    """Refuses weights that hold NaN or Inf.
+
+    Raises:
+        InputError: One does; the message names the first of them and its layer.
+    """
     for linear in linears:
         if not is_finite(graph.stored(linear.weight)):
             raise InputError(

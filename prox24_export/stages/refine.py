@@ -20,6 +20,7 @@ from prox24_export.passes.refine.model import Refined, RefineModel
 from prox24_export.progress import Progress
 from prox24_export.results.report import EpochReport, RefinementReport
 from prox24_export.settings import Settings
+from prox24_export.stages.gradient import find_reached, why_not_reached
 from prox24_export.stages.prepare import Job
 
 COPIES = 7  # of a weight, float32: master, best, two moments of Adam, gradient, what came in, what goes out
@@ -46,12 +47,15 @@ def open_differentiable(job: Job) -> Differentiable | RefinementReport | None:
         return RefinementReport(kept=False, reason=reason)
     if settings.refine_loss is not None:
         _expect_loss(settings.refine_loss, graph, parts.fit[0])
+    feeds = parts.fit[0].feeds
     try:
-        return make_differentiable(graph, parts.fit[0].feeds)
+        function = make_differentiable(graph, feeds)
+        reason = why_not_reached(function, graph, linears, feeds)
     except Prox24Error as error:
         return RefinementReport(kept=False, reason=str(error))
     except Exception as error:  # noqa: BLE001 - of torch or of its runtime; layers are solved all the same
         return RefinementReport(kept=False, reason=f"torch cannot run it: {first_line(error)}")
+    return function if reason is None else RefinementReport(kept=False, reason=reason)
 
 
 def is_wanted(job: Job) -> bool:
@@ -118,12 +122,13 @@ def refine(
     Args:
         function: The dense model.
         graph: The same.
-        linears: Its pruned layers.
+        linears: Its pruned layers; those that no gradient reaches stay as they are.
         weights: Solved weights by name, as they are stored; changed where the result is kept.
         parts: The choice part decides.
         settings: What to refine, and how.
         progress: Where to show progress.
     """
+    linears = find_reached(function, linears)
     solved = function.pruned_parameters(linears, weights)
     order = [value.name for value in graph.inputs]
     try:

@@ -22,7 +22,7 @@ from prox24_export.passes.graph.protocol import TracedGraph
 from prox24_export.results.report import DataFacts
 from prox24_export.settings import Settings
 from prox24_export.validation import accuracy, gates
-from prox24_export.validation.arrays import is_float
+from prox24_export.validation.arrays import is_float, read_output
 
 OUTPUT_VALUES = 1 << 25  # entries of one output in one batch
 
@@ -34,7 +34,7 @@ def collect_samples(
     settings: Settings,
     *,
     needed: bool,
-) -> tuple[Parts, DataFacts | None]:
+) -> tuple[Parts, DataFacts | None, dict[int, int]]:
     """Collects the samples of a run in three parts that never mix.
 
     Args:
@@ -43,6 +43,9 @@ def collect_samples(
         evaluation: Source of the report part; None sets a fifth of the others aside.
         settings: Seed, number and shapes of samples.
         needed: Whether anything is eligible. Where nothing is, nothing is drawn at random.
+
+    Returns:
+        The parts; where they come from; and the place of each sample in its source, by `id` of the sample.
     """
     if settings.shapes and calibration is not None and settings.engine == "none":
         raise InputError(
@@ -56,7 +59,7 @@ def collect_samples(
         return lambda file, option: text.read_token_rows(file, graph.path, settings.sequence, stride, option)
 
     if not needed and calibration is None and evaluation is None:
-        return Parts((), (), ()), None
+        return Parts((), (), ()), None, {}
     if calibration is None and not needed:
         samples = []
     elif calibration is None:
@@ -66,12 +69,13 @@ def collect_samples(
         samples = read_samples(calibration, graph.inputs, "--calibration", tokenizer(None))
     _expect_rows(graph, samples, "--calibration")
     parts = split_samples(samples, with_report=evaluation is None, seed=settings.seed, limit=settings.samples)
+    report: Sequence[Sample] = ()
     if evaluation is not None:
         report = read_samples(evaluation, graph.inputs, "--evaluation", tokenizer(settings.stride))
         _expect_rows(graph, report, "--evaluation")
         parts = Parts(parts.fit, parts.choice, report)
     source = ("random" if needed else "none") if calibration is None else _describe_source(calibration)
-    return parts, DataFacts(
+    facts = DataFacts(
         calibration=source,
         evaluation=f"a fifth of {source}" if evaluation is None else _describe_source(evaluation),
         fit=len(parts.fit),
@@ -79,6 +83,7 @@ def collect_samples(
         report=len(parts.report),
         is_random=calibration is None and needed,
     )
+    return parts, facts, {id(sample): place for part in (samples, report) for place, sample in enumerate(part)}
 
 
 def _expect_rows(graph: TracedGraph, samples: Sequence[Sample], option: str) -> None:
@@ -147,12 +152,12 @@ def check_gates(graph: TracedGraph, parts: Parts, settings: Settings, size: int)
         raise InputError("--min-snr needs at least one sample to compare outputs on. Give --evaluation.")
     if settings.min_snr is not None:
         feeds, _ = next(join_samples(parts.report, graph.inputs, size))
-        if not any(is_float(output) for output in graph.runner()(feeds)):
+        if not any(is_float(read_output(output)) for output in graph.runner()(feeds)):
             raise InputError("--min-snr needs a float output. This model has none; leave the gate out.")
     if labelled:
         feeds, labels = next(join_samples(labelled, graph.inputs, size))
         if labels is not None:
-            accuracy.find_labelled_output(graph.runner()(feeds), labels)
+            accuracy.find_labelled_output([*map(read_output, graph.runner()(feeds))], labels)
     _expect_metrics(graph, parts, settings, size)
 
 

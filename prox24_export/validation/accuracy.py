@@ -8,12 +8,13 @@ import numpy as np
 from prox24_export.errors import InputError
 from prox24_export.passes.graph.arrays import Array
 from prox24_export.passes.graph.protocol import Runner
-from prox24_export.results.report import AccuracyReport, Change
+from prox24_export.results.report import AccuracyReport, Change, OutputReport
 from prox24_export.validation import intervals
-from prox24_export.validation.arrays import has_classes, is_float, is_image
+from prox24_export.validation.arrays import has_classes, is_float, is_image, read_output
+from prox24_export.validation.classes import find_largest, is_named_as_classes
 from prox24_export.validation.intervals import PairedRows
 from prox24_export.validation.metrics import BETTER, IGNORED, Embeddings, Hits, References, find_reference_output
-from prox24_export.validation.output_sums import OutputSums
+from prox24_export.validation.output_comparison import OutputComparison
 from prox24_export.validation.perplexity import Perplexity
 
 
@@ -24,7 +25,7 @@ class _Sums:
     names: Sequence[str]
     next_token: str | None
     perplexity: Perplexity
-    outputs: dict[int, OutputSums] = field(default_factory=dict)
+    outputs: dict[int, OutputComparison] = field(default_factory=dict)
     labelled: Hits | References | None = None
     embeddings: Embeddings = field(init=False)
 
@@ -36,8 +37,7 @@ class _Sums:
     ) -> None:
         samples = _count_samples(feeds, labels)
         for index, (one, other) in enumerate(zip(dense, sparse, strict=True)):
-            if is_float(one):
-                self.outputs.setdefault(index, OutputSums()).add(one, other, samples)
+            self.outputs.setdefault(index, OutputComparison()).add(one, other, samples)
         if labels is not None:
             self._add_labelled(dense, sparse, labels, samples)
         if self.next_token is not None:
@@ -53,6 +53,18 @@ class _Sums:
             self.labelled.add(dense, sparse, labels, samples)
         else:
             self.labelled.add(dense, sparse, labels)
+
+    def reports(self) -> tuple[OutputReport, ...]:
+        """Returns what is known of every output, in the order of the outputs."""
+        return tuple(
+            compared.report(self.names[index], is_classes=self._holds_classes(index))
+            for index, compared in sorted(self.outputs.items())
+        )
+
+    def _holds_classes(self, index: int) -> bool:
+        """Whether the last axis of an output is known to hold classes, whatever its values are; see `classes`."""
+        labelled = isinstance(self.labelled, Hits) and self.labelled.index == index
+        return labelled or (self.next_token is not None and index == 0) or is_named_as_classes(self.names[index])
 
     def rows(self) -> dict[str, PairedRows]:
         """Returns every metric by name; embeddings count where nothing else says what the model is worth."""
@@ -90,7 +102,7 @@ def compare_models(
     """
     sums = _Sums(names, next_token, Perplexity(stride))
     for feeds, labels in batches:
-        sums.add(feeds, labels, dense(feeds), sparse(feeds))
+        sums.add(feeds, labels, [*map(read_output, dense(feeds))], [*map(read_output, sparse(feeds))])
         tick()
     rows = sums.rows()
     values = {name: row.values() for name, row in rows.items()}
@@ -99,7 +111,7 @@ def compare_models(
         samples=samples,
         dense={name: value for name, (value, _) in values.items()},
         sparse={name: value for name, (_, value) in values.items()},
-        outputs=tuple(sums.outputs[index].report(names[index]) for index in sorted(sums.outputs)),
+        outputs=sums.reports(),
         changes=tuple(change for change in changes if change is not None),
         better={name: BETTER[name.split()[0]] for name in rows},
     )
@@ -140,7 +152,7 @@ def find_labelled_output(outputs: Sequence[Array], labels: Array) -> int:
     counted = truth != IGNORED
     known = truth[counted]
     hits = {
-        index: int((output.argmax(-1).reshape(-1) == truth)[counted].sum())
+        index: int((find_largest(output).reshape(-1) == truth)[counted].sum())
         for index, output in enumerate(outputs)
         if is_float(output) and has_classes(output) and output[..., 0].size == truth.size
         if truth.size and (not known.size or (known.min() >= 0 and known.max() < output.shape[-1]))

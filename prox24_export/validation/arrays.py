@@ -1,4 +1,7 @@
-"""What the shape of an output says of its content."""
+"""Outputs as arrays, and what the shape of an output says of its content."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -13,6 +16,39 @@ LEAST_SIDE = 8  # pixels
 def is_float(output: Array) -> bool:
     """Whether an output is a tensor of floats."""
     return isinstance(output, np.ndarray) and output.dtype.kind == "f"
+
+
+def read_output(output: Any) -> Any:
+    """Reads an output that holds floats as one array of floats; any other output stays as it is.
+
+    A list of dictionaries with the same keys, as ONNX Runtime returns probabilities by class, becomes an array [N, C]
+    with one column for each key. Any other list or dictionary of floats becomes one row of all its entries.
+    """
+    leaves = list(_walk(output))
+    if isinstance(output, np.ndarray) or not leaves or not all(is_float(leaf) for leaf in leaves):
+        return output
+    rows = output if isinstance(output, (list, tuple)) else ()
+    if rows and all(isinstance(row, Mapping) and row.keys() == rows[0].keys() for row in rows):
+        columns = [np.stack([np.asarray(row[key]) for row in rows]) for key in rows[0]]
+        if all(column.shape == (len(rows),) for column in columns):
+            return np.stack(columns, axis=1)
+    return np.concatenate([np.ravel(leaf) for leaf in leaves])
+
+
+def _walk(output: Any) -> Iterator[Array]:
+    """Yields the arrays of an output; a number that stands in a dictionary becomes an array without axes."""
+    if isinstance(output, Mapping):
+        output = list(output.values())
+    if isinstance(output, (list, tuple)):
+        for entry in output:
+            yield from _walk(entry)
+    else:
+        yield np.asarray(output)
+
+
+def holds_nan(output: Any) -> bool:
+    """Whether a float of an output is NaN; outputs in lists and dictionaries are looked at one by one."""
+    return any(is_float(leaf) and bool(np.isnan(leaf).any()) for leaf in _walk(output))
 
 
 def has_classes(output: Array) -> bool:

@@ -68,6 +68,7 @@ def _check_metrics(before: AccuracyReport | None, now: AccuracyReport | None, *,
         return
     if not before.sparse:
         yield from _check_snr(before, now)
+        yield from _check_equal_entries(before, now)
     for metric, value in before.sparse.items():
         unit = UNITS.get(metric.split()[0], "")
         limit = POINTS if unit == "points" else SHARE * abs(value)
@@ -84,21 +85,39 @@ def _check_metrics(before: AccuracyReport | None, now: AccuracyReport | None, *,
 
 
 def _find_worsening(change: float, better: str) -> float:
+    if not math.isfinite(change):
+        return math.nan  # a metric that is no number, or infinite, is no improvement: NaN keeps no limit
     return {"higher": -change, "lower": change}.get(better, abs(change))
 
 
 def _check_snr(before: AccuracyReport, now: AccuracyReport | None) -> Iterator[Gate]:
     """Compares the agreement with the dense model, for runs whose metrics do not say what the model is worth."""
-    worst = [
-        min((math.inf if output.snr_db is None else output.snr_db for output in report.outputs), default=None)
-        for report in (before, now)
-        if report is not None
-    ]
-    if worst[0] is None:
+    earlier, found = (_find_worst_snr(report) for report in (before, now))
+    if earlier is None:
         return
-    found = worst[1] if len(worst) > 1 else None
-    drop = None if found is None else 0.0 if found == worst[0] else worst[0] - found  # inf − inf is no number
+    if now is not None and any(output.not_finite for output in now.outputs):
+        found = None  # NaN is no better than any figure, not even than NaN
+    drop = None if found is None else 0.0 if found == earlier else earlier - found  # inf − inf is no number
     yield check_at_most("baseline snr", None if drop is None else (drop, None, None), DECIBELS, "dB", strict=False)
+
+
+def _check_equal_entries(before: AccuracyReport, now: AccuracyReport | None) -> Iterator[Gate]:
+    """Compares the share of equal entries of the outputs that hold no floats, the lowest of each run."""
+    shares = [
+        [100 * output.equal for output in (report.outputs if report else ()) if output.equal is not None]
+        for report in (before, now)
+    ]
+    if shares[0]:
+        drop = min(shares[0]) - min(shares[1]) if shares[1] else None
+        yield check_at_most(
+            "baseline equal entries", None if drop is None else (drop, None, None), POINTS, "points", strict=False
+        )
+
+
+def _find_worst_snr(report: AccuracyReport | None) -> float | None:
+    """Finds the lowest signal-to-noise ratio; None where no output has one."""
+    ratios = [output.snr_db for output in (report.outputs if report else ()) if output.has_snr]
+    return min((math.inf if ratio is None else ratio for ratio in ratios), default=None)
 
 
 def _warn_of_other_data(before: AccuracyReport | None, now: AccuracyReport | None) -> Iterator[str]:

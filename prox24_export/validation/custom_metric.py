@@ -38,7 +38,9 @@ class Measured:
     steps: frozenset[str] = frozenset()
 
 
-def measure_samples(spec: str, model: Runner, names: Sequence[str], batches: MetricBatches) -> Measured:
+def measure_samples(
+    spec: str, model: Runner, names: Sequence[str], batches: MetricBatches, *, is_sparse: bool = False
+) -> Measured:
     """Calls the user's function with a model and the evaluation batches.
 
     Args:
@@ -50,6 +52,8 @@ def measure_samples(spec: str, model: Runner, names: Sequence[str], batches: Met
         model: Runs the model: from feeds to outputs, in the order of `names`.
         names: The names of the outputs.
         batches: The batches that the function gets, as copies.
+        is_sparse: Whether the model is the sparse one, of which NaN and infinity are findings that no gate passes. Of
+            the dense one they are refused, since nothing could be compared with them.
 
     Raises:
         InputError: The function fails, or returns something else.
@@ -70,9 +74,9 @@ def measure_samples(spec: str, model: Runner, names: Sequence[str], batches: Met
         name = str(key)
         sides = _split_by_sample(value)
         if sides is None:
-            values[name] = _expect_number(value, spec)
+            values[name] = _expect_number(value, spec, is_sparse=is_sparse)
             continue
-        total, weight = (_expect_finite(side, value, spec) for side in sides)
+        total, weight = (_expect_finite(side, value, spec, is_sparse=is_sparse) for side in sides)
         if len(total) != len(weight) or (weight < 0).any() or weight.sum() <= 0:
             raise InputError(
                 f"--metric {spec} returned {name!r} as {len(total)} totals and {len(weight)} weights that sum to "
@@ -131,12 +135,13 @@ def _are_counts(totals: Array) -> bool:
     return totals.dtype.kind in "biu" or bool(np.isin(totals, (0, 1)).all())
 
 
-def _expect_finite(side: Array, value: Any, spec: str) -> FloatArray:
+def _expect_finite(side: Array, value: Any, spec: str, *, is_sparse: bool) -> FloatArray:
     try:
         wide: FloatArray = np.asarray(side, np.float64)
+        is_right = is_sparse or bool(np.isfinite(wide).all())
     except (TypeError, ValueError):
-        wide = np.full(1, np.nan)
-    if not np.isfinite(wide).all():
+        is_right = False
+    if not is_right:
         raise InputError(
             f"--metric {spec} returned {value!r}. Expected a function that {WANTED}; every number must be finite."
         )
@@ -162,12 +167,13 @@ def _copy_batches(batches: MetricBatches) -> list[Any]:
     ]
 
 
-def _expect_number(value: Any, spec: str) -> float:
+def _expect_number(value: Any, spec: str, *, is_sparse: bool) -> float:
     try:
         number = float(value)
+        is_right = is_sparse or math.isfinite(number)
     except (TypeError, ValueError):
-        number = math.nan
-    if not math.isfinite(number):
+        is_right = False
+    if not is_right:
         raise InputError(
             f"--metric {spec} returned {value!r}. Expected a function that {WANTED}; every number must be finite."
         )

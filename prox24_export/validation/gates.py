@@ -34,7 +34,7 @@ class GateLimits(Protocol):
 
     @property
     def min_snr(self) -> float | None:
-        """The least signal-to-noise ratio of every float output, in dB."""
+        """The least signal-to-noise ratio of every float output of a fixed size, in dB."""
 
     @property
     def min_speedup(self) -> float | None:
@@ -57,7 +57,10 @@ def evaluate_gates(
     layers: Sequence[LayerReport] = (),
     is_copy: bool = False,
 ) -> tuple[Gate, ...]:
-    """Judges every limit; one whose figure could not be measured is not kept.
+    """Judges every limit; one whose figure could not be measured is not kept, and neither is one whose figure is NaN.
+
+    `finite-outputs` has no option: it fails, and is listed, where the sparse model returns NaN, or an infinity at an
+    output where the dense model has none.
 
     Args:
         settings: The limits.
@@ -66,7 +69,7 @@ def evaluate_gates(
         layers: Every linear layer.
         is_copy: Whether the written model is a byte copy of the input, which loses nothing, measured or not.
     """
-    gates = []
+    gates = [] if is_copy else [*_check_finite(accuracy)]
     if settings.max_accuracy_drop is not None:
         figure = COPY if is_copy else measure_worsening(accuracy, "top1", "higher")
         gates.append(check_at_most("max-accuracy-drop", figure, settings.max_accuracy_drop, "points", settings.strict))
@@ -105,6 +108,8 @@ def measure_worsening(accuracy: AccuracyReport | None, metric: str, better: str)
     if accuracy is None or metric not in accuracy.dense or metric not in accuracy.sparse:
         return None
     value = accuracy.sparse[metric] - accuracy.dense[metric]
+    if math.isinf(value):
+        return math.inf, None, None  # of a user's metric; that it would be infinitely better is no finding either
     known = next((change for change in accuracy.changes if change.metric == metric), None)
     low, high = (None, None) if known is None else (known.low, known.high)
     if better == "lower":
@@ -181,17 +186,27 @@ def _check_metrics(accuracy: AccuracyReport | None, limit: float, strict: bool, 
         yield check_at_most(f"max-metric-change {name}", figure, limit, UNITS.get(name.split()[0], ""), strict)
 
 
+def _check_finite(accuracy: AccuracyReport | None) -> Iterator[Gate]:
+    broken = 0 if accuracy is None else sum(output.not_finite for output in accuracy.outputs)
+    if broken:
+        yield check_at_most("finite-outputs", (float(broken), None, None), 0.0, "entries", strict=False)
+
+
 def _find_worst_snr(accuracy: AccuracyReport | None, *, is_copy: bool) -> Reading | None:
-    """Finds the lowest signal-to-noise ratio of all outputs; that of an output equal to the dense one is infinite."""
+    """Finds the lowest signal-to-noise ratio of all outputs that have one; None where none of them has.
+
+    That of an output equal to the dense one is infinite.
+    """
     equal: Reading = (math.inf, math.inf, math.inf)
     if is_copy:
         return equal
-    if accuracy is None or not accuracy.outputs:
-        return None
     figures = [
         equal if output.snr_db is None else (output.snr_db, output.snr_low, output.snr_high)
-        for output in accuracy.outputs
+        for output in (accuracy.outputs if accuracy else ())
+        if output.has_snr
     ]
+    if not figures:
+        return None
     value = min(figure[0] for figure in figures)
     lows, highs = ([figure[end] for figure in figures] for end in (1, 2))
     known = [side for side in (*lows, *highs) if side is not None]

@@ -8,6 +8,7 @@ import numpy as np
 from prox24_export.passes.graph.arrays import Array
 from prox24_export.results.report import Better
 from prox24_export.validation.arrays import is_float, is_image
+from prox24_export.validation.classes import find_largest
 from prox24_export.validation.intervals import FloatArray, PairedRows
 from prox24_export.validation.output_sums import MOST_PSNR, compute_psnr
 
@@ -100,17 +101,20 @@ class Hits:
 
 
 def _count_hits(logits: Array | None, truth: Array, most: int) -> Array:
-    """Tells for each label whether it is among the `most` largest; ties go to the lower index, and NaN is largest."""
+    """Tells for each label whether it is among the `most` largest; ties go to the lower index.
+
+    A row with NaN has no largest entries, and counts no hit.
+    """
     if logits is None:
         return np.zeros(truth.size, bool)
     counted = truth != IGNORED
     column = np.where(counted, truth, 0)[:, None].astype(np.int64)
     if most == 1:
-        hits: Array = (logits.argmax(-1) == column[:, 0]) & counted
+        hits: Array = (find_largest(logits) == column[:, 0]) & counted
         return hits
     own = np.take_along_axis(logits, column, axis=-1)
-    before = ~(logits <= own) | ((logits == own) & (np.arange(logits.shape[-1]) < column))
-    among: Array = (before.sum(axis=-1) < most) & counted
+    before = (logits > own) | ((logits == own) & (np.arange(logits.shape[-1]) < column))
+    among: Array = (before.sum(axis=-1) < most) & counted & ~np.isnan(logits).any(axis=-1)
     return among
 
 

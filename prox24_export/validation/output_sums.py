@@ -9,6 +9,7 @@ from prox24_export.passes.graph.arrays import Array
 from prox24_export.results.report import OutputReport
 from prox24_export.validation import intervals
 from prox24_export.validation.arrays import is_image, looks_like_classes
+from prox24_export.validation.classes import find_largest, holds_probabilities
 
 PIECE = 1 << 22  # entries that are held as float64 at once
 
@@ -17,8 +18,8 @@ PIECE = 1 << 22  # entries that are held as float64 at once
 class OutputSums:
     """Running sums over batches, in float64.
 
-    Entries where both outputs hold the same NaN or Inf (a masked logit) count as equal; where only one of them does,
-    the noise is infinite.
+    Entries where both outputs hold the same infinity (a masked logit) count as equal; where only one of them does, the
+    noise is infinite. NaN equals nothing.
 
     Attributes:
         other: The sum of squares of the sparse output.
@@ -28,8 +29,12 @@ class OutputSums:
         positions: The number of positions that have an arg-max.
         lowest: The smallest value of the dense output.
         highest: The largest value of the dense output.
-        apart: Whether a sum cannot tell the difference: a shape, or the place of a NaN or Inf, is not the same.
+        apart: Whether a sum cannot tell the difference: there is a NaN, or an infinity stands in one output only.
         images: Whether every batch was images.
+        probabilities: Whether every row of the dense output so far holds probabilities or their logarithms.
+        nans: The number of NaN in the sparse output.
+        infinities: The number of infinities in the sparse output.
+        masked: Whether the dense output holds an infinity.
         rows: The signal, the noise and the number of entries of each sample.
     """
 
@@ -42,6 +47,10 @@ class OutputSums:
     highest: float = -math.inf
     apart: bool = False
     images: bool = True
+    probabilities: bool = True
+    nans: int = 0
+    infinities: int = 0
+    masked: bool = False
     rows: list[tuple[float, float, int]] = field(default_factory=list)
 
     def add(self, dense: Array, sparse: Array, samples: int) -> None:
@@ -49,20 +58,26 @@ class OutputSums:
 
         Args:
             dense: The dense model's output.
-            sparse: The sparse model's output.
+            sparse: The sparse model's output, of the same shape.
             samples: The number of samples in the batch; they lie along the first axis where that has as many entries,
                 and else count as one.
         """
-        if dense.shape != sparse.shape:  # its size depends on the data, as that of detections does
-            self.apart = True
-            return
         self.images = self.images and is_image(dense)
         whole = dense.ndim == 0 or len(dense) != samples
         for left, right in [(dense, sparse)] if whole else zip(dense, sparse, strict=True):
             self._add_sample(np.asarray(left).reshape(-1), np.asarray(right).reshape(-1))
         if looks_like_classes(dense):
-            self.agree += int((dense.argmax(-1) == sparse.argmax(-1)).sum())
-            self.positions += dense.argmax(-1).size
+            ours, theirs = find_largest(sparse), find_largest(dense)
+            self.agree += int(((ours == theirs) & (ours >= 0)).sum())
+            self.positions += theirs.size
+            self.probabilities = self.probabilities and holds_probabilities(dense)
+
+    def count_not_finite(self, dense: Array, sparse: Array) -> None:
+        """Counts NaN and infinities of a batch, whatever the shapes of both outputs are."""
+        if not np.isfinite(sparse).all():
+            self.nans += int(np.isnan(sparse).sum())
+            self.infinities += int(np.isinf(sparse).sum())
+        self.masked = self.masked or bool(np.isinf(dense).any())
 
     def _add_sample(self, dense: Array, sparse: Array) -> None:
         signal = noise = 0.0
@@ -78,12 +93,22 @@ class OutputSums:
             self.apart = self.apart or not alike
         self.rows.append((signal, noise, dense.size))
 
-    def report(self, name: str) -> OutputReport:
-        """Returns the figures that follow from the sums, under the name of the output."""
-        agreement = self.agree / self.positions if self.positions else None
+    @property
+    def not_finite(self) -> int:
+        """The entries of the sparse output that are NaN, or infinite where the dense output never is."""
+        return self.nans + (0 if self.masked else self.infinities)
+
+    def report(self, name: str, *, is_classes: bool) -> OutputReport:
+        """Returns the figures that follow from the sums.
+
+        Args:
+            name: The name of the output.
+            is_classes: Whether the last axis is known to hold classes, whatever its values are; see `classes`.
+        """
+        agreement = self.agree / self.positions if self.positions and (is_classes or self.probabilities) else None
         signal, noise, _ = np.asarray(self.rows, np.float64).reshape(-1, 3).sum(axis=0)
         if self.apart or not math.isfinite(noise):
-            return OutputReport(name, -math.inf, 0.0, math.inf, agreement)
+            return OutputReport(name, -math.inf, 0.0, math.inf, agreement, not_finite=self.not_finite)
         norms = math.sqrt(signal) * math.sqrt(self.other)
         low, high = self._snr_interval()
         return OutputReport(
@@ -124,10 +149,10 @@ def _compute_decibels(signal: float, noise: float) -> float:
 
 
 def _replace_not_finite(dense: Array, sparse: Array) -> tuple[Array, Array, bool]:
-    """Returns both as float64 with 0 for NaN and Inf, and whether NaN and Inf stood at the same places in both."""
+    """Returns both as float64 with 0 for NaN and Inf, and whether these were the same infinities in both."""
     left, right = dense.astype(np.float64), sparse.astype(np.float64)
     odd = ~(np.isfinite(left) & np.isfinite(right))
     if not odd.any():
         return left, right, True
-    alike = np.array_equal(left[odd], right[odd], equal_nan=True)
+    alike = np.array_equal(left[odd], right[odd])  # NaN equals nothing
     return np.where(odd, 0.0, left), np.where(odd, 0.0, right), alike

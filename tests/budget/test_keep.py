@@ -1,6 +1,7 @@
 """What counts towards an accuracy budget, and which samples judge it."""
 
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -32,6 +33,9 @@ def test_a_metric_changes_in_its_bad_direction_and_in_either_where_none_is_told(
     }
     (doubled,) = (figure for figure in list_changes(report, 1.0, 2.0) if figure.metric == "psnr")
     assert [doubled.own, doubled.error] == pytest.approx([found["psnr"][1], 2 * found["psnr"][1]])
+    for value in (math.nan, math.inf):
+        (broken,) = list_changes(AccuracyReport(9, {"own": 1.0}, {"own": value}, (), better={"own": "lower"}), 1.0)
+        assert not broken.fits(1.0)
     with pytest.raises(InputError, match="--metric module:function"):
         list_changes(AccuracyReport(9, {"top1": 1.0}, {"top1": 1.0}, ()), 1.0)
 

@@ -196,6 +196,15 @@ def test_probabilities_are_taken_as_such_and_uncounted_labels_left_out() -> None
     assert ExpectedDrop(lambda _: [logits], [({}, labels)]).estimate(lambda _: [moved]) == pytest.approx(one)
 
 
+def test_a_row_with_nan_decides_for_nothing_and_loses_the_whole_probability() -> None:
+    logits = np.repeat(np.log([[0.25, 0.75]]), 4, axis=0).astype(np.float32)
+    broken = logits.copy()
+    broken[:2, 1] = np.nan  # an arg-max of NumPy would find the NaN, and take it for the dense decision
+    drop = ExpectedDrop(lambda _: [logits], [({}, np.array([1, 1, 1, 0]))])
+    value, _, _ = drop.estimate(lambda _: [broken])
+    assert value == pytest.approx(100 * 0.75 / 2, rel=1e-2)
+
+
 def test_a_ratio_of_one_sample_says_nothing_and_its_error_is_that_of_the_mean() -> None:
     assert estimate_ratio([3.0], [1.0]) == (3.0, math.inf)
     values = normal(50).astype(float)

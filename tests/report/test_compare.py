@@ -73,6 +73,14 @@ def test_an_output_that_became_equal_and_one_that_is_new() -> None:
     ]
 
 
+def test_outputs_that_hold_no_floats_are_compared_by_their_equal_entries() -> None:
+    shares = (OutputReport("y", None, None, None, None, equal=share) for share in (0.9, 0.875))
+    before, after = (build(accuracy=AccuracyReport(1, {}, {}, (output,))) for output in shares)
+    assert rows(before, after, "Accuracy of the sparse model") == [
+        ("equal entries of y", "90 %", "87.5 %", "−2.5 points")
+    ]
+
+
 def test_latencies_are_compared_where_both_are_valid() -> None:
     found = {row[0]: row[1:] for row in rows(full(), later(full()), "Latency")}
     assert found["sparse, clip 1×98×40"] == ("0.66 ms", "0.62 ms", "−6.06 %")

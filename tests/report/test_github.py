@@ -149,6 +149,13 @@ def test_a_metric_that_tells_no_direction_is_in_neither() -> None:
     assert "mine" not in figures(report, "lower") | figures(report, "higher")
 
 
+def test_equal_entries_are_a_figure_of_which_more_is_better() -> None:
+    outputs = (OutputReport("y", None, None, None, None, equal=0.875),)
+    report = build(accuracy=AccuracyReport(1, {}, {}, outputs))
+    assert "equal entries of y" in figures(report, "higher")
+    assert "equal entries of y" not in figures(report, "lower")
+
+
 def test_infinities_are_left_out() -> None:
     outputs = (OutputReport("y", math.inf, 1.0, 0.0, None), OutputReport("z", None, 1.0, 0.0, None))
     accuracy = AccuracyReport(1, {"top1": math.nan}, {"top1": math.nan}, outputs)

@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import math
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,7 +15,7 @@ from prox24_export.report.html_answers import engine_state, gates, overall_verdi
 from prox24_export.report.html_mask import read_masks
 from prox24_export.report.html_tables import details
 from prox24_export.results.engine import EngineReport, LayerDiagnosis
-from prox24_export.results.report import DataFacts, Gate, RefinementReport, Report
+from prox24_export.results.report import AccuracyReport, DataFacts, Gate, OutputReport, RefinementReport, Report
 from tests.report.example import layer, nothing_eligible, with_budget
 from tests.report.html_example import build, engine, masks, point
 from tests.report.page import HOSTILE, Page
@@ -236,6 +237,22 @@ def test_the_estimate_never_stands_among_the_measurements() -> None:
     assert (found.timings, found.reason) == ([], "no engine was built or timed in this run")
     assert found.bound == "1.64 ×"
     assert speed(build(engine=None, estimate=None)).bound == ""
+
+
+@pytest.mark.parametrize(
+    ("output", "said"),
+    [
+        (OutputReport("y", None, None, None, None, equal=0.25), "Worst output: 25 % of entries equal (y)"),
+        (OutputReport("y", None, None, None, None, not_compared="its size varies"), "No output could be compared."),
+        (
+            OutputReport("y", -math.inf, 0.0, math.inf, None, not_finite=3),
+            "Worst output: NaN or Inf in 3 entries (y)",
+        ),
+    ],
+)
+def test_the_first_screen_says_what_is_known_of_outputs_without_a_ratio(output: OutputReport, said: str) -> None:
+    page = Page(render(build(accuracy=AccuracyReport(9, {}, {}, (output,)))))
+    assert said in page.text.partition("Sparse against dense, in detail")[0]
 
 
 def test_nothing_eligible_leaves_no_empty_sections() -> None:

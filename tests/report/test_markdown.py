@@ -98,6 +98,39 @@ def test_without_labels_the_verdict_names_the_worst_output() -> None:
     assert tables(build(accuracy=accuracy))["outputs"].rows[1][:2] == ("a", "∞ (equal)")
 
 
+WITHOUT_RATIO = (
+    OutputReport("boxes", None, None, None, None, not_compared="its size depends on the data"),
+    OutputReport("label", None, None, None, None, equal=0.4167),
+    OutputReport("mask", None, None, None, None, equal=0.25),
+    OutputReport("broken", -math.inf, 0.0, math.inf, None, not_finite=12),
+    OutputReport("y", 30.06, 0.9, 1, None),
+)
+
+
+def test_outputs_without_a_ratio_say_what_is_known_and_the_furthest_comes_first() -> None:
+    rows = tables(build(accuracy=AccuracyReport(9, {}, {}, WITHOUT_RATIO)))["outputs"].rows
+    assert [row[:2] for row in rows] == [
+        ("broken", "NaN or Inf in 12 entries"),
+        ("y", "30.1 dB"),
+        ("mask", "25 % of entries equal"),
+        ("label", "41.67 % of entries equal"),
+        ("boxes", "not compared: its size depends on the data"),
+    ]
+    assert rows[2][2:] == ("", "", "")
+
+
+@pytest.mark.parametrize(
+    ("outputs", "said"),
+    [
+        (WITHOUT_RATIO, "; worst output NaN or Inf in 12 entries."),
+        (WITHOUT_RATIO[:3], "; worst output 25 % of entries equal."),
+        (WITHOUT_RATIO[:1], "; accuracy was not measured."),
+    ],
+)
+def test_the_verdict_names_what_is_known_of_the_worst_output(outputs: tuple[OutputReport, ...], said: str) -> None:
+    assert verdict(build(accuracy=AccuracyReport(9, {}, {}, outputs))).endswith(said)
+
+
 def test_without_accuracy_the_verdict_says_so() -> None:
     text = render(build(accuracy=None))
     assert text.splitlines()[0].endswith("; accuracy was not measured.**")

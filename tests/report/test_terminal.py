@@ -69,6 +69,28 @@ def test_an_output_equal_to_the_dense_one_is_called_that() -> None:
     assert "output y: equal to dense, cosine 1.00000\n" in terminal.render(replace(report, accuracy=same))
 
 
+@pytest.mark.parametrize(
+    ("output", "said"),
+    [
+        (OutputReport("y", None, None, None, None, equal=0.4167), "output y: 41.67 % of the entries equal to dense"),
+        (
+            OutputReport(
+                "y", None, None, None, None, not_compared="its size depends on the data (9 of 9 samples differ)"
+            ),
+            "output y: its size depends on the data (9 of 9 samples differ); not compared",
+        ),
+        (
+            OutputReport("y", -math.inf, 0.0, math.inf, 0.5, not_finite=1234),
+            "output y: NaN or Inf in 1,234 entries, and not in the dense model's",
+        ),
+    ],
+)
+def test_an_output_without_a_ratio_says_what_is_known_of_it(output: OutputReport, said: str) -> None:
+    accuracy = AccuracyReport(9, {}, {}, (output,))
+    lines = terminal.render(build(seconds=SECONDS, accuracy=accuracy)).splitlines()
+    assert [line for line in lines if line.startswith("output ")] == [said]
+
+
 def test_no_line_of_the_table_is_longer_than_100_columns_and_no_figure_is_cut() -> None:
     layers = [longest(0), layer(1), layer(3), replace(longest(3), name="層" * 60)]
     text = terminal.layers_table(layers)

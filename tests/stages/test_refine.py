@@ -98,6 +98,53 @@ def test_a_model_that_is_not_differentiable_keeps_its_layer_wise_weights(tmp_pat
     assert tuned.output.sha256 == plain.output.sha256
 
 
+@pytest.mark.parametrize(
+    ("graph", "weight", "said"),
+    [
+        ("a = MatMul(x, w) y = ArgMax<axis=1, keepdims=0>(a)", "w", "the model's outputs are integers"),
+        ("a = MatMul(x, w) v, y = TopK<axis=1>(a, two)", "w", "the model's outputs are integers"),
+        ("a = MatMul(x, w) y = NonZero(a)", "w", "the model's outputs are integers"),
+        ("a = MatMul(x, w) y = Greater(a, zero)", "w", "the model's outputs do not hold floats"),
+    ],
+)
+def test_a_model_without_outputs_of_floats_is_not_refined_and_says_why(
+    graph: str, weight: str, said: str, tmp_path: Path
+) -> None:
+    kind = "bool[N,8]" if "Greater" in graph else "int64[N]" if "ArgMax" in graph else "int64[N,M]"
+    stored = {"w": normal(16, 8), "two": np.array([2]), "zero": np.zeros((), np.float32)}
+    report = export(
+        save(model(f"g (float[N,16] x) => ({kind} y) {{ {graph} }}", stored), tmp_path), samples(64), tmp_path / "out"
+    )
+    assert refined(report).reason == f"no gradient reaches weight {weight}: {said}"
+    assert [layer.state for layer in report.layers] == ["sparse"]
+    assert report.accuracy is not None
+    (output,) = report.accuracy.outputs
+    assert output.not_compared or output.equal is not None
+
+
+def test_weights_that_lead_to_integers_alone_stay_while_the_others_are_refined(tmp_path: Path) -> None:
+    both = DEEP.replace("=> (", "=> (int64[N] label, ").replace("}", "z = MatMul(t, w3) label = ArgMax<axis=1>(z) }")
+    both = both.replace("int64[N]", "int64[N,1]")
+    path = save(model(both, WEIGHTS | {"w3": normal(32, 8, seed=3)}), tmp_path)
+    plain = export(path, samples(600), tmp_path / "plain", settings=LAYERWISE)
+    tuned = export(path, samples(600), tmp_path / "tuned", settings=TUNED)
+    assert refined(tuned).kept, refined(tuned)
+    assert plain.accuracy is not None
+    assert [output.equal is None for output in plain.accuracy.outputs] == [False, True]
+    before, after = stored(tmp_path / "plain"), stored(tmp_path / "tuned")
+    assert is_two_four(after["w3"].T)
+    assert not np.array_equal(after["w1"], before["w1"])
+
+
+def test_a_weight_without_a_gradient_that_outputs_of_floats_depend_on_ends_the_refinement(tmp_path: Path) -> None:
+    text = """g (float[N,16] x) => (float[N,8] y) {
+        a = MatMul(x, w0) i = ArgMax<axis=1, keepdims=0>(a) e = Gather(table, i) y = MatMul(e, w1) }"""
+    weights = {"w0": normal(16, 8), "table": normal(8, 16), "w1": normal(16, 8, seed=1)}
+    report = export(save(model(text, weights), tmp_path), samples(64), tmp_path / "out")
+    assert refined(report).reason == "no gradient reaches weight w0, and outputs of floats depend on it"
+    assert [layer.state for layer in report.layers] == ["sparse", "sparse"]
+
+
 def test_what_does_not_help_leaves_the_layer_wise_weights_of_all_samples(tmp_path: Path) -> None:
     worse = Settings(refine="weights", refine_loss="tests.stages.test_refine:backwards")
     plain = export(network(tmp_path), samples(64), tmp_path / "plain", settings=LAYERWISE)

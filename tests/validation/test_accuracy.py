@@ -17,9 +17,13 @@ from tests.graphs import normal
 
 
 def compared(
-    dense: Sequence[Sequence[Array]], sparse: Sequence[Sequence[Array]], labels: Sequence[Array | None] = ()
+    dense: Sequence[Sequence[Any]],
+    sparse: Sequence[Sequence[Any]],
+    labels: Sequence[Array | None] = (),
+    *,
+    name: str = "out",
 ) -> AccuracyReport:
-    """`dense[batch][output]` against `sparse`."""
+    """`dense[batch][output]` against `sparse`; outputs are called by `name` and their index."""
 
     def model(outputs: Sequence[Sequence[Array]]) -> Runner:
         def run(feeds: Mapping[str, Array]) -> Sequence[Array]:
@@ -29,7 +33,7 @@ def compared(
 
     ticks: list[None] = []
     batches = [({"batch": np.array(index)}, truth) for index, truth in enumerate(labels or [None] * len(dense))]
-    names = [f"out{index}" for index in range(len(dense[0]))]
+    names = [f"{name}{index}" for index in range(len(dense[0]))]
     report = accuracy.compare_models(
         model(dense), model(sparse), names, batches, samples=42, tick=lambda: ticks.append(None)
     )
@@ -46,8 +50,8 @@ def only(report: AccuracyReport) -> OutputReport:
 def test_figures_of_a_small_case_worked_out_by_hand() -> None:
     dense = np.array([[3.0, 4.0], [0.0, 5.0]], np.float32)
     sparse = np.array([[3.0, 3.0], [2.0, 5.0]], np.float32)
-    output = only(compared([[dense]], [[sparse]]))
-    assert output.name == "out0"
+    output = only(compared([[dense]], [[sparse]], name="logits_"))
+    assert output.name == "logits_0"
     assert output.snr_db == pytest.approx(10 * math.log10(50 / 5))
     assert output.cosine == pytest.approx((9 + 12 + 0 + 25) / math.sqrt(50 * (9 + 9 + 4 + 25)))
     assert output.max_abs_error == 2
@@ -73,7 +77,7 @@ def test_batches_of_unequal_size_count_by_their_entries() -> None:
 def test_equal_outputs_have_no_noise() -> None:
     x = normal(4, 3)
     output = only(compared([[x]], [[x.copy()]]))
-    assert output == OutputReport("out0", None, output.cosine, 0.0, 1.0)
+    assert output == OutputReport("out0", None, output.cosine, 0.0, None)
     assert output.cosine == pytest.approx(1.0)
 
 
@@ -110,19 +114,83 @@ def test_masked_logits_that_are_infinite_in_both_are_left_out() -> None:
     assert masked.max_abs_error == pytest.approx(finite.max_abs_error)
 
 
-def test_outputs_that_are_not_float_tensors_are_left_out_and_the_others_keep_their_names() -> None:
-    first: list[Any] = [np.arange(3), normal(3, 2), [normal(3, 2)], normal(3, 2, 2, 2).astype(np.float16)]
-    report = compared([first], [first])
-    assert [output.name for output in report.outputs] == ["out1", "out3"]
+def test_outputs_that_hold_no_floats_are_compared_by_their_share_of_equal_entries() -> None:
+    dense: list[Any] = [np.arange(4), normal(4, 2), [np.array([1, 2]), np.array(["a", "b"])], np.array([True] * 4)]
+    sparse: list[Any] = [np.array([0, 1, 2, 9]), normal(4, 2), [np.array([1, 0]), np.array(["a", "c"])], ~dense[3]]
+    report = compared([dense], [sparse])
+    assert [output.name for output in report.outputs] == ["out0", "out1", "out2", "out3"]
+    assert [output.equal for output in report.outputs] == [0.75, None, 0.5, 0.0]
+    assert [output.has_snr for output in report.outputs] == [False, True, False, False]
+    assert report.outputs[0] == OutputReport("out0", None, None, None, None, equal=0.75)
     assert report.dense == report.sparse == {}
+
+
+def test_the_share_of_equal_entries_is_of_the_entries_of_all_batches() -> None:
+    dense = [[np.zeros(1, int)], [np.zeros(3, int)]]
+    assert only(compared(dense, [[np.ones(1, int)], [np.zeros(3, int)]])).equal == 0.75
+
+
+def test_probabilities_by_class_are_an_array_of_floats_that_labels_fit() -> None:
+    dense = [{"cat": 0.9, "dog": 0.1}, {"cat": 0.2, "dog": 0.8}]
+    sparse = [{"cat": 0.4, "dog": 0.6}, {"cat": 0.2, "dog": 0.8}]
+    as_returned = [[{key: np.float32(value) for key, value in row.items()} for row in rows] for rows in (dense, sparse)]
+    report = compared([[as_returned[0]]], [[as_returned[1]]], [np.array([0, 1])])
+    arrays = [np.array([[*row.values()] for row in rows], np.float32) for rows in (dense, sparse)]
+    plain = compared([[arrays[0]]], [[arrays[1]]], [np.array([0, 1])])
+    assert report.outputs == plain.outputs
+    assert only(report).argmax_agreement == 0.5
+    assert (report.dense, report.sparse) == ({"top1": 100.0}, {"top1": 50.0})
 
 
 @pytest.mark.parametrize(
     ("shape", "has"), [((5,), False), ((5, 1), False), ((5, 2), True), ((2, 5, 3), True), ((2, 3, 4, 4), False)]
 )
-def test_arg_max_agreement_is_given_where_the_last_axis_looks_like_classes(shape: tuple[int, ...], has: bool) -> None:
+def test_arg_max_agreement_is_given_where_the_last_axis_is_named_as_classes(shape: tuple[int, ...], has: bool) -> None:
     x = normal(*shape)
-    assert (only(compared([[x]], [[x]])).argmax_agreement is not None) is has
+    assert (only(compared([[x]], [[x]], name="logits_")).argmax_agreement is not None) is has
+    assert only(compared([[x]], [[x]])).argmax_agreement is None
+
+
+def test_arg_max_agreement_is_of_the_output_that_labels_are_of_and_not_of_hidden_units() -> None:
+    hidden, scores = normal(4, 6), normal(4, 3)
+    report = compared([[hidden, scores]], [[hidden, scores]], [scores.argmax(-1)])
+    assert [output.argmax_agreement for output in report.outputs] == [None, 1.0]
+
+
+@pytest.mark.parametrize("kind", [lambda p: p, np.log])
+def test_rows_of_probabilities_or_their_logarithms_are_classes_only_where_every_batch_has_them(kind: Any) -> None:
+    rows = np.array([[0.25, 0.75], [0.5, 0.5]], np.float16)
+    assert only(compared([[kind(rows)]], [[kind(rows)]])).argmax_agreement == 1.0
+    some = [[kind(rows)], [normal(2, 2)]]
+    assert only(compared(some, some)).argmax_agreement is None
+
+
+def test_nan_of_the_sparse_model_is_no_agreement_and_no_hit_even_where_its_place_is_right() -> None:
+    scores = normal(6, 12)
+    labels = scores.argmax(-1)
+    broken = scores.copy()
+    broken[np.arange(4), labels[:4]] = np.nan  # an arg-max of NumPy would find the NaN, and call it right
+    report = compared([[scores]], [[broken]], [labels])
+    assert only(report).argmax_agreement == pytest.approx(2 / 6)
+    assert report.dense == {"top1": 100.0, "top5": 100.0}
+    assert report.sparse == {"top1": pytest.approx(100 * 2 / 6), "top5": pytest.approx(100 * 2 / 6)}
+    assert only(report).not_finite == 4
+
+
+def test_nan_in_both_models_is_not_equal() -> None:
+    x = np.full((3, 4), np.nan, np.float32)
+    output = only(compared([[x]], [[x.copy()]]))
+    assert (output.snr_db, output.cosine, output.not_finite) == (-math.inf, 0.0, 12)
+
+
+def test_infinities_are_broken_entries_only_where_the_dense_output_has_none_at_all() -> None:
+    dense, sparse = normal(2, 4), normal(2, 4)
+    sparse[0, 1] = np.inf
+    assert only(compared([[dense]], [[sparse]])).not_finite == 1
+    masked = dense.copy()
+    masked[1, 3] = -np.inf
+    moved = only(compared([[masked]], [[sparse]]))
+    assert (moved.not_finite, moved.snr_db) == (0, -math.inf)
 
 
 def test_top_1_uses_the_output_that_the_labels_fit_and_every_token() -> None:
@@ -141,11 +209,24 @@ def test_top_1_is_of_the_logits_and_not_of_an_embedding_of_the_same_size() -> No
         assert report.dense == report.sparse == {"top1": 100.0}
 
 
-def test_outputs_whose_size_depends_on_the_data_are_infinitely_far_apart_and_count_no_hit() -> None:
+def test_outputs_whose_size_depends_on_the_data_are_not_compared_and_count_no_hit() -> None:
     report = compared([[normal(4, 3)]], [[normal(2, 3)]], [normal(4, 3).argmax(-1)])
-    assert report.outputs[0].snr_db == -math.inf
+    why = "its size depends on the data (4 of 4 samples differ)"
+    assert only(report) == OutputReport("out0", None, None, None, None, not_compared=why)
     assert report.dense == {"top1": 100.0}
     assert report.sparse == {"top1": 0.0}
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.int64])
+def test_one_sample_of_another_size_is_enough_for_an_output_not_to_be_compared(dtype: Any) -> None:
+    same, more = np.ones((2, 3), dtype), np.ones((5, 3), dtype)
+    output = only(compared([[same], [same]], [[same], [more]]))
+    assert output.not_compared == "its size depends on the data (1 of 2 samples differ)"
+    assert (output.snr_db, output.equal, output.has_snr) == (None, None, False)
+
+
+def test_nan_is_counted_in_outputs_of_another_size_too() -> None:
+    assert only(compared([[normal(4, 3)]], [[np.full((2, 3), np.nan)]])).not_finite == 6
 
 
 def test_batches_without_labels_do_not_count_for_top_1() -> None:

@@ -1,6 +1,7 @@
 """Planted regressions are caught, equal runs pass, and what cannot be compared is said."""
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -112,9 +113,29 @@ def test_without_metrics_the_worst_output_s_agreement_counts() -> None:
     earlier = build(accuracy=outputs(30.0, None))
     for now, caught in ((outputs(28.0), True), (outputs(29.5), False), (outputs(None), False), (outputs(), True)):
         assert failed(against(earlier, accuracy=now)) == (["baseline snr"] if caught else [])
+    broken = AccuracyReport(9, {}, {}, (OutputReport("y", -math.inf, 0.0, math.inf, None, not_finite=1),))
+    assert failed(against(build(accuracy=broken), accuracy=broken)) == ["baseline snr"]  # NaN is not as good as NaN
     same = build(accuracy=outputs(None))
     assert failed(against(same)) == []
     assert failed(against(same, accuracy=outputs(60.0))) == ["baseline snr"]
+
+
+def test_the_share_of_equal_entries_must_not_fall_where_outputs_hold_no_floats() -> None:
+    def labels(*shares: float) -> AccuracyReport:
+        return AccuracyReport(
+            9, {}, {}, tuple(OutputReport("y", None, None, None, None, equal=share) for share in shares)
+        )
+
+    earlier = build(accuracy=labels(0.9, 1.0))
+    for now, caught in ((labels(0.9, 0.95), False), (labels(0.89), True), (labels(1.0), False), (labels(), True)):
+        assert failed(against(earlier, accuracy=now)) == (["baseline equal entries"] if caught else [])
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_metric_that_is_not_finite_is_no_improvement(value: float) -> None:
+    now = accuracy(sparse={"top1": 97.2, "perplexity": value})
+    assert failed(against(accuracy=now)) == ["baseline perplexity"]
+    assert failed(against(build(accuracy=now), accuracy=now)) == ["baseline perplexity"]
 
 
 @pytest.mark.parametrize(("factor", "caught"), [(1.05, True), (1.04, True), (1.02, False), (1.0, False), (0.5, False)])

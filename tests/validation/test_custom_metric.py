@@ -1,6 +1,7 @@
 """The user's own metric, through the command."""
 
 import json
+import math
 import re
 from pathlib import Path
 
@@ -10,7 +11,9 @@ import pytest
 from prox24_export.errors import InputError
 from prox24_export.passes.graph.arrays import Array
 from prox24_export.results.report import AccuracyReport, Change
+from prox24_export.settings import Settings
 from prox24_export.validation.custom_metric import Measured, add_metrics, measure_samples
+from prox24_export.validation.gates import evaluate_gates
 from tests.command import command, network, samples
 from tests.graphs import normal
 
@@ -89,6 +92,9 @@ def uneven(run, batches):
 def nothing(run, batches):
     return np.ones(3), np.zeros(3)
 
+def words(run, batches):
+    return "high"
+
 def infinite(run, batches):
     return np.array([1.0, np.inf])
 
@@ -99,9 +105,10 @@ misled.better = "upwards"
 """
 
 
-def of(name: str, outputs: Array) -> Measured:
+def of(name: str, outputs: Array, *, is_sparse: bool = False) -> Measured:
+    batches = [({"x": np.arange(3)}, None)]
     return measure_samples(
-        f"by_sample:{name}", lambda feeds: [outputs[feeds["x"]]], ["y"], [({"x": np.arange(3)}, None)]
+        f"by_sample:{name}", lambda feeds: [outputs[feeds["x"]]], ["y"], batches, is_sparse=is_sparse
     )
 
 
@@ -162,6 +169,21 @@ def test_hits_and_plain_numbers_stand_side_by_side() -> None:
 def test_arrays_that_are_no_metric_are_refused(name: str, said: str) -> None:
     with pytest.raises(InputError, match=re.escape(said)):
         of(name, normal(3, 2))
+
+
+@pytest.mark.usefixtures("_here")
+def test_nan_of_the_sparse_model_is_a_finding_that_has_no_interval_and_passes_no_gate() -> None:
+    broken = np.array([[1.0], [np.nan], [2.0]])
+    with pytest.raises(InputError, match="every number must be finite"):
+        of("rows", broken)
+    dense, sparse = of("rows", normal(3, 1)), of("rows", broken, is_sparse=True)
+    report = add_metrics(AccuracyReport(3, {}, {}, ()), dense, sparse)
+    assert math.isnan(report.sparse["rows"])
+    assert report.changes == ()
+    (gate,) = evaluate_gates(Settings(max_metric_change=100.0), report)
+    assert (gate.passed, gate.verdict) == (False, "failed")
+    with pytest.raises(InputError, match="returned"):
+        of("words", broken, is_sparse=True)
 
 
 def test_other_names_for_the_sparse_model_are_refused() -> None:

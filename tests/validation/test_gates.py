@@ -1,10 +1,11 @@
 """Verdicts at the limit, on either side of it, and without a measurement."""
 
 import math
+from dataclasses import replace
 
 import pytest
 
-from prox24_export.results.report import AccuracyReport, Gate, OutputReport
+from prox24_export.results.report import AccuracyReport, Better, Gate, OutputReport
 from prox24_export.settings import Settings
 from prox24_export.validation import gates
 
@@ -57,6 +58,39 @@ def test_what_could_not_be_measured_does_not_pass(accuracy: AccuracyReport | Non
         ("max-accuracy-drop", None, False),
         ("min-snr", None, False),
     ]
+
+
+NOT_COMPARED = OutputReport("boxes", None, None, None, None, not_compared="its size depends on the data")
+LABELS = OutputReport("label", None, None, None, None, equal=0.5)
+
+
+def test_outputs_without_a_ratio_neither_keep_nor_break_the_limit_of_one() -> None:
+    report = replace(measured(0, 0, 30.0), outputs=(OutputReport("y", 30.0, 1.0, 0.0, None), NOT_COMPARED, LABELS))
+    (gate,) = gates.evaluate_gates(Settings(min_snr=20.0), report)
+    assert (gate.value, gate.passed) == (30.0, True)
+    (gate,) = gates.evaluate_gates(Settings(min_snr=20.0), replace(report, outputs=(NOT_COMPARED, LABELS)))
+    assert (gate.value, gate.passed, gate.verdict) == (None, False, "failed")
+
+
+def test_outputs_that_are_not_finite_fail_although_nobody_set_a_limit() -> None:
+    broken = OutputReport("y", -math.inf, 0.0, math.inf, None, not_finite=3)
+    report = replace(measured(90, 90), outputs=(broken, replace(NOT_COMPARED, not_finite=2)))
+    (gate,) = gates.evaluate_gates(Settings(), report)
+    assert (gate.name, gate.value, gate.limit, gate.unit) == ("finite-outputs", 5.0, 0.0, "entries")
+    assert (gate.passed, gate.verdict) == (False, "failed")
+    assert gates.evaluate_gates(Settings(), report, is_copy=True) == ()
+
+
+@pytest.mark.parametrize("better", ["higher", "lower", None])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("strict", [False, True])
+def test_a_metric_of_the_sparse_model_that_is_not_finite_keeps_no_limit(
+    better: Better | None, value: float, strict: bool
+) -> None:
+    way = {} if better is None else {"mine": better}
+    report = AccuracyReport(9, {"mine": 1.0}, {"mine": value}, (), better=way)
+    (gate,) = gates.evaluate_gates(Settings(max_metric_change=1e30, strict=strict), report)
+    assert (gate.passed, gate.verdict) == (False, "failed")
 
 
 def test_without_limits_there_are_no_gates() -> None:
