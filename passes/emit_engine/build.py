@@ -57,7 +57,7 @@ class BuiltEngine:
         kind: Which of the three engines it is.
         engine: File of the serialised engine.
         log: File of the builder's log, VERBOSE lines included.
-        layers: File of the inspector's JSON on every layer.
+        layers: File of the inspector's JSON on every layer; None where the inspector failed.
         seconds: Wall time of the build in seconds.
         messages: The messages of the log one by one, without their prefix.
         notes: Sentences that the reader of the report should know.
@@ -66,7 +66,7 @@ class BuiltEngine:
     kind: EngineKind
     engine: Path
     log: Path
-    layers: Path
+    layers: Path | None
     seconds: float
     messages: tuple[str, ...] = field(repr=False, default=())
     notes: tuple[str, ...] = ()
@@ -131,7 +131,7 @@ class EmitEngines:
         """
         for engine in built.engines:
             for file in (engine.engine, engine.log, engine.layers):
-                if not file.is_file():
+                if file is not None and not file.is_file():
                     raise FileNotFoundError(
                         f"{file} was written and is gone. Expected nobody else to write to its folder."
                     )
@@ -139,7 +139,8 @@ class EmitEngines:
     def emit_one(self, onnx: Path, kind: EngineKind, folder: Path) -> BuiltEngine:
         """Builds one engine, and writes `KIND.PRECISION.engine`, `.build.log` and `.layers.json` to the folder.
 
-        Each file appears whole or not at all. The log is written even if the build fails.
+        Each file appears whole or not at all. The log is written even if the build fails, and the engine even if
+        TensorRT's inspector does.
 
         Raises:
             EngineBuildError: TensorRT cannot read `onnx` or build an engine from it.
@@ -152,18 +153,33 @@ class EmitEngines:
         with capture_log() as log:
             try:
                 plan = _build(onnx, folder, self, sparse_weights=kind == "sparse")
-                seconds = time.perf_counter() - started
-                layers = read_layer_information(plan)
             except Exception as error:
                 write_whole(places["build.log"], log.text.encode())
                 if isinstance(error, Prox24Error):
                     raise
                 raise _make_build_error(onnx, places["build.log"], log, error) from error
-        write_whole(places["engine"], plan)
-        write_whole(places["layers.json"], layers.encode())
+            seconds = time.perf_counter() - started
+            write_whole(places["engine"], plan)
+            layers, notes = _inspect(plan, places["layers.json"])
         write_whole(places["build.log"], log.text.encode())
-        files = places["engine"], places["build.log"], places["layers.json"]
-        return BuiltEngine(kind, *files, seconds, tuple(log.messages), _find_oddities(layers))
+        return BuiltEngine(kind, places["engine"], places["build.log"], layers, seconds, tuple(log.messages), notes)
+
+
+def _inspect(plan: Any, place: Path) -> tuple[Path | None, tuple[str, ...]]:
+    """Writes what the inspector says to `place`, and returns the file and sentences that the report's reader needs.
+
+    An engine is worth what it computes: where the inspector fails, there is no file, and a sentence says why.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    try:
+        layers = read_layer_information(plan)
+        notes = _find_oddities(layers)
+    except Exception as error:  # noqa: BLE001 - TensorRT's and Polygraphy's own
+        return None, (f"TensorRT's inspector failed, so that layers are judged by the log alone: {first_line(error)}",)
+    write_whole(place, layers.encode())
+    return place, notes
 
 
 def read_layer_information(plan: Any) -> str:

@@ -1,7 +1,6 @@
 """Engines of the written models: built and timed, or the reason why nothing was."""
 
 import itertools
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -88,7 +87,7 @@ def measure_engines(  # noqa: PLR0917 - in the order in which they were found
 
     Raises:
         Prox24Error: The engine that was asked for cannot build or run the model.
-        OSError: A file cannot be written; no part of an engine is left.
+        OSError: A file cannot be written.
     """
     with run.timed("engines"), make_scratch(written.folder) as scratch:
         finished = FinishedPair(written.folder, written.sparse, *written.onnx_files(job, scratch), rows)
@@ -96,9 +95,6 @@ def measure_engines(  # noqa: PLR0917 - in the order in which they were found
             engine = run_engines(job, finished, timed, evaluation) if finished.pruned else NOTHING_SPARSE
         except EngineBuildError as error:  # its log stays in the output folder
             raise Prox24Error(_say_where(error, job, finished)) from error
-        except OSError:
-            shutil.rmtree(written.folder / ENGINES, ignore_errors=True)
-            raise
     run.warnings.extend(engine.notes)
     return engine
 

@@ -1,6 +1,5 @@
 """What is built and timed at the end of a run, and what happens where it cannot be."""
 
-import errno
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -77,21 +76,6 @@ def test_the_builders_log_is_in_the_folder_where_the_fault_says_it_is(
     assert fault.message.startswith("TensorRT built no engine from x: it is too large. All that it said is in ")
     assert Path(fault.message.rpartition(" ")[2]).read_text("utf-8") == "all it said"
     assert "engines/dense.build.log" in report.files
-
-
-@pytest.mark.usefixtures("has_tensorrt")
-def test_a_disk_that_is_full_while_engines_are_written_leaves_no_part_of_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(_job: object, finished: FinishedPair, *_: object) -> NoReturn:
-        (finished.folder / "engines").mkdir(exist_ok=True)
-        (finished.folder / "engines" / "half.engine").write_bytes(b"half")
-        raise OSError(errno.ENOSPC, "No space left on device", "half.engine")
-
-    monkeypatch.setattr(engine_stage, "_measure_tensorrt", fail)
-    report = export(network(tmp_path), samples(tmp_path), tmp_path / "out", settings=Settings(engine="tensorrt"))
-    assert report.faults == (Fault("engines", "No space left on device: half.engine"),)
-    assert not (tmp_path / "out" / "engines").exists()
 
 
 @pytest.mark.usefixtures("has_tensorrt")

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from prox24_export.engines.diagnosis import builder_log, diagnosis, inspector
+from prox24_export.engines.diagnosis.inspector import EngineLayer
 from prox24_export.engines.diagnosis.pruned_layers import PrunedLayer
 from prox24_export.engines.tensorrt.session import TrtSession
 from prox24_export.engines.timing import gpu_state
@@ -12,6 +13,7 @@ from prox24_export.engines.timing.agreement import TOLERANCE
 from prox24_export.engines.timing.gpu_state import GpuState
 from prox24_export.engines.timing.gpu_watch import follow_state
 from prox24_export.engines.timing.latency import Procedure, Reference, measure_latency
+from prox24_export.errors import InputError
 from prox24_export.passes.emit_engine.build import TIMING_CACHE, BuiltEngine, EmitEngines
 from prox24_export.passes.emit_engine.tensorrt import require_tensorrt
 from prox24_export.passes.front_onnx.graph import OnnxGraph
@@ -66,8 +68,9 @@ def bench(
     known = require_tensorrt()
     built = settings.call(dense=pair.dense, sparse=pair.sparse, folder=folder).engines
     log = builder_log.parse_messages(built[1].messages)
-    states, disagreements = diagnosis.diagnose(pair.layers, log, inspector.parse(built[1].layers.read_text("utf-8")))
-    doubts = (*log.problems, *log.warnings, *(f"{one.kind}: {note}" for one in built for note in one.notes))
+    inspected, unread = _read_layers(built[1])
+    states, disagreements = diagnosis.diagnose(pair.layers, log, inspected)
+    doubts = (*unread, *log.problems, *log.warnings, *(f"{one.kind}: {note}" for one in built for note in one.notes))
     return EngineReport(
         engine="tensorrt",
         version=known.version,
@@ -80,6 +83,16 @@ def bench(
         latency=tuple(_time_batch(pair, built, batch, settings.precision, procedure, watch) for batch in batches),
         layer_times=_time_layers(built, batches[0]) if batches else (),
     )
+
+
+def _read_layers(built: BuiltEngine) -> tuple[tuple[EngineLayer, ...] | None, tuple[str, ...]]:
+    """Reads the layers that the inspector tells of; None, and a sentence that says why, where it cannot be read."""
+    if built.layers is None:
+        return None, ()  # the engine's own notes say why
+    try:
+        return inspector.parse(built.layers.read_text("utf-8")), ()
+    except InputError as error:
+        return None, (f"{built.kind}: {error}",)
 
 
 NO_REFERENCE = (
@@ -132,7 +145,8 @@ def _list_files(built: Sequence[BuiltEngine], folder: Path) -> dict[str, str]:
 
 
 def _list_places(built: BuiltEngine) -> dict[str, Path]:
-    return {"engine": built.engine, "build log": built.log, "layers": built.layers}
+    places = {"engine": built.engine, "build log": built.log, "layers": built.layers}
+    return {what: place for what, place in places.items() if place is not None}
 
 
 def _time_batch(  # noqa: PLR0917 (one point's facts)

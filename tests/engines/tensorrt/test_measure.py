@@ -23,7 +23,7 @@ from prox24_export.errors import InputError, UnavailableError
 from prox24_export.passes.emit_engine import tensorrt
 from prox24_export.passes.emit_engine.build import EmitEngines
 from prox24_export.passes.front_onnx.graph import OnnxGraph
-from prox24_export.results.report import Report
+from prox24_export.results.report import Fault, Report
 from prox24_export.settings import Settings
 from prox24_export.shapes import ShapeRange
 from prox24_export.stages import engines as engine_stage
@@ -107,14 +107,43 @@ def test_fp32_engines_use_the_files_as_they_are(trt: ModuleType, tmp_path: Path)
     assert all("fp32" in layer.reason for layer in report.engine.layers if not layer.chosen)
 
 
-def test_a_failed_build_ends_the_run_and_leaves_nothing(
+def test_a_failed_build_costs_no_model_and_does_not_pass(
     trt: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     del trt
     monkeypatch.setattr(EmitEngines, "call", _fails)
-    with pytest.raises(InputError, match="no engine"):
-        run(tmp_path)
-    assert not (tmp_path / "out").exists()
+    report = run(tmp_path)
+    assert report.faults == (Fault("engines", "no engine for you"),)
+    assert not report.passed
+    assert (tmp_path / "out" / "model.onnx").is_file()
+
+
+def test_where_only_the_inspector_fails_engines_are_kept_timed_and_judged_by_the_log(
+    trt: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del trt
+    monkeypatch.setattr("prox24_export.passes.emit_engine.build.read_layer_information", _fails)
+    report = run(tmp_path)
+    assert report.faults == ()
+    engine = report.engine
+    assert engine is not None
+    assert (tmp_path / "out" / engine.files["sparse engine"]).is_file()
+    assert "sparse layers" not in engine.files
+    assert [point.batch for point in engine.latency] == [1, 4]
+    assert {layer.name: layer.chosen for layer in engine.layers} == {"wide": True, "narrow": False}
+    said = "sparse: TensorRT's inspector failed, so that layers are judged by the log alone: no engine for you"
+    assert said in engine.disagreements
+
+
+def test_what_the_inspector_says_is_not_trusted_to_be_json(
+    trt: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del trt
+    monkeypatch.setattr("prox24_export.passes.emit_engine.build.read_layer_information", lambda _plan: '"half')
+    report = run(tmp_path)
+    assert report.engine is not None
+    assert report.engine.latency
+    assert any("expected the JSON of TensorRT's engine inspector" in text for text in report.engine.disagreements)
 
 
 def test_under_auto_a_failed_build_is_told_and_the_run_goes_on(

@@ -36,6 +36,7 @@ def old() -> Iterator[ModuleType]:
 
 def tactics(engine: BuiltEngine) -> dict[str, bool]:
     """Whether each layer of the engine has a sparse tactic, by its ONNX node."""
+    assert engine.layers is not None
     layers = json.loads(engine.layers.read_text())["Layers"]
     return {layer["Name"].removesuffix("_myl0_1"): "sptensor" in layer["TacticName"] for layer in layers}
 
