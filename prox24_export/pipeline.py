@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from prox24_export.budget.judges import Judges, prepare_judges
+from prox24_export.budget.judges import Judges, expect_held_back, prepare_judges
 from prox24_export.budget.keep import measure_job_sensitivity, stay_within_budget
 from prox24_export.data.samples import Source
 from prox24_export.errors import InputError
@@ -175,6 +175,7 @@ def sensitivity(
     with catch_signals(), tempfile.TemporaryDirectory() as name:
         named = name_model(model, calibration, Path(name) / "out")
         job = prepare(named, evaluation, _unmeasured(settings, calibration), run)
+        expect_held_back(job)
         solved = solve(job, Path(name), run)
         if not solved.weights:
             raise InputError(f"{job.frontend.path} has no layer that can be pruned: see prox24-export inspect.")

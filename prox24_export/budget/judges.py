@@ -131,6 +131,19 @@ def divide_samples(
     return searched, confirmed, reported
 
 
+def expect_held_back(job: Job) -> None:
+    """Expects held-back calibration samples, which tell how much each layer matters.
+
+    Raises:
+        InputError: There are none.
+    """
+    if not job.parts.choice:
+        raise InputError(
+            "--budget and --sensitivity need held-back calibration samples: at least 5 beside those for the report. "
+            "Give more with --calibration."
+        )
+
+
 def prepare_judges(job: Job) -> tuple[Job, Judges | None]:
     """Sets evaluation samples apart for the search of a budget, and prepares the judges that look at them.
 
@@ -143,6 +156,7 @@ def prepare_judges(job: Job) -> tuple[Job, Judges | None]:
     settings = job.settings
     if not settings.budget or not job.linears:
         return job, None
+    expect_held_back(job)
     *looked_at, reported = divide_samples(job.parts.report, seed=settings.seed, in_order=settings.stride is not None)
     facts = None if job.facts is None else replace(job.facts, report=len(reported))
     job = replace(job, parts=replace(job.parts, report=reported), facts=facts)

@@ -21,11 +21,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from prox24_export.budget.judges import Judges
+from prox24_export.budget.judges import Judges, expect_held_back
 from prox24_export.budget.search import ERRORS, ORDERS, DenseChoice, Order, Search, StoredWeights, list_weights
 from prox24_export.budget.sensitivity import DenseNames, OutputDistance, Unit, find_units, measure_sensitivity
 from prox24_export.data.samples import join_samples
-from prox24_export.errors import InputError
 from prox24_export.passes.graph.protocol import Linear, Reason, Skipped
 from prox24_export.progress import Progress
 from prox24_export.results.budget import BudgetDecision, BudgetReport, Kept, SensitivityReport
@@ -48,12 +47,8 @@ def measure_job_sensitivity(
     Raises:
         InputError: The choice part is empty.
     """
+    expect_held_back(job)
     samples = job.parts.choice
-    if not samples:
-        raise InputError(
-            "--budget and --sensitivity need held-back calibration samples: at least 5 beside those for the report. "
-            "Give more with --calibration."
-        )
     linears = [layer for layer in job.linears if layer.weight in weights]
     feeds = [feeds for feeds, _ in join_samples(samples, job.graph.inputs, job.size)]
     one, _ = next(join_samples(samples, job.graph.inputs, 1))

@@ -1,14 +1,16 @@
 """The solved model on disk: written, read back, and verified."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from prox24_export.data.samples import join_samples
+from prox24_export.errors import Prox24Error
 from prox24_export.models.find_frontend import find_frontend
 from prox24_export.models.frontend import ONNX_MODEL
 from prox24_export.models.onnx import OnnxFile
 from prox24_export.passes.front_torch.emit_onnx import verify_onnx
-from prox24_export.passes.graph.protocol import TracedGraph
+from prox24_export.passes.graph.protocol import Linear, TracedGraph
 from prox24_export.passes.verify_pattern import VerifyPattern
 from prox24_export.results.report import FileFacts
 from prox24_export.stages.prepare import Job
@@ -38,17 +40,24 @@ class WrittenModel:
         Args:
             job: What was run.
             scratch: Folder for the dense one of a torch model, which is written only where an engine will read it.
+
+        Raises:
+            Prox24Error: The ONNX file of the sparse model could not be written.
         """
         if isinstance(job.frontend, OnnxFile):
             return job.frontend.path, self.path
-        if not job.wants_onnx:
-            return None, None
         needed = job.choice.engine in {"tensorrt", "onnxruntime"} or job.choice.writes_files
-        return (job.frontend.write_onnx(job.graph, scratch) if needed else None), self.folder / ONNX_MODEL
+        if not job.wants_onnx or not needed:
+            return None, None
+        if not (self.folder / ONNX_MODEL).is_file():
+            raise Prox24Error(f"{ONNX_MODEL} could not be written, and engines are made from it")
+        return job.frontend.write_onnx(job.graph, scratch), self.folder / ONNX_MODEL
 
 
 def write_model(job: Job, solved: SolvedModel, folder: Path, run: Run) -> WrittenModel:
     """Writes the solved weights into a copy of the model, and verifies what was written.
+
+    An ONNX file beside it that cannot be written, or computes something else, is left out and named as a fault.
 
     Args:
         job: What was run.
@@ -68,7 +77,18 @@ def write_model(job: Job, solved: SolvedModel, folder: Path, run: Run) -> Writte
         sparse = frontend.open()
         found = replace(frontend.facts(sparse), path=str(job.target / path.name))
         VerifyPattern().call(graph=sparse, linears=linears)
-        if job.wants_onnx:
-            feeds, _ = next(join_samples(job.parts.report or job.parts.fit, job.graph.inputs, 1), (None, None))
-            verify_onnx(find_frontend(job.frontend.write_onnx(sparse, folder)).open(), sparse, linears, feeds)
+    if job.wants_onnx:
+        run.attempt(ONNX_MODEL, lambda: _write_onnx(job, sparse, linears, folder, run), None)
     return WrittenModel(path, found, sparse, folder)
+
+
+def _write_onnx(job: Job, sparse: TracedGraph, linears: Sequence[Linear], folder: Path, run: Run) -> None:
+    """Writes the ONNX file beside the model and compares it with that; on any failure nothing is left of it."""
+    feeds, _ = next(join_samples(job.parts.report or job.parts.fit, job.graph.inputs, 1), (None, None))
+    try:
+        with run.timed("verify"):
+            verify_onnx(find_frontend(job.frontend.write_onnx(sparse, folder)).open(), sparse, linears, feeds)
+    except BaseException:
+        for file in folder.glob(f"{ONNX_MODEL}*"):
+            file.unlink()
+        raise
