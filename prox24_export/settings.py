@@ -119,7 +119,8 @@ class BenchSettings(CheckedSettings):
     all tactics are timed anew."""
 
     force: Annotated[bool, OUTPUT] = False
-    """Replace a finished run in the output folder. By default, such a folder is refused."""
+    """Replace a finished run in the output folder, which must hold nothing else. By default, such a folder is
+    refused."""
 
     def __post_init__(self) -> None:
         """Checks the values.
