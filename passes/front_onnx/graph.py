@@ -13,12 +13,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from prox24_export.errors import InputError
-from prox24_export.passes.front_onnx import float32_copy, linear_operators, runtime
+from prox24_export.passes.front_onnx import external_data, float32_copy, linear_operators, runtime
 from prox24_export.passes.front_onnx.constants import FLOAT_TYPES, find_stored_tensor
+from prox24_export.passes.front_onnx.read_model import read_model
 from prox24_export.passes.front_onnx.tensors import find_node_tensors, is_external
 from prox24_export.passes.graph.arrays import Array
 from prox24_export.passes.graph.protocol import Candidate, Feeds, Input, Linear, Node, Skipped
 
+DYNAMIC = -1  # what older exporters write for the size of a dynamic axis
 LAYOUT_ONLY = {"Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
 Owner = TypeVar("Owner", onnx.NodeProto, onnx.FunctionProto)
 RANDOM_OPERATORS = {
@@ -46,15 +48,16 @@ class OnnxGraph:
             InputError: The file is missing or is not an ONNX model.
         """
         self.path = path
-        self.proto = _read(path)
+        self.proto = read_model(path)
         try:
-            self._model = ir.from_proto(self.proto)
+            self._model = external_data.open_model(self.proto, path)
+        except InputError:
+            raise
         except Exception as error:
             raise InputError(
                 f"{path} is not a valid ONNX model: {runtime.shorten_message(error)}. Expected a file that "
                 "onnx.checker accepts; export it again with a current exporter."
             ) from error
-        ir.external_data.set_base_dir(self._model.graph, path.parent)
         self._names = linear_operators.name_nodes(self._model)
 
     @cached_property
@@ -68,7 +71,7 @@ class OnnxGraph:
 
     @cached_property
     def _runnable(self) -> onnx.ModelProto:
-        return float32_copy.convert_to_float32(self.proto, self.path.parent) if self.runs_in_float32 else self.proto
+        return float32_copy.convert_to_float32(self.proto, self.path) if self.runs_in_float32 else self.proto
 
     @cached_property
     def inputs(self) -> tuple[Input, ...]:
@@ -184,7 +187,7 @@ class OnnxGraph:
         segment.node.extend(self._replaced(node, weights) for node in wanted)
         segment.initializer.extend(self._replaced_initializer(name, weights) for name in sorted(read & self._stored))
         segment.sparse_initializer.extend(
-            sparse for sparse in self._runnable.graph.sparse_initializer if sparse.values.name in read
+            self._load_parts(sparse) for sparse in self._runnable.graph.sparse_initializer if sparse.values.name in read
         )
         feeds = [name for name in sample if name in read]
         segment.input.extend(_declare(name, sample[name]) for name in feeds)
@@ -282,7 +285,7 @@ class OnnxGraph:
             return tensor
         loaded = onnx.TensorProto()
         loaded.CopyFrom(tensor)
-        self._load(loaded)
+        external_data.load_tensor(loaded, self.path)
         return loaded
 
     def _loaded(self, owner: Owner, nodes: Sequence[onnx.NodeProto]) -> Owner:
@@ -294,13 +297,16 @@ class OnnxGraph:
         for node in [copy] if isinstance(copy, onnx.NodeProto) else copy.node:
             for _, tensor in find_node_tensors(node):
                 if is_external(tensor):
-                    self._load(tensor)
+                    external_data.load_tensor(tensor, self.path)
         return copy
 
-    def _load(self, tensor: onnx.TensorProto) -> None:
-        onnx.external_data_helper.load_external_data_for_tensor(tensor, str(self.path.parent))
-        tensor.ClearField("external_data")
-        tensor.data_location = onnx.TensorProto.DEFAULT
+    def _load_parts(self, sparse: onnx.SparseTensorProto) -> onnx.SparseTensorProto:
+        copy = onnx.SparseTensorProto()
+        copy.CopyFrom(sparse)
+        for tensor in (copy.values, copy.indices):
+            if is_external(tensor):
+                external_data.load_tensor(tensor, self.path)
+        return copy
 
     def _as_runnable(self, name: str, array: Array) -> onnx.TensorProto:
         if self.runs_in_float32:
@@ -328,22 +334,6 @@ def _count_rows(gather: ir.Node) -> int | None:
     return size if isinstance(size, int) else None
 
 
-def _read(path: Path) -> onnx.ModelProto:
-    if not path.is_file():
-        raise InputError(f"no such model: {path}. Expected the path of an .onnx file.")
-    try:
-        proto = onnx.load(path, load_external_data=False)
-    except Exception as error:
-        raise InputError(
-            f"{path} cannot be read as an ONNX model: {runtime.shorten_message(error)}. Expected an .onnx file."
-        ) from error
-    if not proto.graph.node:
-        raise InputError(f"{path} holds no graph. Expected an .onnx file with at least one node.")
-    if not proto.opset_import:
-        raise InputError(f"{path} declares no opset. Expected at least one opset import; export the model again.")
-    return proto
-
-
 def _describe_input(value: onnx.ValueInfoProto) -> Input:
     kind = value.type.WhichOneof("value")
     if kind != "tensor_type":
@@ -355,7 +345,12 @@ def _describe_input(value: onnx.ValueInfoProto) -> Input:
     sizes: list[int | str | None] = [
         dim.dim_value if dim.HasField("dim_value") else dim.dim_param or None for dim in tensor.shape.dim
     ]
-    return Input(value.name, dtype, tuple(size if size != 0 else None for size in sizes))
+    if any(isinstance(size, int) and size < DYNAMIC for size in sizes):
+        raise InputError(
+            f"input {value.name!r} has the shape {sizes}. Expected sizes that are not negative, or -1 for a dynamic "
+            "axis; export the model again."
+        )
+    return Input(value.name, dtype, tuple(None if size in {0, DYNAMIC} else size for size in sizes))
 
 
 def _declare(name: str, array: Array) -> onnx.ValueInfoProto:
