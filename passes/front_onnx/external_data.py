@@ -19,7 +19,7 @@ FOLLOWS = "Export the model again, or put the file that belongs to it beside it.
 
 
 @dataclass(frozen=True)
-class Place:
+class DataPlace:
     """Where the data of a tensor are.
 
     Attributes:
@@ -33,7 +33,7 @@ class Place:
     length: int
 
 
-def find_place(tensor: onnx.TensorProto, model: Path) -> Place:
+def find_place(tensor: onnx.TensorProto, model: Path) -> DataPlace:
     """Finds the data of an external tensor. Nothing is read but what the system says of the file.
 
     Args:
@@ -61,7 +61,7 @@ def find_place(tensor: onnx.TensorProto, model: Path) -> Place:
             f"{who} wants {wanted:,} bytes from byte {offset:,} of its external data {read_location(tensor)!r}, and "
             f"the file holds {size:,}. {FOLLOWS}"
         )
-    return Place(file, offset, wanted)
+    return DataPlace(file, offset, wanted)
 
 
 def read_payload(tensor: onnx.TensorProto, model: Path) -> bytes:
