@@ -144,6 +144,8 @@ def _list_products(graph: TracedGraph, found: Sequence[Linear | Skipped]) -> _Li
             listed.products += [_observe_product(layer, layer.k, layer.n, nodes[use.node], use) for use in uses]
         elif layer.reason is Reason.NO_ACTIVATION or (node is not None and node.name not in live):
             continue  # no call computes it
+        elif layer.reason is Reason.IN_FUNCTION and node is not None:
+            continue  # a call: the layers of the function are told by themselves
         elif node is None or layer.reason in INSIDE:
             listed.missing[f"{layer.op}: {layer.reason.value}"] += 1
         elif layer.k and layer.n:

@@ -98,6 +98,13 @@ def test_layers_in_functions_count_at_every_call(tmp_path: Path) -> None:
     assert told.not_counted == ()
 
 
+def test_a_function_that_cannot_be_inlined_is_named(tmp_path: Path) -> None:
+    other = DENSE.replace("17", "18")
+    told = of(with_functions("z = local.Dense(h, v)", other, weights={"v": normal(8, 8)}), tmp_path)
+    assert counted(told) == {(8, 8, 3): (1, 1)}
+    assert told.not_counted == ("1 × MatMul: inside a model-local function",)
+
+
 def test_a_function_that_the_model_never_calls_is_never_run(tmp_path: Path) -> None:
     told = of(with_functions("z = Relu(h)", DENSE, OWN, weights={}), tmp_path)
     assert counted(told) == {(8, 8, 3): (1, 1)}
