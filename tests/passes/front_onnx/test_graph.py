@@ -82,6 +82,16 @@ def test_names_with_a_nul_byte_are_names(tmp_path: Path) -> None:
     np.testing.assert_array_equal(graph.runner()(feeds)[0], run(proto, feeds)[0])
 
 
+def test_a_message_that_is_no_text_is_told_without_printing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = save(model("g (float[n,8] x) => (float[n,8] y) { y = MatMul(x, w) }", {"w": normal(8, 8)}), tmp_path)
+    path.write_bytes(path.read_bytes().replace(b"MatMul", b"Mat\xff\xfe\xfd"))
+    with pytest.raises(InputError, match="ONNX Runtime cannot load"):
+        _ = OnnxGraph(path).inputs
+    assert capsys.readouterr() == ("", "")
+
+
 def test_an_input_that_is_no_tensor_is_refused(tmp_path: Path) -> None:
     proto = model("g (seq(float[2]) s) => (float[2] y) { y = ConcatFromSequence<axis = 0>(s) }")
     with pytest.raises(InputError, match="input 's' is a sequence_type; only tensors can be fed"):
