@@ -68,12 +68,17 @@ def _add_branch(graph: onnx.GraphProto, node: onnx.NodeProto, *, condition: bool
     branch = onnx.GraphProto()
     branch.CopyFrom(next(attribute.g for attribute in node.attribute if attribute.name == wanted))
     place = next(filter(None, node.output), "")
-    _rename(branch, {name: f"inside {place}: {name}" for name in _list_defined(branch)})
+    names = {name: f"inside {place}: {name}" for name in _list_defined(branch)}
+    computed = {name for inner in branch.node for name in inner.output}
+    for inner, outer in zip(branch.output, node.output, strict=True):
+        if outer and inner.name in computed:
+            names[inner.name] = outer
+    _rename(branch, names)
     graph.initializer.extend(branch.initializer)
     graph.sparse_initializer.extend(branch.sparse_initializer)
     graph.node.extend(branch.node)
     for inner, outer in zip(branch.output, node.output, strict=True):
-        if outer:
+        if outer and inner.name != outer:  # a stored tensor, or the same value twice
             graph.node.append(onnx.helper.make_node("Identity", [inner.name], [outer]))
 
 

@@ -8,6 +8,7 @@ the traffic of memory, and what `Estimate.not_counted` lists; with them the gain
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -46,17 +47,9 @@ def estimate(
         feeds: One batch by input name, of the size to estimate for.
     """
     if any(isinstance(layer, Skipped) and layer.reason in INSIDE for layer in found):
-        graph, found = _expand(graph, found, feeds)
-    listed = _list_products(graph, found)
-    layers, sparse, missing = Counter[ProductShape](), Counter[ProductShape](), listed.missing
-    for layer, tokens in _count_tokens(graph, listed.products, feeds).items():
-        if tokens is None:
-            missing[f"{layer.op}: its output has no known size"] += 1
-            continue
-        shape = layer.k, layer.n, tokens
-        layers[shape] += 1
-        sparse[shape] += layer.name in sparse_names
-    return _sum_up(layers, sparse, listed)
+        with suppress(Exception):  # what the libraries cannot expand is named below
+            return _estimate(*_expand(graph, found, feeds), sparse_names, feeds)
+    return _estimate(graph, found, sparse_names, feeds)
 
 
 def count_operations(graph: TracedGraph, layers: Sequence[Linear], feeds: Feeds) -> dict[str, float]:
@@ -79,6 +72,21 @@ def count_operations(graph: TracedGraph, layers: Sequence[Linear], feeds: Feeds)
 def apply_amdahl(share: float) -> float:
     """Computes the speed-up by Amdahl's law where `share` of the whole runs at twice the rate: `1 / (1 − share/2)`."""
     return 1 / (1 - share * (1 - 1 / RATE))
+
+
+def _estimate(
+    graph: TracedGraph, found: Sequence[Linear | Skipped], sparse_names: AbstractSet[str], feeds: Feeds
+) -> Estimate:
+    listed = _list_products(graph, found)
+    layers, sparse = Counter[ProductShape](), Counter[ProductShape]()
+    for layer, tokens in _count_tokens(graph, listed.products, feeds).items():
+        if tokens is None:
+            listed.missing[f"{layer.op}: its output has no known size"] += 1
+            continue
+        shape = layer.k, layer.n, tokens
+        layers[shape] += 1
+        sparse[shape] += layer.name in sparse_names
+    return _sum_up(layers, sparse, listed)
 
 
 @dataclass

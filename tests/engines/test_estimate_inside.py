@@ -9,6 +9,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 from prox24_export.engines.estimate import estimate
+from prox24_export.passes.front_onnx import expand_model
 from prox24_export.passes.graph.arrays import Array
 from prox24_export.results.engine import Estimate
 from tests.graphs import found, linears, model, normal, opened
@@ -142,6 +143,37 @@ def test_branches_in_branches_and_functions_in_branches_count(tmp_path: Path) ->
         told = of(proto, tmp_path, FEEDS | {"c": np.array(within), "d": np.array(outer)})
         assert counted(told) == {(8, 8, 3): (layers, 1)}
         assert told.not_counted == ()
+
+
+def test_branches_may_return_constants_one_value_twice_and_sequences(tmp_path: Path) -> None:
+    text = """g (float[3,8] x, bool c) => (float[3,8] z) { h = MatMul(x, w)
+        k, m, n, s = If(c) <
+            then_branch = t () => (float[8] a, float[3,8] b, float[3,8] b, seq(float[3,8]) q) {
+                a = Constant<value_floats = [1.0]>() b = MatMul(h, u) q = SequenceConstruct(b, h) },
+            else_branch = e () => (float[8] d, float[3,8] e1, float[3,8] e2, seq(float[3,8]) r) {
+                d = Constant<value_floats = [1.0]>() e1 = Relu(h) e2 = Relu(h)
+                r = SequenceConstruct(h, h) }>
+        first = Constant<value = int64 {0}>() o = SequenceAt(s, first) z = Sum(k, m, n, o) }"""
+    proto = model(text, {"w": normal(8, 8), "u": normal(8, 8, seed=1)}, opset=13)
+    graph = opened(proto, tmp_path)
+    feeds = FEEDS | {"c": np.array(True)}
+    told = of(proto, tmp_path, feeds)
+    assert counted(told) == {(8, 8, 3): (2, 1)}
+    expanded = graph.expand(feeds)
+    whole = expanded.compile(expanded.nodes, feeds, ["z"], {})
+    np.testing.assert_allclose(whole(feeds)["z"], graph.runner()(feeds)[0], rtol=1e-5)
+
+
+def test_a_model_that_cannot_be_expanded_is_estimated_without_what_is_inside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(proto: onnx.ModelProto) -> onnx.ModelProto:
+        raise RuntimeError(f"{proto.graph.name} cannot be inlined")
+
+    monkeypatch.setattr(expand_model, "inline_functions", refuse)
+    told = of(with_functions("z = local.Dense(h, v)", DENSE, weights={"v": normal(8, 8)}), tmp_path)
+    assert counted(told) == {(8, 8, 3): (1, 1)}
+    assert told.not_counted == ("1 × MatMul: inside a model-local function",)
 
 
 def test_a_body_that_shadows_a_value_of_the_branch_keeps_its_own(tmp_path: Path) -> None:
