@@ -78,7 +78,7 @@ def _add_branch(graph: onnx.GraphProto, node: onnx.NodeProto, *, condition: bool
     graph.sparse_initializer.extend(branch.sparse_initializer)
     graph.node.extend(branch.node)
     for inner, outer in zip(branch.output, node.output, strict=True):
-        if outer and inner.name != outer:  # a stored tensor, or the same value twice
+        if outer and inner.name != outer:  # a tensor that the branch stores
             graph.node.append(onnx.helper.make_node("Identity", [inner.name], [outer]))
 
 

@@ -145,12 +145,12 @@ def test_branches_in_branches_and_functions_in_branches_count(tmp_path: Path) ->
         assert told.not_counted == ()
 
 
-def test_branches_may_return_constants_one_value_twice_and_sequences(tmp_path: Path) -> None:
+def test_branches_may_return_constants_and_sequences(tmp_path: Path) -> None:
     text = """g (float[3,8] x, bool c) => (float[3,8] z) { h = MatMul(x, w)
         k, m, n, s = If(c) <
-            then_branch = t () => (float[8] a, float[3,8] b, float[3,8] b, seq(float[3,8]) q) {
-                a = Constant<value_floats = [1.0]>() b = MatMul(h, u) q = SequenceConstruct(b, h) },
-            else_branch = e () => (float[8] d, float[3,8] e1, float[3,8] e2, seq(float[3,8]) r) {
+            then_branch = t () => (float[1] a, float[3,8] b, float[3,8] f, seq(float[3,8]) q) {
+                a = Constant<value_floats = [1.0]>() b = MatMul(h, u) f = Relu(b) q = SequenceConstruct(b, h) },
+            else_branch = e () => (float[1] d, float[3,8] e1, float[3,8] e2, seq(float[3,8]) r) {
                 d = Constant<value_floats = [1.0]>() e1 = Relu(h) e2 = Relu(h)
                 r = SequenceConstruct(h, h) }>
         first = Constant<value = int64 {0}>() o = SequenceAt(s, first) z = Sum(k, m, n, o) }"""
