@@ -158,11 +158,19 @@ def _list_products(graph: TracedGraph, found: Sequence[Linear | Skipped]) -> _Li
             listed.missing[f"{layer.op}: {layer.reason.value}"] += 1
         elif layer.k and layer.n:
             listed.products.append(_observe_product(layer, layer.k, layer.n, node, None))
-        elif graph.constants.isdisjoint(node.inputs[:2]):
+        elif _is_of_activations(graph, layer, node):
             listed.of_activations += 1
         else:
             listed.missing[f"{layer.op}: {layer.reason.value}"] += 1
     return listed
+
+
+def _is_of_activations(graph: TracedGraph, layer: Skipped, node: Node) -> bool:
+    """Whether a node multiplies two activations; a bias is no operand of the product."""
+    if layer.reason is Reason.EINSUM:
+        return graph.constants.isdisjoint(node.inputs)
+    operands = node.inputs[1:3] if layer.op == "addmm" else node.inputs[:2]
+    return layer.reason is Reason.NOT_CONSTANT and graph.constants.isdisjoint(operands)
 
 
 def _observe_product(layer: Linear | Skipped, k: int, n: int, node: Node, use: Use | None) -> Linear:

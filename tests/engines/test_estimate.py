@@ -155,6 +155,32 @@ def test_experts_count_their_own_rows() -> None:
     assert told.sparse_share == pytest.approx(1 / 3)
 
 
+class Dense(nn.Module):
+    """A convolution that can be pruned, and what stays dense beside it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(4, 8, 1)
+        self.depthwise = nn.Conv2d(8, 8, 3, groups=8, padding=1)
+        self.transposed = nn.ConvTranspose2d(8, 6, 2, stride=2, groups=2)
+        self.recurrent = nn.LSTM(6, 4, batch_first=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Products of two activations at the end, one with a constant bias."""
+        rows, _ = self.recurrent(self.transposed(self.depthwise(self.first(x))).mean(-1).transpose(1, 2))
+        return torch.addmm(torch.ones(4), rows[0], rows[0].T @ rows[0])
+
+
+def test_a_torch_program_counts_its_dense_convolutions_and_names_the_rest() -> None:
+    graph = FxGraph(Path("dense"), trace(Dense(), (torch.randn(2, 4, 5, 5),), {}, "dense"))
+    layers = FindLinears().call(graph=graph).layers
+    told = estimate(graph, layers, set(), {graph.inputs[0].name: normal(2, 4, 5, 5)})
+    positions = 2 * 5 * 5
+    assert told.flops == 2 * positions * (4 * 8 + 8 * 9 + 8 * 6 * 4 // 2)
+    assert told.not_counted == ("1 × lstm: recurrent layer: TensorRT has no sparse kernel for it",)
+    assert told.of_activations == 2
+
+
 def test_pruned_weights_change_nothing(tmp_path: Path) -> None:
     text = "g (float[b,8] x) => (float[b,4] y) { y = MatMul(x, w) }"
     dense = opened(model(text, {"w": normal(8, 4)}), tmp_path)
