@@ -4,6 +4,7 @@ What ONNX Runtime reads is read here too: files with several hard links, as stor
 links, as long as they end in the folder of the model or in that of the file that the model is a link to.
 """
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
@@ -121,7 +122,13 @@ def open_model(proto: onnx.ModelProto, model: Path) -> ir.Model:
                     if entry.key == "location":
                         entry.value = str(file)
         proto = absolute
-    return ir.from_proto(proto)
+    log = logging.getLogger("onnx_ir.serde")
+    before = log.level
+    log.setLevel(logging.ERROR)  # it warns of values from nowhere, which sparse initializers are to it
+    try:
+        return ir.from_proto(proto)
+    finally:
+        log.setLevel(before)
 
 
 def list_external_files(proto: onnx.ModelProto, model: Path) -> list[Path]:
