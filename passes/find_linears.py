@@ -45,7 +45,7 @@ class FindLinears:
 
         A weight that several nodes use along one axis is one layer. A weight that is used along two axes is skipped.
         """
-        live, constants, found = _find_live_nodes(graph), graph.constants, graph.operators()
+        live, constants, found = find_live_nodes(graph), graph.constants, graph.operators()
         by_weight: dict[str, list[Candidate]] = {}
         for operator in found:
             if isinstance(operator, Candidate):
@@ -148,7 +148,7 @@ def _skip(candidate: Candidate, reason: Reason, detail: str) -> Skipped:
     return Skipped(candidate.use.label, candidate.op, candidate.weight, k, n, n * k, reason, detail)
 
 
-def _find_live_nodes(graph: TracedGraph) -> set[str]:
+def find_live_nodes(graph: TracedGraph) -> set[str]:
     """Names of nodes whose result reaches a graph output."""
     wanted = set(graph.outputs)
     live = set()

@@ -21,9 +21,9 @@ from prox24_export.output.place import take_place
 from prox24_export.output.target import expect_outside
 from prox24_export.passes.emit_engine.build import EngineBuildError
 from prox24_export.passes.find_linears import FindLinears
-from prox24_export.passes.front_onnx.graph import OnnxGraph
+from prox24_export.passes.front_onnx.graph import OnnxGraph, expect_onnx_graph
 from prox24_export.passes.front_onnx.runtime import shorten_message
-from prox24_export.passes.graph.protocol import Candidate, Feeds, Linear, TracedGraph
+from prox24_export.passes.graph.protocol import Candidate, Feeds, Linear
 from prox24_export.passes.verify_pattern import check_use
 from prox24_export.process.interrupts import catch_signals
 from prox24_export.report import files
@@ -98,7 +98,7 @@ def _bench_models(  # noqa: PLR0917 - as `bench` has them
     choice = _choose(settings)
     with run.timed("load"):
         models = open_model(OnnxFile(dense)), open_model(OnnxFile(sparse))
-        left, right = (_expect_onnx(model.graph) for model in models)
+        left, right = (expect_onnx_graph(model.graph) for model in models)
         expect_outside(target, (file for model in models for file in model.states))
         _expect_alike(left, right)
         found = FindLinears(settings.include, settings.exclude).call(graph=right).layers
@@ -121,12 +121,6 @@ def _bench_models(  # noqa: PLR0917 - as `bench` has them
     for model in models:
         model.expect_unchanged()
     return _assemble_report(models[0].facts, models[1].facts, settings, run, engine, rows, expected)
-
-
-def _expect_onnx(graph: TracedGraph) -> OnnxGraph:
-    if not isinstance(graph, OnnxGraph):
-        raise TypeError(f"graph must be an OnnxGraph. Got {type(graph).__name__}.")
-    return graph
 
 
 def _expect_used(settings: Settings, batches: Sequence[int], inputs: str | None) -> None:

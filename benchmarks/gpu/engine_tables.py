@@ -1,5 +1,6 @@
 """An engine's report and the estimate beside it, as Markdown."""
 
+from prox24_export.report.engine_tables import describe_left_out
 from prox24_export.results.engine import EngineReport, Estimate, LatencyPoint
 
 
@@ -8,7 +9,8 @@ def write_section(report: EngineReport, expected: Estimate) -> str:
     title = "TensorRT" if report.engine == "tensorrt" else "torch.sparse (not TensorRT)"
     share = f"{100 * expected.sparse_share:.0f} % of the linear layers' operations are in pruned layers"
     bound = f"*estimate*: at most {expected.bound:.2f} times as fast"
-    lines = [f"{title} {report.version}, {report.precision}. {share}; {bound}."]
+    left = describe_left_out(expected)
+    lines = [f"{title} {report.version}, {report.precision}. {share}; {bound}{left and f', {left}'}."]
     if report.not_measured:
         return "\n".join([*lines, "", f"Not measured: {report.not_measured}", ""])
     lines += ["", "| batch | dense, ms | sparse, ms | speed-up | 95 % interval | by the flag | verdict |"]

@@ -19,6 +19,7 @@ REMEDIES: Mapping[Reason, str] = {
     "(fp16 engines) or 32 (int8 engines). A first convolution that reads 1 or 3 channels has to stay dense.",
     Reason.NOT_CONSTANT: "Nothing where both operands are activations, as in attention. Where the weight is an input "
     "of the model, or is computed from constants, store it as an initializer: fold constants before you export.",
+    Reason.SPARSE_INITIALIZER: "Store the weight densely, as an initializer, before you prune.",
     Reason.NO_ACTIVATION: "Fold constants: the product is the same for every input.",
     Reason.BATCHED_WEIGHT: "Write it as one `MatMul` for each matrix.",
     Reason.VECTOR_WEIGHT: "Nothing: a product with a vector is no matrix product for which a sparse kernel exists.",

@@ -1,6 +1,7 @@
 """Finds the stored constant behind an operand of an ONNX node, through operators that keep or reorder its entries."""
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -17,6 +18,7 @@ FLOAT_TYPES = {  # the types of weights, by the names that NumPy and `Linear.dty
     ir.DataType.DOUBLE: "float64",
 }
 ONNX_DOMAINS = {"", "ai.onnx", "ai.onnx.ml"}
+SPARSE = "is a sparse initializer"  # of a value's `meta`: onnx_ir does not read them
 PASSED_THROUGH = {"Identity", "Transpose", "Reshape", "Cast", "QuantizeLinear", "DequantizeLinear"}
 
 
@@ -68,6 +70,19 @@ def find_stored_tensor(value: ir.Value) -> ir.TensorProtocol | None:
     return None
 
 
+def mark_sparse(model: ir.Model, names: Collection[str]) -> None:
+    """Marks the values that are sparse initializers, which otherwise look like values from nowhere.
+
+    Args:
+        model: The model.
+        names: Their names.
+    """
+    for node in model.graph.all_nodes():
+        for value in node.inputs:
+            if value is not None and value.producer() is None and value.name in names:
+                value.meta[SPARSE] = True
+
+
 def resolve_constant(value: ir.Value | None) -> ConstantOperand | Refusal:  # noqa: C901, PLR0911 (one case per operator)
     """Finds the stored constant behind an operand, with its layout; or why there is none."""
     if value is None:
@@ -75,6 +90,8 @@ def resolve_constant(value: ir.Value | None) -> ConstantOperand | Refusal:  # no
     tensor = find_stored_tensor(value)
     if tensor is not None:
         return ConstantOperand(value, Layout(tuple(int(size) for size in tensor.shape.numpy())))
+    if SPARSE in value.meta:
+        return Refusal(Reason.SPARSE_INITIALIZER)
     node = value.producer()
     if node is None or node.domain not in ONNX_DOMAINS:
         return Refusal(Reason.NOT_CONSTANT)
@@ -113,7 +130,7 @@ def _describe_computed(node: ir.Node) -> str:
             continue
         ancestors.add(here)
         for value in here.inputs:
-            if value is None or find_stored_tensor(value) is not None:
+            if value is None or SPARSE in value.meta or find_stored_tensor(value) is not None:
                 continue
             producer = value.producer()
             if producer is None:

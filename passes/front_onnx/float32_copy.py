@@ -11,21 +11,25 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
+from prox24_export.passes.front_onnx.external_data import load_tensors
 from prox24_export.passes.front_onnx.runtime import MAY_LACK_KERNELS
 
 TYPE_ATTRIBUTES = {"to", "dtype", "output_dtype", "stash_type"}  # integers that name an element type
 
 
-def convert_to_float32(proto: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
+def convert_to_float32(proto: onnx.ModelProto, path: Path) -> onnx.ModelProto:
     """Makes a copy of a model in which every bfloat16 and float64 is float32.
 
     Args:
         proto: The model.
-        folder: The folder of its external data, which the copy holds in memory.
+        path: Its file, beside which are the external data; the copy holds them in memory.
+
+    Raises:
+        InputError: External data cannot be read.
     """
     copy = onnx.ModelProto()
     copy.CopyFrom(proto)
-    onnx.load_external_data_for_model(copy, str(folder))
+    load_tensors(copy, path)
     del copy.graph.value_info[:]
     for value in (*copy.graph.input, *copy.graph.output):
         _convert_type(value.type)

@@ -1,8 +1,8 @@
 """An ONNX file as a `TracedGraph`: onnx_ir reads it, and ONNX Runtime runs it."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from functools import cached_property
-from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import TypeVar
 
@@ -13,8 +13,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from prox24_export.errors import InputError
-from prox24_export.passes.front_onnx import float32_copy, linear_operators, runtime
-from prox24_export.passes.front_onnx.constants import FLOAT_TYPES, find_stored_tensor
+from prox24_export.passes.front_onnx import expand_model, external_data, float32_copy, linear_operators, runtime
+from prox24_export.passes.front_onnx.constant_shapes import infer_constant_shapes
+from prox24_export.passes.front_onnx.constants import FLOAT_TYPES, find_stored_tensor, mark_sparse
+from prox24_export.passes.front_onnx.dependencies import find_read_values, sort_nodes, walk_bodies
+from prox24_export.passes.front_onnx.inputs import declare_input, describe_input
+from prox24_export.passes.front_onnx.read_model import read_model
 from prox24_export.passes.front_onnx.tensors import find_node_tensors, is_external
 from prox24_export.passes.graph.arrays import Array
 from prox24_export.passes.graph.protocol import Candidate, Feeds, Input, Linear, Node, Skipped
@@ -39,22 +43,28 @@ class OnnxGraph:
         proto: The content of the file. External data is left on disk.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, proto: onnx.ModelProto | None = None) -> None:
         """Reads the file. Nothing is run yet.
+
+        Args:
+            path: The file.
+            proto: What to take in place of its content; external data are those of the file.
 
         Raises:
             InputError: The file is missing or is not an ONNX model.
         """
         self.path = path
-        self.proto = _read(path)
+        self.proto = read_model(path) if proto is None else proto
         try:
-            self._model = ir.from_proto(self.proto)
+            self._model = external_data.open_model(self.proto, path)
+        except InputError:
+            raise
         except Exception as error:
             raise InputError(
                 f"{path} is not a valid ONNX model: {runtime.shorten_message(error)}. Expected a file that "
                 "onnx.checker accepts; export it again with a current exporter."
             ) from error
-        ir.external_data.set_base_dir(self._model.graph, path.parent)
+        mark_sparse(self._model, [tensor.values.name for tensor in self.proto.graph.sparse_initializer])
         self._names = linear_operators.name_nodes(self._model)
 
     @cached_property
@@ -68,14 +78,14 @@ class OnnxGraph:
 
     @cached_property
     def _runnable(self) -> onnx.ModelProto:
-        return float32_copy.convert_to_float32(self.proto, self.path.parent) if self.runs_in_float32 else self.proto
+        return float32_copy.convert_to_float32(self.proto, self.path) if self.runs_in_float32 else self.proto
 
     @cached_property
     def inputs(self) -> tuple[Input, ...]:
         """The inputs that the user feeds: graph inputs that are not initializers."""
         graph = self._runnable.graph
         stored = {tensor.name for tensor in graph.initializer}
-        return tuple(_describe_input(value) for value in graph.input if value.name not in stored)
+        return tuple(describe_input(value) for value in graph.input if value.name not in stored)
 
     @cached_property
     def outputs(self) -> tuple[str, ...]:
@@ -126,7 +136,42 @@ class OnnxGraph:
 
     def operators(self) -> list[Candidate | Skipped]:
         """Recognises every linear-like node, in topological order."""
-        return linear_operators.find_operators(self._model, self._names)
+        return linear_operators.find_operators(self._model, self._names, lambda: self._constant_shapes)
+
+    def expand(self, feeds: Feeds) -> "OnnxGraph":
+        """Makes a graph with the nodes of functions, and of the branches that run, in its main graph.
+
+        Nodes of this graph keep their names; see `TracedGraph.expand`.
+        """
+        names = {expand_model.identify(self.proto.graph.node[node.index]): node.name for node in self._all_nodes}
+        expanded = self._replace(expand_model.inline_functions(self.proto), names)
+        while conditions := expand_model.list_conditions(expanded.proto):
+            values = expanded.evaluate(conditions, feeds)
+            taken = {name: bool(np.ravel(value)[0]) for name, value in values.items()}
+            expanded = self._replace(expand_model.inline_branches(expanded.proto, taken), names)
+        return expanded
+
+    def evaluate(self, names: Sequence[str], feeds: Feeds) -> dict[str, Array]:
+        """Computes values of the main graph for one batch, and nothing that they do not depend on.
+
+        Args:
+            names: Names of the values.
+            feeds: The batch by input name.
+        """
+        known = {
+            name: feeds[name] if name in feeds else self.stored(name) for name in names if name not in self._producer
+        }
+        wanted = [name for name in names if name in self._producer]
+        if not wanted:
+            return known
+        nodes = self._with_producers([self._producer[name] for name in wanted], None)
+        return known | self.compile(nodes, feeds, wanted, {})(feeds)
+
+    def _replace(self, proto: onnx.ModelProto, names: Mapping[expand_model.NodeKey, str]) -> "OnnxGraph":
+        expand_model.name_nodes_anew(proto, names)
+        graph = OnnxGraph(self.path, proto)
+        graph.runs_in_float32 = self.runs_in_float32
+        return graph
 
     def weight(self, linear: Linear) -> Float[Tensor, "N K"]:
         """Reads the weight of a layer as a float32 matrix [N, K] (float64 where it is stored as float64)."""
@@ -184,10 +229,10 @@ class OnnxGraph:
         segment.node.extend(self._replaced(node, weights) for node in wanted)
         segment.initializer.extend(self._replaced_initializer(name, weights) for name in sorted(read & self._stored))
         segment.sparse_initializer.extend(
-            sparse for sparse in self._runnable.graph.sparse_initializer if sparse.values.name in read
+            self._load_parts(sparse) for sparse in self._runnable.graph.sparse_initializer if sparse.values.name in read
         )
         feeds = [name for name in sample if name in read]
-        segment.input.extend(_declare(name, sample[name]) for name in feeds)
+        segment.input.extend(declare_input(name, sample[name]) for name in feeds)
         segment.output.extend(onnx.ValueInfoProto(name=name) for name in fetches)
         model = onnx.ModelProto(
             ir_version=self._runnable.ir_version,
@@ -205,13 +250,13 @@ class OnnxGraph:
 
     @cached_property
     def _all_nodes(self) -> tuple[Node, ...]:
-        return _sort(
+        return sort_nodes(
             [
                 Node(
                     index=index,
                     name=self._names[node],
                     op=node.op_type,
-                    inputs=tuple(dict.fromkeys(_find_read_values(node, self._model.graph))),
+                    inputs=tuple(dict.fromkeys(find_read_values(node, self._model.graph))),
                     outputs=tuple(str(value.name) for value in node.outputs if value.name),
                     is_random=self._is_random(node),
                 )
@@ -220,7 +265,7 @@ class OnnxGraph:
         )
 
     def _is_random(self, node: ir.Node) -> bool:
-        for inner in _walk_bodies(node):
+        for inner in walk_bodies(node):
             function = self._model.functions.get(inner.op_identifier())
             if inner.op_type in RANDOM_OPERATORS or (function and any(self._is_random(node) for node in function)):
                 return True
@@ -244,6 +289,10 @@ class OnnxGraph:
         return {str(value.name): value for value in self._constant_values}
 
     @cached_property
+    def _constant_shapes(self) -> dict[str, tuple[int, ...]]:
+        return infer_constant_shapes(self.proto, self.constants, self.path)
+
+    @cached_property
     def _initializer_index(self) -> dict[str, int]:
         return {tensor.name: index for index, tensor in enumerate(self._runnable.graph.initializer)}
 
@@ -253,12 +302,16 @@ class OnnxGraph:
 
     def _with_constants(self, nodes: Sequence[Node]) -> list[Node]:
         """`nodes` and the nodes of the constants that they read, in topological order."""
+        return self._with_producers(nodes, self.constants)
+
+    def _with_producers(self, nodes: Sequence[Node], names: AbstractSet[str] | None) -> list[Node]:
+        """`nodes` and those that compute what they read: all of that for None, or as far as it is among `names`."""
         wanted = {node.index for node in nodes}
         pending = list(nodes)
         while pending:
             for name in pending.pop().inputs:
                 producer = self._producer.get(name)
-                if producer is not None and name in self.constants and producer.index not in wanted:
+                if producer is not None and (names is None or name in names) and producer.index not in wanted:
                     wanted.add(producer.index)
                     pending.append(producer)
         return [node for node in self._all_nodes if node.index in wanted]
@@ -282,7 +335,7 @@ class OnnxGraph:
             return tensor
         loaded = onnx.TensorProto()
         loaded.CopyFrom(tensor)
-        self._load(loaded)
+        external_data.load_tensor(loaded, self.path)
         return loaded
 
     def _loaded(self, owner: Owner, nodes: Sequence[onnx.NodeProto]) -> Owner:
@@ -294,13 +347,16 @@ class OnnxGraph:
         for node in [copy] if isinstance(copy, onnx.NodeProto) else copy.node:
             for _, tensor in find_node_tensors(node):
                 if is_external(tensor):
-                    self._load(tensor)
+                    external_data.load_tensor(tensor, self.path)
         return copy
 
-    def _load(self, tensor: onnx.TensorProto) -> None:
-        onnx.external_data_helper.load_external_data_for_tensor(tensor, str(self.path.parent))
-        tensor.ClearField("external_data")
-        tensor.data_location = onnx.TensorProto.DEFAULT
+    def _load_parts(self, sparse: onnx.SparseTensorProto) -> onnx.SparseTensorProto:
+        copy = onnx.SparseTensorProto()
+        copy.CopyFrom(sparse)
+        for tensor in (copy.values, copy.indices):
+            if is_external(tensor):
+                external_data.load_tensor(tensor, self.path)
+        return copy
 
     def _as_runnable(self, name: str, array: Array) -> onnx.TensorProto:
         if self.runs_in_float32:
@@ -308,13 +364,15 @@ class OnnxGraph:
         return onnx.numpy_helper.from_array(array, name)
 
 
-def _sort(nodes: Sequence[Node]) -> tuple[Node, ...]:
-    """Sorts nodes topologically. Nodes that are in order keep it; ONNX Runtime also runs files that are not."""
-    position = {name: place for place, node in enumerate(nodes) for name in node.outputs}
-    before = {place: {position[name] for name in node.inputs if name in position} for place, node in enumerate(nodes)}
-    if all(earlier < place for place, all_earlier in before.items() for earlier in all_earlier):
-        return tuple(nodes)
-    return tuple(nodes[place] for place in TopologicalSorter(before).static_order())
+def expect_onnx_graph(graph: object) -> OnnxGraph:
+    """Expects a graph that this front end opened.
+
+    Raises:
+        TypeError: Another front end opened it.
+    """
+    if not isinstance(graph, OnnxGraph):
+        raise TypeError(f"graph must be an OnnxGraph. Got {type(graph).__name__}.")
+    return graph
 
 
 def _count_rows(gather: ir.Node) -> int | None:
@@ -326,63 +384,3 @@ def _count_rows(gather: ir.Node) -> int | None:
     shape = table.shape if tensor is None else tensor.shape
     size = None if shape is None else shape[gather.attributes.get_int("axis", 0)]
     return size if isinstance(size, int) else None
-
-
-def _read(path: Path) -> onnx.ModelProto:
-    if not path.is_file():
-        raise InputError(f"no such model: {path}. Expected the path of an .onnx file.")
-    try:
-        proto = onnx.load(path, load_external_data=False)
-    except Exception as error:
-        raise InputError(
-            f"{path} cannot be read as an ONNX model: {runtime.shorten_message(error)}. Expected an .onnx file."
-        ) from error
-    if not proto.graph.node:
-        raise InputError(f"{path} holds no graph. Expected an .onnx file with at least one node.")
-    if not proto.opset_import:
-        raise InputError(f"{path} declares no opset. Expected at least one opset import; export the model again.")
-    return proto
-
-
-def _describe_input(value: onnx.ValueInfoProto) -> Input:
-    kind = value.type.WhichOneof("value")
-    if kind != "tensor_type":
-        raise InputError(f"input {value.name!r} is a {kind or 'value of unknown type'}; only tensors can be fed.")
-    tensor = value.type.tensor_type
-    dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
-    if not tensor.HasField("shape"):
-        return Input(value.name, dtype, None)
-    sizes: list[int | str | None] = [
-        dim.dim_value if dim.HasField("dim_value") else dim.dim_param or None for dim in tensor.shape.dim
-    ]
-    return Input(value.name, dtype, tuple(size if size != 0 else None for size in sizes))
-
-
-def _declare(name: str, array: Array) -> onnx.ValueInfoProto:
-    if not isinstance(array, np.ndarray):
-        raise InputError(
-            f"value {name!r} between two stages is not a tensor but a {type(array).__name__}: sequences and "
-            "optionals that cross a linear layer are not supported. Leave the layers after it dense with --exclude."
-        )
-    return onnx.helper.make_tensor_value_info(name, onnx.helper.np_dtype_to_tensor_dtype(array.dtype), None)
-
-
-def _walk_bodies(node: ir.Node) -> Iterator[ir.Node]:
-    """Yields a node and all nodes of its bodies."""
-    yield node
-    for attribute in node.attributes.values():
-        if attribute.is_ref():
-            continue
-        if attribute.type == ir.AttributeType.GRAPH:
-            yield from attribute.as_graph().all_nodes()
-        elif attribute.type == ir.AttributeType.GRAPHS:
-            for body in attribute.as_graphs():
-                yield from body.all_nodes()
-
-
-def _find_read_values(node: ir.Node, main: ir.Graph) -> Iterator[str]:
-    """Yields the names of the main graph's values that a node reads, also of those that its bodies capture."""
-    for inner in _walk_bodies(node):
-        for value in inner.inputs:
-            if value is not None and value.name and (inner is node or value.graph is main):
-                yield value.name

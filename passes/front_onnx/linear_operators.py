@@ -1,8 +1,8 @@
 """Recognises the linear operators of an ONNX graph: their weight, layout and activation, or why they stay dense."""
 
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
@@ -10,6 +10,7 @@ from prox24_export.passes.front_onnx.constants import (
     FLOAT_TYPES,
     ONNX_DOMAINS,
     PASSED_THROUGH,
+    SPARSE,
     ConstantOperand,
     Refusal,
     resolve_constant,
@@ -30,15 +31,18 @@ REFUSED = {
     "GRU": Reason.RECURRENT,
     "RNN": Reason.RECURRENT,
 }
+MULTIPLY = {"MatMul": (1, 0), "Gemm": (1, 0), "Conv": (1,), "ConvTranspose": (1,)}  # inputs that may be the weight
 MATRIX = 2  # rank of a matrix
+Shapes = Callable[[], Mapping[str, tuple[int, ...]]]
 
 
-def find_operators(model: ir.Model, names: Mapping[ir.Node, str]) -> list[Candidate | Skipped]:
+def find_operators(model: ir.Model, names: Mapping[ir.Node, str], shapes: Shapes) -> list[Candidate | Skipped]:
     """Recognises every linear-like node of a model.
 
     Args:
         model: The model.
         names: Name of every node of the main graph.
+        shapes: Infers the shapes of the constants that the main graph computes; asked only where there is one.
 
     Returns:
         In topological order the nodes of the main graph, then those of subgraphs, then those of functions.
@@ -52,6 +56,9 @@ def find_operators(model: ir.Model, names: Mapping[ir.Node, str]) -> list[Candid
         for index in [verdict.weight_index]
     }
     result = [_finish(names[node], node, verdict, uses, names) for node, verdict in found.items()]
+    if any(isinstance(layer, Skipped) and layer.k is None and layer.op in MULTIPLY for layer in result):
+        inferred = shapes()
+        result = [_find_inferred(layer, node, inferred) for layer, node in zip(result, found, strict=True)]
     result.extend(
         _skip(names[node], node, Refusal(Reason.IN_SUBGRAPH))
         for node in model.graph.all_nodes()
@@ -256,14 +263,37 @@ def _skip(name: str, node: ir.Node, refusal: Refusal) -> Skipped:
     weight = refusal.weight or _find_largest_constant(node)
     if weight is None:
         return Skipped(name, node.op_type, None, None, None, 0, refusal.reason, refusal.detail)
-    k, n = _find_dimensions(node, weight)
+    first = _resolve_quantised(node.inputs[0])
+    k, n = _find_dimensions(node, weight.layout.shape, is_left=first is not None and first.root is weight.root)
     size = math.prod(weight.layout.stored)
     return Skipped(name, node.op_type, weight.root.name, k, n, size, refusal.reason, refusal.detail)
 
 
-def _find_dimensions(node: ir.Node, weight: ConstantOperand) -> tuple[int | None, int | None]:
-    """Finds (K, N) as far as the operator tells them. A fused vendor operator is read as what it was fused from."""
-    shape = weight.layout.shape
+def _find_inferred(
+    layer: Candidate | Skipped, node: ir.Node, shapes: Mapping[str, tuple[int, ...]]
+) -> Candidate | Skipped:
+    """Finds (K, N) of a layer whose weight is computed, or stored sparsely, by the inferred shapes of constants."""
+    if isinstance(layer, Candidate) or layer.k is not None:
+        return layer
+    for index in MULTIPLY.get(layer.op, ()):
+        value = node.inputs[index]
+        shape = None if value is None else shapes.get(str(value.name))
+        if value is not None and shape is not None:
+            k, n = _find_dimensions(node, shape, is_left=index == 0)
+            if SPARSE in value.meta:
+                return replace(layer, weight=value.name, k=k, n=n, parameters=math.prod(shape))
+            return replace(layer, k=k, n=n)
+    return layer
+
+
+def _find_dimensions(node: ir.Node, shape: tuple[int, ...], *, is_left: bool) -> tuple[int | None, int | None]:
+    """Finds (K, N) as far as the operator tells them. A fused vendor operator is read as what it was fused from.
+
+    Args:
+        node: The node.
+        shape: The shape of its weight.
+        is_left: Whether the weight is its first operand.
+    """
     if len(shape) < MATRIX:
         return None, None
     match node.op_type.removeprefix("Fused"):
@@ -273,8 +303,6 @@ def _find_dimensions(node: ir.Node, weight: ConstantOperand) -> tuple[int | None
             groups = node.attributes.get_int("group", 1)
             return shape[0] * math.prod(shape[2:]) // groups, shape[1] * groups
         case "MatMul" | "MatMulInteger" | "QLinearMatMul" | "Gemm":
-            first = _resolve_quantised(node.inputs[0])
-            is_left = first is not None and first.root is weight.root
             transposed = node.attributes.get_int("transA" if is_left else "transB", 0) != 0
             return (shape[-1], shape[-2]) if is_left != transposed else (shape[-2], shape[-1])
     return None, None

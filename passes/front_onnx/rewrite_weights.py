@@ -3,19 +3,21 @@
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 import onnx
 import onnx_ir as ir
 
-from prox24_export.errors import InputError
+from prox24_export.passes.front_onnx.external_data import list_external_files, read_location, read_payload
 from prox24_export.passes.front_onnx.graph import OnnxGraph
 from prox24_export.passes.front_onnx.tensors import find_model_tensors, has_external, is_external
 from prox24_export.passes.graph.arrays import EXTERNAL_ABOVE, EXTERNAL_TENSOR, Array
 
 MODEL = "model.onnx"
 EXTERNAL_DATA = "model.onnx.data"
+OUR_ENDINGS = {".json", ".html", ".md", ".xml", ".txt", ".log", ".onnx"}  # whatever else a run writes beside the model
+OUR_FOLDERS = {"engines"}  # … or in here
 ALIGNMENT = 4096  # bytes: what ONNX recommends, so that a reader can map a tensor into memory
 
 
@@ -44,9 +46,11 @@ class RewriteWeights:
     external_above: int = EXTERNAL_ABOVE
 
     def call(self, *, graph: OnnxGraph, weights: Mapping[str, Array], folder: Path) -> RewrittenModel:
-        """Writes a copy of the model with new weights. Without any, the file is copied byte by byte.
+        """Writes a copy of the model with new weights.
 
-        Where tensors are external, only one of them is in memory at a time, beside the solved weights.
+        Without any, the file is copied byte by byte, unless the run may write another file under a name that its
+        external data have: these then go to `model.onnx.data`. Where tensors are external, only one of them is in
+        memory at a time, beside the solved weights.
 
         Args:
             graph: The model.
@@ -55,10 +59,10 @@ class RewriteWeights:
 
         Raises:
             ValueError: A weight is not stored in the model, or not in this shape and dtype.
-            InputError: External data lie outside the model's folder.
+            InputError: External data cannot be read.
             OSError: The folder cannot be written.
         """
-        if not weights:
+        if not weights and _can_be_copied(graph):
             return RewrittenModel(_copy_unchanged(graph, folder), ())
         self.requires(graph, weights)
         model = onnx.ModelProto()
@@ -95,26 +99,30 @@ class RewriteWeights:
                 )
 
 
+def _can_be_copied(graph: OnnxGraph) -> bool:
+    """Whether a copy of the file beside copies of its external data stays the same model, whatever a run writes there.
+
+    Two names that a file system may take for one, and names that lead through another folder, may not stay.
+    """
+    names = dict.fromkeys(read_location(tensor) for _, tensor in find_model_tensors(graph.proto) if is_external(tensor))
+    paths = [PurePosixPath(name) for name in names]
+    plain = all(str(path) == name and ".." not in path.parts for path, name in zip(paths, names, strict=True))
+    ours = any(path.suffix.lower() in OUR_ENDINGS or path.parts[0].lower() in OUR_FOLDERS for path in paths)
+    return plain and not ours and len({name.casefold() for name in names}) == len(names)
+
+
 def _copy_unchanged(graph: OnnxGraph, folder: Path) -> Path:
     """Copies the file and the external data that it names byte by byte.
 
     Raises:
-        InputError: External data lie outside the model's folder.
         OSError: The folder cannot be written.
     """
     path = folder / MODEL
     shutil.copyfile(graph.path, path)
-    locations = {
-        entry.value
-        for _, tensor in find_model_tensors(graph.proto)
-        for entry in tensor.external_data
-        if entry.key == "location"
-    }
-    for location in sorted(locations):
-        if not (folder / location).resolve().is_relative_to(folder.resolve()):
-            raise InputError(f"external data {location!r} of {graph.path} lie outside its folder. Move them beside it.")
-        (folder / location).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(graph.path.parent / location, folder / location)
+    for file in list_external_files(graph.proto, graph.path):
+        target = folder / file.relative_to(graph.path.parent)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, target)
     return path
 
 
@@ -129,10 +137,7 @@ def _read_payload(
     if not is_external(tensor):
         payload = ir.serde.deserialize_tensor(tensor).tobytes()
         return payload if len(payload) >= EXTERNAL_TENSOR else None
-    loaded = onnx.TensorProto()
-    loaded.CopyFrom(tensor)
-    onnx.external_data_helper.load_external_data_for_tensor(loaded, str(graph.path.parent))
-    return bytes(loaded.raw_data)
+    return read_payload(tensor, graph.path)
 
 
 def _place(tensor: onnx.TensorProto, payload: bytes | None, data: BinaryIO) -> None:

@@ -39,7 +39,9 @@ def open_session(model: bytes | Path) -> Session:
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     source = str(model) if isinstance(model, Path) else model
     ort.set_seed(SEED)  # each random node's generator is seeded from this and its place when the session is made
-    made: Session = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    made: Session = ort.InferenceSession(  # a second attempt, as on other providers, would be told on stdout
+        source, options, providers=["CPUExecutionProvider"], enable_fallback=0
+    )
     return made
 
 

@@ -1,8 +1,15 @@
 """Finds the tensors that an ONNX model stores: in initializers, attributes, bodies and functions."""
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterable, Iterator
 
 import onnx
+import onnx_ir as ir
+
+from prox24_export.errors import InputError
+
+MOST_ENTRIES = 1 << 62  # more cannot be counted by whoever allocates them
+TYPED = ("float_data", "double_data", "int32_data", "int64_data", "uint64_data")
 
 
 def find_model_tensors(model: onnx.ModelProto) -> Iterator[tuple[str | None, onnx.TensorProto]]:
@@ -11,6 +18,10 @@ def find_model_tensors(model: onnx.ModelProto) -> Iterator[tuple[str | None, onn
     for function in model.functions:
         for node in function.node:
             for _, tensor in find_node_tensors(node):
+                yield None, tensor
+    for training in model.training_info:
+        for graph in (training.initialization, training.algorithm):
+            for _, tensor in _find_graph_tensors(graph):
                 yield None, tensor
 
 
@@ -25,6 +36,11 @@ def find_node_tensors(node: onnx.NodeProto) -> Iterator[tuple[str | None, onnx.T
             yield (node.output[0] if owned else None), attribute.t
         for tensor in attribute.tensors:
             yield None, tensor
+        sparse = [
+            *([attribute.sparse_tensor] if attribute.HasField("sparse_tensor") else []),
+            *attribute.sparse_tensors,
+        ]
+        yield from _find_parts(sparse)
         for body in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
             for _, tensor in _find_graph_tensors(body):
                 yield None, tensor
@@ -33,8 +49,74 @@ def find_node_tensors(node: onnx.NodeProto) -> Iterator[tuple[str | None, onnx.T
 def _find_graph_tensors(graph: onnx.GraphProto) -> Iterator[tuple[str | None, onnx.TensorProto]]:
     for tensor in graph.initializer:
         yield tensor.name, tensor
+    yield from _find_parts(graph.sparse_initializer)
     for node in graph.node:
         yield from find_node_tensors(node)
+
+
+def _find_parts(sparse: Iterable[onnx.SparseTensorProto]) -> Iterator[tuple[None, onnx.TensorProto]]:
+    """Yields the values of sparse tensors, and their places; no layer can own either."""
+    for tensor in sparse:
+        yield None, tensor.values
+        yield None, tensor.indices
+
+
+def count_bytes(tensor: onnx.TensorProto, where: str) -> int | None:
+    """Counts the bytes that a tensor of this shape and type has; None for strings and unknown types.
+
+    Args:
+        tensor: The tensor. Nothing is allocated for it.
+        where: The model, for messages.
+
+    Raises:
+        InputError: A size is negative, or the sizes together are larger than any tensor can be.
+    """
+    entries = count_entries(tensor.dims, f"tensor {tensor.name!r} of {where}")
+    try:
+        return (entries * ir.DataType(tensor.data_type).bitwidth + 7) // 8
+    except (TypeError, ValueError):
+        return None
+
+
+def count_entries(dims: Iterable[int], who: str) -> int:
+    """Counts the entries of a shape.
+
+    Raises:
+        InputError: A size is negative, or the sizes together are larger than any tensor can be.
+    """
+    sizes = list(dims)
+    if any(size < 0 for size in sizes):
+        raise InputError(f"{who} has the shape {sizes}. Expected no negative size; export the model again.")
+    if math.prod(size for size in sizes if size) > MOST_ENTRIES:
+        raise InputError(f"{who} has the shape {sizes}, which no tensor can have. Export the model again.")
+    return math.prod(sizes)
+
+
+def check_tensors(model: onnx.ModelProto, where: str) -> None:
+    """Expects every tensor in the model file to have a possible shape, and the data for it.
+
+    What is external is checked where it is found.
+
+    Args:
+        model: The model.
+        where: Its file, for messages.
+
+    Raises:
+        InputError: A size is negative, or a shape has more entries than are stored.
+    """
+    for _, tensor in find_model_tensors(model):
+        if is_external(tensor):
+            continue
+        wanted = count_bytes(tensor, where)
+        if tensor.data_type == onnx.TensorProto.STRING:
+            wanted, stored = count_entries(tensor.dims, where), len(tensor.string_data)
+        else:  # an entry of a typed field stands for at most eight bytes
+            stored = len(tensor.raw_data) or 8 * sum(len(getattr(tensor, field)) for field in TYPED)
+        if wanted is not None and wanted > stored:
+            raise InputError(
+                f"tensor {tensor.name!r} of {where} has the shape {list(tensor.dims)}, and fewer values are stored. "
+                "Export the model again."
+            )
 
 
 def is_external(tensor: onnx.TensorProto) -> bool:

@@ -255,7 +255,8 @@ class Operators:
         operand = next((seen for arg in _walk_operands(node) if (seen := self.weight(arg)) is not None), None)
         size = math.prod(operand.layout.shape) if operand else 0
         name = self.names[operand.placeholder] if operand else None
-        return Skipped(label, _name_operator(node), name, None, None, size, reason)
+        k, n = _find_dimensions(node, operand.layout.shape, reason) if operand else (None, None)
+        return Skipped(label, _name_operator(node), name, k, n, size, reason)
 
     def _told(
         self, node: fx.Node, label: str, product: Product, refusal: tuple[Reason, str] | None
@@ -353,6 +354,17 @@ def _products(result: Recognised | None) -> list[Product]:
 
 def _name_operator(node: fx.Node) -> str:
     return str(getattr(node.target, "__name__", node.target)).split(".", maxsplit=1)[0]
+
+
+def _find_dimensions(node: fx.Node, shape: tuple[int, ...], reason: Reason) -> tuple[int | None, int | None]:
+    """Finds (K, N) of a convolution that stays dense; None for other nodes."""
+    if reason in {Reason.GROUPED_CONV, Reason.NO_BATCH_AXIS}:
+        return math.prod(shape[1:]), shape[0]
+    if reason is Reason.TRANSPOSED_CONV:
+        place = 8 if str(node.target).startswith("aten.convolution") else 6
+        groups = node.args[place] if len(node.args) > place else node.kwargs.get("groups", 1)
+        return shape[0] * math.prod(shape[2:]) // groups, shape[1] * groups  # type: ignore[operator, return-value]
+    return None, None
 
 
 def keeps_entries(node: fx.Node) -> bool:

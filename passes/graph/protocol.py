@@ -29,6 +29,7 @@ class Reason(enum.Enum):
     DEFORMABLE_CONV = "deformable convolution: TensorRT has no sparse kernel for it"
     NOT_MULTIPLE_OF_FOUR = "the reduction dimension is not a multiple of 4"
     NOT_CONSTANT = "the weight is not a constant of the model"
+    SPARSE_INITIALIZER = "the weight is stored as a sparse_initializer"
     NO_ACTIVATION = "both operands are constants: nothing is computed from the input"
     BATCHED_WEIGHT = "the weight is batched (more than two dimensions), and not by expert"
     VECTOR_WEIGHT = "the weight is a vector, not a matrix"
@@ -271,6 +272,18 @@ class TracedGraph(Protocol):
 
     def operators(self) -> Sequence[Candidate | Skipped]:
         """Recognises every linear-like node, in topological order."""
+
+    def expand(self, feeds: Feeds) -> "TracedGraph":
+        """Makes a graph to look at, in whose main graph stands what a call runs, also from functions and branches.
+
+        Nodes of this graph that are still there keep their names. What cannot be expanded stays as it is.
+
+        Args:
+            feeds: One batch by input name, which decides the branches.
+
+        Returns:
+            The graph; this one where there is nothing to expand.
+        """
 
     def weight(self, linear: Linear) -> Float[Tensor, "N K"]:
         """Reads the weight of a layer as a float32 matrix [N, K] (float64 where it is stored as float64)."""

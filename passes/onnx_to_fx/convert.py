@@ -22,6 +22,7 @@ from torch import Tensor, fx, nn
 from prox24_export.errors import first_line
 from prox24_export.passes.front_onnx import float32_copy, linear_operators
 from prox24_export.passes.front_onnx.constants import find_stored_tensor
+from prox24_export.passes.front_onnx.external_data import open_model
 from prox24_export.passes.front_onnx.graph import OnnxGraph
 from prox24_export.passes.onnx_to_fx.operators import (  # noqa: F401 (each enters its operators into the table)
     attention,
@@ -102,9 +103,7 @@ class ConvertToFx:
         proto = find_executed_model(graph)
         if proto.functions:
             proto = inliner.inline_local_functions(proto)
-        model = ir.from_proto(proto)
-        ir.external_data.set_base_dir(model.graph, graph.path.parent)
-        return convert_model(model, widen=True)
+        return convert_model(open_model(proto, graph.path), widen=True)
 
     @staticmethod
     def requires(graph: OnnxGraph) -> None:
@@ -123,7 +122,7 @@ def find_executed_model(graph: OnnxGraph) -> onnx.ModelProto:
     Raises:
         InputError: ONNX Runtime cannot load the model.
     """
-    return float32_copy.convert_to_float32(graph.proto, graph.path.parent) if graph.runs_in_float32 else graph.proto
+    return float32_copy.convert_to_float32(graph.proto, graph.path) if graph.runs_in_float32 else graph.proto
 
 
 def convert_model(model: ir.Model, *, widen: bool) -> Converted:

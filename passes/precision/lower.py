@@ -19,6 +19,7 @@ import onnx_ir as ir
 from prox24_export.errors import InputError
 from prox24_export.passes.front_onnx import linear_operators, runtime
 from prox24_export.passes.front_onnx.constants import ONNX_DOMAINS
+from prox24_export.passes.front_onnx.external_data import load_tensors, open_model
 from prox24_export.passes.front_onnx.graph import OnnxGraph
 from prox24_export.passes.front_onnx.tensors import has_external
 from prox24_export.passes.graph.arrays import EXTERNAL_ABOVE, EXTERNAL_TENSOR, as_numpy_dtype
@@ -121,9 +122,7 @@ class LowerPrecision:
 
     def _copied(self, graph: OnnxGraph, file: Path, linears: Sequence[Linear], why: str) -> Lowered:
         if has_external(graph.proto):
-            model = ir.from_proto(graph.proto)
-            ir.external_data.set_base_dir(model.graph, graph.path.parent)
-            self._save(model, file, external=True)
+            self._save(open_model(graph.proto, graph.path), file, external=True)
         else:
             shutil.copyfile(graph.path, file)
         written = OnnxGraph(file)
@@ -218,8 +217,7 @@ def _prepare(graph: OnnxGraph, precision: LowPrecision, ranges: Mapping[str, Ran
         proto = onnx.shape_inference.infer_shapes(proto)
     except Exception as error:
         raise InputError(f"types of {graph.path} cannot be inferred: {runtime.shorten_message(error)}.") from error
-    model = ir.from_proto(proto)
-    ir.external_data.set_base_dir(model.graph, graph.path.parent)
+    model = open_model(proto, graph.path)
     model.ir_version = max(model.ir_version or 0, 4)  # before, every initializer was an input too
     for node, name in linear_operators.name_nodes(model).items():
         node.name = name
@@ -239,7 +237,7 @@ def _raise_opset(proto: onnx.ModelProto, precision: LowPrecision, path: Path) ->
     loaded = onnx.ModelProto()
     loaded.CopyFrom(proto)
     try:
-        onnx.load_external_data_for_model(loaded, str(path.parent))
+        load_tensors(loaded, path)
         raised = onnx.version_converter.convert_version(loaded, needed[late])
     except Exception as error:
         raise InputError(

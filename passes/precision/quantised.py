@@ -13,6 +13,7 @@ import onnx
 from onnx import numpy_helper
 
 from prox24_export.passes.front_onnx import runtime
+from prox24_export.passes.front_onnx.external_data import load_tensors
 from prox24_export.passes.front_onnx.graph import OnnxGraph
 from prox24_export.passes.graph.arrays import Array
 from prox24_export.passes.graph.protocol import Candidate, Node
@@ -99,7 +100,7 @@ def _replace_by_integers(graph: OnnxGraph) -> onnx.ModelProto:
     """
     model = onnx.ModelProto()
     model.CopyFrom(graph.proto)
-    onnx.load_external_data_for_model(model, str(graph.path.parent))
+    load_tensors(model, graph.path)
     constants = graph.constants
     nodes = [
         node

@@ -143,7 +143,7 @@ def join_samples(
         while stop < min(len(samples), start + size) and _can_be_joined(samples[start], samples[stop]):
             stop += 1
         group = samples[start:stop]
-        feeds = dict(group[0].feeds)  # scalars cannot be concatenated, and never need to be
+        feeds = dict(group[0].feeds)  # scalars, and what all samples share, cannot be joined and never need to be
         if len(group) > 1:
             feeds = {name: np.concatenate([sample.feeds[name] for sample in group]) for name in feeds}
         labels = [sample.labels for sample in group if sample.labels is not None]
@@ -295,20 +295,27 @@ def _expect_shape(array: Array, value: Input, where: str) -> None:
 def _count_samples(feeds: Mapping[str, Array], inputs: Sequence[Input], where: str) -> int | None:
     """Counts the samples that the arrays divide into along their first axis; None where they are one feed together.
 
-    An array without axes is the same for every sample. Arrays of different lengths are one feed where the model
-    allows it: its first axes have different names, or none.
+    An array without axes is the same for every sample, and so is one of the shape that an input fixes on all its axes,
+    beside inputs with a dynamic first axis. Other arrays of different lengths are one feed where the model allows it:
+    its first axes have different names, or none.
     """
     counts = {_count_items(feeds[value.name], value) for value in inputs if feeds[value.name].ndim}
     if len(counts) == 1:
         return counts.pop()
-    first_axes = {value.shape[0] if value.shape else None for value in inputs if feeds[value.name].ndim}
-    one_batch = len(first_axes) == 1 and None not in first_axes
-    if not one_batch and all(matches_shape(feeds[value.name].shape, value.shape) for value in inputs):
+    own = [value for value in inputs if feeds[value.name].ndim and not _is_whole(feeds[value.name], value)]
+    own_counts = {_count_items(feeds[value.name], value) for value in own}
+    if len(own_counts) == 1 and any(value.shape is None or can_join([value]) for value in own):
+        return own_counts.pop()
+    first_axes = {(value.shape[0] if value.shape else None, len(feeds[value.name])) for value in own}
+    names = [name for name, _ in first_axes if name is not None]
+    is_named_twice = len(set(names)) < len(names)  # with two lengths
+    if not is_named_twice and all(matches_shape(feeds[value.name].shape, value.shape) for value in inputs):
         return None
     raise InputError(
         f"{where}: the arrays hold different numbers of samples: "
         + ", ".join(f"{name} {list(array.shape)}" for name, array in feeds.items())
-        + ". Expected the same number along the first axis of each."
+        + ". Expected the same number along the first axis of each; only an input of fixed shape, beside inputs with a "
+        "dynamic first axis, may be given once for all samples."
     )
 
 
@@ -316,6 +323,11 @@ def _count_items(array: Array, value: Input) -> int:
     """Counts the samples in an array; each has as many rows as a fixed batch axis wants."""
     fixed = value.shape[0] if value.shape and isinstance(value.shape[0], int) else 1
     return len(array) // fixed
+
+
+def _is_whole(array: Array, value: Input) -> bool:
+    """Whether an array is all that an input of fixed shape takes, so that it cannot be divided."""
+    return value.shape is not None and array.shape == value.shape
 
 
 def matches_shape(got: tuple[int, ...], declared: tuple[int | str | None, ...] | None) -> bool:
@@ -327,7 +339,7 @@ def matches_shape(got: tuple[int, ...], declared: tuple[int | str | None, ...] |
 
 
 def _take_item(array: Array, value: Input, index: int, count: int) -> Array:
-    if not array.ndim:
+    if not array.ndim or _is_whole(array, value):
         return array
     piece = _take_piece(array, index, count)
     return piece.reshape(()) if value.shape == () else piece

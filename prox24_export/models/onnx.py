@@ -29,22 +29,24 @@ class OnnxFile:
 
         return OnnxGraph(self.path)
 
-    def files(self, graph: TracedGraph | None) -> Mapping[str, Path]:  # noqa: ARG002 - external data follow
+    def files(self, graph: TracedGraph | None) -> Mapping[str, Path]:
         """Lists the file, and those of its external data by their locations. See `Frontend.files`."""
-        return {"": self.path}
+        from prox24_export.passes.front_onnx.external_data import list_external_files  # noqa: PLC0415
+        from prox24_export.passes.front_onnx.graph import expect_onnx_graph  # noqa: PLC0415
+
+        beside = [] if graph is None else list_external_files(expect_onnx_graph(graph).proto, self.path)
+        return {"": self.path} | {file.relative_to(self.path.parent).as_posix(): file for file in beside}
 
     def facts(self, graph: TracedGraph) -> FileFacts:
         """See `Frontend.facts`."""
         return describe_files(self.files(graph), self.path)
 
     def write(self, graph: TracedGraph, weights: Mapping[str, Array], folder: Path) -> Path:
-        """Writes the file with other weights; it is a byte copy where no weight changes. See `Frontend.write`."""
-        from prox24_export.passes.front_onnx.graph import OnnxGraph  # noqa: PLC0415
+        """Writes the file with other weights; it is a copy where no weight changes. See `Frontend.write`."""
+        from prox24_export.passes.front_onnx.graph import expect_onnx_graph  # noqa: PLC0415
         from prox24_export.passes.front_onnx.rewrite_weights import RewriteWeights  # noqa: PLC0415
 
-        if not isinstance(graph, OnnxGraph):
-            raise TypeError(f"graph must be an OnnxGraph. Got {type(graph).__name__}.")
-        return RewriteWeights().call(graph=graph, weights=weights, folder=folder).path
+        return RewriteWeights().call(graph=expect_onnx_graph(graph), weights=weights, folder=folder).path
 
     def expect_onnx(self, graph: TracedGraph) -> None:
         """Refuses every graph, as `write_onnx` does."""

@@ -32,9 +32,25 @@ def estimate_sentence(found: Estimate | None) -> str:
     """The bound in one sentence; empty where it is unknown. Whoever renders it labels it as an estimate."""
     if found is None:
         return ""
+    left = describe_left_out(found)
+    if not found.flops:
+        return f"There is no figure: {left}." if left else ""
     share = f"{number(100 * found.sparse_share)} % of the linear layers’ operations are in pruned layers"
-    left = f" Not counted: {'; '.join(found.not_counted)}." if found.not_counted else ""
-    return f"{share}; sparse kernels could make the model at most {number(found.bound)} × as fast.{left}"
+    bound = f"sparse kernels could make the model at most {number(found.bound)} × as fast"
+    return f"{share}; {bound}{f', {left}' if left else ''}."
+
+
+def describe_left_out(found: Estimate) -> str:
+    """What is in none of the estimate's figures, to go behind them; empty where everything is in them."""
+    parts = [name_uncounted(found)] if found.not_counted else []
+    if found.of_activations:
+        parts.append(f"products of two activations ({found.of_activations:,}) are no linear layers and are left out")
+    return "; ".join(parts)
+
+
+def name_uncounted(found: Estimate) -> str:
+    """The linear layers that are in none of the estimate's figures; empty where there are none."""
+    return f"of what could be counted; not counted: {'; '.join(found.not_counted)}" if found.not_counted else ""
 
 
 def tables(report: Report) -> dict[str, Table]:

@@ -64,8 +64,9 @@ def _unmeasured(report: Report) -> list[tuple[str, str]]:
     entries = []
     if report.engine is not None and (report.engine.not_measured or not report.engine.latency):
         entries.append((TOOL, engine_tables.speedup_sentence(report)))
-    if report.estimate is not None:
-        entries.append(("estimate, not a measurement", engine_tables.estimate_sentence(report.estimate)))
+    expected = engine_tables.estimate_sentence(report.estimate)
+    if expected:
+        entries.append(("estimate, not a measurement", expected))
     return entries
 
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from prox24_export.report import content, engine_tables
 from prox24_export.report.html_charts import label
 from prox24_export.report.tables import number
-from prox24_export.results.engine import EngineReport, LatencyPoint, LayerDiagnosis
+from prox24_export.results.engine import EngineReport, Estimate, LatencyPoint, LayerDiagnosis
 from prox24_export.results.report import Gate, Report
 
 NOTHING_TIMED = "no engine was built or timed in this run"
@@ -98,16 +98,21 @@ def speed(report: Report) -> Speed:
     """What was timed, or why nothing was, and the bound of the speed-up."""
     engine, estimate = report.engine or EngineReport("none"), report.estimate
     reason = (engine.not_measured or ("" if engine.latency else NOTHING_TIMED)).removesuffix(".")
-    basis = (
-        estimate and f"{number(100 * estimate.sparse_share)} % of the linear layers’ operations are in pruned layers"
-    )
     return Speed(
         engine=engine_name(engine),
         reason=reason,
         timings=[] if reason else [_timing(point, engine.latency) for point in engine.latency],
-        bound=f"{number(estimate.bound)} ×" if estimate else "",
-        basis=basis or "",
+        bound=f"{number(estimate.bound)} ×" if estimate and estimate.flops else "",
+        basis=_describe_basis(estimate) if estimate else "",
     )
+
+
+def _describe_basis(estimate: Estimate) -> str:
+    left = engine_tables.describe_left_out(estimate)
+    if not estimate.flops:
+        return f"no figure, {left}" if left else ""
+    share = f"{number(100 * estimate.sparse_share)} % of the linear layers’ operations are in pruned layers"
+    return f"{share}{left and f', {left}'}"
 
 
 def gates(report: Report) -> list[VerdictBox]:

@@ -114,8 +114,9 @@ def _facts(report: Report) -> dict[str, str]:
             for model, values in (("dense", accuracy.dense), ("sparse", accuracy.sparse))
             for name, value in values.items()
         }
-    if report.estimate is not None:
-        facts["estimate (not a measurement)"] = engine_tables.estimate_sentence(report.estimate)
+    expected = engine_tables.estimate_sentence(report.estimate)
+    if expected:
+        facts["estimate (not a measurement)"] = expected
     if engine is not None:
         facts["engine"] = " on ".join(part for part in (engine_tables.format_engine(engine), engine.device) if part)
         facts["speed-up"] = engine_tables.speedup_sentence(report)

@@ -8,8 +8,9 @@ from io import StringIO
 from typing import Any
 
 from prox24_export.report import terminal_budget
+from prox24_export.report.engine_tables import name_uncounted
 from prox24_export.report.tables import units
-from prox24_export.results.engine import LatencyPoint
+from prox24_export.results.engine import Estimate, LatencyPoint
 from prox24_export.results.plan import Plan
 from prox24_export.results.report import Gate, LayerReport, OutputReport, Report
 
@@ -48,10 +49,7 @@ def engine_lines(report: Report) -> list[str]:
     lines = []
     engine, expected = report.engine, report.estimate
     if expected is not None and report.sparse_layers:
-        lines.append(
-            f"estimate: {100 * expected.sparse_share:.1f} % of the linear layers' operations are in sparse layers, "
-            f"at most {expected.bound:.2f} times as fast"
-        )
+        lines.append(f"estimate: {_format_estimate(expected)}")
     if engine is None:
         return lines
     states = [layer for layer in engine.layers if engine.engine == "tensorrt"]
@@ -62,6 +60,14 @@ def engine_lines(report: Report) -> list[str]:
     if engine.not_measured:
         lines.append(f"speed-up not measured: {engine.not_measured}")
     return lines
+
+
+def _format_estimate(found: Estimate) -> str:
+    left = name_uncounted(found)
+    if not found.flops:
+        return f"no figure{left and f', {left}'}"
+    share = f"{100 * found.sparse_share:.1f} % of the linear layers' operations are in sparse layers"
+    return f"{share}, at most {found.bound:.2f} times as fast{left and f', {left}'}"
 
 
 def latency_table(report: Report) -> str:

@@ -155,11 +155,14 @@ class Estimate:
     """A bound of what can be gained; it is never a measurement.
 
     Attributes:
-        flops: Floating-point operations of all linear layers, eligible or not, in one call.
+        flops: Floating-point operations in one call of all linear layers that can be counted, eligible or not; 0 where
+            there is nothing to count.
         sparse_share: Share of them in pruned layers.
         bound: Amdahl's bound `1 / (1 − share/2)`, since sparse matrix instructions have at most twice the dense rate.
         shapes: The layers by shape, the largest share first.
-        not_counted: Products that are in none of these figures: their kind, the reason and their number.
+        not_counted: Linear layers that are in none of these figures: their kind, the reason and their number.
+        of_activations: Number of products of two activations, as in attention. They are no linear layers, and in none
+            of these figures.
     """
 
     flops: float
@@ -167,6 +170,7 @@ class Estimate:
     bound: float
     shapes: tuple[ShapeShare, ...]
     not_counted: tuple[str, ...] = ()
+    of_activations: int = 0
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from prox24_export.validation.metrics import UNITS
 GateVerdict = Literal["", "passed", "failed", "inconclusive"]
 ROUNDING = 1e-9  # of the limit, or of 1 where that is more: a rounding error is no drop
 OF_ACCURACY = ("top1", "top5")  # the metrics that --max-accuracy-drop is for
-COPY = (0.0, 0.0, 0.0)  # a byte copy changes nothing, for certain
+COPY = (0.0, 0.0, 0.0)  # a copy changes nothing, for certain
 
 
 class GateLimits(Protocol):
@@ -67,7 +67,7 @@ def evaluate_gates(
         accuracy: What was measured; None where nothing was.
         engine: What was timed; None where nothing was.
         layers: Every linear layer.
-        is_copy: Whether the written model is a byte copy of the input, which loses nothing, measured or not.
+        is_copy: Whether the written model is a copy of the input, which loses nothing, measured or not.
     """
     gates = [] if is_copy else [*_check_finite(accuracy)]
     if settings.max_accuracy_drop is not None:

@@ -6,6 +6,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from prox24_export.data.samples import join_samples
 from prox24_export.passes.graph.arrays import Array
 from prox24_export.passes.graph.protocol import Input
 from tests.data.sample_sources import PAIR, Shape, X, one, read, refused, shapes
@@ -107,6 +108,58 @@ def test_an_array_without_axes_is_the_same_for_every_sample() -> None:
     assert shapes(found) == [(1, 3)] * 4
     assert [sample.feeds["rate"].shape for sample in found] == [()] * 4
     assert {int(sample.feeds["rate"]) for sample in found} == {16000}
+
+
+FLAG = Input("flag", np.dtype(np.bool_), (1,))
+
+
+@pytest.mark.parametrize("shape", [(1,), (3,), (1, 7), (4, 2)])
+def test_an_array_of_a_fixed_shape_is_the_same_for_every_sample(shape: tuple[int, ...]) -> None:
+    """As the flag of a merged decoder, beside inputs with a dynamic first axis."""
+    shared = normal(*shape)
+    inputs = (Input("shared", shared.dtype, shape), *X, FLAG)
+    found = read([{"x": normal(6, 3), "shared": shared, "flag": np.array([True])}], inputs)
+    assert shapes(found, "x") == [(1, 3)] * 6
+    assert all(np.array_equal(sample.feeds["shared"], shared) for sample in found)
+    assert [sample.feeds["flag"].tolist() for sample in found] == [[True]] * 6
+    joined = list(join_samples(found, inputs, 32))
+    assert [feeds["x"].shape for feeds, _ in joined] == [(1, 3)] * 6, "what is shared could mean one sample only"
+    assert all(np.array_equal(feeds["shared"], shared) for feeds, _ in joined)
+
+
+def test_an_array_of_a_fixed_shape_may_also_differ_from_sample_to_sample() -> None:
+    found = read([{"x": normal(4, 3), "flag": np.array([True, False, False, True])}], (*X, FLAG))
+    assert [sample.feeds["flag"].tolist() for sample in found] == [[True], [False], [False], [True]]
+
+
+def test_every_item_of_an_iterable_divides_by_itself() -> None:
+    """One item with 3 samples, and one that is a sample: what is shared stays with its item."""
+    items = [{"x": normal(3, 3), "flag": np.array([True])}, {"x": normal(1, 3), "flag": np.array([False])}]
+    found = read(items, (*X, FLAG))
+    assert [bool(sample.feeds["flag"][0]) for sample in found] == [True, True, True, False]
+
+
+@pytest.mark.parametrize(
+    ("inputs", "given"),
+    [
+        ((*X, FLAG), {"x": normal(6, 3), "flag": np.array([True, False])}),
+        ((Input("x", np.dtype(np.float32), (1, 3)), FLAG), {"x": normal(6, 3), "flag": np.array([True])}),
+        ((Input("rate", np.dtype(np.int64), ()), FLAG), {"rate": np.arange(5), "flag": np.array([True])}),
+        ((*PAIR, FLAG), {"a": normal(4, 3), "b": np.arange(5), "flag": np.array([True])}),
+    ],
+)
+def test_a_fixed_shape_that_is_not_shared_for_certain_is_refused(
+    inputs: tuple[Input, ...], given: dict[str, Array]
+) -> None:
+    with refused("the arrays hold different numbers of samples"):
+        read([given], inputs)
+
+
+def test_a_graph_and_its_list_of_edges_are_one_feed() -> None:
+    """The list is no shared array: its second axis is dynamic, and its entries are rows of the other array."""
+    inputs = (*X, Input("edges", np.dtype(np.int64), (2, "E")))
+    (sample,) = read([{"x": normal(6, 3), "edges": np.zeros((2, 9), np.int64)}], inputs)
+    assert (sample.feeds["x"].shape, sample.feeds["edges"].shape) == ((6, 3), (2, 9))
 
 
 def test_different_numbers_of_samples_are_refused() -> None:

@@ -74,7 +74,7 @@ def test_tokens_of_a_convolution_are_its_output_positions_as_calibration_counts_
 
 
 def test_skipped_layers_of_known_shape_count_as_dense(tmp_path: Path) -> None:
-    """An odd one, a grouped convolution, and one that reads a computed weight, which is told."""
+    """An odd one and a grouped convolution; a product of two activations is no linear layer, which is told."""
     text = """g (float[b,8,4,4] x) => (float[b,8] y, float[b,b] z) {
         h = Conv<group=2>(x, c) s = GlobalAveragePool(h) f = Flatten(s)
         m = MatMul(f, w) o = MatMul(m, u) y = MatMul(o, v) t = Transpose(y) z = MatMul(y, t) }"""
@@ -90,7 +90,7 @@ def test_skipped_layers_of_known_shape_count_as_dense(tmp_path: Path) -> None:
     assert told.flops == total
     assert told.sparse_share == pytest.approx(2 * 3 * (64 + 48) / total)
     assert told.bound == pytest.approx(1 / (1 - told.sparse_share / 2))
-    assert told.not_counted == ("1 × MatMul: the weight is not a constant of the model",)
+    assert (told.not_counted, told.of_activations) == ((), 1)
 
 
 def test_a_model_without_linear_layers_gains_nothing(tmp_path: Path) -> None:
@@ -153,6 +153,32 @@ def test_experts_count_their_own_rows() -> None:
     told = estimate(graph, layers, {layers[0].name}, {graph.inputs[0].name: normal(3, 5, 8)})
     assert told.shapes == (ShapeShare(8, 4, 5, 3, 1, 3 * 2 * 5 * 32.0, 1.0),)
     assert told.sparse_share == pytest.approx(1 / 3)
+
+
+class Dense(nn.Module):
+    """A convolution that can be pruned, and what stays dense beside it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(4, 8, 1)
+        self.depthwise = nn.Conv2d(8, 8, 3, groups=8, padding=1)
+        self.transposed = nn.ConvTranspose2d(8, 6, 2, stride=2, groups=2)
+        self.recurrent = nn.LSTM(6, 4, batch_first=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Products of two activations at the end, one with a constant bias."""
+        rows, _ = self.recurrent(self.transposed(self.depthwise(self.first(x))).mean(-1).transpose(1, 2))
+        return torch.addmm(torch.ones(4), rows[0], rows[0].T @ rows[0])
+
+
+def test_a_torch_program_counts_its_dense_convolutions_and_names_the_rest() -> None:
+    graph = FxGraph(Path("dense"), trace(Dense(), (torch.randn(2, 4, 5, 5),), {}, "dense"))
+    layers = FindLinears().call(graph=graph).layers
+    told = estimate(graph, layers, set(), {graph.inputs[0].name: normal(2, 4, 5, 5)})
+    positions = 2 * 5 * 5
+    assert told.flops == 2 * positions * (4 * 8 + 8 * 9 + 8 * 6 * 4 // 2)
+    assert told.not_counted == ("1 × lstm: recurrent layer: TensorRT has no sparse kernel for it",)
+    assert told.of_activations == 2
 
 
 def test_pruned_weights_change_nothing(tmp_path: Path) -> None:

@@ -198,14 +198,17 @@ REFUSED = {
     "K % 4": Refused("g (float[2,6] x) => (float[2,4] y) { y = MatMul(x, w) }", {"w": normal(6, 4)}, Reason.NOT_MULTIPLE_OF_FOUR, "K = 6", (6, 4, 24)),
     "C_in % 4": Refused("g (float[1,3,9] x) => (float[1,4,9] y) { y = Conv(x, w) }", {"w": normal(4, 3, 4)}, Reason.NOT_MULTIPLE_OF_FOUR, "C_in = 3", (12, 4, 48)),
     "not constant": Refused(f"g ({X}) => (float[2,2] y) {{ t = Transpose(x) y = MatMul(x, t) }}", {}, Reason.NOT_CONSTANT, "both operands are activations", (None, None, 0)),
-    "computed": Refused(f"g ({X}) => (float[2,12] y) {{ v = Tanh(w) y = MatMul(x, v) }}", W, Reason.NOT_CONSTANT, "computed by Tanh", (None, None, 0)),
+    "computed": Refused(f"g ({X}) => (float[2,12] y) {{ v = Tanh(w) y = MatMul(x, v) }}", W, Reason.NOT_CONSTANT, "computed by Tanh", (8, 12, 0)),
+    "computed by Concat, on the left": Refused("g (float[8,2] x) => (float[12,2] y) { v = Concat<axis = 0>(a, b) y = MatMul(v, x) }", {"a": normal(5, 8), "b": normal(7, 8)}, Reason.NOT_CONSTANT, "computed by Concat", (8, 12, 0)),
+    "computed by Split and Reshape": Refused(f"g ({X}) => (float[2,12] y) {{ a, b = Split<axis = 0>(w) c = Reshape(b, s) y = Gemm<transB = 1>(x, c) }}", {"w": normal(2, 96), "s": np.array([12, -1])}, Reason.NOT_CONSTANT, "computed by", (8, 12, 0)),
+    "kernel computed by Mul": Refused(f"{CONV} {{ v = Mul(w, s) y = Conv(x, v) }}", {"w": normal(4, 8, 3), "s": normal(4, 1, 1)}, Reason.NOT_CONSTANT, "computed by Mul", (24, 4, 0)),
     "kernel from an input": Refused("g (float[1,8,9] x, float[4,8,1] v) => (float[1,4,9] y) { y = Conv(x, v) }", {}, Reason.NOT_CONSTANT, "", (None, None, 0)),
     "batched": Refused("g (float[3,2,8] x) => (float[3,2,12] y) { y = MatMul(x, w) }", {"w": normal(3, 8, 12)}, Reason.BATCHED_WEIGHT, "shape [3, 8, 12]", (8, 12, 288)),
     "vector": Refused(f"g ({X}) => (float[2] y) {{ y = MatMul(x, w) }}", {"w": normal(8)}, Reason.VECTOR_WEIGHT, "shape [8]", (None, None, 8)),
     "two constants": Refused(f"g ({X}) => (float[2,12] y) {{ v = MatMul(a, w) y = MatMul(x, v) }}", {"a": normal(8, 8), **W}, Reason.NO_ACTIVATION, "", (8, 12, 96), others=1),
     "constant activation": Refused("g (float[2,12] x) => (float[2,12] y) { t = Tanh(a) v = MatMul(t, w) y = Add(x, v) }", {"a": normal(2, 8), **W}, Reason.NO_ACTIVATION, "t depends on no input", (8, 12, 96)),
     "integers behind Cast": Refused(f"g ({X}) => (float[2,12] y) {{ v = Cast<to = 1>(w) y = MatMul(x, v) }}", {"w": np.ones((8, 12), np.int8)}, Reason.WEIGHT_TYPE, "int8", (8, 12, 96)),
-    "float rounded by Cast": Refused(f"g ({X}) => (float[2,12] y) {{ i = Cast<to = 6>(w) v = Cast<to = 1>(i) y = MatMul(x, v) }}", W, Reason.NOT_CONSTANT, "computed by Cast", (None, None, 0)),
+    "float rounded by Cast": Refused(f"g ({X}) => (float[2,12] y) {{ i = Cast<to = 6>(w) v = Cast<to = 1>(i) y = MatMul(x, v) }}", W, Reason.NOT_CONSTANT, "computed by Cast", (8, 12, 0)),
     "Einsum": Refused(f'g ({X}) => (float[2,12] y) {{ y = Einsum<equation = "ij,jk->ik">(x, w) }}', W, Reason.EINSUM, "", (None, None, 96)),
     "MatMulInteger": Refused("g (uint8[2,8] x) => (int32[2,12] y) { y = MatMulInteger(x, w) }", QUANTISED, Reason.INTEGER_OPERATOR, "", (8, 12, 96)),
     "ConvInteger": Refused("g (uint8[1,8,9] x) => (int32[1,4,9] y) { y = ConvInteger(x, w) }", {"w": np.ones((4, 8, 1), np.int8)}, Reason.INTEGER_OPERATOR, "", (8, 4, 32)),
@@ -250,8 +253,24 @@ def test_what_cannot_be_pruned_is_skipped_with_its_reason(case: str, tmp_path: P
     assert len(rows) == 1 + given.others
 
 
+@pytest.mark.parametrize(
+    ("body", "weight", "parameters"),
+    [("y = MatMul(x, w)", "w", 96), ("v = Identity(w) y = MatMul(x, v)", None, 0)],
+)
+def test_a_sparse_initializer_is_a_constant_of_a_kind_of_its_own(
+    body: str, weight: str | None, parameters: int, tmp_path: Path
+) -> None:
+    proto = model(f"g ({X}) => (float[2,12] y) {{ {body} }}")
+    parts = onnx.numpy_helper.from_array(normal(4), "w"), onnx.numpy_helper.from_array(np.arange(4), "places")
+    proto.graph.sparse_initializer.append(onnx.helper.make_sparse_tensor(*parts, [8, 12]))
+    (row,) = found(opened(proto, tmp_path))
+    assert isinstance(row, Skipped)
+    assert (row.reason, row.k, row.n) == (Reason.SPARSE_INITIALIZER, 8, 12)
+    assert (row.weight, row.parameters) == (weight, parameters)
+
+
 def test_every_reason_has_a_case() -> None:
-    covered = {case.reason for case in REFUSED.values()} | {Reason.TWO_AXES, Reason.EXCLUDED}
+    covered = {case.reason for case in REFUSED.values()} | {Reason.TWO_AXES, Reason.EXCLUDED, Reason.SPARSE_INITIALIZER}
     assert covered == set(Reason) - {Reason.NO_BATCH_AXIS}  # ONNX has no such convolution
 
 

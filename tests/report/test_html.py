@@ -58,7 +58,7 @@ def test_figures_reasons_and_facts_appear() -> None:
         "eligible, not chosen",
         "the GPU’s clocks changed during the runs",
         "3.2 GFLOP in one call, 78 % of them in pruned layers",
-        "MatMul, the weight is not a constant of the model: 24",
+        "24 × MatMul: the weight is not a constant of the model",
         "/norm/ReduceMean values above 65,504",
         "engines/sparse.plan",
         "18,240 node executions in 41 stages, 2.4 × one dense pass",

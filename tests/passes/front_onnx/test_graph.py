@@ -37,6 +37,59 @@ def test_inputs_are_what_must_be_fed_with_their_types_and_sizes(tmp_path: Path) 
     )
 
 
+def test_minus_one_is_a_dynamic_axis_as_it_is_to_onnx_runtime(tmp_path: Path) -> None:
+    proto = model("g (float[n,8] x) => (float[n,8] y) { y = MatMul(x, w) }", {"w": normal(8, 8)})
+    proto.graph.input[0].type.tensor_type.shape.dim[0].dim_value = -1
+    graph = opened(proto, tmp_path)
+    assert graph.inputs == (Input("x", np.dtype(np.float32), (None, 8)),)
+    feeds = {"x": normal(5, 8)}
+    assert np.array_equal(graph.runner()(feeds)[0], run(proto, feeds)[0])
+
+
+@pytest.mark.parametrize("size", [-2, -(1 << 62)])
+def test_every_other_negative_size_of_an_input_is_refused(size: int, tmp_path: Path) -> None:
+    proto = model("g (float[n,8] x) => (float[n,8] y) { y = MatMul(x, w) }", {"w": normal(8, 8)})
+    proto.graph.input[0].type.tensor_type.shape.dim[0].dim_value = size
+    with pytest.raises(InputError, match=rf"^input 'x' has the shape \[{size}, 8\]\. Expected"):
+        _ = opened(proto, tmp_path).inputs
+
+
+def test_a_sparse_initializer_with_external_parts_runs_in_segments(tmp_path: Path) -> None:
+    proto = model("g (float[n,8] x) => (float[n,8] y) { y = MatMul(x, w) }")
+    dense = normal(64)
+    dense[::2] = 0
+    places = np.flatnonzero(dense)
+    parts = external("w", dense[places], tmp_path), external("places", places, tmp_path)
+    sparse = onnx.SparseTensorProto(values=parts[0], indices=parts[1], dims=[8, 8])
+    proto.graph.sparse_initializer.append(sparse)
+    graph = opened(proto, tmp_path)
+    feeds = {"x": normal(3, 8)}
+    segment = graph.compile(graph.nodes, feeds, ["y"], {})
+    np.testing.assert_allclose(segment(feeds)["y"], feeds["x"] @ dense.reshape(8, 8), rtol=1e-5, atol=1e-6)
+
+
+def test_names_with_a_nul_byte_are_names(tmp_path: Path) -> None:
+    proto = model("g (float[n,8] x) => (float[n,8] y) { y = MatMul(x, w) }", {"w": normal(8, 8)})
+    node = proto.graph.node[0]
+    node.name = "n\0"
+    proto.graph.input[0].name = node.input[0] = "x\0"
+    proto.graph.initializer[0].name = node.input[1] = "w\0"
+    proto.graph.output[0].name = node.output[0] = "y\0"
+    graph = opened(proto, tmp_path)
+    (layer,) = linears(graph)
+    assert (layer.name, layer.weight) == ("n\0", "w\0")
+    feeds = {"x\0": normal(3, 8)}
+    np.testing.assert_array_equal(graph.runner()(feeds)[0], run(proto, feeds)[0])
+
+
+def test_a_message_that_is_no_text_is_told_without_printing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = save(model("g (float[n,8] x) => (float[n,8] y) { y = MatMul(x, w) }", {"w": normal(8, 8)}), tmp_path)
+    path.write_bytes(path.read_bytes().replace(b"MatMul", b"Mat\xff\xfe\xfd"))
+    with pytest.raises(InputError, match="ONNX Runtime cannot load"):
+        _ = OnnxGraph(path).inputs
+    assert capsys.readouterr() == ("", "")
+
+
 def test_an_input_that_is_no_tensor_is_refused(tmp_path: Path) -> None:
     proto = model("g (seq(float[2]) s) => (float[2] y) { y = ConcatFromSequence<axis = 0>(s) }")
     with pytest.raises(InputError, match="input 's' is a sequence_type; only tensors can be fed"):

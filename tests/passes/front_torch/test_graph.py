@@ -87,14 +87,14 @@ FOUND: list[tuple[nn.Module, tuple[int, ...], list[str]]] = [
     (
         nn.Conv1d(8, 8, 3, groups=2),
         (2, 8, 9),
-        ["conv1d: conv1d: grouped or depthwise convolution: TensorRT has no sparse kernel for it"],
+        ["conv1d: conv1d [8, 12]: grouped or depthwise convolution: TensorRT has no sparse kernel for it"],
     ),
     (
         nn.ConvTranspose1d(8, 8, 3),
         (2, 8, 9),
-        ["conv_transpose1d: conv_transpose1d: transposed convolution: TensorRT has no sparse kernel for it"],
+        ["conv_transpose1d: conv_transpose1d [8, 24]: transposed convolution: TensorRT has no sparse kernel for it"],
     ),
-    (nn.Conv1d(4, 6, 3), (4, 9), ["conv1d: conv1d: convolution without a batch axis"]),
+    (nn.Conv1d(4, 6, 3), (4, 9), ["conv1d: conv1d [6, 12]: convolution without a batch axis"]),
     (
         Of(torch.bmm, (2, 8, 4)),
         TOKENS,
