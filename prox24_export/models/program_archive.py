@@ -22,6 +22,7 @@ from prox24_export.errors import InputError, first_line
 from prox24_export.models.program_expressions import is_identifier
 from prox24_export.models.program_schema import UnknownEntryError, expect_known
 from prox24_export.models.program_targets import find_modules
+from prox24_export.models.strict_json import parse_json
 
 PROGRAM, SAMPLES = "models/model.json", "data/sample_inputs/model.pt"
 ENTRIES = re.compile(
@@ -120,23 +121,15 @@ def _expect_objects(path: Path, reader: PT2ArchiveReader, name: str, kind: type)
     if reader.archive_file.get_record_size(name) > LONGEST:
         raise _refuse(path, name, f"is longer than {LONGEST >> 20} MB", "Save the program without stack traces")
     try:
-        value = json.loads(reader.read_bytes(name).decode(), object_pairs_hook=_expect_single)
+        value = parse_json(reader.read_bytes(name))
         expect_known(kind, value)
     except UnknownEntryError as error:
         raise _refuse(
             path, name, f"is not known to be harmless: {error}", "Export without it, or export to ONNX"
         ) from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise _refuse(path, name, f"is no JSON of a program: {error}", AGAIN) from error
     return value
-
-
-def _expect_single(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        keys = [key for key, _ in pairs]
-        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r:.60} stands twice in an object")
-    return found
 
 
 def _expect_payload(path: Path, reader: PT2ArchiveReader, folder: str, tensor: str, payload: Mapping[str, Any]) -> None:

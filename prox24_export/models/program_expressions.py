@@ -129,7 +129,7 @@ def _reduce_exponent(arguments: list[ast.expr], most: int) -> int:
     if len(arguments) == 2 and isinstance(arguments[1], ast.Call) and isinstance(arguments[1].func, ast.Name):  # noqa: PLR2004 - base and exponent
         kind, values = arguments[1].func.id, [_read_constant(argument) for argument in arguments[1].args]
         if kind == "Integer" and len(values) == 1 and _is_small(values[0], most):
-            return most // max(1, abs(int(values[0])))  # type: ignore[call-overload] # a whole number
+            return most // max(1, abs(int(str(values[0]))))
         if kind in {"Rational", "Float"} and all(_is_small(value, most) or _is_short(value) for value in values):
             return most
     raise UnknownCodeError("a power whose exponent is no small number")

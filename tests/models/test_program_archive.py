@@ -33,6 +33,7 @@ class Halves(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.first, self.last = nn.Linear(8, 16), nn.Linear(16, 4)
+        self.table: Tensor
         self.register_buffer("table", torch.arange(3.0), persistent=False)
 
     def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
