@@ -34,6 +34,16 @@ TYPES = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
+OTHER_TYPES = {
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "F8_E8M0": torch.float8_e8m0fnu,
+    "U16": torch.uint16,
+    "U32": torch.uint32,
+    "U64": torch.uint64,
+    "C64": torch.complex64,
+}
+"""Types that no weight is pruned in; transformers may convert them."""
 
 
 @dataclass(frozen=True)
@@ -183,7 +193,7 @@ def _read_place(file: Path, name: str, entry: Any, start: int) -> Place:
 
     if not isinstance(entry, dict) or not {"dtype", "shape", "data_offsets"} <= entry.keys():
         refuse("has no dtype, shape and data_offsets")
-    dtype, shape, offsets = TYPES.get(str(entry["dtype"])), entry["shape"], entry["data_offsets"]
+    dtype, shape, offsets = (TYPES | OTHER_TYPES).get(str(entry["dtype"])), entry["shape"], entry["data_offsets"]
     if dtype is None:
         refuse(f"has the dtype {str(entry['dtype'])!r:.20}, which is not known here")
     if not (_are_sizes(shape) and _are_sizes(offsets) and len(offsets) == 2):  # noqa: PLR2004 - begin and end

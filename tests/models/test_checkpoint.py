@@ -150,7 +150,7 @@ def entry(begin: Any, end: Any, shape: Any = None, dtype: Any = "F32") -> dict[s
         ({"a": entry(0, 8, [True, 2])}, "a has the shape"),
         ({"a": entry(0, 8, 2)}, "a has the shape"),
         ({"a": entry(0, 8, [1 << 40, 1 << 40])}, "a takes"),
-        ({"a": entry(0, 8, dtype="F8_E4M3")}, "is not known here"),
+        ({"a": entry(0, 8, dtype="F3")}, "is not known here"),
         ({"a": entry(0, 8, dtype=[])}, "is not known here"),
         ({"a": {}}, "a has no dtype"),
         ([], "its header is a list"),
