@@ -4,15 +4,14 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from zipfile import BadZipFile
-
-import numpy as np
 
 from prox24_export import facts, output
+from prox24_export.data.array_files import read_arrays
 from prox24_export.data.random_samples import draw_random
 from prox24_export.data.samples import LABELS, Parts, can_join, join_samples, read_samples
 from prox24_export.engines.choice import EngineChoice, EngineRequest, choose_engine
-from prox24_export.errors import InputError, first_line
+from prox24_export.errors import InputError
+from prox24_export.input_files import expect_file
 from prox24_export.models.onnx import OnnxFile
 from prox24_export.passes.find_linears import FindLinears
 from prox24_export.passes.front_onnx.graph import OnnxGraph
@@ -63,8 +62,7 @@ def bench(
     target = out or Path(f"{sparse.stem}-bench")
     output.check_target(target, sparse, dense, inputs, force=settings.force)
     for file in (dense, sparse):
-        if not file.is_file():
-            raise InputError(f"no such model: {file}. Expected two .onnx files or two TensorRT engines.")
+        expect_file(file, "model", "two .onnx files or two TensorRT engines")
     _expect_used(settings, batches, inputs)
     kinds = {file.suffix.lower() in ENGINE_FILES for file in (dense, sparse)}
     if len(kinds) > 1:
@@ -187,10 +185,7 @@ def _bench_engines(  # noqa: PLR0917 - as `bench` has them
 
     if inputs is None or Path(inputs).suffix.lower() != ".npz":
         raise InputError("engines are timed on --inputs FILE.npz, with an array for every input of the engine.")
-    try:
-        arrays = dict(np.load(inputs))
-    except (OSError, ValueError, EOFError, BadZipFile) as error:
-        raise InputError(f"--inputs {inputs} cannot be read: {first_line(error)}. Expected an .npz file.") from error
+    arrays = read_arrays(Path(inputs), "--inputs")
     arrays.pop(LABELS, None)
     longest = min((len(array) for array in arrays.values() if array.ndim), default=1)
     sizes = tuple(batches) or (longest,)
