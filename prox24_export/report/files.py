@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from prox24_export.errors import InputError
+from prox24_export.input_files import expect_file
 from prox24_export.output import REPORT
 from prox24_export.report import html, html_mask, junit, markdown
 from prox24_export.report.html_mask import Mask
@@ -69,5 +70,8 @@ def rerender_folder(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder. Expected the output folder of a finished run.")
     page = folder / PAGE
-    masks = html_mask.read_masks(page.read_text(encoding="utf-8")) if page.is_file() else {}
+    masks: Mapping[str, Mask] = {}
+    if page.exists():
+        expect_file(page, "page", "the page of a finished run", most=reader.LARGEST)
+        masks = html_mask.read_masks(page.read_text(encoding="utf-8"))
     return write_rendered(reader.load_report(folder), folder, masks)

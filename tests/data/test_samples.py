@@ -194,7 +194,9 @@ def test_a_function_without_end_gives_the_first_samples(here: Path) -> None:
 def test_a_function_without_end_stops_where_memory_does(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module(here, "endless", ENDLESS)
     monkeypatch.setattr(items, "find_free", lambda: 1 << 22)
-    with pytest.raises(InputError, match=r"--calibration endless:feeds: \d+ items take 2.0 MB, and 4.0 MB of memory"):
+    with pytest.raises(
+        InputError, match=r"--calibration endless:feeds: [\d,]+ items take 2.0 MB, and 4.0 MB of memory"
+    ):
         read("endless:feeds")
 
 
