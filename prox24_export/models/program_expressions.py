@@ -16,6 +16,7 @@ EXPONENT = 64  # the largest, and the product of those that stand within each ot
 INDEX = 6  # digits of the number of an unbacked symbol: torch counts up to it
 
 SYMBOL = re.compile(r"s\d{1,20}|zf\d{1,20}|(u|zuf)\d{1,6}")
+RANGE = re.compile(r"(?!u|zuf)[A-Za-z0-9_*+/%, ()\-]{1,400}")  # of an expression; it is only compared with others
 NUMBER = re.compile(r"-?\d{1,40}(\.\d{0,40})?(e[+-]?\d{1,3})?")
 EXPRESSION = re.compile(r"[A-Za-z0-9_(),=.' \-]*")
 GUARD = re.compile(r"[A-Za-z0-9_()\[\],.' <>=!%*/+\-]*")
@@ -65,6 +66,11 @@ def expect_guard(text: str) -> None:
         UnknownCodeError: It is none, or is longer, deeper or larger than conditions are.
     """
     _check_guard(_parse(text, GUARD), DEEPEST, EXPONENT)
+
+
+def has_range(name: str) -> bool:
+    """Whether a name can be that of a symbol or of an expression whose range is told."""
+    return is_symbol(name) or RANGE.fullmatch(name) is not None
 
 
 def is_symbol(name: str) -> bool:

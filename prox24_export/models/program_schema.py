@@ -16,10 +16,10 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 from torch._export.serde import schema
 
 from prox24_export.models.program_expressions import (
-    SYMBOL,
     UnknownCodeError,
     expect_expression,
     expect_guard,
+    has_range,
     is_identifier,
 )
 from prox24_export.models.program_targets import is_container, is_operator
@@ -192,7 +192,7 @@ KEYS: dict[str, Callable[[str], bool]] = {
     "Node.metadata": METADATA.__contains__,
     "GraphModule.metadata": METADATA.__contains__,
     "GraphModule.treespec_namedtuple_fields": _is_path,
-    "ExportedProgram.range_constraints": lambda text: SYMBOL.fullmatch(text) is not None,
+    "ExportedProgram.range_constraints": has_range,
     "PayloadConfig.config": _is_path,
 }
 """What the keys of an object must be, by class and field of the schema; names where nothing is said."""

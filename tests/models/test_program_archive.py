@@ -226,6 +226,35 @@ def test_a_program_with_half_sizes_products_and_guards_is_read() -> None:
     assert [layer.name for layer in inspect(write(Path("good.pt2"), {}))] == ["first", "last"]
 
 
+class Several(nn.Module):
+    """What programs have: a recurrent layer, attention, a convolution, a buffer that changes, arguments by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm, self.attend = nn.LSTM(8, 8, batch_first=True), nn.MultiheadAttention(8, 2, batch_first=True)
+        self.norm, self.parts = nn.BatchNorm1d(8), nn.ModuleDict({"a-b": nn.Linear(8, 8), "c d": nn.Conv1d(8, 4, 3)})
+
+    def forward(self, x: Tensor, mode: str = "it's", *, scale: float = 1.0) -> dict[str, Any]:
+        rows, state = self.lstm(x)
+        rows = self.parts["a-b"](self.attend(rows, rows, rows)[0]) * scale
+        rows = torch.relu(rows) if mode == "fast" else rows
+        found = self.parts["c d"](self.norm(rows.transpose(1, 2)))
+        wide = nn.functional.interpolate(found, scale_factor=1.5)
+        return {"wide": wide, "state": state, "some": [rows[rows[:, 0, 0] > 0], (None, wide.new_zeros(len(x) ** 2))]}
+
+
+@pytest.mark.parametrize("decomposed", [False, True])
+def test_what_programs_have_is_read(decomposed: bool) -> None:
+    auto = torch.export.Dim.AUTO
+    inputs, axes = (torch.randn(3, 7, 8), "fast"), ({0: auto, 1: auto}, None, None)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch warns of its own LSTM
+        program = torch.export.export(Several().eval(), inputs, {"scale": 2.0}, dynamic_shapes=axes)
+        program = program.run_decompositions() if decomposed else program
+    torch.export.save(program, "several.pt2")
+    assert "parts.a-b" in {layer.name for layer in inspect("several.pt2")} or decomposed
+
+
 def test_the_command_says_nothing_but_what_is_wrong(tmp_path: Path) -> None:
     write(tmp_path / "evil.pt2", PLANTED["size"]())
     before = snapshot(tmp_path)
