@@ -108,7 +108,7 @@ def _expect_entries(path: Path, reader: PT2ArchiveReader) -> None:
     stored = path.stat().st_size
     total = 0
     for name in names:
-        total += reader.archive_file.get_record_size(name)
+        total += _measure(reader.archive_file, name)
         if total > stored:
             raise _refuse(path, name, "is compressed or overlaps another", AGAIN)
     missing = {PROGRAM, SAMPLES} - set(names)
@@ -118,7 +118,7 @@ def _expect_entries(path: Path, reader: PT2ArchiveReader) -> None:
 
 def _expect_objects(path: Path, reader: PT2ArchiveReader, name: str, kind: type) -> Any:
     """Reads an entry of JSON and checks it against the schema."""
-    if reader.archive_file.get_record_size(name) > LONGEST:
+    if _measure(reader.archive_file, name) > LONGEST:
         raise _refuse(path, name, f"is longer than {LONGEST >> 20} MB", "Save the program without stack traces")
     try:
         value = parse_json(reader.read_bytes(name))
@@ -144,7 +144,7 @@ def _expect_payload(path: Path, reader: PT2ArchiveReader, folder: str, tensor: s
         whole = _read_sizes([*meta["strides"], meta["storage_offset"]])
     except KeyError as error:
         raise _refuse(path, name, f"has no type, sizes and strides that are known for {tensor}", AGAIN) from error
-    stored = reader.archive_file.get_record_size(name)
+    stored = _measure(reader.archive_file, name)
     if size > (stored + EXPANDED if stored else 0) or min(whole) < 0:
         raise _refuse(path, name, f"holds {stored} bytes, and {tensor} takes {size}", AGAIN)
 
@@ -162,8 +162,14 @@ def _expect_samples(path: Path, reader: PT2ArchiveReader) -> None:
         inner = torch._C.PyTorchFileReader(io.BytesIO(content))  # noqa: SLF001 - the reader that torch.load uses
     except RuntimeError as error:
         raise _refuse(path, SAMPLES, "is none that torch.save wrote", AGAIN) from error
-    if sum(inner.get_record_size(name) for name in inner.get_all_records()) > len(content):
+    if sum(_measure(inner, name) for name in inner.get_all_records()) > len(content):
         raise _refuse(path, SAMPLES, "unpacks to more than it holds", AGAIN)
+
+
+def _measure(reader: Any, name: str) -> int:
+    """The bytes of an entry when it is unpacked; the reader of torch 2.9 cannot tell them before it unpacks it."""
+    measure = getattr(reader, "get_record_size", None)
+    return int(measure(name) if measure else len(reader.get_record(name)))
 
 
 def _refuse(path: Path, name: str, found: str, remedy: str) -> InputError:
