@@ -4,14 +4,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from zipfile import BadZipFile
 
-import numpy as np
-
+from prox24_export.data.array_files import read_arrays
 from prox24_export.data.random_samples import draw_random
 from prox24_export.data.samples import LABELS, Parts, can_join, join_samples, read_samples
 from prox24_export.engines.choice import EngineChoice, EngineRequest, choose_engine
-from prox24_export.errors import InputError, Prox24Error, first_line
+from prox24_export.errors import InputError, Prox24Error
 from prox24_export.facts import machine
 from prox24_export.facts.files import describe_files, expect_unchanged, look_at
 from prox24_export.input_files import expect_file
@@ -203,10 +201,7 @@ def _bench_engines(  # noqa: PLR0917 - as `bench` has them
 
     if inputs is None or Path(inputs).suffix.lower() != ".npz":
         raise InputError("engines are timed on --inputs FILE.npz, with an array for every input of the engine.")
-    try:
-        arrays = dict(np.load(inputs))
-    except (OSError, ValueError, EOFError, BadZipFile) as error:
-        raise InputError(f"--inputs {inputs} cannot be read: {first_line(error)}. Expected an .npz file.") from error
+    arrays = read_arrays(Path(inputs), "--inputs")
     arrays.pop(LABELS, None)
     longest = min((len(array) for array in arrays.values() if array.ndim), default=1)
     sizes = tuple(batches) or (longest,)

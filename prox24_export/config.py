@@ -12,6 +12,9 @@ from typing import Any
 from cyclopts import CycloptsError, Parameter, Token
 from cyclopts.config import Toml
 
+from prox24_export.errors import InputError
+from prox24_export.input_files import MB, expect_file
+
 OWN_FILE, PROJECT_FILE = "prox24.toml", "pyproject.toml"
 TABLE = ("tool", "prox24-export")
 
@@ -21,8 +24,11 @@ class _File(Toml):
 
     def _load_config(self, path: Path) -> dict[str, Any]:
         try:
+            expect_file(path, "configuration", "a TOML file", most=MB)
             found = tomllib.loads(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeError, tomllib.TOMLDecodeError) as error:
+        except InputError as error:
+            raise CycloptsError(msg=str(error)) from error
+        except (OSError, UnicodeError, tomllib.TOMLDecodeError, RecursionError) as error:
             text = error.strerror if isinstance(error, OSError) else error
             raise CycloptsError(msg=f"{path} cannot be read: {text}. Expected a TOML file.") from error
         self.source = str(path)

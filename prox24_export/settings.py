@@ -155,8 +155,8 @@ class Settings(InspectSettings, BenchSettings):
     """What a run does: every option of the command that is not a file to read or a folder to write."""
 
     samples: Annotated[int | None, DATA, AT_LEAST_1] = None
-    """The most calibration samples to use; they are drawn with --seed. By default, all are used, and 32 are made up
-    where inputs are random."""
+    """The most calibration samples to use; they are drawn with --seed, and are the first ones where a function yields
+    them, which then need not end. By default, all are used, and 32 are made up where inputs are random."""
 
     sequence: Annotated[int, DATA, Bound("at least 2 tokens", lambda tokens: tokens >= 2)] = 256  # noqa: PLR2004 - one to predict
     """The number of tokens in each row that a text file is cut into."""

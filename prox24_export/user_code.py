@@ -25,7 +25,7 @@ def call_function(spec: str, option: str, wanted: str, use: Callable[[Callable[.
         What `use` returns.
 
     Raises:
-        InputError: The function cannot be imported, or fails.
+        InputError: The function cannot be imported, or fails; or `use` refuses what it returns.
     """
     here = str(Path.cwd())
     sys.path.insert(0, here)
@@ -33,6 +33,8 @@ def call_function(spec: str, option: str, wanted: str, use: Callable[[Callable[.
     try:
         with contextlib.redirect_stdout(sys.stderr):
             return use(getattr(importlib.import_module(module), name))
+    except InputError:
+        raise
     except (Exception, SystemExit) as error:
         raise InputError(
             f"{option} {spec} failed: {type(error).__name__}: {error}. "

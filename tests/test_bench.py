@@ -92,7 +92,7 @@ def test_samples_of_the_user_are_run(
         (("net.onnx", "net.onnx", "--shapes", "x:4x8", "--batch", "2"), 2, "Leave --batch and --inputs out"),
         (("net.onnx", "net.onnx", "--shapes", "x:4x8", "--inputs", "data.npz"), 2, "Leave --batch and --inputs out"),
         (("net.onnx", "other.onnx"), 2, "Expected two models with the same inputs"),
-        (("a.engine", "a.engine", "--inputs", "missing.npz"), 2, "--inputs missing.npz cannot be read"),
+        (("a.engine", "a.engine", "--inputs", "missing.npz"), 2, "no such --inputs: missing.npz"),
         (("a.engine", "a.engine", "--inputs", "junk.npz"), 2, "--inputs junk.npz cannot be read"),
     ],
 )

@@ -95,7 +95,13 @@ def test_what_is_no_toml_is_an_error_that_names_the_file(content: bytes, run: Ru
 
 def test_a_folder_of_that_name_is_an_error_too(run: Run, tmp_path: Path) -> None:
     (tmp_path / "prox24.toml").mkdir()
-    with pytest.raises(CycloptsError, match=r"prox24\.toml cannot be read"):
+    with pytest.raises(CycloptsError, match=r"prox24\.toml is a folder\. Expected a TOML file"):
+        run("net.onnx")
+
+
+def test_values_too_deep_within_each_other_are_an_error_too(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "prox24.toml").write_text("a = " + "[" * 10_000, encoding="utf-8")
+    with pytest.raises(CycloptsError, match=r"prox24\.toml cannot be read: .* Expected a TOML file"):
         run("net.onnx")
 
 

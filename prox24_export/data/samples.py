@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 from prox24_export import user_code
 from prox24_export.data import text
+from prox24_export.data.array_files import read_arrays
+from prox24_export.data.items import read_items
 from prox24_export.errors import InputError
+from prox24_export.input_files import expect_path
 from prox24_export.passes.calibrate.streams import Batch
-from prox24_export.passes.graph.arrays import Array, as_array
+from prox24_export.passes.graph.arrays import Array
 from prox24_export.passes.graph.protocol import Input
 
 Source = str | Path | Iterable[Any]
@@ -53,7 +55,11 @@ class Parts:
 
 
 def read_samples(
-    source: Source, inputs: Sequence[Input], option: str, tokenize: Callable[[Path, str], Array] | None = None
+    source: Source,
+    inputs: Sequence[Input],
+    option: str,
+    tokenize: Callable[[Path, str], Array] | None = None,
+    limit: int | None = None,
 ) -> list[Sample]:
     """Reads samples from `.npz`, `.npy`, a folder of `.npz`, `.txt`, `module:function`, or an iterable of batches.
 
@@ -65,16 +71,32 @@ def read_samples(
         option: How messages name the source, e.g. `--calibration`.
         tokenize: Turns a text file into token ids [rows, T], for a model whose only input they are; None for a model
             that reads no text.
+        limit: The most samples to take from a function or an iterable, which need not end; None for all. Files are
+            always read whole.
 
     Raises:
-        InputError: The source is missing or unreadable, or an array fits no input, has the wrong dtype or shape, or
-            holds NaN or Inf.
+        InputError: The source is missing or unreadable, does not fit in memory, or an array fits no input, has the
+            wrong dtype or shape, or holds NaN or Inf.
     """
-    samples = [
-        sample
-        for where, arrays in _read_feeds(source, option, inputs, tokenize)
-        for sample in _make_samples(arrays, inputs, f"{option} {where}")
-    ]
+
+    def collect(items: Iterable[Any], where: str) -> list[Sample]:
+        samples: list[Sample] = []
+        for place, arrays in read_items(items, where, option, inputs):
+            samples += _make_samples(arrays, inputs, f"{option} {place}")
+            if limit is not None and len(samples) >= limit:
+                break
+        return samples[:limit]
+
+    if not isinstance(source, (str, Path)):
+        samples = collect(source, "batch")
+    elif _is_function(source, option):
+        spec = str(source)
+        samples = user_code.call_function(
+            spec, option, "yields feed dictionaries", lambda function: collect(function(), spec)
+        )
+    else:
+        read = _read_files(Path(source), option, inputs, tokenize)
+        samples = [sample for where, arrays in read for sample in _make_samples(arrays, inputs, f"{option} {where}")]
     if not samples:
         raise InputError(f"{option} {source} holds no sample. Expected at least one.")
     return samples
@@ -166,86 +188,45 @@ def _can_be_joined(left: Sample, right: Sample) -> bool:
     return all(left.feeds[name].shape[1:] == right.feeds[name].shape[1:] for name in left.feeds)
 
 
-def _read_feeds(
-    source: Source, option: str, inputs: Sequence[Input], tokenize: Callable[[Path, str], Array] | None
+def _is_function(source: str | Path, option: str) -> bool:
+    """Whether a source is `module:function`, and no path."""
+    expect_path(source, option)
+    return ":" in str(source) and not Path(source).exists()
+
+
+def _read_files(
+    path: Path, option: str, inputs: Sequence[Input], tokenize: Callable[[Path, str], Array] | None
 ) -> Iterator[tuple[str, Mapping[str, Array]]]:
-    """Yields the arrays of every file, or of every item that a source yields, with words that say where they are."""
-    if not isinstance(source, (str, Path)):
-        yield from _read_items(source, "batch", option, inputs)
-        return
-    path = Path(source)
+    """Yields the arrays of every file, with words that say where they are."""
     if path.is_dir():
         files = sorted(path.glob("*.npz"))
         if not files:
             raise InputError(f"{option} {path} is a folder without .npz files. Expected one feed dictionary a file.")
         for file in files:
             yield str(file), _load_arrays(file, option, inputs)
-    elif path.is_file() and path.suffix.lower() == text.ENDING and tokenize is not None:
+    elif not path.exists():
+        raise InputError(
+            f"{option} {path} does not exist. Expected an .npz, .npy or .txt file, a folder of .npz, or "
+            "module:function."
+        )
+    elif path.suffix.lower() == text.ENDING and tokenize is not None:
         if len(inputs) != 1:
             names = ", ".join(value.name for value in inputs)
             raise InputError(
                 f"{option} {path} is text, and the model takes {names}. Expected a model of token ids alone."
             )
         yield str(path), {inputs[0].name: tokenize(path, option)}
-    elif path.is_file():
-        yield str(path), _load_arrays(path, option, inputs)
-    elif ":" in str(source):
-        items = user_code.call_function(
-            str(source), option, "yields feed dictionaries", lambda function: list(function())
-        )
-        yield from _read_items(items, str(source), option, inputs)
     else:
-        raise InputError(
-            f"{option} {source} does not exist. Expected an .npz, .npy or .txt file, a folder of .npz, or "
-            "module:function."
-        )
+        yield str(path), _load_arrays(path, option, inputs)
 
 
 def _load_arrays(path: Path, option: str, inputs: Sequence[Input]) -> Mapping[str, Array]:
-    try:
-        with path.open("rb") as file:
-            loaded = np.load(file, allow_pickle=False)
-            is_array = isinstance(loaded, np.ndarray)
-            arrays = {path.name: loaded} if is_array else {name: loaded[name] for name in loaded.files}
-    except Exception as error:
-        raise InputError(f"{option} {path} cannot be read: {error}. Expected a NumPy .npz or .npy file.") from error
+    arrays = read_arrays(path, option)
     named = {value.name for value in inputs}
     data = [name for name in arrays if name != LABELS or LABELS in named]
     if len(inputs) == 1 and len(data) == 1:  # one array for a one-input model: its name does not matter
         arrays[inputs[0].name] = arrays.pop(data[0])
     return arrays
-
-
-def _read_items(
-    items: Iterable[Any], where: str, option: str, inputs: Sequence[Input]
-) -> Iterator[tuple[str, Mapping[str, Array]]]:
-    for index, item in enumerate(items):
-        place = f"{where} {index}"
-        arrays = {
-            name: _as_numpy(name, value, f"{option} {place}") for name, value in _name_arrays(item, inputs).items()
-        }
-        if not arrays:
-            raise InputError(
-                f"{option} {where}: item {index} is a {type(item).__name__}. Expected a dictionary of arrays by input, "
-                f"or {len(inputs)} arrays in the order of the inputs."
-            )
-        yield place, arrays
-
-
-def _name_arrays(item: Any, inputs: Sequence[Input]) -> Mapping[str, Any]:
-    """Returns the arrays of an item by input name; nothing where the item cannot be fed to the model."""
-    if isinstance(item, Mapping):
-        return item
-    values = item if isinstance(item, (tuple, list)) else (item,)
-    fits = len(values) == len(inputs) and all(hasattr(value, "shape") for value in values)
-    return {value.name: array for value, array in zip(inputs, values, strict=True)} if fits else {}
-
-
-def _as_numpy(name: str, value: Any, where: str) -> Array:
-    try:
-        return as_array(value) if isinstance(value, Tensor) else np.asarray(value)
-    except Exception as error:  # ragged lists
-        raise InputError(f"{where}: {name!r} is no array: {error}. Expected what numpy.asarray accepts.") from error
 
 
 def _make_samples(arrays: Mapping[str, Array], inputs: Sequence[Input], where: str) -> list[Sample]:

@@ -6,9 +6,11 @@ from typing import Any
 import numpy as np
 
 from prox24_export.errors import InputError, first_line
+from prox24_export.input_files import MB, expect_file
 from prox24_export.passes.graph.arrays import Array
 
 ENDING = ".txt"
+LONGEST = 512 * MB  # a token takes many times the bytes of its text
 
 
 def read_token_rows(file: Path, directory: Path, length: int, stride: int | None, option: str) -> Array:
@@ -27,6 +29,7 @@ def read_token_rows(file: Path, directory: Path, length: int, stride: int | None
     Raises:
         InputError: There is no tokenizer, or the text cannot be read or is empty.
     """
+    expect_file(file, option, "UTF-8 text", most=LONGEST)
     tokenizer = _load_tokenizer(directory, option, file)
     try:
         text = file.read_text(encoding="utf-8")
@@ -63,7 +66,7 @@ def _load_tokenizer(directory: Path, option: str, file: Path) -> Any:
     from transformers import AutoTokenizer  # noqa: PLC0415 - an extra
 
     try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(directory, local_files_only=True)
+        tokenizer: Any = AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
     except Exception as error:
         raise InputError(
             f"{option} {file} is text, and the tokenizer of {directory} cannot be loaded: {first_line(error)}."

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from prox24_export.errors import InputError
+from prox24_export.input_files import expect_path
 from prox24_export.models.frontend import CONFIG, Frontend
 from prox24_export.models.onnx import OnnxFile
 
@@ -20,11 +21,12 @@ def find_frontend(model: Any, example: Any = None) -> Frontend:
         example: Inputs to trace a module with: a tensor, a tuple of tensors, or a dictionary of them by argument name.
 
     Raises:
-        InputError: The model is a pickle, a directory that holds no model, a module without example inputs, or an
-            object of another kind.
+        InputError: The model is a pickle, a name that no file can have, a directory that holds no model, a module
+            without example inputs, or an object of another kind.
     """
     if not isinstance(model, (str, Path)):
         return _find_for_module(model, example)
+    expect_path(model, "model")
     path = Path(model)
     if path.suffix.lower() in PICKLES:
         raise InputError(

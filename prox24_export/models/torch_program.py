@@ -2,8 +2,10 @@
 
 import functools
 import hashlib
+import importlib
+import logging
 import pickle
-import zipfile
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,12 +16,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
+from torch.export.pt2_archive._package import load_pt2
 
 from prox24_export import user_code
 from prox24_export.data.samples import LABELS
 from prox24_export.errors import InputError, first_line
 from prox24_export.facts.files import describe_files
+from prox24_export.input_files import expect_file
 from prox24_export.models.frontend import ONNX_MODEL
+from prox24_export.models.program_archive import expect_harmless, expect_plain_values
 from prox24_export.passes.front_torch.emit_onnx import EmitOnnx
 from prox24_export.passes.front_torch.graph import FxGraph, expect_fx_graph
 from prox24_export.passes.front_torch.trace import make_functional, replace_tensors, trace
@@ -140,18 +145,19 @@ def _double(value: Any) -> Any:
 
 
 def _read_program(path: Path) -> ExportedProgram:
-    """Reads a `.pt2` file in such a way that nothing in it can run code.
+    """Reads a `.pt2` file; see `program_archive` for why nothing in it can run code.
 
     Raises:
-        InputError: The file is missing, unreadable, or holds pickled objects.
+        InputError: The file is missing, unreadable, or holds what is not known to be harmless.
     """
-    if not path.is_file():
-        raise InputError(f"no such model: {path}. Expected the path of a .pt2 file.")
+    expect_file(path, "model", "the path of a .pt2 file")
     try:
-        with zipfile.ZipFile(path) as archive:
-            _expect_plain(path, archive)
-        with _unpickle_only_tensors():
-            return make_functional(torch.export.load(path))
+        for module in expect_harmless(path):
+            importlib.import_module(module)
+        with _silence_torch(), _unpickle_only_tensors():
+            program = load_pt2(str(path)).exported_programs["model"]
+            expect_plain_values(program.example_inputs, path)
+            return make_functional(program)
     except InputError:
         raise
     except Exception as error:
@@ -160,17 +166,17 @@ def _read_program(path: Path) -> ExportedProgram:
         ) from error
 
 
-def _expect_plain(path: Path, archive: zipfile.ZipFile) -> None:
-    """Refuses objects that only code can make, and a name that occurs twice, which readers may take differently."""
-    names = archive.namelist()
-    odd = [name for name in names if "custom_obj" in name or "opaque_obj" in name]
-    if len(set(names)) < len(names):
-        odd = [next(name for name in names if names.count(name) > 1)]
-    if odd:
-        raise InputError(
-            f"{path} holds an object that is no tensor ({odd[0]}), which can run any code when it is read. Expected "
-            "tensors only: export the model without custom objects."
-        )
+@contextmanager
+def _silence_torch() -> Iterator[None]:
+    """Keeps what torch logs and warns of while it reads a file to itself: what is wrong is said in one sentence."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
 
 
 @contextmanager

@@ -1,7 +1,8 @@
 """Hugging Face model directories: traced with `torch.export`, written back as `from_pretrained` reads them."""
 
 import inspect
-import json
+import itertools
+import math
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from prox24_export.facts import machine
 from prox24_export.facts.files import describe_files, list_folder
 from prox24_export.models.checkpoint import INDEX, Checkpoint
 from prox24_export.models.frontend import CONFIG, ONNX_MODEL
+from prox24_export.models.model_configuration import read_configuration
 from prox24_export.passes.front_torch.emit_onnx import EmitOnnx
 from prox24_export.passes.front_torch.graph import FxGraph, expect_fx_graph
 from prox24_export.passes.front_torch.trace import trace
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
 
 MODEL = "model"
 EXAMPLE_BATCH, EXAMPLE_TOKENS = 2, 12
+EXAMPLE_VALUES = 1 << 27  # entries of an image or of sound to trace with
+PACKED, SLACK = 8, 1 << 28  # weights in a stored byte, and entries of what is computed and not stored
 WEIGHTS = "safetensors safetensors.index.json bin bin.index.json pt pth ckpt pkl h5 msgpack gguf onnx"
 
 
@@ -68,7 +72,7 @@ class TransformersDirectory:
     def write(self, graph: TracedGraph, weights: Mapping[str, Array], folder: Path) -> Path:
         """Writes `folder/model`: the new weights as safetensors, and a copy of every other file of the directory.
 
-        Folders in the directory are left out.
+        Folders in the directory are left out, and so is what `_is_own_file` does not take.
         """
         out = folder / MODEL
         out.mkdir()
@@ -84,7 +88,7 @@ class TransformersDirectory:
                     tensors[name].copy_(tensor)
             module.save_pretrained(out)
         for source in sorted(self.path.iterdir()):
-            if source.is_file() and source not in kept:
+            if source not in kept and _is_own_file(source):
                 shutil.copyfile(source, out / source.name)
         return out
 
@@ -97,6 +101,17 @@ class TransformersDirectory:
         file = folder / ONNX_MODEL
         EmitOnnx().call(program=expect_fx_graph(graph).whole_program(), file=file)
         return file
+
+
+def _is_own_file(file: Path) -> bool:
+    """Whether this is a regular file that belongs to the directory.
+
+    A link may lead to a file in the same directory, or, as in the cache of Hugging Face, to one in its `blobs`. Another
+    could bring any file of the user's into the output. The configuration is known to be one by what it holds.
+    """
+    target, folder = file.resolve(), file.parent.resolve()
+    own = folder in target.parents or folder.parent.parent / "blobs" == target.parent or file.name == CONFIG
+    return own and target.is_file()
 
 
 def load_lazily(path: Path) -> "tuple[PreTrainedModel, Callable[[str], Tensor] | None]":
@@ -117,6 +132,7 @@ def load_lazily(path: Path) -> "tuple[PreTrainedModel, Callable[[str], Tensor] |
     """
     architecture = _find_architecture(path)
     checkpoint = Checkpoint(path)
+    _expect_fitting(architecture, path, checkpoint)
     module = _build_without_values(architecture, path, checkpoint)
     if module is None:
         return load_whole(path), None
@@ -130,12 +146,35 @@ def _make_reader(module: "PreTrainedModel", checkpoint: Checkpoint) -> "Callable
     return lambda name: checkpoint.read(stored[name])
 
 
+def _expect_fitting(architecture: Any, path: Path, checkpoint: Checkpoint) -> None:
+    """Expects a configuration whose model is not far larger than the checkpoint, before memory is taken for it.
+
+    Raises:
+        InputError: It is, or the checkpoint cannot be read.
+    """
+    from transformers import AutoConfig  # noqa: PLC0415 - an extra
+
+    stored = sum(place.end - place.begin for place in checkpoint.places.values())
+    try:
+        config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+        with torch.device("meta"):
+            module = architecture._from_config(config)  # noqa: SLF001 - the one way to a module without values
+    except Exception:  # noqa: BLE001 - whatever it is, loading the usual way reports it better
+        return
+    needed = sum(tensor.numel() for tensor in itertools.chain(module.parameters(), module.buffers()))
+    if needed > PACKED * stored + SLACK:
+        raise InputError(
+            f"{path / CONFIG} describes a model of {needed:,} weights, and its safetensors hold {stored:,} bytes. "
+            "Expected the configuration of this checkpoint."
+        )
+
+
 def _build_without_values(architecture: Any, path: Path, checkpoint: Checkpoint) -> "PreTrainedModel | None":
     """Builds the module with memory for its parameters that is never written; None where the checkpoint differs."""
     from transformers import AutoConfig, initialization  # noqa: PLC0415 - an extra
 
     try:
-        config = AutoConfig.from_pretrained(path, local_files_only=True)
+        config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
         types = {place.dtype for place in checkpoint.places.values() if place.dtype.is_floating_point}
         with initialization.no_init_weights():
             build = architecture._from_config  # noqa: SLF001 - the one way to a module without values
@@ -166,18 +205,17 @@ def _find_architecture(path: Path) -> Any:
         raise InputError(
             f"{path} holds no .safetensors file. Save the model with save_pretrained; pickles are not read."
         )
-    try:
-        named = json.loads((path / CONFIG).read_text(encoding="utf-8")).get("architectures") or ["none"]
-    except (ValueError, AttributeError, OSError) as error:
-        raise InputError(
-            f"{path / CONFIG} cannot be read: {first_line(error)}. Expected the JSON that save_pretrained writes."
-        ) from error
-    architecture = getattr(transformers, named[0], None)
+    axes = (size for place in Checkpoint(path).places.values() for size in place.shape)
+    named = read_configuration(path, max(axes, default=0)).get("architectures") or ["none"]
+    name = str(named[0] if isinstance(named, list) else named)
+    architecture = getattr(transformers, name, None)
     if architecture is None:
         raise InputError(
-            f"{path / CONFIG} names the architecture {named[0]}, which the installed transformers does not have. "
+            f"{path / CONFIG} names the architecture {name:.80}, which the installed transformers does not have. "
             "Install a version that has it."
         )
+    if not (isinstance(architecture, type) and issubclass(architecture, transformers.PreTrainedModel)):
+        raise InputError(f"{path / CONFIG} names the architecture {name:.80}, which is no model. Expected one.")
     return architecture
 
 
@@ -195,7 +233,12 @@ def load_whole(path: Path) -> "PreTrainedModel":
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         module, loading = architecture.from_pretrained(
-            path, local_files_only=True, use_safetensors=True, dtype="auto", output_loading_info=True
+            path,
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            dtype="auto",
+            output_loading_info=True,
         )
     except Exception as error:
         raise InputError(f"transformers cannot load {path}: {first_line(error)}") from error
@@ -235,12 +278,9 @@ def make_example_inputs(module: "PreTrainedModel") -> dict[str, Any]:
     if name == "pixel_values":
         side = config.image_size
         height, width = (side, side) if isinstance(side, int) else side
-        image = torch.randn(EXAMPLE_BATCH, config.num_channels, height, width, generator=generator)
-        return {name: image.to(module.dtype)}
+        return {name: _draw((config.num_channels, height, width), generator).to(module.dtype)}
     if name == "input_features":
-        frames = 2 * config.max_source_positions
-        sound = torch.randn(EXAMPLE_BATCH, config.num_mel_bins, frames, generator=generator)
-        return {name: sound.to(module.dtype)}
+        return {name: _draw((config.num_mel_bins, 2 * config.max_source_positions), generator).to(module.dtype)}
     if name != "input_ids":
         raise InputError(f"{type(module).__name__} takes {name}. Expected input_ids, pixel_values or input_features.")
     vocabulary = min(getattr(config, "vocab_size", 2), 1 << 15)
@@ -249,3 +289,14 @@ def make_example_inputs(module: "PreTrainedModel") -> dict[str, Any]:
     if config.is_encoder_decoder:
         inputs["decoder_input_ids"] = tokens[:, : EXAMPLE_TOKENS // 2]
     return inputs
+
+
+def _draw(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """Draws a batch of examples.
+
+    Raises:
+        InputError: The configuration asks for a size that no image and no sound has.
+    """
+    if math.prod(shape) > EXAMPLE_VALUES:
+        raise InputError(f"the configuration asks for inputs of {list(shape)}. Expected sizes of images or of sound.")
+    return torch.randn(EXAMPLE_BATCH, *shape, generator=generator)

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from prox24_export.errors import InputError, describe_fault
+from prox24_export.input_files import expect_file
 from prox24_export.output.manifest import REPORT, list_files
 from prox24_export.process.printable import escape, make_printable
 from prox24_export.report import html, html_mask, junit, markdown
@@ -109,5 +110,8 @@ def rerender_folder(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder. Expected the output folder of a finished run.")
     page = folder / PAGE
-    masks = html_mask.read_masks(page.read_text(encoding="utf-8")) if page.is_file() else {}
+    masks: Mapping[str, Mask] = {}
+    if page.exists():
+        expect_file(page, "page", "the page of a finished run", most=reader.LARGEST)
+        masks = html_mask.read_masks(page.read_text(encoding="utf-8"))
     return write_rendered(reader.load_report(folder), folder, masks)

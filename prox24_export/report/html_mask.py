@@ -38,7 +38,7 @@ def read_masks(page: str) -> dict[str, Thumbnail]:
         entries = json.loads(found[1])
         masks = {str(name): Thumbnail(*figures) for name, *figures in entries}
         damaged = next((name for name, mask in masks.items() if not _is_sound(mask)), None)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise InputError(f"{_EDITED} ({error}).") from error
     if damaged is not None:
         raise InputError(f"{_EDITED} (at layer {damaged}).")

@@ -14,11 +14,13 @@ from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from prox24_export.errors import InputError, first_line
+from prox24_export.input_files import MB, expect_file, expect_path
 from prox24_export.output.manifest import REPORT, TOOL
 from prox24_export.results.report import SCHEMA_VERSION, Report
 
 NOT_FINITE = frozenset({"inf", "-inf", "nan"})  # as `Report.as_dict` writes them
 REMEDY = f"Give the {REPORT} of a finished run, or its folder."
+LARGEST = 256 * MB
 LONGEST = 60  # the most characters of a wrong value that a message shows
 
 
@@ -35,7 +37,9 @@ def load_report(path: Path) -> Report:
     Raises:
         InputError: The file cannot be read, or is not a report of this `schema_version`.
     """
+    expect_path(path, "report")
     file = path / REPORT if path.is_dir() else path
+    expect_file(file, "report", f"the {REPORT} of a finished run, or its folder", most=LARGEST)
     try:
         text = file.read_text(encoding="utf-8")
     except OSError as error:

@@ -2,10 +2,16 @@
 
 Numba's own choice is `__pycache__` beside the source. Inside an installed package those files outlive `pip uninstall`,
 and the folder they leave behind then hides an editable install of the same name.
+
+The index of such a cache is a pickle: whoever can write it runs code in the next run. Only a folder that nobody else
+can write to is used.
 """
 
+import atexit
 import hashlib
 import os
+import shutil
+import stat
 import tempfile
 from collections.abc import Callable
 from functools import cache
@@ -16,18 +22,50 @@ import numba
 
 CONFIG: Any = numba.config  # its attributes are made at run time
 Decorator = Callable[[Callable[..., Any]], Any]
+OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 
 def find_cache_folder() -> Path:
-    """The user's cache folder, or a temporary one where that cannot be written."""
+    """The user's cache folder; a private one that is removed at exit where others can write to that, or nobody can."""
     try:
-        chosen = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "prox24-export" / _kernel_version()
-        chosen.mkdir(parents=True, exist_ok=True)
-        if os.access(chosen, os.W_OK):
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        base.mkdir(mode=0o700, parents=True, exist_ok=True)
+        chosen = base / "prox24-export" / _kernel_version()
+        for folder in (chosen.parent, chosen):
+            folder.mkdir(mode=0o700, exist_ok=True)
+        above = (base, base.resolve(), *base.resolve().parents)
+        if _is_own(chosen.parent) and _is_own(chosen) and all(map(_is_kept, above)) and os.access(chosen, os.W_OK):
             return chosen
     except (OSError, RuntimeError):  # a home that is missing or cannot be written, as in some containers
         pass
-    return Path(tempfile.gettempdir()) / f"prox24-export-{os.getuid()}"
+    return _make_temporary_folder()
+
+
+def _is_own(folder: Path) -> bool:
+    """Whether this is a folder of this user, no link, that nobody else can write to."""
+    found = folder.lstat()
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & OTHERS
+
+
+def _is_kept(folder: Path) -> bool:
+    """Whether nobody but this user and the administrator can put another folder in the place of one in this folder.
+
+    That is so where others cannot write, or only add to it, as in `/tmp`. A group that has the user's own number is
+    taken to be the user's alone.
+    """
+    owners = {os.getuid(), 0}
+    found = folder.stat()
+    others = stat.S_IWOTH if found.st_gid in {os.getuid(), 0} else OTHERS
+    kept = not found.st_mode & others or bool(found.st_mode & stat.S_ISVTX)
+    return kept and {folder.lstat().st_uid, found.st_uid} <= owners
+
+
+@cache
+def _make_temporary_folder() -> Path:
+    """Makes a folder of this process alone, under a name that nobody can know before."""
+    folder = tempfile.mkdtemp(prefix="prox24-export-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)
 
 
 @cache

@@ -66,7 +66,7 @@ def collect_samples(
         count = settings.samples or RANDOM_SAMPLES
         samples = draw_random(graph.inputs, graph.gathered_rows, settings.random_shapes, count, settings.seed)
     else:
-        samples = read_samples(calibration, graph.inputs, "--calibration", tokenizer(None))
+        samples = read_samples(calibration, graph.inputs, "--calibration", tokenizer(None), settings.samples)
     _expect_rows(graph, samples, "--calibration")
     parts = split_samples(samples, with_report=evaluation is None, seed=settings.seed, limit=settings.samples)
     report: Sequence[Sample] = ()

@@ -1,5 +1,6 @@
 """Where samples come from: files, folders, functions and iterables, and which of them are refused."""
 
+import pickle
 import sys
 from pathlib import Path
 from typing import Any
@@ -7,9 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from prox24_export.data import items
 from prox24_export.data import samples as data
+from prox24_export.errors import InputError
 from prox24_export.passes.graph.protocol import Input
-from tests.data.sample_sources import PAIR, one, read, refused, shapes
+from tests.data.sample_sources import PAIR, X, one, read, refused, shapes
 from tests.graphs import normal
 
 
@@ -81,9 +84,20 @@ def test_a_file_that_is_no_numpy_file_is_refused(content: bytes, tmp_path: Path)
 
 
 def test_pickled_objects_are_refused_not_run(tmp_path: Path) -> None:
-    np.save(tmp_path / "d.npy", np.array([{"x": 1}], dtype=object), allow_pickle=True)
-    with refused("cannot be read: Object arrays cannot be loaded"):
-        read(tmp_path / "d.npy")
+    marker = tmp_path / "marker"
+
+    class Evil:
+        def __reduce__(self) -> Any:
+            return open, (str(marker), "w")
+
+    objects = np.array([Evil()], dtype=object)
+    np.save(tmp_path / "d.npy", objects, allow_pickle=True)
+    np.savez(tmp_path / "d.npz", x=objects)
+    (tmp_path / "p.npz").write_bytes(pickle.dumps(Evil()))
+    for name, said in (("d.npy", "holds pickled"), ("d.npz", "holds pickled"), ("p.npz", "magic string")):
+        with pytest.raises(InputError, match=f"cannot be read: .*{said}"):
+            read(tmp_path / name)
+    assert not marker.exists()
 
 
 def test_an_iterable_of_dictionaries_is_read_lists_included() -> None:
@@ -155,3 +169,38 @@ def test_a_function_that_fails_is_refused_with_its_own_error(body: str, said: st
     module(here, "failing", body)
     with refused(f"--calibration failing:feeds failed: {said}"):
         read("failing:feeds")
+
+
+ENDLESS = """
+TAKEN = []
+def feeds():
+    print('begun')
+    while True:
+        TAKEN.append(1)
+        yield {'x': np.ones((2, 3), np.float32)}
+"""
+
+
+def test_a_function_without_end_gives_the_first_samples(here: Path) -> None:
+    module(here, "endless", ENDLESS)
+    found = data.read_samples("endless:feeds", X, "--calibration", limit=5)
+    assert shapes(found) == [(1, 3)] * 5
+    assert len(vars(sys.modules["endless"])["TAKEN"]) == 3  # as many items of two samples as five need
+    assert len(data.read_samples(iter([{"x": normal(2, 3)}] * 9), X, "--calibration", limit=5)) == 5
+    np.savez(here / "d.npz", x=normal(9, 3))
+    assert len(data.read_samples(here / "d.npz", X, "--calibration", limit=5)) == 9  # drawn from all of them later
+
+
+def test_a_function_without_end_stops_where_memory_does(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module(here, "endless", ENDLESS)
+    monkeypatch.setattr(items, "find_free", lambda: 1 << 22)
+    with pytest.raises(
+        InputError, match=r"--calibration endless:feeds: [\d,]+ items take 2.0 MB, and 4.0 MB of memory"
+    ):
+        read("endless:feeds")
+
+
+def test_names_that_no_file_has_are_refused() -> None:
+    for name in ("a\0b.npz", "a" * 5000):
+        with pytest.raises(InputError, match=r"NUL byte|longer than names"):
+            read(name)

@@ -1,10 +1,15 @@
 """Safetensors files read and patched by hand, against the safetensors library."""
 
+import contextlib
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from prox24_export.errors import InputError
@@ -120,3 +125,74 @@ def test_a_file_that_ends_too_early_is_refused(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(content[:-4])
     with pytest.raises(InputError, match="the file ends within w"):
         _ = Checkpoint(tmp_path).places
+
+
+def with_header(folder: Path, header: Any, data: bytes = bytes(16), name: str = "model.safetensors") -> Path:
+    """A file with this header, which is JSON already or will be."""
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    (folder / name).write_bytes(len(text).to_bytes(8, "little") + text + data)
+    return folder / name
+
+
+def entry(begin: Any, end: Any, shape: Any = None, dtype: Any = "F32") -> dict[str, Any]:
+    return {"dtype": dtype, "shape": [2] if shape is None else shape, "data_offsets": [begin, end]}
+
+
+@pytest.mark.parametrize(
+    ("header", "said"),
+    [
+        ({"a": entry(0, 8), "b": entry(4, 12)}, "b begins at byte"),
+        ({"a": entry(0, 8)}, "8 bytes at its end belong to no tensor"),
+        ({"a": entry(8, 16)}, "a begins at byte"),
+        ({"a": entry(-8, 0)}, r"a has the shape \[2\] and the offsets \[-8, 0\]"),
+        ({"a": entry(0, 8, [2.0])}, "a has the shape"),
+        ({"a": entry(0, 8, [-2])}, "a has the shape"),
+        ({"a": entry(0, 8, [True, 2])}, "a has the shape"),
+        ({"a": entry(0, 8, 2)}, "a has the shape"),
+        ({"a": entry(0, 8, [1 << 40, 1 << 40])}, "a takes"),
+        ({"a": entry(0, 8, dtype="F3")}, "is not known here"),
+        ({"a": entry(0, 8, dtype=[])}, "is not known here"),
+        ({"a": {}}, "a has no dtype"),
+        ([], "its header is a list"),
+        (b'{"a": 1, "a": 2}', "stands twice"),
+        (b"[" * 100_000, "too many values within each other"),
+    ],
+)
+def test_headers_that_do_not_say_where_every_byte_belongs_are_refused(header: Any, said: str, tmp_path: Path) -> None:
+    with_header(tmp_path, header)
+    with pytest.raises(InputError, match=f"{said}.*Expected a safetensors file"):
+        _ = Checkpoint(tmp_path).places
+
+
+def test_a_tensor_stands_in_one_file_and_files_beside_the_index(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    for name in ("a.safetensors", "b.safetensors"):
+        with_header(tmp_path / "model", {"w": entry(0, 16, [4])}, name=name)
+    with pytest.raises(InputError, match=r"b\.safetensors and a\.safetensors both hold the tensor w"):
+        _ = Checkpoint(tmp_path / "model").places
+    index = tmp_path / "model" / "model.safetensors.index.json"
+    for name in ("../a.safetensors", "/a.safetensors", "", "deep/a.safetensors", ".."):
+        index.write_text(json.dumps({"weight_map": {"w": name}}), encoding="utf-8")
+        with pytest.raises(InputError, match=r"which is not beside it|cannot be read"):
+            _ = Checkpoint(tmp_path / "model").files
+    index.write_text(json.dumps({"weight_map": {"w": "c.safetensors"}}), encoding="utf-8")
+    with pytest.raises(InputError, match="no such checkpoint"):
+        _ = Checkpoint(tmp_path / "model").places
+
+
+VALUES = st.one_of(
+    st.none(), st.integers(-(1 << 70), 1 << 70), st.text(max_size=3), st.lists(st.integers(-3, 20), max_size=3)
+)
+ENTRIES = st.dictionaries(st.sampled_from(["dtype", "shape", "data_offsets", "x"]), st.one_of(VALUES, st.just("F32")))
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    header=st.one_of(VALUES, st.dictionaries(st.text(max_size=2), st.one_of(ENTRIES, VALUES))), cut=st.integers(0, 40)
+)
+def test_any_header_is_read_or_refused(header: Any, cut: int, tmp_path: Path) -> None:
+    file = with_header(tmp_path, header)
+    file.write_bytes(file.read_bytes()[: len(file.read_bytes()) - cut])
+    with contextlib.suppress(InputError):
+        size = file.stat().st_size
+        assert all(0 < place.begin <= place.end <= size for place in Checkpoint(tmp_path).places.values())

@@ -1,10 +1,6 @@
 """Modules, functions that return one, and `.pt2` files through the whole pipeline."""
 
-import pickle
 import subprocess
-import sys
-import warnings
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -131,42 +127,6 @@ def test_a_function_that_returns_a_module(tmp_path: Path) -> None:
         assert done.returncode == 2
         assert said in done.stderr
         assert "returns (module, example inputs)" in done.stderr
-
-
-class Evil:
-    """Runs code when it is unpickled."""
-
-    def __reduce__(self) -> Any:
-        return sys.exit, (7,)
-
-
-@pytest.mark.parametrize("protocol", [0, 2, 3, 5])
-@pytest.mark.parametrize("place", ["sample_inputs", "weights/weight_0"])
-def test_a_pickle_in_a_program_is_not_run(place: str, protocol: int, tmp_path: Path) -> None:
-    program = trace(Two(), tuple(batches(1)[0].values()), {}, "two")
-    torch.export.save(program, tmp_path / "two.pt2")
-    with zipfile.ZipFile(tmp_path / "two.pt2") as source, zipfile.ZipFile(tmp_path / "evil.pt2", "w") as target:
-        names = source.namelist()
-        assert any(place in name for name in names), names
-        for name in names:
-            content = source.read(name)
-            if name.endswith("weights_config.json"):
-                content = content.replace(b'"use_pickle": false', b'"use_pickle": true')
-            target.writestr(name, pickle.dumps(Evil(), protocol) if place in name else content)
-    with pytest.raises(InputError, match="is no exported program"):
-        inspect(tmp_path / "evil.pt2")
-
-
-def test_a_program_with_one_name_twice_or_custom_objects_is_refused(tmp_path: Path) -> None:
-    program = trace(Two(), tuple(batches(1)[0].values()), {}, "two")
-    for added in ("again", "archive/data/constants/custom_obj_0"):
-        path = tmp_path / f"{len(added)}.pt2"
-        torch.export.save(program, path)
-        with zipfile.ZipFile(path, "a") as archive, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the name is there already
-            archive.writestr(archive.namelist()[0] if added == "again" else added, b"")
-        with pytest.raises(InputError, match="holds an object that is no tensor"):
-            inspect(path)
 
 
 class Normed(nn.Module):

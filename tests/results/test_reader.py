@@ -297,8 +297,20 @@ def test_a_file_that_is_no_report_is_refused_in_one_sentence(content: bytes, sai
 
 
 def test_a_missing_file_is_told(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"report\.json cannot be read: No such file or directory\. Give the"):
+    with pytest.raises(InputError, match=r"no such report: .*report\.json\. Expected the report\.json of a fin"):
         load_report(tmp_path)
+
+
+def test_a_report_that_is_no_file_is_refused_before_it_is_opened(tmp_path: Path) -> None:
+    (tmp_path / "report.json").mkdir()
+    with pytest.raises(InputError, match=r"report\.json is a folder"):
+        load_report(tmp_path)
+    with (tmp_path / "large").open("wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(InputError, match=r"holds 1048576\.0 MB"):
+        load_report(tmp_path / "large")
+    with pytest.raises(InputError, match="NUL byte"):
+        load_report(Path("a\0b"))
 
 
 def test_a_long_wrong_value_is_cut() -> None:

@@ -201,5 +201,5 @@ def test_what_is_no_report_is_refused_before_any_work(text: str, tmp_path: Path)
     (tmp_path / "old.json").write_text(text, "utf-8")
     with pytest.raises(InputError, match=r"old\.json"):
         load_report(tmp_path / "old.json")
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match="no such report"):
         load_report(tmp_path / "none.json")

@@ -1,0 +1,102 @@
+"""Arrays in `.npz` and `.npy` files, which are read only where they hold what they say and fit in memory."""
+
+import math
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import torch
+
+from prox24_export.errors import InputError
+from prox24_export.input_files import MB, expect_file
+from prox24_export.passes.graph.arrays import Array
+from prox24_export.passes.refine.memory import find_available_memory
+
+WANTED = "a NumPy .npz or .npy file"
+ZIP = (b"PK\x03\x04", b"PK\x05\x06")
+ROW = 512  # bytes that Python takes for a row beside its values
+SHARE = 2  # samples may take a half of what is free: the rest is for what is computed from them
+
+
+def read_arrays(path: Path, option: str) -> dict[str, Array]:
+    """Reads all arrays of a file.
+
+    Args:
+        path: The file; what it holds counts, not its name.
+        option: How messages name the file, e.g. `--calibration`.
+
+    Returns:
+        The arrays of an `.npz` by name; the one of an `.npy` by the name of the file.
+
+    Raises:
+        InputError: It is no regular file, is torn, holds Python objects, or takes more memory than is free.
+    """
+    size = expect_file(path, option, WANTED).st_size
+    try:
+        with path.open("rb") as file:
+            is_zip = file.read(4) in ZIP
+            file.seek(0)
+            expect_room(_measure_archive(file) if is_zip else _measure_array(file, size), f"{option} {path}")
+            file.seek(0)
+            loaded = np.load(file, allow_pickle=False)
+            return {name: loaded[name] for name in loaded.files} if is_zip else {path.name: loaded}
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(f"{option} {path} cannot be read: {error}. Expected {WANTED}.") from error
+
+
+def expect_room(needed: int, where: str) -> None:
+    """Expects that `needed` bytes are free.
+
+    Raises:
+        InputError: They are not.
+    """
+    free = find_free()
+    if needed > free:
+        raise InputError(
+            f"{where} takes {needed / MB:,.0f} MB of memory, and {free / MB:,.0f} MB are free. Give fewer samples."
+        )
+
+
+def find_free() -> int:
+    """Finds how many bytes of memory are free."""
+    return find_available_memory(torch.device("cpu"))
+
+
+def count_bytes(arrays: Mapping[str, Array]) -> int:
+    """Counts the bytes that arrays take together with the rows that they divide into."""
+    return sum(_count(array.shape, array.itemsize) for array in arrays.values())
+
+
+def _count(shape: tuple[int, ...], itemsize: int) -> int:
+    return math.prod(shape) * itemsize + ROW * (shape[0] if shape else 1)
+
+
+def _measure_archive(file: IO[bytes]) -> int:
+    total = 0
+    with zipfile.ZipFile(file) as archive:
+        for entry in archive.infolist():
+            with archive.open(entry) as content:
+                total += _measure_array(content, entry.file_size)
+    return total
+
+
+def _measure_array(content: IO[bytes], size: int) -> int:
+    """Measures what an array of `size` bytes will take, by its header.
+
+    Raises:
+        ValueError: It is no array, holds Python objects, or says that it is larger than its bytes.
+    """
+    version = np.lib.format.read_magic(content)
+    readers: Any = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    if version not in readers:
+        raise ValueError(f"version {version} of the format is not read")
+    shape, _, dtype = readers[version](content)
+    if dtype.hasobject:
+        raise ValueError("it holds pickled Python objects, which can run any code when they are read")
+    if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize > size - content.tell():
+        raise ValueError(f"an array of {dtype} {list(shape)} is larger than the bytes that are there")
+    return _count(shape, dtype.itemsize)

@@ -1,0 +1,117 @@
+"""Directories of strangers: no code in them runs, no size in them takes all memory, and no other file is copied."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from prox24_export import inspect
+from prox24_export.data import text
+from prox24_export.errors import InputError
+from prox24_export.models.model_configuration import MOST, read_configuration
+from prox24_export.models.transformers_directory import TransformersDirectory
+from tests.models.transformers_models import saved
+
+CODE = "open('marker', 'w').close()\n"
+MAP = {
+    "AutoConfig": "planted.Planted",
+    "AutoModelForCausalLM": "planted.Planted",
+    "AutoTokenizer": ["planted.Planted", "planted.Planted"],
+}
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models") / "llama"
+    saved("llama", folder)
+    return folder
+
+
+@pytest.fixture
+def model(original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A model with code beside it that writes a marker."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(original, tmp_path / "model")
+    for name in ("planted.py", "custom_generate/generate.py"):
+        (tmp_path / "model" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "model" / name).write_text(CODE, encoding="utf-8")
+    return tmp_path / "model"
+
+
+def change(folder: Path, **changes: Any) -> None:
+    file = folder / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_bytes()) | changes), encoding="utf-8")
+
+
+def test_code_beside_a_model_is_not_run(model: Path) -> None:
+    change(model, auto_map=MAP, model_type="planted")
+    assert inspect(model)
+    change(model, architectures=["Planted"])
+    with pytest.raises(InputError, match="names the architecture Planted"):
+        inspect(model)
+    (model / "tokenizer_config.json").write_text(
+        json.dumps({"auto_map": MAP, "tokenizer_class": "Planted"}), encoding="utf-8"
+    )
+    Path("text.txt").write_text("one two", encoding="utf-8")
+    with pytest.raises(InputError, match=r"the tokenizer of .* cannot be loaded"):
+        text.read_token_rows(Path("text.txt"), model, 4, None, "--calibration")
+    assert not Path("marker").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"architectures": ["AutoTokenizer"]}, "names the architecture AutoTokenizer, which is no model"),
+        ({"architectures": ["os"]}, "names the architecture os"),
+        ({"architectures": {"a": 1}}, "names the architecture"),
+        ({"hidden_size": 10**9}, r"describes a model of [\d,]+ weights"),
+        ({"vocab_size": 10**9}, r"describes a model of [\d,]+ weights"),
+        ({"num_hidden_layers": 10**9}, "num_hidden_layers is 1,000,000,000"),
+        ({"num_labels": 10**9}, "num_labels is 1,000,000,000"),
+        ({"text_config": {"encoder_layers": 10**9}}, "encoder_layers is 1,000,000,000"),
+        ({"intermediate_size": 10**30}, "intermediate_size is"),
+        ({"attn_implementation": "somebody/kernel"}, "which is code from elsewhere"),
+        ({"vision_config": {"auto_map": MAP}}, "has an auto_map for a part of the model"),
+    ],
+)
+def test_configurations_that_name_code_or_sizes_without_end_are_refused(
+    changes: dict[str, Any], said: str, model: Path
+) -> None:
+    change(model, **changes)
+    with pytest.raises(InputError, match=said):
+        inspect(model)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [(b"[]", "holds a list"), (b"{", "cannot be read"), (b'{"a": 1, "a": 2}', "twice"), (b"[" * 10**5, "too many")],
+)
+def test_what_is_no_configuration_is_refused(content: bytes, said: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_bytes(content)
+    with pytest.raises(InputError, match=said):
+        read_configuration(tmp_path, 1)
+    (tmp_path / "config.json").write_text(json.dumps({"num_labels": MOST + 1}), encoding="utf-8")
+    assert read_configuration(tmp_path, MOST + 1) == {"num_labels": MOST + 1}  # as long as an axis of the checkpoint
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_only_files_of_the_directory_are_copied(model: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    snapshot = cache / "snapshots" / "a"
+    shutil.copytree(model, snapshot)
+    (cache / "blobs").mkdir()
+    shutil.move(snapshot / "generation_config.json", cache / "blobs" / "0")
+    (snapshot / "generation_config.json").symlink_to("../../blobs/0")
+    (tmp_path / "secret").write_text("secret", encoding="utf-8")
+    (snapshot / "README.md").symlink_to(tmp_path / "secret")
+    (snapshot / "gone").symlink_to("nowhere")
+    (snapshot / "same").symlink_to("planted.py")
+    os.mkfifo(snapshot / "pipe")
+    directory = TransformersDirectory(snapshot)
+    (tmp_path / "out").mkdir()
+    out = directory.write(directory.open(), {}, tmp_path / "out")
+    copied = {path.name for path in out.iterdir()}
+    assert copied == {"config.json", "generation_config.json", "model.safetensors", "planted.py", "same"}
