@@ -67,6 +67,7 @@ def test_a_link_in_its_place_is_not_followed(tmp_path: Path) -> None:
         ("another-machine 1", True),
         (f"{platform.node()} {2**22 + 1}", False),  # above the largest process number
     ],
+    ids=["running here", "on another machine", "no longer running"],
 )
 def test_on_a_file_system_without_locks_the_named_process_decides(
     holder: str, is_refused: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
