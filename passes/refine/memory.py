@@ -27,7 +27,7 @@ def measure_kept_for_gradient(objective: Objective, weights: Mapping[str, Tensor
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in own:
             kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
+        return tensor.detach()  # an output that its own gradient keeps would never be freed
 
     tracked = {name: weight.detach().requires_grad_() for name, weight in weights.items()}
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):

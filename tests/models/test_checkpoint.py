@@ -82,7 +82,7 @@ def test_solved_weights_wait_on_disk_in_their_own_type(tmp_path: Path) -> None:
         assert store[name].dtype == array.dtype
         assert store[name].tobytes() == array.tobytes()
     del store["scalar"]
-    assert len(store) == len(every) - 1 == len(list(tmp_path.iterdir()))
+    assert len(store) == len(every) - 1 == len(list(tmp_path.rglob("*.bin")))
 
 
 def test_lazy_tensors_are_read_when_asked_for_and_shared_while_held() -> None:
