@@ -1,7 +1,6 @@
 """`python -m prox24_export`."""
 
 import os
-import signal
 import sys
 
 from prox24_export.process import interrupts
@@ -19,11 +18,13 @@ def main() -> None:
 
         silence_libraries()
         code = cli.main()
+        interrupts.ignore_signals()
     except KeyboardInterrupt:
-        sys.stderr.write("prox24-export: interrupted. Nothing was written.\n")
+        interrupts.ignore_signals()
+        from prox24_export.process.stderr import open_stderr  # noqa: PLC0415
+
+        open_stderr().write("prox24-export: interrupted. Nothing was written.\n")
         code = 130
-    for number in interrupts.SIGNALS:
-        signal.signal(number, signal.SIG_IGN)  # the outcome stands; what is left is to go
     sys.exit(code)
 
 

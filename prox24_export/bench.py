@@ -15,7 +15,7 @@ from prox24_export.facts.files import describe_files, expect_unchanged, look_at
 from prox24_export.input_files import expect_file
 from prox24_export.models.onnx import OnnxFile
 from prox24_export.output.manifest import TOOL
-from prox24_export.output.place import take_place
+from prox24_export.output.place import find_free_name, take_place
 from prox24_export.output.target import expect_outside
 from prox24_export.passes.emit_engine.build import EngineBuildError
 from prox24_export.passes.find_linears import FindLinears
@@ -113,7 +113,7 @@ def _bench_models(  # noqa: PLR0917 - as `bench` has them
         try:
             engine = run_engines(job, finished, timed)
         except EngineBuildError as error:
-            kept = target.with_name(f"{target.name}.build.log")  # the folder, and the log in it, will not appear
+            kept = find_free_name(target.with_name(f"{target.name}.build.log"))  # the output folder will not appear
             kept.write_text(error.log, encoding="utf-8")
             raise Prox24Error(f"{error.reason} All that it said is in {kept}.") from error
     for model in models:
@@ -227,7 +227,7 @@ def _assemble_report(  # noqa: PLR0917 - what a report of two files holds
 ) -> Report:
     return Report(
         tool=TOOL,
-        versions=machine.list_versions(),
+        versions=run.versions,
         machine=machine.describe_machine(),
         started=run.started,
         settings=settings.as_dict(),

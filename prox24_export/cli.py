@@ -12,6 +12,7 @@ from prox24_export import config
 from prox24_export.errors import InputError, Prox24Error, describe_fault
 from prox24_export.process import interrupts
 from prox24_export.process.printable import escape, make_printable
+from prox24_export.process.stderr import open_stderr
 from prox24_export.progress import Silent, Terminal
 from prox24_export.settings import DATA, OUTPUT, REFINEMENT, BenchSettings, InspectSettings, Settings
 
@@ -41,8 +42,8 @@ The exit code says how it went:
 - 1: The model was exported. A limit was not kept, or a later stage failed, which the report names.
 - 2: The options, the model or the data are unsuitable. Nothing was written.
 - 3: An engine that was asked for cannot be used here. Nothing was written.
-- 4: The run failed. Nothing was written.
-- 130: The run was interrupted. Nothing was written.
+- 4: The run failed. Nothing was written, unless the message names a folder.
+- 130: The run was interrupted. Nothing was written, unless the message names a folder.
 """
 
 
@@ -228,18 +229,20 @@ def _completed(some: BenchSettings | InspectSettings) -> Settings:
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command and returns its exit code."""
-    with interrupts.catch_signals(deliver=False):
-        try:
-            command, bound, _ = app.parse_args(arguments, exit_on_error=False, print_error=False)
-            return command(*bound.args, **bound.kwargs) or PASSED
-        except KeyboardInterrupt:
-            return _say(f"interrupted. {_what_is_written()}", INTERRUPTED)
-        except Exception as error:
-            if interrupts.was_interrupted():  # compiled code made another error of the interrupt
-                return _say(f"interrupted. {_what_is_written()}", INTERRUPTED)
-            if os.environ.get("PROX24_TRACEBACK") and not isinstance(error, (CycloptsError, Prox24Error)):
-                raise
-            return _say(*_explain(error))
+    try:
+        with interrupts.catch_signals(deliver=False):
+            try:
+                command, bound, _ = app.parse_args(arguments, exit_on_error=False, print_error=False)
+                code: int | None = command(*bound.args, **bound.kwargs)
+                interrupts.raise_if_interrupted()
+            except Exception as error:
+                interrupts.raise_if_interrupted()  # compiled code made another error of the interrupt
+                if os.environ.get("PROX24_TRACEBACK") and not isinstance(error, (CycloptsError, Prox24Error)):
+                    raise
+                return _say(*_explain(error))
+            return code or PASSED
+    except KeyboardInterrupt:
+        return _say(f"interrupted. {_what_is_written()}", INTERRUPTED)
 
 
 def _explain(error: Exception) -> tuple[str, int]:
@@ -262,6 +265,8 @@ def _what_is_written() -> str:
 
 def _print(text: str) -> None:
     """The result to stdout, in what it can encode. A reader that has gone away takes nothing from the verdict."""
+    if sys.stdout is None:  # closed before the command began
+        return
     encoding = sys.stdout.encoding or "utf-8"
     try:
         sys.stdout.write(escape(text, keep="\n").encode(encoding, errors="replace").decode(encoding))
@@ -274,5 +279,5 @@ def _print(text: str) -> None:
 
 
 def _say(message: str, code: int) -> int:
-    sys.stderr.write(f"prox24-export: {escape(' '.join(message.split()))}\n")
+    open_stderr().write(f"prox24-export: {escape(' '.join(message.split()))}\n")
     return code

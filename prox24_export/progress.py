@@ -3,15 +3,15 @@
 A pass calls `tick` and knows no more of it.
 """
 
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import IO, Protocol, cast
 
 from prox24_export.process.interrupts import raise_if_interrupted
 from prox24_export.process.printable import escape
+from prox24_export.process.stderr import PatientStream, open_stderr
 
 
 @dataclass(frozen=True)
@@ -61,12 +61,13 @@ class Terminal:
     @contextmanager
     def stage(self, title: str, total: int) -> Iterator[Steps]:
         """See `Progress.stage`."""
-        with _show_bar(title, total) if sys.stderr.isatty() else _show_line(title) as steps:
+        stream = open_stderr()
+        with _show_bar(title, total, stream) if stream.isatty() else _show_line(title, stream) as steps:
             yield steps
 
 
 @contextmanager
-def _show_line(title: str) -> Iterator[Steps]:
+def _show_line(title: str, stream: PatientStream) -> Iterator[Steps]:
     started = time.perf_counter()
     last = [""]
 
@@ -74,18 +75,18 @@ def _show_line(title: str) -> Iterator[Steps]:
         last[0] = f" ({escape(words)})"
 
     yield Steps(tell=tell)
-    sys.stderr.write(f"{title}: done in {time.perf_counter() - started:.1f} s{last[0]}\n")
+    stream.write(f"{title}: done in {time.perf_counter() - started:.1f} s{last[0]}\n")
 
 
 @contextmanager
-def _show_bar(title: str, total: int) -> Iterator[Steps]:
+def _show_bar(title: str, total: int, stream: PatientStream) -> Iterator[Steps]:
     from rich.console import Console  # noqa: PLC0415 (only when a run starts)
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn  # noqa: PLC0415
     from rich.progress import Progress as Bars  # noqa: PLC0415
 
     columns = (TextColumn("{task.description:<20}"), BarColumn(20), MofNCompleteColumn(), TimeRemainingColumn())
     said = TextColumn("{task.fields[said]}", markup=False)
-    with Bars(*columns, said, console=Console(stderr=True)) as bars:
+    with Bars(*columns, said, console=Console(file=cast("IO[str]", stream))) as bars:
         task = bars.add_task(title, total=total, said="")
         yield Steps(lambda: bars.advance(task), lambda words: bars.update(task, said=escape(words)[-SHOWN:]))
 

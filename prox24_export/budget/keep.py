@@ -33,7 +33,7 @@ from prox24_export.stages.prepare import Job
 from prox24_export.stages.prune import PrunedLayers, prune
 from prox24_export.stages.run import Run
 from prox24_export.stages.solve import SolvedModel
-from prox24_export.stages.weight_store import WeightStore
+from prox24_export.stages.weight_store import PickedWeights, WeightStore
 
 
 def measure_job_sensitivity(
@@ -61,7 +61,7 @@ def measure_job_sensitivity(
 def keep_budget(
     job: Job,
     pruned: PrunedLayers,
-    weights: WeightStore,
+    weights: StoredWeights,
     judges: Judges,
     *,
     again: bool,
@@ -69,13 +69,13 @@ def keep_budget(
     run: Run,
     errors: float = ERRORS,
     orders: Mapping[str, Order] = ORDERS,
-) -> tuple[PrunedLayers, BudgetReport]:
-    """Leaves layers dense until the limits are kept; afterwards `weights` holds only the weights that stay sparse.
+) -> tuple[PrunedLayers, StoredWeights, BudgetReport]:
+    """Leaves layers dense until the limits are kept.
 
     Args:
         job: The run's job.
         pruned: The layers as they were solved.
-        weights: The solved weights; those of dense layers are removed.
+        weights: The solved weights.
         judges: Measure a variant on the evaluation samples that the search may look at.
         again: Whether other layers may be solved again, which must not be where they were refined together.
         scratch: Folder for weights that are solved again.
@@ -84,7 +84,7 @@ def keep_budget(
         orders: The orders in which layers are left dense.
 
     Returns:
-        The layers as they end, and what the search found.
+        The layers as they end, the weights that stay sparse, and what the search found.
     """
     begun = time.perf_counter()
     with run.timed("budget"):
@@ -104,18 +104,15 @@ def keep_budget(
         choice = search.run()
         rows = solver.find_rows(choice) or pruned
         names = list_weights(choice.dense)
-        if len(choice.dense) == len(found):
-            weights.clear()  # nothing that was refined beside pruned weights stays either: it is the dense model
-        for name in list(weights):
-            if name in names:
-                del weights[name]
-            elif choice.solved_again:
-                weights[name] = choice.weights[name]
+        source = choice.weights if choice.solved_again else weights
+        # Nothing that was refined beside pruned weights stays either where all are dense: it is the dense model.
+        sparse_names = [] if len(choice.dense) == len(found) else [name for name in weights if name not in names]
+        kept = PickedWeights(dict.fromkeys(sparse_names, source))
         report = _make_report(search, choice, judges.samples, errors, time.perf_counter() - begun)
     layers = _mark_dense(rows.layers, pruned.layers, choice)
     sparse = {row.name for row in layers if row.state == "sparse"}
     masks = {name: mask for name, mask in rows.masks.items() if name in sparse}
-    return replace(rows, layers=layers, masks=masks), report
+    return replace(rows, layers=layers, masks=masks), kept, report
 
 
 def stay_within_budget(job: Job, solved: SolvedModel, judges: Judges | None, scratch: Path, run: Run) -> SolvedModel:
@@ -127,8 +124,8 @@ def stay_within_budget(job: Job, solved: SolvedModel, judges: Judges | None, scr
     if judges is None or not solved.weights:
         return solved
     again = solved.refinement is None or not solved.refinement.kept
-    pruned, found = keep_budget(job, solved.pruned, solved.weights, judges, again=again, scratch=scratch, run=run)
-    return replace(solved, pruned=pruned, budget=found)
+    pruned, kept, found = keep_budget(job, solved.pruned, solved.weights, judges, again=again, scratch=scratch, run=run)
+    return replace(solved, weights=kept, pruned=pruned, budget=found)
 
 
 class _OtherLayersSolver:

@@ -6,8 +6,7 @@ import os
 import platform
 import resource
 import sys
-from importlib.metadata import version
-from importlib.util import find_spec
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,11 @@ M_MMAP_THRESHOLD, LARGE_BLOCK = -3, 4 << 20  # malloc.h; bytes
 
 def list_versions() -> dict[str, str]:
     """Lists the versions of Python and of every package that takes part, by name."""
-    there = [name for name in OPTIONAL if find_spec(name) is not None]
-    return {"python": platform.python_version()} | {name: version(name) for name in (*PACKAGES, *there)}
+    found = {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}
+    for name in OPTIONAL:
+        with contextlib.suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
 
 
 def describe_machine() -> dict[str, Any]:

@@ -18,6 +18,7 @@ from prox24_export.facts.files import describe_files, list_folder
 from prox24_export.models.checkpoint import INDEX, Checkpoint
 from prox24_export.models.frontend import CONFIG, ONNX_MODEL
 from prox24_export.models.model_configuration import read_configuration
+from prox24_export.output.lock import ENDING as LOCK
 from prox24_export.passes.front_torch.emit_onnx import EmitOnnx
 from prox24_export.passes.front_torch.graph import FxGraph, expect_fx_graph
 from prox24_export.passes.front_torch.trace import trace
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 MODEL = "model"
+OF_MODEL = {".safetensors", ".json", ".model"}  # and tokenizers
 EXAMPLE_BATCH, EXAMPLE_TOKENS = 2, 12
 EXAMPLE_VALUES = 1 << 27  # entries of an image or of sound to trace with
 PACKED, SLACK = 8, 1 << 28  # weights in a stored byte, and entries of what is computed and not stored
@@ -62,8 +64,11 @@ class TransformersDirectory:
         return FxGraph(self.path, trace_module(module, self.path), predicts, read)
 
     def files(self, graph: TracedGraph | None) -> Mapping[str, Path]:  # noqa: ARG002 - as the protocol has it
-        """Lists all files of the directory. See `Frontend.files`."""
-        return list_folder(self.path)
+        """Lists the files that make the model: weights and configurations. See `Frontend.files`.
+
+        Others may lie beside them and change at any time, such as the output of the command that runs.
+        """
+        return {name: file for name, file in list_folder(self.path).items() if Path(name).suffix in OF_MODEL}
 
     def facts(self, graph: TracedGraph) -> FileFacts:
         """See `Frontend.facts`."""
@@ -107,11 +112,12 @@ def _is_own_file(file: Path) -> bool:
     """Whether this is a regular file that belongs to the directory.
 
     A link may lead to a file in the same directory, or, as in the cache of Hugging Face, to one in its `blobs`. Another
-    could bring any file of the user's into the output. The configuration is known to be one by what it holds.
+    could bring any file of the user's into the output. The configuration is known to be one by what it holds. Locks,
+    such as that of an output folder beside these files, are no part of a model.
     """
     target, folder = file.resolve(), file.parent.resolve()
     own = folder in target.parents or folder.parent.parent / "blobs" == target.parent or file.name == CONFIG
-    return own and target.is_file()
+    return own and target.is_file() and file.suffix != LOCK
 
 
 def load_lazily(path: Path) -> "tuple[PreTrainedModel, Callable[[str], Tensor] | None]":

@@ -5,7 +5,12 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from prox24_export.errors import InputError
+from prox24_export.input_files import expect_file
+
 REPORT = "report.json"
+PAGES = ("report.html", "summary.md", "junit.xml")  # which `prox24-export report` may write later, too
+LARGEST = 1 << 28  # bytes of a report
 TOOL = "prox24-export"  # the value of `tool` in the report of a folder that may be replaced
 
 
@@ -20,14 +25,15 @@ def read_listed(folder: Path) -> frozenset[str] | None:
     Many things are called `report.json`, and anybody can write one: a name that leads out of the folder is not listed.
     """
     try:
+        expect_file(folder / REPORT, "report", "the report of a run", most=LARGEST)
         report: Any = json.loads((folder / REPORT).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+    except (InputError, OSError, ValueError, RecursionError):
         return None
     if not isinstance(report, dict) or report.get("tool") != TOOL:
         return None
     names = report.get("files")
     told = [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
-    return frozenset(name for name in told if _stays_inside(name))
+    return frozenset(name for name in (*told, *(PAGES if told else ())) if _stays_inside(name))
 
 
 def find_others(folder: Path, listed: frozenset[str]) -> list[str]:

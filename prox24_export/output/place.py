@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from prox24_export.errors import InputError, Prox24Error
+from prox24_export.errors import InputError, Prox24Error, describe_fault
 from prox24_export.output import manifest, target
 from prox24_export.output.exchange import exchange, find_aside, sync, write_through
 from prox24_export.output.lock import hold_lock
 from prox24_export.process.interrupts import hold_signals, mark_finished, raise_if_interrupted
+from prox24_export.process.stderr import open_stderr
 
 UNFINISHED, RUN = ".unfinished", "run"
 
@@ -38,11 +39,13 @@ def take_place(out: Path, *sources: object, force: bool) -> Iterator[Path]:
     place = target.expect_place(out)
     target.expect_outside(out, sources)
     above = [parent for parent in place.parents if not parent.exists()]
-    around = place.with_name(place.name + UNFINISHED)
+    around, aside = place.with_name(place.name + UNFINISHED), find_aside(place)
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        with hold_lock(place) as left:
-            _remove_leftovers(place, around, left=left)
+        with hold_lock(place) as lock:
+            with hold_signals():
+                _remove_leftovers(place, around, aside, left=lock.left)
+                lock.stays = False
             target.expect_replaceable(out, force=force)
             try:
                 work = around / RUN
@@ -52,6 +55,7 @@ def take_place(out: Path, *sources: object, force: bool) -> Iterator[Path]:
             finally:
                 with hold_signals():
                     shutil.rmtree(around, ignore_errors=True)
+                    lock.stays = around.exists() or aside.exists()
     except BaseException:
         with hold_signals():
             _remove_empty(above)
@@ -75,44 +79,77 @@ def _finish(out: Path, place: Path, work: Path, *, force: bool) -> None:
     write_through(work)
     with hold_signals():
         try:
-            target.expect_replaceable(out, force=force)
-        except InputError as error:
+            target.expect_replaceable(place, force=force)
+            was_exchanged = _replace(place, work)
+        except (InputError, OSError) as error:
             kept = _move_to_free_name(work, place)
             mark_finished(kept)
-            raise Prox24Error(f"{error} It was not so when the run began. The finished run is in {kept}.") from error
-        _replace(place, work)
+            told = describe_fault(error)
+            raise Prox24Error(f"{told}. It was not so when the run began. The finished run is in {kept}.") from error
         mark_finished(out)
         with suppress(OSError):  # it stands; when the disk learns its name is all that is left
             sync(place.parent)
+        if was_exchanged:
+            _keep_what_no_run_wrote(work, place)
 
 
-def _replace(place: Path, work: Path) -> None:
+def _replace(place: Path, work: Path) -> bool:
+    """Puts `work` in the place of what is there; returns whether that is at `work` now."""
     if not place.exists() or not any(place.iterdir()):
         work.rename(place)  # takes the place of an empty folder, too, and of nothing else
-        return
-    exchange(work, place)  # what was replaced is removed with the folder that it is in now
-    if manifest.find_others(work, manifest.read_listed(work) or frozenset()):
-        _move_to_free_name(work, place)  # somebody has put a file into it this very moment
+        return False
+    exchange(work, place)
+    return True
+
+
+def _keep_what_no_run_wrote(earlier: Path, place: Path) -> None:
+    """Keeps an earlier run under a free name where somebody has put a file into it at the last moment.
+
+    Otherwise it is removed with the folder that it is in now.
+    """
+    try:
+        others = manifest.find_others(earlier, manifest.read_listed(earlier) or frozenset())
+    except OSError:
+        others = ["what cannot be looked at"]
+    if others:
+        kept = _move_to_free_name(earlier, place)
+        open_stderr().write(f"prox24-export: the earlier run is kept in {kept}, since it holds {others[0]}.\n")
+
+
+def find_free_name(place: Path) -> Path:
+    """Finds a name that nothing has: that of `place` with `-2`, `-3` and so on behind it."""
+    free = (place.with_name(f"{place.name}-{number}") for number in itertools.count(2))
+    return next(path for path in free if not path.exists() and not path.is_symlink())
 
 
 def _move_to_free_name(work: Path, place: Path) -> Path:
-    free = (place.with_name(f"{place.name}-{number}") for number in itertools.count(2))
-    kept = next(path for path in free if not path.exists() and not path.is_symlink())
+    kept = find_free_name(place)
     work.rename(kept)
     return kept
 
 
-def _remove_leftovers(place: Path, around: Path, *, left: bool) -> None:
-    """Removes what a killed run of this output has left; its lock is the proof that it was one of ours."""
-    aside = find_aside(place)
+def _remove_leftovers(place: Path, around: Path, aside: Path, *, left: bool) -> None:
+    """Removes what a killed run of this output has left; its lock is the proof that it was one of ours.
+
+    Raises:
+        InputError: What is there was not left by a run.
+        OSError: It cannot be removed.
+    """
     for path in (around, aside):
-        if not left and (path.exists() or path.is_symlink()):
+        there = path.exists() or path.is_symlink()
+        if there and not (left and path.is_dir() and not path.is_symlink() and (path == around or _is_run(path))):
             raise InputError(f"{path} is in the way of the output {place}. Move it, or choose another folder with -o.")
     if aside.exists() and not place.exists():
         aside.rename(place)
     for path in (around, aside):
-        if path.is_dir() and not path.is_symlink():
+        if path.exists():
             shutil.rmtree(path)
+
+
+def _is_run(folder: Path) -> bool:
+    """Whether a folder is a finished run and holds nothing else."""
+    listed = manifest.read_listed(folder)
+    return listed is not None and not manifest.find_others(folder, listed)
 
 
 def _remove_empty(folders: list[Path]) -> None:

@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from prox24_export.errors import InputError
+from prox24_export.errors import InputError, first_line
 from prox24_export.input_files import expect_path
 from prox24_export.output import manifest
 
@@ -16,8 +16,7 @@ def expect_place(out: Path) -> Path:
         InputError: The folder is or holds the current folder, is a link to nothing, or has an impossible name.
         OSError: The folder above it cannot be written.
     """
-    expect_path(out, "--out")
-    place = out.resolve()
+    place = _resolve(out, "--out")
     for ending in (".unfinished", ".replaced"):
         expect_path(place.with_name(place.name + ending) if place.name else place, "--out")
     if place in (Path.cwd(), *Path.cwd().parents):
@@ -65,10 +64,26 @@ def expect_outside(out: Path, sources: Iterable[object]) -> None:
     Raises:
         InputError: One of them does.
     """
-    place = out.resolve()
+    place = _resolve(out, "--out")
     for source in sources:
-        if isinstance(source, (str, Path)) and place in Path(source).resolve().parents:
+        if not isinstance(source, (str, Path)):
+            continue
+        found = _resolve(Path(source), "the path")
+        if place in (found, *found.parents):
             raise InputError(f"{source}, which is read, lies inside the output folder {out}. Choose another with -o.")
+
+
+def _resolve(path: Path, what: str) -> Path:
+    """Resolves all links of a path.
+
+    Raises:
+        InputError: It has an impossible name, or its links lead in a circle.
+    """
+    expect_path(path, what)
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError) as error:
+        raise InputError(f"{what} {path} cannot be followed: {first_line(error)}. Give another one.") from error
 
 
 def _expect_writable(parent: Path) -> None:

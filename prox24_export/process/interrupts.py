@@ -1,10 +1,11 @@
 """Signals that end a run: SIGINT, SIGTERM and SIGHUP clean up like an exception, and are never lost.
 
-A handler that only raises is not enough: where compiled code calls back into Python, it may swallow the exception and
-go on. The handler therefore notes the signal first, and `raise_if_interrupted`, which runs between stages and at every
-step of a stage, raises once more.
+A handler that only raises is not enough: where compiled code calls back into Python, it may swallow the exception, or
+make another error of it, and go on. The handler therefore notes the signal first, and `raise_if_interrupted`, which
+runs between stages and at every step of a stage, raises once more.
 
-Handlers of the user's own program stay in place, and so does a signal that is ignored, as `nohup` ignores SIGHUP.
+Handlers of the user's own program stay in place, and so does a signal that is ignored, as `nohup` ignores SIGHUP. All
+of this concerns the main thread, in which alone Python handles signals.
 """
 
 import signal
@@ -20,9 +21,17 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 DEFAULTS = (signal.SIG_DFL, signal.default_int_handler)
 
 
+class Interrupted(KeyboardInterrupt):
+    """A signal came.
+
+    The interpreter ends itself by SIGINT, whatever the exit code, once a plain KeyboardInterrupt has left the text that
+    `exec` runs, even if it was caught afterwards; libraries run much by `exec` while they load.
+    """
+
+
 @dataclass
 class _State:
-    """What is known of signals in this process.
+    """What is known of signals in the main thread.
 
     Attributes:
         caught: The signal that came first; None where none came.
@@ -49,14 +58,19 @@ def catch_signals(*, deliver: bool = True) -> Iterator[None]:
             the process, and a SIGINT that came too late to interrupt anything raises KeyboardInterrupt.
 
     Raises:
-        KeyboardInterrupt: A signal came.
+        Interrupted: A signal came before the output was complete, whatever compiled code has made of it.
     """
-    if _state.replaced or threading.current_thread() is not threading.main_thread():
+    if _state.replaced or not _is_main_thread():
         yield
         return
     start_catching()
     try:
         yield
+        raise_if_interrupted()
+    except Exception as error:
+        if was_interrupted():
+            raise Interrupted from error
+        raise
     finally:
         caught = stop_catching()
         if deliver and caught is not None and (caught != signal.SIGINT or _state.finished is not None):
@@ -64,7 +78,7 @@ def catch_signals(*, deliver: bool = True) -> Iterator[None]:
 
 
 def start_catching() -> None:
-    """Takes the place of the default handlers, and forgets what was caught before."""
+    """Takes the place of the default handlers, and forgets what was known before."""
     _state.caught, _state.held, _state.finished = None, 0, None
     for number in SIGNALS:
         if signal.getsignal(number) in DEFAULTS:
@@ -76,13 +90,14 @@ def stop_catching() -> int | None:
     for number, handler in _state.replaced.items():
         signal.signal(number, handler)
     _state.replaced.clear()
-    return _state.caught
+    caught, _state.caught, _state.held = _state.caught, None, 0
+    return caught
 
 
 def raise_if_interrupted() -> None:
-    """Raises KeyboardInterrupt where a signal was caught, even if its first exception was swallowed."""
-    if _state.caught is not None and not _state.held and _state.finished is None:
-        raise KeyboardInterrupt
+    """Raises Interrupted where a signal was caught, even if its first exception was swallowed."""
+    if _is_main_thread() and was_interrupted() and not _state.held:
+        raise Interrupted
 
 
 def was_interrupted() -> bool:
@@ -93,16 +108,18 @@ def was_interrupted() -> bool:
 @contextmanager
 def hold_signals() -> Iterator[None]:
     """Lets no signal cut the block short, because a half-done step would leave something behind."""
-    _state.held += 1
+    step = 1 if _is_main_thread() else 0
+    _state.held += step
     try:
         yield
     finally:
-        _state.held -= 1
+        _state.held -= step
 
 
 def mark_finished(out: Path) -> None:
     """Notes that the output folder is complete. From now on only a second signal ends the program."""
-    _state.finished = out
+    if _is_main_thread():
+        _state.finished = out
 
 
 def finished_output() -> Path | None:
@@ -110,8 +127,18 @@ def finished_output() -> Path | None:
     return _state.finished
 
 
+def ignore_signals() -> None:
+    """Ignores signals for the rest of the process, because the outcome stands and what is left is to go."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _is_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
+
+
 def _note(number: int, _frame: FrameType | None) -> None:
     first = _state.caught is None
     _state.caught = number if first else _state.caught
     if not _state.held and (_state.finished is None or not first):
-        raise KeyboardInterrupt
+        raise Interrupted

@@ -45,7 +45,7 @@ def write_rendered(report: Report, folder: Path, masks: Mapping[str, Mask] | Non
 def write_report(report: Report, folder: Path, masks: Mapping[str, Mask] | None = None) -> Report:
     """Writes `report.json` and every file that is rendered from it.
 
-    A file that cannot be rendered is left out and named as a fault.
+    A page that cannot be rendered or written is left out and named as a fault.
 
     Args:
         report: The report of a run.
@@ -58,22 +58,25 @@ def write_report(report: Report, folder: Path, masks: Mapping[str, Mask] | None 
     Raises:
         OSError: A file cannot be written.
     """
-    faults: list[Fault] = []
-    texts: dict[str, str] = {}
-    for name in NAMES:
-        try:
-            texts |= _render(report, masks, (name,))
-        except Exception as error:  # noqa: BLE001 - a page costs no solved model
-            faults.append(Fault(name, describe_fault(error)))
-    report = replace(
-        report,
-        faults=(*report.faults, *faults),
-        files=tuple(sorted({*list_files(folder), *texts, REPORT})),
-    )
-    for name, text in (_render(report, masks, texts) if faults else texts).items():
-        _write(folder / name, text)
+    report = _write_pages(report, folder, masks)
+    report = replace(report, files=tuple(sorted({*list_files(folder), REPORT})))
     _write(folder / REPORT, report.to_json())
     return report
+
+
+def _write_pages(report: Report, folder: Path, masks: Mapping[str, Mask] | None) -> Report:
+    """Writes every page that can be, and returns the report with the faults of the others, which all pages show."""
+    while True:
+        faults, pages = [], [name for name in NAMES if name not in {fault.stage for fault in report.faults}]
+        for name in pages:
+            try:
+                _write(folder / name, _render(report, masks, (name,))[name])
+            except Exception as error:  # noqa: BLE001 - a page costs no solved model
+                (folder / name).unlink(missing_ok=True)
+                faults.append(Fault(name, describe_fault(error)))
+        if not faults:
+            return report
+        report = replace(report, faults=(*report.faults, *faults))
 
 
 def _render(report: Report, masks: Mapping[str, Mask] | None, names: Iterable[str] = NAMES) -> dict[str, str]:

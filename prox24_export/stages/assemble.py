@@ -26,7 +26,7 @@ def assemble_report(  # noqa: PLR0917 - in the order in which they were found
     """The report of a run; the arguments are what its stages returned."""
     return Report(
         tool=TOOL,
-        versions=machine.list_versions(),
+        versions=run.versions,
         machine=machine.describe_machine() | {"peak_memory_mb": round(machine.measure_peak_mb(), 1)},
         started=run.started,
         settings=job.settings.as_dict(),

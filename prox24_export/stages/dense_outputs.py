@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from prox24_export.data.samples import Parts, Sample, join_samples
+from prox24_export.data.samples import Parts, Sample, can_join, join_samples
 from prox24_export.errors import InputError
 from prox24_export.passes.graph.arrays import Array
 from prox24_export.passes.graph.protocol import Feeds, Linear, Runner, TracedGraph
@@ -51,7 +51,12 @@ class SampleSource:
 
 
 def expect_numbers(
-    run: Runner, names: Sequence[str], batches: Iterable[tuple[Feeds, Array | None]], told: SampleSource
+    run: Runner,
+    names: Sequence[str],
+    batches: Iterable[tuple[Feeds, Array | None]],
+    told: SampleSource,
+    *,
+    joined: bool,
 ) -> None:
     """Refuses a dense model that returns NaN.
 
@@ -60,6 +65,7 @@ def expect_numbers(
         names: Names of its outputs.
         batches: What it is run on.
         told: How to name the samples in the batches.
+        joined: Whether the rows of a batch are samples; else each batch is one.
 
     Raises:
         InputError: An output holds NaN.
@@ -68,8 +74,8 @@ def expect_numbers(
     for feeds, _ in batches:
         for name, output in zip(names, map(read_output, run(feeds)), strict=True):
             if holds_nan(output):
-                raise InputError(_describe_nan(name, start + _find_first_nan(output), told))
-        start += max((len(array) for array in feeds.values() if np.ndim(array)), default=1)
+                raise InputError(_describe_nan(name, start + (_find_first_nan(output) if joined else 0), told))
+        start += max((len(array) for array in feeds.values() if np.ndim(array)), default=1) if joined else 1
 
 
 def check_calibration(
@@ -104,7 +110,8 @@ def check_calibration(
     try:
         for few in (samples[:size], [largest]):
             told = SampleSource.of_calibration(few, numbers, facts)
-            expect_numbers(run, graph.outputs, join_samples(few, graph.inputs, size), told)
+            batches = join_samples(few, graph.inputs, size)
+            expect_numbers(run, graph.outputs, batches, told, joined=can_join(graph.inputs))
     except InputError:
         expect_finite_weights(graph, linears)
         raise

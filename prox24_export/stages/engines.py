@@ -12,7 +12,7 @@ from prox24_export.data.samples import can_join, join_samples
 from prox24_export.engines.estimate import estimate
 from prox24_export.engines.timing import gpu_state
 from prox24_export.engines.timing.gpu_watch import Watch, follow_state
-from prox24_export.errors import InputError, Prox24Error, first_line
+from prox24_export.errors import InputError, Prox24Error, describe_fault, first_line
 from prox24_export.output.place import make_scratch
 from prox24_export.passes.emit_engine.build import EngineBuildError
 from prox24_export.passes.front_onnx.graph import OnnxGraph
@@ -189,14 +189,18 @@ def _measure(
     report = _measure_latency(job, finished, files, timed)
     if files is None or files.lowered is None or finished.dense_onnx is None:
         return report
-    seen = _measure_accuracy(job, OnnxGraph(finished.dense_onnx), files.lowered.path, evaluation)
+    notes = files.lowered.notes
+    try:
+        seen = _measure_accuracy(job, OnnxGraph(finished.dense_onnx), files.lowered.path, evaluation)
+    except Exception as error:  # noqa: BLE001 - what was timed stands
+        seen, notes = None, (*notes, f"the accuracy of {files.sparse.name} was not measured: {describe_fault(error)}.")
     names = {"dense onnx": files.dense.name, "sparse onnx": files.sparse.name}
     return replace(
         report,
         files={what: f"{ENGINES}/{name}" for what, name in (names | report.files).items()},
         accuracy={} if seen is None else seen.sparse,
         kept_in_fp32=dict(files.lowered.kept_in_fp32),
-        notes=files.lowered.notes,
+        notes=notes,
     )
 
 

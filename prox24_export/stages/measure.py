@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from prox24_export.data.samples import Sample, join_samples
+from prox24_export.data.samples import Sample, can_join, join_samples
 from prox24_export.passes.graph.arrays import Array
 from prox24_export.passes.graph.protocol import Feeds, Runner, TracedGraph
 from prox24_export.results.report import AccuracyReport
@@ -67,7 +67,7 @@ class Measurement:
         """
         batches = list(join_samples(samples, graph.inputs, size))
         run = graph.runner() if dense is None else dense([feeds for feeds, _ in batches])
-        expect_numbers(run, graph.outputs, batches, told)
+        expect_numbers(run, graph.outputs, batches, told, joined=can_join(graph.inputs))
         spec, own = settings.metric, None
         if spec is not None:
             own = custom_metric.measure_samples(spec, run, graph.outputs, batches)

@@ -1,7 +1,7 @@
 """Refinement after the layers: from stored weights to a differentiable model and back, and what is reported of it."""
 
 import math
-from collections.abc import Callable, MutableMapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 
 import numpy as np
 import torch
@@ -111,20 +111,22 @@ def refine(
     function: Differentiable,
     graph: TracedGraph,
     linears: Sequence[Linear],
-    weights: MutableMapping[str, Array],
+    weights: Mapping[str, Array],
     parts: Parts,
     *,
+    tuned: MutableMapping[str, Array],
     settings: Settings,
     progress: Progress,
 ) -> RefinementReport:
-    """Tunes the solved weights together and replaces those in `weights` where that is better on held-back samples.
+    """Tunes the solved weights together, where that is better on held-back samples.
 
     Args:
         function: The dense model.
         graph: The same.
         linears: Its pruned layers; those that no gradient reaches stay as they are.
-        weights: Solved weights by name, as they are stored; changed where the result is kept.
+        weights: Solved weights by name, as they are stored.
         parts: The choice part decides.
+        tuned: Takes the tuned weights where the result is kept, and only then.
         settings: What to refine, and how.
         progress: Where to show progress.
     """
@@ -142,12 +144,10 @@ def refine(
                 joinable=can_join(graph.inputs),
                 tick=_bar_of_shares(tick),
             )
-    except InputError:
-        raise
-    except Exception as error:  # noqa: BLE001 - e.g. outputs whose size depends on the data; layers stay as solved
+    except RuntimeError as error:  # torch's, e.g. for outputs whose size depends on the data; layers stay as solved
         return RefinementReport(kept=False, reason=f"torch cannot run it: {first_line(error)}")
     if result.kept:
-        weights.update(function.stored_tensors(graph, linears, result.weights))
+        tuned.update(function.stored_tensors(graph, linears, result.weights))
     return _report(result, len(parts.choice), _limit_in_minutes(settings))
 
 

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import TypeVar
 
 from prox24_export.errors import describe_fault
+from prox24_export.facts.machine import list_versions
 from prox24_export.passes.find_linears import matches
 from prox24_export.passes.graph.protocol import Linear, Skipped, TracedGraph
 from prox24_export.process.interrupts import raise_if_interrupted
@@ -28,6 +29,7 @@ class Run:
         progress: Where it shows how far it is.
         start: Clock at its start, in seconds.
         started: Date and time of its start, UTC.
+        versions: The versions of all packages that take part, found before the work, when a failure costs nothing.
         seconds: Wall seconds by name of the stage.
         warnings: What the user should know, one sentence each.
         faults: The stages that failed after the layers were solved.
@@ -36,6 +38,7 @@ class Run:
     progress: Progress = field(default_factory=Silent)
     start: float = field(default_factory=time.perf_counter)
     started: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+    versions: dict[str, str] = field(default_factory=list_versions)
     seconds: dict[str, float] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)

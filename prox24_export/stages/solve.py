@@ -1,9 +1,10 @@
 """From a job to solved weights: layer by layer, then all layers together."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from prox24_export.passes.graph.arrays import Array
 from prox24_export.passes.graph.differentiable import Differentiable
 from prox24_export.passes.graph.protocol import Linear
 from prox24_export.results.budget import BudgetReport
@@ -12,7 +13,7 @@ from prox24_export.stages.prepare import Job
 from prox24_export.stages.prune import PrunedLayers, prune
 from prox24_export.stages.refine import open_differentiable, refine
 from prox24_export.stages.run import Run
-from prox24_export.stages.weight_store import WeightStore
+from prox24_export.stages.weight_store import PickedWeights, WeightStore
 
 REFINEMENT_FAILED = RefinementReport(kept=False, reason="it failed")
 
@@ -28,7 +29,7 @@ class SolvedModel:
         budget: Which layers were left dense to keep a limit; None without a budget.
     """
 
-    weights: WeightStore
+    weights: Mapping[str, Array]
     pruned: PrunedLayers
     refinement: RefinementReport | None
     budget: BudgetReport | None = None
@@ -74,16 +75,26 @@ def solve(job: Job, scratch: Path, run: Run) -> SolvedModel:
     pruned = layer_by_layer(weights, held_back=True)
     linears = [layer for layer in job.linears if layer.weight in weights]
 
+    tuned = WeightStore(scratch)
+
     def refine_together() -> RefinementReport:
         with run.timed("refine"):
             return refine(
-                function, job.graph, linears, weights, job.parts, settings=job.settings, progress=run.progress
+                function,
+                job.graph,
+                linears,
+                weights,
+                job.parts,
+                tuned=tuned,
+                settings=job.settings,
+                progress=run.progress,
             )
 
     refined = run.attempt("refinement", refine_together, REFINEMENT_FAILED)
-    first = SolvedModel(weights, pruned, refined)
     if refined.kept:
-        return first
+        stores = dict.fromkeys(weights, weights) | dict.fromkeys(tuned, tuned)  # biases may be tuned, too
+        return SolvedModel(PickedWeights(stores), pruned, refined)
+    first = SolvedModel(weights, pruned, refined)
     second = WeightStore(scratch)
     return run.attempt(
         "solving on all samples", lambda: SolvedModel(second, layer_by_layer(second, held_back=False), refined), first

@@ -1,13 +1,37 @@
 """Solved weights on disk: memory does not grow with the number of layers."""
 
 import tempfile
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from prox24_export.passes.graph.arrays import Array
+
+
+class PickedWeights(Mapping[str, Array]):
+    """Weights out of several stores, by name; nothing is read or copied before it is asked for."""
+
+    def __init__(self, stores: Mapping[str, Mapping[str, Array]]) -> None:
+        """Takes the store that each name is read from."""
+        self._stores = stores
+
+    def __getitem__(self, name: str) -> Array:
+        """Reads an array."""
+        return self._stores[name][name]
+
+    def __contains__(self, name: object) -> bool:
+        """Whether there is such an array; reads none."""
+        return name in self._stores
+
+    def __iter__(self) -> Iterator[str]:
+        """Names, in their order."""
+        return iter(self._stores)
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(self._stores)
 
 
 class WeightStore(MutableMapping[str, Array]):
@@ -24,12 +48,12 @@ class WeightStore(MutableMapping[str, Array]):
         Raises:
             OSError: The folder cannot be written.
         """
-        if name in self._known:
-            file = self._known[name][0]
-        else:
-            file, self._files = self._folder / f"{self._files}.bin", self._files + 1
+        file, self._files = self._folder / f"{self._files}.bin", self._files + 1
         file.write_bytes(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+        earlier = self._known.get(name)
         self._known[name] = file, array.dtype, array.shape
+        if earlier is not None:  # which stayed until the new one was whole
+            earlier[0].unlink()
 
     def __getitem__(self, name: str) -> Array:
         """Reads an array."""

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from prox24_export import Settings
+from prox24_export.budget import keep
 from prox24_export.budget.judges import Judges, divide_samples, make_limit_judge, prepare_judges, prepare_measure
 from prox24_export.budget.keep import keep_budget, measure_job_sensitivity
-from prox24_export.budget.search import Search
+from prox24_export.budget.search import Search, StoredWeights
 from prox24_export.budget.sensitivity import make_variant
 from prox24_export.data.samples import Sample, join_samples
 from prox24_export.errors import InputError
@@ -61,7 +62,8 @@ class Pipeline:
         ]
         self.searched, self.confirmed, self.reported = divide_samples(labelled, seed=0, in_order=False)
         solved = solve(self.job, self._made("scratch"), self.run)
-        self.weights, self.pruned = solved.weights, solved.pruned
+        self.weights: StoredWeights = solved.weights
+        self.pruned = solved.pruned
 
     def _made(self, name: str) -> Path:
         (self.folder / name).mkdir()
@@ -81,7 +83,10 @@ class Pipeline:
 
     def keep(self, **more: Any) -> tuple[PrunedLayers, Any]:
         options: dict[str, Any] = {"again": True, "scratch": self._made("again")} | more
-        return keep_budget(self.job, self.pruned, self.weights, self.judges(), run=self.run, **options)
+        rows, self.weights, report = keep_budget(
+            self.job, self.pruned, self.weights, self.judges(), run=self.run, **options
+        )
+        return rows, report
 
 
 def test_a_limit_between_dense_and_pruned_is_kept_on_samples_that_the_search_did_not_see(tmp_path: Path) -> None:
@@ -104,6 +109,22 @@ def test_a_limit_between_dense_and_pruned_is_kept_on_samples_that_the_search_did
     assert [decision.state for decision in report.decisions] == [row.state for row in rows.layers]
     held = line.measure(line.reported)(make_variant(line.job.graph, line.weights))
     assert held.dense["top1"] - held.sparse["top1"] <= 6.0
+
+
+def test_a_search_that_fails_at_its_end_leaves_the_solved_weights_as_they_were(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("a fault")
+
+    line = Pipeline(tmp_path, Settings(max_accuracy_drop=0.0))
+    solved, before = line.weights, {name: line.weights[name] for name in line.weights}
+    monkeypatch.setattr(keep, "_make_report", fail)
+    with pytest.raises(RuntimeError, match="a fault"):
+        line.keep()
+    assert solved.keys() == before.keys()
+    for name, weight in before.items():
+        np.testing.assert_array_equal(solved[name], weight)
 
 
 def test_a_limit_that_only_the_dense_model_keeps_leaves_no_layer_sparse(tmp_path: Path) -> None:

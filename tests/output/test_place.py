@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 from prox24_export.errors import InputError, Prox24Error
 from prox24_export.output import exchange
+from prox24_export.output import place as place_module
 from prox24_export.output.place import make_scratch, take_place
 from tests.command import snapshot
 
@@ -108,10 +110,13 @@ def test_an_earlier_run_comes_back_when_the_new_folder_cannot_take_its_place(
 
     monkeypatch.setattr(exchange, "_exchange_at_once", lambda *_: False)
     monkeypatch.setattr(Path, "rename", fails_once)
-    with pytest.raises(OSError, match="device busy"):
+    with pytest.raises(Prox24Error, match=r"device busy.*The finished run is in .*out-2"):
         write(tmp_path / "out")
     assert calls >= failing
-    assert snapshot(tmp_path) == before
+    now = snapshot(tmp_path)
+    assert now.pop("out-2/fresh") == b"new"
+    assert now.pop("out-2", "") is None
+    assert now == before
 
 
 @pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o755), (0o077, 0o700), (0o002, 0o775)])
@@ -161,6 +166,73 @@ def test_a_second_run_is_refused_before_it_writes_anything(tmp_path: Path) -> No
         with pytest.raises(InputError, match=r"another run is writing .*out\. Wait until it ends"):
             write(tmp_path / "out")
         assert snapshot(tmp_path) == before
+
+
+def test_what_a_clean_up_could_not_remove_is_removed_by_the_next_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "rmtree", lambda *_, **__: None)
+        write(tmp_path / "out")
+    assert names(tmp_path) == ["out", "out.lock", "out.unfinished"]
+    finished_run(tmp_path / "other")
+    (tmp_path / "other").rename(tmp_path / "out.unfinished" / "run")
+    shutil.rmtree(tmp_path / "out")
+    write(tmp_path / "out")
+    assert names(tmp_path) == ["out"]
+
+
+def test_a_refused_run_gives_nobody_the_right_to_what_it_found(tmp_path: Path) -> None:
+    (tmp_path / "out.unfinished").mkdir()
+    (tmp_path / "out.unfinished" / "precious").touch()
+    before = snapshot(tmp_path)
+    for _ in range(2):
+        with pytest.raises(InputError, match="is in the way of the output"):
+            write(tmp_path / "out")
+        assert snapshot(tmp_path) == before
+
+
+def test_a_folder_called_replaced_is_ours_only_if_it_is_a_finished_run(tmp_path: Path) -> None:
+    (tmp_path / "out.lock").write_text("prox24-export machine 1\n", "utf-8")
+    finished_run(tmp_path / "out.replaced")
+    (tmp_path / "out.replaced" / "precious").touch()
+    before = snapshot(tmp_path)
+    with pytest.raises(InputError, match=r"out\.replaced is in the way"):
+        write(tmp_path / "out")
+    assert {name: content for name, content in snapshot(tmp_path).items() if name != "out.lock"} == {
+        name: content for name, content in before.items() if name != "out.lock"
+    }
+
+
+@pytest.mark.parametrize("error", [PermissionError("of another user"), NotADirectoryError("a file"), OSError("full")])
+def test_a_finished_run_that_cannot_take_its_place_is_kept(
+    error: OSError, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("prox24_export.output.place._replace", fail)
+    with pytest.raises(Prox24Error, match=r"The finished run is in .*out-2\."):
+        write(tmp_path / "out")
+    assert snapshot(tmp_path / "out-2") == {"fresh": b"new"}
+    assert names(tmp_path) == ["out-2"]
+
+
+def test_a_file_that_came_at_the_very_last_moment_is_kept_with_the_earlier_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = finished_run(tmp_path / "out")
+    swap = exchange.exchange
+
+    def exchange_late(left: Path, right: Path) -> None:
+        (right / "notes").write_text("mine", "utf-8")
+        swap(left, right)
+
+    monkeypatch.setattr(place_module, "exchange", exchange_late)
+    write(out)
+    assert snapshot(out) == {"fresh": b"new"}
+    assert (tmp_path / "out-2" / "notes").read_text("utf-8") == "mine"
+    assert "the earlier run is kept in" in capsys.readouterr().err
 
 
 LEFT: Sequence[tuple[str, ...]] = [(), ("out.unfinished",), ("out.unfinished", "out.replaced")]

@@ -61,6 +61,8 @@ def test_what_no_run_wrote_is_never_replaced(name: str, tmp_path: Path) -> None:
 def test_nothing_that_is_read_may_lie_in_the_output(inside: str, tmp_path: Path) -> None:
     out = earlier(tmp_path / "out")
     (tmp_path / "link").symlink_to(out)
+    with pytest.raises(InputError, match="lies inside the output folder"):
+        target.expect_outside(out, [out])
     for source in (out / inside, tmp_path / "link" / inside, str(out / inside)):
         with pytest.raises(InputError, match="lies inside the output folder"):
             target.expect_outside(out, [tmp_path / "model.onnx", None, [{"x": 1}], "module:function", source])
@@ -74,6 +76,13 @@ def test_a_file_a_dangling_link_and_the_current_folder_are_refused(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match="is a file"):
         target.expect_replaceable(Path("file"), force=True)
+    (tmp_path / "circle").symlink_to("circle")
+    with pytest.raises(InputError, match="cannot be followed"):
+        target.expect_place(Path("circle"))
+    with pytest.raises(InputError, match="cannot be followed"):
+        target.expect_outside(Path("out"), [Path("circle")])
+    with pytest.raises(InputError, match="NUL byte"):
+        target.expect_outside(Path("out"), ["a\0b"])
     for out, said in (("link", "is a link to nothing"), (".", "the current folder"), ("..", "the current folder")):
         with pytest.raises(InputError, match=said):
             target.expect_place(Path(out))

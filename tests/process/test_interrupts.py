@@ -1,11 +1,12 @@
 """Signals are noted, raised, raised again where they were swallowed, and held back where a step must be whole."""
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,31 +32,57 @@ DEFAULT: dict[int, Any] = {
 }
 
 
+def swallow(number: int) -> None:
+    """Sends a signal to this process and swallows its exception, as a callback of compiled code does."""
+    with contextlib.suppress(KeyboardInterrupt):
+        os.kill(os.getpid(), number)
+        pytest.fail("nothing was raised")
+
+
+def swallow_and_go_on(number: int) -> None:
+    swallow(number)
+    assert interrupts.was_interrupted()
+    raise_if_interrupted()
+    pytest.fail("the next step was done")
+
+
+def fail_of(number: int) -> None:
+    """Sends a signal and makes another error of its exception, as an operator does that calls back."""
+    try:
+        os.kill(os.getpid(), number)
+    except KeyboardInterrupt as error:
+        raise RuntimeError("an operator failed") from error
+
+
+def run_whole_step(number: int, done: list[str]) -> None:
+    with hold_signals():
+        os.kill(os.getpid(), number)
+        raise_if_interrupted()
+        done.append("whole")
+    raise_if_interrupted()
+    done.append("more")
+
+
 @pytest.mark.parametrize("number", interrupts.SIGNALS)
-def test_a_signal_is_raised_and_raised_again_where_it_was_swallowed(number: int) -> None:
-    with catch_signals(deliver=False):
-        try:
-            os.kill(os.getpid(), number)
-        except KeyboardInterrupt:
-            pass  # as a callback of compiled code does
-        else:
-            pytest.fail("nothing was raised")
-        assert interrupts.was_interrupted()
-        with pytest.raises(KeyboardInterrupt):
-            raise_if_interrupted()
+@pytest.mark.parametrize("work", [swallow, fail_of])
+def test_a_signal_that_compiled_code_swallows_or_makes_an_error_of_is_raised(
+    number: int, work: Callable[[int], None]
+) -> None:
+    with pytest.raises(interrupts.Interrupted), catch_signals(deliver=False):
+        work(number)
     assert {number: signal.getsignal(number) for number in DEFAULT} == DEFAULT
 
 
+def test_it_is_raised_at_the_next_step_already() -> None:
+    with pytest.raises(interrupts.Interrupted), catch_signals(deliver=False):
+        swallow_and_go_on(signal.SIGTERM)
+
+
 def test_a_step_that_must_be_whole_is_not_cut_short() -> None:
-    done = False
-    with catch_signals(deliver=False):
-        with hold_signals():
-            os.kill(os.getpid(), signal.SIGTERM)
-            raise_if_interrupted()
-            done = True
-        with pytest.raises(KeyboardInterrupt):
-            raise_if_interrupted()
-    assert done
+    done: list[str] = []
+    with pytest.raises(interrupts.Interrupted), catch_signals(deliver=False):
+        run_whole_step(signal.SIGTERM, done)
+    assert done == ["whole"]
 
 
 def test_after_the_output_is_complete_only_a_second_signal_ends_the_program() -> None:
@@ -67,6 +94,26 @@ def test_after_the_output_is_complete_only_a_second_signal_ends_the_program() ->
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGTERM)
     assert interrupts.finished_output() == Path("out")
+
+
+def test_a_run_that_was_interrupted_does_not_interrupt_a_later_one_in_another_thread() -> None:
+    with pytest.raises(KeyboardInterrupt), catch_signals(deliver=False):
+        os.kill(os.getpid(), signal.SIGINT)
+    failed: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            with catch_signals(), hold_signals():
+                raise_if_interrupted()
+                mark_finished(Path("of another thread"))
+        except BaseException as error:  # noqa: BLE001 - told below
+            failed.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    assert failed == []
+    assert interrupts.finished_output() is None
 
 
 def test_each_outermost_block_begins_anew() -> None:

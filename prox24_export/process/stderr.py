@@ -1,0 +1,41 @@
+"""What is told on stderr: it is for people who may have closed it, and never ends a run that they wait for."""
+
+import sys
+from contextlib import suppress
+from typing import TextIO
+
+
+class PatientStream:
+    """A text stream to which writing never fails; what cannot be written is lost."""
+
+    def __init__(self, stream: TextIO | None) -> None:
+        """Wraps a stream; None stands for one that was closed before the program began."""
+        self._stream = stream
+
+    @property
+    def encoding(self) -> str:
+        """The encoding of the stream."""
+        return getattr(self._stream, "encoding", None) or "utf-8"
+
+    def write(self, text: str) -> int:
+        """Writes a text as far as the stream takes it."""
+        with suppress(OSError, ValueError, AttributeError):  # full, hung up, closed, or not there
+            self._stream.write(text)  # type: ignore[union-attr] # None is suppressed above
+        return len(text)
+
+    def flush(self) -> None:
+        """Hands on what was written."""
+        with suppress(OSError, ValueError, AttributeError):
+            self._stream.flush()  # type: ignore[union-attr] # same
+
+    def isatty(self) -> bool:
+        """Whether a person reads it on a terminal."""
+        try:
+            return self._stream is not None and self._stream.isatty()
+        except ValueError:  # closed
+            return False
+
+
+def open_stderr() -> PatientStream:
+    """The process's stderr, as it is now."""
+    return PatientStream(sys.stderr)
