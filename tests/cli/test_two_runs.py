@@ -174,3 +174,15 @@ def test_force_never_deletes_what_is_read_nor_what_no_run_wrote(tmp_path: Path) 
     assert refused.code == 2
     assert "out holds notes.txt beside a finished run" in refused.stderr
     assert snapshot(tmp_path) == before
+
+
+@pytest.mark.parametrize("closed", ["> /dev/null 2> /dev/full", ">&- 2>&-", "2>&1 | head -c 1 > /dev/null"])
+def test_output_that_nobody_reads_ends_no_run(closed: str, tmp_path: Path) -> None:
+    network(tmp_path)
+    samples(tmp_path)
+    line = f"set -o pipefail; {SCRIPT} {' '.join(RUN)} --method magnitude {closed}"
+    done = subprocess.run(["bash", "-c", line], cwd=tmp_path, check=False)
+    assert done.returncode == 0
+    report = json.loads((tmp_path / "out" / "report.json").read_text("utf-8"))
+    assert report["faults"] == []
+    assert report["accuracy"] is not None
