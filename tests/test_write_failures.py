@@ -121,7 +121,7 @@ def test_whichever_write_fails_the_old_run_or_the_new_one_stands_whole(
     # What may fail: the parent that is there already, the engines' scratch folder, the clean-up, the name's own fsync.
     weighty = [step for step in survived if step != f"os.mkdir {tmp_path}" and "/scratch." not in step]
     pages = [step for step in weighty if any(name in step for name in PAGES)]
-    assert len(pages) == 2 * len(PAGES)  # each is opened, and renamed
+    assert len(pages) == 3 * len(PAGES)  # each is opened, gets its permissions, and is renamed
     assert [step.partition(" ")[0] for step in weighty if step not in pages] == ["fsync", "os.rmdir", "os.remove"]
 
 

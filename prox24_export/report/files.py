@@ -1,5 +1,7 @@
 """Writes `report.json` and the files that are rendered from it, and renders them again from it."""
 
+import os
+import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -87,14 +89,26 @@ def _render(report: Report, masks: Mapping[str, Mask] | None, names: Iterable[st
 
 
 def _write(path: Path, text: str) -> None:
-    """Writes a file as a whole, so that an earlier one stays where that fails."""
-    copy = path.with_name(f"{path.name}.unfinished")
+    """Writes a file as a whole, so that an earlier one stays where that fails.
+
+    The folder may be a stranger's: no link in it is followed, neither one of the file's own name nor another.
+    """
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f"{path.name}.", suffix=".unfinished")
+    copy = Path(name)
     try:
-        copy.write_text(text, encoding="utf-8")
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        copy.chmod(0o666 & ~_read_umask())
         copy.replace(path)
     except BaseException:
         copy.unlink(missing_ok=True)
         raise
+
+
+def _read_umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def rerender_folder(folder: Path) -> list[Path]:

@@ -163,6 +163,20 @@ def test_a_run_is_rendered_again_from_its_report_alone(tmp_path: Path) -> None:
     assert (tmp_path / "report.json").read_text(encoding="utf-8") == full().to_json()
 
 
+def test_no_link_in_a_strangers_folder_is_followed(tmp_path: Path) -> None:
+    run, precious = tmp_path / "run", tmp_path / "precious"
+    run.mkdir()
+    precious.write_text("mine", encoding="utf-8")
+    (run / "report.json").write_text(full().to_json(), encoding="utf-8")
+    for name in ("report.html", "summary.md", "junit.xml"):
+        for ending in ("", ".unfinished"):
+            if name != "report.html" or ending:  # a page is read for its masks first
+                (run / f"{name}{ending}").symlink_to(precious)
+    rerender_folder(run)
+    assert precious.read_text(encoding="utf-8") == "mine"
+    assert not (run / "summary.md").is_symlink()
+
+
 def test_what_is_written_first_and_again_is_the_same(tmp_path: Path) -> None:
     first = {path: path.read_bytes() for path in write_rendered(full(), tmp_path)}
     (tmp_path / "report.json").write_text(full().to_json(), encoding="utf-8")
