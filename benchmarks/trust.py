@@ -48,7 +48,7 @@ def start(folder: Path, *more: str, before: Sequence[str] = ()) -> "subprocess.P
 
 
 def is_whole(folder: Path) -> bool:
-    """Whether a finished run stands in `out` with every file that it lists, and all but the pages that it says failed."""
+    """Whether a finished run stands in `out` with all that it lists: every file but the pages that it says failed."""
     out = folder / "out"
     if not (out / "report.json").is_file():
         return False
