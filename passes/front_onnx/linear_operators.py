@@ -190,7 +190,7 @@ def _find_constant_operand(node: ir.Node) -> tuple[ConstantOperand, int] | Refus
         return Refusal(Reason.NO_ACTIVATION, weight=right) if isinstance(left, ConstantOperand) else (right, 1)
     if isinstance(left, ConstantOperand):
         return left, 0
-    told = [side for side in (right, left) if side.reason is not Reason.NOT_CONSTANT or side.detail]
+    told = [side for side in (right, left) if not side.is_activation or side.detail]
     return told[0] if told else Refusal(Reason.NOT_CONSTANT, "both operands are activations")
 
 
