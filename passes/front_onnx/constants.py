@@ -21,7 +21,8 @@ ONNX_DOMAINS = {"", "ai.onnx", "ai.onnx.ml"}
 SPARSE = "is a sparse initializer"  # of a value's `meta`: onnx_ir does not read them
 COMPUTED = "is computed from constants alone"  # of a value's `meta`: looked up for every operand, found once
 RESHAPED = {"Reshape", "Unsqueeze", "Squeeze", "Flatten"}
-PASSED_THROUGH = {"Identity", "Transpose", "Cast", "QuantizeLinear", "DequantizeLinear", *RESHAPED}
+LAYOUT_ONLY = {"Cast", "Identity", "Transpose", *RESHAPED}
+PASSED_THROUGH = {"QuantizeLinear", "DequantizeLinear", *LAYOUT_ONLY}
 AXES_AS_INPUT = 2  # inputs of Unsqueeze, Squeeze and Reshape from opset 13, or 5, on
 
 

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
@@ -14,6 +15,7 @@ from prox24_export.passes.front_onnx.constants import ONNX_DOMAINS
 from prox24_export.passes.front_onnx.foldable import Chain, choose_safe, find_chain, find_computed_weights
 from prox24_export.passes.front_onnx.tensors import count_bytes, find_model_tensors
 from prox24_export.passes.graph.arrays import EXTERNAL_ABOVE, Array
+from prox24_export.passes.graph.protocol import Candidate, Skipped
 
 FIRST_WITH_CONSTANTS = 4  # version of the format from which initializers need not be inputs
 
@@ -51,6 +53,16 @@ def fold_weights(proto: onnx.ModelProto, model: ir.Model, path: Path) -> dict[st
     if folded:
         _store(proto, folded, sorted({places[node] for chain in folded for node in chain.nodes}, reverse=True))
     return {str(chain.weight.name): chain.operator for chain in folded}
+
+
+def note_folded(layers: Iterable[Candidate | Skipped], folded: Mapping[str, str]) -> list[Candidate | Skipped]:
+    """Adds a note to each layer whose weight is folded; `folded` has the operators as `fold_weights` returns them."""
+    return [
+        replace(layer, notes=(f"its weight was computed by {folded[layer.weight]}: it is stored folded",))
+        if isinstance(layer, Candidate) and layer.weight in folded
+        else layer
+        for layer in layers
+    ]
 
 
 def _cut_out(

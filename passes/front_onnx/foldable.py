@@ -15,6 +15,7 @@ from prox24_export.passes.front_onnx.constant_shapes import ConstantType
 from prox24_export.passes.front_onnx.constants import (
     FLOAT_TYPES,
     ONNX_DOMAINS,
+    RESHAPED,
     Refusal,
     find_stored_tensor,
     resolve_constant,
@@ -118,11 +119,13 @@ def choose_safe(
     groups: dict[ir.Value | None, _Group] = {}
     for chain in chains:
         sizes = {value: _count_bytes(types.get(str(value.name))) for value in chain.values}
-        found = types.get(str(chain.weight.name))
-        if found is None or found.kind not in FLOAT_TYPES or len(found.shape) < MATRIX or None in sizes.values():
+        if None in sizes.values() or not _can_be_matrix(chain.weight, types[str(chain.weight.name)].shape):
             continue
         known = {value: size or 0 for value, size in sizes.items()}
-        largest = max(chain.leaves, key=known.__getitem__, default=None)
+        largest = max(filter(_is_stored, known), key=known.__getitem__, default=None)
+        ends = [value for value in (chain.weight, largest) if value is not None]
+        if any(types[str(value.name)].kind not in FLOAT_TYPES for value in ends):
+            continue  # a weight that is stored as integers shall not grow
         groups.setdefault(largest, _Group([], {})).add(chain, known)
     most = max(MOST_WORK * stored, ALWAYS_SMALL)
     for group in groups.values():
@@ -161,10 +164,18 @@ class _Group:
 
     @property
     def is_small(self) -> bool:
-        stored = sum(size for value, size in self.sizes.items() if find_stored_tensor(value) is not None)
+        stored = sum(size for value, size in self.sizes.items() if _is_stored(value))
         return self.results <= max(MOST_GROWTH * stored, ALWAYS_SMALL) and self.work <= max(
             MOST_WORK * stored, ALWAYS_SMALL
         )
+
+
+def _can_be_matrix(value: ir.Value, shape: Sequence[int]) -> bool:
+    return len(shape) >= MATRIX or any(node.op_type in RESHAPED for node, _ in value.uses())
+
+
+def _is_stored(value: ir.Value) -> bool:
+    return find_stored_tensor(value) is not None
 
 
 def _count_bytes(found: ConstantType | None) -> int | None:

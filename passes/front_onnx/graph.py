@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
@@ -17,16 +16,21 @@ from torch import Tensor
 from prox24_export.errors import InputError
 from prox24_export.passes.front_onnx import expand_model, external_data, float32_copy, linear_operators, runtime
 from prox24_export.passes.front_onnx.constant_shapes import infer_constant_types
-from prox24_export.passes.front_onnx.constants import COMPUTED, FLOAT_TYPES, find_stored_tensor, mark_sparse
+from prox24_export.passes.front_onnx.constants import (
+    COMPUTED,
+    FLOAT_TYPES,
+    LAYOUT_ONLY,
+    find_stored_tensor,
+    mark_sparse,
+)
 from prox24_export.passes.front_onnx.dependencies import find_read_values, is_random, mark_computed, sort_nodes
-from prox24_export.passes.front_onnx.fold_weights import fold_weights
+from prox24_export.passes.front_onnx.fold_weights import fold_weights, note_folded
 from prox24_export.passes.front_onnx.inputs import declare_input, describe_input
 from prox24_export.passes.front_onnx.read_model import read_model
 from prox24_export.passes.front_onnx.tensors import find_model_tensors, find_node_tensors, is_external
 from prox24_export.passes.graph.arrays import Array
 from prox24_export.passes.graph.protocol import Candidate, Feeds, Input, Linear, Node, Skipped
 
-LAYOUT_ONLY = {"Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
 Owner = TypeVar("Owner", onnx.NodeProto, onnx.FunctionProto)
 
 
@@ -151,11 +155,7 @@ class OnnxGraph:
     def operators(self) -> list[Candidate | Skipped]:
         """Recognises every linear-like node, in topological order."""
         found = linear_operators.find_operators(self._model, self._names, lambda: self._constant_shapes)
-        return [self._noted(layer) if isinstance(layer, Candidate) else layer for layer in found]
-
-    def _noted(self, layer: Candidate) -> Candidate:
-        operator = self.folded.get(layer.weight)
-        return replace(layer, notes=(f"its weight was computed by {operator}: it is stored folded",)) if operator else layer
+        return note_folded(found, self.folded)
 
     def expand(self, feeds: Feeds) -> "OnnxGraph":
         """Makes a graph with the nodes of functions, and of the branches that run, in its main graph.

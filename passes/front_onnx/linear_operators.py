@@ -190,6 +190,8 @@ def _find_constant_operand(node: ir.Node) -> tuple[ConstantOperand, int] | Refus
         return Refusal(Reason.NO_ACTIVATION, weight=right) if isinstance(left, ConstantOperand) else (right, 1)
     if isinstance(left, ConstantOperand):
         return left, 0
+    if left.reason is right.reason is Reason.COMPUTED:
+        return Refusal(Reason.NO_ACTIVATION)
     told = [side for side in (right, left) if not side.is_activation or side.detail]
     return told[0] if told else Refusal(Reason.NOT_CONSTANT, "both operands are activations")
 
