@@ -109,7 +109,7 @@ def resolve_constant(value: ir.Value | None) -> ConstantOperand | Refusal:  # no
     node = value.producer()
     if node is None:
         return Refusal(Reason.NOT_CONSTANT)
-    if node.op_type not in PASSED_THROUGH or node.domain not in ONNX_DOMAINS:
+    if node.op_type not in PASSED_THROUGH or node.domain not in ONNX_DOMAINS or not node.inputs:
         return _refuse_computed(value, node)
     before = resolve_constant(node.inputs[0])
     if isinstance(before, Refusal):
@@ -120,14 +120,9 @@ def resolve_constant(value: ir.Value | None) -> ConstantOperand | Refusal:  # no
         case "Cast":
             name = FLOAT_TYPES[ir.DataType(node.attributes.get_int("to", 0))]
             return replace(before, limit=min(before.limit, find_largest_value(name)))
-        case "Transpose":
-            default = tuple(reversed(range(len(before.layout.shape))))
-            return replace(before, layout=before.layout.permute(node.attributes.get_ints("perm", default)))
-        case operator if operator in RESHAPED:
-            target = _find_new_shape(node, before.layout.shape)
-            if target is None:
-                return _refuse_computed(value, node)
-            return replace(before, layout=before.layout.reshape(target))
+        case operator if operator in LAYOUT_ONLY:
+            layout = _follow_layout(node, before.layout)
+            return replace(before, layout=layout) if layout else _refuse_computed(value, node)
         case "DequantizeLinear" if before.tensor.dtype not in FLOAT_TYPES:
             return Refusal(Reason.QUANTISED_WEIGHT, before.tensor.dtype.name.lower(), before)
     return before
@@ -140,6 +135,23 @@ def _refuse_computed(value: ir.Value, node: ir.Node) -> Refusal:
     return Refusal(Reason.NOT_CONSTANT, f"computed by {node.op_type}" if is_reshaped else "")
 
 
+def _follow_layout(node: ir.Node, before: Layout) -> Layout | None:
+    """Follows a layout through a node; None where a value decides that is no constant, or where the shape is none."""
+    try:
+        if node.op_type == "Transpose":
+            default = tuple(reversed(range(len(before.shape))))
+            after = before.permute(node.attributes.get_ints("perm", default))
+        else:
+            target = before.shape if node.op_type == "Identity" else _find_new_shape(node, before.shape)
+            if target is None:
+                return None
+            after = before.reshape(target)
+        _ = after.shape  # this fails where the node cannot be run
+    except (ValueError, IndexError):
+        return None
+    return after
+
+
 def _find_new_shape(node: ir.Node, before: tuple[int, ...]) -> tuple[int, ...] | None:
     """Finds the shape that a node of `RESHAPED` makes of a shape; None where a value decides that is no constant."""
     if node.op_type == "Flatten":
@@ -150,22 +162,15 @@ def _find_new_shape(node: ir.Node, before: tuple[int, ...]) -> tuple[int, ...] |
     given = _resolve_integers(node.inputs[1]) if is_input else list(node.attributes.get_ints(name, ()))
     if given is None:
         return None
+    example = np.broadcast_to(np.uint8(0), before)
     match node.op_type:
         case "Unsqueeze":
-            return _insert_axes(before, given)
+            return np.expand_dims(example, tuple(given)).shape
         case "Squeeze":
-            dropped = {axis % len(before) for axis in given} or {axis for axis, size in enumerate(before) if size == 1}
-            return tuple(size for axis, size in enumerate(before) if axis not in dropped)
+            return np.squeeze(example, tuple(given) or None).shape
     if not node.attributes.get_int("allowzero", 0):
         given = [before[axis] if size == 0 else size for axis, size in enumerate(given)]
     return tuple(given)
-
-
-def _insert_axes(before: tuple[int, ...], axes: list[int]) -> tuple[int, ...]:
-    rank = len(before) + len(axes)
-    new = {axis % rank for axis in axes}
-    sizes = iter(before)
-    return tuple(1 if axis in new else next(sizes) for axis in range(rank))
 
 
 def _resolve_integers(value: ir.Value | None) -> list[int] | None:

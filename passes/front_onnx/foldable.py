@@ -23,7 +23,7 @@ from prox24_export.passes.front_onnx.constants import (
 from prox24_export.passes.front_onnx.linear_operators import MATRIX, MULTIPLY
 
 PRUNED = {"MatMul", "Gemm", "Conv"}  # operators whose weights are made sparse
-LONGEST = 1000  # nodes that compute one weight
+LONGEST = 500  # nodes that compute one weight
 MOST_GROWTH = 4  # bytes of results for each byte that is stored
 MOST_WORK = 64  # bytes that are read and written on the way for each byte that is stored
 ALWAYS_SMALL = 1 << 16  # bytes that are never too many

@@ -6,6 +6,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import onnx
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import helper, numpy_helper
@@ -78,6 +79,25 @@ class Chain:
                 axes = data.draw(st.none() | st.lists(st.sampled_from(ones), unique=True, min_size=1)) if ones else None
                 self.add(operator, axes and [axis - rank * data.draw(st.booleans()) for axis in axes])
                 self.shape = tuple(size for axis, size in enumerate(shape) if axis not in (axes or ones))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "v = Squeeze(w, five)",
+        "v = Squeeze(w)",
+        "v = Unsqueeze(w, twice)",
+        "v = Unsqueeze(w, many)",
+        "v = Transpose<perm = [4]>(w)",
+        "v = Reshape(w, five)",
+        "v = Squeeze()",
+    ],
+)
+def test_a_node_that_cannot_be_run_hides_the_weight(body: str, tmp_path: Path) -> None:
+    axes = {"five": np.array([5]), "twice": np.array([0, 0]), "many": np.array([99])}
+    weight = normal() if body == "v = Squeeze(w)" else normal(8, 12)
+    proto = model(f"g (float[2,8] x) => (float[2,12] y) {{ {body} y = MatMul(x, v) }}", {"w": weight, **axes})
+    assert linears(opened(proto, tmp_path)) == []
 
 
 @settings(max_examples=60, deadline=None)

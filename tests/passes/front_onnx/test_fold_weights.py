@@ -39,7 +39,10 @@ FOLDED: dict[str, tuple[str, dict[str, Array], dict[str, str]]] = {
 
 
 def make_feeds(graph: OnnxGraph) -> dict[str, Array]:
-    return {value.name: normal(*(size or 2 for size in value.shape or ()), dtype=value.dtype) for value in graph.inputs}
+    return {
+        value.name: normal(*(size if isinstance(size, int) else 2 for size in value.shape or ()), dtype=value.dtype)
+        for value in graph.inputs
+    }
 
 
 @pytest.mark.parametrize("case", FOLDED)
