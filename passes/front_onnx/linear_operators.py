@@ -231,8 +231,10 @@ def _find_residual(node: ir.Node) -> str | None:
         if reader.op_type != "Add" or reader.graph is not node.graph:
             return None
         other = reader.inputs[1 - index]
-        if other is None or not isinstance(resolve_constant(other), ConstantOperand):
-            return None if other is None else other.name
+        if other is None:
+            return None
+        if isinstance(bias := resolve_constant(other), Refusal) and bias.is_activation:
+            return other.name
         value = reader.outputs[0]
     return None
 

@@ -364,3 +364,11 @@ def test_large_layers_carry_no_note(tmp_path: Path) -> None:
     layer = one(model("g (float[2,32] x) => (float[2,8] y) { y = MatMul(x, w) }", {"w": normal(32, 8)}), tmp_path)
     assert isinstance(layer, Linear)
     assert layer.notes == ()
+
+
+def test_a_bias_that_is_computed_from_constants_is_no_residual_branch(tmp_path: Path) -> None:
+    body = "b, c = Split<axis = 0>(bias) m = MatMul(x, w) a = Add(m, b) y = Add(a, r)"
+    proto = model(f"g ({X}, float[2,8] r) => (float[2,8] y) {{ {body} }}", {"w": normal(8, 8), "bias": normal(16)})
+    layer = one(proto, tmp_path)
+    assert isinstance(layer, Linear)
+    assert [use.residual for use in layer.uses] == ["r"]
