@@ -116,7 +116,7 @@ def _merge(sharers: Sequence[Candidate]) -> Linear:
     """Makes one layer of the nodes that share a weight."""
     first = sharers[0]
     n, k = first.layout.shape
-    notes = []
+    notes = [*first.notes]
     if first.group_size % FP16_TILE_K:
         what = "C_in" if _is_convolution(first) else "K"
         notes.append(f"{what} % {FP16_TILE_K} ≠ 0: an fp16 sparse kernel is unlikely")

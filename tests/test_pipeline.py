@@ -207,3 +207,15 @@ def test_the_pages_masks_are_those_of_the_weights_and_survive_rendering_again(tm
     export(model, data, tmp_path / "out", settings=Settings(force=True))
     files.rerender_folder(tmp_path / "out")
     assert html_mask.read_masks(page.read_text()) == masks
+
+
+def test_a_weight_that_is_computed_from_constants_is_pruned_with_a_note(tmp_path: Path) -> None:
+    text = "g (float[N,16] x) => (float[N,8] y) { v = Mul(w, s) y = MatMul(x, v) }"
+    path = save(model(text, {"w": normal(16, 8), "s": normal(8)}), tmp_path)
+    report = export(path, feeds(), tmp_path / "out", settings=Settings(method="magnitude"))
+    (layer,) = report.layers
+    assert (layer.weight, layer.state) == ("v", "sparse")
+    assert layer.notes[0] == "its weight was computed by Mul: it is stored folded"
+    written = onnx.load(tmp_path / "out" / "model.onnx")
+    assert [node.op_type for node in written.graph.node] == ["MatMul"]
+    assert is_two_four(opened(written, tmp_path).stored("v").T)

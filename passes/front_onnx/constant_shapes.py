@@ -1,6 +1,7 @@
 """The shapes of constants that a model computes, without computing them: all weights together may exceed the memory."""
 
 from collections.abc import Collection, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
@@ -12,8 +13,21 @@ MOST_SIZES = 64  # entries of a tensor that tells an operator sizes or places
 INTEGERS = {onnx.TensorProto.INT32, onnx.TensorProto.INT64}
 
 
-def infer_constant_shapes(proto: onnx.ModelProto, constants: Collection[str], path: Path) -> dict[str, tuple[int, ...]]:
-    """Infers the shapes of values that depend on no input, as far as ONNX's shape inference tells them.
+@dataclass(frozen=True)
+class ConstantType:
+    """What a constant is.
+
+    Attributes:
+        kind: Type of its entries, as `onnx.TensorProto.DataType` numbers it.
+        shape: Size of each axis.
+    """
+
+    kind: int
+    shape: tuple[int, ...]
+
+
+def infer_constant_types(proto: onnx.ModelProto, constants: Collection[str], path: Path) -> dict[str, ConstantType]:
+    """Infers types and shapes of values that depend on no input, as far as ONNX's shape inference tells them.
 
     Args:
         proto: The model. It is not changed, and only small tensors of integers are read.
@@ -21,7 +35,7 @@ def infer_constant_shapes(proto: onnx.ModelProto, constants: Collection[str], pa
         path: The model's file, beside which are its external data.
 
     Returns:
-        Shapes by name; values of unknown shape are left out.
+        By name; values of unknown shape are left out.
     """
     model = onnx.ModelProto(ir_version=proto.ir_version, opset_import=proto.opset_import, functions=proto.functions)
     model.graph.name = "constants"
@@ -35,7 +49,7 @@ def infer_constant_shapes(proto: onnx.ModelProto, constants: Collection[str], pa
     except Exception:  # noqa: BLE001 - the library tells of types that it does not know by several exceptions
         inferred = model
     values = (*inferred.graph.input, *inferred.graph.value_info)
-    return {value.name: shape for value in values if (shape := _read_shape(value)) is not None}
+    return {value.name: found for value in values if (found := _read_type(value)) is not None}
 
 
 def _list_sizes(proto: onnx.ModelProto, path: Path) -> Iterator[onnx.TensorProto]:
@@ -57,7 +71,7 @@ def _list_stored(proto: onnx.ModelProto) -> Iterator[tuple[str, int, list[int]]]
         yield sparse.values.name, sparse.values.data_type, list(sparse.dims)
 
 
-def _read_shape(value: onnx.ValueInfoProto) -> tuple[int, ...] | None:
+def _read_type(value: onnx.ValueInfoProto) -> ConstantType | None:
     kind = value.type.tensor_type
     known = kind.HasField("shape") and all(dim.HasField("dim_value") for dim in kind.shape.dim)
-    return tuple(dim.dim_value for dim in kind.shape.dim) if known else None
+    return ConstantType(kind.elem_type, tuple(dim.dim_value for dim in kind.shape.dim)) if known else None

@@ -19,7 +19,11 @@ FLOAT_TYPES = {  # the types of weights, by the names that NumPy and `Linear.dty
 }
 ONNX_DOMAINS = {"", "ai.onnx", "ai.onnx.ml"}
 SPARSE = "is a sparse initializer"  # of a value's `meta`: onnx_ir does not read them
-PASSED_THROUGH = {"Identity", "Transpose", "Reshape", "Cast", "QuantizeLinear", "DequantizeLinear"}
+COMPUTED = "is computed from constants alone"  # of a value's `meta`: looked up for every operand, found once
+RESHAPED = {"Reshape", "Unsqueeze", "Squeeze", "Flatten"}
+LAYOUT_ONLY = {"Cast", "Identity", "Transpose", *RESHAPED}
+PASSED_THROUGH = {"QuantizeLinear", "DequantizeLinear", *LAYOUT_ONLY}
+AXES_AS_INPUT = 2  # inputs of Unsqueeze, Squeeze and Reshape from opset 13, or 5, on
 
 
 @dataclass(frozen=True)
@@ -53,11 +57,18 @@ class Refusal:
         reason: The reason.
         detail: The figure or the name behind the reason. It may be empty.
         weight: The constant operand, where there is one.
+        computed: The value that nodes compute from constants alone, where that is the reason.
     """
 
     reason: Reason
     detail: str = ""
     weight: ConstantOperand | None = None
+    computed: ir.Value | None = None
+
+    @property
+    def is_activation(self) -> bool:
+        """Whether the operand depends on an input of the model, or is drawn."""
+        return self.reason is Reason.NOT_CONSTANT
 
 
 def find_stored_tensor(value: ir.Value) -> ir.TensorProtocol | None:
@@ -84,7 +95,10 @@ def mark_sparse(model: ir.Model, names: Collection[str]) -> None:
 
 
 def resolve_constant(value: ir.Value | None) -> ConstantOperand | Refusal:  # noqa: C901, PLR0911 (one case per operator)
-    """Finds the stored constant behind an operand, with its layout; or why there is none."""
+    """Finds the stored constant behind an operand, with its layout; or why there is none.
+
+    The values that nodes compute from constants must be marked: see `dependencies.mark_computed`.
+    """
     if value is None:
         return Refusal(Reason.NOT_CONSTANT)
     tensor = find_stored_tensor(value)
@@ -93,67 +107,74 @@ def resolve_constant(value: ir.Value | None) -> ConstantOperand | Refusal:  # no
     if SPARSE in value.meta:
         return Refusal(Reason.SPARSE_INITIALIZER)
     node = value.producer()
-    if node is None or node.domain not in ONNX_DOMAINS:
+    if node is None:
         return Refusal(Reason.NOT_CONSTANT)
-    if node.op_type not in PASSED_THROUGH:
-        return Refusal(Reason.NOT_CONSTANT, _describe_computed(node))
+    if node.op_type not in PASSED_THROUGH or node.domain not in ONNX_DOMAINS or not node.inputs:
+        return _refuse_computed(value, node)
     before = resolve_constant(node.inputs[0])
     if isinstance(before, Refusal):
         return before
     match node.op_type:
         case "Cast" if node.attributes.get_int("to", 0) not in FLOAT_TYPES:
-            return _refuse_computed(node)  # the node reads integers, and not the stored floats
+            return _refuse_computed(value, node)  # the node reads integers, and not the stored floats
         case "Cast":
             name = FLOAT_TYPES[ir.DataType(node.attributes.get_int("to", 0))]
             return replace(before, limit=min(before.limit, find_largest_value(name)))
-        case "Transpose":
-            default = tuple(reversed(range(len(before.layout.shape))))
-            return replace(before, layout=before.layout.permute(node.attributes.get_ints("perm", default)))
-        case "Reshape":
-            target = _find_reshape_target(node, before.layout.shape)
-            return replace(before, layout=before.layout.reshape(target)) if target else _refuse_computed(node)
+        case operator if operator in LAYOUT_ONLY:
+            layout = _follow_layout(node, before.layout)
+            return replace(before, layout=layout) if layout else _refuse_computed(value, node)
         case "DequantizeLinear" if before.tensor.dtype not in FLOAT_TYPES:
             return Refusal(Reason.QUANTISED_WEIGHT, before.tensor.dtype.name.lower(), before)
     return before
 
 
-def _refuse_computed(node: ir.Node) -> Refusal:
-    return Refusal(Reason.NOT_CONSTANT, f"computed by {node.op_type}")
+def _refuse_computed(value: ir.Value, node: ir.Node) -> Refusal:
+    if COMPUTED in value.meta:
+        return Refusal(Reason.COMPUTED, node.op_type, computed=value)
+    is_reshaped = node.op_type in RESHAPED and node.domain in ONNX_DOMAINS
+    return Refusal(Reason.NOT_CONSTANT, f"computed by {node.op_type}" if is_reshaped else "")
 
 
-def _describe_computed(node: ir.Node) -> str:
-    """Names the operator of a node that computes from constants alone; empty where it computes an activation."""
-    ancestors, pending = set(), [node]
-    while pending:
-        here = pending.pop()
-        if here in ancestors:
-            continue
-        ancestors.add(here)
-        for value in here.inputs:
-            if value is None or SPARSE in value.meta or find_stored_tensor(value) is not None:
-                continue
-            producer = value.producer()
-            if producer is None:
-                return ""
-            pending.append(producer)
-    return f"computed by {node.op_type}"
+def _follow_layout(node: ir.Node, before: Layout) -> Layout | None:
+    """Follows a layout through a node; None where a value decides that is no constant, or where the shape is none."""
+    try:
+        if node.op_type == "Transpose":
+            default = tuple(reversed(range(len(before.shape))))
+            after = before.permute(node.attributes.get_ints("perm", default))
+        else:
+            target = before.shape if node.op_type == "Identity" else _find_new_shape(node, before.shape)
+            if target is None:
+                return None
+            after = before.reshape(target)
+        _ = after.shape  # this fails where the node cannot be run
+    except (ValueError, IndexError):
+        return None
+    return after
 
 
-def _find_reshape_target(node: ir.Node, before: tuple[int, ...]) -> tuple[int, ...] | None:
-    if len(node.inputs) == 1:  # before opset 5
-        sizes = list(node.attributes.get_ints("shape", ()))
-    else:
-        target = _resolve_shape(node.inputs[1])
-        if target is None:
-            return None
-        sizes = target
+def _find_new_shape(node: ir.Node, before: tuple[int, ...]) -> tuple[int, ...] | None:
+    """Finds the shape that a node of `RESHAPED` makes of a shape; None where a value decides that is no constant."""
+    if node.op_type == "Flatten":
+        axis = node.attributes.get_int("axis", 1)  # a negative one counts from the end, as in a slice
+        return math.prod(before[:axis]), math.prod(before[axis:])
+    name = "shape" if node.op_type == "Reshape" else "axes"
+    is_input = len(node.inputs) == AXES_AS_INPUT and node.inputs[1] is not None
+    given = _resolve_integers(node.inputs[1]) if is_input else list(node.attributes.get_ints(name, ()))
+    if given is None:
+        return None
+    example = np.broadcast_to(np.uint8(0), before)
+    match node.op_type:
+        case "Unsqueeze":
+            return np.expand_dims(example, tuple(given)).shape
+        case "Squeeze":
+            return np.squeeze(example, tuple(given) or None).shape
     if not node.attributes.get_int("allowzero", 0):
-        sizes = [before[axis] if size == 0 else size for axis, size in enumerate(sizes)]
-    return tuple(sizes)
+        given = [before[axis] if size == 0 else size for axis, size in enumerate(given)]
+    return tuple(given)
 
 
-def _resolve_shape(value: ir.Value | None) -> list[int] | None:
-    """Reads the integers of a constant shape, directly or behind Identity and Cast; None where it is no constant."""
+def _resolve_integers(value: ir.Value | None) -> list[int] | None:
+    """Reads constant integers, directly or behind Identity and Cast; None where they are no constant."""
     while value is not None:
         tensor = find_stored_tensor(value)
         if tensor is not None:

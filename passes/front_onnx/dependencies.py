@@ -5,7 +5,17 @@ from graphlib import TopologicalSorter
 
 import onnx_ir as ir
 
+from prox24_export.passes.front_onnx.constants import COMPUTED, SPARSE
 from prox24_export.passes.graph.protocol import Node
+
+RANDOM_OPERATORS = {
+    "Bernoulli",
+    "Multinomial",
+    "RandomNormal",
+    "RandomNormalLike",
+    "RandomUniform",
+    "RandomUniformLike",
+}
 
 
 def sort_nodes(nodes: Sequence[Node]) -> tuple[Node, ...]:
@@ -15,6 +25,42 @@ def sort_nodes(nodes: Sequence[Node]) -> tuple[Node, ...]:
     if all(earlier < place for place, all_earlier in before.items() for earlier in all_earlier):
         return tuple(nodes)
     return tuple(nodes[place] for place in TopologicalSorter(before).static_order())
+
+
+def mark_computed(model: ir.Model) -> None:
+    """Marks the values of the main graph that nodes compute from constants alone, in whatever order the nodes stand.
+
+    Args:
+        model: The model, whose sparse initializers are marked.
+    """
+    readers: dict[ir.Node, list[ir.Node]] = {}
+    waits_for: dict[ir.Node, int] = {}
+    for node in model.graph:
+        read = [value for value in _walk_read_values(node, model.graph) if not _is_stored(value)]
+        producers = {producer for value in read if (producer := value.producer()) is not None}
+        if is_random(node, model) or any(value.producer() is None for value in read):
+            continue
+        waits_for[node] = len(producers)
+        for producer in producers:
+            readers.setdefault(producer, []).append(node)
+    ready = [node for node, count in waits_for.items() if not count]
+    while ready:
+        node = ready.pop()
+        for value in node.outputs:
+            value.meta[COMPUTED] = True
+        for reader in readers.get(node, ()):
+            waits_for[reader] -= 1
+            if not waits_for[reader]:
+                ready.append(reader)
+
+
+def is_random(node: ir.Node, model: ir.Model) -> bool:
+    """Whether a node, one of its bodies or a function that it calls draws random numbers."""
+    for inner in walk_bodies(node):
+        function = model.functions.get(inner.op_identifier())
+        if inner.op_type in RANDOM_OPERATORS or (function and any(is_random(node, model) for node in function)):
+            return True
+    return False
 
 
 def walk_bodies(node: ir.Node) -> Iterator[ir.Node]:
@@ -32,7 +78,15 @@ def walk_bodies(node: ir.Node) -> Iterator[ir.Node]:
 
 def find_read_values(node: ir.Node, main: ir.Graph) -> Iterator[str]:
     """Yields the names of the main graph's values that a node reads, also of those that its bodies capture."""
+    return (str(value.name) for value in _walk_read_values(node, main))
+
+
+def _walk_read_values(node: ir.Node, main: ir.Graph) -> Iterator[ir.Value]:
     for inner in walk_bodies(node):
         for value in inner.inputs:
             if value is not None and value.name and (inner is node or value.graph is main):
-                yield value.name
+                yield value
+
+
+def _is_stored(value: ir.Value) -> bool:
+    return SPARSE in value.meta or value.is_initializer()

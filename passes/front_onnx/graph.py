@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
@@ -14,25 +15,23 @@ from torch import Tensor
 
 from prox24_export.errors import InputError
 from prox24_export.passes.front_onnx import expand_model, external_data, float32_copy, linear_operators, runtime
-from prox24_export.passes.front_onnx.constant_shapes import infer_constant_shapes
-from prox24_export.passes.front_onnx.constants import FLOAT_TYPES, find_stored_tensor, mark_sparse
-from prox24_export.passes.front_onnx.dependencies import find_read_values, sort_nodes, walk_bodies
+from prox24_export.passes.front_onnx.constant_shapes import infer_constant_types
+from prox24_export.passes.front_onnx.constants import (
+    COMPUTED,
+    FLOAT_TYPES,
+    LAYOUT_ONLY,
+    find_stored_tensor,
+    mark_sparse,
+)
+from prox24_export.passes.front_onnx.dependencies import find_read_values, is_random, mark_computed, sort_nodes
+from prox24_export.passes.front_onnx.fold_weights import fold_weights, note_folded
 from prox24_export.passes.front_onnx.inputs import declare_input, describe_input
 from prox24_export.passes.front_onnx.read_model import read_model
-from prox24_export.passes.front_onnx.tensors import find_node_tensors, is_external
+from prox24_export.passes.front_onnx.tensors import find_model_tensors, find_node_tensors, is_external
 from prox24_export.passes.graph.arrays import Array
 from prox24_export.passes.graph.protocol import Candidate, Feeds, Input, Linear, Node, Skipped
 
-LAYOUT_ONLY = {"Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
 Owner = TypeVar("Owner", onnx.NodeProto, onnx.FunctionProto)
-RANDOM_OPERATORS = {
-    "Bernoulli",
-    "Multinomial",
-    "RandomNormal",
-    "RandomNormalLike",
-    "RandomUniform",
-    "RandomUniformLike",
-}
 
 
 class OnnxGraph:
@@ -40,7 +39,10 @@ class OnnxGraph:
 
     Attributes:
         path: The file that it was read from.
-        proto: The content of the file. External data is left on disk.
+        proto: The content of the file, where weights that it computes from constants are stored as far as that is safe.
+            External data is left on disk.
+        external_names: The names that the file has for the files of its external data, each once.
+        folded: The operators that compute the weights which are stored in `proto` and not in the file, by their names.
     """
 
     def __init__(self, path: Path, proto: onnx.ModelProto | None = None) -> None:
@@ -55,17 +57,35 @@ class OnnxGraph:
         """
         self.path = path
         self.proto = read_model(path) if proto is None else proto
+        external = [tensor for _, tensor in find_model_tensors(self.proto) if is_external(tensor)]
+        self.external_names = tuple(dict.fromkeys(map(external_data.read_location, external)))
+        self._model = self._open()
+        self.folded: Mapping[str, str] = {}
+        if proto is None:  # a copy that is only looked at is made of folded weights already
+            with suppress(Exception):  # a model that cannot be run is refused where it is run, with the reason
+                self.folded = fold_weights(self.proto, self._model, path)
+        if self.folded:
+            self._model = self._open()
+        self._names = linear_operators.name_nodes(self._model)
+
+    def _open(self) -> ir.Model:
         try:
-            self._model = external_data.open_model(self.proto, path)
+            model = external_data.open_model(self.proto, self.path)
+            mark_sparse(model, [tensor.values.name for tensor in self.proto.graph.sparse_initializer])
+            mark_computed(model)
         except InputError:
             raise
         except Exception as error:
             raise InputError(
-                f"{path} is not a valid ONNX model: {runtime.shorten_message(error)}. Expected a file that "
+                f"{self.path} is not a valid ONNX model: {runtime.shorten_message(error)}. Expected a file that "
                 "onnx.checker accepts; export it again with a current exporter."
             ) from error
-        mark_sparse(self._model, [tensor.values.name for tensor in self.proto.graph.sparse_initializer])
-        self._names = linear_operators.name_nodes(self._model)
+        return model
+
+    @property
+    def external_files(self) -> tuple[Path, ...]:
+        """The files beside the model that hold its external data, each once."""
+        return tuple(dict.fromkeys(self.path.parent / name for name in self.external_names))
 
     @cached_property
     def runs_in_float32(self) -> tuple[str, ...]:
@@ -117,10 +137,8 @@ class OnnxGraph:
         """Names of all values that depend on no input: initializers, and what is computed from them alone."""
         known = {tensor.name for tensor in self.proto.graph.initializer}
         known |= {tensor.values.name for tensor in self.proto.graph.sparse_initializer}
-        for node in self._all_nodes:
-            if known.issuperset(node.inputs) and not node.is_random:
-                known.update(node.outputs)
-        return frozenset(known)
+        computed = (value for node in self._model.graph for value in node.outputs if COMPUTED in value.meta)
+        return frozenset(known | {str(value.name) for value in computed if value.name})
 
     @cached_property
     def nodes(self) -> tuple[Node, ...]:
@@ -136,7 +154,8 @@ class OnnxGraph:
 
     def operators(self) -> list[Candidate | Skipped]:
         """Recognises every linear-like node, in topological order."""
-        return linear_operators.find_operators(self._model, self._names, lambda: self._constant_shapes)
+        found = linear_operators.find_operators(self._model, self._names, lambda: self._constant_shapes)
+        return note_folded(found, self.folded)
 
     def expand(self, feeds: Feeds) -> "OnnxGraph":
         """Makes a graph with the nodes of functions, and of the branches that run, in its main graph.
@@ -258,18 +277,11 @@ class OnnxGraph:
                     op=node.op_type,
                     inputs=tuple(dict.fromkeys(find_read_values(node, self._model.graph))),
                     outputs=tuple(str(value.name) for value in node.outputs if value.name),
-                    is_random=self._is_random(node),
+                    is_random=is_random(node, self._model),
                 )
                 for index, node in enumerate(self._model.graph)
             ]
         )
-
-    def _is_random(self, node: ir.Node) -> bool:
-        for inner in walk_bodies(node):
-            function = self._model.functions.get(inner.op_identifier())
-            if inner.op_type in RANDOM_OPERATORS or (function and any(self._is_random(node) for node in function)):
-                return True
-        return False
 
     @cached_property
     def _functions(self) -> list[onnx.FunctionProto]:
@@ -290,7 +302,8 @@ class OnnxGraph:
 
     @cached_property
     def _constant_shapes(self) -> dict[str, tuple[int, ...]]:
-        return infer_constant_shapes(self.proto, self.constants, self.path)
+        types = infer_constant_types(self.proto, self.constants, self.path)
+        return {name: found.shape for name, found in types.items()}
 
     @cached_property
     def _initializer_index(self) -> dict[str, int]:

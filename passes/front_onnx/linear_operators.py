@@ -190,7 +190,9 @@ def _find_constant_operand(node: ir.Node) -> tuple[ConstantOperand, int] | Refus
         return Refusal(Reason.NO_ACTIVATION, weight=right) if isinstance(left, ConstantOperand) else (right, 1)
     if isinstance(left, ConstantOperand):
         return left, 0
-    told = [side for side in (right, left) if side.reason is not Reason.NOT_CONSTANT or side.detail]
+    if left.reason is right.reason is Reason.COMPUTED:
+        return Refusal(Reason.NO_ACTIVATION)
+    told = [side for side in (right, left) if not side.is_activation or side.detail]
     return told[0] if told else Refusal(Reason.NOT_CONSTANT, "both operands are activations")
 
 
@@ -229,8 +231,10 @@ def _find_residual(node: ir.Node) -> str | None:
         if reader.op_type != "Add" or reader.graph is not node.graph:
             return None
         other = reader.inputs[1 - index]
-        if other is None or not isinstance(resolve_constant(other), ConstantOperand):
-            return None if other is None else other.name
+        if other is None:
+            return None
+        if isinstance(bias := resolve_constant(other), Refusal) and bias.is_activation:
+            return other.name
         value = reader.outputs[0]
     return None
 

@@ -9,7 +9,7 @@ from typing import BinaryIO
 import onnx
 import onnx_ir as ir
 
-from prox24_export.passes.front_onnx.external_data import list_external_files, read_location, read_payload
+from prox24_export.passes.front_onnx.external_data import read_payload
 from prox24_export.passes.front_onnx.graph import OnnxGraph
 from prox24_export.passes.front_onnx.tensors import find_model_tensors, has_external, is_external
 from prox24_export.passes.graph.arrays import EXTERNAL_ABOVE, EXTERNAL_TENSOR, Array
@@ -104,7 +104,7 @@ def _can_be_copied(graph: OnnxGraph) -> bool:
 
     Two names that a file system may take for one, and names that lead through another folder, may not stay.
     """
-    names = dict.fromkeys(read_location(tensor) for _, tensor in find_model_tensors(graph.proto) if is_external(tensor))
+    names = graph.external_names
     paths = [PurePosixPath(name) for name in names]
     plain = all(str(path) == name and ".." not in path.parts for path, name in zip(paths, names, strict=True))
     ours = any(path.suffix.lower() in OUR_ENDINGS or path.parts[0].lower() in OUR_FOLDERS for path in paths)
@@ -119,7 +119,7 @@ def _copy_unchanged(graph: OnnxGraph, folder: Path) -> Path:
     """
     path = folder / MODEL
     shutil.copyfile(graph.path, path)
-    for file in list_external_files(graph.proto, graph.path):
+    for file in graph.external_files:
         target = folder / file.relative_to(graph.path.parent)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, target)

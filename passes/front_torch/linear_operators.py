@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from prox24_export.passes.front_torch.computed_weights import explain_operand, skip_computed
 from prox24_export.passes.graph.activations import Patches, Rows, View
 from prox24_export.passes.graph.experts import Expert, name_part
 from prox24_export.passes.graph.layout import Layout
@@ -141,7 +142,7 @@ class Operators:
     def _product(self, node: fx.Node, activation: int, weight: int, *, transposed: bool) -> Recognised:
         found = self.weight(node.args[weight])
         if found is None:
-            return Reason.NOT_CONSTANT
+            return explain_operand(node, _name_operator(node), self.tensors)
         rank = len(found.layout.shape)
         if rank != 2:  # noqa: PLR2004 - a matrix
             return Reason.VECTOR_WEIGHT if rank == 1 else Reason.BATCHED_WEIGHT
@@ -201,7 +202,7 @@ class Operators:
         if groups != 1:
             return Reason.GROUPED_CONV
         if found is None:
-            return Reason.NOT_CONSTANT
+            return explain_operand(node, _name_operator(node), self.tensors)
         _, channels, *kernel = found.layout.shape
         spatial = len(kernel)
         if len(_shape(given["input"])) != spatial + 2:
@@ -252,6 +253,8 @@ class Operators:
         return labels
 
     def _skipped(self, node: fx.Node, label: str, reason: Reason) -> Skipped:
+        if reason is Reason.COMPUTED:
+            return skip_computed(node, _name_operator(node), label, self.tensors)
         operand = next((seen for arg in _walk_operands(node) if (seen := self.weight(arg)) is not None), None)
         size = math.prod(operand.layout.shape) if operand else 0
         name = self.names[operand.placeholder] if operand else None

@@ -29,6 +29,10 @@ class Reason(enum.Enum):
     DEFORMABLE_CONV = "deformable convolution: TensorRT has no sparse kernel for it"
     NOT_MULTIPLE_OF_FOUR = "the reduction dimension is not a multiple of 4"
     NOT_CONSTANT = "the weight is not a constant of the model"
+    COMPUTED = (
+        "the weight is computed from constants by some operator: fold constants first "
+        "(onnxsim, or polygraphy surgeon sanitize --fold-constants)"
+    )
     SPARSE_INITIALIZER = "the weight is stored as a sparse_initializer"
     NO_ACTIVATION = "both operands are constants: nothing is computed from the input"
     BATCHED_WEIGHT = "the weight is batched (more than two dimensions), and not by expert"
@@ -158,6 +162,8 @@ class Skipped:
     @property
     def sentence(self) -> str:
         """The reason as the user reads it."""
+        if self.reason is Reason.COMPUTED and self.detail:
+            return self.reason.value.replace("some operator", self.detail)
         return f"{self.reason.value} ({self.detail})" if self.detail else self.reason.value
 
 
@@ -173,6 +179,7 @@ class Candidate:
         layout: How the stored weight becomes `W` [N, K].
         group_size: Number of entries that are contiguous along K: K itself, or C_in of a convolution.
         limit: Largest magnitude that the casts between weight and node can hold.
+        notes: Sentences that the user should know where the layer is pruned.
     """
 
     use: Use
@@ -182,6 +189,7 @@ class Candidate:
     layout: Layout
     group_size: int
     limit: float = math.inf
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

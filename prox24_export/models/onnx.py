@@ -31,10 +31,9 @@ class OnnxFile:
 
     def files(self, graph: TracedGraph | None) -> Mapping[str, Path]:
         """Lists the file, and those of its external data by their locations. See `Frontend.files`."""
-        from prox24_export.passes.front_onnx.external_data import list_external_files  # noqa: PLC0415
         from prox24_export.passes.front_onnx.graph import expect_onnx_graph  # noqa: PLC0415
 
-        beside = [] if graph is None else list_external_files(expect_onnx_graph(graph).proto, self.path)
+        beside = [] if graph is None else expect_onnx_graph(graph).external_files
         return {"": self.path} | {file.relative_to(self.path.parent).as_posix(): file for file in beside}
 
     def facts(self, graph: TracedGraph) -> FileFacts:

@@ -14,6 +14,7 @@ FEWEST_LINKS = 10
 RUN = {"sh", "python", "toml", "yaml"}
 SHOWN = ("output of ", "a formula")  # what may stand before a block of plain text
 FOREIGN = {"--sparsity", "--verbose", "--index-url", "--quick", "--write"}  # of trtexec, pip and the benchmarks
+FOREIGN |= {"--fold-constants"}  # of Polygraphy
 EVERY_PAGE = pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
 
 

@@ -60,14 +60,20 @@ COMPUTED = {
 }
 
 
+@pytest.mark.parametrize("is_folded", [True, False])
 @pytest.mark.parametrize("name", COMPUTED)
-def test_a_weight_that_is_computed_counts_as_dense(name: str, tmp_path: Path) -> None:
+def test_a_weight_that_is_computed_counts_as_sparse_where_it_is_folded(
+    name: str, tmp_path: Path, *, is_folded: bool
+) -> None:
     case = COMPUTED[name]
-    proto = model(f"g (float[n,8] x) => (float[n,m] z) {{ h = MatMul(x, w) {case.body} }}", case.weights)
+    body = case.body if is_folded else "v = Selu(stored) " + case.body
+    weights = {"stored" if source == "v" and not is_folded else source: w for source, w in case.weights.items()}
+    proto = model(f"g (float[n,8] x) => (float[n,m] z) {{ h = MatMul(x, w) {body} }}", weights)
     proto.graph.initializer.append(numpy_helper.from_array(normal(8, 8), "w"))
     told = of(proto, tmp_path)
-    assert counted(told) == {(8, 8, 3): (1, 1)} | {shape: (count, 0) for shape, count in case.dense.items()}
-    assert told.bound == pytest.approx(1 / (1 - 1 / 3 / 2))
+    expected = {shape: (count, count * is_folded) for shape, count in case.dense.items()}
+    assert counted(told) == {(8, 8, 3): (1, 1)} | expected
+    assert told.bound == pytest.approx(2 if is_folded else 1 / (1 - 1 / 3 / 2))
     assert told.not_counted == ()
 
 

@@ -8,6 +8,8 @@ import pytest
 
 from prox24_export import Settings, export, pipeline
 from prox24_export.errors import InputError
+from prox24_export.models.onnx import OnnxFile
+from tests import graphs
 from tests.command import network, samples, snapshot
 
 MAGNITUDE = Settings(method="magnitude")
@@ -31,6 +33,17 @@ def test_the_digest_is_of_the_file_and_of_all_its_external_data(split: Path) -> 
     assert report.input.sha256 == hashlib.sha256(split.read_bytes() + b"weights/data" + data).hexdigest()
     written = [(folder / "out" / name).read_bytes() for name in ("model.onnx", "model.onnx.data")]
     assert report.output.sha256 == hashlib.sha256(written[0] + b"model.onnx.data" + written[1]).hexdigest()
+
+
+def test_the_digest_is_also_of_data_that_only_a_folded_weight_comes_from(tmp_path: Path) -> None:
+    text = "g (float[N,16] x) => (float[N,8] y) { v = Mul(w, s) y = MatMul(x, v) }"
+    place = tmp_path / "net.onnx"
+    proto = graphs.model(text, {"w": graphs.normal(16, 8), "s": graphs.normal(8)})
+    onnx.save(proto, place, save_as_external_data=True, location="data", size_threshold=0)
+    frontend = OnnxFile(place)
+    graph = frontend.open()
+    assert not (graph.stored("v") == graphs.normal(16, 8)).all()
+    assert frontend.files(graph) == {"": place, "data": tmp_path / "data"}
 
 
 def test_external_data_that_change_during_the_run_are_an_error(split: Path, monkeypatch: pytest.MonkeyPatch) -> None:

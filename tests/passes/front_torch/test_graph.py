@@ -23,6 +23,10 @@ from prox24_export.passes.verify_pattern import PatternError, VerifyPattern
 
 AUTO = torch.export.Dim.AUTO
 TOKENS = (2, 7, 8)
+FOLD = (
+    "the weight is computed from constants by {}: fold constants first (onnxsim, or polygraphy surgeon sanitize "
+    "--fold-constants)"
+)
 
 
 class Of(nn.Module):
@@ -107,6 +111,18 @@ FOUND: list[tuple[nn.Module, tuple[int, ...], list[str]]] = [
     ),
     (Of(lambda x, w: x @ w, (8,)), TOKENS, ["matmul: matmul: the weight is a vector, not a matrix"]),
     (Of(lambda x: x @ x.transpose(1, 2)), TOKENS, ["matmul: matmul: the weight is not a constant of the model"]),
+    (Of(lambda x, w: F.linear(x, w.abs()), (6, 8)), TOKENS, [f"linear: linear [6, 8]: {FOLD.format('abs')}"]),
+    (Of(lambda x, w: w.abs() @ x.transpose(1, 2), (6, 8)), TOKENS, [f"matmul: matmul [6, 8]: {FOLD.format('abs')}"]),
+    (
+        nn.utils.parametrizations.weight_norm(nn.Conv1d(7, 6, 3)),
+        TOKENS,
+        [f"conv1d: conv1d [6, 21]: {FOLD.format('_weight_norm')}"],
+    ),
+    (
+        Of(lambda x, w: F.linear(x, F.dropout(w, training=True)), (6, 8)),
+        TOKENS,
+        ["linear: linear: the weight is not a constant of the model"],
+    ),
     (
         Of(lambda x, w: F.linear(x, w) * w.abs().sum(), (6, 8)),
         TOKENS,
