@@ -94,26 +94,36 @@ def mark_sparse(model: ir.Model, names: Collection[str]) -> None:
                 value.meta[SPARSE] = True
 
 
-def resolve_constant(value: ir.Value | None) -> ConstantOperand | Refusal:  # noqa: C901, PLR0911 (one case per operator)
+def resolve_constant(value: ir.Value | None) -> ConstantOperand | Refusal:
     """Finds the stored constant behind an operand, with its layout; or why there is none.
 
     The values that nodes compute from constants must be marked: see `dependencies.mark_computed`.
     """
-    if value is None:
+    passed: dict[ir.Value, ir.Node] = {}
+    while value is not None and value not in passed and (tensor := find_stored_tensor(value)) is None:
+        node = value.producer()
+        if SPARSE in value.meta:
+            return Refusal(Reason.SPARSE_INITIALIZER)
+        if node is None:
+            return Refusal(Reason.NOT_CONSTANT)
+        if node.op_type not in PASSED_THROUGH or node.domain not in ONNX_DOMAINS or not node.inputs:
+            return _refuse_computed(value, node)
+        passed[value] = node
+        value = node.inputs[0]
+    if value is None or value in passed:  # there is none, or nodes read each other in a circle
         return Refusal(Reason.NOT_CONSTANT)
-    tensor = find_stored_tensor(value)
-    if tensor is not None:
-        return ConstantOperand(value, Layout(tuple(int(size) for size in tensor.shape.numpy())))
-    if SPARSE in value.meta:
-        return Refusal(Reason.SPARSE_INITIALIZER)
-    node = value.producer()
-    if node is None:
-        return Refusal(Reason.NOT_CONSTANT)
-    if node.op_type not in PASSED_THROUGH or node.domain not in ONNX_DOMAINS or not node.inputs:
-        return _refuse_computed(value, node)
-    before = resolve_constant(node.inputs[0])
-    if isinstance(before, Refusal):
-        return before
+    assert tensor is not None  # noqa: S101 - the loop ends so
+    found = ConstantOperand(value, Layout(tuple(int(size) for size in tensor.shape.numpy())))
+    for result, node in reversed(passed.items()):
+        after = _pass_through(result, node, found)
+        if isinstance(after, Refusal):
+            return after
+        found = after
+    return found
+
+
+def _pass_through(value: ir.Value, node: ir.Node, before: ConstantOperand) -> ConstantOperand | Refusal:
+    """Follows a constant operand through one node, which makes `value` of it."""
     match node.op_type:
         case "Cast" if node.attributes.get_int("to", 0) not in FLOAT_TYPES:
             return _refuse_computed(value, node)  # the node reads integers, and not the stored floats

@@ -162,9 +162,10 @@ class Skipped:
     @property
     def sentence(self) -> str:
         """The reason as the user reads it."""
+        said: str = self.reason.value
         if self.reason is Reason.COMPUTED and self.detail:
-            return self.reason.value.replace("some operator", self.detail)
-        return f"{self.reason.value} ({self.detail})" if self.detail else self.reason.value
+            return said.replace("some operator", self.detail)
+        return f"{said} ({self.detail})" if self.detail else said
 
 
 @dataclass(frozen=True)

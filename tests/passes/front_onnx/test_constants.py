@@ -1,16 +1,19 @@
 """The stored weight behind any chain of layout operators is found, as the matrix that ONNX Runtime computes."""
 
+import itertools
 import math
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import helper, numpy_helper
 
+from prox24_export.passes.front_onnx.constants import ConstantOperand, resolve_constant
 from prox24_export.passes.graph.arrays import Array
 from tests.graphs import linears, model, normal, opened, run
 
@@ -116,3 +119,14 @@ def test_the_layout_behind_a_chain_is_that_of_onnx_runtime(data: st.DataObject) 
     assert not graph.folded
     (y,) = run(chain.proto, {"x": np.eye(8, dtype=np.float32)[:2]})
     np.testing.assert_array_equal(y, found.T[:2])
+
+
+def test_a_chain_longer_than_any_stack_is_followed() -> None:
+    names = ["w", *(f"i{index}" for index in range(3000))]
+    chain = "\n".join(f"{target} = Identity({source})" for source, target in itertools.pairwise(names))
+    text = f"g (float[N,8] x) => (float[N,4] y) {{ {chain} y = MatMul(x, {names[-1]}) }}"
+    proto = ir.from_proto(model(text, {"w": normal(8, 4)}))
+    node = next(node for node in proto.graph if node.op_type == "MatMul")
+    found = resolve_constant(node.inputs[1])
+    assert isinstance(found, ConstantOperand)
+    assert found.root.name == "w"
