@@ -35,7 +35,8 @@ def trace(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], nam
                 torch.export.export(module, tuple(args), dict(kwargs), dynamic_shapes=shapes, strict=False)
             )
     except Exception as error:
-        raise InputError(f"torch.export cannot trace {name}: {first_line(error)}") from error
+        inputs = _describe_inputs({**{str(place): value for place, value in enumerate(args)}, **kwargs})
+        raise InputError(f"torch.export cannot trace {name} with {inputs}: {first_line(error)}") from error
 
 
 def make_functional(program: ExportedProgram) -> ExportedProgram:
@@ -82,6 +83,15 @@ def _find_dynamic_axes(value: Any) -> dict[int, Any] | None:
         return None
     axes = range(min(value.ndim, 1) if value.is_floating_point() else value.ndim)
     return dict.fromkeys(axes, torch.export.Dim.AUTO)
+
+
+def _describe_inputs(values: Mapping[str, Any]) -> str:
+    """Describes tensors for messages, e.g. `input_ids int64 [2, 12]`."""
+    return ", ".join(
+        f"{name} {str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
+        for name, value in values.items()
+        if isinstance(value, Tensor)
+    )
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from prox24_export.data.samples import (
     read_samples,
     split_samples,
 )
+from prox24_export.data.sources import StartedFunction
 from prox24_export.errors import InputError
 from prox24_export.passes.front_onnx import runtime
 from prox24_export.passes.graph.arrays import Array
@@ -99,7 +100,7 @@ def _expect_rows(graph: TracedGraph, samples: Sequence[Sample], option: str) -> 
 
 
 def _describe_source(source: Source) -> str:
-    return str(source) if isinstance(source, (str, Path)) else "feed dictionaries"
+    return str(source) if isinstance(source, (str, Path, StartedFunction)) else "feed dictionaries"
 
 
 def find_batch_size(graph: TracedGraph, parts: Parts) -> int:
