@@ -73,6 +73,14 @@ def replace_tensors(program: ExportedProgram, tensors: Mapping[str, Tensor]) -> 
         )
 
 
+def read_shape(value: Tensor) -> tuple[int | None, ...]:
+    """Reads the sizes of a traced value; None where they are dynamic.
+
+    A size that was to be dynamic, and that the module's own code made a number of, is that number.
+    """
+    return tuple(size if isinstance(size, int) else size.node.maybe_as_int() for size in value.shape)
+
+
 def identify_memory(tensor: Tensor, name: str) -> tuple[Any, ...]:
     """A key that is the same for tied tensors alone. For an empty tensor, which has no memory, it is its name."""
     return (tensor.data_ptr(), tuple(tensor.shape), tensor.stride()) if tensor.numel() else (name,)

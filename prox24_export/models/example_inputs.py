@@ -22,7 +22,9 @@ from prox24_export.passes.graph.arrays import Array
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-BATCH = 2  # a batch of one would become part of the program
+# Of one sample the number would become a part of every program. Of two it would not be noticed where the number became a
+# part after all, since two are what `find_batch_size` tries.
+BATCH = 3
 VALUES = 1 << 27  # entries of one input to trace with
 FLOATS = {"pixel_values", "input_features", "input_values", "inputs_embeds", "decoder_inputs_embeds"}
 NO_SAMPLES = {"logits_to_keep", LABELS}  # arguments that may be tensors, and hold no samples
@@ -39,7 +41,7 @@ def make_example_inputs(module: "PreTrainedModel", folder: Path, example: Any) -
             `invented_inputs.choose_inputs`; None where there are no samples.
 
     Returns:
-        Tensors by argument name. Their first axis has at least two entries. Token ids, masks and other integers are
+        Tensors by argument name. Their first axis has at least three entries. Token ids, masks and other integers are
         int64; floats have the type of the module.
 
     Raises:
@@ -111,7 +113,7 @@ def _convert_numbers(name: str, value: Any) -> Array:
 
 
 def _cut_to_few(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
-    """Cuts or repeats the samples to two, where all arrays hold the same number along their first axis."""
+    """Cuts or repeats the samples to three, where all arrays hold the same number along their first axis."""
     counts = {shape[0] for shape in shapes.values() if shape}
     return {name: (BATCH, *shape[1:]) if shape and len(counts) == 1 else shape for name, shape in shapes.items()}
 
@@ -134,6 +136,6 @@ def _make_zeros(name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor
     if math.prod(shape) > VALUES:
         raise InputError(
             f"the model would be traced with {name!r} of shape {list(shape)}. Expected sizes of text, of images or of "
-            f"sound, and at most {VALUES:,} entries in two samples."
+            f"sound, and at most {VALUES:,} entries in three samples."
         )
     return torch.zeros(shape, dtype=dtype)

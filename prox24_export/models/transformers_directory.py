@@ -15,12 +15,13 @@ from prox24_export.errors import InputError, first_line
 from prox24_export.facts import machine
 from prox24_export.facts.files import describe_files, list_folder
 from prox24_export.models.checkpoint import INDEX, Checkpoint
-from prox24_export.models.example_inputs import list_parameters, make_example_inputs
+from prox24_export.models.example_inputs import BATCH, list_parameters, make_example_inputs
 from prox24_export.models.frontend import CONFIG, ONNX_MODEL
+from prox24_export.models.invented_inputs import choose_inputs
 from prox24_export.models.model_configuration import read_configuration
 from prox24_export.passes.front_torch.emit_onnx import EmitOnnx
 from prox24_export.passes.front_torch.graph import FxGraph, expect_fx_graph
-from prox24_export.passes.front_torch.trace import trace
+from prox24_export.passes.front_torch.trace import read_shape, trace
 from prox24_export.passes.graph.arrays import Array, as_tensor
 from prox24_export.passes.graph.experts import replace_parts
 from prox24_export.passes.graph.protocol import TracedGraph
@@ -259,6 +260,8 @@ def load_whole(path: Path) -> "PreTrainedModel":
 def trace_module(module: "PreTrainedModel", path: Path, example: Any = None) -> torch.export.ExportedProgram:
     """Traces the module's forward pass with the cache off, for any size of batch and sequence that the model allows.
 
+    A module that makes its batch size a part of the program is traced for one sample at a time.
+
     Args:
         module: The module.
         path: Its directory.
@@ -268,12 +271,33 @@ def trace_module(module: "PreTrainedModel", path: Path, example: Any = None) -> 
         InputError: No example input can be made, or `torch.export` cannot trace the module.
     """
     inputs = make_example_inputs(module, path, example)
-    cached = "use_cache" in inspect.signature(module.forward).parameters
+    arguments = {"use_cache": False} if "use_cache" in inspect.signature(module.forward).parameters else {}
+    _switch_cache_off(module.config)
     try:
-        return trace(module, (), inputs | ({"use_cache": False} if cached else {}), str(path))
+        program = trace(module, (), inputs | arguments, str(path))
+        if not _is_batch_fixed(program):
+            return program
+        return trace(module, (), {name: value[:1] for name, value in inputs.items()} | arguments, str(path))
     except InputError as error:
-        others = ", ".join(name for name in list_parameters(module) if name not in inputs)
-        raise InputError(
-            f"{str(error).rstrip('.')}. Expected inputs that the model runs on: give them by name in --calibration; "
-            f"{type(module).__name__} also takes {others or 'no others'}."
-        ) from error
+        raise InputError(f"{str(error).rstrip('.')}. {_tell_way_out(module, inputs)}") from error
+
+
+def _is_batch_fixed(program: torch.export.ExportedProgram) -> bool:
+    """Whether the number of samples that a program was traced with has become a part of it."""
+    fed = set(program.graph_signature.user_inputs)
+    values = [node.meta.get("val") for node in program.graph.nodes if node.op == "placeholder" and node.name in fed]
+    return any(isinstance(value, Tensor) and read_shape(value)[:1] == (BATCH,) for value in values)
+
+
+def _switch_cache_off(config: Any) -> None:
+    """Switches the cache off in a configuration and in those in it, for modules whose `forward` does not take it."""
+    for part in (config, *(getattr(config, name, None) for name in config.sub_configs)):
+        if getattr(part, "use_cache", False):
+            part.use_cache = False
+
+
+def _tell_way_out(module: "PreTrainedModel", inputs: Mapping[str, Tensor]) -> str:
+    missing = " and ".join(name for name in choose_inputs(module) if name not in inputs)
+    others = ", ".join(name for name in list_parameters(module) if name not in inputs)
+    wanted = f"{missing} beside these" if missing else "inputs that the model runs on"
+    return f"Expected {wanted}, by name in --calibration; the model also takes {others or 'nothing else'}."
