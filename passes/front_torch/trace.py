@@ -90,7 +90,7 @@ def _find_dynamic_axes(value: Any) -> dict[int, Any] | None:
     if not isinstance(value, Tensor):
         return None
     axes = range(min(value.ndim, 1) if value.is_floating_point() else value.ndim)
-    return dict.fromkeys(axes, torch.export.Dim.AUTO)
+    return {axis: torch.export.Dim.AUTO for axis in axes if value.shape[axis] > 1}  # torch fixes 0 and 1 all the same
 
 
 def _describe_inputs(values: Mapping[str, Any]) -> str:

@@ -22,8 +22,8 @@ from prox24_export.passes.graph.arrays import Array
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-# Of one sample the number would become a part of every program. Of two it would not be noticed where the number became a
-# part after all, since two are what `find_batch_size` tries.
+# The number of one sample would become a part of every program. That of two would not be noticed where it became a part
+# after all, since two are what `find_batch_size` tries.
 BATCH = 3
 VALUES = 1 << 27  # entries of one input to trace with
 FLOATS = {"pixel_values", "input_features", "input_values", "inputs_embeds", "decoder_inputs_embeds"}

@@ -41,7 +41,8 @@ class _Sums:
         if labels is not None:
             self._add_labelled(dense, sparse, labels, samples)
         if self.next_token is not None:
-            self.perplexity.add(dense[0], sparse[0], feeds[self.next_token], find_kept_tokens(feeds))
+            tokens = feeds[self.next_token]
+            self.perplexity.add(dense[0], sparse[0], tokens, find_kept_tokens(feeds, tokens))
         self.embeddings.add(dense, sparse)
 
     def _add_labelled(self, dense: Sequence[Array], sparse: Sequence[Array], labels: Array, samples: int) -> None:

@@ -21,11 +21,10 @@ def find_token_input(graph: TracedGraph) -> str | None:
     return TOKENS if graph.predicts_next_token and is_fed else None
 
 
-def find_kept_tokens(feeds: Feeds) -> Array | None:
-    """Finds which tokens of a batch are no padding, bool [rows, T]; None where no mask of that shape is fed."""
+def find_kept_tokens(feeds: Feeds, tokens: Array) -> Array | None:
+    """Finds which token ids [rows, T] of a batch are no padding, bool [rows, T]; None where no such mask is fed."""
     mask = feeds.get(MASK)
-    tokens = feeds.get(TOKENS)
-    if mask is None or tokens is None or np.shape(mask) != np.shape(tokens):
+    if mask is None or np.shape(mask) != tokens.shape:
         return None
     kept: Array = np.asarray(mask) > 0
     return kept
