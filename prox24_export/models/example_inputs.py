@@ -5,6 +5,7 @@ Tracing looks at names, shapes and dtypes alone, so all values are zero.
 
 import inspect
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,7 @@ BATCH = 3
 VALUES = 1 << 27  # entries of one input to trace with
 FLOATS = {"pixel_values", "input_features", "input_values", "inputs_embeds", "decoder_inputs_embeds"}
 NO_SAMPLES = {"logits_to_keep", LABELS}  # arguments that may be tensors, and hold no samples
+COLLECTION = re.compile(r"\b(tuple|list|dict|sequence)\[[^\[\]]*\]", re.IGNORECASE)
 WHERE = "--calibration"
 
 
@@ -69,12 +71,17 @@ def list_parameters(module: "PreTrainedModel") -> list[str]:
     return [
         name
         for name, parameter in inspect.signature(module.forward).parameters.items()
-        if name not in NO_SAMPLES and _may_be_tensor(str(parameter.annotation))
+        if name not in NO_SAMPLES and parameter.kind is not parameter.VAR_KEYWORD
+        if parameter.annotation is parameter.empty or _may_be_tensor(str(parameter.annotation))
     ]
 
 
 def _may_be_tensor(annotation: str) -> bool:
-    return "Tensor" in annotation and not any(word in annotation.lower() for word in ("tuple", "list", "cache"))
+    """Whether a type is a tensor, or one among others; a collection of tensors is none."""
+    inner = None
+    while annotation != inner:  # from the innermost brackets to the outermost
+        inner, annotation = annotation, COLLECTION.sub("", annotation)
+    return "Tensor" in annotation
 
 
 def _name_arrays(example: Any, module: "PreTrainedModel", parameters: list[str]) -> dict[str, Array]:

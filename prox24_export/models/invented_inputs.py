@@ -62,30 +62,36 @@ def invent_shape(name: str, module: "PreTrainedModel", processor: Mapping[str, A
 def _invent_image(config: Any, processor: Mapping[str, Any]) -> tuple[int, ...] | None:
     """Invents channels, height and width of an image."""
     size = read_pair(_find(config, "image_size")) or find_image_size(processor)
-    channels = _find(config, "num_channels")
-    return size and (channels if isinstance(channels, int) and channels > 0 else CHANNELS, *size)
+    return size and (_find_count(config, "num_channels") or CHANNELS, *size)
 
 
 def _invent_spectrogram(config: Any, processor: Mapping[str, Any]) -> tuple[int, ...] | None:
     """Invents the number of frequencies and of frames."""
-    positions = _find(config, "max_source_positions")
-    frequencies = _find(config, "num_mel_bins") or find_number(processor, "feature_size")
-    frames = 2 * positions if isinstance(positions, int) else find_number(processor, "nb_max_frames")
+    frequencies = _find_count(config, "num_mel_bins") or find_number(processor, "feature_size")
+    positions = _find_count(config, "max_source_positions")
+    frames = 2 * positions if positions else find_number(processor, "nb_max_frames")
     return (frequencies, frames) if frequencies and frames else None
 
 
 def _invent_sound(config: Any, processor: Mapping[str, Any]) -> tuple[int, ...]:
     """Invents the number of values, or of frames and frequencies where the model takes those."""
-    frequencies = _find(config, "num_mel_bins") or find_number(processor, "num_mel_bins")
-    frames = _find(config, "max_length") or find_number(processor, "max_length")
+    frequencies = _find_count(config, "num_mel_bins") or find_number(processor, "num_mel_bins")
+    frames = _find_count(config, "max_length") or find_number(processor, "max_length")
     if frequencies and frames:
         return (frames, frequencies)
     return (find_number(processor, "sampling_rate") or SECOND,)
 
 
+def _find_count(config: Any, name: str) -> int | None:
+    """Finds a positive whole number in a configuration, or in those in it; None where there is none."""
+    return find_number({name: _find(config, name)}, name)
+
+
 def _find(config: Any, name: str) -> Any:
     """Finds an entry of a configuration, or else of the configurations in it; None where it is in none."""
     found = getattr(config, name, None)
-    parts = [] if found is not None else [getattr(config, key, None) for key in getattr(config, "sub_configs", ())]
+    if found is not None:
+        return found
+    parts = (getattr(config, key, None) for key in config.sub_configs)
     inner = (_find(part, name) for part in parts if part is not None)
-    return found if found is not None else next((value for value in inner if value is not None), None)
+    return next((value for value in inner if value is not None), None)

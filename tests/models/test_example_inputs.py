@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from prox24_export.errors import InputError
-from prox24_export.models.example_inputs import make_example_inputs
+from prox24_export.models.example_inputs import list_parameters, make_example_inputs
 from tests.graphs import normal
 from tests.models.transformers_models import built
 
@@ -17,7 +17,8 @@ Shapes = dict[str, tuple[str, list[int]]]
 
 
 def made(family: str, folder: Path, example: Any, dtype: torch.dtype = torch.float32) -> Shapes:
-    inputs = make_example_inputs(built(family).to(dtype), folder, example)
+    module: Any = built(family).to(dtype)
+    inputs = make_example_inputs(module, folder, example)
     return {name: (str(value.dtype).removeprefix("torch."), list(value.shape)) for name, value in inputs.items()}
 
 
@@ -94,6 +95,7 @@ def test_without_samples_sizes_come_from_the_configuration(tmp_path: Path) -> No
         "input_features": ("float32", [3, 16, 64]),
         "decoder_input_ids": ("int64", [3, 6]),
     }
+    assert made("sound", tmp_path, None) == {"input_values": ("float32", [3, 16_000])}
     assert made("t5", tmp_path, None) == {"input_ids": ("int64", [3, 12]), "decoder_input_ids": ("int64", [3, 6])}
 
 
@@ -106,3 +108,21 @@ def test_the_processor_says_what_the_configuration_does_not(tmp_path: Path) -> N
     file.write_text(json.dumps({"size": 1 << 20}))
     with pytest.raises(InputError, match="Expected sizes of text, of images or of sound"):
         made("resnet", tmp_path, None)
+
+
+def test_a_collection_of_tensors_is_no_array() -> None:
+    class Module:
+        def forward(  # noqa: PLR0917 - as transformers has it
+            self,
+            plain,  # type: ignore[no-untyped-def] # noqa: ANN001 - some modules are written so
+            maybe: torch.Tensor | None = None,
+            images: "torch.FloatTensor | list[torch.FloatTensor] | None" = None,
+            states: tuple[tuple[torch.Tensor]] | None = None,
+            flag: bool | None = None,
+            logits_to_keep: int | torch.Tensor = 0,
+            labels: torch.LongTensor | None = None,
+            **kwargs: torch.Tensor,
+        ) -> None: ...
+
+    module: Any = Module()
+    assert list_parameters(module) == ["plain", "maybe", "images"]

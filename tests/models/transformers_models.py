@@ -55,6 +55,7 @@ OTHERS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "resnet": ("ResNetForImageClassification", "ResNetConfig", RESNET | {"num_labels": 5}),
     "clip_both": ("CLIPModel", "CLIPConfig", {"text_config": SHALLOW, "vision_config": SIGHT, "projection_dim": 16}),
     "speech": ("WhisperForConditionalGeneration", "WhisperConfig", WHISPER | {"encoder_layers": 1}),
+    "sound": ("Wav2Vec2ForCTC", "Wav2Vec2Config", ONE | {"conv_dim": (8,), "conv_stride": (5,), "conv_kernel": (9,)}),
     "llava": ("LlavaForConditionalGeneration", "LlavaConfig", LLAVA | {"vision_config": SIGHT}),
 }
 """Families whose inputs are those of the samples."""
