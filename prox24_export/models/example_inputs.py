@@ -3,9 +3,7 @@
 Tracing looks at names, shapes and dtypes alone, so all values are zero.
 """
 
-import inspect
 import math
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +14,7 @@ from torch import Tensor
 from prox24_export.data.items import convert_value
 from prox24_export.data.samples import LABELS
 from prox24_export.errors import InputError
+from prox24_export.models.forward_arguments import find_main_inputs, list_parameters
 from prox24_export.models.invented_inputs import choose_inputs, invent_shape
 from prox24_export.models.processor_files import read_processor
 from prox24_export.passes.graph.arrays import Array
@@ -28,8 +27,6 @@ if TYPE_CHECKING:
 BATCH = 3
 VALUES = 1 << 27  # entries of one input to trace with
 FLOATS = {"pixel_values", "input_features", "input_values", "inputs_embeds", "decoder_inputs_embeds"}
-NO_SAMPLES = {"logits_to_keep", LABELS}  # arguments that may be tensors, and hold no samples
-COLLECTION = re.compile(r"\b(tuple|list|dict|sequence)\[[^\[\]]*\]", re.IGNORECASE)
 WHERE = "--calibration"
 
 
@@ -66,24 +63,6 @@ def make_example_inputs(module: "PreTrainedModel", folder: Path, example: Any) -
     }
 
 
-def list_parameters(module: "PreTrainedModel") -> list[str]:
-    """Lists the arguments of a module's `forward` that samples can be given for, in its order."""
-    return [
-        name
-        for name, parameter in inspect.signature(module.forward).parameters.items()
-        if name not in NO_SAMPLES and parameter.kind is not parameter.VAR_KEYWORD
-        if parameter.annotation is parameter.empty or _may_be_tensor(str(parameter.annotation))
-    ]
-
-
-def _may_be_tensor(annotation: str) -> bool:
-    """Whether a type is a tensor, or one among others; a collection of tensors is none."""
-    inner = None
-    while annotation != inner:  # from the innermost brackets to the outermost
-        inner, annotation = annotation, COLLECTION.sub("", annotation)
-    return "Tensor" in annotation
-
-
 def _name_arrays(example: Any, module: "PreTrainedModel", parameters: list[str]) -> dict[str, Array]:
     """Returns the arrays of a batch by argument name, without labels.
 
@@ -93,16 +72,16 @@ def _name_arrays(example: Any, module: "PreTrainedModel", parameters: list[str])
     if isinstance(example, Mapping):
         given = {str(name): value for name, value in example.items() if name != LABELS}
         if len(given) == 1 and not given.keys() & set(parameters):  # one array alone: its name does not matter
-            given = {module.main_input_name: next(iter(given.values()))}
+            given = dict(zip(find_main_inputs(module), given.values(), strict=False))
     else:
         values = list(example) if isinstance(example, (tuple, list)) else [example]
-        wanted = choose_inputs(module)
-        if len(values) > 1 and len(values) != len(wanted):
+        wanted = choose_inputs(module) if len(values) > 1 else find_main_inputs(module)[:1]
+        if len(values) != len(wanted):
             raise InputError(
                 f"{WHERE} has batches of {len(values)} arrays without names, and {type(module).__name__} takes "
                 f"{', '.join(wanted)}. Give dictionaries by name; it also takes {', '.join(parameters)}."
             )
-        given = dict(zip(wanted if len(values) > 1 else [module.main_input_name], values, strict=True))
+        given = dict(zip(wanted, values, strict=True))
     unknown = sorted(given.keys() - set(parameters))
     if unknown or not given:
         raise InputError(

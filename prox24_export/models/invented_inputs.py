@@ -1,11 +1,11 @@
 """Which inputs a model of transformers needs, and their shapes, where there are no samples to take them from."""
 
-import inspect
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prox24_export.errors import InputError
+from prox24_export.models.forward_arguments import find_main_inputs, list_parameters
 from prox24_export.models.processor_files import find_image_size, find_number, read_pair
 
 if TYPE_CHECKING:
@@ -23,10 +23,10 @@ def choose_inputs(module: "PreTrainedModel") -> list[str]:
     """
     declared = getattr(module, "input_modalities", ())
     kinds = {declared} if isinstance(declared, str) else set(declared or ())
-    wanted = {module.main_input_name}
+    wanted = set(find_main_inputs(module))
     wanted |= set(TOKENS) if "text" in kinds else set()
     wanted |= {"pixel_values"} if "image" in kinds else set()
-    return [name for name in inspect.signature(module.forward).parameters if name in wanted]
+    return [name for name in list_parameters(module) if name in wanted]
 
 
 def invent_shape(name: str, module: "PreTrainedModel", processor: Mapping[str, Any], folder: Path) -> tuple[int, ...]:

@@ -15,7 +15,8 @@ from prox24_export.errors import InputError, first_line
 from prox24_export.facts import machine
 from prox24_export.facts.files import describe_files, list_folder
 from prox24_export.models.checkpoint import INDEX, Checkpoint
-from prox24_export.models.example_inputs import BATCH, list_parameters, make_example_inputs
+from prox24_export.models.example_inputs import BATCH, make_example_inputs
+from prox24_export.models.forward_arguments import list_parameters
 from prox24_export.models.frontend import CONFIG, ONNX_MODEL
 from prox24_export.models.invented_inputs import choose_inputs
 from prox24_export.models.model_configuration import read_configuration

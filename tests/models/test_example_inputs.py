@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from prox24_export.errors import InputError
-from prox24_export.models.example_inputs import list_parameters, make_example_inputs
+from prox24_export.models.example_inputs import make_example_inputs
 from tests.graphs import normal
 from tests.models.transformers_models import built
 
@@ -108,21 +108,3 @@ def test_the_processor_says_what_the_configuration_does_not(tmp_path: Path) -> N
     file.write_text(json.dumps({"size": 1 << 20}))
     with pytest.raises(InputError, match="Expected sizes of text, of images or of sound"):
         made("resnet", tmp_path, None)
-
-
-def test_a_collection_of_tensors_is_no_array() -> None:
-    class Module:
-        def forward(  # noqa: PLR0917 - as transformers has it
-            self,
-            plain,  # type: ignore[no-untyped-def] # noqa: ANN001 - some modules are written so
-            maybe: torch.Tensor | None = None,
-            images: "torch.FloatTensor | list[torch.FloatTensor] | None" = None,
-            states: tuple[tuple[torch.Tensor]] | None = None,
-            flag: bool | None = None,
-            logits_to_keep: int | torch.Tensor = 0,
-            labels: torch.LongTensor | None = None,
-            **kwargs: torch.Tensor,
-        ) -> None: ...
-
-    module: Any = Module()
-    assert list_parameters(module) == ["plain", "maybe", "images"]
