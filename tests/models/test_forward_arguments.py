@@ -10,9 +10,9 @@ from prox24_export.models.forward_arguments import find_main_inputs, list_parame
 
 
 class Module:
-    def forward(  # noqa: PLR0917 - as transformers has it
+    def forward(  # type: ignore[no-untyped-def] # noqa: PLR0917 - as transformers has it
         self,
-        plain,  # type: ignore[no-untyped-def] # noqa: ANN001 - some modules are written so
+        plain,  # noqa: ANN001 - some modules are written so
         maybe: torch.Tensor | None = None,
         images: "torch.FloatTensor | list[torch.FloatTensor] | None" = None,
         states: tuple[tuple[torch.Tensor]] | None = None,
