@@ -12,7 +12,7 @@ import onnx
 from prox24_export.errors import InputError
 
 MOST_NODES = 1_000_000  # of a model with all calls written out
-Key = tuple[str, str, str]
+FunctionName = tuple[str, str, str]
 """Domain, name and overload of a function."""
 
 
@@ -26,7 +26,7 @@ def expect_bounded_calls(model: onnx.ModelProto, name: str) -> None:
     Raises:
         InputError: A function calls itself, by way of others or not, or there are too many nodes.
     """
-    functions: dict[Key, onnx.FunctionProto] = {
+    functions: dict[FunctionName, onnx.FunctionProto] = {
         (function.domain, function.name, function.overload): function for function in model.functions
     }
     calls = {key: set(_walk_calls(function.node)) & functions.keys() for key, function in functions.items()}
@@ -35,7 +35,7 @@ def expect_bounded_calls(model: onnx.ModelProto, name: str) -> None:
     except CycleError as error:
         looped = error.args[1][0][1]
         raise InputError(f"{name} is not a valid ONNX model: its function {looped} calls itself.") from error
-    sizes: dict[Key, int] = {}
+    sizes: dict[FunctionName, int] = {}
     for key in order:
         sizes[key] = sum(1 + sizes.get(call, 0) for call in _walk_calls(functions[key].node))
     total = sum(1 + sizes.get(call, 0) for call in _walk_calls(model.graph.node))
@@ -46,7 +46,7 @@ def expect_bounded_calls(model: onnx.ModelProto, name: str) -> None:
         )
 
 
-def _walk_calls(nodes: Sequence[onnx.NodeProto]) -> Iterator[Key]:
+def _walk_calls(nodes: Sequence[onnx.NodeProto]) -> Iterator[FunctionName]:
     """Yields the operator of every node, those in bodies included."""
     pending = list(nodes)
     while pending:

@@ -14,7 +14,7 @@ from torch.export import ExportedProgram
 
 from prox24_export.errors import InputError
 from prox24_export.passes.front_torch.linear_operators import Operators, keeps_entries
-from prox24_export.passes.front_torch.trace import identify_memory, replace_tensors
+from prox24_export.passes.front_torch.trace import identify_memory, read_shape, replace_tensors
 from prox24_export.passes.graph.arrays import Array, as_array, as_numpy_dtype, as_tensor
 from prox24_export.passes.graph.experts import replace_parts, split_part_name
 from prox24_export.passes.graph.lazy_tensors import LazyTensors
@@ -91,7 +91,7 @@ class FxGraph:
             Input(
                 name,
                 as_numpy_dtype(str(value.dtype).removeprefix("torch.")),
-                tuple(size if isinstance(size, int) else None for size in value.shape),
+                read_shape(value),
             )
             for name in names
             if isinstance(name, str) and isinstance(value := values.get(name), Tensor)

@@ -35,7 +35,8 @@ def trace(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], nam
                 torch.export.export(module, tuple(args), dict(kwargs), dynamic_shapes=shapes, strict=False)
             )
     except Exception as error:
-        raise InputError(f"torch.export cannot trace {name}: {first_line(error)}") from error
+        inputs = _describe_inputs({**{str(place): value for place, value in enumerate(args)}, **kwargs})
+        raise InputError(f"torch.export cannot trace {name} with {inputs}: {first_line(error)}") from error
 
 
 def make_functional(program: ExportedProgram) -> ExportedProgram:
@@ -72,6 +73,14 @@ def replace_tensors(program: ExportedProgram, tensors: Mapping[str, Tensor]) -> 
         )
 
 
+def read_shape(value: Tensor) -> tuple[int | None, ...]:
+    """Reads the sizes of a traced value; None where they are dynamic.
+
+    A size that was to be dynamic, and that the module's own code made a number of, is that number.
+    """
+    return tuple(size if isinstance(size, int) else size.node.maybe_as_int() for size in value.shape)
+
+
 def identify_memory(tensor: Tensor, name: str) -> tuple[Any, ...]:
     """A key that is the same for tied tensors alone. For an empty tensor, which has no memory, it is its name."""
     return (tensor.data_ptr(), tuple(tensor.shape), tensor.stride()) if tensor.numel() else (name,)
@@ -81,7 +90,16 @@ def _find_dynamic_axes(value: Any) -> dict[int, Any] | None:
     if not isinstance(value, Tensor):
         return None
     axes = range(min(value.ndim, 1) if value.is_floating_point() else value.ndim)
-    return dict.fromkeys(axes, torch.export.Dim.AUTO)
+    return {axis: torch.export.Dim.AUTO for axis in axes if value.shape[axis] > 1}  # torch fixes 0 and 1 all the same
+
+
+def _describe_inputs(values: Mapping[str, Any]) -> str:
+    """Describes tensors for messages, e.g. `input_ids int64 [2, 12]`."""
+    return ", ".join(
+        f"{name} {str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
+        for name, value in values.items()
+        if isinstance(value, Tensor)
+    )
 
 
 @contextmanager

@@ -2,7 +2,8 @@
 
 import math
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -13,6 +14,8 @@ from prox24_export.errors import InputError
 from prox24_export.input_files import MB, expect_file
 from prox24_export.passes.graph.arrays import Array
 from prox24_export.passes.refine.memory import find_available_memory
+
+Header = tuple[tuple[int, ...], np.dtype[Any]]  # shape and dtype of an array
 
 WANTED = "a NumPy .npz or .npy file"
 ZIP = (b"PK\x03\x04", b"PK\x05\x06")
@@ -34,18 +37,49 @@ def read_arrays(path: Path, option: str) -> dict[str, Array]:
         InputError: It is no regular file, is torn, holds Python objects, or takes more memory than is free.
     """
     size = expect_file(path, option, WANTED).st_size
+    with _say_what_cannot_be_read(path, option), path.open("rb") as file:
+        is_zip = _is_archive(file)
+        headers = _read_headers(file) if is_zip else [(path.name, _read_header(file, size))]
+        expect_room(sum(_count(shape, dtype.itemsize) for _, (shape, dtype) in headers), f"{option} {path}")
+        file.seek(0)
+        loaded = np.load(file, allow_pickle=False)
+        return {name: loaded[name] for name in loaded.files} if is_zip else {path.name: loaded}
+
+
+def outline_arrays(path: Path, option: str) -> dict[str, Array]:
+    """Reads the names, shapes and dtypes of the arrays of a file, and no values.
+
+    Args:
+        path: The file, as for `read_arrays`.
+        option: How messages name the file, e.g. `--calibration`.
+
+    Returns:
+        For each array zeros of its shape and dtype, which take no memory.
+
+    Raises:
+        InputError: It is no regular file, is torn, or holds Python objects.
+    """
+    size = expect_file(path, option, WANTED).st_size
+    with _say_what_cannot_be_read(path, option), path.open("rb") as file:
+        headers = _read_headers(file) if _is_archive(file) else [(path.name, _read_header(file, size))]
+        return {name: np.broadcast_to(np.zeros((), dtype), shape) for name, (shape, dtype) in headers}
+
+
+@contextmanager
+def _say_what_cannot_be_read(path: Path, option: str) -> Iterator[None]:
     try:
-        with path.open("rb") as file:
-            is_zip = file.read(4) in ZIP
-            file.seek(0)
-            expect_room(_measure_archive(file) if is_zip else _measure_array(file, size), f"{option} {path}")
-            file.seek(0)
-            loaded = np.load(file, allow_pickle=False)
-            return {name: loaded[name] for name in loaded.files} if is_zip else {path.name: loaded}
+        yield
     except InputError:
         raise
     except Exception as error:
         raise InputError(f"{option} {path} cannot be read: {error}. Expected {WANTED}.") from error
+
+
+def _is_archive(file: IO[bytes]) -> bool:
+    """Whether a file begins as an `.npz` does; it stands at its beginning again then."""
+    is_zip = file.read(4) in ZIP
+    file.seek(0)
+    return is_zip
 
 
 def expect_room(needed: int, where: str) -> None:
@@ -75,17 +109,18 @@ def _count(shape: tuple[int, ...], itemsize: int) -> int:
     return math.prod(shape) * itemsize + ROW * (shape[0] if shape else 1)
 
 
-def _measure_archive(file: IO[bytes]) -> int:
-    total = 0
+def _read_headers(file: IO[bytes]) -> list[tuple[str, Header]]:
+    """Reads the name, shape and dtype of every array of an archive."""
     with zipfile.ZipFile(file) as archive:
+        headers = []
         for entry in archive.infolist():
             with archive.open(entry) as content:
-                total += _measure_array(content, entry.file_size)
-    return total
+                headers.append((entry.filename.removesuffix(".npy"), _read_header(content, entry.file_size)))
+        return headers
 
 
-def _measure_array(content: IO[bytes], size: int) -> int:
-    """Measures what an array of `size` bytes will take, by its header.
+def _read_header(content: IO[bytes], size: int) -> Header:
+    """Reads the shape and dtype of an array of `size` bytes.
 
     Raises:
         ValueError: It is no array, holds Python objects, or says that it is larger than its bytes.
@@ -99,4 +134,4 @@ def _measure_array(content: IO[bytes], size: int) -> int:
         raise ValueError("it holds pickled Python objects, which can run any code when they are read")
     if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize > size - content.tell():
         raise ValueError(f"an array of {dtype} {list(shape)} is larger than the bytes that are there")
-    return _count(shape, dtype.itemsize)
+    return shape, dtype

@@ -32,7 +32,7 @@ def read_items(
     for index, item in enumerate(items):
         place = f"{where} {index}"
         arrays = {
-            name: _as_numpy(name, value, f"{option} {place}") for name, value in _name_arrays(item, inputs).items()
+            name: convert_value(name, value, f"{option} {place}") for name, value in _name_arrays(item, inputs).items()
         }
         if not arrays:
             raise InputError(
@@ -57,7 +57,17 @@ def _name_arrays(item: Any, inputs: Sequence[Input]) -> Mapping[str, Any]:
     return {value.name: array for value, array in zip(inputs, values, strict=True)} if fits else {}
 
 
-def _as_numpy(name: str, value: Any, where: str) -> Array:
+def convert_value(name: str, value: Any, where: str) -> Array:
+    """Converts a value of an item to an array.
+
+    Args:
+        name: The name of the input.
+        value: A tensor, or what `numpy.asarray` accepts.
+        where: The words that say where the item is, for messages.
+
+    Raises:
+        InputError: It is neither.
+    """
     try:
         return as_array(value) if isinstance(value, Tensor) else np.asarray(value)
     except Exception as error:  # ragged lists

@@ -1,6 +1,5 @@
 """Samples: how they are read from arrays, folders and functions, split into parts, and joined into batches."""
 
-import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +11,8 @@ from prox24_export import user_code
 from prox24_export.data import text
 from prox24_export.data.array_files import read_arrays
 from prox24_export.data.items import read_items
+from prox24_export.data.sources import YIELDS, StartedFunction, is_function, list_files
 from prox24_export.errors import InputError
-from prox24_export.input_files import expect_path
 from prox24_export.passes.calibrate.streams import Batch
 from prox24_export.passes.graph.arrays import Array
 from prox24_export.passes.graph.protocol import Input
@@ -87,33 +86,20 @@ def read_samples(
                 break
         return samples[:limit]
 
-    if not isinstance(source, (str, Path)):
+    if isinstance(source, StartedFunction):
+        started = source
+        samples = user_code.call_function(started.spec, option, YIELDS, lambda _: collect(started, started.spec))
+    elif not isinstance(source, (str, Path)):
         samples = collect(source, "batch")
-    elif _is_function(source, option):
+    elif is_function(source, option):
         spec = str(source)
-        samples = user_code.call_function(
-            spec, option, "yields feed dictionaries", lambda function: collect(function(), spec)
-        )
+        samples = user_code.call_function(spec, option, YIELDS, lambda function: collect(function(), spec))
     else:
         read = _read_files(Path(source), option, inputs, tokenize)
         samples = [sample for where, arrays in read for sample in _make_samples(arrays, inputs, f"{option} {where}")]
     if not samples:
         raise InputError(f"{option} {source} holds no sample. Expected at least one.")
     return samples
-
-
-def peek_first_batch(source: Source | None) -> tuple[Source | None, Any]:
-    """Looks at the first batch of an iterable.
-
-    Returns:
-        The source, which still yields its first batch even if it can be read only once; and that batch, or None where
-        the source is no iterable of batches or yields none.
-    """
-    if source is None or isinstance(source, (str, Path)):
-        return source, None
-    items = iter(source)
-    first = list(itertools.islice(items, 1))
-    return itertools.chain(first, items), first[0] if first else None
 
 
 def split_samples(samples: Sequence[Sample], *, with_report: bool, seed: int, limit: int | None) -> Parts:
@@ -188,36 +174,20 @@ def _can_be_joined(left: Sample, right: Sample) -> bool:
     return all(left.feeds[name].shape[1:] == right.feeds[name].shape[1:] for name in left.feeds)
 
 
-def _is_function(source: str | Path, option: str) -> bool:
-    """Whether a source is `module:function`, and no path."""
-    expect_path(source, option)
-    return ":" in str(source) and not Path(source).exists()
-
-
 def _read_files(
     path: Path, option: str, inputs: Sequence[Input], tokenize: Callable[[Path, str], Array] | None
 ) -> Iterator[tuple[str, Mapping[str, Array]]]:
     """Yields the arrays of every file, with words that say where they are."""
-    if path.is_dir():
-        files = sorted(path.glob("*.npz"))
-        if not files:
-            raise InputError(f"{option} {path} is a folder without .npz files. Expected one feed dictionary a file.")
-        for file in files:
+    for file in list_files(path, option):
+        if file.suffix.lower() != text.ENDING or tokenize is None:
             yield str(file), _load_arrays(file, option, inputs)
-    elif not path.exists():
-        raise InputError(
-            f"{option} {path} does not exist. Expected an .npz, .npy or .txt file, a folder of .npz, or "
-            "module:function."
-        )
-    elif path.suffix.lower() == text.ENDING and tokenize is not None:
-        if len(inputs) != 1:
+        elif len(inputs) == 1:
+            yield str(file), {inputs[0].name: tokenize(file, option)}
+        else:
             names = ", ".join(value.name for value in inputs)
             raise InputError(
-                f"{option} {path} is text, and the model takes {names}. Expected a model of token ids alone."
+                f"{option} {file} is text, and the model takes {names}. Expected a model of token ids alone."
             )
-        yield str(path), {inputs[0].name: tokenize(path, option)}
-    else:
-        yield str(path), _load_arrays(path, option, inputs)
 
 
 def _load_arrays(path: Path, option: str, inputs: Sequence[Input]) -> Mapping[str, Array]:

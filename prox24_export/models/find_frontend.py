@@ -18,7 +18,8 @@ def find_frontend(model: Any, example: Any = None) -> Frontend:
 
     Args:
         model: A path, `module:function`, or a torch module.
-        example: Inputs to trace a module with: a tensor, a tuple of tensors, or a dictionary of them by argument name.
+        example: Inputs to trace a module or a directory with: a tensor, a tuple of tensors, or a dictionary of them by
+            argument name. Other models do not need it.
 
     Raises:
         InputError: The model is a pickle, a name that no file can have, a directory that holds no model, a module
@@ -38,7 +39,7 @@ def find_frontend(model: Any, example: Any = None) -> Frontend:
             raise InputError(f"no such model: the directory {path} holds no {CONFIG}. Expected {KINDS}.")
         from prox24_export.models.transformers_directory import TransformersDirectory  # noqa: PLC0415 - an extra
 
-        return TransformersDirectory(path)
+        return TransformersDirectory(path, example)
     if path.suffix.lower() == PROGRAM:
         from prox24_export.models.torch_program import TorchProgram  # noqa: PLC0415 - only for models of this kind
 
@@ -48,6 +49,18 @@ def find_frontend(model: Any, example: Any = None) -> Frontend:
 
         return TorchProgram.from_function(str(model))
     return OnnxFile(path)
+
+
+def is_traced_on_samples(model: Any) -> bool:
+    """Whether a model takes the names and shapes of its inputs from samples of any source: a directory does.
+
+    Raises:
+        InputError: The model is a name that no file can have.
+    """
+    if not isinstance(model, (str, Path)):
+        return False
+    expect_path(model, "model")
+    return Path(model).is_dir()
 
 
 def _find_for_module(module: Any, example: Any) -> Frontend:

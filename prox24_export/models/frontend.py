@@ -57,6 +57,9 @@ class Frontend(Protocol):
             OSError: The folder cannot be written.
         """
 
+    def find_written(self, path: Path) -> "Frontend":
+        """Finds the front end that opens the model which `write` has written at `path`, as this one opens its own."""
+
     def expect_onnx(self, graph: TracedGraph) -> None:
         """Refuses, before any work, a model that `write_onnx` cannot write.
 

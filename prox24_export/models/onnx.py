@@ -47,6 +47,10 @@ class OnnxFile:
 
         return RewriteWeights().call(graph=expect_onnx_graph(graph), weights=weights, folder=folder).path
 
+    def find_written(self, path: Path) -> "OnnxFile":
+        """See `Frontend.find_written`."""
+        return OnnxFile(path)
+
     def expect_onnx(self, graph: TracedGraph) -> None:
         """Refuses every graph, as `write_onnx` does."""
         self.write_onnx(graph, Path())

@@ -113,6 +113,10 @@ class TorchProgram:
         torch.export.save(replace_tensors(program, tensors), path)
         return path
 
+    def find_written(self, path: Path) -> "TorchProgram":
+        """See `Frontend.find_written`."""
+        return TorchProgram.from_file(path)
+
     def expect_onnx(self, graph: TracedGraph) -> None:
         """See `Frontend.expect_onnx`."""
         EmitOnnx.requires(expect_fx_graph(graph).program, str(self.path))

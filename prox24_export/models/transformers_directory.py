@@ -2,10 +2,9 @@
 
 import inspect
 import itertools
-import math
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,12 +15,15 @@ from prox24_export.errors import InputError, first_line
 from prox24_export.facts import machine
 from prox24_export.facts.files import describe_files, list_folder
 from prox24_export.models.checkpoint import INDEX, Checkpoint
+from prox24_export.models.example_inputs import BATCH, make_example_inputs
+from prox24_export.models.forward_arguments import list_parameters
 from prox24_export.models.frontend import CONFIG, ONNX_MODEL
+from prox24_export.models.invented_inputs import choose_inputs
 from prox24_export.models.model_configuration import read_configuration
 from prox24_export.output.lock import ENDING as LOCK
 from prox24_export.passes.front_torch.emit_onnx import EmitOnnx
 from prox24_export.passes.front_torch.graph import FxGraph, expect_fx_graph
-from prox24_export.passes.front_torch.trace import trace
+from prox24_export.passes.front_torch.trace import read_shape, trace
 from prox24_export.passes.graph.arrays import Array, as_tensor
 from prox24_export.passes.graph.experts import replace_parts
 from prox24_export.passes.graph.protocol import TracedGraph
@@ -32,8 +34,6 @@ if TYPE_CHECKING:
 
 MODEL = "model"
 OF_MODEL = {".safetensors", ".json", ".model"}  # and tokenizers
-EXAMPLE_BATCH, EXAMPLE_TOKENS = 2, 12
-EXAMPLE_VALUES = 1 << 27  # entries of an image or of sound to trace with
 PACKED, SLACK = 8, 1 << 28  # weights in a stored byte, and entries of what is computed and not stored
 WEIGHTS = "safetensors safetensors.index.json bin bin.index.json pt pth ckpt pkl h5 msgpack gguf onnx"
 
@@ -44,10 +44,13 @@ class TransformersDirectory:
 
     Attributes:
         path: The directory.
+        example: The first batch of samples, which the model is traced with; None invents one. See
+            `make_example_inputs`.
         always_onnx: False: `model.onnx` is written where `--onnx` asks for it.
     """
 
     path: Path
+    example: Any = None
     always_onnx: bool = False
 
     def open(self) -> TracedGraph:
@@ -61,7 +64,7 @@ class TransformersDirectory:
         if read is not None:
             machine.keep_no_large_blocks()
         predicts = type(module).__name__.endswith(("ForCausalLM", "LMHeadModel"))
-        return FxGraph(self.path, trace_module(module, self.path), predicts, read)
+        return FxGraph(self.path, trace_module(module, self.path, self.example), predicts, read)
 
     def files(self, graph: TracedGraph | None) -> Mapping[str, Path]:  # noqa: ARG002 - as the protocol has it
         """Lists the files that make the model: weights and configurations. See `Frontend.files`.
@@ -96,6 +99,10 @@ class TransformersDirectory:
             if source not in kept and _is_own_file(source):
                 shutil.copyfile(source, out / source.name)
         return out
+
+    def find_written(self, path: Path) -> "TransformersDirectory":
+        """Finds the front end of what `write` wrote; it is traced with the same inputs. See `Frontend.find_written`."""
+        return replace(self, path=path)
 
     def expect_onnx(self, graph: TracedGraph) -> None:
         """See `Frontend.expect_onnx`."""
@@ -257,52 +264,47 @@ def load_whole(path: Path) -> "PreTrainedModel":
     return result
 
 
-def trace_module(module: "PreTrainedModel", path: Path) -> torch.export.ExportedProgram:
+def trace_module(module: "PreTrainedModel", path: Path, example: Any = None) -> torch.export.ExportedProgram:
     """Traces the module's forward pass with the cache off, for any size of batch and sequence that the model allows.
+
+    A module that makes its batch size a part of the program is traced for one sample at a time.
+
+    Args:
+        module: The module.
+        path: Its directory.
+        example: See `make_example_inputs`.
 
     Raises:
         InputError: No example input can be made, or `torch.export` cannot trace the module.
     """
+    inputs = make_example_inputs(module, path, example)
+    arguments = {"use_cache": False} if "use_cache" in inspect.signature(module.forward).parameters else {}
+    _switch_cache_off(module.config)
     try:
-        examples = make_example_inputs(module)
-    except AttributeError as error:
-        raise InputError(f"no example input can be made for {path}: {first_line(error)}.") from error
-    cached = "use_cache" in inspect.signature(module.forward).parameters
-    return trace(module, (), examples | ({"use_cache": False} if cached else {}), str(path))
+        program = trace(module, (), inputs | arguments, str(path))
+        if not _is_batch_fixed(program):
+            return program
+        return trace(module, (), {name: value[:1] for name, value in inputs.items()} | arguments, str(path))
+    except InputError as error:
+        raise InputError(f"{str(error).rstrip('.')}. {_tell_way_out(module, inputs)}") from error
 
 
-def make_example_inputs(module: "PreTrainedModel") -> dict[str, Any]:
-    """Makes random inputs to trace with, by argument name, of the kind that the model's main input is.
-
-    Raises:
-        InputError: The main input is neither token ids, nor images, nor spectrograms.
-        AttributeError: The model's configuration lacks a size that the inputs need.
-    """
-    config: Any = module.config
-    name = module.main_input_name
-    generator = torch.Generator().manual_seed(0)
-    if name == "pixel_values":
-        side = config.image_size
-        height, width = (side, side) if isinstance(side, int) else side
-        return {name: _draw((config.num_channels, height, width), generator).to(module.dtype)}
-    if name == "input_features":
-        return {name: _draw((config.num_mel_bins, 2 * config.max_source_positions), generator).to(module.dtype)}
-    if name != "input_ids":
-        raise InputError(f"{type(module).__name__} takes {name}. Expected input_ids, pixel_values or input_features.")
-    vocabulary = min(getattr(config, "vocab_size", 2), 1 << 15)
-    tokens = torch.randint(0, vocabulary, (EXAMPLE_BATCH, EXAMPLE_TOKENS), generator=generator)
-    inputs = {name: tokens}
-    if config.is_encoder_decoder:
-        inputs["decoder_input_ids"] = tokens[:, : EXAMPLE_TOKENS // 2]
-    return inputs
+def _is_batch_fixed(program: torch.export.ExportedProgram) -> bool:
+    """Whether the number of samples that a program was traced with has become a part of it."""
+    fed = set(program.graph_signature.user_inputs)
+    values = [node.meta.get("val") for node in program.graph.nodes if node.op == "placeholder" and node.name in fed]
+    return any(isinstance(value, Tensor) and read_shape(value)[:1] == (BATCH,) for value in values)
 
 
-def _draw(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    """Draws a batch of examples.
+def _switch_cache_off(config: Any) -> None:
+    """Switches the cache off in a configuration and in those in it, for modules whose `forward` does not take it."""
+    for part in (config, *(getattr(config, name, None) for name in config.sub_configs)):
+        if getattr(part, "use_cache", False):
+            part.use_cache = False
 
-    Raises:
-        InputError: The configuration asks for a size that no image and no sound has.
-    """
-    if math.prod(shape) > EXAMPLE_VALUES:
-        raise InputError(f"the configuration asks for inputs of {list(shape)}. Expected sizes of images or of sound.")
-    return torch.randn(EXAMPLE_BATCH, *shape, generator=generator)
+
+def _tell_way_out(module: "PreTrainedModel", inputs: Mapping[str, Tensor]) -> str:
+    missing = " and ".join(name for name in choose_inputs(module) if name not in inputs)
+    others = ", ".join(name for name in list_parameters(module) if name not in inputs)
+    wanted = f"{missing} beside these" if missing else "inputs that the model runs on"
+    return f"Expected {wanted}, by name in --calibration; the model also takes {others or 'nothing else'}."

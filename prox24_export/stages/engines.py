@@ -27,6 +27,7 @@ from prox24_export.stages.lower import CALIBRATION_BATCHES, LoweredPair, lower, 
 from prox24_export.stages.prepare import Job
 from prox24_export.stages.run import Run
 from prox24_export.stages.write import WrittenModel
+from prox24_export.validation.perplexity import find_token_input
 
 MOST_TIMED = 32  # samples of the larger batch that is timed where no shapes are given
 ENGINES = "engines"
@@ -287,7 +288,7 @@ def _measure_accuracy(
 ) -> AccuracyReport | None:
     if not evaluation:
         return None
-    token = job.graph.inputs[0].name if job.graph.predicts_next_token else None
+    token = find_token_input(job.graph)
     return measure_lowered(dense, lowered, evaluation, len(job.parts.report), token)
 
 

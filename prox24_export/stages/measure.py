@@ -13,6 +13,7 @@ from prox24_export.stages.prepare import Job
 from prox24_export.stages.run import Run
 from prox24_export.validation import accuracy, custom_metric
 from prox24_export.validation.custom_metric import Measured
+from prox24_export.validation.perplexity import find_token_input
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class Measurement:
         spec, own = settings.metric, None
         if spec is not None:
             own = custom_metric.measure_samples(spec, run, graph.outputs, batches)
-        token = graph.inputs[0].name if graph.predicts_next_token else None
+        token = find_token_input(graph)
         return cls(run, graph.outputs, batches, len(samples), token, settings.stride, spec, own)
 
     def compare(self, variant: Runner, tick: Callable[[], None] = lambda: None) -> AccuracyReport:

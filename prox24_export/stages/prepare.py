@@ -6,9 +6,10 @@ from pathlib import Path
 
 from torch import nn
 
-from prox24_export.data.samples import Parts, Source, peek_first_batch
+from prox24_export.data.first_batch import outline_first_batch, peek_first_batch
+from prox24_export.data.samples import Parts, Source
 from prox24_export.engines.choice import EngineChoice, EngineRequest, choose_engine
-from prox24_export.models.find_frontend import find_frontend
+from prox24_export.models.find_frontend import find_frontend, is_traced_on_samples
 from prox24_export.models.frontend import Frontend
 from prox24_export.models.onnx import OnnxFile
 from prox24_export.output.target import expect_outside
@@ -93,9 +94,13 @@ def name_model(model: ModelSource, calibration: Source | None, out: str | Path |
     """Finds out what kind of model it is, and where its output goes.
 
     Raises:
-        InputError: It is no model, or a module without a first batch to trace it on.
+        InputError: It is no model, or a module without a first batch to trace it on; or it is a directory, and the
+            first batch cannot be read.
     """
-    calibration, example = peek_first_batch(calibration)
+    if is_traced_on_samples(model):
+        calibration, example = outline_first_batch(calibration, "--calibration")
+    else:
+        calibration, example = peek_first_batch(calibration)
     frontend = find_frontend(model, example)
     return NamedModel(frontend, calibration, Path(out) if out is not None else Path(_default_out(frontend.path)))
 
@@ -124,7 +129,7 @@ def prepare(named: NamedModel, evaluation: Source | None, settings: Settings, ru
         needed = bool(linears)
     with run.timed("data"):
         parts, facts_of_data, numbers = collect_samples(graph, calibration, evaluation, settings, needed=needed)
-        size = find_batch_size(graph, parts)
+        size = find_batch_size(graph, parts, is_random=facts_of_data is not None and facts_of_data.is_random)
         check_calibration(graph, linears, parts, numbers, facts_of_data, size=size)
         if needed:
             check_gates(graph, parts, settings, size)

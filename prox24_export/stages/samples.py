@@ -15,6 +15,7 @@ from prox24_export.data.samples import (
     read_samples,
     split_samples,
 )
+from prox24_export.data.sources import StartedFunction
 from prox24_export.errors import InputError
 from prox24_export.passes.front_onnx import runtime
 from prox24_export.passes.graph.arrays import Array
@@ -23,6 +24,7 @@ from prox24_export.results.report import DataFacts
 from prox24_export.settings import Settings
 from prox24_export.validation import accuracy, gates
 from prox24_export.validation.arrays import is_float, read_output
+from prox24_export.validation.perplexity import find_token_input
 
 OUTPUT_VALUES = 1 << 25  # entries of one output in one batch
 
@@ -99,11 +101,16 @@ def _expect_rows(graph: TracedGraph, samples: Sequence[Sample], option: str) -> 
 
 
 def _describe_source(source: Source) -> str:
-    return str(source) if isinstance(source, (str, Path)) else "feed dictionaries"
+    return str(source) if isinstance(source, (str, Path, StartedFunction)) else "feed dictionaries"
 
 
-def find_batch_size(graph: TracedGraph, parts: Parts) -> int:
+def find_batch_size(graph: TracedGraph, parts: Parts, *, is_random: bool = False) -> int:
     """Finds how many samples to join in one call; one where the model cannot run two, whatever it declares.
+
+    Args:
+        graph: The model.
+        parts: The samples.
+        is_random: Whether they were drawn at random, and may be none that the model is made for.
 
     Raises:
         InputError: The model cannot be run on the largest sample.
@@ -117,8 +124,7 @@ def find_batch_size(graph: TracedGraph, parts: Parts) -> int:
         try:
             size = max(1, min(size, OUTPUT_VALUES // _largest_output(run(every[0][0].feeds))))
         except Exception as error:
-            told = runtime.shorten_message(error)
-            raise InputError(f"{graph.path} cannot be run on the first sample: {told}.") from error
+            raise InputError(_tell_failure(graph, "first", error, is_random=is_random)) from error
     for attempt in dict.fromkeys((min(size, 2), 1)):  # a model that runs two samples at once runs more
         groups = (feeds for part in every for feeds, _ in join_samples(part, graph.inputs, attempt))
         feeds = max(groups, key=lambda group: sum(array.size for array in group.values()))  # the largest there will be
@@ -126,12 +132,15 @@ def find_batch_size(graph: TracedGraph, parts: Parts) -> int:
             run(feeds)
         except Exception as error:
             if attempt == 1:
-                raise InputError(
-                    f"{graph.path} cannot be run on the largest sample: {runtime.shorten_message(error)}."
-                ) from error
+                raise InputError(_tell_failure(graph, "largest", error, is_random=is_random)) from error
         else:
             return size if attempt > 1 else 1
     return 1
+
+
+def _tell_failure(graph: TracedGraph, which: str, error: Exception, *, is_random: bool) -> str:
+    told = f"{graph.path} cannot be run on the {which} sample: {runtime.shorten_message(error)}."
+    return f"{told} Give --calibration: this sample was drawn at random." if is_random else told
 
 
 def _largest_output(outputs: Sequence[Array]) -> int:
@@ -167,7 +176,7 @@ def _expect_metrics(graph: TracedGraph, parts: Parts, settings: Settings, size: 
         return
     if not parts.report:
         raise InputError("--max-metric-change needs at least one sample to measure. Give --evaluation.")
-    run, token = graph.runner(), graph.inputs[0].name if graph.predicts_next_token else None
+    run, token = graph.runner(), find_token_input(graph)
     first = itertools.islice(join_samples(parts.report, graph.inputs, size), 1)
     found = accuracy.compare_models(run, run, graph.outputs, first, samples=size, next_token=token, tick=lambda: None)
     if settings.max_accuracy_drop is not None and "top1" not in found.dense:

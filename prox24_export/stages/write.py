@@ -73,7 +73,7 @@ def write_model(job: Job, solved: SolvedModel, folder: Path, run: Run) -> Writte
     with run.timed("save"):
         path = job.frontend.write(job.graph, solved.weights, folder)
     with run.timed("verify"):
-        frontend = find_frontend(path)
+        frontend = job.frontend.find_written(path)
         sparse = frontend.open()
         found = replace(frontend.facts(sparse), path=str(job.target / path.name))
         VerifyPattern().call(graph=sparse, linears=linears)

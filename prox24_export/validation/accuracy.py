@@ -15,7 +15,7 @@ from prox24_export.validation.classes import find_largest, is_named_as_classes
 from prox24_export.validation.intervals import PairedRows
 from prox24_export.validation.metrics import BETTER, IGNORED, Embeddings, Hits, References, find_reference_output
 from prox24_export.validation.output_comparison import OutputComparison
-from prox24_export.validation.perplexity import Perplexity
+from prox24_export.validation.perplexity import Perplexity, find_kept_tokens
 
 
 @dataclass
@@ -41,7 +41,8 @@ class _Sums:
         if labels is not None:
             self._add_labelled(dense, sparse, labels, samples)
         if self.next_token is not None:
-            self.perplexity.add(dense[0], sparse[0], feeds[self.next_token])
+            tokens = feeds[self.next_token]
+            self.perplexity.add(dense[0], sparse[0], tokens, find_kept_tokens(feeds, tokens))
         self.embeddings.add(dense, sparse)
 
     def _add_labelled(self, dense: Sequence[Array], sparse: Sequence[Array], labels: Array, samples: int) -> None:

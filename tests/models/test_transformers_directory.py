@@ -10,7 +10,6 @@ import onnx
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import nn
 
 from prox24_export import Settings, export, inspect
 from prox24_export.errors import InputError
@@ -24,14 +23,9 @@ from prox24_export.passes.graph.protocol import Linear, TracedGraph
 from prox24_export.passes.verify_pattern import PatternError
 from prox24_export.solver.pattern import is_two_four
 from tests.command import network
-from tests.models.transformers_models import DECODER, FAMILIES, MOE, saved, transformers
+from tests.models.transformers_models import DECODER, FAMILIES, MOE, linear_modules, saved, transformers
 
 EXPLAINED = ("tied to an embedding", "C_in = 3", "not a constant")
-
-
-def linear_modules(module: nn.Module) -> set[str]:
-    kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, transformers.pytorch_utils.Conv1D)
-    return {name for name, child in module.named_modules() if isinstance(child, kinds)}
 
 
 @pytest.fixture

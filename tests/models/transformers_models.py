@@ -45,10 +45,36 @@ FAMILIES: dict[str, tuple[str, str, dict[str, Any]]] = {
 }
 
 
-def saved(family: str, folder: Path, dtype: torch.dtype = torch.float32) -> nn.Module:
-    architecture, config, options = FAMILIES[family]
+ONE: dict[str, Any] = {"num_hidden_layers": 1, "num_attention_heads": 4, "hidden_size": 32, "intermediate_size": 64}
+SHALLOW = ONE | {"vocab_size": 96, "max_position_embeddings": 64, "bos_token_id": 1, "eos_token_id": 2}
+SIGHT = ONE | {"image_size": 32, "patch_size": 8}
+RESNET = {"embedding_size": 8, "hidden_sizes": [16, 32], "depths": [1, 1], "layer_type": "basic"}
+LLAVA = {"image_token_id": 95, "vision_feature_layer": -1, "text_config": DECODER | ONE | {"model_type": "llama"}}
+OTHERS: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "decoder": ("LlamaForCausalLM", "LlamaConfig", DECODER | ONE),
+    "resnet": ("ResNetForImageClassification", "ResNetConfig", RESNET | {"num_labels": 5}),
+    "clip_both": ("CLIPModel", "CLIPConfig", {"text_config": SHALLOW, "vision_config": SIGHT, "projection_dim": 16}),
+    "speech": ("WhisperForConditionalGeneration", "WhisperConfig", WHISPER | {"encoder_layers": 1}),
+    "sound": ("Wav2Vec2ForCTC", "Wav2Vec2Config", ONE | {"conv_dim": (8,), "conv_stride": (5,), "conv_kernel": (9,)}),
+    "llava": ("LlavaForConditionalGeneration", "LlavaConfig", LLAVA | {"vision_config": SIGHT}),
+}
+"""Families whose inputs are those of the samples."""
+
+
+def built(family: str) -> nn.Module:
+    architecture, config, options = (FAMILIES | OTHERS)[family]
     torch.manual_seed(0)
-    module: nn.Module = getattr(transformers, architecture)(getattr(transformers, config)(**options)).eval().to(dtype)
+    module: nn.Module = getattr(transformers, architecture)(getattr(transformers, config)(**options)).eval()
+    return module
+
+
+def saved(family: str, folder: Path, dtype: torch.dtype = torch.float32) -> nn.Module:
+    module = built(family).to(dtype)
     transformers.utils.logging.disable_progress_bar()
     module.save_pretrained(folder)  # type: ignore[operator]
     return module
+
+
+def linear_modules(module: nn.Module) -> set[str]:
+    kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, transformers.pytorch_utils.Conv1D)
+    return {name for name, child in module.named_modules() if isinstance(child, kinds)}

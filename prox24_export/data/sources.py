@@ -1,0 +1,81 @@
+"""What a source of samples is: files, or a function of the user's, of which a first item may have been taken."""
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from prox24_export import user_code
+from prox24_export.errors import InputError
+from prox24_export.input_files import expect_path
+
+YIELDS = "yields feed dictionaries"
+
+
+@dataclass(frozen=True)
+class StartedFunction:
+    """A function of the user's that was called, because a first look was taken at what it yields.
+
+    Attributes:
+        spec: The function, as `module:function`.
+        items: All that it yields, the first item included. They can be read once.
+    """
+
+    spec: str
+    items: Iterator[Any]
+
+    def __iter__(self) -> Iterator[Any]:
+        """Returns what the function yields."""
+        return self.items
+
+    def __str__(self) -> str:
+        """Returns the function as the user named it."""
+        return self.spec
+
+
+def start_function(spec: str, option: str) -> tuple[StartedFunction, Any]:
+    """Calls a function of the user's and takes the first of its items.
+
+    Args:
+        spec: The function, as `module:function`.
+        option: The option that named it, for messages, e.g. `--calibration`.
+
+    Returns:
+        The function, which still yields all of its items; and the first one, or None where there is none.
+
+    Raises:
+        InputError: The function cannot be imported, or fails.
+    """
+
+    def start(function: Any) -> tuple[Iterator[Any], list[Any]]:
+        items = iter(function())
+        return items, list(itertools.islice(items, 1))
+
+    items, first = user_code.call_function(spec, option, YIELDS, start)
+    return StartedFunction(spec, itertools.chain(first, items)), first[0] if first else None
+
+
+def is_function(source: str | Path, option: str) -> bool:
+    """Whether a source is `module:function`, and no path."""
+    expect_path(source, option)
+    return ":" in str(source) and not Path(source).exists()
+
+
+def list_files(path: Path, option: str) -> list[Path]:
+    """Lists the files that samples are read from: one, or the `.npz` files of a folder in the order of their names.
+
+    Raises:
+        InputError: There is no such file, or the folder holds none.
+    """
+    if path.is_dir():
+        files = sorted(path.glob("*.npz"))
+        if not files:
+            raise InputError(f"{option} {path} is a folder without .npz files. Expected one feed dictionary a file.")
+        return files
+    if not path.exists():
+        raise InputError(
+            f"{option} {path} does not exist. Expected an .npz, .npy or .txt file, a folder of .npz, or "
+            "module:function."
+        )
+    return [path]
