@@ -20,8 +20,8 @@ def read_model(path: Path) -> onnx.ModelProto:
         path: The file.
 
     Raises:
-        InputError: It is no regular file or no ONNX model, it holds no node or no opset, or a tensor has a shape that
-            does not fit what is stored for it.
+        InputError: It is no regular file or no ONNX model, it holds no node or no opset, a value is a map, or a tensor
+            has a shape that does not fit what is stored for it.
     """
     expect_file(path, "model", "the path of an .onnx file", most=LARGEST)
     try:
@@ -34,6 +34,27 @@ def read_model(path: Path) -> onnx.ModelProto:
         raise InputError(f"{path} holds no graph. Expected an .onnx file with at least one node.")
     if not proto.opset_import:
         raise InputError(f"{path} declares no opset. Expected at least one opset import; export the model again.")
+    _expect_no_maps(proto.graph, path)
     check_tensors(proto, str(path))
     list_external_files(proto, path)
     return proto
+
+
+def _expect_no_maps(graph: onnx.GraphProto, path: Path) -> None:
+    """Refuses maps, which onnx_ir cannot read: classifiers of scikit-learn end in one, and it is easily left out."""
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        if not _holds_map(value.type):
+            continue
+        maker = next((node for node in graph.node if value.name in node.output), None)
+        by = "" if maker is None else f", which node {maker.name or 'without a name'} ({maker.op_type}) makes,"
+        raise InputError(
+            f"{path}: {value.name!r}{by} is a map. Expected tensors: export the model without maps, a classifier of "
+            "scikit-learn with convert_sklearn(…, options={'zipmap': False})."
+        )
+
+
+def _holds_map(kind: onnx.TypeProto) -> bool:
+    """Whether a type is that of a map, or of a sequence or an optional of maps."""
+    name = kind.WhichOneof("value")
+    inner = {"sequence_type": kind.sequence_type, "optional_type": kind.optional_type} if name else {}
+    return name == "map_type" or (name in inner and _holds_map(inner[name].elem_type))
