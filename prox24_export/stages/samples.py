@@ -18,13 +18,14 @@ from prox24_export.data.samples import (
 from prox24_export.errors import InputError
 from prox24_export.passes.front_onnx import runtime
 from prox24_export.passes.graph.arrays import Array
-from prox24_export.passes.graph.protocol import TracedGraph
+from prox24_export.passes.graph.protocol import Feeds, TracedGraph
 from prox24_export.results.report import DataFacts
 from prox24_export.settings import Settings
 from prox24_export.validation import accuracy, gates
 from prox24_export.validation.arrays import is_float, read_output
 
 OUTPUT_VALUES = 1 << 25  # entries of one output in one batch
+MOST_SHOWN = 8  # inputs whose shapes a message names
 
 
 def collect_samples(
@@ -102,8 +103,13 @@ def _describe_source(source: Source) -> str:
     return str(source) if isinstance(source, (str, Path)) else "feed dictionaries"
 
 
-def find_batch_size(graph: TracedGraph, parts: Parts) -> int:
+def find_batch_size(graph: TracedGraph, parts: Parts, *, is_random: bool = False) -> int:
     """Finds how many samples to join in one call; one where the model cannot run two, whatever it declares.
+
+    Args:
+        graph: The model.
+        parts: The samples.
+        is_random: Whether they were drawn at random, so that `--shapes` decides their sizes.
 
     Raises:
         InputError: The model cannot be run on the largest sample.
@@ -126,12 +132,19 @@ def find_batch_size(graph: TracedGraph, parts: Parts) -> int:
             run(feeds)
         except Exception as error:
             if attempt == 1:
-                raise InputError(
-                    f"{graph.path} cannot be run on the largest sample: {runtime.shorten_message(error)}."
-                ) from error
+                told = f"{describe_shapes(feeds)}: {runtime.shorten_message(error)}."
+                way = " Give random inputs the sizes that fit together: --shapes name:1x3x224x224." if is_random else ""
+                raise InputError(f"{graph.path} cannot be run on the largest sample, {told}{way}") from error
         else:
             return size if attempt > 1 else 1
     return 1
+
+
+def describe_shapes(feeds: Feeds) -> str:
+    """Writes the shapes of the first inputs for messages, e.g. `x: [1, 3], mask: [1, 4]`."""
+    shown = [f"{name}: {list(array.shape)}" for name, array in itertools.islice(feeds.items(), MOST_SHOWN)]
+    more = [f"and {len(feeds) - MOST_SHOWN} more"] if len(feeds) > MOST_SHOWN else []
+    return ", ".join(shown + more)
 
 
 def _largest_output(outputs: Sequence[Array]) -> int:
