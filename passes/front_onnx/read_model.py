@@ -55,6 +55,10 @@ def _expect_no_maps(graph: onnx.GraphProto, path: Path) -> None:
 
 def _holds_map(kind: onnx.TypeProto) -> bool:
     """Whether a type is that of a map, or of a sequence or an optional of maps."""
-    name = kind.WhichOneof("value")
-    inner = {"sequence_type": kind.sequence_type, "optional_type": kind.optional_type} if name else {}
-    return name == "map_type" or (name in inner and _holds_map(inner[name].elem_type))
+    match kind.WhichOneof("value"):
+        case "sequence_type":
+            return _holds_map(kind.sequence_type.elem_type)
+        case "optional_type":
+            return _holds_map(kind.optional_type.elem_type)
+        case name:
+            return name == "map_type"
