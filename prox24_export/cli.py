@@ -261,15 +261,19 @@ def _explain(error: Exception) -> tuple[str, int]:
 
 
 def _find_library(error: ImportError) -> str | None:
-    """Finds the library whose import failed: the first that was being imported, or else the one that is missing.
+    """Finds the library whose import failed: the first one behind our last call, or else the one that is missing.
 
     Returns:
         Its name; None where it is this program itself that is broken.
     """
-    frames = (frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__))
-    rooms = [name.partition(".")[0] for name in frames]
-    named = [*(room for room in rooms if room not in {OURS, "importlib", "__main__", ""}), str(error.name or OURS)]
-    library = named[0].partition(".")[0]
+    library = ""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        room = str(frame.f_globals.get("__name__", "")).partition(".")[0]
+        if room == OURS:
+            library = ""
+        elif room not in sys.stdlib_module_names:
+            library = library or room
+    library = library or (error.name or OURS).partition(".")[0]
     return None if library == OURS else library
 
 

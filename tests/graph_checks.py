@@ -165,7 +165,7 @@ def main(first: int, last: int) -> int:
                 pruned += check_graph(seed, Path(name))
             except Exception as error:  # noqa: BLE001 - whatever it is, it is what is looked for
                 wrong += 1
-                print(f"seed {seed}: {type(error).__name__}: {error}")  # noqa: T201
+                print(f"seed {seed}: {type(error).__name__}: {error}", flush=True)  # noqa: T201
     print(f"{last - first} graphs, {pruned} pruned weights, {wrong} wrong")  # noqa: T201
     return 1 if wrong or not pruned else 0
 
