@@ -117,7 +117,8 @@ class RandomGraph:
         turned = [name for name in self.operands if len(shape) == 2 and self.shape_of(name) == shape[::-1]]
         if turned and self.chance(0.2):
             before = self.pick(turned)
-            operand = self.add("Transpose", [before], **({"perm": [1, 0]} if self.chance(0.5) else {}))
+            perm: dict[str, Any] = {"perm": [1, 0]} if self.chance(0.5) else {}
+            operand = self.add("Transpose", [before], **perm)
             self.operands[operand] = (self.operands[before][0], self.operands[before][1][::-1])
             return operand
         axes = tuple(map(int, self.random.permutation(len(shape)))) if self.chance(0.2) else tuple(range(len(shape)))
@@ -218,13 +219,12 @@ def gemm(graph: RandomGraph, x: str, shape: Shape) -> bool:
     (k,) = shape
     n = graph.width(k)
     trans_a, trans_b = graph.chance(0.3), graph.chance(0.5)
-    more = {"alpha": 0.5} if graph.chance(0.2) else {}
+    more: dict[str, Any] = {"alpha": 0.5} if graph.chance(0.2) else {}
     more |= {"beta": 2.0} if graph.chance(0.2) else {}
     if graph.chance(0.3):  # the weight on the left: W [n, k] times x [k, batch]
         operand = graph.operand((k, n) if trans_a else (n, k))
         right = x if trans_b else graph.add("Transpose", [x], perm=[1, 0])
-        flags = {"transA": int(trans_a), "transB": int(trans_b)}
-        product = graph.add("Gemm", [operand, right], **flags, **more)
+        product = graph.add("Gemm", [operand, right], transA=int(trans_a), transB=int(trans_b), **more)
         graph.note(operand, 0 if trans_a else 1, product, x)
         graph.add("Transpose", [product], (n,), perm=[1, 0])
         return True

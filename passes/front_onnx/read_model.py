@@ -60,5 +60,6 @@ def _holds_map(kind: onnx.TypeProto) -> bool:
             return _holds_map(kind.sequence_type.elem_type)
         case "optional_type":
             return _holds_map(kind.optional_type.elem_type)
-        case name:
-            return name == "map_type"
+        case "map_type":
+            return True
+    return False
