@@ -226,7 +226,20 @@ def test_minus_inf_in_an_additive_mask_means_what_it_says(tmp_path: Path) -> Non
     assert all(layer.relative_error is not None and layer.relative_error < 1 for layer in report.layers if layer.weight)
     assert report.passed
     assert report.faults == ()
-    assert report.refinement is not None
+
+
+def test_what_is_tuned_with_minus_inf_is_tuned_as_with_a_mask_of_finite_numbers(tmp_path: Path) -> None:
+    path, x = save(model(ATTENTION, WEIGHTS), tmp_path), normal(60, 6, 16)
+    settings, left = Settings(refine="weights"), []
+    for gone in (-np.inf, -1e4):
+        mask = np.tile(np.triu(np.full((6, 6), gone, np.float32), 1), (60, 1, 1))
+        feeds = [{"x": x[index : index + 1], "mask": mask[index : index + 1]} for index in range(60)]
+        report = export(path, feeds, tmp_path / f"out{gone}", settings=settings)
+        assert report.refinement is not None
+        assert report.refinement.kept
+        assert all(epoch.train is not None for epoch in report.refinement.curve[1:])
+        left.append(report.refinement.before)
+    assert left[0] == pytest.approx(left[1])
 
 
 def test_a_mask_that_itself_is_multiplied_by_a_weight_is_refused(tmp_path: Path) -> None:
