@@ -26,14 +26,12 @@ class WeightUse:
 
     Attributes:
         output: The value that the node computes.
-        activation: The other value that it reads.
         stored: The axis of the stored weight that is reduced, which the groups of four lie along.
         size: The number of entries along that axis.
         groups: The number of groups of a convolution; 1 for all others.
     """
 
     output: str
-    activation: str
     stored: int
     size: int
     groups: int = 1
@@ -145,11 +143,11 @@ class RandomGraph:
         name, axes = self.operands[operand]
         return tuple(self.stored[name].shape[axis] for axis in axes)
 
-    def note(self, operand: str, axis: int, output: str, activation: str, groups: int = 1) -> None:
+    def note(self, operand: str, axis: int, output: str, groups: int = 1) -> None:
         """Notes that a node reduces an operand along an axis of it."""
         name, axes = self.operands[operand]
         place = axes[axis]
-        use = WeightUse(output, activation, place, self.stored[name].shape[place], groups)
+        use = WeightUse(output, place, self.stored[name].shape[place], groups)
         self.uses.setdefault(name, []).append(use)
 
     def find_prunable(self, outputs: set[str]) -> set[str]:
@@ -205,11 +203,11 @@ def matmul(graph: RandomGraph, x: str, shape: Shape) -> bool:
     if len(shape) > 1 and graph.chance(0.25):  # the weight on the left
         rows = graph.pick(WIDTHS)
         operand = graph.operand((rows, shape[-2]))
-        graph.note(operand, 1, graph.add("MatMul", [operand, x], (*shape[:-2], rows, shape[-1])), x)
+        graph.note(operand, 1, graph.add("MatMul", [operand, x], (*shape[:-2], rows, shape[-1])))
         return True
     columns = graph.width(shape[-1])
     operand = graph.operand((shape[-1], columns))
-    graph.note(operand, 0, graph.add("MatMul", [x, operand], (*shape[:-1], columns)), x)
+    graph.note(operand, 0, graph.add("MatMul", [x, operand], (*shape[:-1], columns)))
     return True
 
 
@@ -225,14 +223,14 @@ def gemm(graph: RandomGraph, x: str, shape: Shape) -> bool:
         operand = graph.operand((k, n) if trans_a else (n, k))
         right = x if trans_b else graph.add("Transpose", [x], perm=[1, 0])
         product = graph.add("Gemm", [operand, right], transA=int(trans_a), transB=int(trans_b), **more)
-        graph.note(operand, 0 if trans_a else 1, product, x)
+        graph.note(operand, 0 if trans_a else 1, product)
         graph.add("Transpose", [product], (n,), perm=[1, 0])
         return True
     left = graph.add("Transpose", [x], perm=[1, 0]) if trans_a else x
     operand = graph.operand((n, k) if trans_b else (k, n))
     bias = [graph.floats(*graph.pick(((n,), (1, n), ())))] if graph.chance(0.6) else []
     flags = {"transA": int(trans_a), "transB": int(trans_b)}
-    graph.note(operand, 1 if trans_b else 0, graph.add("Gemm", [left, operand, *bias], (n,), **flags, **more), x)
+    graph.note(operand, 1 if trans_b else 0, graph.add("Gemm", [left, operand, *bias], (n,), **flags, **more))
     return True
 
 
@@ -261,7 +259,7 @@ def conv(graph: RandomGraph, x: str, shape: Shape) -> bool:
     operand = graph.operand((n, channels // groups, *kernel))
     bias = [graph.floats(n)] if graph.chance(0.5) else []
     window |= {"group": groups} if groups > 1 or graph.chance(0.5) else {}
-    graph.note(operand, 1, graph.add("Conv", [x, operand, *bias], (n, *after), **window), x, groups)
+    graph.note(operand, 1, graph.add("Conv", [x, operand, *bias], (n, *after), **window), groups)
     return True
 
 
