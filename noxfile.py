@@ -76,6 +76,13 @@ def tests(session: nox.Session) -> None:
 
 
 @nox.session
+def graphs(session: nox.Session) -> None:
+    """Whole runs on random graphs: 5,000 of them, or those of a range of seeds, as in `nox -s graphs -- 5000 6000`."""
+    seeds = session.posargs or ["0", "5000"]
+    session.run("python", "-m", "tests.graph_checks", *seeds, env={"OMP_NUM_THREADS": "1"})
+
+
+@nox.session
 def mutation(session: nox.Session) -> None:
     """Mutates what decides whether a model is right, and expects the tests to notice; takes long, so not in CI.
 

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import traceback
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -19,7 +20,8 @@ from prox24_export.settings import DATA, OUTPUT, REFINEMENT, BenchSettings, Insp
 if TYPE_CHECKING:
     from prox24_export.results.report import Report
 
-PASSED, GATE_FAILED, UNUSABLE, FAILED, INTERRUPTED = 0, 1, 2, 4, 130
+PASSED, GATE_FAILED, UNUSABLE, UNAVAILABLE, FAILED, INTERRUPTED = 0, 1, 2, 3, 4, 130
+OURS = "prox24_export"
 
 Format = Literal["text", "github", "github-benchmark", "github-benchmark-bigger"]
 EACH_FIELD = Parameter(name="*")  # the settings' fields are the command's options
@@ -41,7 +43,7 @@ The exit code says how it went:
 - 0: The model was exported and kept every limit, or no layer could be pruned.
 - 1: The model was exported. A limit was not kept, or a later stage failed, which the report names.
 - 2: The options, the model or the data are unsuitable. Nothing was written.
-- 3: An engine that was asked for cannot be used here. Nothing was written.
+- 3: An engine that was asked for, or a library that is needed, cannot be used here. Nothing was written.
 - 4: The run failed. Nothing was written, unless the message names a folder.
 - 130: The run was interrupted. Nothing was written, unless the message names a folder.
 """
@@ -253,8 +255,29 @@ def _explain(error: Exception) -> tuple[str, int]:
         return str(error), error.exit_code
     if isinstance(error, OSError):
         return f"{describe_fault(error)}. {_what_is_written()}", FAILED
+    library = _find_library(error) if isinstance(error, ImportError) else None
+    if library is not None:
+        told = f"{library} cannot be imported: {describe_fault(error)}. {_what_is_written()}"
+        return f"{told} Repair {library} and what it imports, or install them again.", UNAVAILABLE
     told = f"internal error: {describe_fault(error)}. {_what_is_written()}"
     return f"{told} Set PROX24_TRACEBACK=1 for the traceback.", FAILED
+
+
+def _find_library(error: ImportError) -> str | None:
+    """Finds the library whose import failed: the first one behind our last call, or else the one that is missing.
+
+    Returns:
+        Its name; None where it is this program itself that is broken.
+    """
+    library = ""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        room = str(frame.f_globals.get("__name__", "")).partition(".")[0]
+        if room == OURS:
+            library = ""
+        elif room not in sys.stdlib_module_names:
+            library = library or room
+    library = library or (error.name or OURS).partition(".")[0]
+    return None if library == OURS else library
 
 
 def _what_is_written() -> str:

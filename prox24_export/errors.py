@@ -33,3 +33,10 @@ def describe_fault(error: BaseException) -> str:
     if isinstance(error, (Prox24Error, OSError)):
         return first_line(error).rstrip(".")
     return f"{type(error).__name__}: {first_line(error).rstrip('.')}"
+
+
+def describe_missing(error: Exception, library: str) -> str:
+    """Says without a full stop why a library cannot be imported: it is not installed, or it is and fails inside."""
+    if isinstance(error, ModuleNotFoundError) and error.name == library:
+        return f"{library} is not installed"
+    return f"{library} is installed and cannot be imported: {first_line(error).rstrip('.')}"

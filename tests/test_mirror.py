@@ -15,6 +15,7 @@ WHOLE = {
     "imports",
     "mirror",
     "peer_bugs",
+    "random_graphs",
     "rooms",
     "write_failures",
 }  # tests of no single module

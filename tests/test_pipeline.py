@@ -219,3 +219,45 @@ def test_a_weight_that_is_computed_from_constants_is_pruned_with_a_note(tmp_path
     written = onnx.load(tmp_path / "out" / "model.onnx")
     assert [node.op_type for node in written.graph.node] == ["MatMul"]
     assert is_two_four(opened(written, tmp_path).stored("v").T)
+
+
+# Attention with an additive mask: what it leaves out is −Inf in the scores, and 0 behind the Softmax
+ATTENTION = """g (float[N,6,16] x, float[N,6,6] mask) => (float[N,6,8] y) {
+    q = MatMul(x, wq) k = MatMul(x, wk) v = MatMul(x, wv) t = Transpose<perm=[0,2,1]>(k)
+    scores = MatMul(q, t) left = Add(scores, mask) p = Softmax<axis=-1>(left) mixed = MatMul(p, v) y = MatMul(mixed, wo)
+}"""
+WEIGHTS = {"wq": normal(16, 16), "wk": normal(16, 16, seed=1), "wv": normal(16, 16, seed=2), "wo": normal(16, 8)}
+
+
+def test_minus_inf_in_an_additive_mask_means_what_it_says(tmp_path: Path) -> None:
+    path = save(model(ATTENTION, WEIGHTS), tmp_path)
+    mask = np.triu(np.full((6, 6), -np.inf, np.float32), 1)
+    np.savez(tmp_path / "data.npz", x=normal(40, 6, 16), mask=np.tile(mask, (40, 1, 1)))
+    report = export(path, str(tmp_path / "data.npz"), tmp_path / "out")
+    assert {layer.state for layer in report.layers if layer.weight} == {"sparse"}
+    assert all(layer.relative_error is not None and layer.relative_error < 1 for layer in report.layers if layer.weight)
+    assert report.passed
+    assert report.faults == ()
+
+
+def test_what_is_tuned_with_minus_inf_is_tuned_as_with_a_mask_of_finite_numbers(tmp_path: Path) -> None:
+    path, x = save(model(ATTENTION, WEIGHTS), tmp_path), normal(60, 6, 16)
+    settings, left = Settings(refine="weights"), []
+    for gone in (-np.inf, -1e4):
+        mask = np.tile(np.triu(np.full((6, 6), gone, np.float32), 1), (60, 1, 1))
+        feeds = [{"x": x[index : index + 1], "mask": mask[index : index + 1]} for index in range(60)]
+        report = export(path, feeds, tmp_path / f"out{gone}", settings=settings)
+        assert report.refinement is not None
+        assert report.refinement.kept
+        assert all(epoch.train is not None for epoch in report.refinement.curve[1:])
+        left.append(report.refinement.before)
+    assert left[0] == pytest.approx(left[1])
+
+
+def test_a_mask_that_itself_is_multiplied_by_a_weight_is_refused(tmp_path: Path) -> None:
+    graph = "g (float[N,16] mask) => (float[N,8] y) { z = MatMul(mask, w) y = Relu(z) }"
+    rows = np.where(normal(20, 16) > 0, -np.inf, -1).astype(np.float32)
+    path = save(model(graph, {"w": np.abs(normal(16, 8))}), tmp_path)  # the dense model returns 0
+    with pytest.raises(InputError, match="NaN or Inf in the activations of layer MatMul:z"):
+        export(path, [{"mask": rows}], tmp_path / "out")
+    assert not (tmp_path / "out").exists()

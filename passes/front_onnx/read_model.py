@@ -21,8 +21,8 @@ def read_model(path: Path) -> onnx.ModelProto:
         path: The file.
 
     Raises:
-        InputError: It is no regular file or no ONNX model, it holds no node or no opset, a function calls itself, or a
-            tensor has a shape that does not fit what is stored for it.
+        InputError: It is no regular file or no ONNX model, it holds no node or no opset, a value is a map, a function
+            calls itself, or a tensor has a shape that does not fit what is stored for it.
     """
     expect_file(path, "model", "the path of an .onnx file", most=LARGEST)
     try:
@@ -36,6 +36,32 @@ def read_model(path: Path) -> onnx.ModelProto:
     if not proto.opset_import:
         raise InputError(f"{path} declares no opset. Expected at least one opset import; export the model again.")
     expect_bounded_calls(proto, str(path))
+    _expect_no_maps(proto.graph, path)
     check_tensors(proto, str(path))
     list_external_files(proto, path)
     return proto
+
+
+def _expect_no_maps(graph: onnx.GraphProto, path: Path) -> None:
+    """Refuses maps, which onnx_ir cannot read: classifiers of scikit-learn end in one, and it is easily left out."""
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        if not _holds_map(value.type):
+            continue
+        maker = next((node for node in graph.node if value.name in node.output), None)
+        by = "" if maker is None else f", which node {maker.name or 'without a name'} ({maker.op_type}) makes,"
+        raise InputError(
+            f"{path}: {value.name!r}{by} is a map. Expected tensors: export the model without maps, a classifier of "
+            "scikit-learn with convert_sklearn(…, options={'zipmap': False})."
+        )
+
+
+def _holds_map(kind: onnx.TypeProto) -> bool:
+    """Whether a type is that of a map, or of a sequence or an optional of maps."""
+    match kind.WhichOneof("value"):
+        case "sequence_type":
+            return _holds_map(kind.sequence_type.elem_type)
+        case "optional_type":
+            return _holds_map(kind.optional_type.elem_type)
+        case "map_type":
+            return True
+    return False

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch.export import ExportedProgram
 
-from prox24_export.errors import InputError, Prox24Error, first_line
+from prox24_export.errors import InputError, Prox24Error, describe_missing, first_line
 from prox24_export.passes.graph.arrays import EXTERNAL_ABOVE, Array
 from prox24_export.passes.graph.protocol import Candidate, Feeds, Linear, TracedGraph
 from prox24_export.passes.verify_pattern import PatternError, violations
@@ -76,7 +76,7 @@ class EmitOnnx:
             file: The file to write.
 
         Raises:
-            InputError: onnxscript is not installed, or torch cannot export an operator.
+            InputError: onnxscript cannot be imported, or torch cannot export an operator.
             OSError: The file cannot be written.
         """
         self.requires(program, str(file))
@@ -85,7 +85,8 @@ class EmitOnnx:
             with _silence_exporter():
                 exported = torch.onnx.export(program, dynamo=True, verbose=False, optimize=False)
         except ImportError as error:
-            raise InputError("--onnx needs onnxscript. Install it with: pip install onnxscript.") from error
+            told = describe_missing(error, "onnxscript")
+            raise InputError(f"--onnx needs onnxscript: {told}. Install it with: pip install onnxscript.") from error
         except Exception as error:
             raise InputError(f"torch cannot export the model to ONNX: {first_line(error)}") from error
         if exported is None:

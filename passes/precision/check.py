@@ -89,7 +89,7 @@ def verify_finite(final: OnnxGraph, after: ObservedValues, before: ObservedValue
         PrecisionError: A value is NaN or Inf only in the converted model; the message names the first such node.
     """
     producer = {name: node for node in final.nodes for name in node.outputs}
-    harmless = {name for name, found in before.ranges.items() if not found.finite}
+    harmless = {*before.masks} | {name for name, found in before.ranges.items() if not found.finite}
     casts = {node.inputs[0]: node.outputs[0] for node in final.nodes if node.op == "Cast"}
     for name, found in after.ranges.items():
         node = producer.get(name)

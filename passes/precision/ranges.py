@@ -67,10 +67,12 @@ class ObservedValues:
         ranges: The range of every value of the main graph over all feeds, by name in topological order. Empty where
             there are no feeds.
         outputs: For each batch of feeds, the outputs by name. Outputs that are constants or inputs are left out.
+        masks: Names of the inputs that hold an infinity, as additive masks do.
     """
 
     ranges: Mapping[str, Range]
     outputs: Sequence[Mapping[str, Array]]
+    masks: frozenset[str] = frozenset()
 
 
 def observe(graph: OnnxGraph, feeds: Sequence[Feeds], *, rounded: bool = False) -> ObservedValues:
@@ -115,7 +117,8 @@ def observe(graph: OnnxGraph, feeds: Sequence[Feeds], *, rounded: bool = False) 
             for name in set(values) - later - set(graph.outputs):
                 del values[name]
     computed = [name for name in graph.outputs if name in seen]
-    return ObservedValues(seen, [{name: values[name] for name in computed} for values in frontier])
+    masks = frozenset(name for feed in feeds for name in inputs & feed.keys() if not measure_range(feed[name]).finite)
+    return ObservedValues(seen, [{name: values[name] for name in computed} for values in frontier], masks)
 
 
 def _find_bfloat16_values(graph: OnnxGraph) -> frozenset[str]:

@@ -76,7 +76,8 @@ def mix(feeds: Inputs, generator: torch.Generator) -> Inputs:
     """Blends half of the rows of a batch, drawn at random, with another row each: `l·x + (1−l)·y`, `l` in [½, 1].
 
     The dense network's output is the target whatever the input is, so that blends are as good as new samples. All
-    inputs of a row share their partner and `l`. Integers stay as they are, because nothing lies between two of them.
+    inputs of a row share their partner and `l`. Integers stay as they are, because nothing lies between two of them. So
+    do additive masks with −Inf: what one of two leaves out would be left out of the blend.
 
     Args:
         feeds: The inputs, with rows along their first axis.
@@ -92,7 +93,7 @@ def mix(feeds: Inputs, generator: torch.Generator) -> Inputs:
 
 
 def _can_blend(feed: Tensor, rows: int) -> bool:
-    return feed.is_floating_point() and feed.ndim > 0 and len(feed) == rows
+    return feed.is_floating_point() and feed.ndim > 0 and len(feed) == rows and not bool(feed.isinf().any())
 
 
 def _blend(feed: Tensor, partner: Tensor, share: Tensor) -> Tensor:

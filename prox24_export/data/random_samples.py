@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from prox24_export.data.samples import Sample, matches_shape, show_shape
+from prox24_export.data.symbolic_sizes import compute_size, find_symbols
 from prox24_export.errors import InputError
 from prox24_export.passes.graph.arrays import Array
 from prox24_export.passes.graph.protocol import Input
@@ -19,7 +20,8 @@ def draw_random(
     """Draws seeded random samples.
 
     Floats are standard normal. Integers are below the number of rows of the table that they index, or below 256 where
-    they index none. Scalars are 1.
+    they index none. Scalars are 1. Axes of the same name have the same size in all inputs, and a name such as
+    `past + sequence` has the size that it says.
 
     Args:
         inputs: The inputs of the model.
@@ -36,23 +38,48 @@ def draw_random(
         names = ", ".join(value.name for value in inputs)
         raise InputError(f"--shapes names {min(unknown)!r}, which is no input. The inputs are: {names}.")
     generator = np.random.default_rng(seed)
-    sizes = {value.name: _choose_shape(value, shapes.get(value.name)) for value in inputs}
+    sizes = _choose_shapes(inputs, shapes)
     return [
         Sample({value.name: _draw(generator, value, sizes[value.name], rows) for value in inputs}) for _ in range(count)
     ]
 
 
-def _choose_shape(value: Input, given: tuple[int, ...] | None) -> tuple[int, ...]:
-    """Returns the shape that the user gave, or else the declared one with a size for each dynamic axis."""
-    if given is not None:
-        if value.shape is not None and not matches_shape(given, value.shape):
-            raise InputError(f"--shapes gives {value.name!r} {list(given)}. Expected {show_shape(value.shape)}.")
-        return given
-    if value.shape is None:
-        raise InputError(f"input {value.name!r} declares no rank. Give its shape: --shapes {value.name}:1x3x224x224.")
-    return tuple(
-        size if isinstance(size, int) else (1 if axis == 0 else RANDOM_AXIS) for axis, size in enumerate(value.shape)
-    )
+def _choose_shapes(inputs: Sequence[Input], given: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+    """Chooses shapes by input name: those that the user gave, or else the declared ones with sizes for dynamic axes."""
+    for value in inputs:
+        shape = given.get(value.name)
+        if shape is not None and value.shape is not None and not matches_shape(shape, value.shape):
+            raise InputError(f"--shapes gives {value.name!r} {list(shape)}. Expected {show_shape(value.shape)}.")
+        if shape is None and value.shape is None:
+            name = value.name
+            raise InputError(f"input {name!r} declares no rank. Give its shape: --shapes {name}:1x3x224x224.")
+    sizes = _choose_sizes(inputs, given)
+    return {
+        value.name: given[value.name]
+        if value.name in given
+        else tuple(_choose_size(size, axis, sizes) for axis, size in enumerate(value.shape or ()))
+        for value in inputs
+    }
+
+
+def _choose_sizes(inputs: Sequence[Input], given: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
+    """Chooses a size for every symbol: the one that the user gave, 1 where it is of a first axis, or else 32."""
+    sizes: dict[str, int] = {}
+    axes = [(axis, size) for value in inputs for axis, size in enumerate(value.shape or ()) if isinstance(size, str)]
+    for axis, size in sorted(axes, key=lambda place: place[0]):  # first axes first
+        for symbol in find_symbols(size):
+            sizes.setdefault(symbol, 1 if axis == 0 else RANDOM_AXIS)
+    for value in inputs:
+        named = zip(value.shape or (), given.get(value.name, ()), strict=False)
+        sizes |= {symbol: size for symbol, size in named if isinstance(symbol, str)}
+    return sizes
+
+
+def _choose_size(size: int | str | None, axis: int, sizes: Mapping[str, int]) -> int:
+    if isinstance(size, int):
+        return size
+    computed = None if size is None else compute_size(size, sizes)
+    return computed or (1 if axis == 0 else RANDOM_AXIS)
 
 
 def _draw(generator: np.random.Generator, value: Input, shape: tuple[int, ...], rows: Mapping[str, int]) -> Array:

@@ -9,6 +9,7 @@ import numpy as np
 
 from prox24_export import user_code
 from prox24_export.data import text
+from prox24_export.data.additive_masks import find_masked
 from prox24_export.data.array_files import read_arrays
 from prox24_export.data.items import read_items
 from prox24_export.data.sources import YIELDS, StartedFunction, is_function, list_files
@@ -305,10 +306,12 @@ def _cast(array: Array, value: Input, where: str) -> Array:
     """Converts an array to the input's dtype where its values keep their meaning.
 
     Raises:
-        InputError: They do not, or there is a NaN or Inf among them.
+        InputError: They do not, or there is a NaN or Inf among them, save −Inf in an additive mask.
     """
     where = f"{where}: {value.name!r}"
-    _expect_finite(array, where, "holds NaN or Inf", "finite values; remove or repair that sample")
+    masked = find_masked(array) if _is_float(array.dtype) else False
+    wanted = "finite values, or −Inf in an additive mask; remove or repair that sample"
+    _expect_finite(array, where, "holds NaN or Inf", wanted, masked)
     if array.dtype == value.dtype:
         return array
     both_float = _is_float(array.dtype) and _is_float(value.dtype)
@@ -323,7 +326,8 @@ def _cast(array: Array, value: Input, where: str) -> Array:
         )
     with np.errstate(over="ignore"):
         cast = array.astype(value.dtype)
-    _expect_finite(cast, where, f"is {array.dtype} and too large for {value.dtype}", "values in that type's range")
+    said = f"is {array.dtype} and too large for {value.dtype}"
+    _expect_finite(cast, where, said, "values in that type's range", masked)
     return cast
 
 
@@ -336,10 +340,10 @@ def _is_float(dtype: np.dtype[Any]) -> bool:
     return dtype.kind == "f" or dtype.name == "bfloat16"
 
 
-def _expect_finite(array: Array, where: str, found: str, wanted: str) -> None:
-    if not _is_float(array.dtype) or bool(np.isfinite(array).all()):
+def _expect_finite(array: Array, where: str, found: str, wanted: str, masked: Any) -> None:
+    if not _is_float(array.dtype) or bool((np.isfinite(array) | masked).all()):
         return
-    first = np.argwhere(~np.isfinite(array))[0]
+    first = np.argwhere(~(np.isfinite(array) | masked))[0]
     raise InputError(f"{where} {found}, first in sample {int(first[0]) if len(first) else 0}. Expected {wanted}.")
 
 

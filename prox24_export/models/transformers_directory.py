@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from prox24_export.errors import InputError, first_line
+from prox24_export.errors import InputError, describe_missing, first_line
 from prox24_export.facts import machine
 from prox24_export.facts.files import describe_files, list_folder
 from prox24_export.models.checkpoint import INDEX, Checkpoint
@@ -209,9 +209,9 @@ def _find_architecture(path: Path) -> Any:
     """Finds the class of transformers that the directory's configuration names."""
     try:
         import transformers  # noqa: PLC0415 - an extra
-    except ImportError as error:
+    except Exception as error:  # a broken installation fails in many ways
         raise InputError(
-            f"{path} is a Hugging Face directory, and transformers is not installed. "
+            f"{path} is a Hugging Face directory, and {describe_missing(error, 'transformers')}. "
             "Install it with: pip install 'prox24-export[transformers]'."
         ) from error
     if not list(path.glob("*.safetensors")):
@@ -221,7 +221,14 @@ def _find_architecture(path: Path) -> Any:
     axes = (size for place in Checkpoint(path).places.values() for size in place.shape)
     named = read_configuration(path, max(axes, default=0)).get("architectures") or ["none"]
     name = str(named[0] if isinstance(named, list) else named)
-    architecture = getattr(transformers, name, None)
+    try:
+        architecture = getattr(transformers, name, None)  # imports the module that defines it
+    except ImportError as error:
+        why = first_line(error.__cause__ or error).rstrip(".")
+        raise InputError(
+            f"{path / CONFIG} names the architecture {name:.80}, which transformers cannot import: {why}. "
+            "Repair or install what is named there."
+        ) from error
     if architecture is None:
         raise InputError(
             f"{path / CONFIG} names the architecture {name:.80}, which the installed transformers does not have. "

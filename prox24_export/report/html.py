@@ -3,6 +3,7 @@
 import base64
 import hashlib
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 import jinja2
@@ -12,6 +13,18 @@ from prox24_export.report import content, html_answers, html_budget, html_charts
 from prox24_export.report.html_mask import Mask
 from prox24_export.report.tables import number
 from prox24_export.results.report import Report
+
+
+@cache
+def _make_environment() -> jinja2.Environment:
+    """Makes the environment of the templates; it is kept, because it keeps them compiled."""
+    return jinja2.Environment(
+        loader=jinja2.PackageLoader("prox24_export.report", "."),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
 
 
 def render(report: Report, masks: Mapping[str, Mask] | None = None) -> str:
@@ -25,13 +38,7 @@ def render(report: Report, masks: Mapping[str, Mask] | None = None) -> str:
     Raises:
         InputError: A mask is no matrix of booleans.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("prox24_export.report", "."),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = _make_environment()
     style, script = (environment.get_template(f"{name}.html.j2").render() for name in ("style", "script"))
     points = report.engine.latency if report.engine else ()
     ratio = "Ratio of times, no speed-up" if report.engine and report.engine.not_measured else "Speed-up"

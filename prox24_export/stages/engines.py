@@ -26,6 +26,7 @@ from prox24_export.shapes import ShapeRange, complete_ranges
 from prox24_export.stages.lower import CALIBRATION_BATCHES, LoweredPair, lower, measure_lowered
 from prox24_export.stages.prepare import Job
 from prox24_export.stages.run import Run
+from prox24_export.stages.samples import describe_shapes
 from prox24_export.stages.write import WrittenModel
 from prox24_export.validation.perplexity import find_token_input
 
@@ -173,9 +174,8 @@ def _expect_runs(graph: TracedGraph, batches: Sequence[Feeds]) -> None:
         try:
             run(batch)
         except Exception as error:
-            shapes = ", ".join(f"{name}: {list(array.shape)}" for name, array in batch.items())
             raise InputError(
-                f"--shapes: {graph.path} cannot be run on {shapes}: {shorten_message(error)}. "
+                f"--shapes: {graph.path} cannot be run on {describe_shapes(batch)}: {shorten_message(error)}. "
                 "Give shapes that it takes."
             ) from error
 

@@ -129,7 +129,8 @@ def prepare(named: NamedModel, evaluation: Source | None, settings: Settings, ru
         needed = bool(linears)
     with run.timed("data"):
         parts, facts_of_data, numbers = collect_samples(graph, calibration, evaluation, settings, needed=needed)
-        size = find_batch_size(graph, parts, is_random=facts_of_data is not None and facts_of_data.is_random)
+        is_random = facts_of_data is not None and facts_of_data.is_random
+        size = find_batch_size(graph, parts, is_random=is_random)
         check_calibration(graph, linears, parts, numbers, facts_of_data, size=size)
         if needed:
             check_gates(graph, parts, settings, size)

@@ -9,16 +9,19 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TypeVar
 
+from prox24_export.data.samples import can_join, show_shape
 from prox24_export.errors import describe_fault
 from prox24_export.facts.machine import list_versions
 from prox24_export.passes.find_linears import matches
-from prox24_export.passes.graph.protocol import Linear, Skipped, TracedGraph
+from prox24_export.passes.graph.protocol import Input, Linear, Skipped, TracedGraph
 from prox24_export.process.interrupts import raise_if_interrupted
 from prox24_export.progress import Progress, Silent
 from prox24_export.results.report import RANDOM_WARNING, DataFacts, Fault
 from prox24_export.settings import Settings
 
 T = TypeVar("T")
+TIME_AXES = {"t", "time", "seq", "sequence", "seq_len", "sequence_length", "frames"}
+BATCH_AXES = {"n", "b", "batch", "batch_size"}
 
 
 @dataclass
@@ -86,9 +89,24 @@ class Run:
                 f"ONNX Runtime has no CPU kernels for {' and '.join(graph.runs_in_float32)} here: calibration and "
                 "accuracy ran on a float32 copy; the exported file keeps its own types."
             )
+        if facts_of_data is not None and can_join(graph.inputs):
+            self.warnings.extend(filter(None, map(_describe_time_axis, graph.inputs)))
         if facts_of_data is not None and facts_of_data.is_random:
             self.warnings.append(RANDOM_WARNING)
         if facts_of_data is not None and facts_of_data.report == 0:
             self.warnings.append("Only one sample was given: accuracy was not measured.")
         if facts_of_data is not None and facts_of_data.choice == 0 and not facts_of_data.is_random:
             self.warnings.append("Too few calibration samples to hold any back: the blend is the default.")
+
+
+def _describe_time_axis(value: Input) -> str | None:
+    """Says that samples were taken along an axis whose name is that of time, where another one is named for samples."""
+    names = [str(size).lower() for size in value.shape or ()]
+    axis = next((axis for axis, name in enumerate(names) if axis and name in BATCH_AXES), None)
+    if axis is None or names[0] not in TIME_AXES:
+        return None
+    return (
+        f"Input {value.name} is {show_shape(value.shape or ())}: its first axis was taken for the samples, and by its "
+        f"name it is time; samples lie along axis {axis}. Export the model with the batch first (batch_first=True), or "
+        "with a fixed number of time steps, so that that many rows are one sample."
+    )

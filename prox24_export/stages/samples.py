@@ -19,7 +19,7 @@ from prox24_export.data.sources import StartedFunction
 from prox24_export.errors import InputError
 from prox24_export.passes.front_onnx import runtime
 from prox24_export.passes.graph.arrays import Array
-from prox24_export.passes.graph.protocol import TracedGraph
+from prox24_export.passes.graph.protocol import Feeds, TracedGraph
 from prox24_export.results.report import DataFacts
 from prox24_export.settings import Settings
 from prox24_export.validation import accuracy, gates
@@ -27,6 +27,7 @@ from prox24_export.validation.arrays import is_float, read_output
 from prox24_export.validation.perplexity import find_token_input
 
 OUTPUT_VALUES = 1 << 25  # entries of one output in one batch
+MOST_SHOWN = 8  # inputs whose shapes a message names
 
 
 def collect_samples(
@@ -110,7 +111,8 @@ def find_batch_size(graph: TracedGraph, parts: Parts, *, is_random: bool = False
     Args:
         graph: The model.
         parts: The samples.
-        is_random: Whether they were drawn at random, and may be none that the model is made for.
+        is_random: Whether they were drawn at random: then `--shapes` decides their sizes, and they may be none that the
+            model is made for.
 
     Raises:
         InputError: The model cannot be run on the largest sample.
@@ -124,7 +126,7 @@ def find_batch_size(graph: TracedGraph, parts: Parts, *, is_random: bool = False
         try:
             size = max(1, min(size, OUTPUT_VALUES // _largest_output(run(every[0][0].feeds))))
         except Exception as error:
-            raise InputError(_tell_failure(graph, "first", error, is_random=is_random)) from error
+            raise InputError(_tell_failure(graph, every[0][0].feeds, "first", error, is_random=is_random)) from error
     for attempt in dict.fromkeys((min(size, 2), 1)):  # a model that runs two samples at once runs more
         groups = (feeds for part in every for feeds, _ in join_samples(part, graph.inputs, attempt))
         feeds = max(groups, key=lambda group: sum(array.size for array in group.values()))  # the largest there will be
@@ -132,15 +134,23 @@ def find_batch_size(graph: TracedGraph, parts: Parts, *, is_random: bool = False
             run(feeds)
         except Exception as error:
             if attempt == 1:
-                raise InputError(_tell_failure(graph, "largest", error, is_random=is_random)) from error
+                raise InputError(_tell_failure(graph, feeds, "largest", error, is_random=is_random)) from error
         else:
             return size if attempt > 1 else 1
     return 1
 
 
-def _tell_failure(graph: TracedGraph, which: str, error: Exception, *, is_random: bool) -> str:
-    told = f"{graph.path} cannot be run on the {which} sample: {runtime.shorten_message(error)}."
-    return f"{told} Give --calibration: this sample was drawn at random." if is_random else told
+def _tell_failure(graph: TracedGraph, feeds: Feeds, which: str, error: Exception, *, is_random: bool) -> str:
+    told = f"{graph.path} cannot be run on the {which} sample, {describe_shapes(feeds)}"
+    way = " It was drawn at random: give --calibration, or sizes that fit together with --shapes name:1x3x224x224."
+    return f"{told}: {runtime.shorten_message(error)}.{way if is_random else ''}"
+
+
+def describe_shapes(feeds: Feeds) -> str:
+    """Writes the shapes of the first inputs for messages, e.g. `x: [1, 3], mask: [1, 4]`."""
+    shown = [f"{name}: {list(array.shape)}" for name, array in itertools.islice(feeds.items(), MOST_SHOWN)]
+    more = [f"and {len(feeds) - MOST_SHOWN} more"] if len(feeds) > MOST_SHOWN else []
+    return ", ".join(shown + more)
 
 
 def _largest_output(outputs: Sequence[Array]) -> int:

@@ -1,6 +1,7 @@
 """Runs that fail or are interrupted: their exit codes, and that they leave nothing behind."""
 
 import json
+import os
 import re
 import resource
 import signal
@@ -56,6 +57,37 @@ def test_a_fault_of_ours_before_layers_are_solved_exits_4_in_one_line_and_leaves
     outcome = in_process("net.onnx", "--calibration", "data.npz", folder=tmp_path, capture=capfd)
     expect_refusal(outcome, 4, before, tmp_path)
     assert outcome.stderr.startswith(f"{PREFIX}internal error: RuntimeError: two. Nothing was written.")
+
+
+@pytest.mark.parametrize(
+    ("library", "fault", "told"),
+    [
+        ("numba", "import no_such_module", "ModuleNotFoundError: No module named 'no_such_module'"),
+        ("onnxruntime", "raise ImportError('libgone.so: cannot open')", "ImportError: libgone.so: cannot open"),
+    ],
+)
+def test_a_broken_library_of_others_is_named_and_exits_3(library: str, fault: str, told: str, tmp_path: Path) -> None:
+    network(tmp_path)
+    (tmp_path / "fake").mkdir()
+    (tmp_path / "fake" / f"{library}.py").write_text(fault, "utf-8")
+    before = snapshot(tmp_path)
+    path = os.pathsep.join(filter(None, (str(tmp_path / "fake"), os.environ.get("PYTHONPATH"))))
+    outcome = command("net.onnx", folder=tmp_path, env={**os.environ, "PYTHONPATH": path})
+    expect_refusal(outcome, 3, before, tmp_path)
+    assert outcome.stderr.startswith(f"{PREFIX}{library} cannot be imported: {told}. Nothing was written. Repair")
+
+
+def test_an_import_of_our_own_that_fails_is_a_fault_of_ours(
+    tmp_path: Path, capfd: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: dict[str, Any] = {"__name__": "prox24_export.made"}
+    exec("def solve(*_): from prox24_export.solver import nothing", made)  # noqa: S102 - as a module of ours
+    monkeypatch.setattr("prox24_export.pipeline.solve", made["solve"])
+    monkeypatch.delenv("PROX24_TRACEBACK", raising=False)
+    network(tmp_path)
+    outcome = in_process("net.onnx", folder=tmp_path, capture=capfd)
+    assert outcome.code == 4
+    assert "internal error: ImportError: cannot import name 'nothing' from 'prox24_export.solver'" in outcome.stderr
 
 
 LATER = {

@@ -64,6 +64,32 @@ def test_nan_and_inf_are_refused_with_the_array_and_the_sample(bad: float, dtype
         read([{"x": normal(2, 3)}, {"x": array}])
 
 
+GONE = -np.inf
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, np.float64, ml_dtypes.bfloat16])
+@pytest.mark.parametrize("rows", [[[0, GONE, GONE], [0, 0, GONE]], [[-3, -1, GONE], [-0.0, -2, -1]]])
+def test_minus_inf_of_an_additive_mask_is_kept(rows: Any, dtype: Any) -> None:
+    first, second = read([{"x": np.array(rows)}], one(("N", 3), dtype))
+    kept = np.concatenate([first.feeds["x"], second.feeds["x"]])
+    np.testing.assert_array_equal(kept, np.array(rows, dtype))
+
+
+@pytest.mark.parametrize(
+    ("rows", "dtype", "said"),
+    [
+        ([[0, 0, GONE], [GONE] * 3], np.float32, "'x' holds NaN or Inf, first in sample 0."),  # nothing is left
+        ([[0, 0, 0], [0, 1, GONE]], np.float32, "'x' holds NaN or Inf, first in sample 1."),  # data, and no mask
+        ([[0, 0, GONE], [0, 0, np.nan]], np.float32, "'x' holds NaN or Inf, first in sample 0."),
+        ([[0, 0, GONE], [0, 0, np.inf]], np.float32, "'x' holds NaN or Inf, first in sample 0."),
+        ([[0, 0, GONE], [0, 0, -7e4]], np.float16, "'x' is float64 and too large for float16, first in sample 1."),
+    ],
+)
+def test_minus_inf_of_other_arrays_is_refused(rows: Any, dtype: Any, said: str) -> None:
+    with refused(said):
+        read([{"x": np.array(rows)}], one(("N", 3), dtype))
+
+
 @pytest.mark.parametrize(
     ("declared", "given", "expected"),
     [

@@ -28,6 +28,33 @@ def test_dynamic_axes_are_1_and_32_and_fixed_ones_as_declared() -> None:
     assert shapes(random(one((4, 5)), 2)) == [(4, 5)] * 2
 
 
+def declared(**inputs: Shape) -> tuple[Input, ...]:
+    return tuple(Input(name, np.dtype(np.float32), shape) for name, shape in inputs.items())
+
+
+DECODER = declared(
+    ids=("batch", "sequence"), mask=("batch", "past + sequence"), past=("batch", 2, "past", 8), twice=("2*batch",)
+)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "given", "drawn"),
+    [
+        (DECODER, {}, [(1, 32), (1, 64), (1, 2, 32, 8), (2,)]),
+        (DECODER, {"ids": (2, 1), "past": (2, 2, 7, 8)}, [(2, 1), (2, 8), (2, 2, 7, 8), (4,)]),
+        (DECODER, {"mask": (1, 9)}, [(1, 32), (1, 9), (1, 2, 32, 8), (2,)]),  # as it was given
+        (declared(x=("N", 4), h=(1, "N", 4)), {}, [(1, 4), (1, 1, 4)]),  # one size of N, that of a first axis
+        (declared(h=(1, "N", 4), x=("N", 4)), {}, [(1, 1, 4), (1, 4)]),
+        (declared(x=("batch-size", "seq-len", None)), {}, [(1, 32, 32)]),  # no differences: names with a dash
+    ],
+)
+def test_sizes_of_one_name_agree_and_expressions_have_their_value(
+    inputs: tuple[Input, ...], given: Any, drawn: list[tuple[int, ...]]
+) -> None:
+    (sample,) = random(inputs, 1, given=given)
+    assert [array.shape for array in sample.feeds.values()] == drawn
+
+
 def test_given_shapes_are_used_for_unknown_ranks_too() -> None:
     assert shapes(random(one(("N", 3, "H", "W")), 1, given={"x": (2, 3, 8, 9)})) == [(2, 3, 8, 9)]
     assert shapes(random(one(None), 1, given={"x": (1, 7)})) == [(1, 7)]

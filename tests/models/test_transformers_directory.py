@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import onnx
@@ -226,6 +227,32 @@ def test_without_transformers_the_extra_is_named(tmp_path: Path, monkeypatch: py
     saved("llama", tmp_path / "dense")
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(InputError, match=r"pip install 'prox24-export\[transformers\]'"):
+        inspect(tmp_path / "dense")
+
+
+@pytest.mark.parametrize("fault", ["import no_such_module_at_all", "raise ImportError('a half is gone.')", "1 / 0"])
+def test_a_broken_transformers_is_not_called_missing(
+    fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved("llama", tmp_path / "dense")
+    (tmp_path / "transformers.py").write_text(fault, encoding="utf-8")
+    monkeypatch.delitem(sys.modules, "transformers")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(InputError, match=r"transformers is installed and cannot be imported: [^.]+\. Install it with"):
+        inspect(tmp_path / "dense")
+
+
+def test_a_part_of_transformers_that_cannot_be_imported_is_named_with_its_cause(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved("llama", tmp_path / "dense")
+
+    def fail(_self: object, name: str) -> NoReturn:
+        raise ModuleNotFoundError(f"Could not import module '{name}'.") from ImportError("tokenizers is too old.")
+
+    monkeypatch.delattr(transformers, "LlamaForCausalLM")
+    monkeypatch.setattr(type(transformers), "__getattr__", fail)
+    with pytest.raises(InputError, match=r"which transformers cannot import: tokenizers is too old\."):
         inspect(tmp_path / "dense")
 
 

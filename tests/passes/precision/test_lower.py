@@ -127,6 +127,16 @@ def test_an_infinity_of_the_float32_model_is_no_fault(tmp_path: Path) -> None:
     assert lowered.differences["y"] < CLOSE["fp16"]
 
 
+@pytest.mark.parametrize("settings", [LowerPrecision(), BF16_PASS])
+def test_an_infinity_of_an_input_is_no_fault(settings: LowerPrecision, tmp_path: Path) -> None:
+    text = """g (float[n,8] x, float[n,8] m) => (float[n,8] y) { z = Add(x, m) a = Softmax(z) y = MatMul(a, w) }"""
+    feeds = X | {"m": np.where(normal(5, 8) > 0, -np.inf, 0).astype(np.float32)}
+    feeds["m"][:, 0] = 0
+    lowered, _ = lower(model(text, {"w": normal(8, 8)}), tmp_path, [feeds], settings)
+    assert lowered.kept_in_fp32 == {}
+    assert lowered.differences["y"] < CLOSE["bf16"]
+
+
 def test_bfloat16_convolution_raises_the_opset_and_float16_does_not(tmp_path: Path) -> None:
     text = "g (float[n,4,9] x) => (float[n,8,7] y) { [conv] a = Conv(x, w) y = Relu(a) }"
     proto, feeds = model(text, {"w": normal(8, 4, 3)}), [{"x": normal(2, 4, 9)}]
