@@ -8,6 +8,7 @@ import numpy as np
 from prox24_export.errors import InputError, first_line
 from prox24_export.input_files import MB, expect_file
 from prox24_export.passes.graph.arrays import Array
+from prox24_export.process.offline import stay_offline
 
 ENDING = ".txt"
 LONGEST = 512 * MB  # a token takes many times the bytes of its text
@@ -63,6 +64,7 @@ def _load_tokenizer(directory: Path, option: str, file: Path) -> Any:
             f"{option} {file} is text, and {directory} has no tokenizer. Expected a Hugging Face directory as the "
             "model, or token ids in an .npz file."
         )
+    stay_offline()
     from transformers import AutoTokenizer  # noqa: PLC0415 - an extra
 
     try:

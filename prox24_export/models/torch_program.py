@@ -31,6 +31,7 @@ from prox24_export.passes.front_torch.trace import make_functional, replace_tens
 from prox24_export.passes.graph.arrays import Array, as_array, as_tensor
 from prox24_export.passes.graph.experts import replace_parts
 from prox24_export.passes.graph.protocol import TracedGraph
+from prox24_export.process.offline import stay_offline
 from prox24_export.results.report import FileFacts
 
 PROGRAM = "model.pt2"
@@ -151,6 +152,7 @@ def _read_program(path: Path) -> ExportedProgram:
         InputError: The file is missing, unreadable, or holds what is not known to be harmless.
     """
     expect_file(path, "model", "the path of a .pt2 file")
+    stay_offline()
     try:
         for module in expect_harmless(path):
             importlib.import_module(module)
