@@ -148,6 +148,9 @@ PLANTED: dict[str, Callable[[], dict[str, bytes]]] = {
     ),
     "function": lambda: graph_edit(lambda graph: call(graph, "torch.serialization.os.system", "touch marker")),
     "file": lambda: graph_edit(lambda graph: call(graph, "torch.ops.aten.from_file.default", "marker")),
+    "operator that trusts its indices": lambda: graph_edit(
+        lambda graph: call(graph, "torch.ops.aten._sparse_coo_tensor_unsafe.default")
+    ),
     "TorchScript's function": lambda: graph_edit(lambda graph: call(graph, "torch.ops.aten.save.default", "marker")),
     "operator": lambda: graph_edit(lambda graph: call(graph, "_operator.methodcaller", "system")),
     "call of an object": lambda: graph_edit(lambda graph: call(graph, "torch.ops.higher_order.call_torchbind", "a")),
