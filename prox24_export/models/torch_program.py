@@ -24,7 +24,7 @@ from prox24_export.errors import InputError, first_line
 from prox24_export.facts.files import describe_files
 from prox24_export.input_files import expect_file
 from prox24_export.models.frontend import ONNX_MODEL
-from prox24_export.models.program_archive import expect_harmless, expect_plain_values
+from prox24_export.models.program_archive import expect_harmless
 from prox24_export.passes.front_torch.emit_onnx import EmitOnnx
 from prox24_export.passes.front_torch.graph import FxGraph, expect_fx_graph
 from prox24_export.passes.front_torch.trace import make_functional, replace_tensors, trace
@@ -158,7 +158,6 @@ def _read_program(path: Path) -> ExportedProgram:
             importlib.import_module(module)
         with _silence_torch(), _unpickle_only_tensors():
             program = load_pt2(str(path)).exported_programs["model"]
-            expect_plain_values(program.example_inputs, path)
             return make_functional(program)
     except InputError:
         raise
