@@ -32,6 +32,7 @@ CODES = frozenset(
 )
 MOST_CODES = 1 << 19
 MOST_VALUES = 10_000  # shared ones each time
+DEEPEST = 100  # containers within each other; torch walks through them by recursion
 EXPANDED = 1 << 24  # bytes that a tensor may have more than are stored, because it repeats them
 STORAGES = _storage_type_to_dtype_map()
 
@@ -227,6 +228,8 @@ def _expect_values(value: Any) -> None:
         if count > MOST_VALUES:
             raise UnknownSampleError(f"holds more than {MOST_VALUES:,} values, those that are shared counted each time")
         if isinstance(part, (tuple, list, dict)):
+            if len(left) > DEEPEST:
+                raise UnknownSampleError("holds too many values within each other")
             left.append(iter(part.values() if isinstance(part, dict) else part))
         elif part is not None and not isinstance(part, (bool, int, float, complex, str, _Tensor, torch.dtype)):
             raise UnknownSampleError(f"holds a {getattr(part, '__name__', type(part).__name__):.40}")
