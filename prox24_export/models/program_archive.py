@@ -4,7 +4,6 @@ Everything is read with torch's own reader of archives, so that what is checked 
 be harmless is refused.
 """
 
-import io
 import json
 import math
 import re
@@ -12,14 +11,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
 from torch._export.serde import schema
 from torch._export.serde.serialize import deserialize_scalar_type
 from torch.export.pt2_archive import PT2ArchiveReader
 
 from prox24_export.errors import InputError, first_line
-from prox24_export.models.program_expressions import is_identifier
+from prox24_export.models.program_samples import EXPANDED, UnknownSampleError, expect_plain_samples, measure
 from prox24_export.models.program_schema import UnknownEntryError, expect_known
 from prox24_export.models.program_targets import find_modules
 from prox24_export.models.strict_json import parse_json
@@ -33,7 +30,6 @@ ENTRIES = re.compile(
 )
 PAYLOADS = re.compile(r"(data/(?:weights|constants)/)\w+\.json", re.ASCII)
 LONGEST = 1 << 28  # bytes of JSON
-EXPANDED = 1 << 24  # bytes that a tensor may have more than are stored, because it repeats them
 AGAIN = "Save the program with torch.export.save of torch 2.9 or later"
 
 
@@ -66,32 +62,6 @@ def expect_harmless(path: Path) -> frozenset[str]:
     return find_modules(json.dumps(program.get("graph_module", {}).get("module_call_graph")))
 
 
-def expect_plain_values(value: Any, path: Path) -> None:
-    """Expects example inputs that are tensors, numbers and texts in tuples, lists and dictionaries.
-
-    Args:
-        value: The example inputs that torch read.
-        path: The file, for messages.
-
-    Raises:
-        InputError: They are something else, a key is no name (torch writes keys into code), or a tensor has more
-            entries than are stored.
-    """
-    if isinstance(value, Mapping):
-        odd = [key for key in value if not (isinstance(key, int) or (isinstance(key, str) and is_identifier(key)))]
-        if odd:
-            raise _refuse(path, SAMPLES, f"has a key that is no name: {odd[0]!r:.60}", "Use names as keys")
-        value = tuple(value.values())
-    if isinstance(value, (tuple, list)):
-        for part in value:
-            expect_plain_values(part, path)
-    elif isinstance(value, Tensor):
-        if value.numel() * value.itemsize > value.untyped_storage().nbytes() + EXPANDED:
-            raise _refuse(path, SAMPLES, f"has a tensor {list(value.shape)} larger than what is stored of it", AGAIN)
-    elif value is not None and not isinstance(value, (bool, int, float, complex, str, torch.dtype, torch.device)):
-        raise _refuse(path, SAMPLES, f"holds a {type(value).__name__}", "Export with tensors and numbers as inputs")
-
-
 def _expect_entries(path: Path, reader: PT2ArchiveReader) -> None:
     names = reader.get_file_names()
     for name in names:
@@ -108,7 +78,7 @@ def _expect_entries(path: Path, reader: PT2ArchiveReader) -> None:
     stored = path.stat().st_size
     total = 0
     for name in names:
-        total += _measure(reader.archive_file, name)
+        total += measure(reader.archive_file, name)
         if total > stored:
             raise _refuse(path, name, "is compressed or overlaps another", AGAIN)
     missing = {PROGRAM, SAMPLES} - set(names)
@@ -118,7 +88,7 @@ def _expect_entries(path: Path, reader: PT2ArchiveReader) -> None:
 
 def _expect_objects(path: Path, reader: PT2ArchiveReader, name: str, kind: type) -> Any:
     """Reads an entry of JSON and checks it against the schema."""
-    if _measure(reader.archive_file, name) > LONGEST:
+    if measure(reader.archive_file, name) > LONGEST:
         raise _refuse(path, name, f"is longer than {LONGEST >> 20} MB", "Save the program without stack traces")
     try:
         value = parse_json(reader.read_bytes(name))
@@ -144,7 +114,7 @@ def _expect_payload(path: Path, reader: PT2ArchiveReader, folder: str, tensor: s
         whole = _read_sizes([*meta["strides"], meta["storage_offset"]])
     except KeyError as error:
         raise _refuse(path, name, f"has no type, sizes and strides that are known for {tensor}", AGAIN) from error
-    stored = _measure(reader.archive_file, name)
+    stored = measure(reader.archive_file, name)
     if size > (stored + EXPANDED if stored else 0) or min(whole) < 0:
         raise _refuse(path, name, f"holds {stored} bytes, and {tensor} takes {size}", AGAIN)
 
@@ -154,22 +124,13 @@ def _read_sizes(sizes: list[dict[str, int]]) -> list[int]:
 
 
 def _expect_samples(path: Path, reader: PT2ArchiveReader) -> None:
-    """Expects example inputs in an archive of their own that is no larger than it looks."""
+    """Expects example inputs that are plain, where there are any."""
     content = reader.read_bytes(SAMPLES)
-    if not content:
-        return
     try:
-        inner = torch._C.PyTorchFileReader(io.BytesIO(content))  # noqa: SLF001 - the reader that torch.load uses
-    except RuntimeError as error:
-        raise _refuse(path, SAMPLES, "is none that torch.save wrote", AGAIN) from error
-    if sum(_measure(inner, name) for name in inner.get_all_records()) > len(content):
-        raise _refuse(path, SAMPLES, "unpacks to more than it holds", AGAIN)
-
-
-def _measure(reader: Any, name: str) -> int:
-    """The bytes of an entry when it is unpacked; the reader of torch 2.9 cannot tell them before it unpacks it."""
-    measure = getattr(reader, "get_record_size", None)
-    return int(measure(name) if measure else len(reader.get_record(name)))
+        if content:
+            expect_plain_samples(content)
+    except UnknownSampleError as error:
+        raise _refuse(path, SAMPLES, str(error), "Export with tensors and numbers as inputs") from error
 
 
 def _refuse(path: Path, name: str, found: str, remedy: str) -> InputError:

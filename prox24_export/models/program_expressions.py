@@ -6,13 +6,18 @@ do nothing but arithmetic, of a size that ends.
 """
 
 import ast
+import math
 import re
 from functools import cache
 
 LONGEST = 1 << 13  # characters
+ALL = 1 << 16  # characters of all different expressions of a program
 DEEPEST = 60  # calls and operators within each other
 DIGITS = 40
 EXPONENT = 64  # the largest, and the product of those that stand within each other
+POWER = 4  # the largest exponent of a sum
+TERMS = 64  # of the sum that products and powers of sums become: sympy multiplies them out
+ARGUMENTS = 16  # of a call; sympy compares each with each
 INDEX = 6  # digits of the number of an unbacked symbol: torch counts up to it
 
 SYMBOL = re.compile(r"s\d{1,20}|zf\d{1,20}|(u|zuf)\d{1,6}")
@@ -31,6 +36,8 @@ FUNCTIONS = POWERS | {
     *("Unequality", "GreaterThan", "LessThan", "StrictGreaterThan", "StrictLessThan"),
     "IsNonOverlappingAndDenseIndicator",
 }
+SUMS = frozenset({"Add", "Max", "Min"})
+MULTIPLIED = frozenset({"Add", "Mul", "Identity", "ToFloat", "IntTrueDiv", "FloatTrueDiv"})
 METHODS = frozenset({"size", "stride", "storage_offset", "numel", "dim", "item"})
 CALLED = frozenset(
     {
@@ -55,7 +62,9 @@ def expect_expression(text: str) -> None:
     Raises:
         UnknownCodeError: It is none, or is longer, deeper or larger than sizes of tensors are.
     """
-    _check_expression(_parse(text, EXPRESSION), DEEPEST, EXPONENT)
+    node = _parse(text, EXPRESSION)
+    _check_expression(node, DEEPEST, EXPONENT)
+    _count_terms(node)
 
 
 @cache
@@ -110,6 +119,29 @@ def _check_expression(node: ast.expr, depth: int, exponent: int) -> None:
             _check_expression(argument, depth - 1, exponent)
     elif not _is_leaf(name, node):
         raise UnknownCodeError(_show(node))
+
+
+def _count_terms(node: ast.expr) -> int:
+    """Counts the terms of the sum that a known expression is when it is multiplied out.
+
+    Raises:
+        UnknownCodeError: There are more than sizes of tensors have.
+    """
+    if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name) or node.func.id not in FUNCTIONS:
+        return 1
+    if len(node.args) > ARGUMENTS:
+        raise UnknownCodeError(f"a call with {len(node.args)} arguments")
+    counts = [_count_terms(argument) for argument in node.args]
+    name = node.func.id
+    terms = sum(counts) if name in SUMS else math.prod(counts)
+    if name in POWERS and counts[0] > 1:
+        exponent = abs(float(str(_read_constant(node.args[1].args[0]))))  # type: ignore[attr-defined] # is a number
+        if exponent > POWER:
+            raise UnknownCodeError("a power of a sum")
+        terms = counts[0] ** math.ceil(exponent)
+    if terms > TERMS:
+        raise UnknownCodeError("products of sums that have too many terms")
+    return terms if name in POWERS or name in MULTIPLIED else 1
 
 
 def _is_leaf(name: str, node: ast.Call) -> bool:

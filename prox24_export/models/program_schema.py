@@ -7,7 +7,7 @@ text must be what is known to be harmless in its place: a name, unless `TEXTS` s
 
 import re
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from enum import IntEnum
 from functools import cache
@@ -16,6 +16,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 from torch._export.serde import schema
 
 from prox24_export.models.program_expressions import (
+    ALL,
     UnknownCodeError,
     expect_expression,
     expect_guard,
@@ -53,6 +54,22 @@ def expect_known(kind: type, value: Any) -> None:
         _check(kind, value, kind.__name__, "")
     except RecursionError as error:
         raise UnknownEntryError("too many values within each other") from error
+    length = sum(map(len, set(_list_expressions(value))))
+    if length > ALL:
+        raise UnknownEntryError(f"expected symbolic expressions of at most {ALL:,} characters, got {length:,}")
+
+
+def _list_expressions(value: Any) -> Iterator[str]:
+    """Lists the symbolic expressions in JSON values that were checked."""
+    left = [value]
+    while left:
+        part = left.pop()
+        if isinstance(part, dict):
+            left.extend(part.values())
+            if "expr_str" in part:
+                yield str(part["expr_str"])
+        elif isinstance(part, list):
+            left.extend(part)
 
 
 def _check(kind: Any, value: Any, place: str, rule: str) -> None:

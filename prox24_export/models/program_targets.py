@@ -14,6 +14,23 @@ OPERATOR = re.compile(r"torch\.ops\.(\w+)\.(\w+)\.(\w+)", re.ASCII)
 NAMESPACES = frozenset({"aten", "prims", "quantized_decomposed", "onnx", "torchvision"})
 TOUCH_FILES = frozenset({"from_file", "save", "load"})
 PRINT = frozenset({"_print", "warn"})
+UNCHECKED = re.compile(
+    r"(?:.*_)?(?:sparse|nested|jagged|coalesced?|coo|csr|csc|bsr|bsc|cslt|backward|set|resize|segment_reduce|"
+    r"reshape_alias|mkldnn|fbgemm|miopen|cudnn_rnn|sobol|ctc|test|foobar)(?:_.*)?|.*unsafe.*",
+    re.ASCII,
+)
+"""Operators whose kernels take sizes or indices out of tensors, or memory of other layouts, without a check.
+
+They belong to layouts that programs of dense layers do not have, to training, to libraries behind other operators, or
+to torch's own tests. A word of the name tells each.
+"""
+CHECKED = frozenset(
+    {
+        *("unsafe_chunk", "unsafe_split", "unsafe_split_with_sizes", "_unsafe_view", "_unsafe_index"),
+        *("_unsafe_index_put", "_unsafe_masked_index", "_unsafe_masked_index_put_accumulate"),
+    }
+)
+"""Operators that are called unsafe for what gradients make of them, or that check their indices all the same."""
 
 HIGHER_ORDER = (
     *("cond", "while_loop", "map_impl", "scan", "associative_scan", "wrap_with_set_grad_enabled"),
@@ -55,6 +72,8 @@ def is_operator(target: str) -> bool:
         return False
     namespace, name, overload = parts.groups()
     if namespace not in NAMESPACES or name in TOUCH_FILES or name in PRINT:
+        return False
+    if UNCHECKED.fullmatch(name) and name not in CHECKED:
         return False
     qualified = f"{namespace}::{name}" + ("" if overload == "default" else f".{overload}")
     try:  # TorchScript's own functions have a name too, and no kernel

@@ -19,7 +19,7 @@ from prox24_export.models.example_inputs import BATCH, make_example_inputs
 from prox24_export.models.forward_arguments import list_parameters
 from prox24_export.models.frontend import CONFIG, ONNX_MODEL
 from prox24_export.models.invented_inputs import choose_inputs
-from prox24_export.models.model_configuration import read_configuration
+from prox24_export.models.model_configuration import expect_no_timm, read_configuration
 from prox24_export.output.lock import ENDING as LOCK
 from prox24_export.passes.front_torch.emit_onnx import EmitOnnx
 from prox24_export.passes.front_torch.graph import FxGraph, expect_fx_graph
@@ -27,12 +27,14 @@ from prox24_export.passes.front_torch.trace import read_shape, trace
 from prox24_export.passes.graph.arrays import Array, as_tensor
 from prox24_export.passes.graph.experts import replace_parts
 from prox24_export.passes.graph.protocol import TracedGraph
+from prox24_export.process.offline import stay_offline
 from prox24_export.results.report import FileFacts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 MODEL = "model"
+ADAPTER = "adapter_config.json"
 OF_MODEL = {".safetensors", ".json", ".model"}  # and tokenizers
 PACKED, SLACK = 8, 1 << 28  # weights in a stored byte, and entries of what is computed and not stored
 WEIGHTS = "safetensors safetensors.index.json bin bin.index.json pt pth ckpt pkl h5 msgpack gguf onnx"
@@ -207,6 +209,7 @@ def _build_without_values(architecture: Any, path: Path, checkpoint: Checkpoint)
 
 def _find_architecture(path: Path) -> Any:
     """Finds the class of transformers that the directory's configuration names."""
+    stay_offline()
     try:
         import transformers  # noqa: PLC0415 - an extra
     except Exception as error:  # a broken installation fails in many ways
@@ -218,17 +221,34 @@ def _find_architecture(path: Path) -> Any:
         raise InputError(
             f"{path} holds no .safetensors file. Save the model with save_pretrained; pickles are not read."
         )
-    axes = (size for place in Checkpoint(path).places.values() for size in place.shape)
-    named = read_configuration(path, max(axes, default=0)).get("architectures") or ["none"]
-    name = str(named[0] if isinstance(named, list) else named)
+    if (path / ADAPTER).exists():
+        raise InputError(
+            f"{path} holds {ADAPTER}, of an adapter that is laid over a model. Merge it into the model with "
+            "merge_and_unload of peft, and save the whole model with save_pretrained."
+        )
+    places = Checkpoint(path).places.values()
+    largest = max((size for place in places for size in place.shape), default=0)
+    named = read_configuration(path, largest, len(places)).get("architectures") or ["none"]
+    architecture = _find_class(transformers, str(named[0] if isinstance(named, list) else named), path)
+    _expect_no_timm(architecture, path)
+    return architecture
+
+
+def _find_class(transformers: Any, name: str, path: Path) -> Any:
+    """Finds a class of models in transformers by its name."""
     try:
         architecture = getattr(transformers, name, None)  # imports the module that defines it
+        needed = ", ".join(getattr(architecture, "_backends", None) or ())  # of what stands in for a class
     except ImportError as error:
         why = first_line(error.__cause__ or error).rstrip(".")
         raise InputError(
             f"{path / CONFIG} names the architecture {name:.80}, which transformers cannot import: {why}. "
             "Repair or install what is named there."
         ) from error
+    if needed:
+        raise InputError(
+            f"{path / CONFIG} names the architecture {name:.80}, which needs a library that is not installed: {needed}."
+        )
     if architecture is None:
         raise InputError(
             f"{path / CONFIG} names the architecture {name:.80}, which the installed transformers does not have. "
@@ -237,6 +257,22 @@ def _find_architecture(path: Path) -> Any:
     if not (isinstance(architecture, type) and issubclass(architecture, transformers.PreTrainedModel)):
         raise InputError(f"{path / CONFIG} names the architecture {name:.80}, which is no model. Expected one.")
     return architecture
+
+
+def _expect_no_timm(architecture: Any, path: Path) -> None:
+    """Expects that timm makes no part of the model, by what transformers completes the configuration with, too.
+
+    Raises:
+        InputError: It does.
+    """
+    from transformers import AutoConfig  # noqa: PLC0415 - an extra
+
+    for kind in (AutoConfig, architecture.config_class):
+        try:
+            completed = kind.from_pretrained(path, local_files_only=True, trust_remote_code=False).to_dict()
+        except Exception:  # noqa: BLE001, S112 - whatever it is, loading the model reports it better
+            continue
+        expect_no_timm(completed, path / CONFIG)
 
 
 def load_whole(path: Path) -> "PreTrainedModel":

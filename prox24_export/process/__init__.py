@@ -1,1 +1,1 @@
-"""This process: the signals that end it, what its libraries may say, and how text of strangers is shown."""
+"""This process: the signals that end it, what its libraries may say and fetch, and how text of strangers is shown."""

@@ -21,6 +21,7 @@ from prox24_export.results.report import SCHEMA_VERSION, Report
 NOT_FINITE = frozenset({"inf", "-inf", "nan"})  # as `Report.as_dict` writes them
 REMEDY = f"Give the {REPORT} of a finished run, or its folder."
 LARGEST = 256 * MB
+MOST = 1 << 1023  # whole numbers above it cannot be computed with: no float holds them
 LONGEST = 60  # the most characters of a wrong value that a message shows
 
 
@@ -56,7 +57,7 @@ def parse_report(text: str, source: str) -> Report:
         InputError: The text is not a report of this `schema_version`.
     """
     try:
-        plain = json.loads(text, parse_constant=_refuse)
+        plain = json.loads(text, parse_constant=_refuse, parse_int=_read_whole)
         json.dumps(plain, ensure_ascii=False).encode()  # half of a surrogate pair could not be written again
         _expect_version(plain)
         report: Report = _read(Report, plain, "")
@@ -78,6 +79,14 @@ def load_schema() -> dict[str, Any]:
 
 def _refuse(constant: str) -> None:
     raise _NotAReport(f"JSON has no number {constant}")
+
+
+def _read_whole(digits: str) -> int:
+    """Reads a whole number that a float can hold, too: every writer of reports divides and rounds."""
+    number = int(digits) if len(digits) < LONGEST * LONGEST else MOST
+    if abs(number) >= MOST:
+        raise _NotAReport(f"expected numbers that a float can hold, got a whole number of {len(digits)} digits")
+    return number
 
 
 def _expect_version(plain: Any) -> None:

@@ -1,7 +1,9 @@
 """Text through a tokenizer: rows, windows, and the perplexity of windows."""
 
+import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from prox24_export.validation.perplexity import Perplexity
 from tests.graphs import normal
 from tests.models.transformers_models import saved, transformers
 
+TRUNCATION = {"direction": "Right", "max_length": 1, "strategy": "LongestFirst", "stride": 5}
 WORDS = [f"w{index}" for index in range(90)]
 
 
@@ -75,6 +78,35 @@ def test_windows_count_every_token_once_with_the_context_that_a_window_holds() -
     assert name == "perplexity"
     assert rows.weight.sum() == len(expected) == 10
     assert rows.values() == pytest.approx(2 * [math.exp(np.mean(expected))])
+
+
+@pytest.mark.parametrize(
+    ("part", "said"),
+    [
+        ({"pre_tokenizer": {"type": "FixedLength", "length": 0}}, "cannot read it: chunk size must be non-zero"),
+        ({"truncation": TRUNCATION}, "cannot be loaded: "),
+        ({"model": {"type": "none"}}, "cannot be loaded: "),
+    ],
+)
+def test_a_tokenizer_that_fails_is_one_sentence(
+    part: dict[str, Any], said: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = with_tokenizer(tmp_path / "odd", bos=False)
+    file = folder / "tokenizer.json"
+    file.write_text(json.dumps(json.loads(file.read_bytes()) | part), encoding="utf-8")
+    with pytest.raises(InputError, match=rf"the tokenizer of .* {said}") as told:
+        text.read_token_rows(written(tmp_path, 10), folder, 4, None, "--calibration")
+    assert "\n" not in str(told.value)
+    assert capfd.readouterr().err == ""
+
+
+def test_an_interruption_of_a_tokenizer_stays_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_arguments: Any, **_options: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        text.read_token_rows(written(tmp_path, 10), tmp_path, 4, None, "--calibration")
 
 
 def test_a_batch_of_windows_is_the_same_as_one_by_one() -> None:

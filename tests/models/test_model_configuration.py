@@ -1,6 +1,7 @@
 """Directories of strangers: no code in them runs, no size in them takes all memory, and no other file is copied."""
 
 import json
+import math
 import os
 import shutil
 from pathlib import Path
@@ -75,6 +76,21 @@ def test_code_beside_a_model_is_not_run(model: Path) -> None:
         ({"intermediate_size": 10**30}, "intermediate_size is"),
         ({"attn_implementation": "somebody/kernel"}, "which is code from elsewhere"),
         ({"vision_config": {"auto_map": MAP}}, "has an auto_map for a part of the model"),
+        ({"attn_implementation": {"text_config": "somebody/kernel"}}, "which is code from elsewhere"),
+        ({"kernel_config": {"RMSNorm": "somebody/kernel:RMSNorm"}}, "which is code from elsewhere"),
+        ({"_attn_implementation_internal": "eager"}, "has _attn_implementation_internal, by which"),
+        ({"per_layer_config": [[{"_experts_implementation": "eager"}]]}, "has _experts_implementation, by which"),
+        ({"configuration_files": ["config.5.0.0.json"]}, "has configuration_files, by which"),
+        ({"text_config": {"attribute_map": {"zzz": "num_hidden_layers"}}}, "has attribute_map, by which"),
+        ({"depth_coefficient": 1e9}, r"depth_coefficient is 1e\+09"),
+        ({"num_hidden_layers": 1e4}, "num_hidden_layers is 10000, and its checkpoint has 21 tensors"),
+        ({"depths": [2, [101]]}, "depths is 101"),
+        ({"architectures": ["TimmWrapperForImageClassification"]}, "has timm make a part of the model"),
+        ({"model_type": "timm_wrapper", "model_args": {"checkpoint_path": "x"}}, "has timm make a part"),
+        ({"backbone_config": {"model_type": "timm_backbone"}}, "has timm make a part of the model"),
+        ({"use_timm_backbone": True}, "has timm make a part of the model"),
+        ({"architectures": ["DetrForObjectDetection"], "model_type": "detr"}, "has timm make a part of the model"),
+        ({"backbone": "somebody/backbone"}, "names 'somebody/backbone' as backbone"),
     ],
 )
 def test_configurations_that_name_code_or_sizes_without_end_are_refused(
@@ -82,6 +98,37 @@ def test_configurations_that_name_code_or_sizes_without_end_are_refused(
 ) -> None:
     change(model, **changes)
     with pytest.raises(InputError, match=said):
+        inspect(model)
+
+
+def test_what_configurations_say_is_read(model: Path) -> None:
+    known = {"_name_or_path": "somebody/model", "_attn_implementation_autoset": True, "attn_implementation": "eager"}
+    floats = {"mask_value": -3.4e38, "residual_multiplier": 0.22, "time_step_limit": [0.0, math.inf]}
+    counts = {"conv_kernel": [10, 3], "num_experts": 256, "max_window_layers": 28, "backbone_config": None}
+    said = known | floats | counts
+    change(model, **said)
+    found = read_configuration(model, 96, 21)
+    assert found | said == found
+
+
+def test_an_adapter_is_no_model(model: Path) -> None:
+    (model / "adapter_config.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(InputError, match="Merge it into the model with merge_and_unload"):
+        inspect(model)
+
+
+@pytest.mark.parametrize("stands_in", [True, False])
+def test_an_architecture_whose_library_is_missing_is_refused(
+    stands_in: bool, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def find(_name: str) -> Any:
+        if stands_in:
+            return type("Placeholder", (), {"_backends": ["timm"]})
+        raise ImportError("timm is missing.\nInstall it.")
+
+    change(model, architectures=["Placeholder"])
+    monkeypatch.setattr("transformers.__getattr__", find, raising=False)
+    with pytest.raises(InputError, match=r"Placeholder, which (needs|transformers cannot import)[^\n]*: timm[^\n]*\.$"):
         inspect(model)
 
 

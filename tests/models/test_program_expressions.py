@@ -32,6 +32,9 @@ WRITTEN = [
     f"Pow({SIZE}, Rational(1, 2))",
     f"LessThan(Symbol('u0', integer=True), {SIZE})",
     f"Mod({SIZE}, Integer(2))",
+    f"Pow(Add({SIZE}, Integer(1)), Integer(3))",
+    f"Mul({', '.join([f'Add({SIZE}, Integer(1))'] * 6)})",
+    "Add(FloorDiv(Add(" * 20 + SIZE + ", Integer(-1)), Integer(2)), Integer(1))" * 20,
 ]
 GUARDS = [
     "L['input_ids'].size()[1] <= 512",
@@ -62,6 +65,10 @@ EXPRESSIONS_OF_CODE = [
     f"Pow(Integer(9), {SIZE})",
     f"Pow(Pow({SIZE}, Integer(60)), Integer(60))",
     "LShift(Integer(1), Integer(1000000))",
+    f"Pow(Add({SIZE}, Integer(1)), Integer(5))",
+    f"Pow(Add({SIZE}, Symbol('s0'), Symbol('s1')), Float('3.5'))",
+    f"Mul({', '.join([f'Add({SIZE}, Integer(1))'] * 7)})",
+    f"Max({', '.join(f'Integer({index})' for index in range(17))})",
     f"Integer({'9' * 50})",
     "Add(" * 70 + "Integer(1)" + ")" * 70,
     "-" * 3000 + "Integer(1)",

@@ -282,6 +282,8 @@ def test_metrics_of_one_model_only_are_refused() -> None:
         (b"\xff\xfe", "codec can't decode"),
         (b"[" * 100_000, "recursion"),
         (b'{"a": NaN}', "JSON has no number NaN"),
+        (b'{"a": 1' + b"0" * 400 + b"}", "a whole number of 401 digits"),
+        (b'{"a": -1' + b"0" * 9000 + b"}", "a whole number of 9002 digits"),
         (b'{"a": "\\ud800"}', "surrogates not allowed"),
     ],
 )
