@@ -25,6 +25,9 @@ def main() -> None:
 
         open_stderr().write("prox24-export: interrupted. Nothing was written.\n")
         code = 130
+    from prox24_export.process.stderr import let_go_of_output  # noqa: PLC0415
+
+    let_go_of_output()
     sys.exit(code)
 
 

@@ -1,5 +1,6 @@
-"""What is told on stderr: it is for people who may have closed it, and never ends a run that they wait for."""
+"""What is told on stderr: it is for people who may have closed it, and never ends or fails a run."""
 
+import os
 import sys
 from contextlib import suppress
 from typing import TextIO
@@ -34,6 +35,17 @@ class PatientStream:
             return self._stream is not None and self._stream.isatty()
         except ValueError:  # closed
             return False
+
+
+def let_go_of_output() -> None:
+    """Drops what stdout and stderr have not taken: the interpreter would try once more, and exit with another code."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None:
+                stream.flush()
+        except (OSError, ValueError):
+            with suppress(OSError, ValueError):  # it has no descriptor
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def open_stderr() -> PatientStream:

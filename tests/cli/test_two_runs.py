@@ -1,6 +1,7 @@
 """Runs that meet: two at once, one that was killed, a model that changes, a folder that somebody else makes."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -181,7 +182,8 @@ def test_output_that_nobody_reads_ends_no_run(closed: str, tmp_path: Path) -> No
     network(tmp_path)
     samples(tmp_path)
     line = f"set -o pipefail; {SCRIPT} {' '.join(RUN)} --method magnitude {closed}"
-    done = subprocess.run(["bash", "-c", line], cwd=tmp_path, check=False)
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    done = subprocess.run(["bash", "-c", line], cwd=tmp_path, check=False, env=buffered)
     assert done.returncode == 0
     report = json.loads((tmp_path / "out" / "report.json").read_text("utf-8"))
     assert report["faults"] == []

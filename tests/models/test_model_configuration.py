@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import transformers
 
 from prox24_export import inspect
 from prox24_export.data import text
@@ -121,13 +122,13 @@ def test_an_adapter_is_no_model(model: Path) -> None:
 def test_an_architecture_whose_library_is_missing_is_refused(
     stands_in: bool, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def find(_name: str) -> Any:
+    def find(_self: object, _name: str) -> Any:
         if stands_in:
             return type("Placeholder", (), {"_backends": ["timm"]})
         raise ImportError("timm is missing.\nInstall it.")
 
     change(model, architectures=["Placeholder"])
-    monkeypatch.setattr("transformers.__getattr__", find, raising=False)
+    monkeypatch.setattr(type(transformers), "__getattr__", find)
     with pytest.raises(InputError, match=r"Placeholder, which (needs|transformers cannot import)[^\n]*: timm[^\n]*\.$"):
         inspect(model)
 
