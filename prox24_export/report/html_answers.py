@@ -108,7 +108,7 @@ def speed(report: Report) -> Speed:
 
 
 def _describe_basis(estimate: Estimate) -> str:
-    left = engine_tables.describe_left_out(estimate)
+    left = engine_tables.name_uncounted(estimate)  # the page tells of products of activations where it shows shapes
     if not estimate.flops:
         return f"no figure, {left}" if left else ""
     share = f"{number(100 * estimate.sparse_share)} % of the linear layers’ operations are in pruned layers"
