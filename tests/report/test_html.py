@@ -58,7 +58,7 @@ def test_figures_reasons_and_facts_appear() -> None:
         "eligible, not chosen",
         "the GPU’s clocks changed during the runs",
         "3.2 GFLOP in one call, 78 % of them in pruned layers",
-        "24 × MatMul: the weight is not a constant of the model",
+        "products of two activations (24) are no linear layers and are left out",
         "/norm/ReduceMean values above 65,504",
         "engines/sparse.plan",
         "18,240 node executions in 41 stages, 2.4 × one dense pass",
