@@ -153,8 +153,11 @@ def starved(step: int) -> Iterator[Check]:
                     wrong += 1
                     print(f"after {call} {at}: exit {run.returncode}, {sorted(names(folder))}")
                 earlier = content(folder / "out")
-    yield Check("full disk", f"of {tried} runs that leave neither the old run nor the new one whole", wrong, "≤", 0)
-    yield Check("full disk", f"of {tried} that ended well all the same", new)
+    every = "each call" if step == 1 else f"every {step}th call of a kind"
+    yield Check(
+        "full disk", f"{every}: of {tried} runs that leave neither the old run nor the new one whole", wrong, "≤", 0
+    )
+    yield Check("full disk", f"{every}: of {tried} that ended well all the same", new)
 
 
 def content(folder: Path) -> dict[str, bytes]:
