@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from prox24_export.errors import InputError, first_line
-from prox24_export.input_files import MB, expect_file
+from prox24_export.errors import InputError
+from prox24_export.input_files import MB
 from prox24_export.models.frontend import CONFIG
-from prox24_export.models.strict_json import parse_json
+from prox24_export.models.strict_json import read_object
 
 WANTED = "the JSON that save_pretrained writes"
 LONGEST = 16 * MB
@@ -45,13 +45,7 @@ def read_configuration(folder: Path, largest: int, tensors: int = 0) -> dict[str
             transformers read other values than those that are checked here.
     """
     file = folder / CONFIG
-    expect_file(file, "configuration", WANTED, most=LONGEST)
-    try:
-        found = parse_json(file.read_bytes())
-    except (ValueError, OSError) as error:
-        raise InputError(f"{file} cannot be read: {first_line(error)}. Expected {WANTED}.") from error
-    if not isinstance(found, dict):
-        raise InputError(f"{file} holds a {type(found).__name__}. Expected {WANTED}.")
+    found = read_object(file, "configuration", WANTED, most=LONGEST)
     for name, value in _list_values(found):
         _expect_count(name, value, largest, tensors, file)
         _expect_own(name, value, file)

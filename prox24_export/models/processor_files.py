@@ -4,9 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from prox24_export.errors import InputError, first_line
-from prox24_export.input_files import MB, expect_file
-from prox24_export.models.strict_json import parse_json
+from prox24_export.input_files import MB
+from prox24_export.models.strict_json import read_object
 
 FILES = ("preprocessor_config.json", "processor_config.json")
 PARTS = ("image_processor", "feature_extractor")  # of a processor_config.json
@@ -27,7 +26,7 @@ def read_processor(folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for file in (folder / name for name in FILES):
         if file.exists():
-            read = _read_object(file)
+            read = read_object(file, "processor's configuration", WANTED, most=LONGEST)
             for part in (read, *(read.get(name) for name in PARTS)):
                 found |= part if isinstance(part, dict) else {}
     return found
@@ -56,14 +55,3 @@ def read_pair(value: Any) -> tuple[int, int] | None:
 
 def _is_size(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
-
-
-def _read_object(file: Path) -> dict[str, Any]:
-    expect_file(file, "processor's configuration", WANTED, most=LONGEST)
-    try:
-        found = parse_json(file.read_bytes())
-    except (ValueError, OSError) as error:
-        raise InputError(f"{file} cannot be read: {first_line(error)}. Expected {WANTED}.") from error
-    if not isinstance(found, dict):
-        raise InputError(f"{file} holds a {type(found).__name__}. Expected {WANTED}.")
-    return found

@@ -20,14 +20,16 @@ class PatientStream:
 
     def write(self, text: str) -> int:
         """Writes a text as far as the stream takes it."""
-        with suppress(OSError, ValueError, AttributeError):  # full, hung up, closed, or not there
-            self._stream.write(text)  # type: ignore[union-attr] # None is suppressed above
+        with suppress(OSError, ValueError):  # full, hung up, or closed
+            if self._stream is not None:
+                self._stream.write(text)
         return len(text)
 
     def flush(self) -> None:
         """Hands on what was written."""
-        with suppress(OSError, ValueError, AttributeError):
-            self._stream.flush()  # type: ignore[union-attr] # same
+        with suppress(OSError, ValueError):
+            if self._stream is not None:
+                self._stream.flush()
 
     def isatty(self) -> bool:
         """Whether a person reads it on a terminal."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from prox24_export.errors import InputError, describe_fault
 from prox24_export.input_files import expect_file
-from prox24_export.output.manifest import REPORT, list_files
+from prox24_export.output.manifest import PAGES, REPORT, list_files
 from prox24_export.process.printable import escape, make_printable
 from prox24_export.report import html, html_mask, junit, markdown
 from prox24_export.report.html_mask import Mask
@@ -20,8 +20,6 @@ WRITERS: dict[str, Callable[[Report], str]] = {
     "summary.md": markdown.render,
     "junit.xml": junit.render,
 }
-NAMES = (PAGE, *WRITERS)
-"""The files that are rendered from a report."""
 
 
 def write_rendered(report: Report, folder: Path, masks: Mapping[str, Mask] | None = None) -> list[Path]:
@@ -69,7 +67,7 @@ def write_report(report: Report, folder: Path, masks: Mapping[str, Mask] | None 
 def _write_pages(report: Report, folder: Path, masks: Mapping[str, Mask] | None) -> Report:
     """Writes every page that can be, and returns the report with the faults of the others, which all pages show."""
     while True:
-        faults, pages = [], [name for name in NAMES if name not in {fault.stage for fault in report.faults}]
+        faults, pages = [], [name for name in PAGES if name not in {fault.stage for fault in report.faults}]
         for name in pages:
             try:
                 _write(folder / name, _render(report, masks, (name,))[name])
@@ -81,7 +79,7 @@ def _write_pages(report: Report, folder: Path, masks: Mapping[str, Mask] | None)
         report = replace(report, faults=(*report.faults, *faults))
 
 
-def _render(report: Report, masks: Mapping[str, Mask] | None, names: Iterable[str] = NAMES) -> dict[str, str]:
+def _render(report: Report, masks: Mapping[str, Mask] | None, names: Iterable[str] = PAGES) -> dict[str, str]:
     """Renders files by name, from a report in which no text can harm a reader."""
     shown = make_printable(report)
     corners = {escape(layer): mask for layer, mask in (masks or {}).items()}
