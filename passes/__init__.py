@@ -1,7 +1,7 @@
 """The compiler passes, in walking order.
 
-`FindLinears` → `Calibrate` → `Sparsify` → (`ConvertToFx` → `RefineModel`) → `RewriteWeights` (or `EmitOnnx`) →
-`VerifyPattern` → `LowerPrecision` → `EmitEngines`.
+`FindLinears` → `FindSpaces` → `Calibrate` → `Sparsify` → (`ConvertToFx` → `RefineModel`) → `RewriteWeights` (or
+`EmitOnnx`) → `VerifyPattern` → `LowerPrecision` → `EmitEngines`.
 
 A pass has one shape:
 

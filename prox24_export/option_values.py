@@ -4,6 +4,7 @@ from typing import Literal
 
 Method = Literal["prox", "prox-gradient", "sparsegpt", "wanda", "magnitude"]
 Effort = Literal["fast", "default", "thorough"]
+Permutation = Literal["auto", "no", "all"]
 Refine = Literal["auto", "no", "weights", "weights+bias", "all"]
 RefineMode = Literal["auto", "model", "segments"]
 Engine = Literal["auto", "tensorrt", "torch", "onnxruntime", "none"]

@@ -25,6 +25,7 @@ from prox24_export.stages.assemble import assemble_report
 from prox24_export.stages.engines import ENGINES_FAILED, draw_timed_batches, estimate_gain, measure_engines
 from prox24_export.stages.judge import judge
 from prox24_export.stages.measure import Measurement, measure_accuracy, prepare_measurement
+from prox24_export.stages.permute import permute
 from prox24_export.stages.plan import plan_run
 from prox24_export.stages.prepare import Job, ModelSource, name_model, prepare
 from prox24_export.stages.prune import describe_layer
@@ -84,9 +85,11 @@ def _run_stages(  # noqa: PLR0917 - what is prepared before them
 ) -> Report:
     """Does the work: once the layers are solved, no fault of a later stage costs them."""
     with make_scratch(folder) as scratch:
-        first = solve(job, scratch, run)
-        solved = run.attempt("budget", lambda: stay_within_budget(job, first, judges, scratch, run), first)
-        written = write_model(job, solved, folder, run)
+        permuted = permute(job, scratch, run)
+        first = solve(permuted.job, scratch, run)
+        solved = run.attempt("budget", lambda: stay_within_budget(permuted.job, first, judges, scratch, run), first)
+        moved = permuted.moved if solved.weights else {}  # nothing pruned: the file is a copy
+        written = write_model(job, solved, moved, folder, run)
         is_copy, layers = not solved.weights, solved.pruned.layers
     job.opened.expect_unchanged()
     accuracy = run.attempt("accuracy", lambda: measure_accuracy(measurement, written.sparse, run), None)
@@ -97,7 +100,7 @@ def _run_stages(  # noqa: PLR0917 - what is prepared before them
     none: tuple[Gate, ...] = ()
     gates = run.attempt("gates", lambda: judge(job, accuracy, engine, layers, run, is_copy=is_copy), none)
     job.opened.expect_unchanged()
-    report = assemble_report(job, solved, written, accuracy, estimate, engine, gates, run)
+    report = assemble_report(job, permuted.report, solved, written, accuracy, estimate, engine, gates, run)
     return files.write_report(report, folder, solved.pruned.masks)
 
 
@@ -176,6 +179,7 @@ def sensitivity(
         named = name_model(model, calibration, Path(name) / "out")
         job = prepare(named, evaluation, _unmeasured(settings, calibration), run)
         expect_held_back(job)
+        job = permute(job, Path(name), run).job
         solved = solve(job, Path(name), run)
         if not solved.weights:
             raise InputError(f"{job.frontend.path} has no layer that can be pruned: see prox24-export inspect.")

@@ -44,7 +44,9 @@ def make_flat_module(program: ExportedProgram) -> Differentiable:
             env[node] = graph.node_copy(node, env.__getitem__)
     graph.eliminate_dead_code()
     parameters = dict(root.named_parameters())
-    return Differentiable(fx.GraphModule(root, graph), {name: at for name, at in names.items() if at in parameters})
+    trained = {name: at for name, at in names.items() if at in parameters}
+    buffers = {name: at for name, at in names.items() if at not in parameters and name in program.state_dict}
+    return Differentiable(fx.GraphModule(root, graph), trained, buffers)
 
 
 def _register(

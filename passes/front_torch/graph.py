@@ -140,6 +140,8 @@ class FxGraph:
         Raises:
             KeyError: No tensor of this name is stored.
         """
+        if name in self._buffers:
+            return as_array(self._read(self._buffers[name]))
         weight, index = split_part_name(name, self._places)
         tensor = self._stored[weight]
         return as_array(tensor if index is None else tensor[index])
@@ -284,6 +286,12 @@ class FxGraph:
     def _places(self) -> dict[str, str]:
         """Name of a placeholder by name of the stored parameter."""
         return {name: place for place, name in reversed(self._names.items())}
+
+    @cached_property
+    def _buffers(self) -> dict[str, str]:
+        """Name of a placeholder by name of the stored buffer, such as the statistics of a normalisation."""
+        found = self.program.graph_signature.inputs_to_buffers
+        return {name: place for place, name in found.items() if name in self.program.state_dict}
 
     @cached_property
     def _overlapping(self) -> frozenset[str]:

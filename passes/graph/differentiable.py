@@ -1,7 +1,7 @@
 """A graph as a differentiable function, and the way between its parameters and the tensors that the model stores."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -19,10 +19,12 @@ class Differentiable:
     Attributes:
         module: The function, `forward(*inputs) -> tuple of tensors`, with inputs and outputs in the graph's order.
         parameters: Name of the module's parameter by name of the stored tensor, for tensors of floating-point numbers.
+        buffers: Name of the module's buffer by name of the stored tensor, for stored tensors that are constants of it.
     """
 
     module: fx.GraphModule
     parameters: Mapping[str, str]
+    buffers: Mapping[str, str] = field(default_factory=dict)
 
     def pruned_parameters(self, linears: Sequence[Linear], weights: Mapping[str, Array]) -> dict[str, Tensor]:
         """Solved weights as float32 tensors in the parameter's shape, by name of the parameter.

@@ -37,7 +37,7 @@ from prox24_export.passes.onnx_to_fx.operators import (  # noqa: F401 (each ente
     select,
     windows,
 )
-from prox24_export.passes.onnx_to_fx.steps import GraphStep, find_reached, pair_quantisation
+from prox24_export.passes.onnx_to_fx.steps import GraphStep, find_reached, find_taken_as_tensors, pair_quantisation
 from prox24_export.passes.onnx_to_fx.table import (
     NEWEST_OPSET,
     TABLE,
@@ -85,7 +85,14 @@ class Converted:
 
 @dataclass(frozen=True)
 class ConvertToFx:
-    """The pass that converts a graph. It has no settings."""
+    """The pass that converts a graph, and its settings.
+
+    Attributes:
+        every_tensor: Whether every stored float tensor is a parameter, also those that no gradient reaches, so that
+            nothing that is computed from one is known before the function is called.
+    """
+
+    every_tensor: bool = False
 
     def call(self, *, graph: OnnxGraph) -> Converted:
         """Converts a model, in the form in which ONNX Runtime runs it here, to a torch function.
@@ -103,7 +110,7 @@ class ConvertToFx:
         proto = find_executed_model(graph)
         if proto.functions:
             proto = inliner.inline_local_functions(proto)
-        return convert_model(open_model(proto, graph.path), widen=True)
+        return convert_model(open_model(proto, graph.path), widen=True, every_tensor=self.every_tensor)
 
     @staticmethod
     def requires(graph: OnnxGraph) -> None:
@@ -125,17 +132,18 @@ def find_executed_model(graph: OnnxGraph) -> onnx.ModelProto:
     return float32_copy.convert_to_float32(graph.proto, graph.path) if graph.runs_in_float32 else graph.proto
 
 
-def convert_model(model: ir.Model, *, widen: bool) -> Converted:
+def convert_model(model: ir.Model, *, widen: bool, every_tensor: bool = False) -> Converted:
     """Converts a model without functions to a torch function.
 
     Args:
         model: The model.
         widen: Whether float16 and bfloat16 are computed in float32.
+        every_tensor: Whether every stored float tensor is a parameter; see `ConvertToFx`.
 
     Raises:
         NotDifferentiableError: The table does not cover an operator of the model.
     """
-    return _GraphConversion(model, widen=widen).result()
+    return _GraphConversion(model, widen=widen, every_tensor=every_tensor).result()
 
 
 def widened(x: Tensor) -> Tensor:
@@ -160,9 +168,10 @@ class LeafTracer(fx.Tracer):
 class _GraphConversion:
     """The state of one conversion: what every ONNX value has become so far."""
 
-    def __init__(self, model: ir.Model, *, widen: bool) -> None:
+    def __init__(self, model: ir.Model, *, widen: bool, every_tensor: bool = False) -> None:
         self._model = model
         self._widen = widen
+        self._every_tensor = every_tensor
         self._is_widened = False
         opsets = model.graph.opset_imports
         self._opset = opsets.get("", opsets.get("ai.onnx", 0))
@@ -181,7 +190,7 @@ class _GraphConversion:
         outputs = [str(value.name) for value in model.outputs]
         inputs = {str(value.name): self._placeholder(value) for value in model.inputs if not value.is_initializer()}
         steps = pair_quantisation(self._live(outputs), outputs)
-        wanted = find_reached(steps, outputs)
+        wanted = find_taken_as_tensors(steps, outputs) if self._every_tensor else find_reached(steps, outputs)
         for name, tensor in self._stored(steps, outputs):
             self._store(name, tensor, is_parameter=name in wanted)
         for step in steps:

@@ -72,3 +72,10 @@ def find_reached(steps: Sequence[GraphStep], outputs: Sequence[str]) -> set[str]
         if not reached.isdisjoint(step.outputs):
             reached.update(step.differentiable)
     return reached
+
+
+def find_taken_as_tensors(steps: Sequence[GraphStep], outputs: Sequence[str]) -> set[str]:
+    """Finds the names of the values that are outputs, or that no step takes as Python numbers."""
+    places = [(name, place in step.operator.literals) for step in steps for place, name in enumerate(step.inputs)]
+    numbers = {name for name, is_literal in places if is_literal}
+    return {name for name, _ in places if name is not None and name not in numbers}.union(outputs)

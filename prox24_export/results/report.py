@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from prox24_export.results.budget import BudgetReport
 from prox24_export.results.engine import EngineReport, Estimate
+from prox24_export.results.permutation import PermutationReport
 
 SCHEMA_VERSION = 1
 Better = Literal["higher", "lower"]
@@ -294,6 +295,7 @@ class Report:
         warnings: What limits these figures, one sentence each.
         executions: What calibration cost; None where nothing ran.
         seconds: Wall time of each part of the run, by name.
+        permutation: The order of input channels; None where it was not asked for.
         refinement: What came of the refinement; None where it was not asked for.
         estimate: A bound of the speed-up, never a measurement; None where it is unknown.
         engine: What was built and timed; None where nobody asked.
@@ -317,6 +319,7 @@ class Report:
     warnings: tuple[str, ...]
     executions: Executions | None
     seconds: dict[str, float] = field(default_factory=dict)
+    permutation: PermutationReport | None = None
     refinement: RefinementReport | None = None
     estimate: Estimate | None = None
     engine: EngineReport | None = None

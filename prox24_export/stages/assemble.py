@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from prox24_export.facts import machine
 from prox24_export.output.manifest import TOOL
 from prox24_export.results.engine import EngineReport, Estimate
+from prox24_export.results.permutation import PermutationReport
 from prox24_export.results.report import AccuracyReport, Gate, Report
 from prox24_export.stages.prepare import Job
 from prox24_export.stages.run import Run
@@ -15,6 +16,7 @@ from prox24_export.stages.write import WrittenModel
 
 def assemble_report(  # noqa: PLR0917 - in the order in which they were found
     job: Job,
+    permutation: PermutationReport | None,
     solved: SolvedModel,
     written: WrittenModel,
     accuracy: AccuracyReport | None,
@@ -38,6 +40,7 @@ def assemble_report(  # noqa: PLR0917 - in the order in which they were found
         gates=tuple(gates),
         warnings=tuple(run.warnings),
         executions=solved.pruned.executions,
+        permutation=permutation,
         refinement=solved.refinement,
         estimate=estimate,
         engine=engine,

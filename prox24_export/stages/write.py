@@ -1,6 +1,6 @@
 """The solved model on disk: written, read back, and verified."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,12 +10,14 @@ from prox24_export.models.find_frontend import find_frontend
 from prox24_export.models.frontend import ONNX_MODEL
 from prox24_export.models.onnx import OnnxFile
 from prox24_export.passes.front_torch.emit_onnx import verify_onnx
+from prox24_export.passes.graph.arrays import Array
 from prox24_export.passes.graph.protocol import Linear, TracedGraph
 from prox24_export.passes.verify_pattern import VerifyPattern
 from prox24_export.results.report import FileFacts
 from prox24_export.stages.prepare import Job
 from prox24_export.stages.run import Run
 from prox24_export.stages.solve import SolvedModel
+from prox24_export.stages.weight_store import PickedWeights
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class WrittenModel:
         return job.frontend.write_onnx(job.graph, scratch), self.folder / ONNX_MODEL
 
 
-def write_model(job: Job, solved: SolvedModel, folder: Path, run: Run) -> WrittenModel:
+def write_model(job: Job, solved: SolvedModel, moved: Mapping[str, Array], folder: Path, run: Run) -> WrittenModel:
     """Writes the solved weights into a copy of the model, and verifies what was written.
 
     An ONNX file beside it that cannot be written, or computes something else, is left out and named as a fault.
@@ -62,6 +64,7 @@ def write_model(job: Job, solved: SolvedModel, folder: Path, run: Run) -> Writte
     Args:
         job: What was run.
         solved: Its solved weights.
+        moved: Stored tensors whose channels have another order, by name; solved weights take the place of theirs.
         folder: The output folder, as long as it is not in place.
         run: Takes the time.
 
@@ -71,7 +74,8 @@ def write_model(job: Job, solved: SolvedModel, folder: Path, run: Run) -> Writte
     """
     linears = solved.layers_of(job)
     with run.timed("save"):
-        path = job.frontend.write(job.graph, solved.weights, folder)
+        stores = dict.fromkeys(moved, moved) | dict.fromkeys(solved.weights, solved.weights)
+        path = job.frontend.write(job.graph, PickedWeights(stores), folder)
     with run.timed("verify"):
         frontend = job.frontend.find_written(path)
         sparse = frontend.open()

@@ -1,0 +1,85 @@
+"""A model as a graph of ATen operators with all shapes known, whichever front end opened it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, fx
+from torch._decomp import core_aten_decompositions
+from torch.func import functional_call
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from prox24_export.errors import Prox24Error
+from prox24_export.passes.front_torch.flat_module import make_flat_module
+from prox24_export.passes.front_torch.graph import FxGraph
+from prox24_export.passes.graph.arrays import as_tensor
+from prox24_export.passes.graph.protocol import Feeds, TracedGraph
+
+
+@dataclass(frozen=True)
+class AtenTrace:
+    """What a model computes for one batch.
+
+    Attributes:
+        graph: The calls; `meta["val"]` of each has its shape.
+        stored: The name of the stored tensor that a placeholder is, by the placeholder's name.
+        constants: What else a placeholder or an attribute is, by its name, which the model does not store as it is.
+        inputs: The name of the model's input that a placeholder is, by its name.
+    """
+
+    graph: fx.Graph
+    stored: Mapping[str, str]
+    constants: Mapping[str, object]
+    inputs: Mapping[str, str]
+
+
+def trace_to_aten(graph: TracedGraph, feeds: Feeds) -> AtenTrace:
+    """Runs one batch through a model and writes down the ATen operators that it runs.
+
+    Args:
+        graph: The model.
+        feeds: The batch by input name.
+
+    Raises:
+        NotDifferentiableError: An operator of an ONNX file is not known as a torch function.
+        RuntimeError: What the model computes cannot be traced, for example because sizes depend on the data.
+    """
+    module, stored = _open_as_module(graph)
+    tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    inputs = tuple(as_tensor(feeds[value.name]) for value in graph.inputs)
+
+    def run(state: dict[str, Tensor], *arguments: Tensor) -> object:
+        return functional_call(module, state, arguments)
+
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+        traced = make_fx(run, dict(core_aten_decompositions()))(tensors, *inputs)
+    names = [node.name for node in traced.graph.nodes if node.op == "placeholder"]
+    of_state = dict(zip(names, tensors, strict=False))
+    attributes = {node.name: getattr(traced, str(node.target)) for node in traced.graph.nodes if node.op == "get_attr"}
+    return AtenTrace(
+        traced.graph,
+        {name: stored[place] for name, place in of_state.items() if place in stored},
+        {name: tensors[place] for name, place in of_state.items() if place not in stored} | attributes,
+        dict(zip(names[len(tensors) :], (value.name for value in graph.inputs), strict=True)),
+    )
+
+
+def _open_as_module(graph: TracedGraph) -> tuple[fx.GraphModule, dict[str, str]]:
+    """A model as a function, and the name of the stored tensor by the function's name for it."""
+    if isinstance(graph, FxGraph):
+        program = graph.whole_program()
+        flat = make_flat_module(program)
+        places = {**flat.buffers, **flat.parameters}
+        for node in flat.module.graph.nodes:  # strides are others where attention is taken apart
+            if node.target is torch.ops.aten.view.default:
+                node.target = torch.ops.aten.reshape.default
+        flat.module.recompile()
+        return flat.module, {places[name]: name for name in reversed(program.state_dict) if name in places}
+    from prox24_export.passes.front_onnx.graph import OnnxGraph  # noqa: PLC0415 - torch programs do without ONNX
+    from prox24_export.passes.onnx_to_fx.convert import ConvertToFx  # noqa: PLC0415
+
+    if not isinstance(graph, OnnxGraph):
+        raise Prox24Error(f"graph must be an FxGraph or an OnnxGraph. Got {type(graph).__name__}.")
+    converted = ConvertToFx(every_tensor=True).call(graph=graph)
+    return converted.module, {place: name for name, place in converted.parameters.items()}
