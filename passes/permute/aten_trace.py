@@ -45,7 +45,7 @@ def trace_to_aten(graph: TracedGraph, feeds: Feeds) -> AtenTrace:
         NotDifferentiableError: An operator of an ONNX file is not known as a torch function.
         RuntimeError: What the model computes cannot be traced, for example because sizes depend on the data.
     """
-    module, stored = _open_as_module(graph)
+    module, stored = open_as_module(graph)
     tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
     inputs = tuple(as_tensor(feeds[value.name]) for value in graph.inputs)
 
@@ -65,7 +65,7 @@ def trace_to_aten(graph: TracedGraph, feeds: Feeds) -> AtenTrace:
     )
 
 
-def _open_as_module(graph: TracedGraph) -> tuple[fx.GraphModule, dict[str, str]]:
+def open_as_module(graph: TracedGraph) -> tuple[fx.GraphModule, dict[str, str]]:
     """A model as a function, and the name of the stored tensor by the function's name for it."""
     if isinstance(graph, FxGraph):
         program = graph.whole_program()

@@ -65,7 +65,8 @@ def unlabel(labels: Labels, value: Value, axes: Iterable[int], why: str) -> Valu
     gone = set(axes)
     fix(labels, value, gone, why)
     left = tuple(group for group in value.groups if gone.isdisjoint(group.axes))
-    return replace(value, groups=left, uniform=value.uniform - gone, origin=value.origin or why)
+    origin = value.origin if len(left) == len(value.groups) else why
+    return replace(value, groups=left, uniform=value.uniform - gone, origin=origin)
 
 
 def transpose(value: Value, order: Sequence[int]) -> Value:

@@ -194,7 +194,9 @@ def _label_call(node: fx.Node, values: Mapping[fx.Node, Any], labels: Labels) ->
     named = {name: _resolve(entry, values) for name, entry in node.kwargs.items()}
     rest = [named.get(entry.name, entry.default_value) for entry in schema.arguments[len(given) :]] if schema else []
     shapes = tuple(tuple(result.shape) for result in results)
-    call = OperatorCall(labels, kind, f"it passes {kind}, by which its order matters ({node.name})", [*given, *rest], shapes)
+    call = OperatorCall(
+        labels, kind, f"it passes {kind}, by which its order matters ({node.name})", [*given, *rest], shapes
+    )
     rule = find_rule(node.target) or keep_in_place
     result = rule(call)
     labelled = result if isinstance(result, tuple) else (result,)
@@ -269,18 +271,29 @@ def _make_space(
     }
     colours = classes.colours[members]
     blocks: list[Block] = []
-    reason = next((classes.reasons[root] for root in members.tolist() if root in classes.reasons), "")
+    said = ""
     for colour in np.unique(colours):
         block = _make_block(read, np.flatnonzero(colours == colour))
         if isinstance(block, str):
-            reason = reason or block
+            said = block
         elif len(block.groups) > 1:
             blocks.append(block)
-    if len(members) < SMALLEST:
-        reason = f"it has only {len(members)} channels"
     blocks.sort(key=lambda block: int(block.groups[0, 0]))
-    reason = "" if blocks else reason or "no layer has four of its channels in one group"
+    reason = "" if blocks else said or _explain(members, classes)
     return ChannelSpace(name, len(members), tuple(blocks), places, tuple(read), reason)
+
+
+def _explain(members: Ids, classes: Classes) -> str:
+    """Tells why no channel of a space can come into another group of four."""
+    if len(members) < SMALLEST:
+        return f"it has only {len(members)} channels"
+    largest = int(np.unique(classes.colours[members], return_counts=True)[1].max())
+    if largest == 1:
+        known = (classes.reasons[root] for root in members.tolist() if root in classes.reasons)
+        return next(known, "operators tell all its channels apart")
+    if largest < 2 * GROUP:
+        return f"at most {largest} of its channels can change places with each other"
+    return "no layer has four of its channels in one group"
 
 
 def _find_entries(roots: Ids, members: Ids) -> Ids | None:

@@ -62,7 +62,7 @@ class Classes:
     Attributes:
         of: Class of each label.
         colours: A number for each class. Two classes with different numbers are told apart by the graph.
-        reasons: By class, the first sentence that kept it apart from others.
+        reasons: By class, the first sentence that kept it in its place.
     """
 
     of: Ids
@@ -114,8 +114,10 @@ class Labels:
         for number, (ids, marks, why) in enumerate(self._apart):
             roots = of[ids]
             np.add.at(colours, roots, mix(marks.astype(np.uint64), np.uint64(2 * number + 2)))
-            for root in np.unique(roots).tolist():
-                reasons.setdefault(root, why)
+            found = np.unique(roots)
+            if len(np.unique(marks)) >= len(found):  # no two of them have the same place
+                for root in found.tolist():
+                    reasons.setdefault(root, why)
         return Classes(of, colours, reasons)
 
 

@@ -4,7 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 
-from prox24_export.report import budget_tables, engine_tables
+from prox24_export.report import budget_tables, engine_tables, permutation
 from prox24_export.report.tables import Table, interval, metric_name, number, signed_number, units
 from prox24_export.results.report import (
     RANDOM_WARNING,
@@ -117,6 +117,7 @@ def tables(report: Report) -> dict[str, Table]:
         "metrics": Table(f"Accuracy {on}", ("Metric", "Dense", "Sparse", "Change"), _metric_rows(accuracy)),
         "outputs": Table(f"Outputs against dense {on}", (*header, *(["PSNR"] if images else [])), outputs),
         "budget": budget_tables.steps_table(report.budget),
+        "spaces": permutation.list_spaces(report.permutation),
         "refinement": Table("Refinement of all layers together", ("", ""), _refinement_rows(report.refinement)),
         "data": Table("Data", ("Part", "Samples", "Used for", "Source"), parts or ()),
         "files": Table("Input and output", ("File", "Size", "SHA-256"), files),

@@ -9,7 +9,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from prox24_export.report import content, html_answers, html_budget, html_charts, html_mask, html_tables
+from prox24_export.report import content, html_answers, html_budget, html_charts, html_mask, html_tables, permutation
 from prox24_export.report.html_mask import Mask
 from prox24_export.report.tables import number
 from prox24_export.results.report import Report
@@ -63,6 +63,8 @@ def render(report: Report, masks: Mapping[str, Mask] | None = None) -> str:
         overall=html_answers.overall_verdict(report),
         errors=html_charts.errors(report.layers),
         refinement=html_charts.refinement(report.refinement),
+        picture=permutation.draw(report.permutation),
+        permutation=permutation.summarise(report.permutation) if report.permutation else "",
         shapes=html_charts.shapes(report.estimate),
         distributions=html_charts.distributions(points),
         curves=list(filter(None, (html_charts.medians(points), html_charts.speedups(points, ratio)))),

@@ -1,15 +1,17 @@
 """`summary.md`: the report for a CI summary, under 60 kB."""
 
-from prox24_export.report import budget_tables, content, engine_tables
+from prox24_export.report import budget_tables, content, engine_tables, permutation
 from prox24_export.report.markdown_table import code_span, escape_text, fit, write_table
 from prox24_export.report.tables import Table
 from prox24_export.results.budget import BudgetReport
+from prox24_export.results.permutation import PermutationReport
 from prox24_export.results.report import Report
 
-LAYERS, WARNINGS, REASONS = (
+LAYERS, WARNINGS, REASONS, SPACES = (
     12_000,
     3_000,
     5_000,
+    3_000,
 )  # most bytes of their rows; with the other tables all stays under 60 kB
 
 
@@ -31,6 +33,7 @@ def render(report: Report) -> str:
         *write_table(shared["outputs"]),
         *_engine_lines(report, shared),
         *_budget_lines(report.budget, shared["budget"]),
+        *_permutation_lines(report.permutation, shared["spaces"]),
         *write_table(shared["refinement"]),
         *write_table(Table(f"Sparse layers ({len(layers):,}), worst relative error first", header, pruned), LAYERS),
         *write_table(Table("Why layers stay dense", ("Reason", "Layers"), content.reasons(report))),
@@ -41,6 +44,14 @@ def render(report: Report) -> str:
         "\n" + escape_text(f"{report.tool}, started {report.started}. Versions: {versions}.", 800),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _permutation_lines(found: PermutationReport | None, spaces: Table) -> list[str]:
+    """What became of the order of input channels, and the channel spaces."""
+    if found is None:
+        return []
+    said = permutation.summarise(found)
+    return [f"\n{escape_text(said[0].upper() + said[1:], 400)}.", *write_table(spaces, SPACES)]
 
 
 def _budget_lines(budget: BudgetReport | None, curve: Table) -> list[str]:

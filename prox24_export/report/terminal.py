@@ -7,7 +7,7 @@ from dataclasses import asdict
 from io import StringIO
 from typing import Any
 
-from prox24_export.report import terminal_budget
+from prox24_export.report import permutation, terminal_budget
 from prox24_export.report.engine_tables import name_uncounted
 from prox24_export.report.tables import units
 from prox24_export.results.engine import Estimate, LatencyPoint
@@ -32,6 +32,8 @@ def render(report: Report) -> str:
     lines += [f"  dense: {count} × {reason}" for reason, count in reasons.most_common()]
     if report.budget is not None:
         lines += terminal_budget.budget_table(report.budget).rstrip("\n").splitlines()
+    if report.permutation is not None:
+        lines.append(permutation.summarise(report.permutation))
     if report.refinement is not None:
         lines.append(f"{'refined' if report.refinement.kept else 'not refined'}: {report.refinement.reason}")
     if report.accuracy is not None:

@@ -20,6 +20,7 @@ class SpaceReport:
         promised: By the search, the share by which the readers' errors together become smaller; None where none was
             made.
         found: The same as the solver finds it on a sample of rows of each reader; None where that would take too long.
+        order: For each place, the channel that comes there; empty where every channel stays.
     """
 
     name: str
@@ -30,6 +31,7 @@ class SpaceReport:
     reason: str = ""
     promised: float | None = None
     found: float | None = None
+    order: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

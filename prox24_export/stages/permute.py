@@ -86,9 +86,10 @@ def permute(job: Job, scratch: Path, run: Run) -> PermutedModel:
             return PermutedModel(job, report=PermutationReport(f"the graph cannot be followed: {said}"))
         rows, ordered = _search(job, spaces.spaces, run)
         permuted = _apply(job, ordered, scratch, run)
-    count = len(ordered) if permuted.moved else 0
-    reason = f"{count} of {len(spaces.spaces)} channel spaces have a new order"
-    orders = _describe_orders(job, ordered) if permuted.moved else ()
+    if permuted.report is not None:
+        return permuted
+    reason = f"{len(ordered)} of {len(spaces.spaces)} channel spaces have a new order"
+    orders = _describe_orders(job, ordered)
     report = PermutationReport(reason, tuple(rows), orders, round(time.perf_counter() - started, 3))
     return replace(permuted, report=report)
 
@@ -167,7 +168,7 @@ def _decide(job: Job, found: OrderedSpace, known: _Readers) -> tuple[SpaceReport
     if gain is not None and (gain <= 0 or gain < least):
         why = f"the solver finds {100 * gain:.1f} % less error in another order"
         return _describe(space, "kept", why, promised, gain), False
-    return _describe(space, "permuted", "", promised, gain), True
+    return replace(_describe(space, "permuted", "", promised, gain), order=tuple(found.order.tolist())), True
 
 
 def _solve_both_ways(found: OrderedSpace, known: _Readers) -> float | None:
@@ -221,7 +222,7 @@ def _apply(job: Job, ordered: Sequence[OrderedSpace], scratch: Path, run: Run) -
             f"With its channels in another order the dense model's outputs differ by {100 * deviation:.2g} %: the "
             "order of the source is kept. Please report this; --permute no leaves out the search."
         )
-        return PermutedModel(job)
+        return PermutedModel(job, report=PermutationReport("the permuted model computes something else"))
     return PermutedModel(replace(job, opened=replace(job.opened, graph=graph)), moved)
 
 
@@ -248,8 +249,8 @@ def _compare(job: Job, permuted: TracedGraph) -> float:
 def _describe(
     space: ChannelSpace, state: SpaceState, reason: str = "", promised: float | None = None, found: float | None = None
 ) -> SpaceReport:
-    rounded = [None if share is None else round(share, 4) for share in (promised, found)]
-    return SpaceReport(space.name, space.size, max(1, len(space.blocks)), space.readers, state, reason, *rounded)
+    promised, found = (None if share is None else round(share, 4) for share in (promised, found))
+    return SpaceReport(space.name, space.size, max(1, len(space.blocks)), space.readers, state, reason, promised, found)
 
 
 def _describe_orders(job: Job, ordered: Sequence[OrderedSpace]) -> tuple[AxisOrder, ...]:
