@@ -13,6 +13,7 @@ from prox24_export.passes.front_onnx.constants import (
     SPARSE,
     ConstantOperand,
     Refusal,
+    has_references,
     resolve_constant,
 )
 from prox24_export.passes.graph.activations import Patches, Rows
@@ -228,7 +229,7 @@ def _find_residual(node: ir.Node) -> str | None:
     value = node.outputs[0]
     while len(value.uses()) == 1 and not value.is_graph_output():
         ((reader, index),) = value.uses()
-        if reader.op_type != "Add" or reader.graph is not node.graph:
+        if reader.op_type != "Add" or reader.domain not in ONNX_DOMAINS or reader.graph is not node.graph:
             return None
         other = reader.inputs[1 - index]
         if other is None:
@@ -298,13 +299,13 @@ def _find_dimensions(node: ir.Node, shape: tuple[int, ...], *, is_left: bool) ->
         shape: The shape of its weight.
         is_left: Whether the weight is its first operand.
     """
-    if len(shape) < MATRIX:
+    if len(shape) < MATRIX or has_references(node):
         return None, None
     match node.op_type.removeprefix("Fused"):
         case "Conv" | "QLinearConv" | "ConvInteger" | "DeformConv":
             return math.prod(shape[1:]), shape[0]
         case "ConvTranspose":
-            groups = node.attributes.get_int("group", 1)
+            groups = max(1, node.attributes.get_int("group", 1))
             return shape[0] * math.prod(shape[2:]) // groups, shape[1] * groups
         case "MatMul" | "MatMulInteger" | "QLinearMatMul" | "Gemm":
             transposed = node.attributes.get_int("transA" if is_left else "transB", 0) != 0

@@ -70,9 +70,7 @@ def outline_arrays(path: Path, option: str) -> dict[str, Array]:
 def _say_what_cannot_be_read(path: Path, option: str) -> Iterator[None]:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # headers are parsed as Python, whose parser warns and quotes them as they are
+            warnings.simplefilter("ignore")  # headers are parsed as Python, whose parser warns and quotes them
             yield
     except InputError:
         raise
