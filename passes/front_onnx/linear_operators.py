@@ -169,11 +169,13 @@ def _recognise_conv(node: ir.Node) -> _Match | Refusal:
     if not isinstance(resolve_constant(node.inputs[0]), Refusal):
         return Refusal(Reason.NO_ACTIVATION, weight=constant)
     shape = constant.layout.shape
+    if len(shape) < MATRIX:
+        return Refusal(Reason.VECTOR_WEIGHT, f"shape {list(shape)}", constant)
     groups = node.attributes.get_int("group", 1)
     if groups != 1:
         return Refusal(Reason.GROUPED_CONV, f"group = {groups}, C_in / group = {shape[1]}", constant)
     spatial = len(shape) - 2
-    layout = constant.layout.permute((0, *range(2, 2 + spatial), 1)).reshape((shape[0], -1))
+    layout = constant.layout.permute((0, *range(2, 2 + spatial), 1)).reshape((shape[0], math.prod(shape[1:])))
     view = Patches(
         kernel=shape[2:],
         strides=tuple(node.attributes.get_ints("strides", (1,) * spatial)),
