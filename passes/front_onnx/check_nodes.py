@@ -59,7 +59,7 @@ def _shorten(domain: str) -> str:
 def _find_schema(op: str, version: int, domain: str) -> onnx.defs.OpSchema | None:
     """Finds the schema of an operator in a version, or the newest one for an unknown version."""
     for given in ((op, version, domain), (op, domain)):
-        with suppress(onnx.defs.SchemaError, TypeError):  # the names are bytes where they are no UTF-8
+        with suppress(onnx.defs.SchemaError):
             return onnx.defs.get_schema(*given)
     return None
 

@@ -83,10 +83,11 @@ def test_names_with_a_nul_byte_are_names(tmp_path: Path) -> None:
 
 
 def test_a_message_that_is_no_text_is_told_without_printing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = save(model("g (float[n,8] x) => (float[n,8] y) { y = MatMul(x, w) }", {"w": normal(8, 8)}), tmp_path)
+    proto = model("g (float[n,8] x) => (float[n,8] y) { y = MatMul(x, w) }", {"w": normal(8, 8)})
+    path = save(proto, tmp_path)
     path.write_bytes(path.read_bytes().replace(b"MatMul", b"Mat\xff\xfe\xfd"))
     with pytest.raises(InputError, match="ONNX Runtime cannot load"):
-        _ = OnnxGraph(path).inputs
+        _ = OnnxGraph(path, proto).inputs
     assert capsys.readouterr() == ("", "")
 
 
