@@ -98,9 +98,10 @@ def _check_node(node: onnx.NodeProto, schema: onnx.defs.OpSchema, name: str) -> 
             some = f"{least}" if least == most else f"{least} to {most}" if most < len(values) else f"at least {least}"
             raise InputError(f"{who} has {len(values)} {what}. Expected {some}. {AGAIN}")
     for attribute in node.attribute:
-        wanted = schema.attributes.get(attribute.name)
-        if wanted is not None and attribute.type != wanted.type.value:
-            kind = onnx.AttributeProto.AttributeType.Name(attribute.type)
-            raise InputError(
-                f"{who} has the attribute {attribute.name!r} as {kind}. Expected {wanted.type.name}. {AGAIN}"
-            )
+        described = schema.attributes.get(attribute.name)
+        if described is None:
+            continue
+        wanted = str(described.type).rpartition(".")[2]
+        kind = onnx.AttributeProto.AttributeType.Name(attribute.type)
+        if kind != wanted:
+            raise InputError(f"{who} has the attribute {attribute.name!r} as {kind}. Expected {wanted}. {AGAIN}")

@@ -1,13 +1,15 @@
 """How the nodes of a graph depend on each other, also through what the bodies of nodes capture."""
 
 from collections.abc import Iterator, Sequence
-from graphlib import TopologicalSorter
+from graphlib import CycleError, TopologicalSorter
 
 import onnx_ir as ir
 
+from prox24_export.errors import InputError
 from prox24_export.passes.front_onnx.constants import COMPUTED, SPARSE
 from prox24_export.passes.graph.protocol import Node
 
+LISTED = 5  # nodes of a circle in a message
 RANDOM_OPERATORS = {
     "Bernoulli",
     "Multinomial",
@@ -18,13 +20,27 @@ RANDOM_OPERATORS = {
 }
 
 
-def sort_nodes(nodes: Sequence[Node]) -> tuple[Node, ...]:
-    """Sorts nodes topologically. Nodes that are in order keep it; ONNX Runtime also runs files that are not."""
+def sort_nodes(nodes: Sequence[Node], where: str) -> tuple[Node, ...]:
+    """Sorts nodes topologically. Nodes that are in order keep it; ONNX Runtime also runs files that are not.
+
+    Args:
+        nodes: The nodes.
+        where: Their file, for messages.
+
+    Raises:
+        InputError: Nodes read each other in a circle.
+    """
     position = {name: place for place, node in enumerate(nodes) for name in node.outputs}
     before = {place: {position[name] for name in node.inputs if name in position} for place, node in enumerate(nodes)}
     if all(earlier < place for place, all_earlier in before.items() for earlier in all_earlier):
         return tuple(nodes)
-    return tuple(nodes[place] for place in TopologicalSorter(before).static_order())
+    try:
+        return tuple(nodes[place] for place in TopologicalSorter(before).static_order())
+    except CycleError as error:
+        circle = " → ".join(nodes[place].name for place in error.args[1][:LISTED])
+        raise InputError(
+            f"{where} is not a valid ONNX model: its nodes read each other in a circle, {circle}. Export it again."
+        ) from error
 
 
 def mark_computed(model: ir.Model) -> None:
