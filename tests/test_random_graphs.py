@@ -18,7 +18,7 @@ from tests.graph_checks import (
 from tests.graphs import model, normal
 from tests.random_graphs import RandomGraph, make_graph
 
-PARTS, EACH = 12, 20
+PARTS, EACH = 20, 25
 TWO = "g (float[N,8] x) => (float[N,8] y) { a = MatMul(x, u) y = Gemm<transB=1>(a, v) }"
 
 
