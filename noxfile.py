@@ -76,6 +76,12 @@ def tests(session: nox.Session) -> None:
 
 
 @nox.session
+def fuzz(session: nox.Session) -> None:
+    """Feeds mutated files of strangers to what reads them, for 30 s; `nox -s fuzz -- 1800 open_model` for longer."""
+    session.run("python", "-m", "fuzz", *(session.posargs or ["30"]))
+
+
+@nox.session
 def graphs(session: nox.Session) -> None:
     """Whole runs on random graphs: 5,000 of them, or those of a range of seeds, as in `nox -s graphs -- 5000 6000`."""
     seeds = session.posargs or ["0", "5000"]
