@@ -3,7 +3,7 @@
 ONNX Runtime refuses whatever is refused here; but a model is looked at before it is run, or without being run.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import cache
 
@@ -27,7 +27,7 @@ def check_nodes(model: onnx.ModelProto, name: str) -> None:
         InputError: A node has too few or too many inputs or outputs, an attribute of another type, or one that it takes
             from a function without being in one.
     """
-    own = {(function.domain, function.name) for function in model.functions}
+    own = {(function.domain, function.name, function.overload) for function in model.functions}
     versions = _read_versions(model.opset_import)
     for nodes, opsets, is_function in [
         (model.graph.node, versions, False),
@@ -41,13 +41,13 @@ def check_nodes(model: onnx.ModelProto, name: str) -> None:
         for node in _walk(nodes):
             if not is_function:
                 _expect_values(node, name)
-            if node.domain in ONNX_DOMAINS and (node.domain, node.op_type) not in own:
+            if node.domain in ONNX_DOMAINS and (node.domain, node.op_type, node.overload) not in own:
                 schema = _find_schema(node.op_type, opsets.get(_shorten(node.domain), 0), _shorten(node.domain))
                 if schema is not None:
                     _check_node(node, schema, name)
 
 
-def _read_versions(opsets: Iterable[onnx.OperatorSetIdProto]) -> Mapping[str, int]:
+def _read_versions(opsets: Iterable[onnx.OperatorSetIdProto]) -> dict[str, int]:
     return {_shorten(opset.domain): max(0, min(opset.version, NEWEST)) for opset in opsets}
 
 

@@ -33,7 +33,7 @@ def find_node_tensors(node: onnx.NodeProto) -> Iterator[tuple[str | None, onnx.T
     """
     for attribute in node.attribute:
         if attribute.HasField("t"):
-            owned = node.op_type == "Constant" and attribute.name == "value"
+            owned = node.op_type == "Constant" and attribute.name == "value" and node.output
             yield (node.output[0] if owned else None), attribute.t
         for tensor in attribute.tensors:
             yield None, tensor
@@ -125,7 +125,7 @@ def check_tensors(model: onnx.ModelProto, where: str) -> None:
 def _is_readable(tensor: onnx.TensorProto) -> bool:
     """Whether the entries of the typed fields, or the texts, of a tensor are as many as its shape says."""
     try:
-        ir.from_proto(tensor).numpy()
+        ir.serde.deserialize_tensor(tensor).numpy()
     except Exception:  # noqa: BLE001 - the library tells of it by several exceptions
         return False
     return True

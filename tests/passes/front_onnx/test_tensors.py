@@ -53,3 +53,9 @@ def test_every_type_that_is_stored_as_it_should_be_is_accepted(kind: int) -> Non
         array = onnx.numpy_helper.to_array(onnx.helper.make_tensor("w", kind, [3], values))
         check_tensors(product(onnx.numpy_helper.from_array(array)), "m")
     check_tensors(product(onnx.numpy_helper.from_array(normal(0, 3))), "m")
+
+
+def test_a_node_without_results_owns_no_tensor() -> None:
+    proto = product(onnx.numpy_helper.from_array(normal(8, 8)))
+    proto.graph.node.append(onnx.helper.make_node("Constant", [], [], domain="own", value=proto.graph.initializer[0]))
+    check_tensors(proto, "m")
