@@ -41,8 +41,9 @@ def check_nodes(model: onnx.ModelProto, name: str) -> None:
         for node in _walk(nodes):
             if not is_function:
                 _expect_values(node, name)
-            if node.domain in ONNX_DOMAINS and (node.domain, node.op_type, node.overload) not in own:
-                schema = _find_schema(node.op_type, opsets.get(_shorten(node.domain), 0), _shorten(node.domain))
+            domain = _shorten(node.domain)
+            if node.domain in ONNX_DOMAINS and (domain, node.op_type, node.overload) not in own:
+                schema = _find_schema(node.op_type, opsets.get(domain, 0), domain)
                 if schema is not None:
                     _check_node(node, schema, name)
 
@@ -52,6 +53,7 @@ def _read_versions(opsets: Iterable[onnx.OperatorSetIdProto]) -> dict[str, int]:
 
 
 def _shorten(domain: str) -> str:
+    """Returns the domain of a node as onnx_ir has it, by which it finds functions."""
     return "" if domain == "ai.onnx" else domain
 
 

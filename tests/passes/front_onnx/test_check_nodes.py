@@ -62,6 +62,14 @@ def test_what_has_no_schema_is_left_alone() -> None:
     check_nodes(own, "m")
 
 
+def test_a_function_that_its_callers_cannot_reach_takes_nobodys_place(tmp_path: Path) -> None:
+    proto = product("y = ai.onnx.MatMul(x)")
+    relu = helper.make_node("Relu", ["a"], ["b"])
+    proto.functions.append(helper.make_function("ai.onnx", "MatMul", ["a"], ["b"], [relu], proto.opset_import))
+    with pytest.raises(InputError, match=r"\(MatMul\) of .* has 1 inputs"):
+        inspect(save(proto, tmp_path))
+
+
 def refer(node: onnx.NodeProto, attribute: str, kind: "onnx.AttributeProto.AttributeType") -> onnx.NodeProto:
     node.attribute.add(name=attribute, type=kind, ref_attr_name="given")
     return node
