@@ -11,7 +11,7 @@ from prox24_export.engines.diagnosis.pruned_layers import PrunedLayer
 from prox24_export.errors import InputError
 from prox24_export.process.printable import make_printable
 
-LONGEST = 1 << 16  # bytes of an input
+LONGEST = 1 << 14  # bytes of an input
 BETWEEN = b"\n=== inspector ===\n"  # the log stands before it, the JSON behind it
 LAYERS = (
     PrunedLayer("node_linear", "MatMul", 512, 256, 512),
