@@ -16,6 +16,7 @@ from prox24_export.passes.front_onnx.constants import (
     has_references,
     resolve_constant,
 )
+from prox24_export.passes.front_onnx.dependencies import find_functions
 from prox24_export.passes.graph.activations import Patches, Rows
 from prox24_export.passes.graph.layout import Layout
 from prox24_export.passes.graph.protocol import Candidate, Reason, Skipped, Use
@@ -48,7 +49,8 @@ def find_operators(model: ir.Model, names: Mapping[ir.Node, str], shapes: Shapes
     Returns:
         In topological order the nodes of the main graph, then those of subgraphs, then those of functions.
     """
-    functions = {key: _multiplies(function, model) for key, function in model.functions.items()}
+    multiplying = find_functions(model, _is_linear_like)
+    functions = {key: key in multiplying for key in model.functions}
     found = {node: verdict for node in model.graph if (verdict := _recognise(node, functions)) is not None}
     uses = {
         (node, index)
@@ -101,13 +103,6 @@ class _Match:
     layout: Layout
     view: Rows | Patches
     group_size: int
-
-
-def _multiplies(function: ir.Function, model: ir.Model) -> bool:
-    """Whether a model-local function, or one that it calls, holds a linear-like node."""
-    called = [model.functions.get(node.op_identifier()) for node in function.all_nodes()]
-    inside = any(_multiplies(other, model) for other in called if other is not None)
-    return inside or any(map(_is_linear_like, function.all_nodes()))
 
 
 def _recognise(node: ir.Node, functions: Mapping[ir.OperatorIdentifier, bool]) -> _Match | Refusal | None:
