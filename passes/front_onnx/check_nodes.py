@@ -93,12 +93,12 @@ def _describe(node: onnx.NodeProto, name: str) -> str:
 def _check_node(node: onnx.NodeProto, schema: onnx.defs.OpSchema, name: str) -> None:
     who = _describe(node, name)
     for what, values, least, most in (
-        ("inputs", node.input, schema.min_input, schema.max_input),
-        ("outputs", node.output, schema.min_output, schema.max_output),
+        ("input", node.input, schema.min_input, schema.max_input),
+        ("output", node.output, schema.min_output, schema.max_output),
     ):
         if not least <= len(values) <= most:
             some = f"{least}" if least == most else f"{least} to {most}" if most < len(values) else f"at least {least}"
-            raise InputError(f"{who} has {len(values)} {what}. Expected {some}. {AGAIN}")
+            raise InputError(f"{who} has {len(values)} {what}{'s' * (len(values) != 1)}. Expected {some}. {AGAIN}")
     for attribute in node.attribute:
         described = schema.attributes.get(attribute.name)
         if described is None:

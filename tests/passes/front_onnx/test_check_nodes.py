@@ -22,12 +22,12 @@ def product(body: str = "y = MatMul(x, w)", more: str = "") -> onnx.ModelProto:
 @pytest.mark.parametrize(
     ("body", "said"),
     [
-        ("y = MatMul(x)", r"node without a name \(MatMul\) of m has 1 inputs\. Expected 2\."),
+        ("y = MatMul(x)", r"node without a name \(MatMul\) of m has 1 input\. Expected 2\."),
         ("y = Gemm(x, w, x, x)", r"\(Gemm\) of m has 4 inputs\. Expected 2 to 3\."),
         ("v = Squeeze() y = MatMul(x, w)", r"\(Squeeze\) of m has 0 inputs\. Expected at least 1\."),
         ("y, z = MatMul(x, w)", r"\(MatMul\) of m has 2 outputs\. Expected 1\."),
         ('y = Gemm<transB = "yes">(x, w)', r"attribute 'transB' as STRING\. Expected INT\."),
-        ("y = If(x) <then_branch = b () => (float[N,8] p) { p = MatMul(x) }>", r"\(MatMul\) of m has 1 inputs"),
+        ("y = If(x) <then_branch = b () => (float[N,8] p) { p = MatMul(x) }>", r"\(MatMul\) of m has 1 input\."),
     ],
 )
 def test_what_the_schema_forbids_is_refused(body: str, said: str) -> None:
@@ -38,11 +38,11 @@ def test_what_the_schema_forbids_is_refused(body: str, said: str) -> None:
 def test_functions_and_what_trains_are_looked_at_too() -> None:
     proto = product()
     proto.functions.append(helper.make_function("m", "f", ["a"], ["b"], [helper.make_node("MatMul", ["a"], ["b"])], []))
-    with pytest.raises(InputError, match=r"\(MatMul\) of m has 1 inputs"):
+    with pytest.raises(InputError, match=r"\(MatMul\) of m has 1 input\."):
         check_nodes(proto, "m")
     proto = product()
     proto.training_info.add().algorithm.node.append(helper.make_node("Conv", ["x"], ["y"]))
-    with pytest.raises(InputError, match=r"\(Conv\) of m has 1 inputs"):
+    with pytest.raises(InputError, match=r"\(Conv\) of m has 1 input\."):
         check_nodes(proto, "m")
 
 
@@ -50,7 +50,7 @@ def test_functions_and_what_trains_are_looked_at_too() -> None:
 def test_versions_that_nobody_knows_change_nothing(version: int) -> None:
     proto = product("y = MatMul(x)")
     proto.opset_import[0].version = version
-    with pytest.raises(InputError, match=r"\(MatMul\) of m has 1 inputs"):
+    with pytest.raises(InputError, match=r"\(MatMul\) of m has 1 input\."):
         check_nodes(proto, "m")
 
 
@@ -66,7 +66,7 @@ def test_a_function_that_its_callers_cannot_reach_takes_nobodys_place(tmp_path: 
     proto = product("y = ai.onnx.MatMul(x)")
     relu = helper.make_node("Relu", ["a"], ["b"])
     proto.functions.append(helper.make_function("ai.onnx", "MatMul", ["a"], ["b"], [relu], proto.opset_import))
-    with pytest.raises(InputError, match=r"\(MatMul\) of .* has 1 inputs"):
+    with pytest.raises(InputError, match=r"\(MatMul\) of .* has 1 input\."):
         inspect(save(proto, tmp_path))
 
 
