@@ -100,7 +100,7 @@ def test_the_outcome_of_many_graphs_is_written(monkeypatch: pytest.MonkeyPatch) 
     assert main(1, 2, writes=True) == 0
     name, rows, text = written
     assert (name, "'wrong': 0" in rows) == ("graphs", True)
-    assert re.search(r"^Seeds 1 to 1: 1 graphs, [1-9]\d* pruned weights, 0 wrong; \d+ s of processor time\.$", text)
+    assert re.search(r"^Seeds from 1 on: 1 graphs, [1-9]\d* pruned weights, 0 wrong; \d+ s of processor time\.$", text)
 
 
 def test_every_graph_is_valid() -> None:
