@@ -29,7 +29,7 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def types(session: nox.Session) -> None:
-    """The type checker, strict, over the package, the passes and the tests."""
+    """The type checker, strict, over the package, the passes, the tests and the fuzzing."""
     session.run("mypy", *session.posargs)
 
 
