@@ -29,7 +29,7 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def types(session: nox.Session) -> None:
-    """The type checker, strict, over the package, the passes and the tests."""
+    """The type checker, strict, over the package, the passes, the tests and the fuzzing."""
     session.run("mypy", *session.posargs)
 
 
@@ -73,6 +73,12 @@ def acceptance(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """All tests, or those that are named: `nox -s tests -- tests/solver -k mask`."""
     session.run("pytest", *session.posargs)
+
+
+@nox.session
+def fuzz(session: nox.Session) -> None:
+    """Feeds mutated files of strangers to what reads them, for 30 s; `nox -s fuzz -- 1800 open_model` for longer."""
+    session.run("python", "-m", "fuzz", *(session.posargs or ["30"]))
 
 
 @nox.session

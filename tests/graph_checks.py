@@ -1,13 +1,17 @@
 """A whole run on a random graph, and what must hold of the written file, checked with onnx and numpy alone.
 
-    python -m tests.graph_checks FIRST LAST
+    python -m tests.graph_checks FIRST LAST [--write]
 
-checks the graphs of these seeds, the last one left out, and exits with 1 where one is wrong.
+checks the graphs of these seeds, the last one left out, and exits with 1 where one is wrong. `--write` puts the outcome
+under benchmarks/results.
 """
 
+import signal
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +21,7 @@ import onnx
 from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
 
+from benchmarks.results_files import write_results
 from prox24_export import export
 from prox24_export.data.random_samples import draw_random
 from prox24_export.passes.front_onnx.graph import OnnxGraph
@@ -174,19 +179,29 @@ def expect_same_outputs(proto: onnx.ModelProto, feeds: Mapping[str, Array], *, h
         expect(ours.shape == wanted.shape and far < (3e-2 if half else 1e-4), f"outputs are {far:.1e} off")
 
 
-def main(first: int, last: int) -> int:
-    """Checks a range of seeds, prints what is wrong, and returns an exit code."""
-    wrong = pruned = 0
-    for seed in range(first, last):
-        with tempfile.TemporaryDirectory() as name:
-            try:
-                pruned += check_graph(seed, Path(name))
-            except Exception as error:  # noqa: BLE001 - whatever it is, it is what is looked for
-                wrong += 1
-                print(f"seed {seed}: {type(error).__name__}: {error}", flush=True)  # noqa: T201
-    print(f"{last - first} graphs, {pruned} pruned weights, {wrong} wrong")  # noqa: T201
+def main(first: int, last: int, *, writes: bool = False) -> int:
+    """Checks a range of seeds, prints what is wrong, and returns an exit code; a signal ends the range earlier."""
+    wrong = pruned = done = 0
+    began = time.process_time()
+    with suppress(KeyboardInterrupt):
+        for seed in range(first, last):
+            with tempfile.TemporaryDirectory() as name:
+                try:
+                    pruned += check_graph(seed, Path(name))
+                except Exception as error:  # noqa: BLE001 - whatever it is, it is what is looked for
+                    wrong += 1
+                    print(f"seed {seed}: {type(error).__name__}: {error}", flush=True)  # noqa: T201
+            done += 1
+    told = f"{done} graphs, {pruned} pruned weights, {wrong} wrong"
+    print(told)  # noqa: T201
+    if writes:
+        row = {"first": first, "graphs": done, "pruned": pruned, "wrong": wrong}
+        row["seconds"] = round(time.process_time() - began)
+        text = f"Seeds from {first} on: {told}; {row['seconds']} s of processor time.\n"
+        write_results("graphs", [row], text, facts={"onnx": onnx.__version__})
     return 1 if wrong or not pruned else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1]), int(sys.argv[2])))
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    sys.exit(main(*map(int, sys.argv[1:3]), writes="--write" in sys.argv[3:]))

@@ -48,7 +48,7 @@ def test_every_session_that_is_named_exists() -> None:
     in_guide = set().union(*(sessions_of(words) for words in commands(GUIDE) if words[0] == "nox"))
     in_ci = set().union(*(set(names.split()) for names in re.findall(r"nox -s ([a-z ]+)", CI)))
     in_text = set(re.findall(r"`nox -s (\w+)", GUIDE))
-    assert in_ci == {"lint", "types", "docs", "wheel", "acceptance"}
+    assert in_ci == {"lint", "types", "docs", "wheel", "acceptance", "fuzz"}
     assert in_guide
     assert in_guide | in_ci | in_text <= sessions()
 

@@ -8,7 +8,13 @@ import pytest
 TESTS = Path(__file__).resolve().parent
 ROOT = TESTS.parent
 PACKAGE = ROOT / "prox24_export"
-ELSEWHERE = {"benchmarks", "cli", "docs", "samples"}  # beside the package, too, and the command as a user runs it
+ELSEWHERE = {
+    "benchmarks",
+    "cli",
+    "docs",
+    "fuzz",
+    "samples",
+}  # beside the package, too, and the command as a user runs it
 WHOLE = {
     "contributing",
     "edge_files",

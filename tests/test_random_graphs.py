@@ -1,5 +1,6 @@
 """Whole runs on random valid graphs; `nox -s graphs` runs thousands of them."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from tests.graph_checks import (
 from tests.graphs import model, normal
 from tests.random_graphs import RandomGraph, make_graph
 
-PARTS, EACH = 12, 20
+PARTS, EACH = 20, 25
 TWO = "g (float[N,8] x) => (float[N,8] y) { a = MatMul(x, u) y = Gemm<transB=1>(a, v) }"
 
 
@@ -91,6 +92,15 @@ def test_a_graph_whose_weights_are_pruned_wrongly_is_found(
         check_graph(1, tmp_path)
     assert main(1, 2) == 1
     assert "seed 1: WrongGraphError: pruned are" in capsys.readouterr().out
+
+
+def test_the_outcome_of_many_graphs_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[str] = []
+    monkeypatch.setattr("tests.graph_checks.write_results", lambda *given, **_: written.extend(map(str, given)))
+    assert main(1, 2, writes=True) == 0
+    name, rows, text = written
+    assert (name, "'wrong': 0" in rows) == ("graphs", True)
+    assert re.search(r"^Seeds from 1 on: 1 graphs, [1-9]\d* pruned weights, 0 wrong; \d+ s of processor time\.$", text)
 
 
 def test_every_graph_is_valid() -> None:

@@ -77,8 +77,13 @@ def find_stored_tensor(value: ir.Value) -> ir.TensorProtocol | None:
         return value.const_value
     node = value.producer()
     if node is not None and node.op_type == "Constant" and node.domain in ONNX_DOMAINS and "value" in node.attributes:
-        return node.attributes["value"].as_tensor()
+        return None if has_references(node) else node.attributes["value"].as_tensor()
     return None
+
+
+def has_references(node: ir.Node) -> bool:
+    """Whether an attribute of a node in a function is one that the function is called with, so that it has no value."""
+    return any(attribute.is_ref() for attribute in node.attributes.values())
 
 
 def mark_sparse(model: ir.Model, names: Collection[str]) -> None:
@@ -106,7 +111,8 @@ def resolve_constant(value: ir.Value | None) -> ConstantOperand | Refusal:
             return Refusal(Reason.SPARSE_INITIALIZER)
         if node is None:
             return Refusal(Reason.NOT_CONSTANT)
-        if node.op_type not in PASSED_THROUGH or node.domain not in ONNX_DOMAINS or not node.inputs:
+        is_passed = node.op_type in PASSED_THROUGH and node.domain in ONNX_DOMAINS and node.inputs
+        if not is_passed or has_references(node):
             return _refuse_computed(value, node)
         passed[value] = node
         value = node.inputs[0]
@@ -191,6 +197,8 @@ def _resolve_integers(value: ir.Value | None) -> list[int] | None:
             return [int(size) for size in np.ravel(tensor.numpy())]
         node = value.producer()
         if node is not None and node.op_type == "Constant" and "value_ints" in node.attributes:
+            if has_references(node):
+                return None
             return list(node.attributes["value_ints"].as_ints())
         value = node.inputs[0] if node is not None and node.op_type in {"Identity", "Cast"} else None
     return None

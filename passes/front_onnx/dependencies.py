@@ -1,13 +1,16 @@
 """How the nodes of a graph depend on each other, also through what the bodies of nodes capture."""
 
-from collections.abc import Iterator, Sequence
-from graphlib import TopologicalSorter
+from collections.abc import Callable, Iterator, Sequence
+from graphlib import CycleError, TopologicalSorter
 
 import onnx_ir as ir
 
+from prox24_export.errors import InputError
 from prox24_export.passes.front_onnx.constants import COMPUTED, SPARSE
 from prox24_export.passes.graph.protocol import Node
 
+RANDOM = "functions that draw random numbers"  # of a model's `meta`: looked up for every node, found once
+LISTED = 5  # nodes of a circle in a message
 RANDOM_OPERATORS = {
     "Bernoulli",
     "Multinomial",
@@ -18,13 +21,27 @@ RANDOM_OPERATORS = {
 }
 
 
-def sort_nodes(nodes: Sequence[Node]) -> tuple[Node, ...]:
-    """Sorts nodes topologically. Nodes that are in order keep it; ONNX Runtime also runs files that are not."""
+def sort_nodes(nodes: Sequence[Node], where: str) -> tuple[Node, ...]:
+    """Sorts nodes topologically. Nodes that are in order keep it; ONNX Runtime also runs files that are not.
+
+    Args:
+        nodes: The nodes.
+        where: Their file, for messages.
+
+    Raises:
+        InputError: Nodes read each other in a circle.
+    """
     position = {name: place for place, node in enumerate(nodes) for name in node.outputs}
     before = {place: {position[name] for name in node.inputs if name in position} for place, node in enumerate(nodes)}
     if all(earlier < place for place, all_earlier in before.items() for earlier in all_earlier):
         return tuple(nodes)
-    return tuple(nodes[place] for place in TopologicalSorter(before).static_order())
+    try:
+        return tuple(nodes[place] for place in TopologicalSorter(before).static_order())
+    except CycleError as error:
+        circle = " → ".join(nodes[place].name for place in error.args[1][:LISTED])
+        raise InputError(
+            f"{where} is not a valid ONNX model: its nodes read each other in a circle, {circle}. Export it again."
+        ) from error
 
 
 def mark_computed(model: ir.Model) -> None:
@@ -56,11 +73,32 @@ def mark_computed(model: ir.Model) -> None:
 
 def is_random(node: ir.Node, model: ir.Model) -> bool:
     """Whether a node, one of its bodies or a function that it calls draws random numbers."""
-    for inner in walk_bodies(node):
-        function = model.functions.get(inner.op_identifier())
-        if inner.op_type in RANDOM_OPERATORS or (function and any(is_random(node, model) for node in function)):
-            return True
-    return False
+    if RANDOM not in model.meta:
+        model.meta[RANDOM] = find_functions(model, lambda inner: inner.op_type in RANDOM_OPERATORS)
+    functions = model.meta[RANDOM]
+    return any(inner.op_type in RANDOM_OPERATORS or inner.op_identifier() in functions for inner in walk_bodies(node))
+
+
+def find_functions(model: ir.Model, is_wanted: Callable[[ir.Node], bool]) -> set[ir.OperatorIdentifier]:
+    """Finds the functions that hold a wanted node, or call one that does; each is looked at once, however often called.
+
+    Args:
+        model: The model.
+        is_wanted: Whether a node is wanted.
+    """
+    callers: dict[ir.OperatorIdentifier, set[ir.OperatorIdentifier]] = {}
+    found: set[ir.OperatorIdentifier] = set()
+    for key, function in model.functions.items():
+        for node in function.all_nodes():
+            callers.setdefault(node.op_identifier(), set()).add(key)
+            if is_wanted(node):
+                found.add(key)
+    pending = list(found)
+    while pending:
+        new = callers.get(pending.pop(), set()) - found
+        found |= new
+        pending += new
+    return found
 
 
 def walk_bodies(node: ir.Node) -> Iterator[ir.Node]:

@@ -12,6 +12,7 @@ import onnx
 from prox24_export.errors import InputError
 
 MOST_NODES = 1_000_000  # of a model with all calls written out
+MOST_DEPTH = 100  # calls within each other: readers follow them by recursion
 FunctionName = tuple[str, str, str]
 """Domain, name and overload of a function."""
 
@@ -24,7 +25,8 @@ def expect_bounded_calls(model: onnx.ModelProto, name: str) -> None:
         name: What messages call it.
 
     Raises:
-        InputError: A function calls itself, by way of others or not, or there are too many nodes.
+        InputError: A function calls itself, by way of others or not, calls lie too deep within each other, or there are
+            too many nodes.
     """
     functions: dict[FunctionName, onnx.FunctionProto] = {
         (function.domain, function.name, function.overload): function for function in model.functions
@@ -36,8 +38,16 @@ def expect_bounded_calls(model: onnx.ModelProto, name: str) -> None:
         looped = error.args[1][0][1]
         raise InputError(f"{name} is not a valid ONNX model: its function {looped} calls itself.") from error
     sizes: dict[FunctionName, int] = {}
+    depths: dict[FunctionName, int] = {}
     for key in order:
+        depths[key] = 1 + max((depths[call] for call in calls[key]), default=0)
         sizes[key] = sum(1 + sizes.get(call, 0) for call in _walk_calls(functions[key].node))
+    deepest = max(depths.values(), default=0)
+    if deepest > MOST_DEPTH:
+        raise InputError(
+            f"{name} has functions that call each other {deepest:,} deep. Expected at most {MOST_DEPTH}; export it "
+            "without functions."
+        )
     total = sum(1 + sizes.get(call, 0) for call in _walk_calls(model.graph.node))
     if total > MOST_NODES:
         raise InputError(

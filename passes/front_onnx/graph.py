@@ -280,7 +280,8 @@ class OnnxGraph:
                     is_random=is_random(node, self._model),
                 )
                 for index, node in enumerate(self._model.graph)
-            ]
+            ],
+            str(self.path),
         )
 
     @cached_property

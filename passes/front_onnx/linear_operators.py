@@ -13,8 +13,10 @@ from prox24_export.passes.front_onnx.constants import (
     SPARSE,
     ConstantOperand,
     Refusal,
+    has_references,
     resolve_constant,
 )
+from prox24_export.passes.front_onnx.dependencies import find_functions
 from prox24_export.passes.graph.activations import Patches, Rows
 from prox24_export.passes.graph.layout import Layout
 from prox24_export.passes.graph.protocol import Candidate, Reason, Skipped, Use
@@ -47,7 +49,8 @@ def find_operators(model: ir.Model, names: Mapping[ir.Node, str], shapes: Shapes
     Returns:
         In topological order the nodes of the main graph, then those of subgraphs, then those of functions.
     """
-    functions = {key: _multiplies(function, model) for key, function in model.functions.items()}
+    multiplying = find_functions(model, _is_linear_like)
+    functions = {key: key in multiplying for key in model.functions}
     found = {node: verdict for node in model.graph if (verdict := _recognise(node, functions)) is not None}
     uses = {
         (node, index)
@@ -100,13 +103,6 @@ class _Match:
     layout: Layout
     view: Rows | Patches
     group_size: int
-
-
-def _multiplies(function: ir.Function, model: ir.Model) -> bool:
-    """Whether a model-local function, or one that it calls, holds a linear-like node."""
-    called = [model.functions.get(node.op_identifier()) for node in function.all_nodes()]
-    inside = any(_multiplies(other, model) for other in called if other is not None)
-    return inside or any(map(_is_linear_like, function.all_nodes()))
 
 
 def _recognise(node: ir.Node, functions: Mapping[ir.OperatorIdentifier, bool]) -> _Match | Refusal | None:
@@ -168,11 +164,13 @@ def _recognise_conv(node: ir.Node) -> _Match | Refusal:
     if not isinstance(resolve_constant(node.inputs[0]), Refusal):
         return Refusal(Reason.NO_ACTIVATION, weight=constant)
     shape = constant.layout.shape
+    if len(shape) < MATRIX:
+        return Refusal(Reason.VECTOR_WEIGHT, f"shape {list(shape)}", constant)
     groups = node.attributes.get_int("group", 1)
     if groups != 1:
         return Refusal(Reason.GROUPED_CONV, f"group = {groups}, C_in / group = {shape[1]}", constant)
     spatial = len(shape) - 2
-    layout = constant.layout.permute((0, *range(2, 2 + spatial), 1)).reshape((shape[0], -1))
+    layout = constant.layout.permute((0, *range(2, 2 + spatial), 1)).reshape((shape[0], math.prod(shape[1:])))
     view = Patches(
         kernel=shape[2:],
         strides=tuple(node.attributes.get_ints("strides", (1,) * spatial)),
@@ -228,7 +226,7 @@ def _find_residual(node: ir.Node) -> str | None:
     value = node.outputs[0]
     while len(value.uses()) == 1 and not value.is_graph_output():
         ((reader, index),) = value.uses()
-        if reader.op_type != "Add" or reader.graph is not node.graph:
+        if reader.op_type != "Add" or reader.domain not in ONNX_DOMAINS or reader.graph is not node.graph:
             return None
         other = reader.inputs[1 - index]
         if other is None:
@@ -298,13 +296,13 @@ def _find_dimensions(node: ir.Node, shape: tuple[int, ...], *, is_left: bool) ->
         shape: The shape of its weight.
         is_left: Whether the weight is its first operand.
     """
-    if len(shape) < MATRIX:
+    if len(shape) < MATRIX or has_references(node):
         return None, None
     match node.op_type.removeprefix("Fused"):
         case "Conv" | "QLinearConv" | "ConvInteger" | "DeformConv":
             return math.prod(shape[1:]), shape[0]
         case "ConvTranspose":
-            groups = node.attributes.get_int("group", 1)
+            groups = max(1, node.attributes.get_int("group", 1))
             return shape[0] * math.prod(shape[2:]) // groups, shape[1] * groups
         case "MatMul" | "MatMulInteger" | "QLinearMatMul" | "Gemm":
             transposed = node.attributes.get_int("transA" if is_left else "transB", 0) != 0

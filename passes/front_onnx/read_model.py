@@ -7,6 +7,8 @@ import onnx
 from prox24_export.errors import InputError
 from prox24_export.input_files import expect_file
 from prox24_export.passes.front_onnx import runtime
+from prox24_export.passes.front_onnx.check_nodes import check_nodes
+from prox24_export.passes.front_onnx.check_texts import check_texts
 from prox24_export.passes.front_onnx.external_data import list_external_files
 from prox24_export.passes.front_onnx.function_calls import expect_bounded_calls
 from prox24_export.passes.front_onnx.tensors import check_tensors
@@ -21,8 +23,9 @@ def read_model(path: Path) -> onnx.ModelProto:
         path: The file.
 
     Raises:
-        InputError: It is no regular file or no ONNX model, it holds no node or no opset, a value is a map, a function
-            calls itself, or a tensor has a shape that does not fit what is stored for it.
+        InputError: It is no regular file or no ONNX model, it holds no node or no opset, a name is no text, a value is
+            a map, a function calls itself, a node is not what its operator's schema says, or a tensor has a shape that
+            does not fit what is stored for it.
     """
     expect_file(path, "model", "the path of an .onnx file", most=LARGEST)
     try:
@@ -35,7 +38,9 @@ def read_model(path: Path) -> onnx.ModelProto:
         raise InputError(f"{path} holds no graph. Expected an .onnx file with at least one node.")
     if not proto.opset_import:
         raise InputError(f"{path} declares no opset. Expected at least one opset import; export the model again.")
+    check_texts(proto, str(path))
     expect_bounded_calls(proto, str(path))
+    check_nodes(proto, str(path))
     _expect_no_maps(proto.graph, path)
     check_tensors(proto, str(path))
     list_external_files(proto, path)

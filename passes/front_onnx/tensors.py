@@ -9,6 +9,7 @@ import onnx_ir as ir
 from prox24_export.errors import InputError
 
 MOST_ENTRIES = 1 << 62  # more cannot be counted by whoever allocates them
+AGAIN = "Export the model again."
 TYPED = ("float_data", "double_data", "int32_data", "int64_data", "uint64_data")
 
 
@@ -32,7 +33,7 @@ def find_node_tensors(node: onnx.NodeProto) -> Iterator[tuple[str | None, onnx.T
     """
     for attribute in node.attribute:
         if attribute.HasField("t"):
-            owned = node.op_type == "Constant" and attribute.name == "value"
+            owned = node.op_type == "Constant" and attribute.name == "value" and node.output
             yield (node.output[0] if owned else None), attribute.t
         for tensor in attribute.tensors:
             yield None, tensor
@@ -102,21 +103,32 @@ def check_tensors(model: onnx.ModelProto, where: str) -> None:
         where: Its file, for messages.
 
     Raises:
-        InputError: A size is negative, or a shape has more entries than are stored.
+        InputError: A size is negative, a type is not known, or a shape has not as many entries as are stored.
     """
     for _, tensor in find_model_tensors(model):
         if is_external(tensor):
             continue
+        who = f"tensor {tensor.name!r} of {where}"
         wanted = count_bytes(tensor, where)
         if tensor.data_type == onnx.TensorProto.STRING:
-            wanted, stored = count_entries(tensor.dims, where), len(tensor.string_data)
+            wanted, stored = count_entries(tensor.dims, who), len(tensor.string_data)
+        elif wanted is None:
+            raise InputError(f"{who} has a type that is not known, {tensor.data_type}. {AGAIN}")
         else:  # an entry of a typed field stands for at most eight bytes
             stored = len(tensor.raw_data) or 8 * sum(len(getattr(tensor, field)) for field in TYPED)
-        if wanted is not None and wanted > stored:
-            raise InputError(
-                f"tensor {tensor.name!r} of {where} has the shape {list(tensor.dims)}, and fewer values are stored. "
-                "Export the model again."
-            )
+        if wanted > stored:
+            raise InputError(f"{who} has the shape {list(tensor.dims)}, and fewer values are stored. {AGAIN}")
+        if len(tensor.raw_data) > wanted or not (tensor.raw_data or _is_readable(tensor)):
+            raise InputError(f"{who} has the shape {list(tensor.dims)}, and other values are stored. {AGAIN}")
+
+
+def _is_readable(tensor: onnx.TensorProto) -> bool:
+    """Whether the entries of the typed fields, or the texts, of a tensor are as many as its shape says."""
+    try:
+        ir.serde.deserialize_tensor(tensor).numpy()
+    except Exception:  # noqa: BLE001 - the library tells of it by several exceptions
+        return False
+    return True
 
 
 def is_external(tensor: onnx.TensorProto) -> bool:

@@ -1,6 +1,7 @@
 """Arrays in `.npz` and `.npy` files, which are read only where they hold what they say and fit in memory."""
 
 import math
+import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -68,7 +69,9 @@ def outline_arrays(path: Path, option: str) -> dict[str, Array]:
 @contextmanager
 def _say_what_cannot_be_read(path: Path, option: str) -> Iterator[None]:
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # headers are parsed as Python, whose parser warns and quotes them
+            yield
     except InputError:
         raise
     except Exception as error:

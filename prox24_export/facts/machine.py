@@ -6,6 +6,7 @@ import os
 import platform
 import resource
 import sys
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,11 @@ M_MMAP_THRESHOLD, LARGE_BLOCK = -3, 4 << 20  # malloc.h; bytes
 
 def list_versions() -> dict[str, str]:
     """Lists the versions of Python and of every package that takes part, by name."""
+    return dict(_read_versions())
+
+
+@cache  # they stay the same in a process, and are parsed of long texts
+def _read_versions() -> dict[str, str]:
     found = {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}
     for name in OPTIONAL:
         with contextlib.suppress(PackageNotFoundError):

@@ -2,6 +2,7 @@
 
 import io
 import os
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -90,3 +91,12 @@ def test_bytes_that_fell_over_are_refused_or_read(places: list[tuple[int, int]],
     except InputError:
         return
     assert sum(array.nbytes for array in found.values()) <= 48
+
+
+def test_a_header_that_python_warns_of_warns_nobody(tmp_path: Path) -> None:
+    (tmp_path / "x.npy").write_bytes(header("(1,)", "\\\x1b[2J"))
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        with pytest.raises(InputError, match="cannot be read"):
+            read_arrays(tmp_path / "x.npy", "--inputs")
+    assert told == []

@@ -228,6 +228,7 @@ REFUSED = {
     "kernel from an input": Refused("g (float[1,8,9] x, float[4,8,1] v) => (float[1,4,9] y) { y = Conv(x, v) }", {}, Reason.NOT_CONSTANT, "", (None, None, 0)),
     "batched": Refused("g (float[3,2,8] x) => (float[3,2,12] y) { y = MatMul(x, w) }", {"w": normal(3, 8, 12)}, Reason.BATCHED_WEIGHT, "shape [3, 8, 12]", (8, 12, 288)),
     "vector": Refused(f"g ({X}) => (float[2] y) {{ y = MatMul(x, w) }}", {"w": normal(8)}, Reason.VECTOR_WEIGHT, "shape [8]", (None, None, 8)),
+    "convolution with a vector": Refused(f"{CONV} {{ y = Conv(x, w) }}", {"w": normal(8)}, Reason.VECTOR_WEIGHT, "shape [8]", (None, None, 8)),
     "two constants": Refused("g (float[8,12] x) => (float[8,12] y) { v = MatMul(a, w) y = Add(x, v) }", {"a": normal(8, 8), **W}, Reason.NO_ACTIVATION, "", (8, 12, 96)),
     "constant activation": Refused("g (float[2,12] x) => (float[2,12] y) { t = Tanh(a) v = MatMul(t, w) y = Add(x, v) }", {"a": normal(2, 8), **W}, Reason.NO_ACTIVATION, "t depends on no input", (8, 12, 96)),
     "integers behind Cast": Refused(f"g ({X}) => (float[2,12] y) {{ v = Cast<to = 1>(w) y = MatMul(x, v) }}", {"w": np.ones((8, 12), np.int8)}, Reason.WEIGHT_TYPE, "int8", (8, 12, 96)),
@@ -372,3 +373,11 @@ def test_a_bias_that_is_computed_from_constants_is_no_residual_branch(tmp_path: 
     layer = one(proto, tmp_path)
     assert isinstance(layer, Linear)
     assert [use.residual for use in layer.uses] == ["r"]
+
+
+@pytest.mark.parametrize("shape", [(0, 8, 3), (8, 0, 3), (8, 8, 0)], ids=str)
+@pytest.mark.parametrize("operator", ["Conv", "ConvTranspose<group = 0>"])
+def test_weights_without_entries_end_nothing(operator: str, shape: tuple[int, ...], tmp_path: Path) -> None:
+    proto = model(f"{CONV} {{ y = {operator}(x, w) }}", {"w": np.zeros(shape, np.float32)})
+    (layer,) = found(opened(proto, tmp_path))
+    assert layer.weight == "w"

@@ -8,7 +8,7 @@ from typing import Any
 
 from prox24_export.engines.diagnosis import tactic_times
 from prox24_export.engines.diagnosis.layer_names import read_onnx_nodes
-from prox24_export.errors import InputError
+from prox24_export.errors import InputError, first_line
 
 REMEDY = "build with profiling_verbosity = DETAILED (trtexec: --profilingVerbosity=detailed)"
 # In order: `BFloat16` holds `Float16`, and a format's prose holds numbers of channels beside the type.
@@ -82,10 +82,10 @@ def parse(json_text: str) -> tuple[EngineLayer, ...]:
     """
     try:
         found = json.loads(json_text, strict=False)  # metadata's separators are control characters
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:  # no JSON, a number of thousands of digits, or lists within lists
         raise InputError(
             f"expected the JSON of TensorRT's engine inspector (LayerInformationFormat.JSON); got {json_text[:40]!r}… "
-            f"({error.msg}, line {error.lineno}). Export the layer information again; for tactics, {REMEDY}."
+            f"({first_line(error).rstrip('.')}). Export the layer information again; for tactics, {REMEDY}."
         ) from error
     layers = found.get("Layers") if isinstance(found, dict) and "Name" not in found else found
     layers = [layers] if isinstance(layers, dict) else layers
@@ -129,7 +129,8 @@ def _as_text(value: Any) -> str:
 
 
 def _read_types(tensors: Any) -> tuple[str, ...]:
-    return tuple(_read_tensor_type(tensor) for tensor in tensors if isinstance(tensor, dict)) if tensors else ()
+    found = tensors if isinstance(tensors, list) else []
+    return tuple(_read_tensor_type(tensor) for tensor in found if isinstance(tensor, dict))
 
 
 def _read_tensor_type(tensor: Mapping[str, Any]) -> str:

@@ -8,7 +8,7 @@ PROFILE = re.compile(r" \[profile \d+\]")
 MYELIN = re.compile(r"_myl\d+_\d+$")
 REGION = re.compile(r"\{ForeignNode\[(.*)\]\}")
 SEPARATORS = re.compile(r"[\x1e\x1f]|\\u001[ef]|\\x1[ef]|(?<=\])\s*(?=\[ONNX Layer: )")  # Cask's, Myelin's, text form
-ONNX_LAYER = re.compile(r"\s*\[ONNX Layer: (.*?)\]?\s*$", re.DOTALL)
+ONNX_LAYER = "[ONNX Layer: "
 
 
 def split_name(name: str) -> tuple[str, ...]:
@@ -34,8 +34,9 @@ def find_region_ends(name: str) -> tuple[str, ...]:
 
 def read_onnx_nodes(metadata: str) -> tuple[str, ...]:
     """Reads the nodes that a layer's metadata names as `[ONNX Layer: NAME]`, whatever stands between them."""
-    found = (ONNX_LAYER.match(token) for token in SEPARATORS.split(metadata))
-    return tuple(dict.fromkeys(match.group(1) for match in found if match and match.group(1)))
+    tokens = (token.strip() for token in SEPARATORS.split(metadata))
+    found = (token.removeprefix(ONNX_LAYER).removesuffix("]") for token in tokens if token.startswith(ONNX_LAYER))
+    return tuple(dict.fromkeys(filter(None, found)))
 
 
 def find_nodes(name: str, registered: Mapping[str, str]) -> tuple[str, ...]:

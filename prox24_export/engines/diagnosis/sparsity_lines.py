@@ -20,9 +20,9 @@ def _match_any_spaces(words: str) -> str:
 STATEMENT = re.compile(
     r"(?:(?P<foreign>\(foreignNode\))\s*)?\(Sparsity\)\s*(?:"
     rf"(?P<eligible>{_match_any_spaces('Layers eligible for sparse math')}"
-    rf"|{_match_any_spaces(r'Found (?P<found>[0-9]+) layer[(]s[)] eligible to use sparse tactics')})"
+    rf"|{_match_any_spaces(r'Found (?P<found>[0-9]{1,9}) layer[(]s[)] eligible to use sparse tactics')})"
     rf"|{_match_any_spaces('TRT inference plan picked sparse implementation for layers')}"
-    rf"|{_match_any_spaces(r'Chose (?P<chose>[0-9]+) layer[(]s[)] using sparse tactics')}"
+    rf"|{_match_any_spaces(r'Chose (?P<chose>[0-9]{1,9}) layer[(]s[)] using sparse tactics')}"
     r")\s*(?P<colon>:?)\s*(?P<names>.*)$",
     re.DOTALL,
 )
@@ -107,16 +107,19 @@ def _read_joined(record: Record, count: int) -> Statement | None:
 
 def _split_names(text: str) -> Iterator[str]:
     """Splits names at `, `, which only the name of fused pointwise layers, `PWN(a, b)`, holds itself."""
-    held = ""
+    held: list[str] = []
+    is_fused, depth = False, 0
     for piece in text.split(", "):
-        held = f"{held}, {piece}" if held else piece
-        if "PWN(" in held and held.count("(") > held.count(")"):
+        held.append(piece)
+        is_fused = is_fused or "PWN(" in piece
+        depth += piece.count("(") - piece.count(")")
+        if is_fused and depth > 0:
             continue
-        if name := held.strip().rstrip(",").rstrip():
+        if name := ", ".join(held).strip().rstrip(",").rstrip():
             yield name
-        held = ""
-    if held.strip():
-        yield held.strip()
+        held, is_fused, depth = [], False, 0
+    if rest := ", ".join(held).strip():
+        yield rest
 
 
 def _choose_extent(record: Record, readings: dict[int, Statement], natural: int, *, is_wrapped: bool) -> int:

@@ -1,5 +1,7 @@
 """Builder logs of every wording: pairs, counts, breaks and prefixes are read right, or their doubt is told."""
 
+import time
+
 import pytest
 
 from prox24_export.engines.diagnosis import builder_log
@@ -145,3 +147,22 @@ def test_tactics_left_out_for_want_of_memory_make_the_build_untrustworthy(lines:
     assert log.warnings[0].startswith(said)
     assert "not to be trusted" in log.warnings[0]
     assert builder_log.parse(EXCERPT_G).warnings == ()
+
+
+def test_a_count_of_thousands_of_digits_is_no_count() -> None:
+    log = builder_log.parse(f"(Sparsity) Found {'9' * 5000} layer(s) eligible to use sparse tactics: a, b")
+    assert log.eligible is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"ForeignNode {{ForeignNode[a...b]}} metadata: [ONNX Layer: {' ' * 200_000}x",
+        "(Sparsity) Found 9 layer(s) eligible to use sparse tactics: " + "PWN(, " * 100_000,
+    ],
+    ids=["spaces in metadata", "names that do not end"],
+)
+def test_no_line_takes_longer_than_its_length_asks_for(text: str) -> None:
+    began = time.process_time()
+    builder_log.parse(text)
+    assert time.process_time() - began < 10

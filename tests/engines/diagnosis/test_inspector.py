@@ -145,3 +145,16 @@ def test_types_are_told_from_prose(text: str, kind: str) -> None:
 def test_what_is_no_engine_information_is_refused(text: str, said: str) -> None:
     with pytest.raises(InputError, match=said):
         inspector.parse(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 100_000, '[{"Name": "x", "Groups": ' + "1" * 10_000 + "}]"], ids=["deep", "long"]
+)
+def test_json_that_python_cannot_hold_is_refused(text: str) -> None:
+    with pytest.raises(InputError, match="expected the JSON of TensorRT's engine inspector"):
+        inspector.parse(text)
+
+
+def test_inputs_that_are_no_list_are_none() -> None:
+    (layer,) = inspector.parse('[{"Name": "x", "Inputs": 3, "Outputs": {"Name": "y"}}]')
+    assert (layer.inputs, layer.outputs) == ((), ())

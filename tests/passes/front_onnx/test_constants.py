@@ -93,7 +93,6 @@ class Chain:
         "v = Unsqueeze(w, many)",
         "v = Transpose<perm = [4]>(w)",
         "v = Reshape(w, five)",
-        "v = Squeeze()",
     ],
 )
 def test_a_node_that_cannot_be_run_hides_the_weight(body: str, tmp_path: Path) -> None:

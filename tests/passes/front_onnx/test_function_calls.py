@@ -5,7 +5,7 @@ import pytest
 from onnx import helper
 
 from prox24_export.errors import InputError
-from prox24_export.passes.front_onnx.function_calls import MOST_NODES, expect_bounded_calls
+from prox24_export.passes.front_onnx.function_calls import MOST_DEPTH, MOST_NODES, expect_bounded_calls
 
 OPSETS = [helper.make_opsetid("", 17), helper.make_opsetid("own", 1)]
 
@@ -38,9 +38,16 @@ def test_ordinary_functions_pass() -> None:
 
 
 def test_functions_that_double_at_each_step_are_counted_without_being_followed() -> None:
-    nodes = 1 + (2**201 - 2) + 2**200  # the call, those within functions, and the operators at the bottom
+    nodes = 1 + (2**81 - 2) + 2**80  # the call, those within functions, and the operators at the bottom
     with pytest.raises(InputError, match=rf"m\.onnx stands for {nodes:,} nodes .* at most {MOST_NODES:,}"):
-        expect_bounded_calls(doubled(200), "m.onnx")
+        expect_bounded_calls(doubled(80), "m.onnx")
+
+
+def test_calls_that_lie_deep_within_each_other_are_refused() -> None:
+    chain = [function("F0", "Relu"), *(function(f"F{i}", f"F{i - 1}") for i in range(1, 600))]
+    expect_bounded_calls(model(chain[:MOST_DEPTH], f"F{MOST_DEPTH - 1}"), "m.onnx")
+    with pytest.raises(InputError, match=rf"m\.onnx has functions that call each other 600 deep.*{MOST_DEPTH}"):
+        expect_bounded_calls(model(chain, "F599"), "m.onnx")
 
 
 @pytest.mark.parametrize("calls", [{"F": "F"}, {"F": "G", "G": "F"}])

@@ -11,7 +11,7 @@ from prox24_export.errors import InputError
 from prox24_export.passes.front_onnx.graph import OnnxGraph
 from prox24_export.passes.graph.arrays import Array
 from prox24_export.passes.graph.protocol import Input
-from tests.graphs import Walk, linears, model, normal, opened, run, save
+from tests.graphs import Walk, found, linears, model, normal, opened, run, save
 
 
 def external(name: str, array: Array, folder: Path) -> onnx.TensorProto:
@@ -83,10 +83,11 @@ def test_names_with_a_nul_byte_are_names(tmp_path: Path) -> None:
 
 
 def test_a_message_that_is_no_text_is_told_without_printing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = save(model("g (float[n,8] x) => (float[n,8] y) { y = MatMul(x, w) }", {"w": normal(8, 8)}), tmp_path)
+    proto = model("g (float[n,8] x) => (float[n,8] y) { y = MatMul(x, w) }", {"w": normal(8, 8)})
+    path = save(proto, tmp_path)
     path.write_bytes(path.read_bytes().replace(b"MatMul", b"Mat\xff\xfe\xfd"))
     with pytest.raises(InputError, match="ONNX Runtime cannot load"):
-        _ = OnnxGraph(path).inputs
+        _ = OnnxGraph(path, proto).inputs
     assert capsys.readouterr() == ("", "")
 
 
@@ -244,3 +245,10 @@ def test_a_solved_matrix_is_rounded_to_what_is_stored_and_its_zeros_are_positive
     stored = linear.to_stored(matrix)
     assert (str(stored.dtype), stored.shape) == ("float16", (8, 4))
     assert stored[:3, 0].view(np.uint16).tolist() == [0, 0, 0x3C00]
+
+
+def test_nodes_that_read_each_other_in_a_circle_are_refused(tmp_path: Path) -> None:
+    text = "g (float[n,8] x) => (float[n,8] y) { b = Relu(a) a = Tanh(b) v = Add(a, x) y = MatMul(v, w) }"
+    graph = opened(model(text, {"w": normal(8, 8)}), tmp_path)
+    with pytest.raises(InputError, match=r"dense.onnx is not a valid ONNX model: .* circle, (Relu:b|Tanh:a) → "):
+        found(graph)

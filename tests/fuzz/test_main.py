@@ -1,0 +1,21 @@
+"""The command that runs the targets: what it says of an outcome, and which targets there are."""
+
+import pytest
+
+from fuzz.__main__ import Outcome, main, tabulate
+
+
+def test_the_table_says_what_was_done_and_found() -> None:
+    good = Outcome("open_model", 12345, 1800.0, 1593, 30, 400, (), 7)
+    bad = Outcome("read_samples", 1, 0.0, None, 19, 0, ("build/fuzz/read_samples/crash-1",), 7)
+    lines = tabulate([good, bad]).splitlines()
+    assert lines[2] == "| `open_model` | 12,345 | 30.0 min | 1,593 | 30 | 400 | 0 | 7 |"
+    assert lines[3] == "| `read_samples` | 1 | 0.0 min | not told | 19 | 0 | build/fuzz/read_samples/crash-1 | 7 |"
+
+
+def test_a_target_that_is_not_there_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["1", "open_door"])
+    assert (
+        "no such target: open_door. Expected of open_model, read_samples, read_engine_log." in capsys.readouterr().err
+    )
