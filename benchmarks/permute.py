@@ -1,0 +1,303 @@
+"""The order of input channels: that every order computes the same, that the search finds the best, and what it gains.
+
+    python benchmarks/permute.py [--parts spaces,search,gain] [--seeds 5] [--write]
+
+`spaces`: every free channel space of a model is put in a random order, and both models run in float64 where they can.
+`search`: small problems against all divisions, large ones against the clock.
+`gain`: the whole command with `--permute no` and with the default, over seeds; accuracy on data used for nothing else.
+Exits 1 where an order changes what a model computes, or the search misses its limits.
+"""
+
+import argparse
+import itertools
+import sys
+import tempfile
+import time
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from models import DATA, MODELS, ROOT, available, export
+from permute_models import small_models
+from results_files import write_results
+from torch.func import functional_call
+
+from prox24_export.models.find_frontend import find_frontend
+from prox24_export.passes.find_linears import FindLinears
+from prox24_export.passes.graph.arrays import as_tensor
+from prox24_export.passes.graph.protocol import Feeds, TracedGraph
+from prox24_export.passes.permute.apply import MovedTensors
+from prox24_export.passes.permute.aten_trace import open_as_module, trace_to_aten
+from prox24_export.passes.permute.find_spaces import FindSpaces
+from prox24_export.passes.permute.search import OrderedSpace, compose
+from prox24_export.solver.exchange import divide
+
+Row = dict[str, Any]
+FILES = {
+    "digits sample": ROOT / "samples" / "digits" / "digits_vit.onnx",
+    "KWT-1": DATA / "speech" / "kwt1_encoder.onnx",
+    "ResNet-20": DATA / "images" / "resnet20.onnx",
+    "Magika": DATA / "files" / "magika_v3_3.onnx",
+    "stories260K": DATA / "lm" / "stories260K-hf",
+    "MobileNetV1 0.25": DATA / "imagenet" / "mobilenetv1_0.25_224.onnx",
+    "UltraFace": DATA / "edge" / "ultraface_rfb320.onnx",
+    "VitTrack": DATA / "edge" / "vttrack_old.onnx",
+    "mnist": DATA / "edge" / "mnist_cntk.onnx",
+    "nnsplit": DATA / "edge" / "nnsplit_en.onnx",
+}
+EXACT, ROUNDED = 1e-12, 1e-4  # largest deviation in float64, and in float32 where a model casts to it
+LIMITS = {(256, 1000): 3.0, (1024, 4096): 60.0}  # seconds
+PROBLEMS = 500
+
+
+def draw_feeds(graph: TracedGraph) -> dict[str, np.ndarray[Any, Any]]:
+    """Two random samples."""
+    random, feeds = np.random.default_rng(0), {}
+    for value in graph.inputs:
+        shape = [
+            2 if not place else size if isinstance(size, int) else 16 for place, size in enumerate(value.shape or ())
+        ]
+        if np.issubdtype(value.dtype, np.floating):
+            feeds[value.name] = random.normal(size=shape).astype(value.dtype)
+        elif value.dtype == np.bool_:
+            feeds[value.name] = np.ones(shape, np.bool_)
+        else:
+            feeds[value.name] = random.integers(0, graph.gathered_rows.get(value.name, 100), shape).astype(value.dtype)
+    return feeds
+
+
+def check_model(name: str, path: Path) -> Row:
+    """The spaces of a model, and how far its twin in a random order is from it."""
+    graph = find_frontend(path).open()
+    feeds = draw_feeds(graph)
+    found = FindSpaces().call(trace=trace_to_aten(graph, feeds), linears=FindLinears().call(graph=graph).linears)
+    random, ordered = np.random.default_rng(0), []
+    for space in found.free:
+        order = np.arange(space.size)
+        for block in space.blocks:
+            channels = block.groups.reshape(-1)
+            order[channels] = random.permutation(channels)
+        ordered.append(OrderedSpace(space, order, 0.0))
+    shapes = {place.tensor: graph.stored(place.tensor).shape for space in found.free for place in space.places}
+    moved = MovedTensors(graph, compose(ordered, shapes))
+    reasons = Counter(space.reason for space in found.spaces if space.reason)
+    try:
+        deviation, precision = measure_deviation(graph, feeds, moved, torch.float64), "float64"
+    except RuntimeError:  # the model casts to float32
+        deviation, precision = measure_deviation(graph, feeds, moved, torch.float32), "float32"
+    return {
+        "model": name,
+        "free": len(found.free),
+        "fixed": len(found.spaces) - len(found.free),
+        "moved": len(moved),
+        "deviation": deviation,
+        "precision": precision,
+        "reasons": "; ".join(f"{count} × {reason}" for reason, count in reasons.most_common()),
+    }
+
+
+def measure_deviation(graph: TracedGraph, feeds: Feeds, moved: Mapping[str, Any], dtype: torch.dtype) -> float:
+    """The largest difference of an output, as a share of its largest entry."""
+    module, stored = open_as_module(graph)
+    place = {name: at for at, name in stored.items()}
+
+    def widen(tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.to(dtype) if tensor.is_floating_point() else tensor
+
+    module = module.to(dtype)
+    new = {place[name]: widen(as_tensor(np.ascontiguousarray(moved[name]))) for name in moved}
+    inputs = tuple(widen(as_tensor(feeds[value.name])) for value in graph.inputs)
+    with torch.no_grad():
+        outputs = [functional_call(module, tensors, inputs) for tensors in ({}, new)]
+    pairs = zip(*(found if isinstance(found, tuple) else (found,) for found in outputs), strict=True)
+    return max(
+        float((one.double() - other.double()).abs().max()) / (float(one.double().abs().max()) or 1.0)
+        for one, other in pairs
+        if one.numel()
+    )
+
+
+def check_spaces() -> Iterator[Row]:
+    """Every model, ours and small random ones."""
+    for name, path in FILES.items():
+        if path.exists():
+            yield check_model(name, path)
+        else:
+            print(f"skipped {name}: {path} is not there (set PROX24_TEST_DATA)", file=sys.stderr)
+    with tempfile.TemporaryDirectory() as folder:
+        for name, path in small_models(Path(folder)):
+            yield check_model(name, path)
+
+
+def list_divisions(channels: tuple[int, ...]) -> list[list[tuple[int, ...]]]:
+    """Every division of channels into groups of four."""
+    if not channels:
+        return [[]]
+    found = []
+    for chosen in itertools.combinations(channels[1:], 3):
+        group = (channels[0], *chosen)
+        left = tuple(channel for channel in channels if channel not in group)
+        found.extend([group, *rest] for rest in list_divisions(left))
+    return found
+
+
+def check_search() -> Iterator[Row]:
+    """Small problems against the optimum, large ones against the clock."""
+    for channels in (8, 12):
+        divisions, near = list_divisions(tuple(range(channels))), 0
+        for seed in range(PROBLEMS):
+            costs = draw_costs(channels, int(np.random.default_rng(seed).integers(2, 60)), seed)
+            groups = itertools.combinations(range(channels), 4)
+            each = {group: float(np.sort(costs[list(group)], 0)[:2].sum()) for group in groups}
+            whole, best = float(costs.sum()), min(sum(each[group] for group in division) for division in divisions)
+            near += whole - divide(costs, starts=8).after >= 0.99 * (whole - best)
+        share = near / PROBLEMS
+        yield {"problem": f"K = {channels}", "share": share, "seconds": None, "holds": share >= 0.95}
+    divide(draw_costs(16, 8, 0))  # compiled
+    for (channels, rows), limit in LIMITS.items():
+        costs, started = draw_costs(channels, rows, 0), time.perf_counter()
+        found = divide(costs)
+        seconds = time.perf_counter() - started
+        yield {
+            "problem": f"K = {channels:,}, N = {rows:,}",
+            "share": 1 - found.after / found.before,
+            "seconds": seconds,
+            "holds": seconds <= limit,
+        }
+
+
+def draw_costs(channels: int, rows: int, seed: int) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """Squared normal numbers, with channels of different size."""
+    random = np.random.default_rng([seed, channels])
+    scale = np.exp(random.normal(size=(channels, 1)))
+    return (scale * random.normal(size=(channels, rows)) ** 2).astype(np.float32)
+
+
+def mobilenet(folder: Path) -> tuple[Path, Path, Path]:
+    """MobileNetV1 0.25 on pictures: what `arrays.py` beside them writes into PROX24_IMAGENET."""
+    return FILES["MobileNetV1 0.25"], folder / "calibration.npz", folder / "evaluation.npz"
+
+
+def measure_gain(seeds: int, pictures: Path | None, names: Sequence[str]) -> Iterator[Row]:
+    """The command with and without another order."""
+    layer_by_layer: tuple[str, ...] = ("--no-refine",)
+    cases: list[tuple[str, Any, tuple[str, ...], int]] = []
+    if pictures is not None:
+        cases.append(("MobileNetV1 0.25", lambda _: mobilenet(pictures), layer_by_layer, 3))
+    for name in names:
+        cases.append((name, MODELS[name][1], layer_by_layer, seeds))
+        cases.append((name, MODELS[name][1], (), seeds))
+    for name, make, options, count in cases:
+        if name in MODELS and not available(name):
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            files = make(Path(folder))
+            for seed, permute in itertools.product(range(count), ("no", "auto")):
+                run = export(files, Path(folder), "--permute", permute, "--seed", str(seed), *options)
+                errors = [layer["relative_error"] for layer in run.report["layers"] if layer["state"] == "sparse"]
+                yield {
+                    "model": name,
+                    "way": "layer by layer" if options else "default",
+                    "seed": seed,
+                    "permute": permute,
+                    "dense": run.metric("dense"),
+                    "sparse": run.metric("sparse"),
+                    "snr_db": run.report["accuracy"]["outputs"][0].get("snr_db"),
+                    "mean_error": float(np.mean(errors)),
+                    "seconds": run.seconds,
+                }
+
+
+def tabulate_gain(rows: Sequence[Row]) -> list[str]:
+    """The median over seeds of each model and way, without and with another order."""
+    lines = ["| model | way | seeds | dense | kept | permuted | SNR, dB | mean layer error | seconds |"]
+    lines.append("|---|---|---|---|---|---|---|---|---|")
+    for model, way in dict.fromkeys((row["model"], row["way"]) for row in rows):
+        mine = {
+            permute: [row for row in rows if (row["model"], row["way"], row["permute"]) == (model, way, permute)]
+            for permute in ("no", "auto")
+        }
+
+        def both(key: str, digits: int, of: Mapping[str, Sequence[Row]] = mine) -> list[str]:
+            return [f"{np.median([row[key] for row in of[permute]]):.{digits}f}" for permute in ("no", "auto")]
+
+        each = [", ".join(f"{row['sparse']:.2f}" for row in mine[permute]) for permute in ("no", "auto")]
+        kept, permuted = (f"{median} ({seeds})" for median, seeds in zip(both("sparse", 2), each, strict=True))
+        snr, error, seconds = (" → ".join(both(*key)) for key in (("snr_db", 1), ("mean_error", 5), ("seconds", 0)))
+        dense = f"{mine['no'][0]['dense']:.2f}"
+        lines.append(
+            f"| {model} | {way} | {len(mine['no'])} | {dense} | {kept} | {permuted} | {snr} | {error} | {seconds} |"
+        )
+    return lines
+
+
+def tabulate(parts: Mapping[str, Sequence[Row]]) -> str:
+    """All parts as Markdown."""
+    lines: list[str] = []
+    if rows := parts.get("spaces"):
+        lines += ["Every free space in a random order against the model as it came:", ""]
+        lines += [
+            "| model | free | fixed | tensors moved | largest deviation | why fixed |",
+            "|---|---|---|---|---|---|",
+        ]
+        lines += [
+            f"| {row['model']} | {row['free']} | {row['fixed']} | {row['moved']} | {row['deviation']:.1e}, "
+            f"{row['precision']} | {row['reasons']} |"
+            for row in rows
+        ]
+    if rows := parts.get("search"):
+        lines += ["", "The search: within 1 % of the best kept energy, and seconds:", ""]
+        lines += ["| problem | within 1 %, or less cost | seconds | holds |", "|---|---|---|---|"]
+        lines += [
+            f"| {row['problem']} | {100 * row['share']:.1f} % | "
+            f"{'' if row['seconds'] is None else format(row['seconds'], '.1f')} | {'yes' if row['holds'] else 'NO'} |"
+            for row in rows
+        ]
+    if rows := parts.get("gain"):
+        lines += ["", "The command with `--permute no` and by default; medians over seeds, each seed in brackets:", ""]
+        lines += tabulate_gain(rows)
+    return "\n".join(lines).lstrip() + "\n"
+
+
+def main() -> int:
+    """Measures the parts that are asked for."""
+    parser = argparse.ArgumentParser(description="Measures the order of input channels.")
+    parser.add_argument("--parts", default="spaces,search,gain")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--models", default="ResNet-20,KWT-1,stories260K", help="of the part gain, by name")
+    parser.add_argument("--pictures", type=Path, help="folder with what arrays.py of data/imagenet writes")
+    parser.add_argument("--write", action="store_true", help="write the result under benchmarks/results")
+    arguments = parser.parse_args()
+    warnings.simplefilter("ignore")  # torch's, about what it traces
+    names = [name for name in arguments.models.split(",") if name]
+    measures = {
+        "spaces": check_spaces,
+        "search": check_search,
+        "gain": lambda: measure_gain(arguments.seeds, arguments.pictures, names),
+    }
+    parts: dict[str, list[Row]] = {}
+    for part in arguments.parts.split(","):
+        parts[part] = []
+        for row in measures[part]():
+            print(part, row, file=sys.stderr, flush=True)
+            parts[part].append(row)
+            if arguments.write:
+                every = [{"part": name} | entry for name, rows in parts.items() for entry in rows]
+                write_results("permute", every, tabulate(parts))
+    print(tabulate(parts))
+    wrong = [row for row in parts.get("spaces", ()) if not row["deviation"] <= limit_of(row)]
+    slow = [row for row in parts.get("search", ()) if not row["holds"]]
+    return 1 if wrong or slow else 0
+
+
+def limit_of(row: Row) -> float:
+    """The largest deviation that rounding explains."""
+    return EXACT if row["precision"] == "float64" else ROUNDED
+
+
+if __name__ == "__main__":
+    sys.exit(main())
