@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,7 @@ class Case:
         samples: Its samples, an .npz file.
         weights: Number of entries of the weight of every linear module of the torch model, by name; 0 where the
             exported model holds it in another form.
+        folded: Names of those whose input is the same for every sample, so that an exporter may compute their output.
     """
 
     family: str
@@ -48,6 +49,7 @@ class Case:
     model: Path
     samples: Path
     weights: Mapping[str, int]
+    folded: Collection[str] = ()
 
 
 @dataclass(frozen=True)
@@ -143,14 +145,15 @@ def find_missing(case: Case, layers: Sequence[Any]) -> Iterator[str]:
     """Yields how many linear modules of each size are not among the layers."""
     listed: dict[str, int] = defaultdict(int)
     for layer in layers:
-        listed[re.sub(r"\[\d+\]$", "", str(layer.weight))] += layer.parameters
-    wanted = Counter(size for size in case.weights.values() if size)
-    there = Counter(listed.values())
+        size = layer.parameters or (layer.k or 0) * (layer.n or 0)  # where it is computed, none is stored
+        listed[re.sub(r"\[\d+\]$", "", layer.weight or layer.name)] += size
+    needed = {name: size for name, size in case.weights.items() if name not in case.folded}
+    wanted, there = Counter(size for size in needed.values() if size), Counter(listed.values())
     for size, count in (wanted - there).items():
-        names = [name for name, entries in case.weights.items() if entries == size]
+        names = [name for name, entries in needed.items() if entries == size]
         yield f"{count} of {wanted[size]} weights of {size:,} entries are no layer: {', '.join(names[:4])}"
-    if len(layers) < len(case.weights):
-        yield f"{len(case.weights)} modules are {len(layers)} layers"
+    if len(layers) < len(needed):
+        yield f"{len(needed)} modules are {len(layers)} layers"
 
 
 def find_unlisted(model: Path, listed: set[str]) -> Iterator[str]:

@@ -1,6 +1,7 @@
 """Exports the models of `strangers_models` by every way out of torch, and a perceptron of scikit-learn."""
 
 import contextlib
+import inspect
 import io
 import json
 import re
@@ -8,6 +9,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -54,14 +56,15 @@ def make_case(family: str, way: str, folder: Path) -> Case | str:
     arrays = chosen.samples(SAMPLES)
     samples = folder / "samples.npz"
     np.savez(samples, **arrays)
-    feeds = {name: torch.from_numpy(array[: 1 if way == DEFAULT else 2]) for name, array in arrays.items()}
+    ordered = [name for name in inspect.signature(module.forward).parameters if name in arrays]
+    feeds = {name: torch.from_numpy(arrays[name][: 1 if way == DEFAULT else 2]) for name in ordered}
     weights = find_weights(module, feeds)
     try:
         model = _export(chosen, module, feeds, way, folder)
     except Exception as error:  # noqa: BLE001 - whatever it is, it is the exporter's
         said = re.sub(r"\x1b\[[0-9;]*m", "", f"{type(error).__name__}: {error}")
         return "the exporter fails: " + re.sub(r"\s+", " ", re.split(r"\n|(?<=[a-z\)])\. ", said)[0])[:200]
-    return Case(family, way, model, samples, weights)
+    return Case(family, way, model, samples, weights, find_folded(module, arrays) & set(weights))
 
 
 def _export(family: Family, module: nn.Module, feeds: dict[str, Tensor], way: str, folder: Path) -> Path:
@@ -116,15 +119,51 @@ def find_weights(module: nn.Module, feeds: dict[str, Tensor]) -> dict[str, int]:
                 found[f"{place}.{name}"] = parameter
         if place.endswith("parametrizations.weight"):  # of weight_norm: the direction
             found[f"{place}.original1"] = dict(part.named_parameters())["original1"]
+    frozen = [parameter for parameter in found.values() if not parameter.requires_grad]
+    for parameter in frozen:
+        parameter.requires_grad_(requires_grad=True)
     with torch.enable_grad():
         total = sum(value.float().sum() for value in _list_tensors(module(**feeds)) if value.requires_grad)
         assert isinstance(total, Tensor)  # noqa: S101 - some output depends on a weight
         gradients = torch.autograd.grad(total, list(found.values()), allow_unused=True)
+    for parameter in frozen:
+        parameter.requires_grad_(requires_grad=False)
     used = zip(found.items(), gradients, strict=True)
     return {
         name: 0 if "weight_ih" in name else parameter.numel()
         for (name, parameter), gradient in used
         if gradient is not None
+    }
+
+
+def find_folded(module: nn.Module, arrays: Mapping[str, np.ndarray[Any, Any]]) -> set[str]:
+    """Finds the weights of modules that multiply the same for each of two samples: queries that are learnt, positions.
+
+    Args:
+        module: The module.
+        arrays: At least two samples.
+    """
+    seen: dict[str, list[Tensor]] = {}
+    hooks = [
+        part.register_forward_pre_hook(
+            lambda _, given, name=name: seen.setdefault(name, []).extend(_list_tensors(given))
+        )
+        for name, part in module.named_modules()
+    ]
+    runs = []
+    for index in range(2):
+        for values in seen.values():
+            values.clear()
+        with torch.no_grad():
+            module(**{name: torch.from_numpy(array[index : index + 1]) for name, array in arrays.items()})
+        runs.append({name: list(values) for name, values in seen.items()})
+    for hook in hooks:
+        hook.remove()
+    first, second = runs
+    return {
+        f"{name}.weight"
+        for name, values in first.items()
+        if values and all(torch.equal(one, other) for one, other in zip(values, second[name], strict=True))
     }
 
 
