@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import torch
 from strangers_checks import Case
 from strangers_models import FAMILIES, TOKENS, Family
@@ -54,17 +55,21 @@ def make_case(family: str, way: str, folder: Path) -> Case | str:
     with torch.random.fork_rng():
         module = chosen.build()
     arrays = chosen.samples(SAMPLES)
-    samples = folder / "samples.npz"
-    np.savez(samples, **arrays)
-    ordered = [name for name in inspect.signature(module.forward).parameters if name in arrays]
+    takes = inspect.signature(module.forward).parameters
+    ordered = [name for name in takes if name in arrays]
     feeds = {name: torch.from_numpy(arrays[name][: 1 if way == DEFAULT else 2]) for name in ordered}
-    weights = find_weights(module, feeds)
+    weights, folded = find_weights(module, feeds), find_folded(module, arrays)
     try:
         model = _export(chosen, module, feeds, way, folder)
     except Exception as error:  # noqa: BLE001 - whatever it is, it is the exporter's
         said = re.sub(r"\x1b\[[0-9;]*m", "", f"{type(error).__name__}: {error}")
         return "the exporter fails: " + re.sub(r"\s+", " ", re.split(r"\n|(?<=[a-z\)])\. ", said)[0])[:200]
-    return Case(family, way, model, samples, weights, find_folded(module, arrays) & set(weights))
+    if way == OLD:  # makes inputs of numbers that are arguments, such as logits_to_keep
+        inputs = {value.name for value in onnx.load(model, load_external_data=False).graph.input}
+        arrays |= {name: np.asarray(takes[name].default) for name in inputs - set(arrays)}
+    samples = folder / "samples.npz"
+    np.savez(samples, **arrays)
+    return Case(family, way, model, samples, weights, folded & set(weights))
 
 
 def _export(family: Family, module: nn.Module, feeds: dict[str, Tensor], way: str, folder: Path) -> Path:
