@@ -37,8 +37,8 @@ def run(family: str, way: str, folder: Path, more: Sequence[str]) -> Outcome:
     return outcome
 
 
-def tabulate(outcomes: list[Outcome]) -> str:
-    """The outcomes as Markdown."""
+def tabulate(outcomes: list[Outcome], minutes: float | None) -> str:
+    """The outcomes as Markdown; `minutes` is the limit of each refinement."""
     counts = {kind: sum(outcome.kind == kind for outcome in outcomes) for kind in ("pruned", "refused", "not exported")}
     faults = sum(bool(outcome.faults) for outcome in outcomes)
     lines = [
@@ -47,7 +47,8 @@ def tabulate(outcomes: list[Outcome]) -> str:
         + f", {faults} wrong.",
         "",
         "Modules are the linear ones of the torch model that its output depends on. Layers are those that the run",
-        "lists, products of two activations left out. Seconds are wall time on a busy machine.",
+        "lists, products of two activations left out. Seconds are wall time on a busy machine. Refinement was limited",
+        "to the ten minutes of the default." if minutes is None else f"to {minutes:g} minutes instead of ten.",
         "",
         "| family | way | modules | layers | pruned | verified | what the run says | s |",
         "|---|---|---|---|---|---|---|---|",
@@ -80,11 +81,16 @@ def main() -> int:
             outcome = run(family, way, (options.keep or Path(name)) / place, more)
             print(f"{family}, {way}: {outcome.kind}: {outcome.line} {list(outcome.faults)}", flush=True)
             outcomes.append(outcome)
-    table = tabulate(outcomes)
+    table = tabulate(outcomes, options.minutes)
     print(table)
     if options.write:
-        facts = {package: version(package) for package in ("torch", "onnxscript", "transformers")}
-        write_results("strangers", [asdict(outcome) for outcome in outcomes], table, facts=facts)
+        packages = {package: version(package) for package in ("torch", "onnxscript", "transformers")}
+        write_results(
+            "strangers",
+            [asdict(outcome) for outcome in outcomes],
+            table,
+            facts={**packages, "minutes": options.minutes},
+        )
     return int(any(outcome.faults for outcome in outcomes))
 
 
