@@ -40,7 +40,8 @@ REMEDIES: Mapping[Reason, str] = {
     Reason.TIED_TO_EMBEDDING: "Store the weight of the linear layer as a copy of its own; the file then grows by it.",
     Reason.TWO_AXES: "Give each direction a copy of the weight.",
     Reason.NOT_REACHED: "Give calibration samples that reach it: more of them, or more varied ones. A layer whose "
-    "result reaches no output can be removed from the model.",
+    "result reaches no output can be removed from the model. One whose input is zero for every sample, as in the first "
+    "decoder layer of DETR, computes its bias alone: nothing would be gained.",
     Reason.EXCLUDED: "Change `--include` or `--exclude`.",
 }
 ROOMY = PrunedLayer("layer", "MatMul", 1024, 1024, 1024)  # that no rule on layers speaks against

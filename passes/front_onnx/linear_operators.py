@@ -34,6 +34,7 @@ REFUSED = {
     "RNN": Reason.RECURRENT,
 }
 MULTIPLY = {"MatMul": (1, 0), "Gemm": (1, 0), "Conv": (1,), "ConvTranspose": (1,)}  # inputs that may be the weight
+OPERANDS = {"LSTM": (1, 2), "GRU": (1, 2), "RNN": (1, 2), "DeformConv": (1,), **MULTIPLY}  # not bias, state or offset
 MATRIX = 2  # rank of a matrix
 Shapes = Callable[[], Mapping[str, tuple[int, ...]]]
 
@@ -311,8 +312,10 @@ def _find_dimensions(node: ir.Node, shape: tuple[int, ...], *, is_left: bool) ->
 
 
 def _find_largest_constant(node: ir.Node) -> ConstantOperand | None:
-    """Finds the largest constant operand with at least two dimensions; None where there is none."""
-    constants = [side for side in map(_resolve_quantised, node.inputs) if side and len(side.layout.shape) >= MATRIX]
+    """Finds the largest constant with at least two dimensions that a node multiplies by; None where there is none."""
+    places = OPERANDS.get(node.op_type) if node.domain in ONNX_DOMAINS else None
+    values = [value for place, value in enumerate(node.inputs) if places is None or place in places]
+    constants = [side for side in map(_resolve_quantised, values) if side and len(side.layout.shape) >= MATRIX]
     return max(constants, key=lambda side: math.prod(side.layout.stored), default=None)
 
 

@@ -9,6 +9,7 @@ import keyword
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from operator import getitem
 from types import MappingProxyType
 from typing import Any
 
@@ -151,18 +152,13 @@ def widened(x: Tensor) -> Tensor:
     return x.float()
 
 
-def item(values: Sequence[Tensor], index: int) -> Tensor:
-    """Takes one output of several."""
-    return values[index]
-
-
 class LeafTracer(fx.Tracer):
     """Traces a module of these functions without looking into them, which torch does when it reads a pickled one."""
 
     def __init__(self) -> None:
         """Lets every function of the table stay one call."""
         functions = {entry.function for entries in TABLE.values() for entry in entries}
-        super().__init__(autowrap_functions=(widened, item, *functions))
+        super().__init__(autowrap_functions=(widened, *functions))
 
 
 class _GraphConversion:
@@ -317,7 +313,7 @@ class _GraphConversion:
             return
         for index, name in enumerate(step.outputs):
             if name:
-                self._nodes[name] = self._call(step, item, (call, index), {}, name)
+                self._nodes[name] = self._call(step, getitem, (call, index), {}, name)
 
     def _call(
         self,
@@ -328,7 +324,7 @@ class _GraphConversion:
         value: str,
     ) -> fx.Node:
         node = self._graph.create_node("call_function", function, arguments, keywords, name=_sanitise(step.node))
-        is_tuple = "outputs" in step.operator.keywords and function is not item
+        is_tuple = "outputs" in step.operator.keywords and function is not getitem
         node.meta |= {"onnx": (step.node, step.op)} | ({} if is_tuple else {"value": value})
         return node
 

@@ -1,5 +1,6 @@
 """Cuts a network into segments, at points where one value carries everything that is still read."""
 
+import operator
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -29,7 +30,8 @@ class Segment:
 def find_cuts(module: fx.GraphModule, weights: Collection[str]) -> tuple[fx.Node, ...]:
     """Finds the nodes behind which only one value is still read that changes with `weights`: the node's own.
 
-    Of several such nodes with no weight between them the last is taken. Values that depend on no weight (masks,
+    Of several such nodes with no weight between them the last is taken. A node that returns several values is no cut,
+    as long as they stand together in a tuple. Values that depend on no weight (masks,
     positions, the output of the stem) are the same in both networks and no part of a cut. The end of the network is no
     cut.
 
@@ -52,7 +54,7 @@ def find_cuts(module: fx.GraphModule, weights: Collection[str]) -> tuple[fx.Node
             continue
         fresh = fresh or any(read.op == "get_attr" and read.target in weights for read in node.all_input_nodes)
         alive = {value for value in (*alive, node) if last[value] > index}
-        if alive == {node} and any(user.op != "output" for user in node.users):
+        if alive == {node} and any(user.op != "output" for user in node.users) and not _returns_several(node):
             if fresh or not found:
                 found.append(node)
             else:
@@ -129,6 +131,10 @@ def _find_moving(module: fx.GraphModule, weights: Collection[str]) -> frozenset[
         if node.op != "output" and (named or any(read in found for read in node.all_input_nodes)):
             found.add(node)
     return frozenset(found)
+
+
+def _returns_several(node: fx.Node) -> bool:
+    return any(user.target is operator.getitem for user in node.users)
 
 
 def _reads_weight_after(order: Sequence[fx.Node], start: int, weights: Collection[str]) -> bool:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (torch's own habit)
@@ -53,6 +53,16 @@ class Windows:
         if pads is None or auto_pad == "VALID":
             return [(0, 0)] * rank
         return list(zip(pads[:rank], pads[rank:], strict=True))
+
+    def clipped(self, sizes: Sequence[int], margins: Pads) -> "Windows":
+        """Windows that end with the data and its padding, along axes where the only one reaches further.
+
+        A pool over everything is often written with a kernel that is larger than any data. Entries beyond are not
+        counted, so that nothing needs to be stored for them.
+        """
+        covered = [size + before + after for size, (before, after) in zip(sizes, margins, strict=True)]
+        axes = zip(self.kernel, self.dilations, covered, strict=True)
+        return replace(self, kernel=tuple(min(size, there) if step == 1 else size for size, step, there in axes))
 
     def beyond(self, sizes: Sequence[int], margins: Pads) -> Pads:
         """Further padding that completes the last window, which must begin within the data or the padding before it."""
@@ -142,9 +152,10 @@ def max_pool(
     rank, windows = x.dim() - 2, Windows.of(kernel_shape, strides, dilations)
     margins = windows.margins(x.shape[2:], pads, auto_pad)
     if ceil_mode:
+        windows = windows.clipped(x.shape[2:], margins)
         margins = _joined(margins, windows.beyond(x.shape[2:], margins))
     padding = [before for before, _ in margins]
-    fits = all(before == after <= size // 2 for (before, after), size in zip(margins, kernel_shape, strict=True))
+    fits = all(before == after <= size // 2 for (before, after), size in zip(margins, windows.kernel, strict=True))
     if not (fits and x.is_floating_point()):
         lowest = -math.inf if x.is_floating_point() else torch.iinfo(x.dtype).min
         x, padding = _padded(x, margins, lowest), [0] * rank
@@ -176,6 +187,7 @@ def average_pool(
     counted = torch.ones((1, 1, *x.shape[2:]), dtype=x.dtype, device=x.device)
     counted = _padded(counted, margins, 1 if count_include_pad else 0)
     if ceil_mode:
+        windows = windows.clipped(x.shape[2:], margins)
         beyond = windows.beyond(x.shape[2:], margins)
         counted, margins = _padded(counted, beyond), _joined(margins, beyond)
     x = _padded(x, margins)
@@ -200,6 +212,7 @@ def lp_pool(
     rank, windows = x.dim() - 2, Windows.of(kernel_shape, strides, dilations)
     margins = windows.margins(x.shape[2:], pads, auto_pad)
     if ceil_mode:
+        windows = windows.clipped(x.shape[2:], margins)
         margins = _joined(margins, windows.beyond(x.shape[2:], margins))
     entries = windows.entries(_padded(x, margins))
     norm: Tensor = torch.linalg.vector_norm(entries, p, tuple(range(-rank, 0)))

@@ -2,9 +2,12 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from prox24_export.passes.front_onnx.graph import OnnxGraph
 from prox24_export.passes.onnx_to_fx.check import check_conversion
@@ -84,3 +87,34 @@ def test_a_meaning_of_another_opset_agrees_with_onnx_runtime(name: str, tmp_path
     graph = opened_case(name, tmp_path)
     feeds = {value.name: normal(*[int(size or 1) for size in value.shape or ()]) for value in graph.inputs}
     check_conversion(ConvertToFx().call(graph=graph), graph, feeds)
+
+
+class Largest(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch's own class
+    """Notes the number of entries that the largest result of torch has, which need not be stored one by one."""
+
+    entries = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        self.entries = max(self.entries, result.numel() if isinstance(result, torch.Tensor) else 0)
+        return result
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "y = AveragePool<kernel_shape = [90, 90], strides = [90, 90], ceil_mode = 1, count_include_pad = 1>(x)",
+        "y = AveragePool<kernel_shape = [90, 2], strides = [90, 2], pads = [1, 0, 0, 1], ceil_mode = 1>(x)",
+        "y = MaxPool<kernel_shape = [90, 90], strides = [90, 90], ceil_mode = 1>(x)",
+        "y = LpPool<kernel_shape = [90, 90], strides = [90, 90], ceil_mode = 1>(x)",
+    ],
+)
+def test_a_pool_over_everything_stores_nothing_for_what_its_kernel_has_beyond_the_data(
+    body: str, tmp_path: Path
+) -> None:
+    graph = opened(model(f"g (float[1,2,7,6] x) => (float[1,2,1,M] y) {{ {body} }}", opset=19), tmp_path)
+    converted, feeds = ConvertToFx().call(graph=graph), {"x": normal(1, 2, 7, 6)}
+    check_conversion(converted, graph, feeds)
+    with Largest() as seen:  # type: ignore[no-untyped-call] # torch's own class
+        converted.module(torch.from_numpy(feeds["x"]))
+    assert 0 < seen.entries <= 4 * 2 * 7 * 6
