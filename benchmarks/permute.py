@@ -58,9 +58,8 @@ def draw_feeds(graph: TracedGraph) -> dict[str, np.ndarray[Any, Any]]:
     """Two random samples."""
     random, feeds = np.random.default_rng(0), {}
     for value in graph.inputs:
-        shape = [
-            2 if not place else size if isinstance(size, int) else 16 for place, size in enumerate(value.shape or ())
-        ]
+        sizes = enumerate(value.shape or ())
+        shape = [size if isinstance(size, int) else 16 if place else 2 for place, size in sizes]
         if np.issubdtype(value.dtype, np.floating):
             feeds[value.name] = random.normal(size=shape).astype(value.dtype)
         elif value.dtype == np.bool_:

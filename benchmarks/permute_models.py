@@ -43,7 +43,13 @@ def small_models(folder: Path) -> Iterator[tuple[str, Path]]:
         ),
         "Qwen3 with experts": transformers.Qwen3MoeForCausalLM(
             transformers.Qwen3MoeConfig(
-                **text, **small, num_key_value_heads=2, head_dim=8, moe_intermediate_size=16, num_experts=4
+                **text,
+                **small,
+                num_key_value_heads=2,
+                head_dim=8,
+                moe_intermediate_size=16,
+                num_experts=4,
+                num_experts_per_tok=2,
             )
         ),
         "Swin": transformers.SwinForImageClassification(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx
 from torch._decomp import core_aten_decompositions
-from torch.func import functional_call
+from torch.func import functional_call, functionalize
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -52,8 +52,9 @@ def trace_to_aten(graph: TracedGraph, feeds: Feeds) -> AtenTrace:
     def run(state: dict[str, Tensor], *arguments: Tensor) -> object:
         return functional_call(module, state, arguments)
 
+    traced_function = functionalize(run) if isinstance(graph, FxGraph) else run  # sizes of ONNX graphs are values
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
-        traced = make_fx(run, dict(core_aten_decompositions()))(tensors, *inputs)
+        traced = make_fx(traced_function, dict(core_aten_decompositions()))(tensors, *inputs)
     names = [node.name for node in traced.graph.nodes if node.op == "placeholder"]
     of_state = dict(zip(names, tensors, strict=False))
     attributes = {node.name: getattr(traced, str(node.target)) for node in traced.graph.nodes if node.op == "get_attr"}

@@ -190,6 +190,10 @@ def _label_call(node: fx.Node, values: Mapping[fx.Node, Any], labels: Labels) ->
     if not results:
         return None
     schema = getattr(node.target, "_schema", None)
+    if schema is not None and schema.is_mutable and _keeps_entries(node):
+        return values[node.args[0]]  # type: ignore[index] # the first is a node
+    if schema is not None and schema.is_mutable:
+        raise RuntimeError(f"{node.target} changes a tensor in place")  # of which others may be views
     kind = schema.name.removeprefix("aten::") if schema is not None else str(node.target)
     named = {name: _resolve(entry, values) for name, entry in node.kwargs.items()}
     rest = [named.get(entry.name, entry.default_value) for entry in schema.arguments[len(given) :]] if schema else []
@@ -208,6 +212,15 @@ def _label_call(node: fx.Node, values: Mapping[fx.Node, Any], labels: Labels) ->
         return labelled[0]
     remaining = iter(labelled)
     return tuple(next(remaining) if isinstance(entry, Tensor) else None for entry in found)
+
+
+def _keeps_entries(node: fx.Node) -> bool:
+    """Whether a call gives nothing but the axes of one entry other strides, as torch's own pooling to one place does."""
+    if node.target is not torch.ops.aten.as_strided_.default or not isinstance(node.args[0], fx.Node):
+        return False
+    before, after = node.args[0].meta["val"], node.meta["val"]
+    strides = zip(before.shape, before.stride(), after.stride(), strict=True) if before.shape == after.shape else ()
+    return before.shape == after.shape and all(size == 1 or old == new for size, old, new in strides)
 
 
 def _resolve(entry: Any, values: Mapping[fx.Node, Any]) -> Any:

@@ -187,6 +187,18 @@ def _make_parameter(tensor: Any, *_options: Any) -> Any:
     return tensor
 
 
+def _make_marked(make: Any, kind: Any, arguments: Any, marks: Any) -> _Tensor:
+    """Makes a tensor with what torch.export notes on an example input whose sizes may change."""
+    if make is not _make_tensor or kind is not PLAIN_TENSOR or not isinstance(marks, dict):
+        raise UnknownSampleError("has a tensor of a kind of its own")
+    odd = next((name for name in marks if not (name == "_specialize_on" or str(name).startswith("_dynamo_"))), None)
+    if odd is not None:
+        raise UnknownSampleError(f"has a tensor with the attribute {odd!s:.40}")
+    _expect_values(marks)
+    found: _Tensor = make(*arguments)
+    return found
+
+
 def _make_size(sizes: Any) -> tuple[()]:
     if not isinstance(sizes, (tuple, list)) or any(type(size) is not int for size in sizes):
         raise UnknownSampleError("has sizes that are no numbers")
@@ -205,8 +217,11 @@ def _make_dictionary() -> dict[Any, Any]:
     return {}
 
 
-KNOWN: dict[str, Callable[..., Any]] = {
+PLAIN_TENSOR = object()  # stands for torch.Tensor, which is named and never called
+KNOWN: dict[str, Any] = {
     "torch._utils._rebuild_tensor_v2": _make_tensor,
+    "torch._tensor._rebuild_from_type_v2": _make_marked,
+    "torch.Tensor": PLAIN_TENSOR,
     "torch._utils._rebuild_parameter": _make_parameter,
     "torch.Size": _make_size,
     "torch.device": _make_device,

@@ -12,7 +12,7 @@ WIDTH, HEIGHT = 420, 300  # of the picture, in pixels
 HEADER = ("First layer", "Channels", "Layers", "Order", "Promised", "Found")
 
 
-class Line(NamedTuple):
+class ChannelLine(NamedTuple):
     """A channel in the picture: where it was, where it is, and whether the group that it is in is an even one."""
 
     before: float
@@ -24,7 +24,7 @@ class Picture(NamedTuple):
     """One space: a line for each of its first channels in the new order."""
 
     space: SpaceReport
-    lines: Sequence[Line]
+    lines: Sequence[ChannelLine]
     width: int = WIDTH
     height: int = HEIGHT
 
@@ -53,7 +53,7 @@ def draw(permutation: PermutationReport | None) -> Picture | None:
     space = max(permuted, key=lambda space: (len(space.readers), space.channels))
     step = HEIGHT / max(1, len(space.order) - 1)
     shown = space.order[:MOST_LINES]
-    return Picture(space, [Line(old * step, new * step, new // GROUP % 2 == 0) for new, old in enumerate(shown)])
+    return Picture(space, [ChannelLine(old * step, new * step, new // GROUP % 2 == 0) for new, old in enumerate(shown)])
 
 
 def _row(space: SpaceReport) -> tuple[str, ...]:

@@ -105,3 +105,33 @@ def test_anything_else_is_refused(odd: str) -> None:
     content, said = ODD[odd]
     with pytest.raises(UnknownSampleError, match=said):
         expect_plain_samples(content)
+
+
+def marked(**marks: Any) -> torch.Tensor:
+    """An example input as torch.export leaves it where its sizes may change: with attributes."""
+    value = torch.zeros(3, 2)
+    value.__dict__.update(marks)
+    return value
+
+
+def test_what_torch_export_notes_on_an_example_input_is_taken() -> None:
+    expect_plain_samples(save((marked(_specialize_on={0: []}, _dynamo_dynamic_range=[1, 2]),)))
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (marked(grad_fn=1), "the attribute grad_fn"),
+        (marked(_specialize_on=torch.Size), "_make_size"),
+        (torch.Tensor, "object"),
+    ],
+)
+def test_other_attributes_of_a_tensor_and_its_class_are_refused(value: Any, said: str) -> None:
+    with pytest.raises(UnknownSampleError, match=said):
+        expect_plain_samples(save((value,)))
+
+
+def test_the_class_of_tensors_is_never_called() -> None:
+    called = pickle.dumps(0)[:0] + b"\x80\x02ctorch\nTensor\nK\x05\x85R."
+    with pytest.raises(UnknownSampleError, match="no pickle of values"):
+        expect_plain_samples(archive(called))
