@@ -1,9 +1,10 @@
 """The order of input channels: that every order computes the same, that the search finds the best, and what it gains.
 
-    python benchmarks/permute.py [--parts spaces,search,gain] [--seeds 5] [--write]
+    python benchmarks/permute.py [--parts spaces,search,criteria,gain] [--pictures FOLDER] [--seeds 5] [--write]
 
 `spaces`: every free channel space of a model is put in a random order, and both models run in float64 where they can.
 `search`: small problems against all divisions, large ones against the clock.
+`criteria`: layer errors that the solver leaves, by what the search counts.
 `gain`: the whole command with `--permute no` and with the default, over seeds; accuracy on data used for nothing else.
 Exits 1 where an order changes what a model computes, or the search misses its limits.
 """
@@ -33,8 +34,9 @@ from prox24_export.passes.graph.protocol import Feeds, TracedGraph
 from prox24_export.passes.permute.apply import MovedTensors
 from prox24_export.passes.permute.aten_trace import open_as_module, trace_to_aten
 from prox24_export.passes.permute.find_spaces import FindSpaces
-from prox24_export.passes.permute.search import OrderedSpace, compose
+from prox24_export.passes.permute.search import OrderedSpace, Saliency, compose
 from prox24_export.solver.exchange import divide
+from prox24_export.solver.layer import SolverSettings, solve_layer
 
 Row = dict[str, Any]
 FILES = {
@@ -176,6 +178,38 @@ def draw_costs(channels: int, rows: int, seed: int) -> np.ndarray[Any, np.dtype[
     return (scale * random.normal(size=(channels, rows)) ** 2).astype(np.float32)
 
 
+def compare_criteria(pictures: Path | None) -> Iterator[Row]:
+    """What the solver leaves of each layer of MobileNetV1 on the dense stream, in orders by two criteria."""
+    if pictures is None:
+        print("skipped criteria: --pictures FOLDER is not given", file=sys.stderr)
+        return
+    graph = find_frontend(FILES["MobileNetV1 0.25"]).open()
+    linears = FindLinears().call(graph=graph).linears
+    images, name = np.load(pictures / "calibration.npz")["input"][:128], graph.inputs[0].name
+    grams: dict[str, Any] = {}
+    wanted = [linear.uses[0].activation for linear in linears]
+    run = graph.compile(graph.nodes, {name: images[:32]}, wanted, {})
+    for first in range(0, len(images), 32):
+        found = run({name: images[first : first + 32]})
+        for linear in linears:
+            for x in linear.uses[0].view.chunks(found[linear.uses[0].activation]):
+                grams[linear.name] = grams.get(linear.name, 0) + x.double().T @ x.double()
+    for linear in linears:
+        weight, gram = graph.weight(linear)[:256], grams[linear.name]
+        energy = weight.square() * gram.diagonal()
+        costs = {"kept": None, "energy": energy.float(), "saliency": Saliency.of(weight, gram).cost}
+        errors = {}
+        for criterion, cost in costs.items():
+            order = torch.arange(linear.k)
+            if cost is not None:
+                order = torch.from_numpy(divide((cost / cost.sum()).T.numpy(), starts=1).groups.reshape(-1))
+            moved = gram[order][:, order]
+            errors[criterion] = solve_layer(
+                weight[:, order], moved, settings=SolverSettings(damping=0.01)
+            ).relative_error
+        yield {"layer": linear.name, "k": linear.k, **errors}
+
+
 def mobilenet(folder: Path) -> tuple[Path, Path, Path]:
     """MobileNetV1 0.25 on pictures: what `arrays.py` beside them writes into PROX24_IMAGENET."""
     return FILES["MobileNetV1 0.25"], folder / "calibration.npz", folder / "evaluation.npz"
@@ -256,6 +290,21 @@ def tabulate(parts: Mapping[str, Sequence[Row]]) -> str:
             f"{'' if row['seconds'] is None else format(row['seconds'], '.1f')} | {'yes' if row['holds'] else 'NO'} |"
             for row in rows
         ]
+    if rows := parts.get("criteria"):
+        less = [100 * np.median([1 - row[key] / row["kept"] for row in rows]) for key in ("energy", "saliency")]
+        lines += [
+            "",
+            "MobileNetV1 0.25, each layer alone on the dense stream, at most 256 of its rows: what the solver leaves",
+        ]
+        lines += ["in the order of the file, in one by kept energy (w² Gₖₖ) and in one by saliency (w² / [H⁻¹]ₖₖ).", ""]
+        lines += ["| layer | K | as it is | by energy | by saliency |", "|---|---|---|---|---|"]
+        lines += [
+            f"| {row['layer']} | {row['k']} | {row['kept']:.5f} | {row['energy']:.5f} | {row['saliency']:.5f} |"
+            for row in rows
+        ]
+        lines.append(
+            f"| median, less error | | | {100 * np.median(gains[0]):.1f} % | {100 * np.median(gains[1]):.1f} % |"
+        )
     if rows := parts.get("gain"):
         lines += ["", "The command with `--permute no` and by default; medians over seeds, each seed in brackets:", ""]
         lines += tabulate_gain(rows)
@@ -265,7 +314,7 @@ def tabulate(parts: Mapping[str, Sequence[Row]]) -> str:
 def main() -> int:
     """Measures the parts that are asked for."""
     parser = argparse.ArgumentParser(description="Measures the order of input channels.")
-    parser.add_argument("--parts", default="spaces,search,gain")
+    parser.add_argument("--parts", default="spaces,search,criteria,gain")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--models", default="ResNet-20,KWT-1,stories260K", help="of the part gain, by name")
     parser.add_argument("--pictures", type=Path, help="folder with what arrays.py of data/imagenet writes")
@@ -276,6 +325,7 @@ def main() -> int:
     measures = {
         "spaces": check_spaces,
         "search": check_search,
+        "criteria": lambda: compare_criteria(arguments.pictures),
         "gain": lambda: measure_gain(arguments.seeds, arguments.pictures, names),
     }
     parts: dict[str, list[Row]] = {}

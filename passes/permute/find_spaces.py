@@ -215,7 +215,7 @@ def _label_call(node: fx.Node, values: Mapping[fx.Node, Any], labels: Labels) ->
 
 
 def _keeps_entries(node: fx.Node) -> bool:
-    """Whether a call gives nothing but the axes of one entry other strides, as torch's own pooling to one place does."""
+    """Whether a call gives only axes of one entry other strides, as torch's own pooling to one place does."""
     if node.target is not torch.ops.aten.as_strided_.default or not isinstance(node.args[0], fx.Node):
         return False
     before, after = node.args[0].meta["val"], node.meta["val"]
