@@ -302,9 +302,7 @@ def tabulate(parts: Mapping[str, Sequence[Row]]) -> str:
             f"| {row['layer']} | {row['k']} | {row['kept']:.5f} | {row['energy']:.5f} | {row['saliency']:.5f} |"
             for row in rows
         ]
-        lines.append(
-            f"| median, less error | | | {100 * np.median(gains[0]):.1f} % | {100 * np.median(gains[1]):.1f} % |"
-        )
+        lines.append(f"| median, less error | | | {less[0]:.1f} % | {less[1]:.1f} % |")
     if rows := parts.get("gain"):
         lines += ["", "The command with `--permute no` and by default; medians over seeds, each seed in brackets:", ""]
         lines += tabulate_gain(rows)

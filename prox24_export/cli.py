@@ -206,6 +206,7 @@ def inspect(
     /,
     *,
     settings: Annotated[InspectSettings, EACH_FIELD] = InspectSettings(),  # noqa: B008 - frozen
+    channels: Annotated[bool, OUTPUT] = False,
     format: Annotated[Literal["table", "json"], OUTPUT] = "table",  # noqa: A002 - the option's name
 ) -> int:
     """List every linear layer of MODEL: whether it would be pruned, and if not, why.
@@ -213,13 +214,20 @@ def inspect(
     Args:
         model: A model in one of the forms that the main command takes.
         settings: Which layers count.
+        channels: Also list the input channels that may change places, and why others may not. The model is run once,
+            on random inputs.
         format: What is printed: a table to read, or JSON.
     """
     from prox24_export import pipeline  # noqa: PLC0415
     from prox24_export.report import terminal  # noqa: PLC0415
 
     layers = pipeline.inspect_layers(model, _completed(settings))
-    _print(terminal.layers_json(layers) if format == "json" else terminal.layers_table(make_printable(layers)))
+    spaces = pipeline.inspect_spaces(model, _completed(settings)) if channels else None
+    if format == "json":
+        _print(terminal.layers_json(layers, spaces))
+    else:
+        _print(terminal.layers_table(make_printable(layers)))
+        _print(terminal.spaces_table(make_printable(spaces)) if spaces is not None else "")
     return PASSED
 
 

@@ -18,6 +18,7 @@ from prox24_export.process.interrupts import catch_signals
 from prox24_export.progress import Progress, Silent
 from prox24_export.report import files
 from prox24_export.results.budget import SensitivityReport
+from prox24_export.results.permutation import SpaceReport
 from prox24_export.results.plan import Plan
 from prox24_export.results.report import Gate, LayerReport, Report
 from prox24_export.settings import Settings
@@ -25,7 +26,7 @@ from prox24_export.stages.assemble import assemble_report
 from prox24_export.stages.engines import ENGINES_FAILED, draw_timed_batches, estimate_gain, measure_engines
 from prox24_export.stages.judge import judge
 from prox24_export.stages.measure import Measurement, measure_accuracy, prepare_measurement
-from prox24_export.stages.permute import permute
+from prox24_export.stages.permute import find_spaces, permute, why_not_by_default
 from prox24_export.stages.plan import plan_run
 from prox24_export.stages.prepare import Job, ModelSource, name_model, prepare
 from prox24_export.stages.prune import describe_layer
@@ -128,6 +129,18 @@ def inspect_layers(model: str | Path, settings: Settings | None = None) -> list[
     return [describe_layer(layer, graph.parameters) for layer in found]
 
 
+def inspect_spaces(model: str | Path, settings: Settings | None = None) -> list[SpaceReport]:
+    """Finds the channels that may change places, and why others may not; the model is run once, on random inputs.
+
+    Raises:
+        InputError: The model is unreadable, or its graph cannot be followed.
+    """
+    settings = settings or Settings()
+    graph = find_frontend(model).open()
+    linears = FindLinears(settings.include, settings.exclude).call(graph=graph).linears
+    return find_spaces(graph, linears)
+
+
 def plan(
     model: ModelSource,
     calibration: Source | None = None,
@@ -153,6 +166,7 @@ def plan(
         settings=job.settings,
         opening=run.seconds["load"],
         refines=is_wanted(job),
+        permutes=job.settings.permute != "no" and why_not_by_default(job) is None,
         progress=run.progress,
     )
 

@@ -1,7 +1,7 @@
 """The order of input channels as people read it: one sentence, a table of the spaces, a picture of one of them."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from prox24_export.report.tables import Table, number
 from prox24_export.results.permutation import PermutationReport, SpaceReport
@@ -54,6 +54,19 @@ def draw(permutation: PermutationReport | None) -> Picture | None:
     step = HEIGHT / max(1, len(space.order) - 1)
     shown = space.order[:MOST_LINES]
     return Picture(space, [ChannelLine(old * step, new * step, new // GROUP % 2 == 0) for new, old in enumerate(shown)])
+
+
+def describe_space(space: SpaceReport) -> dict[str, Any]:
+    """A space as `inspect --channels --format json` has it: nothing is searched yet, so it has no gain and no order."""
+    free = space.state != "fixed"
+    return {
+        "name": space.name,
+        "channels": space.channels,
+        "blocks": space.blocks,
+        "readers": list(space.readers),
+        "free": free,
+        "reason": "" if free else space.reason,
+    }
 
 
 def _row(space: SpaceReport) -> tuple[str, ...]:

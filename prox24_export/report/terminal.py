@@ -11,6 +11,7 @@ from prox24_export.report import permutation, terminal_budget
 from prox24_export.report.engine_tables import name_uncounted
 from prox24_export.report.tables import units
 from prox24_export.results.engine import Estimate, LatencyPoint
+from prox24_export.results.permutation import SpaceReport
 from prox24_export.results.plan import Plan
 from prox24_export.results.report import Gate, LayerReport, OutputReport, Report
 
@@ -138,10 +139,24 @@ def plan_table(plan: Plan) -> str:
     return "\n".join(lines) + "\n"
 
 
-def layers_json(layers: Sequence[LayerReport]) -> str:
-    """The table of `inspect` as JSON."""
+def layers_json(layers: Sequence[LayerReport], spaces: Sequence[SpaceReport] | None = None) -> str:
+    """The table of `inspect` as JSON: a list of layers; where channel spaces are given, an object with both."""
     rows: list[dict[str, Any]] = [{key: asdict(layer)[key] for key in COLUMNS} for layer in layers]
-    return json.dumps(rows, indent=2, ensure_ascii=False) + "\n"
+    found = [permutation.describe_space(space) for space in spaces or ()]
+    content = rows if spaces is None else {"layers": rows, "channel_spaces": found}
+    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+
+
+def spaces_table(spaces: Sequence[SpaceReport]) -> str:
+    """The channel spaces that `inspect` finds, a line each."""
+    free = sum(space.state != "fixed" for space in spaces)
+    lines = [f"{free} of {len(spaces)} channel spaces are free"]
+    for space in spaces:
+        layers = f"read by {len(space.readers)} layer{'s' * (len(space.readers) > 1)}"
+        blocks = f" in {space.blocks} blocks" if space.blocks > 1 else ""
+        state = f"fixed: {space.reason}" if space.state == "fixed" else "free"
+        lines.append(f"  {space.name}: {space.channels} channels{blocks}, {layers}, {state}")
+    return "\n".join(lines) + "\n"
 
 
 def layers_table(layers: Sequence[LayerReport]) -> str:

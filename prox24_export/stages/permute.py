@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from prox24_export.data.random_samples import draw_random
 from prox24_export.data.samples import make_batches
-from prox24_export.errors import Prox24Error, first_line
+from prox24_export.errors import InputError, Prox24Error, first_line
 from prox24_export.option_values import AIMS_AT_DENSE_OUTPUT
 from prox24_export.passes.calibrate.calibrate import Calibrate
 from prox24_export.passes.calibrate.schedule import schedule
@@ -92,6 +93,22 @@ def permute(job: Job, scratch: Path, run: Run) -> PermutedModel:
     orders = _describe_orders(job, ordered)
     report = PermutationReport(reason, tuple(rows), orders, round(time.perf_counter() - started, 3))
     return replace(permuted, report=report)
+
+
+def find_spaces(graph: TracedGraph, linears: Sequence[Linear]) -> list[SpaceReport]:
+    """Finds the channel spaces of a model on random inputs; nothing is searched.
+
+    Raises:
+        InputError: The graph cannot be followed.
+    """
+    feeds = draw_random(graph.inputs, graph.gathered_rows, {}, 1, 0)[0].feeds
+    try:
+        spaces = FindSpaces().call(trace=trace_to_aten(graph, feeds), linears=linears).spaces
+    except Exception as error:
+        said = str(error).rstrip(".") if isinstance(error, Prox24Error) else first_line(error)
+        raise InputError(f"{graph.path}: its channels cannot be followed: {said}. Leave out --channels.") from error
+    states: dict[bool, SpaceState] = {True: "fixed", False: "kept"}
+    return [_describe(space, states[bool(space.reason)], space.reason or "free") for space in spaces]
 
 
 def why_not_by_default(job: Job) -> str | None:

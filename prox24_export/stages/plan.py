@@ -1,5 +1,6 @@
 """Peak memory and time of a run, stated before it: one batch is carried through the stages, and costs are added up."""
 
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,17 +13,22 @@ from prox24_export.facts.machine import measure_resident_mb, return_free_memory
 from prox24_export.option_values import AIMS_AT_DENSE_OUTPUT, Effort
 from prox24_export.passes.calibrate.schedule import Stage, schedule
 from prox24_export.passes.calibrate.streams import StageRunner
+from prox24_export.passes.graph.activations import Patches
 from prox24_export.passes.graph.protocol import Linear, TracedGraph
+from prox24_export.passes.permute.search import MOST_ROWS
 from prox24_export.passes.refine.memory import find_available_memory
 from prox24_export.progress import Progress
 from prox24_export.results.plan import Plan, StagePlan
 from prox24_export.settings import Settings
+from prox24_export.solver.pattern import GROUP
+from prox24_export.stages.permute import SAMPLES, SOLVED_BYTES, WIDEST_SOLVED
 
 MB = 2**20
 TRIAL = 1024  # size of the matrices that the machine's rates are measured on
 ITERATIONS: Mapping[Effort, int] = {"fast": 20, "default": 50, "thorough": 110}  # mask solver and refinement together
 OVERHEAD = 1.2  # of an iteration over its product: the prox pass, the norms
 COPIED, DIGESTED = 0.5e9, 2e9  # bytes a second of a file's copy and of its SHA-256, as measured on a virtual disk
+SWEEPS, PAIR_ROWS = 4, 4e7  # of the search for an order of channels, and rows of two groups that it cuts in a second
 INVERSES = 8  # times that (H + ρI)⁻¹ is formed, at about the cost of a product
 Result = TypeVar("Result")
 
@@ -109,6 +115,22 @@ class Costs:
                 total += steps / rates.single + (3 * self.parts + 2) * product / rates.double
         return total
 
+    def search_mb(self, linears: Sequence[Linear]) -> float:
+        """Estimates the MB that the search for an order of channels holds: a cost for each entry, Gram matrices."""
+        grams = 8.0 * sum(linear.k**2 for linear in linears if linear.k <= WIDEST_SOLVED)
+        return (4.0 * sum(linear.parameters for linear in linears) + min(grams, SOLVED_BYTES)) / MB
+
+    def search_seconds(self, linears: Sequence[Linear], tokens: float) -> float:
+        """Estimates the seconds of that search: Gram matrices of `tokens` rows, their inverses, and the cuts."""
+        total = 0.0
+        for linear in linears:
+            view = linear.uses[0].view
+            places = math.prod(view.kernel) if isinstance(view, Patches) else 1
+            groups, rows = linear.k / places / GROUP, min(linear.n * places, MOST_ROWS)
+            total += 2 * tokens * linear.k**2 / self.rates.single + linear.k**3 / self.rates.cholesky
+            total += SWEEPS * groups**2 / 2 * rows / PAIR_ROWS
+        return total
+
 
 @dataclass
 class _ModelWalk:
@@ -118,6 +140,7 @@ class _ModelWalk:
     is_cached: bool = True  # the model's files fit into the system's cache: only the first read is slow
     loading: float = 0.0  # seconds to read every weight once
     running: float = 0.0  # seconds of one batch
+    tokens: float = 0.0  # the most rows that one batch becomes before a layer
     stages: list[StagePlan] = field(default_factory=list)
 
 
@@ -130,6 +153,7 @@ def plan_run(
     settings: Settings,
     opening: float,
     refines: bool,
+    permutes: bool,
     progress: Progress,
 ) -> Plan:
     """Carries one batch through the dense model, stage by stage, and adds up what the run will take.
@@ -142,6 +166,7 @@ def plan_run(
         settings: The options of the run.
         opening: Seconds that it took to open the model.
         refines: Whether layers will be refined together afterwards.
+        permutes: Whether an order of channels will be searched before.
         progress: Where to show progress.
     """
     fit = make_batches(parts.fit, graph.inputs, "fit", size)
@@ -165,6 +190,11 @@ def plan_run(
     files = 4.0 * graph.parameters * (1 / COPIED + 2 / DIGESTED)  # the model copied, both digested
     seconds = checks + accuracy + files + sum(stage.seconds for stage in walk.stages)
     memory = max((stage.memory_mb for stage in walk.stages), default=walk.base_mb)
+    if permutes:
+        observed = min(SAMPLES, len(parts.fit)) / samples  # batches
+        seconds += 3 * opening + observed * walk.running + walk.loading + files
+        seconds += costs.search_seconds(linears, observed * walk.tokens)
+        memory = max(memory, walk.base_mb + costs.search_mb(linears))
     return Plan(memory, seconds, tuple(walk.stages), refines)
 
 
@@ -182,6 +212,7 @@ def _walk_stage(
     kept = {name: value for name, value in results.items() if name in stage.kept}
     inputs = {(use.activation, use.view, use.expert): linear for linear, use in stage.observed}
     tokens = {key: _tokens(linear, results[key[0]]) for key, linear in inputs.items()}
+    walk.tokens = max(walk.tokens, *tokens.values(), 0.0)
     widths = [linear.k for linear in inputs.values()]
     held = 1 if costs.settings.offload else repeats  # batches whose activations are in memory
     streams = 2 * held * _mb(kept.values()) + 2 * _mb(results[name] for name in stage.fetches)

@@ -1,5 +1,7 @@
 """The order of channels in the whole pipeline: what moves, what is said of it, and when nothing moves."""
 
+import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ import torch
 from onnx import numpy_helper
 from torch import nn
 
-from prox24_export import Settings, export
+from prox24_export import Settings, export, plan
 from prox24_export.errors import InputError
 from prox24_export.passes.front_onnx.graph import OnnxGraph
 from prox24_export.passes.graph.arrays import Array
@@ -20,6 +22,7 @@ from prox24_export.passes.permute.search import OrderedSpace, search_order
 from prox24_export.results.permutation import PermutationReport
 from prox24_export.results.report import Report
 from prox24_export.stages import permute as stage
+from tests.command import command
 from tests.graphs import is_two_four, model, normal, save
 
 DEEP = """g (float[N,16] x) => (float[N,8] y) {
@@ -175,3 +178,32 @@ def test_the_search_ends_with_its_minutes(tmp_path: Path, monkeypatch: pytest.Mo
     assert len(given) == 2
     assert 30 >= given[0] > given[1] > 0
     _ = OnnxGraph(tmp_path / "out" / "model.onnx")
+
+
+def test_inspect_lists_the_spaces_and_why_one_is_fixed(tmp_path: Path) -> None:
+    path = str(network(tmp_path))
+    told = command("inspect", path, "--channels", folder=tmp_path)
+    assert told.code == 0
+    assert "2 of 3 channel spaces are free" in told.stdout
+    assert "16 channels, read by 1 layer, fixed: its channels are those of the input x" in told.stdout
+    found = json.loads(command("inspect", path, "--channels", "--format", "json", folder=tmp_path).stdout)
+    assert [space["free"] for space in found["channel_spaces"]] == [False, True, True]
+    assert len(found["layers"]) == 3
+
+
+def test_inspect_says_in_one_sentence_that_channels_cannot_be_followed(tmp_path: Path) -> None:
+    graph = """g (float[N,4] x) => (float[N,4] y, string[N] s) {
+        y = MatMul(x, w) t = Shape(x) u = Cast<to = 8>(x) s = Squeeze(u) }"""
+    path = save(model(graph, {"w": normal(4, 4)}), tmp_path)
+    told = command("inspect", str(path), "--channels", folder=tmp_path)
+    assert told.code == 2
+    assert re.fullmatch(r".*its channels cannot be followed: .*\. Leave out --channels\.\n", told.stderr)
+
+
+def test_the_plan_counts_the_search(tmp_path: Path) -> None:
+    path = network(tmp_path)
+    with_search, without = (
+        plan(path, samples(), settings=Settings(refine="no", permute=which))
+        for which in ("auto", "no")  # type: ignore[arg-type] # both are choices
+    )
+    assert with_search.seconds > without.seconds
