@@ -26,7 +26,7 @@ from prox24_export.stages.assemble import assemble_report
 from prox24_export.stages.engines import ENGINES_FAILED, draw_timed_batches, estimate_gain, measure_engines
 from prox24_export.stages.judge import judge
 from prox24_export.stages.measure import Measurement, measure_accuracy, prepare_measurement
-from prox24_export.stages.permute import find_spaces, permute, why_not_by_default
+from prox24_export.stages.permute import PermutedModel, find_spaces, permute, why_not_by_default
 from prox24_export.stages.plan import plan_run
 from prox24_export.stages.prepare import Job, ModelSource, name_model, prepare
 from prox24_export.stages.prune import describe_layer
@@ -86,7 +86,7 @@ def _run_stages(  # noqa: PLR0917 - what is prepared before them
 ) -> Report:
     """Does the work: once the layers are solved, no fault of a later stage costs them."""
     with make_scratch(folder) as scratch:
-        permuted = permute(job, scratch, run)
+        permuted = run.attempt("permute", lambda: permute(job, scratch, run), PermutedModel(job))
         first = solve(permuted.job, scratch, run)
         solved = run.attempt("budget", lambda: stay_within_budget(permuted.job, first, judges, scratch, run), first)
         moved = permuted.moved if solved.weights else {}  # nothing pruned: the file is a copy

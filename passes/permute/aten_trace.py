@@ -16,6 +16,8 @@ from prox24_export.passes.front_torch.graph import FxGraph
 from prox24_export.passes.graph.arrays import as_tensor
 from prox24_export.passes.graph.protocol import Feeds, TracedGraph
 
+OVERRIDABLE = 4  # version of the format in which not every initializer has to be an input
+
 
 @dataclass(frozen=True)
 class AtenTrace:
@@ -83,4 +85,6 @@ def open_as_module(graph: TracedGraph) -> tuple[fx.GraphModule, dict[str, str]]:
     if not isinstance(graph, OnnxGraph):
         raise Prox24Error(f"graph must be an FxGraph or an OnnxGraph. Got {type(graph).__name__}.")
     converted = ConvertToFx(every_tensor=True).call(graph=graph)
-    return converted.module, {place: name for name, place in converted.parameters.items()}
+    # From version 4 of the format on, an initializer that is also an input may be given another value by the caller.
+    given = {value.name for value in graph.proto.graph.input} if graph.proto.ir_version >= OVERRIDABLE else set()
+    return converted.module, {place: name for name, place in converted.parameters.items() if name not in given}

@@ -187,8 +187,6 @@ def _label_call(node: fx.Node, values: Mapping[fx.Node, Any], labels: Labels) ->
     given = torch.fx.node.map_aggregate(node.args, lambda entry: _resolve(entry, values))
     found = node.meta.get("val")
     results = [entry for entry in (found if isinstance(found, (list, tuple)) else [found]) if isinstance(entry, Tensor)]
-    if not results:
-        return None
     schema = getattr(node.target, "_schema", None)
     if schema is not None and schema.is_mutable and _keeps_entries(node):
         return values[node.args[0]]  # type: ignore[index] # the first is a node
@@ -201,6 +199,9 @@ def _label_call(node: fx.Node, values: Mapping[fx.Node, Any], labels: Labels) ->
     call = OperatorCall(
         labels, kind, f"it passes {kind}, by which its order matters ({node.name})", [*given, *rest], shapes
     )
+    if not results:  # a number, of which the trace holds the value
+        keep_in_place(call)
+        return None
     rule = find_rule(node.target) or keep_in_place
     result = rule(call)
     labelled = result if isinstance(result, tuple) else (result,)

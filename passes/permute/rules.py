@@ -111,6 +111,8 @@ def _count(call: OperatorCall) -> Value:
 @rule("mean", "sum", "amax", "amin", "var", "std", "prod", "any", "all", "logsumexp", "nansum", "max", "min")
 def _reduce(call: OperatorCall) -> Labelled:
     value, wanted = call.value(), call.argument(1)
+    if isinstance(wanted, Value):  # the larger one of two tensors
+        return apply_elementwise(call)
     if len(call.shapes) > 1:  # the place of the largest entry depends on the order
         return keep_in_place(call)
     dims = range(len(value.shape)) if wanted is None or wanted == [] else wanted
@@ -319,7 +321,8 @@ def _index(call: OperatorCall) -> Labelled:
     if given != list(range(first, last + 1)) or any(not isinstance(call.argument(1)[place], Value) for place in given):
         return keep_in_place(call)
     indices = axes.combine(call.labels, [call.argument(1)[place] for place in given], call.name)
-    return _take_by_index(call, call.value(0), first, last, indices)
+    result = _take_by_index(call, call.value(0), first, last, indices)
+    return result if result.shape == call.shapes[0] else keep_in_place(call)  # a mask counts its entries that are set
 
 
 def _take_by_index(call: OperatorCall, table: Value, first: int, last: int, index: Value) -> Value:

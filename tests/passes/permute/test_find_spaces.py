@@ -81,3 +81,19 @@ def test_bytes_are_moved_and_nothing_is_computed(tmp_path: Path) -> None:
     assert found.moved == 8
     assert found.deviation < 1e-12
     assert onnx.load(tmp_path / "dense.onnx") == model(CONVS, WEIGHTS)
+
+
+def test_an_initializer_that_a_caller_may_replace_is_fixed(tmp_path: Path) -> None:
+    proto = model(CONVS, WEIGHTS)
+    proto.graph.input.append(onnx.helper.make_tensor_value_info("b0", onnx.TensorProto.FLOAT, [8]))
+    _, inner = find(opened(proto, tmp_path), IMAGE)
+    assert inner.reason == "it meets a constant that the model does not store"
+
+
+def test_the_larger_of_two_tensors_is_elementwise_and_a_mask_is_an_order(tmp_path: Path) -> None:
+    graph = """g (float[N,4] x) => (float[N,4] y) {
+        a = MatMul(x, p) b = MatMul(x, q) c = Max(a, b) y = MatMul(c, w) }"""
+    weights = {"p": normal(4, 8), "q": normal(4, 8, seed=1), "w": normal(8, 4)}
+    found = twin(opened(model(graph, weights), tmp_path), {"x": normal(3, 4)})
+    assert found.free() == {"MatMul:y": [8]}
+    assert found.deviation < 1e-12
