@@ -40,3 +40,10 @@ def test_an_input_that_is_a_map_is_refused_too(tmp_path: Path) -> None:
     proto.graph.input.add(name="words", type=make.make_map_type_proto(onnx.TensorProto.STRING, value))
     with pytest.raises(InputError, match="'words' is a map"):
         OnnxGraph(save(proto, tmp_path))
+
+
+def test_a_tensor_of_more_axes_than_arrays_have_is_refused(tmp_path: Path) -> None:
+    proto = model("g (float[N,8] x) => (float[N,4] p) { p = MatMul(x, w) }", {"w": normal(8, 4)})
+    proto.graph.initializer[0].dims[:] = [*([1] * 63), 8, 4]
+    with pytest.raises(InputError, match=r"'w' of .* has 65 axes. Expected at most 64"):
+        OnnxGraph(save(proto, tmp_path))
