@@ -85,17 +85,20 @@ def _is_archive(file: IO[bytes]) -> bool:
     return is_zip
 
 
-def expect_room(needed: int, where: str) -> None:
+def expect_room(needed: int, where: str, remedy: str = "Give fewer samples.") -> None:
     """Expects that `needed` bytes are free.
+
+    Args:
+        needed: The number of bytes.
+        where: What takes them, for messages.
+        remedy: What to do where they are not free, for messages.
 
     Raises:
         InputError: They are not.
     """
     free = find_free()
     if needed > free:
-        raise InputError(
-            f"{where} takes {needed / MB:,.0f} MB of memory, and {free / MB:,.0f} MB are free. Give fewer samples."
-        )
+        raise InputError(f"{where} takes {needed / MB:,.0f} MB of memory, and {free / MB:,.0f} MB are free. {remedy}")
 
 
 def find_free() -> int:
