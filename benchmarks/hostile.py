@@ -17,6 +17,7 @@ import signal
 import sys
 import tempfile
 import time
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -70,6 +71,7 @@ def run_all(cases: Iterator[tuple[Case, bool]], folder: Path, jobs: int, *, keep
     """Runs the cases that the journal does not have, at most `jobs` at once."""
     known = read_journal(folder)
     seen = {result.digest: result.label for result in known.values()}
+    wanted: set[str] = set()
     running: dict[int, Trial] = {}
     free = list(range(jobs))
     places = {number: folder / f"trial-{number}" for number in free}
@@ -89,6 +91,7 @@ def run_all(cases: Iterator[tuple[Case, bool]], folder: Path, jobs: int, *, keep
                 remove_tree(trial.place)
 
         for case, own in cases:
+            wanted.add(case.label)
             if case.label in known:
                 continue
             if not free:
@@ -106,7 +109,7 @@ def run_all(cases: Iterator[tuple[Case, bool]], folder: Path, jobs: int, *, keep
             running[trial.process] = trial
         while running:
             finish()
-    return [result for result in known.values() if not result.same_as]
+    return [result for label, result in known.items() if label in wanted and not result.same_as]
 
 
 def wait_for_one(running: dict[int, Trial]) -> tuple[Trial, int, "os.struct_rusage"]:  # type: ignore[name-defined]
@@ -165,6 +168,7 @@ def main() -> int:
         folder = (options.work or Path(name)).resolve()
         folder.mkdir(parents=True, exist_ok=True)
         load_libraries()
+        warnings.simplefilter("ignore")  # of what is made on purpose
         gc.collect()
         gc.freeze()  # what is never collected is never copied
         cases = list_cases(each=QUICK if options.quick else options.each, only=options.only)

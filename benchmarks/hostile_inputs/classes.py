@@ -30,14 +30,14 @@ class Group:
 
 
 CLASSES = {
-    model_bytes.KIND: Group(model_bytes.make_case, 800),
-    model_fields.KIND: Group(model_fields.make_case, 1000),
-    external_data.KIND: Group(external_data.make_case, 420),
-    calibration.KIND: Group(calibration.make_case, 700),
-    directories.KIND: Group(directories.make_case, 600),
-    programs.KIND: Group(programs.make_case, 500),
-    options.KIND: Group(options.make_case, 700),
-    system_faults.KIND: Group(system_faults.make_case, 420),
+    model_bytes.KIND: Group(model_bytes.make_case, 720),
+    model_fields.KIND: Group(model_fields.make_case, 900),
+    external_data.KIND: Group(external_data.make_case, 400),
+    calibration.KIND: Group(calibration.make_case, 620),
+    directories.KIND: Group(directories.make_case, 500),
+    programs.KIND: Group(programs.make_case, 460),
+    options.KIND: Group(options.make_case, 660),
+    system_faults.KIND: Group(system_faults.make_case, 360),
 }
 
 

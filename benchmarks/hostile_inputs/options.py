@@ -84,7 +84,7 @@ TOML = (
 METRICS = (
     "raise ValueError('\\x1b[2J')", "return 'x'", "return None", "return float('nan')", "return [1, 'a']",
     "return {}", "return {7: 1}", "return {'\\x1b[2J': 'x'}", "return object()", "import sys; sys.exit(3)",
-    "raise KeyboardInterrupt", "raise MemoryError", "1 / 0", "return metric(run, batches)",
+    "raise LookupError('x')", "raise MemoryError", "1 / 0", "return metric(run, batches)",
     "return run({'nothing': 1})", "return (1, 2, 3)", "return {'a': {'b': 1}}", "return b'x'", "return [[1, 2], [3]]",
     "return ([1], [2, 3])", "raise BaseException('x')", "return 10 ** 400", "return run(7)", "return []",
 )  # fmt: skip
