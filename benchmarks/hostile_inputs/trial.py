@@ -17,6 +17,7 @@ from pathlib import Path
 
 from hostile_inputs.case import VALID, Case, count_bytes, digest_case, take_snapshot
 from hostile_inputs.injection import inject
+from trust import is_whole
 
 ROOT = Path(__file__).resolve().parents[2]
 SECONDS, IDLE = 60, 40  # of the processor; of the clock without work, where a command waits for ever
@@ -66,6 +67,7 @@ FAULTS = {
     "code": "wrong codes",
     "changed": "changed inputs",
     "leftover": "leftovers",
+    "torn": "torn outputs",
     "seconds": f"over {SECONDS} s",
     "memory": "over 2 GB",
     "control": "control characters",
@@ -178,6 +180,8 @@ def _find_faults(trial: Trial, result: Result, stdout: str, stderr: str) -> Iter
     new = {name for name in now.keys() - trial.before.keys() if not _is_output(name, outputs)}
     if (new and not _may_be_left(case, new, stderr)) or any((trial.place / "tmp").iterdir()):
         yield "leftover"
+    if case.inject and result.code in VALID and "-o" in case.command and not is_whole(trial.place / "in"):
+        yield "torn"
     if result.seconds > SECONDS or trial.was_idle:
         yield "seconds"
     if result.megabytes << 20 > MOST_MEMORY and count_bytes(trial.place / "in") < SMALL:

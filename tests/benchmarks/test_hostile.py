@@ -61,6 +61,16 @@ def test_what_may_be_valid_may_succeed_and_nothing_else(trials: Any, tmp_path: P
     assert judge(trials, tmp_path, 4, may_be_valid=True) == {"code"}
 
 
+def test_an_output_that_is_not_whole_is_noticed(trials: Any, tmp_path: Path) -> None:
+    export = ("model.onnx", "-o", "out")
+    case = trials.Case("made", 0, "", export, lambda _: None, may_be_valid=True, inject="open:EIO:1")
+    trial = trials.prepare_trial(case, tmp_path / "trial", own=False)
+    for name in ("stdout", "stderr"):
+        (trial.place / name).touch()
+    (trial.place / "in" / "out").mkdir()
+    assert trials.end_trial(trial, 0, resource.struct_rusage([0] * 16)).faults == ["torn"]
+
+
 def test_a_few_inputs_of_each_class_are_refused(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, BENCHMARKS / "hostile.py", "--each", "3", "--work", tmp_path],
