@@ -66,7 +66,7 @@ def blame_invalid_model(proto: onnx.ModelProto, path: Path) -> Iterator[None]:
         raise
     except Exception as error:
         try:
-            onnx.checker.check_model(str(path) if has_external(proto) else proto)
+            onnx.checker.check_model(str(path) if has_external(proto) else proto, full_check=True)
         except Exception as found:  # noqa: BLE001 - whatever it says is wrong
             raise make_refusal(path, found) from error
         raise
