@@ -232,7 +232,7 @@ def _limit() -> None:
 def _start_process(trial: Trial) -> int:
     start = ("-c", STARTER, trial.case.inject) if trial.case.inject else ("-m", "prox24_export")
     with (trial.place / "stdout").open("wb") as out, (trial.place / "stderr").open("wb") as error:
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, *start, *trial.case.command],
             cwd=trial.place / "in",
             stdin=subprocess.DEVNULL,
@@ -241,7 +241,9 @@ def _start_process(trial: Trial) -> int:
             env=os.environ | _make_environment(trial),
             preexec_fn=_limit,  # noqa: PLW1509 - one thread
             start_new_session=True,
-        ).pid
+        )
+    process.returncode = 0  # it is waited for by its number, and by nobody else
+    return process.pid
 
 
 def _run_copy(trial: Trial) -> int:
