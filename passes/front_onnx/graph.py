@@ -26,7 +26,7 @@ from prox24_export.passes.front_onnx.constants import (
 from prox24_export.passes.front_onnx.dependencies import find_read_values, is_random, mark_computed, sort_nodes
 from prox24_export.passes.front_onnx.fold_weights import fold_weights, note_folded
 from prox24_export.passes.front_onnx.inputs import declare_input, describe_input
-from prox24_export.passes.front_onnx.read_model import read_model
+from prox24_export.passes.front_onnx.read_model import blame_invalid_model, make_refusal, read_model
 from prox24_export.passes.front_onnx.tensors import find_model_tensors, find_node_tensors, is_external
 from prox24_export.passes.graph.arrays import Array
 from prox24_export.passes.graph.protocol import Candidate, Feeds, Input, Linear, Node, Skipped
@@ -76,10 +76,7 @@ class OnnxGraph:
         except InputError:
             raise
         except Exception as error:
-            raise InputError(
-                f"{self.path} is not a valid ONNX model: {runtime.shorten_message(error)}. Expected a file that "
-                "onnx.checker accepts; export it again with a current exporter."
-            ) from error
+            raise make_refusal(self.path, error) from error
         return model
 
     @property
@@ -154,7 +151,8 @@ class OnnxGraph:
 
     def operators(self) -> list[Candidate | Skipped]:
         """Recognises every linear-like node, in topological order."""
-        found = linear_operators.find_operators(self._model, self._names, lambda: self._constant_shapes)
+        with blame_invalid_model(self.proto, self.path):
+            found = linear_operators.find_operators(self._model, self._names, lambda: self._constant_shapes)
         return note_folded(found, self.folded)
 
     def expand(self, feeds: Feeds) -> "OnnxGraph":

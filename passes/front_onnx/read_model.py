@@ -1,5 +1,7 @@
 """Reads a model's file, and expects of it what every later step relies on."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import onnx
@@ -11,7 +13,7 @@ from prox24_export.passes.front_onnx.check_nodes import check_nodes
 from prox24_export.passes.front_onnx.check_texts import check_texts
 from prox24_export.passes.front_onnx.external_data import list_external_files
 from prox24_export.passes.front_onnx.function_calls import expect_bounded_calls
-from prox24_export.passes.front_onnx.tensors import check_tensors
+from prox24_export.passes.front_onnx.tensors import check_tensors, has_external
 
 LARGEST = (1 << 31) - 1  # bytes: the limit of protobuf, beyond which tensors are external
 
@@ -45,6 +47,37 @@ def read_model(path: Path) -> onnx.ModelProto:
     check_tensors(proto, str(path))
     list_external_files(proto, path)
     return proto
+
+
+@contextmanager
+def blame_invalid_model(proto: onnx.ModelProto, path: Path) -> Iterator[None]:
+    """Runs a block that relies on what the standard says of nodes, and where it fails asks onnx whether they keep it.
+
+    Args:
+        proto: The model.
+        path: Its file, which is asked about where there are external data.
+
+    Raises:
+        InputError: The block failed, and the model is invalid. A fault of the block with a valid model stays as it is.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        try:
+            onnx.checker.check_model(str(path) if has_external(proto) else proto, full_check=True)
+        except Exception as found:  # noqa: BLE001 - whatever it says is wrong
+            raise make_refusal(path, found) from error
+        raise
+
+
+def make_refusal(path: Path, found: Exception) -> InputError:
+    """Makes the error that says what is wrong with a model."""
+    return InputError(
+        f"{path} is not a valid ONNX model: {runtime.shorten_message(found)}. Expected a file that onnx.checker "
+        "accepts; export it again with a current exporter."
+    )
 
 
 def _expect_no_maps(graph: onnx.GraphProto, path: Path) -> None:

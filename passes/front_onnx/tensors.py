@@ -10,6 +10,7 @@ from prox24_export.errors import InputError
 
 MOST_ENTRIES = 1 << 62  # more cannot be counted by whoever allocates them
 AGAIN = "Export the model again."
+MOST_AXES = 64  # of an array of numpy
 TYPED = ("float_data", "double_data", "int32_data", "int64_data", "uint64_data")
 
 
@@ -83,9 +84,11 @@ def count_entries(dims: Iterable[int], who: str) -> int:
     """Counts the entries of a shape.
 
     Raises:
-        InputError: A size is negative, or the sizes together are larger than any tensor can be.
+        InputError: A size is negative, the sizes together are larger than any tensor can be, or there are too many.
     """
     sizes = list(dims)
+    if len(sizes) > MOST_AXES:
+        raise InputError(f"{who} has {len(sizes)} axes. Expected at most {MOST_AXES}; export the model again.")
     if any(size < 0 for size in sizes):
         raise InputError(f"{who} has the shape {sizes}. Expected no negative size; export the model again.")
     if math.prod(size for size in sizes if size) > MOST_ENTRIES:

@@ -21,6 +21,7 @@ Header = tuple[tuple[int, ...], np.dtype[Any]]  # shape and dtype of an array
 WANTED = "a NumPy .npz or .npy file"
 ZIP = (b"PK\x03\x04", b"PK\x05\x06")
 ROW = 512  # bytes that Python takes for a row beside its values
+EXPANDED, SMALL = 1000, 64 * MB  # how many times its bytes a file may take in memory, and what any file may take
 SHARE = 2  # samples may take a half of what is free: the rest is for what is computed from them
 
 
@@ -35,13 +36,16 @@ def read_arrays(path: Path, option: str) -> dict[str, Array]:
         The arrays of an `.npz` by name; the one of an `.npy` by the name of the file.
 
     Raises:
-        InputError: It is no regular file, is torn, holds Python objects, or takes more memory than is free.
+        InputError: It is no regular file, is torn, holds Python objects, takes more memory than is free, or is
+            compressed beyond what samples can be.
     """
     size = expect_file(path, option, WANTED).st_size
     with _say_what_cannot_be_read(path, option), path.open("rb") as file:
         is_zip = _is_archive(file)
         headers = _read_headers(file) if is_zip else [(path.name, _read_header(file, size))]
-        expect_room(sum(_count(shape, dtype.itemsize) for _, (shape, dtype) in headers), f"{option} {path}")
+        needed = sum(_count(shape, dtype.itemsize) for _, (shape, dtype) in headers)
+        expect_room(needed, f"{option} {path}")
+        _expect_true_size(needed, size, f"{option} {path}")
         file.seek(0)
         loaded = np.load(file, allow_pickle=False)
         return {name: loaded[name] for name in loaded.files} if is_zip else {path.name: loaded}
@@ -85,16 +89,28 @@ def _is_archive(file: IO[bytes]) -> bool:
     return is_zip
 
 
-def expect_room(needed: int, where: str) -> None:
+def expect_room(needed: int, where: str, remedy: str = "Give fewer samples.") -> None:
     """Expects that `needed` bytes are free.
+
+    Args:
+        needed: The number of bytes.
+        where: What takes them, for messages.
+        remedy: What to do where they are not free, for messages.
 
     Raises:
         InputError: They are not.
     """
     free = find_free()
     if needed > free:
+        raise InputError(f"{where} takes {needed / MB:,.0f} MB of memory, and {free / MB:,.0f} MB are free. {remedy}")
+
+
+def _expect_true_size(needed: int, size: int, where: str) -> None:
+    """Expects a file that takes no more memory than samples of its size can: a few bytes can stand for many zeros."""
+    if needed > max(SMALL, EXPANDED * size):
         raise InputError(
-            f"{where} takes {needed / MB:,.0f} MB of memory, and {free / MB:,.0f} MB are free. Give fewer samples."
+            f"{where} holds {size:,} bytes, and its arrays would take {needed / MB:,.0f} MB. Expected samples, which "
+            f"take at most {EXPANDED:,} times as much; repeated values can be left out."
         )
 
 

@@ -1,9 +1,11 @@
 """Random samples, for models whose data are not at hand."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from prox24_export.data.array_files import expect_room
 from prox24_export.data.samples import Sample, matches_shape, show_shape
 from prox24_export.data.symbolic_sizes import compute_size, find_symbols
 from prox24_export.errors import InputError
@@ -11,6 +13,7 @@ from prox24_export.passes.graph.arrays import Array
 from prox24_export.passes.graph.protocol import Input
 
 RANDOM_SAMPLES = 32  # where --samples is not given
+LARGEST_VALUE = 8  # bytes; integers are drawn as such
 RANDOM_AXIS = 32  # size of a dynamic axis other than the first
 
 
@@ -31,7 +34,8 @@ def draw_random(
         seed: The seed of the generator.
 
     Raises:
-        InputError: An input has an unknown rank or a type that cannot be drawn, or `shapes` does not fit.
+        InputError: An input has an unknown rank or a type that cannot be drawn, `shapes` does not fit, or the samples
+            take more memory than is free.
     """
     unknown = set(shapes) - {value.name for value in inputs}
     if unknown:
@@ -39,6 +43,9 @@ def draw_random(
         raise InputError(f"--shapes names {min(unknown)!r}, which is no input. The inputs are: {names}.")
     generator = np.random.default_rng(seed)
     sizes = _choose_shapes(inputs, shapes)
+    needed = count * LARGEST_VALUE * sum(map(math.prod, sizes.values()))
+    shown = ", ".join(f"{name} {list(shape)}" for name, shape in sizes.items())
+    expect_room(needed, f"random inputs of {shown}, for {count} samples,", "Give smaller sizes with --shapes.")
     return [
         Sample({value.name: _draw(generator, value, sizes[value.name], rows) for value in inputs}) for _ in range(count)
     ]

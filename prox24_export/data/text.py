@@ -10,7 +10,7 @@ import numpy as np
 from prox24_export.errors import InputError, first_line
 from prox24_export.input_files import MB, expect_file
 from prox24_export.passes.graph.arrays import Array
-from prox24_export.process.native_stderr import silence_native_stderr
+from prox24_export.process.native_output import silence_native_output
 from prox24_export.process.offline import stay_offline
 
 ENDING = ".txt"
@@ -87,7 +87,7 @@ def _expect_working(directory: Path, option: str, file: Path, failed: str) -> It
     The library behind it is written in Rust: a fault there is printed, and raised as what is no `Exception`.
     """
     try:
-        with silence_native_stderr():
+        with silence_native_output():
             yield
     except BaseException as error:
         if not isinstance(error, Exception) and type(error).__name__ != PANIC:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from prox24_export.errors import InputError, describe_fault
-from prox24_export.input_files import expect_file
+from prox24_export.input_files import expect_file, expect_path
 from prox24_export.output.manifest import PAGES, REPORT, list_files
 from prox24_export.process.printable import escape, make_printable
 from prox24_export.report import html, html_mask, junit, markdown
@@ -122,6 +122,7 @@ def rerender_folder(folder: Path) -> list[Path]:
         InputError: The folder holds no report.
         OSError: A file cannot be written.
     """
+    expect_path(folder, "folder")
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder. Expected the output folder of a finished run.")
     page = folder / PAGE

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
@@ -12,6 +13,7 @@ from prox24_export.results.permutation import PermutationReport
 
 SCHEMA_VERSION = 1
 Better = Literal["higher", "lower"]
+_SURROGATE = re.compile("[\ud800-\udfff]")
 RANDOM_WARNING = (
     "No calibration data were given: inputs were random, so the masks are not based on data. "
     "Give --calibration before you rely on this model."
@@ -347,8 +349,9 @@ class Report:
         return {"schema_version": plain.pop("schema_version"), **plain}
 
     def to_json(self) -> str:
-        """The report as the text of `report.json`."""
-        return json.dumps(self.as_dict(), indent=2, ensure_ascii=False) + "\n"
+        """The report as the text of `report.json`. What no encoding takes, as in some names of files, is its code."""
+        text = json.dumps(self.as_dict(), indent=2, ensure_ascii=False) + "\n"
+        return _SURROGATE.sub(lambda found: f"\\\\u{ord(found[0]):04x}", text)
 
 
 def _plain(value: Any) -> Any:

@@ -124,11 +124,19 @@ def _pair_samples(dense: Measured, sparse: Measured) -> dict[str, PairedRows]:
 
 def _split_by_sample(value: Any) -> tuple[Array, Array] | None:
     """Returns totals and weights of a metric by sample; None for a single number."""
-    if isinstance(value, tuple) and len(value) == SUMS and all(np.ndim(side) == 1 for side in value):
+    if isinstance(value, tuple) and len(value) == SUMS and all(_count_axes(side) == 1 for side in value):
         return np.asarray(value[0]), np.asarray(value[1])
-    if isinstance(value, (str, bytes)) or np.ndim(value) != 1 or not len(value):
+    if isinstance(value, (str, bytes)) or _count_axes(value) != 1 or not len(value):
         return None
     return np.asarray(value), np.ones(len(value))
+
+
+def _count_axes(value: Any) -> int:
+    """Counts the axes of an array or of nested lists; 0 where the lists are no array."""
+    try:
+        return np.ndim(value)
+    except ValueError:  # of different lengths
+        return 0
 
 
 def _are_counts(totals: Array) -> bool:
@@ -139,7 +147,7 @@ def _expect_finite(side: Array, value: Any, spec: str, *, is_sparse: bool) -> Fl
     try:
         wide: FloatArray = np.asarray(side, np.float64)
         is_right = is_sparse or bool(np.isfinite(wide).all())
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         is_right = False
     if not is_right:
         raise InputError(
@@ -171,7 +179,7 @@ def _expect_number(value: Any, spec: str, *, is_sparse: bool) -> float:
     try:
         number = float(value)
         is_right = is_sparse or math.isfinite(number)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         is_right = False
     if not is_right:
         raise InputError(

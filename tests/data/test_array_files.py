@@ -41,6 +41,14 @@ def test_what_numpy_writes_is_read(tmp_path: Path) -> None:
     assert np.array_equal(read_arrays(tmp_path / "x.npy", "--inputs")["x.npy"], arrays["x"])
 
 
+def test_few_bytes_that_stand_for_many_zeros_are_refused(tmp_path: Path) -> None:
+    np.savez_compressed(tmp_path / "bomb.npz", x=np.zeros((200_000, 8), np.float32))
+    with pytest.raises(InputError, match=r"bomb\.npz holds \d,\d+ bytes, and its arrays would take 104 MB"):
+        read_arrays(tmp_path / "bomb.npz", "--inputs")
+    np.savez(tmp_path / "whole.npz", x=np.zeros((200_000, 8), np.float32))
+    assert read_arrays(tmp_path / "whole.npz", "--inputs")["x"].shape == (200_000, 8)
+
+
 def test_a_file_that_unpacks_to_more_than_is_free_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     np.savez_compressed(tmp_path / "bomb.npz", x=np.zeros((4, 1 << 20), np.float32))
     assert (tmp_path / "bomb.npz").stat().st_size < 1 << 15

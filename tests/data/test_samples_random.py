@@ -8,6 +8,7 @@ import pytest
 
 from prox24_export.data import samples as data
 from prox24_export.data.random_samples import draw_random
+from prox24_export.errors import InputError
 from prox24_export.passes.graph.arrays import Array
 from prox24_export.passes.graph.protocol import Input
 from tests.data.sample_sources import Shape, X, one, refused, shapes
@@ -120,3 +121,9 @@ def test_random_samples_follow_the_seed_and_differ_from_each_other() -> None:
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first, other)
     assert not np.array_equal(first[:3], first[3:])
+
+
+def test_sizes_that_take_more_memory_than_there_is_are_refused_before_any_is_taken() -> None:
+    inputs = [Input("x", np.dtype(np.float32), (None, 8))]
+    with pytest.raises(InputError, match=r"random inputs of x \[9999999999, 8\], .* smaller sizes with --shapes"):
+        draw_random(inputs, {}, {"x": (9_999_999_999, 8)}, 1, 0)

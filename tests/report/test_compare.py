@@ -202,6 +202,11 @@ def test_a_folder_that_is_no_run_is_refused_and_nothing_written(
     assert not (folder / "summary.md").exists()
 
 
+def test_a_name_that_no_folder_can_have_is_refused() -> None:
+    with pytest.raises(InputError, match="longer than names of files can be"):
+        rerender_folder(Path("n" * 300))
+
+
 def test_a_report_that_cannot_be_rendered_leaves_the_old_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(_report: Report) -> str:
         raise ZeroDivisionError

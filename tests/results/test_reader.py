@@ -324,3 +324,10 @@ def test_a_long_wrong_value_is_cut() -> None:
 def test_a_layer_keeps_a_whole_number_whole() -> None:
     report = build(layers=(LayerReport("a", "Gemm", "w", 8, 8, 64, 1, "sparse"),))
     assert parse_report(report.to_json(), "it").to_json() == report.to_json()
+
+
+def test_a_name_that_no_encoding_takes_is_shown_by_its_code() -> None:
+    report = dataclasses.replace(full(), settings={"timing_cache": "a\udcff"})
+    text = report.to_json()
+    text.encode("utf-8")
+    assert parse_report(text, "it").settings == {"timing_cache": "a\\udcff"}

@@ -98,6 +98,12 @@ def words(run, batches):
 def infinite(run, batches):
     return np.array([1.0, np.inf])
 
+def ragged(run, batches):
+    return [[1, 2], [3]]
+
+def endless(run, batches):
+    return [10 ** 400, 1]
+
 def misled(run, batches):
     return 1.0
 
@@ -163,6 +169,8 @@ def test_hits_and_plain_numbers_stand_side_by_side() -> None:
         ("uneven", "as 3 totals and 2 weights that sum to 2. Expected as many of both"),
         ("nothing", "weights that sum to 0. Expected as many of both"),
         ("infinite", "every number must be finite"),
+        ("ragged", "returned [[1, 2], [3]]. Expected a function that"),
+        ("endless", "every number must be finite"),
         ("misled", "`better` says {'misled': 'upwards'}. Expected 'higher' or 'lower'"),
     ],
 )

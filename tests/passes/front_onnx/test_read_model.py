@@ -8,6 +8,7 @@ import pytest
 
 from prox24_export.errors import InputError
 from prox24_export.passes.front_onnx.graph import OnnxGraph
+from prox24_export.passes.front_onnx.read_model import blame_invalid_model
 from tests.graphs import model, normal, save
 
 WAY_OUT = r"convert_sklearn\(…, options=\{'zipmap': False\}\)\.$"
@@ -40,3 +41,24 @@ def test_an_input_that_is_a_map_is_refused_too(tmp_path: Path) -> None:
     proto.graph.input.add(name="words", type=make.make_map_type_proto(onnx.TensorProto.STRING, value))
     with pytest.raises(InputError, match="'words' is a map"):
         OnnxGraph(save(proto, tmp_path))
+
+
+def test_a_tensor_of_more_axes_than_arrays_have_is_refused(tmp_path: Path) -> None:
+    proto = model("g (float[N,8] x) => (float[N,4] p) { p = MatMul(x, w) }", {"w": normal(8, 4)})
+    proto.graph.initializer[0].dims[:] = [*([1] * 63), 8, 4]
+    with pytest.raises(InputError, match=r"'w' of .* has 65 axes. Expected at most 64"):
+        OnnxGraph(save(proto, tmp_path))
+
+
+def test_a_fault_that_the_model_explains_is_put_down_to_it(tmp_path: Path) -> None:
+    proto = model("g (float[N,8] x) => (float[N,4] p) { p = MatMul(x, w) }", {"w": normal(8, 4)})
+    proto.graph.node[0].input[0] = "gone"
+    path = save(proto, tmp_path)
+    with pytest.raises(InputError, match="is not a valid ONNX model: "), blame_invalid_model(proto, path):
+        raise ZeroDivisionError
+
+
+def test_a_fault_that_no_model_explains_stays_one(tmp_path: Path) -> None:
+    path = save(model("g (float[N,8] x) => (float[N,4] p) { p = MatMul(x, w) }", {"w": normal(8, 4)}), tmp_path)
+    with pytest.raises(ZeroDivisionError), blame_invalid_model(onnx.load(path), path):
+        raise ZeroDivisionError
