@@ -203,7 +203,6 @@ def test_inspect_says_in_one_sentence_that_channels_cannot_be_followed(tmp_path:
 def test_the_plan_counts_the_search(tmp_path: Path) -> None:
     path = network(tmp_path)
     with_search, without = (
-        plan(path, samples(), settings=Settings(refine="no", permute=which))
-        for which in ("auto", "no")
+        plan(path, samples(), settings=Settings(refine="no", permute=which)) for which in ("auto", "no")
     )
     assert with_search.seconds > without.seconds
