@@ -29,7 +29,7 @@ from hostile_inputs.trial import FAULTS, Result, Trial, end_trial, is_overdue, p
 from results_files import write_results
 
 JOURNAL = "journal.jsonl"
-OWN = 24  # of each class are started as a user starts them
+OWN = 28  # of each class are started as a user starts them
 QUICK = 13  # of each class
 SHOWN = 40  # faults that are told in full
 

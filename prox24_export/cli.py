@@ -214,8 +214,8 @@ def inspect(
     Args:
         model: A model in one of the forms that the main command takes.
         settings: Which layers count.
-        channels: Also list the input channels that may change places, and why others may not. The model is run once,
-            on random inputs.
+        channels: Also list the input channels that may change places, and why others may not; the model is run once
+            for that, on random inputs. By default, only layers are listed.
         format: What is printed: a table to read, or JSON.
     """
     from prox24_export import pipeline  # noqa: PLC0415

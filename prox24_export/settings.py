@@ -197,8 +197,9 @@ class Settings(InspectSettings, BenchSettings):
 
     permute: Annotated[Permutation, PRUNING] = "auto"
     """Whether input channels change places before anything is pruned, so that 2:4 costs less; the dense model computes
-    the same in any order. With `auto` they do where that promises at least 2 % less error, if there are calibration
-    samples, --method is no baseline and the model takes at most 4 GB; with `all` wherever it promises anything."""
+    the same in any order. With `auto` they do where that promises at least 2 % less error, if there are eight
+    calibration samples, --method is no baseline and the model takes at most 4 GB; with `all` wherever it promises
+    anything."""
 
     permute_minutes: Annotated[
         float | None, PRUNING, Bound("more than 0 minutes", lambda minutes: 0 < minutes < math.inf)

@@ -90,6 +90,8 @@ def test_the_report_gets_every_option_as_plain_values() -> None:
             "timing_cache",
             "budget",
             "offload",
+            "permute",
+            "permute_minutes",
             "onnx",
             "force",
         ),

@@ -28,7 +28,7 @@ from prox24_export.stages.prepare import Job
 from prox24_export.stages.run import Run
 
 LEAST_GAIN = 0.02  # share by which the readers' errors must become smaller for an order to change by itself
-SAMPLES = 128  # that the Gram matrices of the search are summed over
+SAMPLES, FEWEST_SAMPLES = 128, 8  # that the Gram matrices of the search are summed over
 MEMORY_BY_DEFAULT, MINUTES_BY_DEFAULT = 4 << 30, 2.0
 ROWS_SOLVED = 64  # of each reader, to see what the solver makes of an order
 WIDEST_SOLVED, SOLVED_BYTES = 1024, 1 << 29  # K of a reader, and bytes of all Gram matrices, up to which that is done
@@ -117,6 +117,8 @@ def why_not_by_default(job: Job) -> str | None:
         return None
     if job.facts is None or job.facts.is_random:
         return "random inputs do not show what an order costs (--calibration)"
+    if (count := len(job.parts.fit)) < FEWEST_SAMPLES:
+        return f"{count} samples tell little of what an order costs, {FEWEST_SAMPLES} would do (--permute all)"
     if job.settings.method not in AIMS_AT_DENSE_OUTPUT:
         return f"{job.settings.method} is a baseline to compare with (--permute all)"
     if 4 * job.graph.parameters > MEMORY_BY_DEFAULT:

@@ -166,7 +166,8 @@ def test_the_onnx_route_prunes_the_same_layers_with_the_same_errors(tmp_path: Pa
     np.savez(tmp_path / "data.npz", input_ids=np.random.default_rng(0).integers(0, 96, size=(80, 24)))
     errors = []
     for number, model in enumerate((tmp_path / "dense", file)):
-        report = export(model, tmp_path / "data.npz", tmp_path / f"out{number}")
+        settings = Settings(permute="no")  # of orders that are as good, either may be found
+        report = export(model, tmp_path / "data.npz", tmp_path / f"out{number}", settings=settings)
         errors.append([layer.relative_error for layer in report.sparse_layers])
     assert len(errors[0]) == 15
     assert errors[0] == pytest.approx(errors[1], rel=0.01)

@@ -25,7 +25,8 @@ WEIGHTS = {
 }
 
 
-TUNED, LAYERWISE = Settings(refine="weights"), Settings(refine="no")
+UNASKED = Settings(permute="no")
+TUNED, LAYERWISE = Settings(refine="weights", permute="no"), Settings(refine="no", permute="no")
 
 
 def network(folder: Path) -> Path:
@@ -146,7 +147,7 @@ def test_a_weight_without_a_gradient_that_outputs_of_floats_depend_on_ends_the_r
 
 
 def test_what_does_not_help_leaves_the_layer_wise_weights_of_all_samples(tmp_path: Path) -> None:
-    worse = Settings(refine="weights", refine_loss="tests.stages.test_refine:backwards")
+    worse = Settings(refine="weights", permute="no", refine_loss="tests.stages.test_refine:backwards")
     plain = export(network(tmp_path), samples(64), tmp_path / "plain", settings=LAYERWISE)
     tuned = export(network(tmp_path), samples(64), tmp_path / "tuned", settings=worse)
     assert not refined(tuned).kept
@@ -177,7 +178,7 @@ def test_too_few_samples_are_said_to_be_too_few(tmp_path: Path) -> None:
 
 def test_with_data_layers_are_refined_by_default(tmp_path: Path) -> None:
     path, data = network(tmp_path), samples(64)
-    default, asked = (export(path, data, tmp_path / name, settings=s) for name, s in (("a", None), ("b", TUNED)))
+    default, asked = (export(path, data, tmp_path / name, settings=s) for name, s in (("a", UNASKED), ("b", TUNED)))
     assert refined(default).curve == refined(asked).curve != ()
     assert default.output.sha256 == asked.output.sha256
     assert export(path, data, tmp_path / "c", settings=LAYERWISE).refinement is None
