@@ -1,28 +1,38 @@
 """Every method on every model we have, side by side: README's table.
 
-    python benchmarks/methods.py [--write]
+    python benchmarks/methods.py [--methods prox,refined] [--write]
 
 Top-1 in per cent (perplexity of language models) on the evaluation data, which no method sees; no labels anywhere.
 `refined` is the default command, the others are layer by layer. Models and data are read from `PROX24_TEST_DATA`
-(default `../shared/data`); what is absent is skipped with the reason.
+(default `../shared/data`); what is absent is skipped with the reason. Methods that `--methods` leaves out keep the
+figures of the last results.
 """
 
 import argparse
+import json
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from models import MODELS, available, export
-from results_files import write_results
+from results_files import RESULTS, write_results
 
 METHODS = ("magnitude", "wanda", "sparsegpt", "prox-gradient", "prox", "refined")
 
 
-def measure(model: str, folder: Path) -> dict[str, Any]:
-    """Dense and sparse figure by method, wall seconds of each, and peak memory of the default command."""
+def measure(model: str, folder: Path, methods: Sequence[str], row: dict[str, Any]) -> dict[str, Any]:
+    """Dense and sparse figure by method, wall seconds of each, and peak memory of the last one.
+
+    Args:
+        model: Its name.
+        folder: Where data and outputs are written.
+        methods: What to measure.
+        row: The figures that are known.
+    """
     files = MODELS[model][1](folder)
-    row: dict[str, Any] = {"model": model}
-    for method in METHODS:
+    row = row | {"model": model}
+    for method in methods:
         options = () if method == "refined" else ("--method", method, "--no-refine")
         run = export(files, folder, *options)
         dense, sparse = run.metric("dense"), run.metric("sparse")
@@ -43,13 +53,19 @@ def table(rows: list[dict[str, Any]]) -> str:
 def main() -> None:
     """Measures and prints; writes with `--write`."""
     parser = argparse.ArgumentParser(description="Every method on every model.")
+    parser.add_argument("--methods", default=",".join(METHODS), help="which to measure again, separated by commas")
     parser.add_argument("--write", action="store_true", help="write benchmarks/results/methods.{json,md}")
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        rows = [measure(model, Path(folder)) for model in filter(available, MODELS)]
+    chosen = [method for method in METHODS if method in arguments.methods.split(",")]
+    known = json.loads((RESULTS / "methods.json").read_text(encoding="utf-8"))["rows"] if chosen != [*METHODS] else []
+    before = {row["model"]: row for row in known}
+    rows: list[dict[str, Any]] = []
+    for model in filter(available, MODELS):
+        with tempfile.TemporaryDirectory() as folder:
+            rows.append(measure(model, Path(folder), chosen, before.get(model, {})))
     print(table(rows))
     if arguments.write:
-        write_results("methods", rows, table(rows))
+        write_results("methods", rows, table(rows), facts={"measured": chosen})
 
 
 if __name__ == "__main__":

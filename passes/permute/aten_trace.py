@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor, fx
@@ -56,7 +58,7 @@ def trace_to_aten(graph: TracedGraph, feeds: Feeds) -> AtenTrace:
 
     traced_function = functionalize(run) if isinstance(graph, FxGraph) else run  # sizes of ONNX graphs are values
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
-        traced = make_fx(traced_function, dict(core_aten_decompositions()))(tensors, *inputs)
+        traced = make_fx(traced_function, _list_decompositions())(tensors, *inputs)
     names = [node.name for node in traced.graph.nodes if node.op == "placeholder"]
     of_state = dict(zip(names, tensors, strict=False))
     attributes = {node.name: getattr(traced, str(node.target)) for node in traced.graph.nodes if node.op == "get_attr"}
@@ -66,6 +68,12 @@ def trace_to_aten(graph: TracedGraph, feeds: Feeds) -> AtenTrace:
         {name: tensors[place] for name, place in of_state.items() if place not in stored} | attributes,
         dict(zip(names[len(tensors) :], (value.name for value in graph.inputs), strict=True)),
     )
+
+
+@cache
+def _list_decompositions() -> dict[Any, Any]:
+    """What takes operators apart until only torch's core operators are left."""
+    return dict(core_aten_decompositions())
 
 
 def open_as_module(graph: TracedGraph) -> tuple[fx.GraphModule, dict[str, str]]:
