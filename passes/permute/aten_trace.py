@@ -18,8 +18,6 @@ from prox24_export.passes.front_torch.graph import FxGraph
 from prox24_export.passes.graph.arrays import as_tensor
 from prox24_export.passes.graph.protocol import Feeds, TracedGraph
 
-OVERRIDABLE = 4  # version of the format in which not every initializer has to be an input
-
 
 @dataclass(frozen=True)
 class AtenTrace:
@@ -93,6 +91,9 @@ def open_as_module(graph: TracedGraph) -> tuple[fx.GraphModule, dict[str, str]]:
     if not isinstance(graph, OnnxGraph):
         raise Prox24Error(f"graph must be an FxGraph or an OnnxGraph. Got {type(graph).__name__}.")
     converted = ConvertToFx(every_tensor=True).call(graph=graph)
-    # From version 4 of the format on, an initializer that is also an input may be given another value by the caller.
-    given = {value.name for value in graph.proto.graph.input} if graph.proto.ir_version >= OVERRIDABLE else set()
+    # An initializer that is also an input may be given another value by the caller. Where all of them are inputs, that is
+    # only the exporter's habit: so it had to be before version 4 of the format.
+    names = {tensor.name for tensor in graph.proto.graph.initializer}
+    given = {value.name for value in graph.proto.graph.input} & names
+    given = set() if given == names else given
     return converted.module, {place: name for name, place in converted.parameters.items() if name not in given}

@@ -28,7 +28,7 @@ TRIAL = 1024  # size of the matrices that the machine's rates are measured on
 ITERATIONS: Mapping[Effort, int] = {"fast": 20, "default": 50, "thorough": 110}  # mask solver and refinement together
 OVERHEAD = 1.2  # of an iteration over its product: the prox pass, the norms
 COPIED, DIGESTED = 0.5e9, 2e9  # bytes a second of a file's copy and of its SHA-256, as measured on a virtual disk
-SWEEPS, PAIR_ROWS = 4, 4e7  # of the search for an order of channels, and rows of two groups that it cuts in a second
+SWEEPS, PAIR_ROWS = 4, 2e7  # of the search for an order of channels, and rows of two groups that it cuts in a second
 INVERSES = 8  # times that (H + ρI)⁻¹ is formed, at about the cost of a product
 Result = TypeVar("Result")
 

@@ -97,3 +97,11 @@ def test_the_larger_of_two_tensors_is_elementwise_and_a_mask_is_an_order(tmp_pat
     found = twin(opened(model(graph, weights), tmp_path), {"x": normal(3, 4)})
     assert found.free() == {"MatMul:y": [8]}
     assert found.deviation < 1e-12
+
+
+def test_initializers_that_are_all_inputs_are_an_exporters_habit(tmp_path: Path) -> None:
+    proto = model(CONVS, WEIGHTS)
+    for tensor in proto.graph.initializer:
+        proto.graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+    _, inner = find(opened(proto, tmp_path), IMAGE)
+    assert inner.reason == ""
