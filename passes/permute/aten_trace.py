@@ -91,8 +91,8 @@ def open_as_module(graph: TracedGraph) -> tuple[fx.GraphModule, dict[str, str]]:
     if not isinstance(graph, OnnxGraph):
         raise Prox24Error(f"graph must be an FxGraph or an OnnxGraph. Got {type(graph).__name__}.")
     converted = ConvertToFx(every_tensor=True).call(graph=graph)
-    # An initializer that is also an input may be given another value by the caller. Where all of them are inputs, that is
-    # only the exporter's habit: so it had to be before version 4 of the format.
+    # An initializer that is also an input may be given another value by the caller. Where all of them are inputs, that
+    # is only the exporter's habit: so it had to be before version 4 of the format.
     names = {tensor.name for tensor in graph.proto.graph.initializer}
     given = {value.name for value in graph.proto.graph.input} & names
     given = set() if given == names else given
