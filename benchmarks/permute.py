@@ -83,8 +83,7 @@ def check_model(name: str, path: Path) -> Row:
             channels = block.groups.reshape(-1)
             order[channels] = random.permutation(channels)
         ordered.append(OrderedSpace(space, order, 0.0))
-    shapes = {place.tensor: graph.stored(place.tensor).shape for space in found.free for place in space.places}
-    moved = MovedTensors(graph, compose(ordered, shapes))
+    moved = MovedTensors(graph, compose(ordered))
     reasons = Counter(space.reason for space in found.spaces if space.reason)
     try:
         deviation, precision = measure_deviation(graph, feeds, moved, torch.float64), "float64"

@@ -28,11 +28,13 @@ class StoredEntries:
         tensor: Name of the stored tensor.
         axis: The axis.
         entries: For each channel of the space, its entries along the axis [channels, entries of each].
+        size: Number of all entries along the axis.
     """
 
     tensor: str
     axis: int
     entries: Ids
+    size: int
 
 
 @dataclass(frozen=True)
@@ -276,7 +278,7 @@ def _make_space(
 ) -> ChannelSpace:
     """Makes a space of the classes `members`, in the order in which the layer `name` reads them."""
     places = tuple(
-        StoredEntries(tensor, axis, entries)
+        StoredEntries(tensor, axis, entries, len(roots))
         for tensor, axis, roots in stored
         if (entries := _find_entries(roots, members)) is not None
     )

@@ -12,11 +12,10 @@ from torch import Tensor
 from prox24_export.passes.permute.find_spaces import Block, ChannelSpace
 from prox24_export.passes.permute.labels import Ids
 from prox24_export.solver.exchange import divide
-from prox24_export.solver.pattern import GROUP
 
 DAMPING = 0.01  # added to each entry of the Gram matrix's diagonal, as a share of it
 MOST_ROWS = 4096  # rows of all readers that the search looks at; more tell nothing that these do not
-MANY_CHANNELS = 64  # from so many channels on, one start is enough: see benchmarks/results/permute.md
+MANY_CHANNELS = 64  # from so many channels on there is one start, which bounds the time
 STARTS = 8
 
 
@@ -123,7 +122,7 @@ def _settle(groups: Ids) -> Ids:
     return ordered
 
 
-def reorder(entries: Ids, order: Ids, size: int) -> Ids:
+def _reorder(entries: Ids, order: Ids, size: int) -> Ids:
     """The order of the entries along an axis where the channels of a space come in a new order.
 
     Args:
@@ -136,24 +135,17 @@ def reorder(entries: Ids, order: Ids, size: int) -> Ids:
     return result
 
 
-def compose(orders: Sequence[OrderedSpace], shapes: Mapping[str, tuple[int, ...]]) -> dict[tuple[str, int], Ids]:
+def compose(orders: Sequence[OrderedSpace]) -> dict[tuple[str, int], Ids]:
     """The order of the entries along every axis of a stored tensor that changes, by tensor and axis.
 
     Args:
         orders: The spaces with their new orders. No two have an entry of an axis in common.
-        shapes: The shape of every stored tensor by name.
     """
     result: dict[tuple[str, int], Ids] = {}
     for ordered in orders:
         for place in ordered.space.places:
             key = place.tensor, place.axis
-            size = shapes[place.tensor][place.axis]
-            moved = reorder(place.entries, ordered.order, size)
+            moved = _reorder(place.entries, ordered.order, place.size)
             known = result.get(key)
             result[key] = moved if known is None else known[moved]
     return {key: order for key, order in result.items() if not np.array_equal(order, np.arange(len(order)))}
-
-
-def is_divisible(space: ChannelSpace) -> bool:
-    """Whether a space has two groups of four or more that can be divided anew."""
-    return any(block.groups.size >= 2 * GROUP for block in space.blocks)

@@ -32,6 +32,8 @@ SAMPLES, FEWEST_SAMPLES = 128, 8  # that the Gram matrices of the search are sum
 MEMORY_BY_DEFAULT, MINUTES_BY_DEFAULT = 4 << 30, 2.0
 ROWS_SOLVED = 64  # of each reader, to see what the solver makes of an order
 WIDEST_SOLVED, SOLVED_BYTES = 1024, 1 << 29  # K of a reader, and bytes of all Gram matrices, up to which that is done
+AxisOrders = Mapping[tuple[str, int], Array]
+"""For each entry of the copy, the entry of the source that it is, by stored tensor and axis."""
 NARROW = {"float16", "bfloat16"}
 DEVIATION, DEVIATION_OF_NARROW = 1e-3, 5e-2  # of the outputs, as a share of them: sums are rounded in another order
 
@@ -86,12 +88,12 @@ def permute(job: Job, scratch: Path, run: Run) -> PermutedModel:
             said = str(error) if isinstance(error, Prox24Error) else first_line(error)
             return PermutedModel(job, report=PermutationReport(f"the graph cannot be followed: {said}"))
         rows, ordered = _search(job, spaces.spaces, run)
-        permuted = _apply(job, ordered, scratch, run)
+        orders = compose(ordered)
+        permuted = _apply(job, orders, scratch, run)
     if permuted.report is not None:
         return permuted
     reason = f"{len(ordered)} of {len(spaces.spaces)} channel spaces have a new order"
-    orders = _describe_orders(job, ordered)
-    report = PermutationReport(reason, tuple(rows), orders, round(time.perf_counter() - started, 3))
+    report = PermutationReport(reason, tuple(rows), _describe_orders(orders), round(time.perf_counter() - started, 3))
     return replace(permuted, report=report)
 
 
@@ -136,7 +138,7 @@ def _search(job: Job, spaces: Sequence[ChannelSpace], run: Run) -> tuple[list[Sp
     if minutes is None and job.settings.permute == "auto":
         minutes = MINUTES_BY_DEFAULT
     end = time.monotonic() + (60 * minutes if minutes is not None else float("inf"))
-    rows, chosen = [], []
+    rows, chosen, is_finished = [], [], True
     with run.progress.stage("search channel orders", len(free)) as tick:
         for space in spaces:
             if space.reason:
@@ -144,10 +146,16 @@ def _search(job: Job, spaces: Sequence[ChannelSpace], run: Run) -> tuple[list[Sp
                 continue
             left = max(0.0, end - time.monotonic())
             found = search_order(space, known.saliencies, seed=job.settings.seed, seconds=left)
+            is_finished &= found.is_finished
             row, is_chosen = _decide(job, found, known)
             rows.append(row)
             chosen.extend([found] if is_chosen else [])
             tick()
+    if not is_finished:
+        run.warnings.append(
+            f"The search for an order of channels was cut short by its limit of {minutes:g} minutes "
+            "(--permute-minutes): on another machine it may find another order."
+        )
     return rows, chosen
 
 
@@ -225,10 +233,9 @@ def _order_columns(blocks: Sequence[tuple[Array, Array]], found: OrderedSpace, s
     return result
 
 
-def _apply(job: Job, ordered: Sequence[OrderedSpace], scratch: Path, run: Run) -> PermutedModel:
+def _apply(job: Job, orders: AxisOrders, scratch: Path, run: Run) -> PermutedModel:
     """Writes the permuted copy, opens it, and compares it with the model as it came."""
-    shapes = {place.tensor: job.graph.stored(place.tensor).shape for space in ordered for place in space.space.places}
-    moved = MovedTensors(job.graph, compose(ordered, shapes))
+    moved = MovedTensors(job.graph, orders)
     if not moved:
         return PermutedModel(job)
     folder = scratch / "permuted"
@@ -272,9 +279,8 @@ def _describe(
     return SpaceReport(space.name, space.size, max(1, len(space.blocks)), space.readers, state, reason, promised, found)
 
 
-def _describe_orders(job: Job, ordered: Sequence[OrderedSpace]) -> tuple[AxisOrder, ...]:
-    shapes = {place.tensor: job.graph.stored(place.tensor).shape for space in ordered for place in space.space.places}
+def _describe_orders(orders: AxisOrders) -> tuple[AxisOrder, ...]:
     axes: dict[tuple[int, ...], list[StoredAxis]] = {}
-    for (tensor, axis), order in compose(ordered, shapes).items():
+    for (tensor, axis), order in orders.items():
         axes.setdefault(tuple(order.tolist()), []).append(StoredAxis(tensor, axis))
     return tuple(AxisOrder(order, tuple(places)) for order, places in axes.items())

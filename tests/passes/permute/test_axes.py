@@ -67,6 +67,10 @@ def test_a_slice_takes_labels_as_it_takes_entries(value: Value, data: st.DataObj
     index = data.draw(st.slices(value.shape[axis]).filter(lambda found: (found.step or 1) > 0))
     result, whole = axes.take(value, axis, index), spread(value)
     assert result.shape == np.empty(value.shape)[(slice(None),) * axis + (index,)].shape
+    if whole is not None:
+        left = [place for place in value.groups[0].axes if place != axis or result.shape[axis] > 1]
+        is_empty = axis in value.groups[0].axes and not result.shape[axis]
+        assert bool(result.groups) == (bool(left) and not is_empty)
     if whole is not None and result.groups:
         expect_same(result, whole[(slice(None),) * axis + (index,)])
 

@@ -58,7 +58,7 @@ def test_a_weight_that_reads_two_spaces_joins_them(tmp_path: Path) -> None:
 
 
 def test_an_entry_in_two_spaces_is_a_fault_of_the_program() -> None:
-    place = StoredEntries("w", 0, np.arange(8).reshape(8, 1))
+    place = StoredEntries("w", 0, np.arange(8).reshape(8, 1), 8)
     space = ChannelSpace("layer", 8, (), (place,), ("layer",))
     with pytest.raises(RuntimeError, match="an entry of w is in two channel spaces"):
         FindSpaces.ensures(FoundSpaces((space, space)))

@@ -63,8 +63,7 @@ def twin(graph: TracedGraph, feeds: Feeds, seed: int = 0, *, wide: bool = True) 
     found = FindSpaces().call(trace=trace_to_aten(graph, feeds), linears=FindLinears().call(graph=graph).linears)
     random = np.random.default_rng(seed)
     ordered = [shuffle(space, random) for space in found.free]
-    shapes = {place.tensor: graph.stored(place.tensor).shape for space in found.free for place in space.places}
-    moved = MovedTensors(graph, compose(ordered, shapes))
+    moved = MovedTensors(graph, compose(ordered))
     module, stored = open_as_module(graph)
     place_of = {name: place for place, name in stored.items()}
     new = {place_of[name]: as_tensor(np.ascontiguousarray(moved[name])) for name in moved}
