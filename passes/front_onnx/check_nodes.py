@@ -14,6 +14,12 @@ from prox24_export.passes.front_onnx.constants import ONNX_DOMAINS
 
 NEWEST = 1 << 16  # version that no domain will reach; the library takes no larger numbers than 32 bits
 AGAIN = "Export the model again with a current exporter."
+MESSAGES = {  # the fields that may be absent whatever the type of an attribute says
+    onnx.AttributeProto.TENSOR: "t",
+    onnx.AttributeProto.GRAPH: "g",
+    onnx.AttributeProto.SPARSE_TENSOR: "sparse_tensor",
+    onnx.AttributeProto.TYPE_PROTO: "tp",
+}
 
 
 def check_nodes(model: onnx.ModelProto, name: str) -> None:
@@ -24,8 +30,8 @@ def check_nodes(model: onnx.ModelProto, name: str) -> None:
         name: What messages call it.
 
     Raises:
-        InputError: A node has too few or too many inputs or outputs, an attribute of another type, or one that it takes
-            from a function without being in one.
+        InputError: A node has too few or too many inputs or outputs, an attribute of another type or without its value,
+            or one that it takes from a function without being in one.
     """
     own = {(function.domain, function.name, function.overload) for function in model.functions}
     versions = _read_versions(model.opset_import)
@@ -39,8 +45,7 @@ def check_nodes(model: onnx.ModelProto, name: str) -> None:
         ),
     ]:
         for node in _walk(nodes):
-            if not is_function:
-                _expect_values(node, name)
+            _expect_values(node, name, is_function=is_function)
             domain = _shorten(node.domain)
             if node.domain in ONNX_DOMAINS and (domain, node.op_type, node.overload) not in own:
                 schema = _find_schema(node.op_type, opsets.get(domain, 0), domain)
@@ -78,12 +83,21 @@ def _walk(nodes: Sequence[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
                     pending.append(attribute.g.node)
 
 
-def _expect_values(node: onnx.NodeProto, name: str) -> None:
-    referring = next((attribute.name for attribute in node.attribute if attribute.ref_attr_name), None)
-    if referring is not None:
-        raise InputError(
-            f"{_describe(node, name)} takes its attribute {referring!r} from a function, and is in none. {AGAIN}"
-        )
+def _expect_values(node: onnx.NodeProto, name: str, *, is_function: bool) -> None:
+    for attribute in node.attribute:
+        if attribute.ref_attr_name:
+            if not is_function:
+                raise InputError(
+                    f"{_describe(node, name)} takes its attribute {attribute.name!r} from a function, and is in none. "
+                    f"{AGAIN}"
+                )
+            continue
+        field = MESSAGES.get(attribute.type)
+        if field is not None and not attribute.HasField(field):
+            raise InputError(
+                f"{_describe(node, name)} has the attribute {attribute.name!r} without a value. Expected one of the "
+                f"type {onnx.AttributeProto.AttributeType.Name(attribute.type)}. {AGAIN}"
+            )
 
 
 def _describe(node: onnx.NodeProto, name: str) -> str:

@@ -35,6 +35,16 @@ def test_what_the_schema_forbids_is_refused(body: str, said: str) -> None:
         check_nodes(product(body), "m")
 
 
+@pytest.mark.parametrize("op", ["Constant", "Unheard"])
+def test_an_attribute_without_its_value_is_refused(op: str) -> None:
+    proto = product()
+    proto.graph.node.append(helper.make_node(op, [], ["c"]))
+    proto.graph.node[-1].attribute.add(name="value", type=onnx.AttributeProto.TENSOR)
+    said = rf"\({op}\) of m has the attribute 'value' without a value\. Expected one of the type TENSOR\."
+    with pytest.raises(InputError, match=said):
+        check_nodes(proto, "m")
+
+
 def test_functions_and_what_trains_are_looked_at_too() -> None:
     proto = product()
     proto.functions.append(helper.make_function("m", "f", ["a"], ["b"], [helper.make_node("MatMul", ["a"], ["b"])], []))
