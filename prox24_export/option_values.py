@@ -7,6 +7,7 @@ Effort = Literal["fast", "default", "thorough"]
 Permutation = Literal["auto", "no", "all"]
 Refine = Literal["auto", "no", "weights", "weights+bias", "all"]
 RefineMode = Literal["auto", "model", "segments"]
+RefineTarget = Literal["dense", "views"]
 Engine = Literal["auto", "tensorrt", "torch", "onnxruntime", "none"]
 Precision = Literal["fp16", "bf16", "fp32"]
 

@@ -23,6 +23,7 @@ from prox24_export.option_values import (
     Precision,
     Refine,
     RefineMode,
+    RefineTarget,
 )
 from prox24_export.shapes import Shape, ShapeRange, parse_shapes
 
@@ -220,11 +221,16 @@ class Settings(InspectSettings, BenchSettings):
     """Whether all layers are tuned at once (`model`), or a segment (a block) at a time in the memory of one
     (`segments`). With `auto` all are tuned at once where half of the free memory suffices."""
 
+    refine_target: Annotated[RefineTarget, REFINEMENT] = "dense"
+    """What the outputs should be: those of the dense network (`dense`), or what the dense network says of an image and
+    its mirrored and shifted views together (`views`), which may be nearer to the truth and is further from the dense
+    outputs. Models that do not take such views for the same image are tuned as with `dense`."""
+
     refine_minutes: Annotated[
         float | None, REFINEMENT, Bound("more than 0 minutes", lambda minutes: 0 < minutes < math.inf)
     ] = None
-    """The most minutes to spend on the refinement. By default, there are 10 with --refine auto, and there is no
-    limit with its other values."""
+    """The most minutes that the refinement may take, to within one step. By default, there are 10 with --refine auto,
+    and there is no limit with its other values."""
 
     refine_loss: Annotated[str | None, REFINEMENT, FUNCTION] = None
     """Your own measure of pruned against dense outputs, as module:function; the documentation says what it gets. By

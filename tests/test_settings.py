@@ -78,6 +78,7 @@ def test_the_report_gets_every_option_as_plain_values() -> None:
             "refine",
             "refine_mode",
             "refine_minutes",
+            "refine_target",
             "refine_loss",
             "engine",
             "precision",

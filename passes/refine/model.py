@@ -6,47 +6,42 @@ Held-back samples decide whether the result is kept.
 
 import itertools
 import math
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, fx
 
+from prox24_export.passes.refine.adam import MaskedAdam
 from prox24_export.passes.refine.batches import Samples
+from prox24_export.passes.refine.clock import Clock
+from prox24_export.passes.refine.improvement import improves
 from prox24_export.passes.refine.loss import Custom
 from prox24_export.passes.refine.memory import find_available_memory, measure_kept_for_gradient
+from prox24_export.passes.refine.moving import Which, find_moving, move_to_device, restore_zeros
 from prox24_export.passes.refine.objective import Objective, StreamPair
-from prox24_export.passes.refine.segment_streams import SegmentStreams
+from prox24_export.passes.refine.rate import FASTEST, JUDGES, STEPS, find_rate
+from prox24_export.passes.refine.segment_streams import SegmentStreams, shuffle_all
 from prox24_export.passes.refine.segments import add_outputs, find_cuts, find_segments
-from prox24_export.passes.refine.training import (
-    Epoch,
-    HeldMeasure,
-    Part,
-    RefineProgress,
-    Training,
-    TrainingState,
-    Weights,
-)
+from prox24_export.passes.refine.state import Epoch, Part, RefineProgress, TrainingState, Weights
+from prox24_export.passes.refine.training import HeldMeasure, Training
 from prox24_export.passes.refine.views import Inputs, Views
 
-Which = Literal["weights", "weights+bias", "all"]
 Mode = Literal["model", "segments", "auto"]
+Target = Literal["dense", "views"]
 EpochTick = Callable[[float, Epoch], None]
 
-STEPS, FEWEST, MOST = 360, 6, 20  # steps wanted; fewest and most epochs
+STEPS_PLANNED, FEWEST, MOST = 360, 6, 20  # steps wanted; fewest and most epochs that they may be
+LONGEST = 10  # times as many steps are taken where the held-back objective still falls
 BATCH, LEAST_BATCHES = 16, 4  # samples in a step; fewest steps in an epoch
-MOST_OF_VIEWS, BATCH_OF_VIEWS = (
-    30,
-    32,
-)  # most epochs and samples in a step where each epoch sees another view of an image
-RATE_PER_ERROR, SLOWEST, FASTEST = 1 / 3, 1e-3, 3e-2  # learning rate by error; its limits
+MOST_OF_VIEWS, BATCH_OF_VIEWS = 30, 32  # most epochs and samples in a step where views of an image are the target
+TRAINING = 0.9  # share of the time for the training; the rest is for going on with all samples
+FEWEST_HELD = 2  # samples that can decide: a deviation takes two
+TRIALS = 1 << 20  # number of the epoch whose batches are for the trials of the rate
 VIEW_BATCHES = 8  # batches on which the symmetry of the network is measured
 SHARE_OF_MEMORY = 0.5  # share of the free memory that tuning the whole network at once may take
-QUANTILE, QUANTILE_SLOPE = 1.28, 0.85  # Student's t, one-sided 10 %: about 1.28 + 0.85 / degrees of freedom
 
 
 @dataclass(frozen=True)
@@ -62,7 +57,7 @@ class Refined:
         parts: The whole network, or its segments in order, each with its curve and its decision.
         mode: Whether the network was tuned at once or by segments.
         seconds: Wall time in seconds.
-        symmetric: Whether the target was what the dense network says about several views of each image together.
+        target: The target that was taken.
     """
 
     weights: Mapping[str, Tensor]
@@ -72,7 +67,7 @@ class Refined:
     parts: Sequence[Part]
     mode: Mode
     seconds: float = 0.0
-    symmetric: bool = False
+    target: Target = "dense"
 
 
 @dataclass(frozen=True)
@@ -84,21 +79,25 @@ class RefineModel:
             all vectors, and with `all` every float parameter.
         mode: How the network is tuned. With `model` everything is tuned together, with `segments` one block after the
             other in the memory of one block. `auto` takes `model` where it needs at most half of the free memory.
+        target: What the outputs should be. With `dense` these are the dense network's outputs. With `views` these are
+            what it says of several views of an image together, if it takes them for the same image; else as `dense`.
         custom: A measure of all outputs to use in place of the usual ones: (pruned, dense) → a scalar or one value per
             sample.
-        epochs: Number of epochs. None takes about 360 steps in 6 to 20 epochs, or in 6 to 30 where a symmetric network
-            sees views of images.
-        rate: Relative learning rate. None takes a third of the mean normalised error at the cuts, from 0.001 to 0.03.
-        batch: Number of samples in a step. None takes 16, or 32 where a symmetric network sees views of images, but at
-            most a quarter of the samples.
+        epochs: Number of epochs. None takes about 360 steps in 6 to 20 epochs, or in 6 to 30 where views are the
+            target, and up to ten times as many steps as long as the held-back objective falls.
+        rate: Relative learning rate at the start. None finds it by trial steps.
+        batch: Number of samples in a step. None takes 16, or 32 where views are the target, but at most a quarter of
+            the samples.
         mixed: Whether float inputs of some samples are blended with others (`batches.mix`), and images shifted. This is
             done in model mode only.
-        minutes: Limit of the time spent, in minutes. Only without a limit two runs give the same result.
+        minutes: The most time that all of it may take, in minutes. Two runs give the same result only where it
+            suffices.
         seed: Seed of the order of samples and of their blends.
     """
 
     which: Which = "weights"
     mode: Mode = "auto"
+    target: Target = "dense"
     custom: Custom | None = None
     epochs: int | None = None
     rate: float | None = None
@@ -137,19 +136,21 @@ class RefineModel:
         Raises:
             ValueError: A weight has no parameter, or its mask has another shape.
         """
-        started = time.perf_counter()
+        progress = progress or RefineProgress()
+        clock = Clock(math.inf if self.minutes is None else 60 * self.minutes, progress.seconds)
         self.requires(dense, weights, masks)
-        start, masks = _move_to_device(dense, weights, masks)
-        start |= {name: value for name, value in _find_moving(dense, self.which) if name not in start}
-        if not fit:
+        start, masks = move_to_device(dense, weights, masks)
+        start |= {name: value for name, value in find_moving(dense, self.which) if name not in start}
+        if not fit or len(choice) < FEWEST_HELD:
             return Refined(start, False, math.nan, math.nan, (), "model")
         views = self._views(dense, Samples(fit, BATCH, joinable))
-        batch, most = (BATCH_OF_VIEWS, MOST_OF_VIEWS) if views.symmetric else (BATCH, MOST)
+        together = self.target == "views" and views.symmetric
+        batch, most = (BATCH_OF_VIEWS, MOST_OF_VIEWS) if together else (BATCH, MOST)
         size = self.batch or max(1, min(batch, len(fit) // LEAST_BATCHES))
         tuned, held = Samples(fit, size, joinable), Samples(choice, size, joinable)
-        epochs = self.epochs or min(most, max(FEWEST, round(STEPS / tuned.steps)))
-        run = _Run(self, dense, start, masks, views, tuned, held, epochs, progress or RefineProgress(), tick, saved)
-        return replace(run.result(), seconds=time.perf_counter() - started)
+        epochs = self.epochs or min(most, max(FEWEST, round(STEPS_PLANNED / tuned.steps)))
+        run = _Run(self, dense, start, masks, views, together, tuned, held, epochs, clock, progress, tick, saved)
+        return replace(run.result(), seconds=clock.seconds)
 
     @staticmethod
     def requires(dense: fx.GraphModule, weights: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> None:
@@ -182,12 +183,10 @@ class _Tuned:
     Attributes:
         objective: What is minimised.
         start: The weights it starts at, by name of the parameter.
-        error: Mean normalised error at the start.
     """
 
     objective: Objective
     start: Weights
-    error: float
 
 
 @dataclass(frozen=True)
@@ -200,9 +199,11 @@ class _Run:
         start: The weights that move, at their start, by name of the parameter, on the network's device.
         masks: The masks of the solved weights by name of the parameter, on the same device.
         views: The views of images that may be used in model mode.
+        together: Whether what the dense network says of views together is the target in model mode.
         fit: Samples to tune on.
         choice: Held-back samples.
-        epochs: The most epochs.
+        epochs: The number of epochs that are planned.
+        clock: The time that is taken, and its limit.
         progress: How far the refinement is.
         tick: See `RefineModel.call`.
         saved: See `RefineModel.call`.
@@ -213,9 +214,11 @@ class _Run:
     start: Weights
     masks: Mapping[str, Tensor]
     views: Views
+    together: bool
     fit: Samples
     choice: Samples
     epochs: int
+    clock: Clock
     progress: RefineProgress
     tick: EpochTick
     saved: Callable[[RefineProgress], None]
@@ -238,7 +241,7 @@ class _Run:
     def _mode(self) -> Mode:
         if self.settings.mode != "auto":
             return self.settings.mode
-        objective = self._whole(self.start)[0]
+        objective = self._whole()
         sample = _move(self.fit.samples[0], self.device)
         rows = self.fit.batch if self.fit.joinable else 1
         wanted = rows * measure_kept_for_gradient(objective, self.start, (sample, sample))
@@ -248,13 +251,14 @@ class _Run:
         """Tunes the whole network at once."""
         if self.progress.parts:
             return self._result(self.progress.parts, self.progress.parts[0], "model")
-        views = self.views
-        objective, error = self._whole(self.start, symmetric=views.symmetric)
+        objective = self._whole(together=self.together)
         seed, mixed = self.settings.seed, self.settings.mixed
+        everything = replace(self.fit, samples=[*self.fit.samples, *self.choice.samples])
         part = self._part(
-            _Tuned(objective, self.start, error),
-            lambda epoch: self._pairs(self.fit.shuffled(epoch, seed, mixed=mixed, views=views)),
+            _Tuned(objective, self.start),
+            lambda epoch: self._pairs(self.fit.shuffled(epoch, seed, mixed=mixed, views=self.views)),
             objective.held(lambda: self._pairs(self.choice.in_order())),
+            lambda epoch: self._pairs(everything.shuffled(epoch, seed, mixed=mixed, views=self.views)),
             1,
         )
         return self._result([part], part, "model")
@@ -271,11 +275,12 @@ class _Run:
                 part = self.progress.parts[place]
             else:
                 outputs = self.outputs if place + 1 == len(segments) else 0
-                objective, error = self._fitted(segment.module, weights, fit.pairs(segment), outputs)
+                objective = self._fitted(segment.module, fit.pairs(segment), outputs)
                 part = self._part(
-                    _Tuned(objective, weights, error),
+                    _Tuned(objective, weights),
                     partial(fit.shuffled, segment, seed=self.settings.seed),
                     objective.held(partial(choice.pairs, segment)),
+                    partial(shuffle_all, (fit, choice), segment, seed=self.settings.seed),
                     len(segments),
                 )
             parts.append(part)
@@ -290,33 +295,47 @@ class _Run:
         tuned: _Tuned,
         epoch: Callable[[int], Iterable[StreamPair]],
         held: HeldMeasure,
+        everything: Callable[[int], Iterable[StreamPair]],
         parts: int,
     ) -> Part:
-        """Trains one of `parts` networks or segments, and decides whether the result is kept."""
-        minutes, done = self.settings.minutes, len(self.progress.parts)
-        limit = None if minutes is None else 60 * minutes / parts
-        rate = self.settings.rate or min(FASTEST, max(SLOWEST, RATE_PER_ERROR * tuned.error))
+        """Trains one of `parts` networks or segments, and decides whether the result is kept.
+
+        Where it is, the held-back samples have done their work, and are learnt from, too.
+        """
+        done = len(self.progress.parts)
         masks = {name: mask for name, mask in self.masks.items() if name in tuned.start}
-        training = Training(tuned.objective.of, masks, rate, self.epochs, self.fit.steps, limit)
-        state = self.progress.state or TrainingState.of(tuned.start, masks)
+        adam = MaskedAdam.of(tuned.objective.of, tuned.start, masks)
+        clock, planned = self.clock.until(TRAINING / (parts - done)), self.epochs * self.fit.steps
+        most = planned * (1 if self.settings.epochs else LONGEST)
 
         def note(state: TrainingState) -> None:
-            self.progress.state = state
+            self.progress.state, self.progress.seconds = state, self.clock.seconds
             self.saved(self.progress)
-            share = (done + min(1.0, training.progress(state))) / parts
-            self.tick(share, state.curve[-1])
+            self.tick((done + min(1.0, state.step / state.planned)) / parts, state.curve[-1])
 
+        state = self.progress.state
+        if state is None:
+            trials = itertools.islice(_repeat(epoch, TRIALS), STEPS + JUDGES)
+            rate = self.settings.rate or find_rate(adam, tuned.start, list(trials), clock)
+            state = TrainingState.start(tuned.start, rate, max(rate, FASTEST), planned)
+        training = Training(adam, self.fit.steps, most, clock)
         training.run(state, epoch, held, note)
-        kept = improves(state.before, state.after)
-        part = Part(state.best if kept else tuned.start, tuple(state.curve), state.before, state.after, kept)
+        kept, weights = improves(state.before, state.after), tuned.start
+        if kept:
+            weights = replace(training, clock=self.clock.until(1 / (parts - done))).finish(state, everything)
+            if not float(held(weights).mean()) <= float(state.after.mean()):
+                weights = state.best
+        part = Part(
+            weights, tuple(state.curve), state.before, state.after, kept, state.taken_back, limited=state.limited
+        )
         self.progress.parts.append(part)
-        self.progress.state = None
+        self.progress.state, self.progress.seconds = None, self.clock.seconds
         self.saved(self.progress)
         return part
 
     def _judged(self, weights: Weights) -> Part:
         """Judges the whole network with its refined segments."""
-        objective, _ = self._whole(self.start)
+        objective = self._whole()
         judge = objective.held(lambda: self._pairs(self.choice.in_order()))
         before, after = judge(self.start), judge(weights)
         return Part(weights, (), before, after, improves(before, after))
@@ -325,33 +344,32 @@ class _Run:
         before, after = (
             float(values.double().mean()) if len(values) else math.nan for values in (whole.before, whole.after)
         )
-        weights = {name: _restore_zeros(weight, self.masks.get(name)) for name, weight in whole.weights.items()}
+        weights = {name: restore_zeros(weight, self.masks.get(name)) for name, weight in whole.weights.items()}
         if not whole.kept:
             weights, after = self.start, before
-        symmetric = mode == "model" and self.views.symmetric
-        return Refined(weights, whole.kept, before, after, parts, mode, symmetric=symmetric)
+        target: Target = "views" if mode == "model" and self.together else "dense"
+        return Refined(weights, whole.kept, before, after, parts, mode, target=target)
 
-    def _whole(self, weights: Weights, *, symmetric: bool = False) -> tuple[Objective, float]:
-        module = self.dense if symmetric else add_outputs(self.dense, find_cuts(self.dense, weights))
-        return self._fitted(module, weights, self._pairs(self.fit.in_order()), self.outputs, symmetric=symmetric)
+    def _whole(self, *, together: bool = False) -> Objective:
+        module = self.dense if together else add_outputs(self.dense, find_cuts(self.dense, self.start))
+        return self._fitted(module, self._pairs(self.fit.in_order()), self.outputs, together=together)
 
     def _fitted(
-        self,
-        module: fx.GraphModule,
-        weights: Weights,
-        pairs: Iterable[StreamPair],
-        outputs: int,
-        *,
-        symmetric: bool = False,
-    ) -> tuple[Objective, float]:
+        self, module: fx.GraphModule, pairs: Iterable[StreamPair], outputs: int, *, together: bool = False
+    ) -> Objective:
         custom = self.settings.custom if outputs else None
-        objective = Objective(module, custom=custom, symmetric=symmetric)
-        return objective.fitted(weights, pairs, outputs)
+        return Objective(module, custom=custom, together=together).fitted(pairs, outputs)
 
     def _pairs(self, batches: Iterable[Inputs]) -> Iterator[StreamPair]:
         for feeds in batches:
             moved = _move(feeds, self.device)
             yield moved, moved
+
+
+def _repeat(epoch: Callable[[int], Iterable[StreamPair]], first: int) -> Iterator[StreamPair]:
+    """Yields the batches of one epoch after the other."""
+    for number in itertools.count(first):
+        yield from epoch(number)
 
 
 def _find_device(module: fx.GraphModule) -> torch.device:
@@ -360,37 +378,3 @@ def _find_device(module: fx.GraphModule) -> torch.device:
 
 def _move(feeds: Inputs, device: torch.device) -> Inputs:
     return tuple(feed.to(device) for feed in feeds)
-
-
-def improves(before: Float[Tensor, " samples"], after: Float[Tensor, " samples"]) -> bool:
-    """Whether `after` is lower than `before` by more than noise, by a one-sided paired t-test at 10 %.
-
-    The mean gain must exceed its standard error times the 90 % quantile of Student's t. With fewer than two samples
-    nobody can tell, and the answer is no.
-    """
-    gains = (before - after).double()
-    if len(gains) < 2 or not bool(torch.isfinite(gains).all()):  # noqa: PLR2004 (a deviation takes two)
-        return False
-    noise = float(gains.std()) / math.sqrt(len(gains))
-    return float(gains.mean()) > (QUANTILE + QUANTILE_SLOPE / (len(gains) - 1)) * noise
-
-
-def _move_to_device(
-    dense: fx.GraphModule, weights: Mapping[str, Tensor], masks: Mapping[str, Tensor]
-) -> tuple[Weights, dict[str, Tensor]]:
-    """Moves weights, as float32, and their masks to the device of the network's parameters."""
-    parameters = dict(dense.named_parameters())
-    moved = {name: w.detach().to(parameters[name].device, torch.float32) for name, w in weights.items()}
-    return moved, {name: masks[name].to(weight.device) for name, weight in moved.items()}
-
-
-def _find_moving(dense: fx.GraphModule, which: Which) -> Iterator[tuple[str, Tensor]]:
-    """Yields the parameters that move beside the solved weights, by name, as float32."""
-    for name, parameter in dense.named_parameters():
-        if parameter.is_floating_point() and (which == "all" or (which == "weights+bias" and parameter.ndim == 1)):
-            yield name, parameter.detach().float()
-
-
-def _restore_zeros(weight: Tensor, mask: Tensor | None) -> Tensor:
-    """Gives every pruned entry the value +0.0."""
-    return weight if mask is None else torch.where(mask.bool(), weight, torch.zeros_like(weight))

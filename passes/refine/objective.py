@@ -33,9 +33,9 @@ class Objective:
     """`mean over outputs of their loss + 10 · mean over cuts of (s − d)² / variance of d`, sample by sample.
 
     Here `s` and `d` are the values of the pruned and of the dense network. The values at the cuts hold far more about a
-    sample than a few logits do; with them a few hundred samples are not learnt by heart. The target of a symmetric
-    network is instead what it says about several views of an image together. Its module has no cuts, because each view
-    has values of its own there.
+    sample than a few logits do; with them a few hundred samples are not learnt by heart. The target may instead be what
+    the dense network says about several views of an image together. Then the module has no cuts, because each view has
+    values of its own there.
 
     Attributes:
         module: The network. It returns its outputs and then the values at the cuts. Its own parameters are the dense
@@ -43,14 +43,15 @@ class Objective:
         outputs: The measure of each output.
         scales: Variance of the dense values at each cut.
         custom: A measure of all outputs in place of `outputs`: (pruned, dense) → a scalar or one value per sample.
-        symmetric: Whether the only input is a batch of images, and views of an image are the same to the dense network.
+        together: Whether the target is what the dense network says of views together; then its only input is a batch of
+            images.
     """
 
     module: fx.GraphModule
     outputs: tuple[OutputLoss, ...] = ()
     scales: tuple[float, ...] = ()
     custom: Custom | None = None
-    symmetric: bool = False
+    together: bool = False
 
     def of(
         self, weights: Mapping[str, Tensor], pair: StreamPair, target: Inputs | None = None
@@ -74,14 +75,14 @@ class Objective:
     ) -> Callable[[Mapping[str, Tensor]], Float[Tensor, " samples"]]:
         """Makes a function that measures weights on these inputs, sample by sample and without a gradient.
 
-        For a symmetric network the target is what it says about eighteen views together, computed once. The nearer a
+        Where views together are the target there are eighteen of them, and it is computed once. The nearer a
         target is to the truth, the fewer samples are needed to tell whether weights are better.
 
         Args:
             pairs: Returns the batches of inputs, each time anew.
         """
         targets = [
-            self._target(dense_feeds, make_shifted_views) if self.symmetric else None for dense_feeds, _ in pairs()
+            self._target(dense_feeds, make_shifted_views) if self.together else None for dense_feeds, _ in pairs()
         ]
 
         def measured(weights: Mapping[str, Tensor]) -> Tensor:
@@ -92,44 +93,27 @@ class Objective:
 
         return measured
 
-    def fitted(
-        self,
-        weights: Mapping[str, Tensor],
-        pairs: Iterable[StreamPair],
-        outputs: int,
-    ) -> tuple["Objective", float]:
-        """Fits the measures to the first batches.
+    def fitted(self, pairs: Iterable[StreamPair], outputs: int) -> "Objective":
+        """Fits the measures to what the dense network returns for the first batches.
 
         Args:
-            weights: The weights at which refinement starts, by name of the parameter.
             pairs: Batches of inputs, of which the first eight are looked at.
             outputs: The number of the module's results that are outputs; the others are values at cuts.
-
-        Returns:
-            The objective with its measures, and the error at the start: the squared error divided by the variance, as
-            its mean over cuts, or over outputs where there are no cuts.
         """
         losses: list[OutputLoss] = []
         measures: list[Tensor] = []
         spreads: list[Tensor] = []
-        errors: list[Tensor] = []
-        for dense_feeds, sparse_feeds in itertools.islice(pairs, SCALE_BATCHES):
+        for dense_feeds, _ in itertools.islice(pairs, SCALE_BATCHES):
             with torch.no_grad():
                 dense = tuple(self.module(*dense_feeds))
-                sparse = self._call(self._cast(weights), sparse_feeds)
             if not losses:
                 losses = [self._loss(output) for output in dense[:outputs]]
             scaled = [loss.scaled(d) for loss, d in zip(losses, dense, strict=False)]
             measures.append(torch.tensor([loss.scale for loss in scaled]))
             spreads.append(torch.tensor([measure_spread(d) for d in dense]))
-            errors.append(torch.tensor([_measure_squared_error(s, d) for s, d in zip(sparse, dense, strict=True)]))
-        scales = torch.stack(spreads).mean(0)
-        relative = torch.stack(errors).mean(0) / scales
-        seen = relative[outputs:] if len(relative) > outputs else relative
         means = torch.stack(measures).mean(0).tolist()
         losses = [replace(loss, scale=scale) for loss, scale in zip(losses, means, strict=True)]
-        fitted = replace(self, outputs=tuple(losses), scales=tuple(scales[outputs:].tolist()))
-        return fitted, float(seen.mean())
+        return replace(self, outputs=tuple(losses), scales=tuple(torch.stack(spreads).mean(0)[outputs:].tolist()))
 
     def _of_outputs(self, sparse: Inputs, dense: Inputs, samples: int) -> Tensor:
         count = len(self.outputs)
@@ -147,12 +131,12 @@ class Objective:
     def _loss(self, dense: Tensor) -> OutputLoss:
         """Chooses the measure of one output. What views say together is a distribution, not a mean of logits."""
         loss = OutputLoss.detect(dense)
-        return replace(loss, kind="kl") if self.symmetric and loss.kind == "logits" else loss
+        return replace(loss, kind="kl") if self.together and loss.kind == "logits" else loss
 
     def _target(self, feeds: NetworkValues, views: Callable[[Tensor], Iterator[Tensor]]) -> Inputs:
-        """What the dense network returns, or what a symmetric one returns for `views` of the images together."""
+        """What the dense network returns, or what it returns for `views` of the images together."""
         with torch.no_grad():
-            if not self.symmetric:
+            if not self.together:
                 return tuple(self.module(*feeds))
             results = torch.stack([self.module(view)[0] for view in views(feeds[0])])
         if self.outputs[0].kind != "kl":
@@ -165,12 +149,6 @@ class Objective:
     def _call(self, weights: Mapping[str, Tensor], feeds: NetworkValues) -> Inputs:
         results: Inputs = functional_call(self.module, dict(weights), feeds)
         return results
-
-
-def _measure_squared_error(sparse: Tensor, dense: Tensor) -> float:
-    if not dense.is_floating_point():
-        return 0.0
-    return float((sparse.detach().float() - dense.detach().float()).square().mean())
 
 
 def _average(terms: Sequence[Tensor], samples: int, device: torch.device) -> Tensor:

@@ -135,7 +135,9 @@ def _refinement_rows(refinement: RefinementReport | None) -> list[tuple[str, str
         rows.append(("Objective of held-back samples", f"{both}, {refinement.samples:,} samples"))
     if refinement.curve:
         epochs = len({point.epoch for point in refinement.curve}) - 1
-        rows.append(("Work", f"{refinement.mode}, {epochs:,} epochs, {number(refinement.seconds)} s"))
+        work = f"{refinement.mode}, {epochs:,} epochs, {number(refinement.seconds)} s"
+        back = f"; {refinement.taken_back:,} more were worse and taken back" if refinement.taken_back else ""
+        rows.append(("Work", work + back))
     return rows
 
 

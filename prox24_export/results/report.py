@@ -171,8 +171,11 @@ class RefinementReport:
         samples: Number of held-back samples that decided.
         before: Mean objective of those samples with the layer-wise weights; None where there were none.
         after: Mean objective of those samples with the refined weights; None where there were none.
-        curve: Every epoch.
+        curve: The start, and every epoch that was not taken back.
         seconds: Wall time.
+        target: `dense` where the dense model's outputs were the target, `views` where it was what the dense model says
+            of several views of an image together; empty where nothing was tried.
+        taken_back: Number of epochs that made the objective worse, and were taken back.
     """
 
     kept: bool
@@ -183,6 +186,8 @@ class RefinementReport:
     after: float | None = None
     curve: tuple[EpochReport, ...] = ()
     seconds: float = 0.0
+    target: str = ""
+    taken_back: int = 0
 
 
 @dataclass(frozen=True)

@@ -164,6 +164,7 @@ def _pass_settings(settings: Settings) -> RefineModel:
     return RefineModel(
         which="weights" if settings.refine == "auto" else settings.refine,  # type: ignore[arg-type] # "no" comes not here
         mode=settings.refine_mode,
+        target=settings.refine_target,
         minutes=_limit_in_minutes(settings),
         custom=custom,
         seed=settings.seed,
@@ -200,26 +201,27 @@ def _bar_of_shares(tick: Callable[[], None]) -> Callable[[float, object], None]:
 
 def _report(result: Refined, samples: int, minutes: float | None) -> RefinementReport:
     change = f"the held-back samples' objective went from {result.before:.4g} to {result.after:.4g}"
-    if result.symmetric:
+    if result.target == "views":
         change += " (what the dense model says of eighteen views of an image together is the target)"
     reason = change if result.kept else "it was not better on the held-back samples by more than noise"
-    if minutes is not None and result.seconds >= 60 * minutes:
-        reason += f"; cut short by its limit of {minutes:g} minutes (--refine-minutes)"
+    if minutes is not None and any(part.limited for part in result.parts):
+        reason += f"; it ended with its limit of {minutes:g} minutes (--refine-minutes)"
     curve = tuple(
         EpochReport(segment, epoch.number, _finite_or_none(epoch.train), _finite_or_none(epoch.held))
         for segment, part in enumerate(result.parts)
         for epoch in part.curve
     )
-    mode, seconds = result.mode, round(result.seconds, 3)
     return RefinementReport(
         result.kept,
         reason,
-        mode,
+        result.mode,
         samples,
         _finite_or_none(result.before),
         _finite_or_none(result.after),
         curve,
-        seconds,
+        round(result.seconds, 3),
+        result.target,
+        sum(part.taken_back for part in result.parts),
     )
 
 

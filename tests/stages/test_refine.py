@@ -199,12 +199,12 @@ def test_where_nobody_asked_the_reason_says_how_to_ask(tmp_path: Path, monkeypat
 
 
 def test_the_clock_limits_it_by_default_and_the_report_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path, data, said = network(tmp_path), samples(64), "cut short by its limit of 0.0001 minutes"
+    path, data, said = network(tmp_path), samples(64), "it ended with its limit of 0.0001 minutes"
     monkeypatch.setattr("prox24_export.stages.refine.MINUTES_BY_DEFAULT", 1e-4)
     assert said in refined(default := export(path, data, tmp_path / "default")).reason
     asked = refined(export(path, data, tmp_path / "asked", settings=TUNED))
-    assert "cut short" not in asked.reason
-    assert len(asked.curve) > len(refined(default).curve)
+    assert "its limit" not in asked.reason
+    assert len(asked.curve) > len(refined(default).curve) == 1
     limited = export(path, data, tmp_path / "limited", settings=Settings(refine="weights", refine_minutes=1e-4))
     assert said in refined(limited).reason
 

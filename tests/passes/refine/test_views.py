@@ -140,8 +140,8 @@ def test_the_target_of_a_symmetric_network_is_the_mean_distribution_of_its_views
     module = fx.symbolic_trace(Colours())
     pair = ((images(),), (images(),))
     moved = {"linear.weight": module.get_parameter("linear.weight").detach() * 0.9}
-    plain, _ = Objective(module).fitted(moved, [pair], 1)
-    objective, _ = Objective(module, symmetric=True).fitted(moved, [pair], 1)
+    plain = Objective(module).fitted([pair], 1)
+    objective = Objective(module, together=True).fitted([pair], 1)
     assert [plain.outputs[0].kind, objective.outputs[0].kind] == ["logits", "kl"]
 
     def wanted(views: Iterable[Tensor]) -> Tensor:
@@ -160,7 +160,7 @@ def test_of_other_measures_the_mean_of_the_outputs_is_the_target() -> None:
     torch.manual_seed(0)
     module = fx.symbolic_trace(Colours())
     pair = ((images(),), (images(),))
-    objective = Objective(module, (OutputLoss("mse"),), symmetric=True)
+    objective = Objective(module, (OutputLoss("mse"),), together=True)
     with torch.no_grad():
         mean = torch.stack([module(view)[0] for view in make_mirrored_views(images())]).mean(0)
         wanted = objective.outputs[0].of(module(images())[0], mean, 32)
@@ -178,7 +178,7 @@ class Brightest(nn.Module):
         return (30 * self.convolution(x).mean((2, 3)),)
 
 
-def test_refinement_of_a_symmetric_network_says_so_and_runs_longer() -> None:
+def test_views_are_the_target_where_they_are_asked_for_and_the_network_is_symmetric() -> None:
     torch.manual_seed(0)
     module, name = fx.symbolic_trace(Brightest()), "convolution.weight"
     dense = module.get_parameter(name).detach()
@@ -190,8 +190,8 @@ def test_refinement_of_a_symmetric_network_says_so_and_runs_longer() -> None:
             dense=module, weights={name: pruned}, masks={name: pruned != 0}, fit=batches[:64], choice=batches[64:]
         )
 
-    result, plain = run(RefineModel()), run(RefineModel(mixed=False))
-    assert [result.symmetric, plain.symmetric] == [True, False]
-    assert [len(result.parts[0].curve), len(plain.parts[0].curve)] == [31, 21]
-    assert result.kept
-    assert result.after < 0.8 * result.before
+    results = [run(RefineModel(target="views")), run(RefineModel()), run(RefineModel(target="views", mixed=False))]
+    assert [result.target for result in results] == ["views", "dense", "dense"]
+    for result in results:
+        assert result.kept
+        assert result.after < 0.8 * result.before

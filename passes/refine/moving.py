@@ -1,0 +1,32 @@
+"""The weights that move: which they are, on the device of the network, with +0.0 where they are pruned."""
+
+from collections.abc import Iterator, Mapping
+from typing import Literal
+
+import torch
+from torch import Tensor, fx
+
+from prox24_export.passes.refine.state import Weights
+
+Which = Literal["weights", "weights+bias", "all"]
+
+
+def move_to_device(
+    dense: fx.GraphModule, weights: Mapping[str, Tensor], masks: Mapping[str, Tensor]
+) -> tuple[Weights, dict[str, Tensor]]:
+    """Moves weights, as float32, and their masks to the device of the network's parameters."""
+    parameters = dict(dense.named_parameters())
+    moved = {name: w.detach().to(parameters[name].device, torch.float32) for name, w in weights.items()}
+    return moved, {name: masks[name].to(weight.device) for name, weight in moved.items()}
+
+
+def find_moving(dense: fx.GraphModule, which: Which) -> Iterator[tuple[str, Tensor]]:
+    """Yields the parameters that move beside the solved weights, by name, as float32."""
+    for name, parameter in dense.named_parameters():
+        if parameter.is_floating_point() and (which == "all" or (which == "weights+bias" and parameter.ndim == 1)):
+            yield name, parameter.detach().float()
+
+
+def restore_zeros(weight: Tensor, mask: Tensor | None) -> Tensor:
+    """Gives every pruned entry the value +0.0."""
+    return weight if mask is None else torch.where(mask.bool(), weight, torch.zeros_like(weight))

@@ -1,0 +1,156 @@
+"""How far a refinement is: everything that a later run needs to go on from where an earlier one stopped."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Weights = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One point of the training curve.
+
+    Attributes:
+        number: Number of the point. 0 is the start, before the first step.
+        train: Mean objective over the epoch's batches; NaN for the start.
+        held: Mean objective of the held-back samples after the epoch.
+    """
+
+    number: int
+    train: float
+    held: float
+
+
+@dataclass
+class TrainingState:
+    """The state of a training between two epochs. All weights and moments are float32, by name of the parameter.
+
+    Attributes:
+        weights: The weights as they are now.
+        first: Adam's running mean of the gradients.
+        second: Adam's running mean of the squared gradients.
+        average: The running mean of the weights, which is what the held-back samples judge.
+        best: The average after the epoch that was best on the held-back samples.
+        before: Objective of each held-back sample at the start.
+        after: Objective of each held-back sample with `best`.
+        rate: Relative learning rate of a step, before it rises at the start and falls at the end.
+        ceiling: The largest rate that may still be tried.
+        planned: The number of steps after which the training ends.
+        step: Number of steps done.
+        fresh: Number of steps since the moments and the average began.
+        taken_back: Number of epochs after which the weights went back to the best ones.
+        limited: Whether the training ended because its time was over.
+        curve: The start, and the epochs that were not taken back.
+    """
+
+    weights: Weights
+    first: Weights
+    second: Weights
+    average: Weights
+    best: Weights
+    before: Tensor
+    after: Tensor
+    rate: float
+    ceiling: float
+    planned: int
+    step: int = 0
+    fresh: int = 0
+    taken_back: int = 0
+    limited: bool = False
+    curve: list[Epoch] = field(default_factory=list)
+
+    @staticmethod
+    def start(weights: Mapping[str, Tensor], rate: float, ceiling: float, planned: int) -> "TrainingState":
+        """The state before the first step, with float32 copies of the weights."""
+        masters, average, best = (copy_weights(weights) for _ in range(3))
+        first, second = ({name: torch.zeros_like(value) for name, value in masters.items()} for _ in range(2))
+        nothing = torch.zeros(0)
+        return TrainingState(masters, first, second, average, best, nothing, nothing, rate, ceiling, planned)
+
+    def go_back(self) -> None:
+        """Gives the weights and their average the best values seen, and forgets the moments."""
+        for name, weight in self.best.items():
+            self.weights[name].copy_(weight)
+            self.average[name].copy_(weight)
+            self.first[name].zero_()
+            self.second[name].zero_()
+        self.fresh = 0
+
+
+@dataclass(frozen=True)
+class Part:
+    """A network or a segment that is done.
+
+    Attributes:
+        weights: Float32 weights by name of the parameter: the refined ones if they are kept, else those at the start.
+        curve: The start, and every epoch that was not taken back.
+        before: Objective of each held-back sample at the start.
+        after: Objective of each held-back sample with the weights of the best epoch.
+        kept: Whether the refined weights are kept.
+        taken_back: Number of epochs that were taken back.
+        limited: Whether its training ended because its time was over.
+    """
+
+    weights: Weights
+    curve: tuple[Epoch, ...]
+    before: Tensor
+    after: Tensor
+    kept: bool
+    taken_back: int = 0
+    limited: bool = False
+
+
+@dataclass
+class RefineProgress:
+    """How far a refinement is between two epochs.
+
+    Attributes:
+        parts: Segments that are done; a whole network counts as one part.
+        state: State of the part in work; None before its start.
+        seconds: Time that all of it has taken, in seconds.
+    """
+
+    parts: list[Part] = field(default_factory=list)
+    state: TrainingState | None = None
+    seconds: float = 0.0
+
+    def save(self, path: Path) -> None:
+        """Writes the progress to a file, which appears whole or not at all.
+
+        Raises:
+            OSError: The file cannot be written.
+        """
+        partial = path.with_name(path.name + ".partial")
+        torch.save(_make_plain(self), partial)
+        partial.replace(path)
+
+    @staticmethod
+    def load(path: Path) -> "RefineProgress":
+        """Reads a file that `save` wrote.
+
+        Raises:
+            OSError: The file cannot be read.
+        """
+        stored = torch.load(path, weights_only=True)
+        parts = [Part(**part | {"curve": tuple(Epoch(**epoch) for epoch in part["curve"])}) for part in stored["parts"]]
+        state = stored["state"]
+        if state is not None:
+            state = TrainingState(**state | {"curve": [Epoch(**epoch) for epoch in state["curve"]]})
+        return RefineProgress(parts, state, stored["seconds"])
+
+
+def copy_weights(weights: Mapping[str, Tensor]) -> Weights:
+    """Copies weights as float32."""
+    return {name: weight.detach().float().clone() for name, weight in weights.items()}
+
+
+def _make_plain(value: Any) -> Any:
+    """Converts dataclasses to dictionaries, so that the file holds nothing but tensors and numbers."""
+    if is_dataclass(value):
+        return {entry.name: _make_plain(getattr(value, entry.name)) for entry in fields(value)}
+    return [_make_plain(entry) for entry in value] if isinstance(value, (list, tuple)) else value
