@@ -186,7 +186,8 @@ class Settings(InspectSettings, BenchSettings):
     are baselines to compare with."""
 
     effort: Annotated[Effort, PRUNING] = "default"
-    """How hard the mask solver works: more effort takes more time and leaves less error. Baselines know only one."""
+    """How hard the mask solver works, and with `thorough` how long the refinement goes on: more effort takes more time
+    and leaves less error. Baselines know only one."""
 
     damping: Annotated[float | None, PRUNING, SHARE] = None
     """The share of its mean diagonal that is added to the diagonal of each Gram matrix. By default, it follows from the
@@ -230,7 +231,7 @@ class Settings(InspectSettings, BenchSettings):
         float | None, REFINEMENT, Bound("more than 0 minutes", lambda minutes: 0 < minutes < math.inf)
     ] = None
     """The most minutes that the refinement may take, to within one step. By default, there are 10 with --refine auto,
-    and there is no limit with its other values."""
+    or 40 with --effort thorough, and there is no limit with its other values."""
 
     refine_loss: Annotated[str | None, REFINEMENT, FUNCTION] = None
     """Your own measure of pruned against dense outputs, as module:function; the documentation says what it gets. By

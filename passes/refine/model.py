@@ -35,6 +35,7 @@ EpochTick = Callable[[float, Epoch], None]
 
 STEPS_PLANNED, FEWEST, MOST = 360, 6, 20  # steps wanted; fewest and most epochs that they may be
 LONGEST = 10  # times as many steps are taken where the held-back objective still falls
+ENOUGH = 0.5  # objective below which more steps than planned changed the accuracy of no model that was measured
 BATCH, LEAST_BATCHES = 16, 4  # samples in a step; fewest steps in an epoch
 MOST_OF_VIEWS, BATCH_OF_VIEWS = 30, 32  # most epochs and samples in a step where views of an image are the target
 TRAINING = 0.9  # share of the time for the training; the rest is for going on with all samples
@@ -84,7 +85,8 @@ class RefineModel:
         custom: A measure of all outputs to use in place of the usual ones: (pruned, dense) → a scalar or one value per
             sample.
         epochs: Number of epochs. None takes about 360 steps in 6 to 20 epochs, or in 6 to 30 where views are the
-            target, and up to ten times as many steps as long as the held-back objective falls.
+            target, and up to ten times as many steps as long as the held-back objective falls and is above 0.5.
+        thorough: Whether it goes on as long as the held-back objective falls, however small it is.
         rate: Relative learning rate at the start. None finds it by trial steps.
         batch: Number of samples in a step. None takes 16, or 32 where views are the target, but at most a quarter of
             the samples.
@@ -100,6 +102,7 @@ class RefineModel:
     target: Target = "dense"
     custom: Custom | None = None
     epochs: int | None = None
+    thorough: bool = False
     rate: float | None = None
     batch: int | None = None
     mixed: bool = True
@@ -318,7 +321,8 @@ class _Run:
             trials = itertools.islice(_repeat(epoch, TRIALS), STEPS + JUDGES)
             rate = self.settings.rate or find_rate(adam, tuned.start, list(trials), clock)
             state = TrainingState.start(tuned.start, rate, max(rate, FASTEST), planned)
-        training = Training(adam, self.fit.steps, most, clock)
+        enough = ENOUGH if self.settings.custom is None and not self.settings.thorough else -math.inf
+        training = Training(adam, self.fit.steps, most, enough, clock)
         training.run(state, epoch, held, note)
         kept, weights = improves(state.before, state.after), tuned.start
         if kept:

@@ -31,18 +31,20 @@ class Training:
     The mean of the weights over an epoch is better than the weights themselves, which the noise of small batches moves
     about (Polyak and Juditsky, 1992). While it gets better the rate rises by half after each epoch. Where it gets worse
     than the start, the epoch is taken back, and the rate falls to a quarter. Over the last 30 % of the steps the rate
-    falls to zero; before that, the number of steps grows as long as the held-back objective falls.
+    falls to zero; before that, the number of steps grows as long as the held-back objective falls, and is not small.
 
     Attributes:
         adam: Takes the steps.
         steps: Number of batches in an epoch.
         most: The most steps.
+        enough: A held-back objective for which no more steps are taken than planned.
         clock: Its limit ends the training, to within one step; the rate then falls in time.
     """
 
     adam: MaskedAdam
     steps: int
     most: int
+    enough: float
     clock: Clock
 
     def run(
@@ -86,7 +88,7 @@ class Training:
             if _mean(values) < _mean(state.after):
                 state.after, state.best = values, copy_weights(state.average)
             self._note(state, math.fsum(losses) / len(losses), values, done)
-            if _still_falls(state):
+            if _still_falls(state) and _mean(state.after) > self.enough:
                 state.planned = min(self.most, max(state.planned, round(LONGER * (state.step + self.steps))))
         state.limited = pace.passed >= 1
         return state
@@ -141,7 +143,7 @@ class _Pace:
     @property
     def passed(self) -> float:
         """The share of the time that is over."""
-        return (self.clock.seconds - self.began) / max(1e-9, self.ends - self.began)
+        return (self.clock.seconds - self.began) / (self.ends - self.began) if self.ends > self.began else 1.0
 
     def share(self, state: TrainingState) -> float:
         """What the rate is multiplied by: 1, and at the end less and less."""
@@ -160,10 +162,10 @@ def _is_bad(state: TrainingState, values: Tensor) -> bool:
 
 
 def _still_falls(state: TrainingState) -> bool:
-    """Whether the held-back objective has fallen in the last third of the epochs by more than 2 %."""
-    last = len(state.curve) - 1
-    before, now = state.curve[last - math.ceil(RECENT * last)].held, state.curve[last].held
-    return last >= 1 / RECENT and before - now > STILL_FALLS * abs(before)
+    """Whether the best held-back objective is from the last third of the epochs, and better by more than 2 %."""
+    values = [point.held for point in state.curve]
+    earlier = min(values[: len(values) - math.ceil(RECENT * len(values))], default=math.nan)
+    return earlier - min(values) > STILL_FALLS * abs(earlier)
 
 
 def _mean(values: Tensor) -> float:

@@ -26,6 +26,7 @@ from prox24_export.stages.prepare import Job
 COPIES = 7  # of a weight, float32: master, best, two moments of Adam, gradient, what came in, what goes out
 SHARE_OF_MEMORY = 0.7  # that weights may take of what is free
 MEMORY_BY_DEFAULT, MINUTES_BY_DEFAULT = 4 << 30, 10.0  # most bytes of weights, and time, where nobody asked for it
+MINUTES_IF_THOROUGH = 40.0
 HELD_BACK_BY_DEFAULT = 8  # with three of 16 samples held back it was kept where it did not help, see README
 STEPS = 100  # of the progress bar
 WANTED = "takes (pruned outputs, dense outputs), tuples of tensors, and returns a loss: a scalar or one value a sample"
@@ -165,6 +166,7 @@ def _pass_settings(settings: Settings) -> RefineModel:
         which="weights" if settings.refine == "auto" else settings.refine,  # type: ignore[arg-type] # "no" comes not here
         mode=settings.refine_mode,
         target=settings.refine_target,
+        thorough=settings.effort == "thorough",
         minutes=_limit_in_minutes(settings),
         custom=custom,
         seed=settings.seed,
@@ -173,8 +175,9 @@ def _pass_settings(settings: Settings) -> RefineModel:
 
 def _limit_in_minutes(settings: Settings) -> float | None:
     """The most minutes that the refinement may take; None where there is no limit."""
-    by_default = settings.refine == "auto" and settings.refine_minutes is None
-    return MINUTES_BY_DEFAULT if by_default else settings.refine_minutes
+    if settings.refine != "auto" or settings.refine_minutes is not None:
+        return settings.refine_minutes
+    return MINUTES_IF_THOROUGH if settings.effort == "thorough" else MINUTES_BY_DEFAULT
 
 
 def _needed_bytes(graph: TracedGraph, linears: Sequence[Linear]) -> float:
