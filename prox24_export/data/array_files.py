@@ -151,6 +151,7 @@ def _read_header(content: IO[bytes], size: int) -> Header:
     shape, _, dtype = readers[version](content)
     if dtype.hasobject:
         raise ValueError("it holds pickled Python objects, which can run any code when they are read")
-    if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize > size - content.tell():
+    entry = max(1, dtype.itemsize)  # entries of no bytes could be any number
+    if min(shape, default=0) < 0 or math.prod(shape) * entry > size - content.tell():
         raise ValueError(f"an array of {dtype} {list(shape)} is larger than the bytes that are there")
     return shape, dtype

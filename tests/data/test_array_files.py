@@ -68,6 +68,13 @@ def test_headers_that_say_more_than_there_is_are_refused(shape: str, tmp_path: P
             read_arrays(tmp_path / name, "--inputs")
 
 
+@pytest.mark.parametrize("dtype", ["|V0", "<U0", "|S0"])
+def test_entries_of_no_bytes_are_not_any_number(dtype: str, tmp_path: Path) -> None:
+    (tmp_path / "d.npy").write_bytes(header("(16, 2147483647)", dtype))
+    with pytest.raises(InputError, match=r"\[16, 2147483647\] is larger than the bytes that are there"):
+        read_arrays(tmp_path / "d.npy", "--inputs")
+
+
 def test_rows_of_nothing_and_what_is_no_array_are_refused(tmp_path: Path) -> None:
     (tmp_path / "rows.npy").write_bytes(header("(1000000000000000, 0)"))
     with pytest.raises(InputError, match="MB are free"):
