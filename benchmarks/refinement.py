@@ -1,175 +1,163 @@
-"""What refining all layers together promises: accuracy, never worse, memory of segment mode. Part of acceptance.py.
+"""What tuning all layers together promises: never worse than layer by layer, how much better, in which time.
 
-python benchmarks/refinement.py
+    python benchmarks/refinement.py [--model NAME…] [--seed N…] [--way WAY…] [--draw] [--pictures FOLDER] [--write]
+
+Each run stands beside the run layer by layer on the same samples. `--draw` gives each seed another draw of calibration
+samples; without it, all are used. `--write` joins the rows with those that stand in the results, so that a part may be
+measured at a time. The checks are of all rows that there are. Exits 1 where one is missed.
 """
 
-import dataclasses
+import argparse
+import math
 import statistics
-import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import onnx
-import onnxruntime
 from checks import Check, table
-from models import MODELS, Files, Run, available, export, save
+from models import MODELS, available
+from refinement_memory import measure_peak
+from refinement_runs import DRAWS, WAYS, Row, join_rows, measure
+from results_files import write_results
 
-from prox24_export.passes.front_onnx.tensors import find_model_tensors
-
-SEEDS = range(5)
-LAYERWISE = "--no-refine"
+FIGURES: tuple[tuple[str, str, str, str, float], ...] = (
+    ("ResNet-20", "default", "top-1, % (dense 81.3)", "≥", 80.8),
+    ("ResNet-20", "views", "top-1, % (dense 81.3)", "≥", 81.3),
+    ("KWT-1", "default", "top-1, % (dense 97.6)", "≥", 97.2),
+    ("stories260K", "default", "perplexity (dense 4.76)", "≤", 5.6),
+    ("MobileNetV1 0.25", "default", "top-1, % (dense 56.5)", "≥", 46.0),
+    ("MobileNetV1 0.25", "thorough", "top-1, % (dense 56.5)", "≥", 48.0),
+)
+"""The accuracy with all calibration samples: model, way, figure, relation, limit; of several seeds the median."""
+SECONDS = {
+    ("digits sample", "default"): 20,
+    ("ResNet-20", "default"): 90,
+    ("KWT-1", "default"): 150,
+    ("stories260K", "default"): 660,
+    ("MobileNetV1 0.25", "default"): 660,
+    ("MobileNetV1 0.25", "thorough"): 2460,
+}
+HIGHEST, HALF, STEP = 1.02, 30.0, 1.5  # of a curve, of its start; seconds of the limit; of a step
 
 
 def refinement_checks() -> Iterator[Check]:
-    """Every figure."""
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        if available("ResNet-20"):
-            yield from resnet20(MODELS["ResNet-20"][1](folder), folder)
+    """The default run of every model that is there, its first seed, and the memory of segments."""
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for name in MODELS:
+            if available(name):
+                rows += measure(name, 0, ["default"], samples=None, pictures=None, folder=Path(folder))
         if available("KWT-1"):
-            yield from kwt1(MODELS["KWT-1"][1](folder), folder)
-        if available("Magika"):
-            run = export(MODELS["Magika"][1](folder), folder)
-            yield Check("Magika, refined", "top-1 lost, points", run.dense - run.sparse, "≤", 0.3)
-        if available("stories260K"):
-            yield from stories(MODELS["stories260K"][1](folder), folder)
+            peaks = [measure_peak(MODELS["KWT-1"][1](Path(folder)), mode) for mode in ("segments", "model")]
+            yield Check(
+                "KWT-1", "peak memory of segments above the start, of model mode's", peaks[0] / peaks[1], "≤", 0.5
+            )
+    yield from check_rows(rows)
 
 
-def resnet20(files: Files, folder: Path) -> Iterator[Check]:
-    """A convolutional network: the default command, and few samples."""
-    run = export(files, folder)
-    yield Check("ResNet-20, refined", "top-1, % (dense 81.3)", run.sparse, "≥", 81.6)
-    yield Check("ResNet-20, refined", "seconds", run.seconds, "≤", 90)
-    yield Check("ResNet-20, refined", "pruned weights that Polygraphy calls dense", run.called_dense, "≤", 0)
-    yield Check("ResNet-20, refined", "tensors changed beside pruned weights", changed(files[0], run), "≤", 0)
-    for count in (16, 256):
-        pairs = [compared(files, folder, count, seed) for seed in SEEDS]
-        gains = [pair.gain for pair in pairs]
-        kept = sum(pair.kept for pair in pairs)
-        worst = min(pair.gain / pair.error if pair.error else 0.0 for pair in pairs)
-        name = f"ResNet-20, {count} samples, 5 seeds"
-        yield Check(name, "mean top-1 gained over layer-wise, points", statistics.fmean(gains), "≥", 0.0)
-        yield Check(name, "worst gain, paired standard errors", worst, "≥", -2.0)
-        yield Check(name, "runs in which it is kept", kept, "≥", 0 if count == 16 else 4)
+def check_rows(rows: Sequence[Row]) -> Iterator[Check]:
+    """The promised figures of the rows that there are."""
+    for name in DRAWS:
+        own = [row for row in rows if row["model"] == name]
+        if own:
+            yield Check(
+                name, "highest point of a curve, of its start", max(row["highest"] for row in own), "≤", HIGHEST
+            )
+        drawn = [row["gain"] for row in own if row["way"] == "default" and row["samples"] != "all"]
+        if len(drawn) > 1:
+            error = statistics.stdev(drawn) / math.sqrt(len(drawn))
+            figure = f"mean gain of {len(drawn)} draws over layer by layer, in its standard errors"
+            yield Check(name, figure, statistics.fmean(drawn) / error if error else 0.0, "≥", -1)
+        for row in own:
+            which = f"{row['way']}, seed {row['seed']}, {row['samples']} samples"
+            gain = row["gain"] / row["error"] if row["error"] else 0.0
+            yield Check(name, f"gain over layer by layer, in its standard errors: {which}", gain, "≥", -2)
+            if row["way"] == "half a minute":
+                yield Check(name, f"seconds of the refinement: {which}", row["refinement_seconds"], "≤", HALF + STEP)
+    yield from _check_figures(rows)
 
 
-def kwt1(files: Files, folder: Path) -> Iterator[Check]:
-    """A transformer: three seeds, and segment by segment."""
-    runs = [export(files, folder, "--seed", str(seed)) for seed in range(3)]
-    yield Check("KWT-1, refined", "top-1, %, median of 3 seeds (dense 97.6)", median(runs), "≥", 97.0)
-    yield Check("KWT-1, refined", "seconds", runs[0].seconds, "≤", 150)
-    yield Check("KWT-1, refined", "tensors changed beside pruned weights", changed(files[0], runs[0]), "≤", 0)
-    segments = export(files, folder, "--refine-mode", "segments")
-    parts = {point["segment"] for point in segments.report["refinement"]["curve"]}
-    yield Check("KWT-1, segments", "segments", len(parts), "≥", 12)
-    yield Check("KWT-1, segments", "top-1, % (dense 97.6)", segments.sparse, "≥", 97.1)
-    peaks = [memory(files, mode) for mode in ("segments", "model")]
-    yield Check("KWT-1, segments", "peak memory above the start, of model mode's", peaks[0] / peaks[1], "≤", 0.5)
+def _check_figures(rows: Sequence[Row]) -> Iterator[Check]:
+    for (name, way), seconds in SECONDS.items():
+        times = [row["seconds"][1] for row in rows if (row["model"], row["way"], row["samples"]) == (name, way, "all")]
+        if times:
+            yield Check(name, f"seconds of the run: {way}", statistics.median(times), "≤", seconds)
+    for name, way, figure, relation, limit in FIGURES:
+        found = [row["refined"] for row in rows if (row["model"], row["way"], row["samples"]) == (name, way, "all")]
+        if found:
+            yield Check(name, f"{figure}: {way}, median of {len(found)}", statistics.median(found), relation, limit)
+    found = [
+        row["refined"] for row in rows if (row["model"], row["way"], row["samples"]) == ("stories260K", "default", 512)
+    ]
+    if found:
+        yield Check("stories260K", f"perplexity, 512 rows, worst of {len(found)} draws", max(found), "≤", 7.0)
 
 
-def stories(files: Files, folder: Path) -> Iterator[Check]:
-    """A decoder, with 512 calibration rows and with all."""
-    model, calibration, evaluation = files
-    rows = np.load(calibration)["input_ids"]
-    cut = save(folder / "stories_512.npz", input_ids=rows[:512])
-    run = export((model, cut, evaluation), folder)
-    yield Check("stories260K, refined", "perplexity, 512 rows (dense 4.76)", run.metric("sparse"), "≤", 8.0)
-    yield Check("stories260K, refined", "seconds, 512 rows", run.seconds, "≤", 240)
-    run = export(files, folder)
-    yield Check("stories260K, refined", "perplexity, all rows (dense 4.76)", run.metric("sparse"), "≤", 6.2)
-    yield Check("stories260K, refined", "seconds, all rows", run.seconds)
+def tabulate(rows: Sequence[Row]) -> str:
+    """The rows as Markdown; a gain is in points of top-1, or in 0.01 nats of a token's likelihood.
 
-
-@dataclasses.dataclass(frozen=True)
-class Pair:
-    """Refined against layer-wise on the same samples: points of top-1 gained, their paired standard error, decision."""
-
-    gain: float
-    error: float
-    kept: bool
-
-
-def compared(files: Files, folder: Path, count: int, seed: int) -> Pair:
-    """Both runs on `count` samples drawn by `seed`."""
-    options = ("--samples", str(count), "--seed", str(seed))
-    refined, layerwise = export(files, folder, *options), export(files, folder, *options, LAYERWISE)
-    right = [hits(run.out / "model.onnx", files[2]) for run in (refined, layerwise)]
-    difference = 100 * (right[0].astype(np.float64) - right[1])
-    error = float(difference.std(ddof=1) / np.sqrt(len(difference)))
-    return Pair(float(difference.mean()), error, refined.report["refinement"]["kept"])
-
-
-def hits(model: Path, evaluation: Path) -> np.ndarray[Any, Any]:
-    """Which samples a model gets right."""
-    arrays = dict(np.load(evaluation))
-    labels = arrays.pop("labels")
-    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
-    return np.asarray(session.run(None, arrays)[0]).argmax(-1) == labels
-
-
-def changed(model: Path, run: Run) -> int:
-    """Tensors of the file that differ from the input's although they are no pruned weight."""
-    pruned = {layer["weight"] for layer in run.report["layers"] if layer["state"] == "sparse"}
-    before, after = (
-        {name: tensor.SerializeToString() for name, tensor in find_model_tensors(onnx.load(path)) if name}
-        for path in (model, run.out / "model.onnx")
+    In brackets stand the epochs that were taken back, and the seconds of the run layer by layer.
+    """
+    heads = (
+        "model",
+        "way",
+        "samples",
+        "seed",
+        "dense",
+        "layer by layer",
+        "refined",
+        "gain",
+        "objective",
+        "highest",
+        "epochs",
     )
-    return sum(before[name] != after.get(name) for name in before if name not in pruned)
+    lines = [f"| {' | '.join(heads)} | SNR, dB | seconds |", f"|{'---|' * 13}"]
+    for row in rows:
+        before, after = row["objective"]
+        gain = f"{row['gain']:+.2f} ± {row['error']:.2f}"
+        figures = f"{row['dense']:.2f} | {row['layerwise']:.2f} | {row['refined']:.2f} | {gain}"
+        objective = "not tried" if before is None else f"{before:.4g} → {after:.4g}"
+        work = f"{row['highest']:.3f} | {row['epochs']} ({row['taken_back']})"
+        snr = " → ".join(f"{value:.1f}" for value in row["snr"])
+        seconds = f"{row['seconds'][1]:.0f} ({row['seconds'][0]:.0f})"
+        lines.append(
+            f"| {row['model']} | {row['way']} | {row['samples']} | {row['seed']} | {figures} | {objective} | {work} "
+            f"| {snr} | {seconds} |"
+        )
+    return "\n".join(lines) + "\n"
 
 
-MEMORY = """\
-import resource, sys
-import numpy as np
-import torch
-from pathlib import Path
-from prox24_export.facts import machine
-from prox24_export.passes.find_linears import FindLinears
-from prox24_export.passes.front_onnx.graph import OnnxGraph
-from prox24_export.passes.graph.protocol import Linear
-from prox24_export.passes.refine.differentiable import make_differentiable
-from prox24_export.passes.refine.model import RefineModel
-from prox24_export.solver.pattern import two_four_mask
-
-graph = OnnxGraph(Path(sys.argv[1]))
-array = np.load(sys.argv[2])["features"][:128].astype(np.float32)
-function = make_differentiable(graph, {"features": array[:16]})
-weights = {}
-for layer in FindLinears().call(graph):
-    if isinstance(layer, Linear):
-        place = function.parameters[layer.weight]
-        matrix = graph.weight(layer)
-        pruned = layer.layout.from_matrix((matrix * two_four_mask(matrix)).numpy())
-        weights[place] = torch.from_numpy(pruned)
-masks = {name: weight != 0 for name, weight in weights.items()}
-samples = [(torch.from_numpy(row[None]),) for row in array]
-with torch.no_grad():
-    function.module(torch.from_numpy(array[:16]))
-start = machine.measure_resident_mb()
-Path("/proc/self/clear_refs").write_text("5")  # the peak so far is forgotten: loading and checking took more
-RefineModel(mode=sys.argv[3], batch=16, epochs=2).call(function.module, weights, masks, samples[:112], samples[112:])
-peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-print(int(peak.split()[1]) / 1024 - start)
-"""
-
-
-def memory(files: Files, mode: str) -> float:
-    """Peak resident memory of refining KWT-1 above what is held when it starts, MB; same batch, no checkpointing."""
-    command = [sys.executable, "-c", MEMORY, str(files[0]), str(files[1]), mode]
-    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
-
-
-def median(runs: list[Run]) -> float:
-    """Of top-1."""
-    return statistics.median(run.sparse for run in runs)
+def main(arguments: list[str] | None = None) -> int:
+    """Measures, prints the checks, and returns the exit code."""
+    parser = argparse.ArgumentParser(description="Refined runs beside the same runs layer by layer.")
+    parser.add_argument(
+        "--model", nargs="+", choices=DRAWS, default=list(MODELS), help="models; by default those of models.py"
+    )
+    parser.add_argument("--seed", nargs="+", type=int, default=[0], help="seeds; by default 0")
+    parser.add_argument("--way", nargs="+", choices=WAYS, default=["default"], help="ways to refine")
+    parser.add_argument("--draw", action="store_true", help="draw the calibration samples by the seed, instead of all")
+    parser.add_argument("--pictures", type=Path, help="folder with what arrays.py of data/imagenet writes")
+    parser.add_argument("--write", action="store_true", help="join the rows with benchmarks/results/refinement.json")
+    given = parser.parse_args(arguments)
+    rows: list[Row] = []
+    for name in given.model:
+        for seed in given.seed:
+            with tempfile.TemporaryDirectory() as folder:
+                samples = DRAWS[name] if given.draw else None
+                for row in measure(
+                    name, seed, given.way, samples=samples, pictures=given.pictures, folder=Path(folder)
+                ):
+                    rows.append(row)
+                    print(tabulate([row]).splitlines()[-1], flush=True)
+                    if given.write:
+                        joined = join_rows(rows)
+                        checks = list(check_rows(joined))
+                        write_results("refinement", joined, f"{table(checks)}\n{tabulate(joined)}")
+    checks = list(check_rows(join_rows(rows) if given.write else rows))
+    print(table(checks))
+    return int(not all(check.passed for check in checks))
 
 
 if __name__ == "__main__":
-    results = []
-    for result in refinement_checks():
-        results.append(result)
-        print(table([result]).splitlines()[-1], flush=True)
-    sys.exit(int(not all(result.passed for result in results)))
+    sys.exit(main())
