@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, fx
 from torch._decomp import core_aten_decompositions
 from torch.func import functional_call, functionalize
-from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from prox24_export.errors import Prox24Error
@@ -17,6 +16,7 @@ from prox24_export.passes.front_torch.flat_module import make_flat_module
 from prox24_export.passes.front_torch.graph import FxGraph
 from prox24_export.passes.graph.arrays import as_tensor
 from prox24_export.passes.graph.protocol import Feeds, TracedGraph
+from prox24_export.passes.permute.record import OperatorRecorder
 
 
 @dataclass(frozen=True)
@@ -55,16 +55,17 @@ def trace_to_aten(graph: TracedGraph, feeds: Feeds) -> AtenTrace:
         return functional_call(module, state, arguments)
 
     traced_function = functionalize(run) if isinstance(graph, FxGraph) else run  # sizes of ONNX graphs are values
-    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
-        traced = make_fx(traced_function, _list_decompositions())(tensors, *inputs)
-    names = [node.name for node in traced.graph.nodes if node.op == "placeholder"]
-    of_state = dict(zip(names, tensors, strict=False))
-    attributes = {node.name: getattr(traced, str(node.target)) for node in traced.graph.nodes if node.op == "get_attr"}
+    recorder = OperatorRecorder(_list_decompositions())
+    names = {place: recorder.take(place.replace(".", "_"), tensor) for place, tensor in tensors.items()}
+    of_inputs = [recorder.take(f"input_{place}", tensor) for place, tensor in enumerate(inputs)]
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), recorder:
+        results = traced_function(tensors, *inputs)
+    recorder.give(results if isinstance(results, (tuple, list)) else (results,))
     return AtenTrace(
-        traced.graph,
-        {name: stored[place] for name, place in of_state.items() if place in stored},
-        {name: tensors[place] for name, place in of_state.items() if place not in stored} | attributes,
-        dict(zip(names[len(tensors) :], (value.name for value in graph.inputs), strict=True)),
+        recorder.graph,
+        {name: stored[place] for place, name in names.items() if place in stored},
+        {name: tensors[place] for place, name in names.items() if place not in stored} | recorder.constants,
+        dict(zip(of_inputs, (value.name for value in graph.inputs), strict=True)),
     )
 
 
