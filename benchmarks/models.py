@@ -127,6 +127,21 @@ def stories(folder: Path) -> Files:
     return DATA / "lm" / "stories260K-hf", calibration, evaluation
 
 
+def mobilenet(folder: Path) -> Files:
+    """MobileNetV1 0.25 on pictures: `folder` is where `arrays.py` beside them has written their arrays."""
+    return DATA / "imagenet" / "mobilenetv1_0.25_224.onnx", folder / "calibration.npz", folder / "evaluation.npz"
+
+
+DRAWS = {
+    "digits sample": 192,
+    "KWT-1": 288,
+    "ResNet-20": 384,
+    "Magika": 192,
+    "stories260K": 512,
+    "MobileNetV1 0.25": 192,
+}
+"""How many calibration samples a seed draws of those that there are, where each gets another draw."""
+
 MODELS: dict[str, tuple[str, Callable[[Path], Files]]] = {
     "digits sample": ("", digits),
     "KWT-1": ("speech", kwt1),

@@ -2,6 +2,8 @@
 
     python benchmarks/permute.py [--parts spaces,search,criteria,gain] [--pictures FOLDER] [--seeds 5] [--write]
 
+With `--write`, parts that are not measured keep what stands in the results, and so do models and ways of `gain`.
+
 `spaces`: every free channel space of a model is put in a random order, and both models run in float64 where they can.
 `search`: small problems against all divisions, large ones against the clock.
 `criteria`: layer errors that the solver leaves, by what the search counts.
@@ -11,6 +13,7 @@ Exits 1 where an order changes what a model computes, or the search misses its l
 
 import argparse
 import itertools
+import json
 import sys
 import tempfile
 import time
@@ -22,9 +25,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from models import DATA, MODELS, ROOT, available, export
+from models import DATA, DRAWS, MODELS, ROOT, available, export, mobilenet
 from permute_models import small_models
-from results_files import write_results
+from results_files import RESULTS, write_results
 from torch.func import functional_call
 
 from prox24_export.models.find_frontend import find_frontend
@@ -209,23 +212,19 @@ def compare_criteria(pictures: Path | None) -> Iterator[Row]:
         yield {"layer": linear.name, "k": linear.k, **errors}
 
 
-def mobilenet(folder: Path) -> tuple[Path, Path, Path]:
-    """MobileNetV1 0.25 on pictures: what `arrays.py` beside them writes into PROX24_IMAGENET."""
-    return FILES["MobileNetV1 0.25"], folder / "calibration.npz", folder / "evaluation.npz"
+def measure_gain(seeds: int, pictures: Path | None, names: Sequence[str], ways: Sequence[str]) -> Iterator[Row]:
+    """The command with and without another order, on another draw of the calibration samples for each seed.
 
-
-def measure_gain(seeds: int, pictures: Path | None, names: Sequence[str]) -> Iterator[Row]:
-    """The command with and without another order."""
-    layer_by_layer: tuple[str, ...] = ("--no-refine",)
-    cases: list[tuple[str, Any, tuple[str, ...], int]] = []
+    MobileNet takes all of its few pictures: of three seeds, and layer by layer.
+    """
+    cases: list[tuple[str, Any, str, int]] = []
     if pictures is not None:
-        cases.append(("MobileNetV1 0.25", lambda _: mobilenet(pictures), layer_by_layer, 3))
-    for name in names:
-        cases.append((name, MODELS[name][1], layer_by_layer, seeds))
-        cases.append((name, MODELS[name][1], (), seeds))
-    for name, make, options, count in cases:
+        cases.append(("MobileNetV1 0.25", lambda _: mobilenet(pictures), "layer by layer", min(3, seeds)))
+    cases += [(name, MODELS[name][1], way, seeds) for name in names for way in ways]
+    for name, make, way, count in cases:
         if name in MODELS and not available(name):
             continue
+        options = [*(["--no-refine"] if way == "layer by layer" else []), *_draw(name)]
         with tempfile.TemporaryDirectory() as folder:
             files = make(Path(folder))
             for seed, permute in itertools.product(range(count), ("no", "auto")):
@@ -233,7 +232,7 @@ def measure_gain(seeds: int, pictures: Path | None, names: Sequence[str]) -> Ite
                 errors = [layer["relative_error"] for layer in run.report["layers"] if layer["state"] == "sparse"]
                 yield {
                     "model": name,
-                    "way": "layer by layer" if options else "default",
+                    "way": way,
                     "seed": seed,
                     "permute": permute,
                     "dense": run.metric("dense"),
@@ -242,6 +241,10 @@ def measure_gain(seeds: int, pictures: Path | None, names: Sequence[str]) -> Ite
                     "mean_error": float(np.mean(errors)),
                     "seconds": run.seconds,
                 }
+
+
+def _draw(name: str) -> list[str]:
+    return ["--samples", str(DRAWS[name])] if name in MODELS else []
 
 
 def tabulate_gain(rows: Sequence[Row]) -> list[str]:
@@ -314,6 +317,7 @@ def main() -> int:
     parser.add_argument("--parts", default="spaces,search,criteria,gain")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--models", default="ResNet-20,KWT-1,stories260K", help="of the part gain, by name")
+    parser.add_argument("--ways", default="layer by layer,default", help="of the part gain")
     parser.add_argument("--pictures", type=Path, help="folder with what arrays.py of data/imagenet writes")
     parser.add_argument("--write", action="store_true", help="write the result under benchmarks/results")
     arguments = parser.parse_args()
@@ -323,7 +327,7 @@ def main() -> int:
         "spaces": check_spaces,
         "search": check_search,
         "criteria": lambda: compare_criteria(arguments.pictures),
-        "gain": lambda: measure_gain(arguments.seeds, arguments.pictures, names),
+        "gain": lambda: measure_gain(arguments.seeds, arguments.pictures, names, arguments.ways.split(",")),
     }
     parts: dict[str, list[Row]] = {}
     for part in arguments.parts.split(","):
@@ -332,12 +336,26 @@ def main() -> int:
             print(part, row, file=sys.stderr, flush=True)
             parts[part].append(row)
             if arguments.write:
-                every = [{"part": name} | entry for name, rows in parts.items() for entry in rows]
-                write_results("permute", every, tabulate(parts))
+                joined = join_parts(parts)
+                every = [{"part": name} | entry for name, rows in joined.items() for entry in rows]
+                write_results("permute", every, tabulate(joined))
     print(tabulate(parts))
     wrong = [row for row in parts.get("spaces", ()) if not row["deviation"] <= limit_of(row)]
     slow = [row for row in parts.get("search", ()) if not row["holds"]]
     return 1 if wrong or slow else 0
+
+
+def join_parts(parts: Mapping[str, Sequence[Row]]) -> dict[str, list[Row]]:
+    """The parts that stand in the results, with these in their place; of `gain`, the same models and ways."""
+    file = RESULTS / "permute.json"
+    joined: dict[str, list[Row]] = {"spaces": [], "search": [], "criteria": [], "gain": []}
+    for row in json.loads(file.read_text(encoding="utf-8"))["rows"] if file.exists() else []:
+        joined[row["part"]].append({key: value for key, value in row.items() if key != "part"})
+    for part, rows in parts.items():
+        measured = {(row["model"], row["way"]) for row in rows} if part == "gain" else set()
+        kept = [row for row in joined[part] if (row["model"], row["way"]) not in measured] if part == "gain" else []
+        joined[part] = [*kept, *rows]
+    return joined
 
 
 def limit_of(row: Row) -> float:

@@ -16,9 +16,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from checks import Check, table
-from models import MODELS, available
+from models import DRAWS, MODELS, available
 from refinement_memory import measure_peak
-from refinement_runs import DRAWS, WAYS, Row, join_rows, measure
+from refinement_runs import WAYS, Row, join_rows, measure
 from results_files import write_results
 
 FIGURES: tuple[tuple[str, str, str, str, float], ...] = (

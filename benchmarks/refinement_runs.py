@@ -10,8 +10,7 @@ import numpy as np
 import onnxruntime
 import torch
 import transformers
-from models import MODELS, Files, Run, export
-from permute import mobilenet
+from models import MODELS, Files, Run, export, mobilenet
 from results_files import RESULTS
 
 Row = dict[str, Any]
@@ -22,15 +21,6 @@ WAYS: Mapping[str, tuple[str, ...]] = {
     "thorough": ("--effort", "thorough"),
     "segments": ("--refine-mode", "segments"),
 }
-DRAWS = {
-    "digits sample": 192,
-    "KWT-1": 288,
-    "ResNet-20": 384,
-    "Magika": 192,
-    "stories260K": 512,
-    "MobileNetV1 0.25": 192,
-}
-"""How many calibration samples each seed draws of those that there are."""
 FLOATS: Mapping[str, Any] = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 
 

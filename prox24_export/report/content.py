@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from prox24_export.report import budget_tables, engine_tables, permutation
+from prox24_export.report.advice import advise
 from prox24_export.report.tables import Table, interval, metric_name, number, signed_number, units
 from prox24_export.results.report import (
     RANDOM_WARNING,
@@ -81,9 +82,10 @@ def _sort_outputs(outputs: Sequence[OutputReport]) -> list[OutputReport]:
 
 
 def warnings(report: Report) -> list[str]:
-    """Every fault and every warning once; among warnings, the one about random data comes first."""
+    """Every fault, what to do about a large loss, and every warning once; the one about random data comes first."""
+    loss = [advice] if (advice := advise(report)) is not None else []
     random = [RANDOM_WARNING] if report.data is not None and report.data.is_random else []
-    return list(dict.fromkeys([*faults(report), *random, *report.warnings]))
+    return list(dict.fromkeys([*faults(report), *loss, *random, *report.warnings]))
 
 
 def reasons(report: Report) -> list[tuple[str, str]]:

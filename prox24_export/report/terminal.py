@@ -8,6 +8,7 @@ from io import StringIO
 from typing import Any
 
 from prox24_export.report import permutation, terminal_budget
+from prox24_export.report.advice import advise
 from prox24_export.report.engine_tables import name_uncounted
 from prox24_export.report.tables import units
 from prox24_export.results.engine import Estimate, LatencyPoint
@@ -29,6 +30,8 @@ def render(report: Report) -> str:
         lines = [f"0 of {len(report.layers)} linear layers are 2:4 sparse: only the dense model keeps the limit"]
     elif not sparse:
         lines = [f"nothing eligible: {report.output.path} is a copy of {report.input.path}"]
+    if (advice := advise(report)) is not None:
+        lines.insert(0, advice)
     reasons = Counter(layer.reason.split(" (")[0] for layer in report.layers if layer.state == "dense")
     lines += [f"  dense: {count} × {reason}" for reason, count in reasons.most_common()]
     if report.budget is not None:
