@@ -23,7 +23,7 @@ from prox24_export.settings import Settings
 from prox24_export.stages.gradient import find_reached, why_not_reached
 from prox24_export.stages.prepare import Job
 
-COPIES = 7  # of a weight, float32: master, best, two moments of Adam, gradient, what came in, what goes out
+COPIES = 8  # of a weight, float32: master, average, best, two moments of Adam, gradient, what came in, what goes out
 SHARE_OF_MEMORY = 0.7  # that weights may take of what is free
 MEMORY_BY_DEFAULT, MINUTES_BY_DEFAULT = 4 << 30, 10.0  # most bytes of weights, and time, where nobody asked for it
 MINUTES_IF_THOROUGH = 40.0
