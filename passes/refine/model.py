@@ -26,7 +26,7 @@ from prox24_export.passes.refine.rate import FASTEST, JUDGES, STEPS, find_rate
 from prox24_export.passes.refine.segment_streams import SegmentStreams, shuffle_all
 from prox24_export.passes.refine.segments import add_outputs, find_cuts, find_segments
 from prox24_export.passes.refine.state import Epoch, Part, RefineProgress, TrainingState, Weights
-from prox24_export.passes.refine.training import HeldMeasure, Training
+from prox24_export.passes.refine.training import Training
 from prox24_export.passes.refine.views import Inputs, Views
 
 Mode = Literal["model", "segments", "auto"]
@@ -35,7 +35,7 @@ EpochTick = Callable[[float, Epoch], None]
 
 STEPS_PLANNED, FEWEST, MOST = 360, 6, 20  # steps wanted; fewest and most epochs that they may be
 LONGEST = 10  # times as many steps are taken where the held-back objective still falls
-ENOUGH = 0.5  # objective below which more steps than planned changed the accuracy of no model that was measured
+ENOUGH, AGREEING = 0.5, 0.95  # objective, and share of equal arg-max, with which more steps than planned win nothing
 BATCH, LEAST_BATCHES = 16, 4  # samples in a step; fewest steps in an epoch
 MOST_OF_VIEWS, BATCH_OF_VIEWS = 30, 32  # most epochs and samples in a step where views of an image are the target
 TRAINING = 0.9  # share of the time for the training; the rest is for going on with all samples
@@ -85,8 +85,9 @@ class RefineModel:
         custom: A measure of all outputs to use in place of the usual ones: (pruned, dense) → a scalar or one value per
             sample.
         epochs: Number of epochs. None takes about 360 steps in 6 to 20 epochs, or in 6 to 30 where views are the
-            target, and up to ten times as many steps as long as the held-back objective falls and is above 0.5.
-        thorough: Whether it goes on as long as the held-back objective falls, however small it is.
+            target, and up to ten times as many steps as long as the held-back objective falls, if there is much to win:
+            if less than 95 % of the arg-max agree before, or, without classes, while the objective is above 0.5.
+        thorough: Whether it goes on as long as the held-back objective falls, however little there is to win.
         rate: Relative learning rate at the start. None finds it by trial steps.
         batch: Number of samples in a step. None takes 16, or 32 where views are the target, but at most a quarter of
             the samples.
@@ -260,7 +261,7 @@ class _Run:
         part = self._part(
             _Tuned(objective, self.start),
             lambda epoch: self._pairs(self.fit.shuffled(epoch, seed, mixed=mixed, views=self.views)),
-            objective.held(lambda: self._pairs(self.choice.in_order())),
+            lambda: self._pairs(self.choice.in_order()),
             lambda epoch: self._pairs(everything.shuffled(epoch, seed, mixed=mixed, views=self.views)),
             1,
         )
@@ -282,7 +283,7 @@ class _Run:
                 part = self._part(
                     _Tuned(objective, weights),
                     partial(fit.shuffled, segment, seed=self.settings.seed),
-                    objective.held(partial(choice.pairs, segment)),
+                    partial(choice.pairs, segment),
                     partial(shuffle_all, (fit, choice), segment, seed=self.settings.seed),
                     len(segments),
                 )
@@ -297,7 +298,7 @@ class _Run:
         self,
         tuned: _Tuned,
         epoch: Callable[[int], Iterable[StreamPair]],
-        held: HeldMeasure,
+        choice: Callable[[], Iterable[StreamPair]],
         everything: Callable[[int], Iterable[StreamPair]],
         parts: int,
     ) -> Part:
@@ -305,7 +306,7 @@ class _Run:
 
         Where it is, the held-back samples have done their work, and are learnt from, too.
         """
-        done = len(self.progress.parts)
+        done, held = len(self.progress.parts), tuned.objective.held(choice)
         masks = {name: mask for name, mask in self.masks.items() if name in tuned.start}
         adam = MaskedAdam.of(tuned.objective.of, tuned.start, masks)
         clock, planned = self.clock.until(TRAINING / (parts - done)), self.epochs * self.fit.steps
@@ -321,8 +322,7 @@ class _Run:
             trials = itertools.islice(_repeat(epoch, TRIALS), STEPS + JUDGES)
             rate = self.settings.rate or find_rate(adam, tuned.start, list(trials), clock)
             state = TrainingState.start(tuned.start, rate, max(rate, FASTEST), planned)
-        enough = ENOUGH if self.settings.custom is None and not self.settings.thorough else -math.inf
-        training = Training(adam, self.fit.steps, most, enough, clock)
+        training = Training(adam, self.fit.steps, most, self._find_enough(tuned, choice()), clock)
         training.run(state, epoch, held, note)
         kept, weights = improves(state.before, state.after), tuned.start
         if kept:
@@ -336,6 +336,15 @@ class _Run:
         self.progress.state, self.progress.seconds = None, self.clock.seconds
         self.saved(self.progress)
         return part
+
+    def _find_enough(self, tuned: _Tuned, choice: Iterable[StreamPair]) -> float:
+        """Finds the objective with which no more steps are taken than planned."""
+        if self.settings.custom is not None or self.settings.thorough:
+            return -math.inf
+        agreement = tuned.objective.measure_agreement(tuned.start, choice)
+        if agreement is None:
+            return ENOUGH
+        return math.inf if agreement >= AGREEING else -math.inf
 
     def _judged(self, weights: Weights) -> Part:
         """Judges the whole network with its refined segments."""

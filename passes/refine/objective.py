@@ -25,6 +25,7 @@ NetworkValues = tuple[Any, ...]  # tensors, and integers such as sizes
 # What the dense and the pruned network read. For a whole network both are the same object.
 StreamPair = tuple[NetworkValues, NetworkValues]
 
+OF_CLASSES = {"kl", "logits", "probabilities"}  # measures of outputs whose last axis holds classes
 SCALE_BATCHES = 8  # batches on which scales and the first error are measured
 
 
@@ -92,6 +93,26 @@ class Objective:
             return torch.cat(values) if values else torch.zeros(0)
 
         return measured
+
+    def measure_agreement(self, weights: Mapping[str, Tensor], pairs: Iterable[StreamPair]) -> float | None:
+        """Measures at which share of the positions of outputs that hold classes both networks have the same arg-max.
+
+        Args:
+            weights: Weights by name of the parameter that they replace.
+            pairs: Batches of inputs.
+
+        Returns:
+            The share over all such outputs; None where no output holds classes.
+        """
+        same = [torch.zeros(0)]
+        with torch.no_grad():
+            for dense_feeds, sparse_feeds in pairs:
+                both = self.module(*dense_feeds), self._call(self._cast(weights), sparse_feeds)
+                for loss, dense, sparse in zip(self.outputs, *both, strict=False):
+                    if loss.kind in OF_CLASSES:
+                        same.append((dense.argmax(-1) == sparse.argmax(-1)).flatten().float().cpu())
+        seen = torch.cat(same)
+        return float(seen.mean()) if len(seen) else None
 
     def fitted(self, pairs: Iterable[StreamPair], outputs: int) -> "Objective":
         """Fits the measures to what the dense network returns for the first batches.

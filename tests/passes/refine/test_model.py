@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -184,6 +185,34 @@ def test_the_objective_is_the_output_and_ten_times_the_cuts(case: Case) -> None:
     output = objective.outputs[0].of(sparse[0], dense[0], 8)
     wanted = output.mean() + 10 * torch.stack(relative).mean()
     torch.testing.assert_close(objective.of(case.weights, (pair, pair)).mean(), wanted)
+
+
+def test_the_agreement_is_the_share_of_equal_arg_max_of_outputs_with_classes(case: Case) -> None:
+    pair = (torch.cat([feeds[0] for feeds in inputs(64, 3)]),)
+    objective = Objective(case.module).fitted([(pair, pair)], 1)
+    dense, sparse = case.module(*pair)[0], functional_call(case.module, case.weights, pair)[0]
+    halves = [((half,), (half,)) for half in (pair[0][:40], pair[0][40:])]
+    wanted = float((dense.argmax(1) == sparse.argmax(1)).float().mean())
+    assert 0 < wanted < 1
+    assert objective.measure_agreement(case.weights, halves) == pytest.approx(wanted)
+    assert objective.measure_agreement({}, halves) == 1.0
+    unknown = replace(objective, outputs=(OutputLoss("mse"),))
+    assert unknown.measure_agreement(case.weights, halves) is None
+
+
+def test_where_the_arg_max_agrees_no_more_steps_are_taken_than_planned(case: Case) -> None:
+    steps = {}
+    for scale in (1.0, 0.02):  # of the error
+        stored = dict(case.module.named_parameters())
+        weights = {name: torch.lerp(stored[name].detach(), weight, scale) for name, weight in case.weights.items()}
+        everything = {name: torch.ones_like(mask) for name, mask in case.masks.items()}
+        for thorough in (False, True):
+            result = RefineModel(thorough=thorough, mode="model").call(
+                dense=case.module, weights=weights, masks=everything, fit=inputs(96, 1), choice=inputs(32, 2)
+            )
+            steps[scale, thorough] = len(result.parts[0].curve) - 1 + result.parts[0].taken_back
+    assert steps[0.02, False] == 20
+    assert min(steps[1.0, False], steps[0.02, True]) > 20
 
 
 @pytest.mark.parametrize("mode", ["model", "segments"])
