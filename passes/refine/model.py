@@ -326,9 +326,7 @@ class _Run:
         training.run(state, epoch, held, note)
         kept, weights = improves(state.before, state.after), tuned.start
         if kept:
-            weights = replace(training, clock=self.clock.until(1 / (parts - done))).finish(state, everything)
-            if not float(held(weights).mean()) <= float(state.after.mean()):
-                weights = state.best
+            weights = replace(training, clock=self.clock.until(1 / (parts - done))).finish(state, everything, held)
         part = Part(
             weights, tuple(state.curve), state.before, state.after, kept, state.taken_back, limited=state.limited
         )

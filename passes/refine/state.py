@@ -45,6 +45,7 @@ class TrainingState:
         fresh: Number of steps since the moments and the average began.
         taken_back: Number of epochs after which the weights went back to the best ones.
         limited: Whether the training ended because its time was over.
+        judging: Seconds that it takes to judge weights on the held-back samples.
         curve: The start, and the epochs that were not taken back.
     """
 
@@ -62,6 +63,7 @@ class TrainingState:
     fresh: int = 0
     taken_back: int = 0
     limited: bool = False
+    judging: float = 0.0
     curve: list[Epoch] = field(default_factory=list)
 
     @staticmethod

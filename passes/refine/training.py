@@ -65,12 +65,12 @@ class Training:
         Returns:
             The state that was given, after the last epoch.
         """
-        began = self.clock.seconds
         if not state.curve:
+            began = self.clock.seconds
             state.before = state.after = held(state.weights)
+            state.judging = self.clock.seconds - began
             self._note(state, math.nan, state.before, done)
-        elapsed = self.clock.seconds
-        pace = _Pace(elapsed, self.clock.limit - (elapsed - began), self.clock)  # the last epoch is judged in time, too
+        pace = self._begin(state)
         while pace.progress(state) < 1 and state.taken_back < MOST_TAKEN_BACK:
             number = len(state.curve) + state.taken_back
             losses = list(self._train(state, epoch(number), pace))
@@ -93,26 +93,30 @@ class Training:
         state.limited = pace.passed >= 1
         return state
 
-    def finish(self, state: TrainingState, epoch: Callable[[int], Iterable[Any]]) -> Weights:
+    def finish(self, state: TrainingState, epoch: Callable[[int], Iterable[Any]], held: HeldMeasure) -> Weights:
         """Goes on from the best weights on all samples, those held back too, with a small rate that falls to zero.
 
         Args:
             state: The state after the last epoch. It is changed in place, but for `best`.
             epoch: Returns the batches of an epoch of all samples by its number, which starts at 1.
+            held: As for `run`.
 
         Returns:
-            The weights at the end.
+            The weights at the end; the best ones where samples that were held back before are worse off than with them.
         """
-        steps, began = max(1, round(FINISHING * state.step)), state.step
         state.go_back()
-        pace = _Pace(self.clock.seconds, self.clock.limit, self.clock)
-        for number in itertools.count(1):
-            for batch in epoch(number):
-                share = 1 - max((state.step - began) / steps, pace.passed)
-                if share <= 0:
-                    return state.average
-                self.adam.step(state, batch, GENTLE * state.rate * share, horizon=self.steps * share)
-        return state.average
+        pace, began = self._begin(state), state.step
+        steps = max(1, round(FINISHING * state.step))
+        for batch in itertools.chain.from_iterable(map(epoch, itertools.count(1))):
+            share = 1 - max((state.step - began) / steps, pace.passed)
+            if share <= 0:
+                break
+            self.adam.step(state, batch, GENTLE * state.rate * share, horizon=self.steps * share)
+        return state.average if _mean(held(state.average)) <= _mean(state.after) else state.best
+
+    def _begin(self, state: TrainingState) -> "_Pace":
+        """The pace from now on to the end, before which the last weights are judged, too."""
+        return _Pace(self.clock.seconds, self.clock.limit - state.judging, self.clock)
 
     def _note(self, state: TrainingState, train: float, values: Tensor, done: Callable[[TrainingState], None]) -> None:
         state.curve.append(Epoch(len(state.curve), train, _mean(values)))

@@ -3,6 +3,7 @@
 import itertools
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 import pytest
 import torch
@@ -96,10 +97,17 @@ def test_pruned_weights_stay_zero_and_the_average_is_judged() -> None:
 def test_finishing_learns_from_all_samples_gently() -> None:
     state = train(1e-3)
     best, steps = state.best["w"].clone(), state.step
-    weights = Training(MaskedAdam.of(project, START, {}), STEPS, PLANNED, 0.0, Clock()).finish(state, epoch)
+    weights = Training(MaskedAdam.of(project, START, {}), STEPS, PLANNED, 0.0, Clock()).finish(state, epoch, judge)
     assert state.step - steps == round(0.1 * steps)
     assert torch.equal(state.best["w"], best)
     assert 0 < float((weights["w"] - best).norm()) < 0.1 * float((best - START["w"]).norm())
+
+
+def test_finishing_that_harms_is_left_out() -> None:
+    state = train(1e-3)
+    best, state.rate = state.best["w"].clone(), 1e3
+    weights = Training(MaskedAdam.of(project, START, {}), STEPS, PLANNED, 0.0, Clock()).finish(state, epoch, judge)
+    assert torch.equal(weights["w"], best)
 
 
 class Hands:
@@ -134,6 +142,9 @@ def test_it_ends_within_one_step_of_its_limit_and_the_rate_falls_before(
     training.run(state, epoch, hands.judge, note)
     assert hands.now <= max(limit, 4) + 1
     assert state.limited
+    with_rest = replace(training, clock=Clock(limit + 20, made=0.0))
+    with_rest.finish(state, epoch, hands.judge)
+    assert hands.now <= max(limit + 20, 4) + 1
     moved = [float((after - before).norm()) for before, after in itertools.pairwise(seen)]
     if len(moved) > 3:
         assert moved[-1] < moved[-2]
