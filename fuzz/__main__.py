@@ -1,10 +1,10 @@
 """Feeds mutated files of strangers to the readers, each target in a process of its own.
 
-    python -m fuzz SECONDS [TARGET…] [--seed N] [--write]
+    python -m fuzz SECONDS [TARGET…] [--seed N] [--write [--add]]
 
 The targets run beside each other for so many seconds. Inputs that reach new lines are kept under build/fuzz, and the
 next run begins with them. Exits with 1 where there is a finding, and says where its input is. `--write` puts what was
-done under benchmarks/results.
+done under benchmarks/results; with `--add`, inputs and time of earlier runs without a finding are added to it.
 """
 
 import argparse
@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -62,6 +62,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("targets", nargs="*", metavar="TARGET", help=f"of {', '.join(TARGETS)}; by default all")
     parser.add_argument("--seed", type=int, default=1, help="decides which mutations are drawn")
     parser.add_argument("--write", action="store_true", help="write the outcome under benchmarks/results")
+    parser.add_argument("--add", action="store_true", help="add what was done to what stands there, without a finding")
     given = parser.parse_args(arguments)
     names = given.targets or list(TARGETS)
     if unknown := set(names) - TARGETS.keys():
@@ -83,7 +84,7 @@ def main(arguments: list[str] | None = None) -> int:
         if process.returncode and not _list_findings(name):
             print((KEPT / name / "log.txt").read_text(encoding="utf-8", errors="replace")[-4000:])
     if given.write:
-        _write(outcomes)
+        _write(outcomes, add=given.add)
     return int(any(outcome.findings for outcome in outcomes) or any(one.returncode for one in running.values()))
 
 
@@ -136,6 +137,13 @@ def _read_outcome(name: str, seed: int) -> Outcome:
     )
 
 
+def join(before: Outcome | None, now: Outcome) -> Outcome:
+    """Adds the inputs and the time of an earlier run to those of this one, where that run had no finding."""
+    if before is None or before.findings:
+        return now
+    return replace(now, executions=before.executions + now.executions, seconds=before.seconds + now.seconds)
+
+
 def tabulate(outcomes: list[Outcome]) -> str:
     """Writes the outcomes as Markdown."""
     return "\n".join(_list_lines(outcomes)) + "\n"
@@ -152,12 +160,12 @@ def _list_lines(outcomes: list[Outcome]) -> Iterator[str]:
         yield f"| `{one.target}` | {done} | {one.corpus} | {one.kept} | {found} | {one.seed} |"
 
 
-def _write(outcomes: list[Outcome]) -> None:
+def _write(outcomes: list[Outcome], *, add: bool) -> None:
     """Writes the outcomes under benchmarks/results; targets that did not run keep what stands there."""
     results = RESULTS / "fuzz.json"
     before = json.loads(results.read_text(encoding="utf-8"))["rows"] if results.exists() else []
     rows = {row["target"]: Outcome(**row | {"findings": tuple(row["findings"])}) for row in before}
-    rows |= {outcome.target: outcome for outcome in outcomes}
+    rows |= {outcome.target: join(rows.get(outcome.target) if add else None, outcome) for outcome in outcomes}
     merged = [rows[name] for name in TARGETS if name in rows]
     write_results("fuzz", [asdict(one) for one in merged], tabulate(merged), facts={"atheris": version("atheris")})
 
