@@ -23,7 +23,7 @@ from prox24_export.passes.refine.memory import find_available_memory, measure_ke
 from prox24_export.passes.refine.moving import Which, find_moving, move_to_device, restore_zeros
 from prox24_export.passes.refine.objective import Objective, StreamPair
 from prox24_export.passes.refine.rate import FASTEST, JUDGES, STEPS, find_rate
-from prox24_export.passes.refine.segment_streams import SegmentStreams, shuffle_all
+from prox24_export.passes.refine.segment_streams import SegmentStreams
 from prox24_export.passes.refine.segments import add_outputs, find_cuts, find_segments
 from prox24_export.passes.refine.state import Epoch, Part, RefineProgress, TrainingState, Weights
 from prox24_export.passes.refine.training import Training
@@ -262,8 +262,7 @@ class _Run:
             _Tuned(objective, self.start),
             lambda epoch: self._pairs(self.fit.shuffled(epoch, seed, mixed=mixed, views=self.views)),
             lambda: self._pairs(self.choice.in_order()),
-            lambda epoch: self._pairs(everything.shuffled(epoch, seed, mixed=mixed, views=self.views)),
-            1,
+            everything=lambda epoch: self._pairs(everything.shuffled(epoch, seed, mixed=mixed, views=self.views)),
         )
         return self._result([part], part, "model")
 
@@ -284,8 +283,7 @@ class _Run:
                     _Tuned(objective, weights),
                     partial(fit.shuffled, segment, seed=self.settings.seed),
                     partial(choice.pairs, segment),
-                    partial(shuffle_all, (fit, choice), segment, seed=self.settings.seed),
-                    len(segments),
+                    parts=len(segments),
                 )
             parts.append(part)
             if place + 1 < len(segments):
@@ -299,17 +297,20 @@ class _Run:
         tuned: _Tuned,
         epoch: Callable[[int], Iterable[StreamPair]],
         choice: Callable[[], Iterable[StreamPair]],
-        everything: Callable[[int], Iterable[StreamPair]],
-        parts: int,
+        *,
+        everything: Callable[[int], Iterable[StreamPair]] | None = None,
+        parts: int = 1,
     ) -> Part:
         """Trains one of `parts` networks or segments, and decides whether the result is kept.
 
-        Where it is, the held-back samples have done their work, and are learnt from, too.
+        Where it is, the held-back samples of a whole network have done their work, and are learnt from, too. Those of a
+        segment have still to judge the whole network.
         """
         done, held = len(self.progress.parts), tuned.objective.held(choice)
         masks = {name: mask for name, mask in self.masks.items() if name in tuned.start}
         adam = MaskedAdam.of(tuned.objective.of, tuned.start, masks)
-        clock, planned = self.clock.until(TRAINING / (parts - done)), self.epochs * self.fit.steps
+        share = (1.0 if everything is None else TRAINING) / (parts - done)
+        clock, planned = self.clock.until(share), self.epochs * self.fit.steps
         most = planned * (1 if self.settings.epochs else LONGEST)
 
         def note(state: TrainingState) -> None:
@@ -326,7 +327,9 @@ class _Run:
         training.run(state, epoch, held, note)
         kept, weights = improves(state.before, state.after), tuned.start
         if kept:
-            weights = replace(training, clock=self.clock.until(1 / (parts - done))).finish(state, everything, held)
+            weights = state.best
+        if kept and everything is not None:
+            weights = replace(training, clock=self.clock).finish(state, everything, held)
         part = Part(
             weights, tuple(state.curve), state.before, state.after, kept, state.taken_back, limited=state.limited
         )

@@ -80,11 +80,5 @@ class SegmentStreams:
                     del stream[index][name]
 
 
-def shuffle_all(streams: Sequence[SegmentStreams], segment: Segment, epoch: int, seed: int) -> Iterator[StreamPair]:
-    """Yields what `segment` reads of the batches of several streams, one stream after the other."""
-    for stream in streams:
-        yield from stream.shuffled(segment, epoch, seed)
-
-
 def _move(value: Any, device: torch.device) -> Any:
     return value.to(device) if isinstance(value, Tensor) else value

@@ -232,6 +232,20 @@ def test_refinement_helps_and_keeps_the_pattern(case: Case, mode: Any) -> None:
     assert len(seen) == 7 * len(result.parts)
 
 
+@pytest.mark.parametrize("mode", ["model", "segments"])
+def test_held_back_samples_judge_before_they_are_learnt_from(case: Case, mode: Any) -> None:
+    result = case.refined(RefineModel(mode=mode, epochs=6))
+    module = add_outputs(case.module, find_cuts(case.module, case.weights))
+    objective = Objective(module).fitted([(batch, batch) for batch in Samples(inputs(96, 1), 16).in_order()], 1)
+    held = objective.held(lambda: [(batch, batch) for batch in Samples(inputs(32, 2), 16).in_order()])
+    assert float(held(case.weights).mean()) == pytest.approx(result.before, rel=1e-5)
+    now = float(held(result.weights).mean())
+    if mode == "segments":  # whose samples have to judge the whole network
+        assert now == pytest.approx(result.after, rel=1e-5)
+    else:
+        assert now < (1 - 1e-5) * result.after
+
+
 def test_the_dense_network_is_left_as_it_is(case: Case) -> None:
     before = {name: value.clone() for name, value in case.module.state_dict().items()}
     case.refined(RefineModel(epochs=2, which="all"))
