@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, fx
 from torch.utils._python_dispatch import TorchDispatchMode  # documented, in spite of its name
 from torch.utils._pytree import tree_map_only
+from torch.utils.weak import WeakTensorKeyDictionary
 
 
 class OperatorRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch's
@@ -31,9 +32,8 @@ class OperatorRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call] # to
         self.graph = fx.Graph()
         self.constants: dict[str, Tensor] = {}
         self._decompositions = decompositions
-        self._nodes: dict[int, fx.Node] = {}
+        self._nodes = WeakTensorKeyDictionary()  # by identity, as long as a tensor lives: activations are not kept
         self._given: set[fx.Node] = set()  # nodes that depend on what is given
-        self._alive: list[Tensor] = []  # an identity is only one while its tensor lives
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -91,15 +91,15 @@ class OperatorRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call] # to
 
     def _note(self, tensor: Tensor, node: fx.Node) -> None:
         node.meta["val"] = _outline(tensor)
-        self._nodes[id(tensor)] = node
-        self._alive.append(tensor)
+        self._nodes[tensor] = node
 
     def _find(self, tensor: Tensor) -> fx.Node:
-        if id(tensor) not in self._nodes:
+        node: fx.Node | None = self._nodes.get(tensor)  # type: ignore[no-untyped-call] # torch's
+        if node is None:
             node = self.graph.create_node("get_attr", f"constant_{len(self.constants)}")
             self.constants[node.name] = tensor
             self._note(tensor, node)
-        return self._nodes[id(tensor)]
+        return node
 
 
 def _outline(tensor: Tensor) -> Tensor:

@@ -54,7 +54,7 @@ class Refined:
             entries are +0.0. Where nothing is kept these are exactly the weights at the start.
         kept: Whether the refined weights are kept.
         before: Mean objective of the held-back samples at the start; NaN without such samples.
-        after: Mean objective of the held-back samples with `weights`.
+        after: Mean objective of the held-back samples at the end, before a whole network has learnt from them, too.
         parts: The whole network, or its segments in order, each with its curve and its decision.
         mode: Whether the network was tuned at once or by segments.
         seconds: Wall time in seconds.

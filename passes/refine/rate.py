@@ -36,7 +36,7 @@ def find_rate(adam: MaskedAdam, start: Mapping[str, Tensor], batches: Sequence[A
     steps, judges = batches[:count], batches[count : count + JUDGES] or batches[:1]
     best, found, rate = _measure(adam, start, judges), SLOWEST, FASTEST
     while rate >= SLOWEST and clock.left > 0:
-        reached = _try_rate(adam, start, steps, judges, rate)
+        reached = _try_rate(adam, start, steps, judges, rate, clock)
         if reached < best:
             best, found = reached, rate
         elif found != SLOWEST:
@@ -45,11 +45,19 @@ def find_rate(adam: MaskedAdam, start: Mapping[str, Tensor], batches: Sequence[A
     return found
 
 
-def _try_rate(
-    adam: MaskedAdam, start: Mapping[str, Tensor], steps: Sequence[Any], judges: Sequence[Any], rate: float
+def _try_rate(  # noqa: PLR0917 - what one trial is
+    adam: MaskedAdam,
+    start: Mapping[str, Tensor],
+    steps: Sequence[Any],
+    judges: Sequence[Any],
+    rate: float,
+    clock: Clock,
 ) -> float:
+    """The objective after the steps; infinite where the time does not suffice for them."""
     state = TrainingState.start(start, rate, rate, len(steps))
     for batch in steps:
+        if clock.left <= 0:
+            return math.inf
         adam.step(state, batch, rate, horizon=1)
     return _measure(adam, state.weights, judges)
 

@@ -22,8 +22,8 @@ class Views:
     """The views that may be taken of the images that a network is tuned on.
 
     The dense network's output is the target whatever its input is, so that a shifted image is as good as a new one.
-    Where the network turns out to give mirrored and shifted images mostly the same class, the target is what it says
-    about all of them together, which is nearer to the truth than what it says about one (Radosavovic et al., *Data
+    Where the network turns out to give mirrored and shifted images mostly the same class, the target may be what it
+    says about all of them together, which is nearer to the truth than what it says about one (Radosavovic et al., *Data
     Distillation*, CVPR 2018).
 
     Attributes:

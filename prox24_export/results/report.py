@@ -43,8 +43,8 @@ class DataFacts:
         calibration: Source of the calibration samples; `random` where inputs were drawn at random.
         evaluation: Source of the samples that the accuracy was measured on.
         fit: Number of samples that masks and weights were fitted to.
-        choice: Number of samples that chose each layer's blend; where a refinement is kept, they decided on it too, and
-            else masks and weights were fitted to them afterwards.
+        choice: Number of samples that chose each layer's blend; where a refinement is kept, they decided on it too and
+            then took part in its last steps, and else masks and weights were fitted to them afterwards.
         report: Number of samples that were used for the accuracy and for nothing else.
         is_random: Whether inputs were drawn at random, so that the masks are not based on data.
     """

@@ -1,6 +1,8 @@
 """The rate is found by trial steps: it is the one that brute force over all rates finds, and the start stays."""
 
 import math
+import time
+from collections.abc import Mapping
 
 import pytest
 import torch
@@ -63,3 +65,16 @@ def test_trials_end_with_their_share_of_the_time() -> None:
 
     assert find_rate(MaskedAdam.of(note, {"w": torch.ones(4)}, {}), {"w": torch.ones(4)}, BATCHES, Clock(0)) == SLOWEST  # type: ignore[arg-type] # a dictionary is a mapping
     assert len(tried) == 4
+
+
+def test_a_trial_stops_within_one_step_where_the_time_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+
+    def take_a_second(weights: Mapping[str, Tensor], batch: Tensor) -> Tensor:
+        now[0] += 1
+        return weights["w"].sum() * batch
+
+    start = {"w": torch.ones(4)}
+    assert find_rate(MaskedAdam.of(take_a_second, start, {}), start, BATCHES, Clock(40, made=0.0)) == SLOWEST
+    assert now[0] == 6  # four batches that judge the start, and two steps: 15 % of forty seconds
