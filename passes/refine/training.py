@@ -108,7 +108,9 @@ class Training:
         pace, began = self._begin(state), state.step
         steps = max(1, round(FINISHING * state.step))
         for batch in itertools.chain.from_iterable(map(epoch, itertools.count(1))):
-            share = 1 - max((state.step - began) / steps, pace.passed)
+            taken = state.step - began
+            late = pace.passed > (taken + 1) / steps  # else the clock decides nothing: same seed, same bytes
+            share = 1 - (pace.passed if late else taken / steps)
             if share <= 0:
                 break
             self.adam.step(state, batch, GENTLE * state.rate * share, horizon=self.steps * share)

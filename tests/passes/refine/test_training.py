@@ -113,12 +113,11 @@ def test_finishing_that_harms_is_left_out() -> None:
 class Hands:
     """The time of a clock that stands still but for steps and judging, in seconds."""
 
-    def __init__(self) -> None:
-        self.now = 0.0
-        self.rates: list[float] = []
+    def __init__(self, step: float = 1.0) -> None:
+        self.now, self.step = 0.0, step
 
     def project(self, weights: Mapping[str, Tensor], batch: Tensor) -> Tensor:
-        self.now += 1
+        self.now += self.step
         return project(weights, batch)
 
     def judge(self, weights: Mapping[str, Tensor]) -> Tensor:
@@ -149,3 +148,19 @@ def test_it_ends_within_one_step_of_its_limit_and_the_rate_falls_before(
     if len(moved) > 3:
         assert moved[-1] < moved[-2]
     assert float(state.after.mean()) <= float(state.before.mean())
+
+
+def test_the_speed_of_the_machine_changes_no_byte_where_the_limit_is_far(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    for seconds in (0.001, 0.9):
+        hands = Hands(seconds)
+        monkeypatch.setattr(time, "perf_counter", lambda hands=hands: hands.now)
+
+        def begun(number: int, hands: Hands = hands, seconds: float = seconds) -> Iterator[Tensor]:
+            hands.now += seconds  # what the first batch takes to come
+            return epoch(number)
+
+        training = Training(MaskedAdam.of(hands.project, START, {}), STEPS, PLANNED, 0.0, Clock(600, made=0.0))
+        state = training.run(TrainingState.start(START, 1e-3, 3e-2, PLANNED), begun, hands.judge, lambda _: None)
+        found.append(training.finish(state, begun, hands.judge)["w"])
+    assert torch.equal(*found)
