@@ -20,6 +20,7 @@ WAYS: Mapping[str, tuple[str, ...]] = {
     "views": ("--refine-target", "views"),
     "thorough": ("--effort", "thorough"),
     "segments": ("--refine-mode", "segments"),
+    "prox-model": ("--method", "prox-model"),
 }
 FLOATS: Mapping[str, Any] = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.linalg import LinAlgError  # type: ignore[attr-defined] # documented, but missing from the stubs
 
-from prox24_export.option_values import AIMS_AT_DENSE_OUTPUT, Effort, Method
+from prox24_export.option_values import AIMS_AT_DENSE_OUTPUT, Effort, LayerMethod
 from prox24_export.passes.calibrate.moments import Moments, Observation
 from prox24_export.solver.layer import LayerSolution, SolverSettings, solve_layer
 from prox24_export.solver.quadratic import Quadratic, automatic_damping
@@ -51,7 +51,7 @@ class Sparsify:
             and the choice part together.
     """
 
-    method: Method = "prox"
+    method: LayerMethod = "prox"
     effort: Effort = "default"
     damping: float | None = None
     blend: float | None = None

@@ -2,7 +2,8 @@
 
 from typing import Literal
 
-Method = Literal["prox", "prox-gradient", "sparsegpt", "wanda", "magnitude"]
+LayerMethod = Literal["prox", "prox-gradient", "sparsegpt", "wanda", "magnitude"]
+Method = Literal["prox", "prox-gradient", "prox-model", "sparsegpt", "wanda", "magnitude"]
 Effort = Literal["fast", "default", "thorough"]
 Permutation = Literal["auto", "no", "all"]
 Refine = Literal["auto", "no", "weights", "weights+bias", "all"]
@@ -11,5 +12,5 @@ RefineTarget = Literal["dense", "views"]
 Engine = Literal["auto", "tensorrt", "torch", "onnxruntime", "none"]
 Precision = Literal["fp16", "bf16", "fp32"]
 
-AIMS_AT_DENSE_OUTPUT: frozenset[Method] = frozenset({"prox", "prox-gradient"})
+AIMS_AT_DENSE_OUTPUT: frozenset[Method] = frozenset({"prox", "prox-gradient", "prox-model"})
 """The methods that can fit a layer to what the dense network gives; the others are baselines."""

@@ -18,6 +18,7 @@ from prox24_export.option_values import (
     AIMS_AT_DENSE_OUTPUT,
     Effort,
     Engine,
+    LayerMethod,
     Method,
     Permutation,
     Precision,
@@ -182,8 +183,9 @@ class Settings(InspectSettings, BenchSettings):
     """Keep the activations between stages on disk, beside the output folder. By default, they stay in memory."""
 
     method: Annotated[Method, PRUNING] = "prox"
-    """How the masks are found: `prox` is proximal ADMM, `prox-gradient` is the method of the paper, and the last three
-    are baselines to compare with."""
+    """How the masks are found: `prox` is proximal ADMM, layer by layer; `prox-gradient` is the method of the paper;
+    with `prox-model` the masks of `prox` move again while all layers are tuned together, by the paper's operator and
+    the gradient of the model's outputs; the last three are baselines to compare with."""
 
     effort: Annotated[Effort, PRUNING] = "default"
     """How hard the mask solver works, and with `thorough` how long the refinement goes on: more effort takes more time
@@ -272,6 +274,8 @@ class Settings(InspectSettings, BenchSettings):
         aims = self.method in AIMS_AT_DENSE_OUTPUT
         for option, value in (("--damping", self.damping), ("--blend", self.blend)):
             _expect(value is None or aims, option, f"left out with --method {self.method}, which has none", value)
+        together = self.method != "prox-model" or self.refine != "no"
+        _expect(together, "--refine", "left out with --method prox-model, whose masks move in the refinement", "no")
         only_one = f"left out with --method {self.method}, which knows only one"
         _expect(self.effort == "default" or aims, "--effort", only_one, self.effort)
         _expect(self.stride is None or 1 <= self.stride <= self.sequence, "--stride", "1 to --sequence", self.stride)
@@ -281,6 +285,11 @@ class Settings(InspectSettings, BenchSettings):
         _expect(given is None or self.permute != "no", "--permute-minutes", "left out with --permute no", given)
         kept = not self.budget or any(limit is not None for limit in (self.max_accuracy_drop, self.max_metric_change))
         _expect(kept, "--budget", "given a limit to keep: --max-accuracy-drop or --max-metric-change", "none")
+
+    @property
+    def layer_method(self) -> LayerMethod:
+        """How the masks of a single layer are found."""
+        return "prox" if self.method == "prox-model" else self.method
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for the report."""

@@ -4,9 +4,13 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 # As the command does, and for its reason: two workers of pytest-xdist share the cores. Before torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+settings.register_profile("prox24", deadline=None)  # no test is timed: machines are shared
+settings.load_profile("prox24")
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 

@@ -22,7 +22,11 @@ from prox24_export.settings import Settings
         ),
         (
             {"method": "lottery"},
-            "--method must be one of prox, prox-gradient, sparsegpt, wanda, magnitude. Got lottery.",
+            "--method must be one of prox, prox-gradient, prox-model, sparsegpt, wanda, magnitude. Got lottery.",
+        ),
+        (
+            {"method": "prox-model", "refine": "no"},
+            "--refine must be left out with --method prox-model, whose masks move in the refinement. Got no.",
         ),
         ({"samples": 0}, "--samples must be at least 1. Got 0."),
         ({"seed": -1}, "--seed must be 0 or more. Got -1."),

@@ -1,6 +1,6 @@
 """A graph as a differentiable function, and the way between its parameters and the tensors that the model stores."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,6 +10,7 @@ from torch import Tensor, fx
 from prox24_export.passes.graph.arrays import Array, as_array, as_tensor, find_largest_value
 from prox24_export.passes.graph.experts import split_part_name
 from prox24_export.passes.graph.protocol import Linear, TracedGraph
+from prox24_export.solver.pattern import GROUP
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,24 @@ class Differentiable:
             if array is not None and array.shape == tuple(parameter.shape):
                 result[self.parameters[name]] = as_tensor(array).float()
         return result
+
+    def list_groups(self, linears: Sequence[Linear], names: Collection[str]) -> dict[str, Tensor]:
+        """Lists the places of the four entries of each group in the flattened parameter: int64 [groups, 4].
+
+        Args:
+            linears: The pruned layers.
+            names: The parameters that are asked for.
+        """
+        found: dict[str, dict[int | None, Array]] = {}
+        for linear in linears:
+            whole, index = split_part_name(linear.weight, self.parameters)
+            name = self.parameters.get(whole, "")
+            if name in names:
+                parameter = self.module.get_parameter(name)
+                places = np.arange(parameter.numel()).reshape(parameter.shape)
+                matrix = linear.layout.to_matrix(places if index is None else places[index])
+                found.setdefault(name, {})[index] = matrix.reshape(-1, GROUP)
+        return {name: torch.from_numpy(np.concatenate(list(parts.values()))) for name, parts in found.items()}
 
     def stored_tensors(
         self, graph: TracedGraph, linears: Sequence[Linear], tensors: Mapping[str, Tensor]

@@ -9,66 +9,47 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal
 
 import torch
 from torch import Tensor, fx
 
-from prox24_export.passes.refine.adam import MaskedAdam
 from prox24_export.passes.refine.batches import Samples
 from prox24_export.passes.refine.clock import Clock
 from prox24_export.passes.refine.improvement import improves
 from prox24_export.passes.refine.loss import Custom
 from prox24_export.passes.refine.memory import find_available_memory, measure_kept_for_gradient
-from prox24_export.passes.refine.moving import Which, find_moving, move_to_device, restore_zeros
+from prox24_export.passes.refine.move_masks import move_masks
+from prox24_export.passes.refine.moving import (
+    Which,
+    find_device,
+    find_moving,
+    move_feeds,
+    move_to_device,
+    restore_zeros,
+)
 from prox24_export.passes.refine.objective import Objective, StreamPair
-from prox24_export.passes.refine.rate import FASTEST, JUDGES, STEPS, find_rate
+from prox24_export.passes.refine.part import EpochTick, PartTraining, Tuned
+from prox24_export.passes.refine.proximal_adam import Groups, ProximalAdam
 from prox24_export.passes.refine.segment_streams import SegmentStreams
 from prox24_export.passes.refine.segments import add_outputs, find_cuts, find_segments
-from prox24_export.passes.refine.state import Epoch, Part, RefineProgress, TrainingState, Weights
-from prox24_export.passes.refine.training import Training
+from prox24_export.passes.refine.state import (
+    Mode,
+    Part,
+    Refined,
+    RefineProgress,
+    Target,
+    Weights,
+)
 from prox24_export.passes.refine.views import Inputs, Views
-
-Mode = Literal["model", "segments", "auto"]
-Target = Literal["dense", "views"]
-EpochTick = Callable[[float, Epoch], None]
 
 STEPS_PLANNED, FEWEST, MOST = 360, 6, 20  # steps wanted; fewest and most epochs that they may be
 LONGEST = 10  # times as many steps are taken where the held-back objective still falls
-ENOUGH, AGREEING = 0.5, 0.95  # objective, and share of equal arg-max, with which more steps than planned win nothing
 BATCH, LEAST_BATCHES = 16, 4  # samples in a step; fewest steps in an epoch
 MOST_OF_VIEWS, BATCH_OF_VIEWS = 30, 32  # most epochs and samples in a step where views of an image are the target
-TRAINING = 0.9  # share of the time for the training; the rest is for going on with all samples
 FEWEST_HELD = 2  # samples that can decide: a deviation takes two
-TRIALS = 1 << 20  # number of the epoch whose batches are for the trials of the rate
+MOVING = 0.4  # share of the time in which masks move
 VIEW_BATCHES = 8  # batches on which the symmetry of the network is measured
 SHARE_OF_MEMORY = 0.5  # share of the free memory that tuning the whole network at once may take
-
-
-@dataclass(frozen=True)
-class Refined:
-    """The result of refinement.
-
-    Attributes:
-        weights: Float32 weights by name of the parameter: all that were given, and all others that moved. Pruned
-            entries are +0.0. Where nothing is kept these are exactly the weights at the start.
-        kept: Whether the refined weights are kept.
-        before: Mean objective of the held-back samples at the start; NaN without such samples.
-        after: Mean objective of the held-back samples at the end, before a whole network has learnt from them, too.
-        parts: The whole network, or its segments in order, each with its curve and its decision.
-        mode: Whether the network was tuned at once or by segments.
-        seconds: Wall time in seconds.
-        target: The target that was taken.
-    """
-
-    weights: Mapping[str, Tensor]
-    kept: bool
-    before: float
-    after: float
-    parts: Sequence[Part]
-    mode: Mode
-    seconds: float = 0.0
-    target: Target = "dense"
 
 
 @dataclass(frozen=True)
@@ -118,6 +99,7 @@ class RefineModel:
         masks: Mapping[str, Tensor],
         fit: Sequence[Inputs],
         choice: Sequence[Inputs],
+        groups: Groups | None = None,
         joinable: bool = True,
         tick: EpochTick = lambda _share, _epoch: None,
         progress: RefineProgress | None = None,
@@ -132,6 +114,8 @@ class RefineModel:
             fit: Samples to tune on. Each has a tensor for every input.
             choice: Held-back samples, which decide. They should not have been used to solve the weights either, or the
                 comparison favours the solved weights. With fewer than two samples nothing is kept.
+            groups: The groups of each weight whose masks may move before the tuning; see `ProximalAdam`. This is done
+                in model mode only. None leaves the masks as they are.
             joinable: Whether samples can be joined along the first axis of every input.
             tick: Called after each epoch with the share of the work that is done, and the epoch.
             progress: Progress of an interrupted run with the same arguments. It is changed in place.
@@ -153,7 +137,10 @@ class RefineModel:
         size = self.batch or max(1, min(batch, len(fit) // LEAST_BATCHES))
         tuned, held = Samples(fit, size, joinable), Samples(choice, size, joinable)
         epochs = self.epochs or min(most, max(FEWEST, round(STEPS_PLANNED / tuned.steps)))
-        run = _Run(self, dense, start, masks, views, together, tuned, held, epochs, clock, progress, tick, saved)
+        groups = {name: places.to(start[name].device) for name, places in (groups or {}).items()}
+        run = _Run(
+            self, dense, start, masks, groups, views, together, tuned, held, epochs, clock, progress, tick, saved
+        )
         return replace(run.result(), seconds=clock.seconds)
 
     @staticmethod
@@ -175,22 +162,9 @@ class RefineModel:
         """Measures which views of images may be used; none where views were not asked for."""
         if not self.mixed or self.custom is not None or self.mode == "segments":
             return Views()
-        device = _find_device(dense)
+        device = find_device(dense)
         batches = itertools.islice(samples.in_order(), VIEW_BATCHES)
-        return Views.measure(lambda feeds: dense(*feeds), (_move(feeds, device) for feeds in batches))
-
-
-@dataclass(frozen=True)
-class _Tuned:
-    """What is tuned.
-
-    Attributes:
-        objective: What is minimised.
-        start: The weights it starts at, by name of the parameter.
-    """
-
-    objective: Objective
-    start: Weights
+        return Views.measure(lambda feeds: dense(*feeds), (move_feeds(feeds, device) for feeds in batches))
 
 
 @dataclass(frozen=True)
@@ -202,6 +176,7 @@ class _Run:
         dense: The dense network.
         start: The weights that move, at their start, by name of the parameter, on the network's device.
         masks: The masks of the solved weights by name of the parameter, on the same device.
+        groups: The groups of weights whose masks may move in model mode, by name of the parameter.
         views: The views of images that may be used in model mode.
         together: Whether what the dense network says of views together is the target in model mode.
         fit: Samples to tune on.
@@ -217,6 +192,7 @@ class _Run:
     dense: fx.GraphModule
     start: Weights
     masks: Mapping[str, Tensor]
+    groups: Groups
     views: Views
     together: bool
     fit: Samples
@@ -230,7 +206,24 @@ class _Run:
     @property
     def device(self) -> torch.device:
         """The device of the network."""
-        return _find_device(self.dense)
+        return find_device(self.dense)
+
+    @property
+    def _training(self) -> PartTraining:
+        """What trains the network or its segments."""
+        settings = self.settings
+        return PartTraining(
+            masked=frozenset(self.masks),
+            steps=self.fit.steps,
+            planned=self.epochs * self.fit.steps,
+            longest=1 if settings.epochs else LONGEST,
+            anyway=settings.thorough or settings.custom is not None,
+            rate=settings.rate,
+            clock=self.clock,
+            progress=self.progress,
+            tick=self.tick,
+            saved=self.saved,
+        )
 
     @property
     def outputs(self) -> int:
@@ -246,25 +239,57 @@ class _Run:
         if self.settings.mode != "auto":
             return self.settings.mode
         objective = self._whole()
-        sample = _move(self.fit.samples[0], self.device)
+        sample = move_feeds(self.fit.samples[0], self.device)
         rows = self.fit.batch if self.fit.joinable else 1
         wanted = rows * measure_kept_for_gradient(objective, self.start, (sample, sample))
         return "model" if wanted <= SHARE_OF_MEMORY * find_available_memory(self.device) else "segments"
 
     def _model(self) -> Refined:
-        """Tunes the whole network at once."""
+        """Tunes the whole network at once, after its masks have moved, if they may."""
         if self.progress.parts:
             return self._result(self.progress.parts, self.progress.parts[0], "model")
         objective = self._whole(together=self.together)
         seed, mixed = self.settings.seed, self.settings.mixed
         everything = replace(self.fit, samples=[*self.fit.samples, *self.choice.samples])
-        part = self._part(
-            _Tuned(objective, self.start),
-            lambda epoch: self._pairs(self.fit.shuffled(epoch, seed, mixed=mixed, views=self.views)),
-            lambda: self._pairs(self.choice.in_order()),
-            everything=lambda epoch: self._pairs(everything.shuffled(epoch, seed, mixed=mixed, views=self.views)),
+
+        def epoch(number: int, samples: Samples = self.fit) -> Iterator[StreamPair]:
+            return self._pairs(samples.shuffled(number, seed, mixed=mixed, views=self.views))
+
+        def choice() -> Iterator[StreamPair]:
+            return self._pairs(self.choice.in_order())
+
+        moved = self._moved(objective, epoch, choice) if self.groups else None
+        part = self._training.run(
+            Tuned(objective, self.start, moved),
+            epoch,
+            choice,
+            everything=partial(epoch, samples=everything),
+            place=(0, 1) if moved is None else (1, 2),
         )
         return self._result([part], part, "model")
+
+    def _moved(
+        self,
+        objective: Objective,
+        epoch: Callable[[int], Iterable[StreamPair]],
+        choice: Callable[[], Iterable[StreamPair]],
+    ) -> Part:
+        """Lets the masks move; of an interrupted run that has done so, takes what came of it."""
+        if self.progress.moved is None:
+            adam = ProximalAdam.with_groups(objective.of, self.start, self.groups)
+            self.progress.moved = move_masks(
+                adam,
+                self.start,
+                epoch,
+                objective.held(choice),
+                steps=self.fit.steps,
+                planned=self.epochs * self.fit.steps,
+                clock=self.clock.until(MOVING),
+                note=lambda state: self.tick(min(1.0, state.step / state.planned) / 2, state.curve[-1]),
+            )
+            self.progress.seconds = self.clock.seconds
+            self.saved(self.progress)
+        return self.progress.moved
 
     def _segments(self) -> Refined:
         """Tunes one segment after the other. The outputs of the whole network then decide."""
@@ -279,11 +304,11 @@ class _Run:
             else:
                 outputs = self.outputs if place + 1 == len(segments) else 0
                 objective = self._fitted(segment.module, fit.pairs(segment), outputs)
-                part = self._part(
-                    _Tuned(objective, weights),
+                part = self._training.run(
+                    Tuned(objective, weights),
                     partial(fit.shuffled, segment, seed=self.settings.seed),
                     partial(choice.pairs, segment),
-                    parts=len(segments),
+                    place=(place, len(segments)),
                 )
             parts.append(part)
             if place + 1 < len(segments):
@@ -291,61 +316,6 @@ class _Run:
                 choice.advance(place, segment, part.weights)
         weights = {name: weight for part in parts for name, weight in part.weights.items()}
         return self._result(parts, self._judged(self.start | weights), "segments")
-
-    def _part(
-        self,
-        tuned: _Tuned,
-        epoch: Callable[[int], Iterable[StreamPair]],
-        choice: Callable[[], Iterable[StreamPair]],
-        *,
-        everything: Callable[[int], Iterable[StreamPair]] | None = None,
-        parts: int = 1,
-    ) -> Part:
-        """Trains one of `parts` networks or segments, and decides whether the result is kept.
-
-        Where it is, the held-back samples of a whole network have done their work, and are learnt from, too. Those of a
-        segment have still to judge the whole network.
-        """
-        done, held = len(self.progress.parts), tuned.objective.held(choice)
-        masks = {name: mask for name, mask in self.masks.items() if name in tuned.start}
-        adam = MaskedAdam.of(tuned.objective.of, tuned.start, masks)
-        share = (1.0 if everything is None else TRAINING) / (parts - done)
-        clock, planned = self.clock.until(share), self.epochs * self.fit.steps
-        most = planned * (1 if self.settings.epochs else LONGEST)
-
-        def note(state: TrainingState) -> None:
-            self.progress.state, self.progress.seconds = state, self.clock.seconds
-            self.saved(self.progress)
-            self.tick((done + min(1.0, state.step / state.planned)) / parts, state.curve[-1])
-
-        state = self.progress.state
-        if state is None:
-            trials = itertools.islice(_repeat(epoch, TRIALS), STEPS + JUDGES)
-            rate = self.settings.rate or find_rate(adam, tuned.start, list(trials), clock)
-            state = TrainingState.start(tuned.start, rate, max(rate, FASTEST), planned)
-        training = Training(adam, self.fit.steps, most, self._find_enough(tuned, choice()), clock)
-        training.run(state, epoch, held, note)
-        kept, weights = improves(state.before, state.after), tuned.start
-        if kept:
-            weights = state.best
-        if kept and everything is not None:
-            weights = replace(training, clock=self.clock).finish(state, everything, held)
-        part = Part(
-            weights, tuple(state.curve), state.before, state.after, kept, state.taken_back, limited=state.limited
-        )
-        self.progress.parts.append(part)
-        self.progress.state, self.progress.seconds = None, self.clock.seconds
-        self.saved(self.progress)
-        return part
-
-    def _find_enough(self, tuned: _Tuned, choice: Iterable[StreamPair]) -> float:
-        """Finds the objective with which no more steps are taken than planned."""
-        if self.settings.custom is not None or self.settings.thorough:
-            return -math.inf
-        agreement = tuned.objective.measure_agreement(tuned.start, choice)
-        if agreement is None:
-            return ENOUGH
-        return math.inf if agreement >= AGREEING else -math.inf
 
     def _judged(self, weights: Weights) -> Part:
         """Judges the whole network with its refined segments."""
@@ -358,7 +328,9 @@ class _Run:
         before, after = (
             float(values.double().mean()) if len(values) else math.nan for values in (whole.before, whole.after)
         )
-        weights = {name: restore_zeros(weight, self.masks.get(name)) for name, weight in whole.weights.items()}
+        weights = {
+            name: restore_zeros(weight) if name in self.masks else weight for name, weight in whole.weights.items()
+        }
         if not whole.kept:
             weights, after = self.start, before
         target: Target = "views" if mode == "model" and self.together else "dense"
@@ -376,19 +348,5 @@ class _Run:
 
     def _pairs(self, batches: Iterable[Inputs]) -> Iterator[StreamPair]:
         for feeds in batches:
-            moved = _move(feeds, self.device)
+            moved = move_feeds(feeds, self.device)
             yield moved, moved
-
-
-def _repeat(epoch: Callable[[int], Iterable[StreamPair]], first: int) -> Iterator[StreamPair]:
-    """Yields the batches of one epoch after the other."""
-    for number in itertools.count(first):
-        yield from epoch(number)
-
-
-def _find_device(module: fx.GraphModule) -> torch.device:
-    return next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
-
-
-def _move(feeds: Inputs, device: torch.device) -> Inputs:
-    return tuple(feed.to(device) for feed in feeds)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, fx
 
 from prox24_export.passes.refine.state import Weights
+from prox24_export.passes.refine.views import Inputs
 
 Which = Literal["weights", "weights+bias", "all"]
 
@@ -27,6 +28,16 @@ def find_moving(dense: fx.GraphModule, which: Which) -> Iterator[tuple[str, Tens
             yield name, parameter.detach().float()
 
 
-def restore_zeros(weight: Tensor, mask: Tensor | None) -> Tensor:
-    """Gives every pruned entry the value +0.0."""
-    return weight if mask is None else torch.where(mask.bool(), weight, torch.zeros_like(weight))
+def restore_zeros(weight: Tensor) -> Tensor:
+    """Gives every entry that is zero the sign of +0.0."""
+    return torch.where(weight == 0, torch.zeros_like(weight), weight)
+
+
+def find_device(module: fx.GraphModule) -> torch.device:
+    """Finds the device of a network: that of its parameters, or the CPU where it has none."""
+    return next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
+
+
+def move_feeds(feeds: Inputs, device: torch.device) -> Inputs:
+    """Moves the inputs of a batch to a device."""
+    return tuple(feed.to(device) for feed in feeds)

@@ -1,14 +1,16 @@
 """How far a refinement is: everything that a later run needs to go on from where an earlier one stopped."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 Weights = dict[str, Tensor]
+Mode = Literal["model", "segments", "auto"]
+Target = Literal["dense", "views"]
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,37 @@ class Part:
     taken_back: int = 0
     limited: bool = False
 
+    def after_moving(self, moved: "Part") -> "Part":
+        """This part with the curve of the moving masks before its own, whose first point is the last one's best."""
+        later = [replace(point, number=len(moved.curve) + place) for place, point in enumerate(self.curve[1:])]
+        return replace(self, curve=(*moved.curve, *later), taken_back=self.taken_back + moved.taken_back)
+
+
+@dataclass(frozen=True)
+class Refined:
+    """The result of refinement.
+
+    Attributes:
+        weights: Float32 weights by name of the parameter: all that were given, and all others that moved. Pruned
+            entries are +0.0. Where nothing is kept these are exactly the weights at the start.
+        kept: Whether the refined weights are kept.
+        before: Mean objective of the held-back samples at the start; NaN without such samples.
+        after: Mean objective of the held-back samples at the end, before a whole network has learnt from them, too.
+        parts: The whole network, or its segments in order, each with its curve and its decision.
+        mode: Whether the network was tuned at once or by segments.
+        seconds: Wall time in seconds.
+        target: The target that was taken.
+    """
+
+    weights: Mapping[str, Tensor]
+    kept: bool
+    before: float
+    after: float
+    parts: Sequence[Part]
+    mode: Mode
+    seconds: float = 0.0
+    target: Target = "dense"
+
 
 @dataclass
 class RefineProgress:
@@ -113,11 +146,13 @@ class RefineProgress:
 
     Attributes:
         parts: Segments that are done; a whole network counts as one part.
+        moved: What came of letting the masks move; None before its end, and where they are fixed.
         state: State of the part in work; None before its start.
         seconds: Time that all of it has taken, in seconds.
     """
 
     parts: list[Part] = field(default_factory=list)
+    moved: Part | None = None
     state: TrainingState | None = None
     seconds: float = 0.0
 
@@ -139,11 +174,15 @@ class RefineProgress:
             OSError: The file cannot be read.
         """
         stored = torch.load(path, weights_only=True)
-        parts = [Part(**part | {"curve": tuple(Epoch(**epoch) for epoch in part["curve"])}) for part in stored["parts"]]
+        parts, moved = [_read_part(part) for part in stored["parts"]], stored["moved"]
         state = stored["state"]
         if state is not None:
             state = TrainingState(**state | {"curve": [Epoch(**epoch) for epoch in state["curve"]]})
-        return RefineProgress(parts, state, stored["seconds"])
+        return RefineProgress(parts, None if moved is None else _read_part(moved), state, stored["seconds"])
+
+
+def _read_part(stored: Mapping[str, Any]) -> Part:
+    return Part(**{**stored, "curve": tuple(Epoch(**epoch) for epoch in stored["curve"])})
 
 
 def copy_weights(weights: Mapping[str, Tensor]) -> Weights:

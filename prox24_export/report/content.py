@@ -140,6 +140,9 @@ def _refinement_rows(refinement: RefinementReport | None) -> list[tuple[str, str
         work = f"{refinement.mode}, {epochs:,} epochs, {number(refinement.seconds)} s"
         back = f"; {refinement.taken_back:,} more were worse and taken back" if refinement.taken_back else ""
         rows.append(("Work", work + back))
+    if refinement.masks_moved is not None:
+        moved = f"{number(100 * refinement.masks_moved)} % of the surviving weights do not survive layer by layer"
+        rows.append(("Masks that moved", moved))
     return rows
 
 

@@ -176,6 +176,7 @@ class RefinementReport:
         target: `dense` where the dense model's outputs were the target, `views` where it was what the dense model says
             of several views of an image together; empty where nothing was tried.
         taken_back: Number of epochs that made the objective worse, and were taken back.
+        masks_moved: Share of the surviving weights that do not survive layer by layer; None where masks are fixed.
     """
 
     kept: bool
@@ -188,6 +189,7 @@ class RefinementReport:
     seconds: float = 0.0
     target: str = ""
     taken_back: int = 0
+    masks_moved: float | None = None
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.linalg import LinAlgError  # type: ignore[attr-defined] # documented, but missing from the stubs
 
-from prox24_export.option_values import Effort, Method
+from prox24_export.option_values import Effort, LayerMethod
 from prox24_export.solver import baselines
 from prox24_export.solver.admm import ProximalAdmm
 from prox24_export.solver.driver import MaskSolver, find_mask
@@ -36,7 +36,7 @@ class Status(enum.Enum):
     FACTORISATION_FAILED = "the Gram matrix could not be factorised; masks by magnitude scaled with input norms"
 
 
-MASK_SOLVERS: dict[tuple[Method, Effort], MaskSolver[Any]] = {
+MASK_SOLVERS: dict[tuple[LayerMethod, Effort], MaskSolver[Any]] = {
     ("prox", "fast"): ProximalAdmm(0.3, 0.1, 1.5, 1.5, penalty_every=3, unsettled=1e-2, patience=1),
     ("prox", "default"): ProximalAdmm(),
     ("prox", "thorough"): ProximalAdmm(0.1, 0.01, 1.1, 1.1, unsettled=1e-4),
@@ -64,7 +64,7 @@ class SolverSettings:
         refinement: How the surviving weights are found; None is conjugate gradient with the tolerance of the effort.
     """
 
-    method: Method = "prox"
+    method: LayerMethod = "prox"
     effort: Effort = "default"
     damping: float | None = None
     blend: float = 1.0
@@ -249,7 +249,7 @@ def _prepare_prox(  # noqa: PLR0917 - as `solve_layer`, which passes them on
     return solve, Status.SETTLED
 
 
-def _prepare_baseline(gram: Tensor, method: Method, squared_norms: Tensor | None) -> tuple[_Solve, Status]:
+def _prepare_baseline(gram: Tensor, method: LayerMethod, squared_norms: Tensor | None) -> tuple[_Solve, Status]:
     if method == "magnitude":
         return _apply_mask(baselines.magnitude), Status.DIRECT
     if method == "wanda":

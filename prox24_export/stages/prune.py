@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 from torch import Tensor
 
 from prox24_export.data.samples import Parts, make_batches
@@ -75,7 +76,7 @@ def prune(
     batches = [batch for part, samples in sources for batch in make_batches(samples, graph.inputs, part, size)]
     streams = Streams(graph, batches, scratch if settings.offload else None)
     calibrate = Calibrate(with_cross=settings.method in AIMS_AT_DENSE_OUTPUT)
-    sparsify = Sparsify(settings.method, settings.effort, settings.damping, settings.blend, held_back)
+    sparsify = Sparsify(settings.layer_method, settings.effort, settings.damping, settings.blend, held_back)
     with progress.stage("calibrate and prune", len(stages) * len(batches) + len(linears)) as tick:
         for stage in stages:
             return_free_memory()
@@ -94,6 +95,15 @@ def prune(
                 tick.tell(f"{name}: error {solved.solution.relative_error:.3g}")
                 weights[by_name[name].weight] = by_name[name].to_stored(solved.solution.weight)
     return PrunedLayers(rows, Executions(streams.executions, streams.one_pass, len(stages)), masks)
+
+
+def draw_masks(linears: Sequence[Linear], weights: Mapping[str, Array]) -> dict[str, Thumbnail]:
+    """Draws the corner of the mask of every layer whose weight is here, by name of the layer."""
+    return {
+        linear.name: make_thumbnail(np.asarray(linear.layout.to_matrix(weights[linear.weight]) != 0))
+        for linear in linears
+        if linear.weight in weights
+    }
 
 
 def _weight(graph: TracedGraph, by_name: Mapping[str, Linear], name: str) -> Tensor:

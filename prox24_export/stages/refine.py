@@ -16,7 +16,8 @@ from prox24_export.passes.graph.differentiable import Differentiable
 from prox24_export.passes.graph.protocol import Linear, TracedGraph
 from prox24_export.passes.refine.differentiable import make_differentiable
 from prox24_export.passes.refine.memory import find_available_memory
-from prox24_export.passes.refine.model import Refined, RefineModel
+from prox24_export.passes.refine.model import RefineModel
+from prox24_export.passes.refine.state import Refined
 from prox24_export.progress import Progress
 from prox24_export.results.report import EpochReport, RefinementReport
 from prox24_export.settings import Settings
@@ -142,14 +143,16 @@ def refine(
                 masks={name: tensor != 0 for name, tensor in solved.items()},
                 fit=_as_tensors(parts.fit, order),
                 choice=_as_tensors(parts.choice, order),
+                groups=function.list_groups(linears, solved) if settings.method == "prox-model" else None,
                 joinable=can_join(graph.inputs),
                 tick=_bar_of_shares(tick),
             )
     except RuntimeError as error:  # torch's, e.g. for outputs whose size depends on the data; layers stay as solved
         return RefinementReport(kept=False, reason=f"torch cannot run it: {first_line(error)}")
+    moved = measure_moved(result, solved) if settings.method == "prox-model" else None
     if result.kept:
         tuned.update(function.stored_tensors(graph, linears, result.weights))
-    return _report(result, len(parts.choice), _limit_in_minutes(settings))
+    return _report(result, len(parts.choice), _limit_in_minutes(settings), moved)
 
 
 def _pass_settings(settings: Settings) -> RefineModel:
@@ -202,7 +205,24 @@ def _bar_of_shares(tick: Callable[[], None]) -> Callable[[float, object], None]:
     return to
 
 
-def _report(result: Refined, samples: int, minutes: float | None) -> RefinementReport:
+def measure_moved(result: Refined, solved: Mapping[str, Tensor]) -> float | None:
+    """Measures which share of the surviving weights does not survive in the solved layers.
+
+    Args:
+        result: What came of the refinement.
+        solved: The solved weights by name of the parameter.
+
+    Returns:
+        The share; None in segments, where masks stay.
+    """
+    if result.mode != "model":
+        return None
+    pairs = [(solved[name] != 0, result.weights[name].cpu() != 0) for name in solved]
+    kept = sum(int(before.sum()) for before, _ in pairs)
+    return sum(int((after & ~before).sum()) for before, after in pairs) / kept if kept else 0.0
+
+
+def _report(result: Refined, samples: int, minutes: float | None, moved: float | None) -> RefinementReport:
     change = f"the held-back samples' objective went from {result.before:.4g} to {result.after:.4g}"
     if result.target == "views":
         change += " (what the dense model says of eighteen views of an image together is the target)"
@@ -225,6 +245,7 @@ def _report(result: Refined, samples: int, minutes: float | None) -> RefinementR
         round(result.seconds, 3),
         result.target,
         sum(part.taken_back for part in result.parts),
+        moved,
     )
 
 

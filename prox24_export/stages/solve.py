@@ -1,7 +1,7 @@
 """From a job to solved weights: layer by layer, then all layers together."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from prox24_export.passes.graph.arrays import Array
@@ -10,7 +10,7 @@ from prox24_export.passes.graph.protocol import Linear
 from prox24_export.results.budget import BudgetReport
 from prox24_export.results.report import RefinementReport
 from prox24_export.stages.prepare import Job
-from prox24_export.stages.prune import PrunedLayers, prune
+from prox24_export.stages.prune import PrunedLayers, draw_masks, prune
 from prox24_export.stages.refine import open_differentiable, refine
 from prox24_export.stages.run import Run
 from prox24_export.stages.weight_store import PickedWeights, WeightStore
@@ -93,6 +93,8 @@ def solve(job: Job, scratch: Path, run: Run) -> SolvedModel:
     refined = run.attempt("refinement", refine_together, REFINEMENT_FAILED)
     if refined.kept:
         stores = dict.fromkeys(weights, weights) | dict.fromkeys(tuned, tuned)  # biases may be tuned, too
+        if refined.masks_moved:
+            pruned = replace(pruned, masks=draw_masks(linears, tuned))
         return SolvedModel(PickedWeights(stores), pruned, refined)
     first = SolvedModel(weights, pruned, refined)
     second = WeightStore(scratch)

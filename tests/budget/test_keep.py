@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from prox24_export.budget.judges import divide_samples, list_changes
@@ -40,7 +40,6 @@ def test_a_metric_changes_in_its_bad_direction_and_in_either_where_none_is_told(
         list_changes(AccuracyReport(9, {"top1": 1.0}, {"top1": 1.0}, ()), 1.0)
 
 
-@settings(deadline=None)
 @given(st.integers(3, 60), st.integers(0, 5), st.booleans())
 def test_no_sample_is_in_two_parts(count: int, seed: int, in_order: bool) -> None:
     samples = [Sample({"x": np.array([index])}) for index in range(count)]

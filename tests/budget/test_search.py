@@ -23,7 +23,7 @@ def fewest(search: Additive) -> int:
     return min(sizes)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(LAYERS)
 def test_where_harm_adds_up_the_limit_is_kept_and_no_single_layer_is_dense_for_nothing(layers: Any) -> None:
     harm, sizes = zip(*layers, strict=True)
@@ -37,7 +37,7 @@ def test_where_harm_adds_up_the_limit_is_kept_and_no_single_layer_is_dense_for_n
     assert choice.parameters <= 2 * fewest(search) + max(4 * size for size in sizes)  # greedy: off by one layer at most
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(LAYERS, st.floats(0, 1))
 def test_solving_again_never_leaves_more_dense(layers: Any, helped: float) -> None:
     harm, sizes = zip(*layers, strict=True)
@@ -53,7 +53,7 @@ def test_solving_again_never_leaves_more_dense(layers: Any, helped: float) -> No
     assert len(asked) == len(set(asked))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(LAYERS, st.floats(0.5, 3))
 def test_where_a_choice_does_not_hold_on_other_samples_more_layers_are_left_dense_until_it_does(
     layers: Any, truth: float

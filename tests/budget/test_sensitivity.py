@@ -53,7 +53,6 @@ def test_an_output_that_no_node_computes_is_the_same_in_every_variant(tmp_path: 
     np.testing.assert_array_equal(fixed, normal(2))
 
 
-@settings(deadline=None)
 @given(dense=st.sets(st.sampled_from(["w0", "w1", "w2", "other"])))
 def test_restored_weights_are_those_that_are_not_dense(dense: set[str]) -> None:
     solved = {"w0": normal(2), "w1": normal(3), "w2": normal(4)}
@@ -148,7 +147,7 @@ def test_units_share_the_operations_and_are_stages_where_layers_are_many(graph: 
     assert [unit.stage for unit in grouped] == [0, 1, 2]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.floats(0.2, 5), st.integers(0, 100))
 def test_the_temperature_of_logits_whose_labels_were_drawn_from_them_is_found(wanted: float, seed: int) -> None:
     draw = np.random.default_rng(seed)

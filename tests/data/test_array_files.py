@@ -92,7 +92,7 @@ def test_what_is_no_file_is_refused_before_it_is_opened(tmp_path: Path) -> None:
         read_arrays(tmp_path / "d.npz", "--inputs")
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(places=st.lists(st.tuples(st.integers(0, 400), st.integers(0, 255)), max_size=4), packed=st.booleans())
 def test_bytes_that_fell_over_are_refused_or_read(places: list[tuple[int, int]], packed: bool, tmp_path: Path) -> None:
     buffer = io.BytesIO()

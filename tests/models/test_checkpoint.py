@@ -186,7 +186,7 @@ VALUES = st.one_of(
 ENTRIES = st.dictionaries(st.sampled_from(["dtype", "shape", "data_offsets", "x"]), st.one_of(VALUES, st.just("F32")))
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     header=st.one_of(VALUES, st.dictionaries(st.text(max_size=2), st.one_of(ENTRIES, VALUES))), cut=st.integers(0, 40)
 )

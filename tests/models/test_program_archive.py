@@ -288,7 +288,7 @@ def test_names_twice_torn_and_compressed_archives_are_refused() -> None:
         inspect("bomb.pt2")
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_bytes_that_fell_over_are_refused_or_harmless(data: st.DataObject) -> None:
     name = data.draw(st.sampled_from([PROGRAM, WEIGHTS, CONSTANTS, SAMPLES, "archive_format"]))

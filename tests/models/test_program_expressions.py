@@ -145,7 +145,7 @@ def test_names_of_symbols() -> None:
 TEXTS = st.lists(st.sampled_from([*"()',.=-*/[]", "Integer", "Add", "Pow", "L", "s0", "size", "1", "99", " ", "x"]))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.one_of(TEXTS.map("".join), st.text(max_size=30)))
 def test_any_text_is_taken_or_refused(text: str) -> None:
     for expect in (expect_expression, expect_guard):

@@ -87,7 +87,7 @@ def test_a_change_has_the_unit_of_its_metric_and_its_error_where_one_is_known() 
     ]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(LAYERS)
 def test_of_any_search_the_page_has_one_order_and_the_choice(layers: Any) -> None:
     harm, sizes = zip(*layers, strict=True)

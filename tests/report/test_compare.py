@@ -145,7 +145,7 @@ def test_ten_thousand_changes_stay_under_sixty_kilobytes() -> None:
     assert "more rows left out" in text
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 @given(reports(), reports())
 def test_any_two_reports_can_be_compared(before: Report, after: Report) -> None:
     assert max(cell_len(line) for line in render_text(before, after).splitlines()) <= 100

@@ -89,7 +89,7 @@ def test_a_long_message_is_cut() -> None:
     assert len(message) == github.LONGEST + 1
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 @given(reports())
 def test_any_report_is_a_line_for_each_command(report: Report) -> None:
     assert commands(github.render(report))
@@ -162,7 +162,7 @@ def test_infinities_are_left_out() -> None:
     assert set(figures(build(accuracy=accuracy), "higher")) == {"sparse layers"}
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 @given(reports())
 def test_any_report_gives_valid_json(report: Report) -> None:
     for better in ("lower", "higher"):

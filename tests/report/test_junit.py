@@ -147,7 +147,7 @@ def test_seconds_that_are_no_number_are_none() -> None:
     assert root.get("time") == "0.000"
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 @given(reports())
 def test_any_report_is_well_formed(report: Report) -> None:
     one_of_each = {gate.name: gate for gate in report.gates}

@@ -250,7 +250,7 @@ def test_the_snr_has_its_interval_and_images_have_their_psnr() -> None:
     assert "PSNR" not in render(build())
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 @given(reports())
 def test_any_report_is_rendered_and_its_tables_have_even_rows(report: Report) -> None:
     text = render(report)

@@ -173,7 +173,7 @@ def test_numbers_that_json_has_not_are_read_back_as_numbers(value: float) -> Non
     assert back.accuracy.outputs[0].name == "inf"
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 @given(reports())
 def test_any_report_is_read_back_as_it_was(report: Report) -> None:
     back = parse_report(report.to_json(), "it")

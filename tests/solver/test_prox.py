@@ -192,7 +192,7 @@ magnitudes = st.one_of(
 entries = st.builds(lambda size, sign: sign * size, magnitudes, st.sampled_from([-1.0, 1.0]))
 groups = st.lists(entries, min_size=4, max_size=4).map(lambda group: torch.tensor(group, dtype=torch.float64))
 strengths = st.one_of(st.sampled_from([0.0, *STRENGTHS]), st.floats(-3, 3).map(lambda x: 10**x))
-quick = settings(max_examples=60, deadline=None)
+quick = settings(max_examples=60)
 
 
 @quick

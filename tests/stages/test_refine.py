@@ -1,17 +1,24 @@
 """Refinement in the whole pipeline: what moves, what decides, and what is reported where it cannot be."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import numpy_helper
 
 from prox24_export import Settings, export
+from prox24_export.passes.find_linears import FindLinears
 from prox24_export.passes.front_onnx.graph import OnnxGraph
 from prox24_export.passes.graph.arrays import Array
+from prox24_export.passes.refine.state import Refined
+from prox24_export.results.mask import unpack_thumbnail
 from prox24_export.results.report import RefinementReport, Report
+from prox24_export.stages.prune import draw_masks
+from prox24_export.stages.refine import measure_moved
 from tests.command import command
 from tests.graphs import is_two_four, model, normal, save
 
@@ -80,6 +87,37 @@ def test_the_same_command_twice_gives_the_same_bytes(tmp_path: Path) -> None:
     reports = [export(path, samples(64), tmp_path / name, settings=TUNED) for name in ("a", "b")]
     assert refined(reports[0]).curve == refined(reports[1]).curve != ()
     assert reports[0].output.sha256 == reports[1].output.sha256
+
+
+def test_masks_may_move_with_prox_model_and_the_report_tells_how_many(tmp_path: Path) -> None:
+    settings = Settings(method="prox-model", refine="weights", permute="no")
+    report = export(network(tmp_path), samples(400), tmp_path / "out", settings=settings)
+    plain = export(network(tmp_path), samples(400), tmp_path / "plain", settings=TUNED)
+    assert refined(report).kept
+    assert len(refined(report).curve) > len(refined(plain).curve)
+    assert all(is_two_four(array.T) for name, array in stored(tmp_path / "out").items() if name.startswith("w"))
+    assert refined(report).masks_moved is not None
+    assert refined(plain).masks_moved is None
+    said = "of the surviving weights do not survive layer by layer"
+    assert said in (tmp_path / "out" / "summary.md").read_text("utf-8")
+    assert said not in (tmp_path / "plain" / "summary.md").read_text("utf-8")
+
+
+def test_the_share_of_masks_that_moved_is_of_the_surviving_weights() -> None:
+    solved = {"a": torch.tensor([1.0, 2.0, 0.0, 0.0]), "b": torch.tensor([0.0, 1.0, 1.0, 0.0])}
+    tuned = {"a": torch.tensor([1.1, 0.0, 0.3, 0.0]), "b": torch.tensor([0.0, 1.0, 0.9, 0.0])}
+    result = Refined(tuned, True, 1.0, 0.5, (), "model")
+    assert measure_moved(result, solved) == 0.25
+    assert measure_moved(replace(result, mode="segments"), solved) is None
+
+
+def test_masks_are_drawn_of_the_weights_that_are_there(tmp_path: Path) -> None:
+    graph = OnnxGraph(network(tmp_path))
+    linears = FindLinears().call(graph=graph).linears
+    array = WEIGHTS["w1"] * (WEIGHTS["w1"] > 0)
+    ((name, drawn),) = draw_masks(linears, {"w1": array}).items()
+    assert name in {linear.name for linear in linears if linear.weight == "w1"}
+    assert np.array_equal(unpack_thumbnail(drawn), array.T != 0)
 
 
 def test_biases_move_where_they_are_asked_to(tmp_path: Path) -> None:

@@ -60,7 +60,6 @@ def logs(draw: st.DrawFn, styles: st.SearchStrategy[str]) -> tuple[list[str], li
 
 
 @given(logs(PREFIXED))
-@settings(deadline=None)
 def test_any_log_with_prefixes_is_read_exactly(log: tuple[list[str], list[str], list[str]]) -> None:
     lines, eligible, chosen = log
     found = builder_log.parse("\n".join(lines))
@@ -69,7 +68,7 @@ def test_any_log_with_prefixes_is_read_exactly(log: tuple[list[str], list[str], 
 
 
 @given(logs(PREFIXED), st.integers(24, 160), st.booleans())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_any_log_is_read_exactly_wherever_a_terminal_wraps_it(
     log: tuple[list[str], list[str], list[str]], width: int, stripped: bool
 ) -> None:
@@ -80,7 +79,7 @@ def test_any_log_is_read_exactly_wherever_a_terminal_wraps_it(
 
 
 @given(logs(st.sampled_from(sorted(PREFIXES))))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_bare_messages_between_others_are_read_exactly_or_the_doubt_is_told(
     log: tuple[list[str], list[str], list[str]],
 ) -> None:
@@ -90,7 +89,6 @@ def test_bare_messages_between_others_are_read_exactly_or_the_doubt_is_told(
 
 
 @given(logs(st.just("bare")))
-@settings(deadline=None)
 def test_messages_at_hand_one_by_one_leave_no_doubt(log: tuple[list[str], list[str], list[str]]) -> None:
     lines, eligible, chosen = log
     found = builder_log.parse_messages(lines)

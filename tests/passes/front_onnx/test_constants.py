@@ -102,7 +102,7 @@ def test_a_node_that_cannot_be_run_hides_the_weight(body: str, tmp_path: Path) -
     assert linears(opened(proto, tmp_path)) == []
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_the_layout_behind_a_chain_is_that_of_onnx_runtime(data: st.DataObject) -> None:
     weight = normal(*data.draw(st.sampled_from([(8, 12), (12, 8), (96,), (2, 4, 12), (3, 8, 1, 4)])))

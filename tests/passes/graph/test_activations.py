@@ -15,7 +15,7 @@ from prox24_export.passes.graph.activations import Patches, Rows
 from prox24_export.passes.graph.arrays import Array
 from tests.graphs import linears, model, normal, opened, run
 
-quick = settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+quick = settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def product(proto: onnx.ModelProto, x: Array, folder: Path) -> tuple[Array, Array]:

@@ -1,7 +1,7 @@
 """Refinement: what it minimises, what it leaves alone, when it is refused, and that it can be interrupted."""
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,15 +12,16 @@ from torch import Tensor, fx, nn
 from torch.func import functional_call
 
 from prox24_export.passes.front_torch.flat_module import make_flat_module
-from prox24_export.passes.refine.batches import Samples, mix
+from prox24_export.passes.refine.batches import Samples
 from prox24_export.passes.refine.improvement import improves
 from prox24_export.passes.refine.loss import OutputLoss, measure_spread
 from prox24_export.passes.refine.memory import find_available_memory, measure_kept_for_gradient
-from prox24_export.passes.refine.model import Refined, RefineModel
+from prox24_export.passes.refine.model import RefineModel
 from prox24_export.passes.refine.objective import Objective
 from prox24_export.passes.refine.segment_streams import SegmentStreams
 from prox24_export.passes.refine.segments import add_outputs, find_cuts, find_segments
-from prox24_export.passes.refine.state import Epoch, RefineProgress
+from prox24_export.passes.refine.state import Epoch, Refined, RefineProgress
+from prox24_export.solver.pattern import is_two_four
 
 AUTO = torch.export.Dim.AUTO
 WIDTH, CLASSES, BLOCKS = 16, 8, 3
@@ -242,6 +243,51 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(case: Case, mode: Any, tmp
     assert all(torch.equal(weight, again.weights[name]) for name, weight in whole.weights.items())
 
 
+def list_groups(case: Case) -> dict[str, Tensor]:
+    """The groups of all weights, which lie along their last axes."""
+    return {name: torch.arange(weight.numel()).reshape(-1, 4) for name, weight in case.weights.items()}
+
+
+def test_masks_move_where_their_groups_are_given_and_the_tuning_goes_on_from_there(case: Case) -> None:
+    seen: list[tuple[float, Epoch]] = []
+    groups = list_groups(case)
+    result = case.refined(RefineModel(epochs=6), groups=groups, tick=lambda *entry: seen.append(entry))
+    assert result.kept
+    assert result.mode == "model"
+    assert all(is_two_four(weight) for weight in result.weights.values())
+    assert any(not torch.equal(weight != 0, case.masks[name]) for name, weight in result.weights.items())
+    assert result.before == pytest.approx(result.parts[0].curve[0].held)
+    assert len(result.parts[0].curve) + result.parts[0].taken_back == 13
+    shares = [share for share, _ in seen]
+    assert shares == sorted(shares)
+    assert 0.5 in shares
+    assert shares[-1] == 1.0
+
+
+def test_a_run_that_is_interrupted_after_its_masks_have_moved_does_not_move_them_again(
+    case: Case, tmp_path: Path
+) -> None:
+    settings, groups, file = RefineModel(epochs=3), list_groups(case), tmp_path / "state"
+    whole = case.refined(settings, groups=groups)
+
+    def interrupt(progress: RefineProgress) -> None:
+        progress.save(file)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        case.refined(settings, groups=groups, saved=interrupt)
+    seen: list[float] = []
+    read = RefineProgress.load(file)
+    resumed = case.refined(settings, groups=groups, progress=read, tick=lambda share, _: seen.append(share))
+    assert min(seen) == 0.5
+    assert all(torch.equal(weight, resumed.weights[name]) for name, weight in whole.weights.items())
+
+
+def test_masks_stay_in_segments(case: Case) -> None:
+    result = case.refined(RefineModel(mode="segments", epochs=2), groups=list_groups(case))
+    assert all(not weight[~case.masks[name]].any() for name, weight in result.weights.items())
+
+
 def test_steps_that_harm_are_taken_back_and_what_does_not_help_is_thrown_away(case: Case) -> None:
     reckless, timid = (case.refined(RefineModel(epochs=3, rate=rate)) for rate in (300.0, 1e-12))
     for refused in (reckless, timid):
@@ -328,30 +374,6 @@ def test_a_segment_keeps_less_for_its_gradient_than_the_network(case: Case) -> N
     assert 0 < measure_kept_for_gradient(part, weights, ((x,), (x,))) < whole
     assert find_available_memory(torch.device("cpu")) > 1 << 20
     assert case.refined(RefineModel(epochs=1)).mode == "model"
-
-
-def shapes_of(batches: Iterator[tuple[Tensor, ...]]) -> list[tuple[int, ...]]:
-    return sorted(tuple(batch[0].shape) for batch in batches)
-
-
-def test_batches_join_equal_shapes_and_hold_every_sample_once() -> None:
-    samples = [(torch.full((1, 2 + index % 2), float(index)),) for index in range(10)]
-    data = Samples(samples, 4)
-    assert shapes_of(data.shuffled(1, 0, mixed=False)) == [(1, 2), (1, 3), (4, 2), (4, 3)]
-    values = torch.cat([batch[0][:, 0] for batch in data.shuffled(1, 0, mixed=False)])
-    assert sorted(values.tolist()) == list(range(10))
-    assert data.steps == 4
-    assert Samples(samples, 4, joinable=False).steps == 10
-
-
-def test_blends_are_between_two_samples_and_integers_stay() -> None:
-    floats, integers = torch.arange(64.0)[:, None], torch.arange(64)[:, None]
-    mixed, same = mix((floats, integers), torch.Generator().manual_seed(0))
-    assert torch.equal(same, integers)
-    moved = int((mixed != floats).sum())
-    assert 16 < moved < 48
-    assert 0 <= float(mixed.min()) <= float(mixed.max()) <= 63
-    assert mix((integers,), torch.Generator())[0] is integers
 
 
 def test_a_network_that_nothing_cuts_is_one_segment() -> None:

@@ -10,8 +10,9 @@ from torch import Tensor, fx, nn
 from torch.func import functional_call
 
 from prox24_export.passes.refine.loss import OutputLoss
-from prox24_export.passes.refine.model import Refined, RefineModel
+from prox24_export.passes.refine.model import RefineModel
 from prox24_export.passes.refine.objective import Objective
+from prox24_export.passes.refine.state import Refined
 from prox24_export.passes.refine.views import Views, is_image, make_mirrored_views, make_shifted_views, shift_at_random
 
 
