@@ -240,7 +240,7 @@ def measure(size: int, seed: int) -> list[dict[str, Any]]:
             left = float(loss(weight, problem.sparse, problem.gram).sum())
             figures = {"held_out": error, "added": error - base, "left": left, "seconds": seconds}
             rows.append(known | {"way": name} | figures)
-            print(f"seed {seed} {activations:9} {name:48} +{error - base:.3e} {seconds:7.2f} s", flush=True)
+            print(f"seed {seed} {activations:9} {name:48} {error - base:+.3e} {seconds:7.2f} s", flush=True)
     return rows
 
 

@@ -11,7 +11,10 @@ in three steps:
 3. descent moves one entry by one level at a time, always the one that gains most, until none gains.
 
 Order and compensate (GPTQ, Frantar et al. 2022, arXiv 2210.17323) needs a factor of its own for the support of every
-row, and ends higher: `benchmarks/rounding.py` compares.
+row, and ends a little higher: `benchmarks/rounding.py` compares.
+
+Cost: about 20 products of W with a K × K matrix, and the moves of the descent. 1,024 rows of 4,096 columns took 13 s of
+one thread of 2026 and 2.5 s more for the matrices that all rows share.
 """
 
 import time
@@ -100,7 +103,9 @@ def round_to_grid(
     """Rounds a weight to `scale·integer` per row, with the least change of the layer's output; zeros stay zeros.
 
     With quantised activations `X_q` the moments are those of what the layer then reads: `gram = X_qᵀX_q` and
-    `cross = X_dᵀX_q`. The surviving entries are first refined for these moments and then rounded.
+    `cross = X_dᵀX_q`. The surviving entries are first refined for these moments and then rounded. Where `X_q` differs
+    from `X_d` by nothing but fine rounding, as of INT8 without outliers, the cross moment holds mostly noise, and the
+    error on other tokens is lower without it; choose `blend` on held-back tokens.
 
     Args:
         weight: `V`, any float dtype; its zeros are kept, so 2:4 stays 2:4. A dense weight is rounded, too.
