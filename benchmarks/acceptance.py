@@ -29,6 +29,7 @@ from models import MODELS, Files, available, export, save
 from precision import precision_checks
 from refinement import refinement_checks
 from results_files import write_results
+from rounding import rounding_checks
 from solver_limits import solver_checks
 
 from prox24_export.models.find_frontend import find_frontend
@@ -178,7 +179,7 @@ def main() -> int:
     long: Iterable[Check] = ()
     if not arguments.quick:
         long = itertools.chain(precision_checks(quick=True), refinement_checks(), budget_checks())
-    for check in itertools.chain(long, solver_checks(quick=arguments.quick), help_checks()):
+    for check in itertools.chain(long, solver_checks(quick=arguments.quick), rounding_checks(), help_checks()):
         checks.append(check)
         print(table([check]).splitlines()[-1], flush=True)
     if arguments.write:

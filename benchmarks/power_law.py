@@ -22,6 +22,7 @@ class Layer:
         held: The same of the held-out tokens.
         tokens: Calibration tokens.
         activations: Calibration tokens [tokens, K], float32; empty where only the Gram matrix is kept.
+        held_activations: Held-out tokens [tokens, K], float32; empty likewise.
     """
 
     weight: Tensor
@@ -29,6 +30,7 @@ class Layer:
     held: Tensor
     tokens: int
     activations: Tensor = field(default_factory=lambda: torch.empty(0))
+    held_activations: Tensor = field(default_factory=lambda: torch.empty(0))
 
     def gram_again(self) -> Tensor:
         """The Gram matrix from the activations, as the tool accumulates it; the known one where they were not kept."""
@@ -58,6 +60,6 @@ def power_law(size: int, seed: int = 0) -> Layer:
     mixing = (spectrum[:, None] * basis.T * channels).astype(np.float32)
     mixing /= np.sqrt((mixing.astype(np.float64) ** 2).sum() / size)
     tokens = torch.from_numpy(random.standard_normal((TOKENS, size), dtype=np.float32) @ mixing)
-    held = torch.from_numpy(random.standard_normal((HELD_OUT, size), dtype=np.float32) @ mixing).double()
-    exact = tokens.double()
-    return Layer(torch.from_numpy(weight), exact.T @ exact, held.T @ held, TOKENS, tokens)
+    held = torch.from_numpy(random.standard_normal((HELD_OUT, size), dtype=np.float32) @ mixing)
+    exact, exact_held = tokens.double(), held.double()
+    return Layer(torch.from_numpy(weight), exact.T @ exact, exact_held.T @ exact_held, TOKENS, tokens, held)
