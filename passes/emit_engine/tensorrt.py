@@ -14,12 +14,12 @@ from prox24_export.errors import UnavailableError, first_line
 from prox24_export.passes.emit_engine.versions import find_generation
 
 INSTALL = "pip install 'prox24-export[tensorrt]'"
-# A library of its own, with much the same interface. To open it as an engine, measure it on an RTX card first: by the
-# names of the kernels in 1.7.1, the sparse ones are for INT8 and FP8 alone; and it refuses compute capability 9.0.
+# A library of its own, with much the same interface. To open it as an engine, measure it on an RTX card first. Names
+# of sparse kernels in 1.7.1 have float16 and bfloat16 with sm90 alone, and it refuses compute capability 9.0.
 RTX_MODULE = "tensorrt_rtx"
 RTX_REFUSED = (
-    "; TensorRT for RTX is, but is not used: in version 1.7.1 it has no sparse kernels for float16 and bfloat16, and "
-    "does not build for Hopper"
+    "; TensorRT for RTX is, but is not used: in version 1.7.1 it has sparse kernels for float16 and bfloat16 on Hopper "
+    "alone, for which it builds no engine"
 )
 SPARSE_SINCE = (8, 0)  # compute capability of Ampere, the first with sparse matrix instructions
 

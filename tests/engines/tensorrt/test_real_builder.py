@@ -24,6 +24,7 @@ from prox24_export.shapes import ShapeRange
 from tests.engines.tensorrt.real_builder import library
 from tests.engines.tensorrt.real_builder.build import (
     VARIABLE,
+    WHEEL,
     NoLibrariesError,
     RealBuilderError,
     RealEngine,
@@ -215,6 +216,23 @@ def test_the_real_log_is_verbose_and_says_nothing_of_sparsity(product: Path) -> 
         assert (log.eligible, log.chosen, log.problems, log.warnings) == (None, None, (), ())
 
 
+def test_the_plan_is_the_same_with_sparse_tactics_allowed_or_not(tmp_path: Path, product: Path) -> None:
+    """As `docs/engines.md` says: nothing about sparse kernels can be seen here."""
+    del product
+    matrix = normal(256, 256, dtype=np.float16)
+    matrix[1::4] = matrix[2::4] = 0
+    graph = "g (float16[64,256] x) => (float16[64,256] y) { y = MatMul(x, w) }"
+    file = save(model(graph, {"w": matrix}), tmp_path, "sparse.onnx")
+    digests = {build(file, sparse_weights=allowed, compute_capability=86).plan_digest for allowed in (True, False)}
+    assert len(digests) == 1
+    assert "" not in digests
+    assert build(file, compute_capability=89).plan_digest not in digests, "another engine has another digest"
+
+
+def test_ci_fetches_the_wheel_whose_version_is_known() -> None:
+    assert f" {WHEEL} " in (SAMPLE.parents[2] / ".ci" / "run").read_text(encoding="utf-8")
+
+
 def test_without_the_variable_or_the_libraries_the_reason_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -283,4 +301,4 @@ def test_files_that_are_no_libraries_are_told(compiled: Path) -> None:
 
 
 def test_an_engine_without_messages_has_no_fault_but_its_absence() -> None:
-    assert RealEngine(0, (), ()).find_faults() == ["no engine was built"]
+    assert RealEngine(0, "", (), ()).find_faults() == ["no engine was built"]

@@ -110,10 +110,10 @@ def test_tensorrt_for_rtx_alone_is_recognised_and_not_used(tmp_path: Path) -> No
     )
     environment = {"PYTHONPATH": f"{tmp_path}:{Path(__file__).parents[3]}", "PATH": ""}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
-    why = "tensorrt is not installed; TensorRT for RTX is, but is not used: in version 1.7.1 it has no sparse kernels"
+    why = "tensorrt is not installed; TensorRT for RTX is, but is not used: in version 1.7.1 it has sparse kernels"
     auto, asked = done.stdout.splitlines()
     assert auto.startswith(f"TensorRT: {why}")
-    assert "does not build for Hopper. torch.sparse: " in auto
+    assert "on Hopper alone, for which it builds no engine. torch.sparse: " in auto
     assert asked.startswith(f"--engine tensorrt cannot be used here: {why}")
     assert asked.endswith("Install TensorRT itself: pip install 'prox24-export[tensorrt]'.")
 

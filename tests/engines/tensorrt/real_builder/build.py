@@ -49,11 +49,13 @@ class RealEngine:
 
     Attributes:
         plan_bytes: The size of the engine; 0 where there is none.
+        plan_digest: The SHA-256 of the engine; empty where there is none.
         messages: Everything that was said, as pairs of a letter (E, W, I, V) and the text.
         layers: The layers of the engine.
     """
 
     plan_bytes: int
+    plan_digest: str
     messages: tuple[tuple[str, str], ...]
     layers: tuple[RealLayer, ...]
 
@@ -165,7 +167,8 @@ def build(
     if "refused" in found:
         raise RealBuilderError(f"the real builder did not try {model.name}: {found['refused']}")
     messages = tuple((LETTERS[severity], text) for severity, text in found["messages"])
-    return RealEngine(found["plan_bytes"], messages, tuple(read_layers(text for _, text in messages)))
+    layers = tuple(read_layers(text for _, text in messages))
+    return RealEngine(found["plan_bytes"], found["plan_digest"], messages, layers)
 
 
 def _run(request: str, model: Path, limit: float) -> None:

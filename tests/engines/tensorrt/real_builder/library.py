@@ -5,7 +5,8 @@
 The request is JSON: the folder of the `libraries`, the `model`, the `compute_capability` (89 for 8.9), the `shapes` by
 input name as [smallest, likeliest, largest], the `sizes` [smallest, likeliest, largest] of every unknown axis of other
 inputs, whether to allow `sparse_weights`, and the file for the `result`. The result is JSON, too: `refused`, a sentence
-that says why nothing was tried, or `plan_bytes` and the `messages` as pairs of severity and text.
+that says why nothing was tried, or the size of the plan in `plan_bytes`, its SHA-256 in `plan_digest`, and the
+`messages` as pairs of severity and text.
 
 The libraries have no interface in C, so methods are called by their place in the table of the object's class. The
 places are those of version 1.7.1; every other version is refused. Nothing but the standard library is imported: where
@@ -13,6 +14,7 @@ a call is wrong this process dies, and nothing else with it.
 """
 
 import ctypes
+import hashlib
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -74,7 +76,7 @@ def build(request: Mapping[str, Any]) -> dict[str, Any]:
     network = c_void_p(call(builder, CREATE_NETWORK, c_void_p, c_uint32(0)))  # strongly typed, as always here
     version = c_int32(parser_library.getNvOnnxParserVersion())
     parser = create(parser_library.createNvOnnxParser_INTERNAL, network, logger.address, version)
-    size = 0
+    plan = b""
     if parse(parser, request["model"], logger):
         config = c_void_p(call(builder, CREATE_CONFIG, c_void_p))
         call(config, SET_VERBOSITY, None, c_int32(DETAILED))
@@ -88,9 +90,10 @@ def build(request: Mapping[str, Any]) -> dict[str, Any]:
         profile = c_void_p(call(builder, CREATE_PROFILE, c_void_p))
         set_shapes(network, profile, request["shapes"], request["sizes"])
         call(config, ADD_PROFILE, c_int32, profile)
-        plan = call(builder, BUILD, c_void_p, network, config)
-        size = call(c_void_p(plan), SIZE, c_size_t) if plan else 0
-    return {"plan_bytes": size, "messages": logger.messages}
+        memory = c_void_p(call(builder, BUILD, c_void_p, network, config))
+        plan = ctypes.string_at(call(memory, DATA, c_void_p), call(memory, SIZE, c_size_t)) if memory else b""
+    digest = hashlib.sha256(plan).hexdigest() if plan else ""
+    return {"plan_bytes": len(plan), "plan_digest": digest, "messages": logger.messages}
 
 
 def open_libraries(folder: Path) -> tuple[ctypes.CDLL, ctypes.CDLL]:
