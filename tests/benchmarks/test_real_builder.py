@@ -36,7 +36,7 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
 def test_a_row_counts_what_the_builder_says(product: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     layer = RealLayer("__mye1", "gemm", ("mul",), ("Int8",), ("Int8",), ("Int8",))
     said = (("W", "a warning"), ("W", "Make sure input x has Int64 binding."), ("E", "an\nerror"), ("V", "detail"))
-    monkeypatch.setattr(real_builder, "build", lambda *_, **__: RealEngine(9, said, (layer,)))
+    monkeypatch.setattr(real_builder, "build", lambda *_, **__: RealEngine(9, "1f", said, (layer,)))
     row = real_builder.check_file("a model", "int8", product, ["mul", "other"])
     assert (row.nodes, row.linear, row.named, row.int8, row.layers) == (1, 2, 1, 1, 1)
     assert (row.notices, row.warnings, row.errors) == (1, 1, 1)
@@ -92,6 +92,7 @@ def test_a_planted_bad_file_fails_the_command(product: Path, monkeypatch: pytest
 
 def test_the_committed_table_holds_twelve_files_and_no_fault() -> None:
     rows = json.loads(RESULTS.read_text(encoding="utf-8"))["rows"]
+    assert real_builder.tabulate([Row(**row) for row in rows]) in RESULTS.with_suffix(".md").read_text(encoding="utf-8")
     assert len(rows) >= 12
     assert {row["precision"] for row in rows} == set(PRECISIONS)
     assert all(row["named"] == row["linear"] > 0 for row in rows)
