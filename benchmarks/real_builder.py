@@ -169,7 +169,7 @@ def tabulate(rows: Sequence[Row]) -> str:
     wrong = sum(bool(row.faults) for row in rows)
     lines = [
         f"TensorRT for RTX {VERSION}, ahead of time for compute capability 8.9: {len(rows)} files, {wrong} wrong.",
-        "Seconds are of the builder's process. A notice is what it says of every input of 64-bit integers, and no warning.",
+        "Seconds are of the builder's process. A notice is what every input of 64-bit integers gets, and no warning.",
         "",
         f"| {' | '.join(COLUMNS)} |",
         f"|{'---|' * len(COLUMNS)}",
