@@ -7,12 +7,20 @@ used only with a torch that has CUDA.
 import warnings
 from dataclasses import dataclass
 from importlib import import_module
+from importlib.util import find_spec
 from types import ModuleType
 
 from prox24_export.errors import UnavailableError, first_line
 from prox24_export.passes.emit_engine.versions import find_generation
 
 INSTALL = "pip install 'prox24-export[tensorrt]'"
+# A library of its own, with much the same interface. To open it as an engine, measure it on an RTX card first. Names
+# of sparse kernels in 1.7.1 have float16 and bfloat16 with sm90 alone, and it refuses compute capability 9.0.
+RTX_MODULE = "tensorrt_rtx"
+RTX_REFUSED = (
+    "; TensorRT for RTX is, but is not used: in version 1.7.1 it has sparse kernels for float16 and bfloat16 on Hopper "
+    "alone, for which it builds no engine"
+)
 SPARSE_SINCE = (8, 0)  # compute capability of Ampere, the first with sparse matrix instructions
 
 
@@ -47,6 +55,9 @@ def availability() -> Availability:
     except UnavailableError as error:
         return Availability(False, version, reason=f"TensorRT {version} is too old.", remedy=str(error))
     except ModuleNotFoundError as error:
+        if error.name == "tensorrt" and find_spec(RTX_MODULE) is not None:
+            reason = f"{error.name} is not installed{RTX_REFUSED}."
+            return Availability(False, reason=reason, remedy=f"Install TensorRT itself: {INSTALL}.")
         return Availability(False, reason=f"{error.name} is not installed.", remedy=f"Install it: {INSTALL}.")
     except (ImportError, OSError) as error:  # the package is installed, but one of its libraries is missing
         remedy = f"Install it with its libraries: {INSTALL}, or put those of the same version on LD_LIBRARY_PATH."

@@ -212,9 +212,10 @@ class OnnxGraph:
             InputError: ONNX Runtime cannot load the model.
         """
         if not self.runs_in_float32:
-            return runtime.open_session(self.path)
+            return runtime.open_session(self.path, has_float16=runtime.has_float16(self.proto))
         try:
-            return runtime.open_session(self._runnable.SerializeToString())
+            left = runtime.has_float16(self._runnable)
+            return runtime.open_session(self._runnable.SerializeToString(), has_float16=left)
         except Exception as error:
             raise InputError(
                 f"ONNX Runtime cannot load {self.path}, nor a float32 copy of it: {runtime.shorten_message(error)}."
@@ -257,7 +258,7 @@ class OnnxGraph:
             functions=self._functions,
             graph=segment,
         )
-        session = runtime.open_session(model.SerializeToString())
+        session = runtime.open_session(model.SerializeToString(), has_float16=runtime.has_float16(model))
 
         def run(values: Feeds) -> dict[str, Array]:
             results = session.run(list(fetches), {name: values[name] for name in feeds})

@@ -25,6 +25,9 @@ ort.set_default_logger_severity(FATAL_ONLY)
 LOSES_OUTPUT = "GemmTransposeFusion"
 LOST_OUTPUT = "Failed to find node output"
 
+# Another one, for convolutions, ends the whole process where it opens some models with float16.
+ENDS_PROCESS = "NchwcTransformer"
+
 SEED = 0  # seed of random operators without one of their own: two streams, and two runs, must draw the same
 
 
@@ -35,8 +38,13 @@ class Session(Protocol):
         """Returns the outputs of these names, or all outputs for None, for feeds by name."""
 
 
-def open_session(model: bytes | Path) -> Session:
-    """Opens a CPU session for a serialised model or a file. Its random operators draw from a fixed seed."""
+def open_session(model: bytes | Path, *, has_float16: bool = False) -> Session:
+    """Opens a CPU session for a serialised model or a file. Its random operators draw from a fixed seed.
+
+    Args:
+        model: The serialised model, or the file.
+        has_float16: Whether float16 is in the model, so that an optimisation is left out that such models can crash in.
+    """
     options = ort.SessionOptions()
     options.log_severity_level = FATAL_ONLY
     # Between two calls the cores belong to the solver: idle ONNX Runtime threads must not spin on them.
@@ -45,12 +53,13 @@ def open_session(model: bytes | Path) -> Session:
     ort.set_seed(SEED)  # each random node's generator is seeded from this and its place when the session is made
     # `enable_fallback`: a second attempt, as on other providers, would be told on stdout
     more: dict[str, Any] = {"providers": ["CPUExecutionProvider"], "enable_fallback": 0}
+    left_out = [ENDS_PROCESS] if has_float16 else []
     try:
-        made: Session = ort.InferenceSession(source, options, **more)
+        made: Session = ort.InferenceSession(source, options, disabled_optimizers=left_out, **more)
     except RuntimeError as error:
         if LOST_OUTPUT not in str(error):
             raise
-        made = ort.InferenceSession(source, options, disabled_optimizers=[LOSES_OUTPUT], **more)
+        made = ort.InferenceSession(source, options, disabled_optimizers=[*left_out, LOSES_OUTPUT], **more)
     return made
 
 
@@ -67,13 +76,18 @@ def find_types_without_kernel(proto: onnx.ModelProto, path: Path) -> tuple[str, 
     if onnx.TensorProto.BFLOAT16 in ends:  # it may load, but NumPy arrays cannot be fed to it or fetched
         return (MAY_LACK_KERNELS[onnx.TensorProto.BFLOAT16],)
     try:
-        open_session(path)
+        open_session(path, has_float16=has_float16(proto))
     except Exception as error:
         wide = sorted(set(_walk_element_types(proto)) & set(MAY_LACK_KERNELS))
         if wide and "NOT_IMPLEMENTED" in str(error):
             return tuple(MAY_LACK_KERNELS[kind] for kind in wide)
         raise InputError(f"ONNX Runtime cannot load {path}: {shorten_message(error)}.") from error
     return ()
+
+
+def has_float16(proto: onnx.ModelProto) -> bool:
+    """Whether a value, a tensor or a Cast of the main graph is known to be float16."""
+    return onnx.TensorProto.FLOAT16 in _walk_element_types(proto)
 
 
 def shorten_message(error: Exception) -> str:

@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
+import onnx_ir as ir
 import torch
 from torch.export import ExportedProgram
 
@@ -84,6 +85,8 @@ class EmitOnnx:
         try:
             with _silence_exporter():
                 exported = torch.onnx.export(program, dynamo=True, verbose=False, optimize=False)
+                if exported is not None:
+                    _fold_integers(exported.model)
         except ImportError as error:
             told = describe_missing(error, "onnxscript")
             raise InputError(f"--onnx needs onnxscript: {told}. Install it with: pip install onnxscript.") from error
@@ -135,6 +138,23 @@ def verify_onnx(written: TracedGraph, traced: TracedGraph, linears: Sequence[Lin
                 f"output {name} of the ONNX file differs from the torch model's by {apart:.3g}, of at most "
                 f"{largest:.3g}. Expected agreement to {close:g} of that. Leave --onnx out, and report this."
             )
+
+
+def _fold_integers(model: ir.Model) -> None:
+    """Stores integers that are computed from stored ones, such as axes: TensorRT's parser takes only stored axes.
+
+    Weights are left as they are, so that they keep their names and layouts.
+
+    Raises:
+        ImportError: onnxscript is not installed.
+    """
+    from onnxscript.optimizer import fold_constants  # noqa: PLC0415 (optional)
+
+    def is_of_integers(node: ir.Node) -> bool:
+        constants = [value.const_value for value in node.inputs if value is not None]
+        return all(constant is not None and constant.dtype.is_integer() for constant in constants)
+
+    fold_constants(model, onnx_shape_inference=False, should_fold=is_of_integers)
 
 
 def _identify(matrix: Array) -> tuple[tuple[int, ...], bytes]:

@@ -16,6 +16,9 @@ INTEGERS = {
 SAME_VALUES = {"Expand", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
 DENOMINATORS = {"Div": 1, "Reciprocal": 0, "Log": 0}  # index of the input for whose zero the result is infinite
 BODIES = {ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS}
+SQUARES = "averages squares, as a layer norm does: TensorRT warns that they overflow float16"
+# Operators that ONNX defines for a low type and NVIDIA's parser refuses in it, as TensorRT for RTX 1.7.1 says.
+NOT_PARSED = {"HardSwish": {"bf16"}, "Mish": {"bf16"}}
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,7 @@ class Float32Choice:
         ranges = _spread_ranges(nodes, ranges)
         unsafe = self._unsafe(nodes, ranges)
         indices = self._index_arithmetic(nodes)
+        squares = _find_averaged_squares(nodes) if self.precision.name == "fp16" else set()
         kept: dict[str, str] = {}
         for node in nodes:
             if not has_float(node):
@@ -59,7 +63,9 @@ class Float32Choice:
                 self._by_name(node)
                 or (self._by_index() if node in indices else "")
                 or self._by_operator(node)
+                or self._by_parser(node)
                 or self._by_range(node, unsafe)
+                or (SQUARES if node in squares else "")
             )
             if reason:
                 kept[str(node.name)] = reason
@@ -84,6 +90,10 @@ class Float32Choice:
         if not reads:
             return f"the type of what {node.op_type} makes is set by an attribute"
         return f"{node.op_type} is not defined for {word} in opset {self.opset}"
+
+    def _by_parser(self, node: ir.Node) -> str:
+        refused = self.precision.name in NOT_PARSED.get(node.op_type, ())
+        return f"TensorRT's parser takes no {node.op_type} in {self.precision.word}" if refused else ""
 
     def _by_range(self, node: ir.Node, unsafe: Mapping[str, str]) -> str:
         values = [value for value in (*node.inputs, *node.outputs) if is_float(value)]
@@ -145,6 +155,35 @@ def has_float(node: ir.Node) -> bool:
     """Whether a node reads or computes float32, or may do so in its bodies."""
     operands = any(map(is_float, (*node.inputs, *node.outputs)))
     return operands or any(attribute.type in BODIES for attribute in node.attributes.values())
+
+
+def _find_averaged_squares(nodes: Sequence[ir.Node]) -> set[ir.Node]:
+    """Finds the squares that are averaged, with the nodes that average them, and the means that a variance is about.
+
+    These are layer norms and root mean squares that are written out.
+    """
+    found = set()
+    for node in nodes:
+        square = _find_maker(node, 0) if node.op_type == "ReduceMean" else None
+        if square is not None and _is_square(square):
+            found |= {square, node}
+            difference = _find_maker(square, 0)
+            mean = _find_maker(difference, 1) if difference is not None and difference.op_type == "Sub" else None
+            found |= {mean} if mean is not None and mean.op_type == "ReduceMean" else set()
+    return found
+
+
+def _find_maker(node: ir.Node, index: int) -> ir.Node | None:
+    value = node.inputs[index]
+    return None if value is None else value.producer()
+
+
+def _is_square(node: ir.Node) -> bool:
+    if node.op_type == "Mul":
+        return node.inputs[0] is node.inputs[1]
+    exponent = node.inputs[1] if node.op_type == "Pow" else None
+    stored = exponent.const_value if exponent is not None else None
+    return stored is not None and stored.size == 1 and float(stored.numpy().item()) == 2.0  # noqa: PLR2004 (a square)
 
 
 def _is_constant(value: ir.Value | None) -> bool:

@@ -7,8 +7,10 @@ JOINTS = re.compile(r" \+ | \|\| ")  # fused with what follows; merged with what
 PROFILE = re.compile(r" \[profile \d+\]")
 MYELIN = re.compile(r"_myl\d+_\d+$")
 REGION = re.compile(r"\{ForeignNode\[(.*)\]\}")
-SEPARATORS = re.compile(r"[\x1e\x1f]|\\u001[ef]|\\x1[ef]|(?<=\])\s*(?=\[ONNX Layer: )")  # Cask's, Myelin's, text form
+# Cask's, Myelin's, both as text, and none between two names.
+SEPARATORS = re.compile(r"[\x1e\x1f]|\\u001[ef]|\\x1[ef]|(?<=[\]\w])\s*(?=\[ONNX Layer: )")
 ONNX_LAYER = "[ONNX Layer: "
+END = re.compile(r"\](?:__\w+)?$")  # `[ONNX Layer: conv27]__gemm_from_conv1x1`: what became of a node stands behind it
 
 
 def split_name(name: str) -> tuple[str, ...]:
@@ -33,9 +35,9 @@ def find_region_ends(name: str) -> tuple[str, ...]:
 
 
 def read_onnx_nodes(metadata: str) -> tuple[str, ...]:
-    """Reads the nodes that a layer's metadata names as `[ONNX Layer: NAME]`, whatever stands between them."""
+    """Reads the nodes that a layer's metadata names as `[ONNX Layer: NAME]`, whatever stands between or behind them."""
     tokens = (token.strip() for token in SEPARATORS.split(metadata))
-    found = (token.removeprefix(ONNX_LAYER).removesuffix("]") for token in tokens if token.startswith(ONNX_LAYER))
+    found = (END.sub("", token.removeprefix(ONNX_LAYER)) for token in tokens if token.startswith(ONNX_LAYER))
     return tuple(dict.fromkeys(filter(None, found)))
 
 

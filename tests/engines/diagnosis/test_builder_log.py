@@ -6,6 +6,7 @@ import pytest
 
 from prox24_export.engines.diagnosis import builder_log
 from prox24_export.engines.diagnosis.builder_log import LayerList
+from prox24_export.engines.diagnosis.layer_names import read_onnx_nodes
 from tests.engines.diagnosis.builder_logs import EXCERPT_G, MISSING, lists, pair
 
 
@@ -117,6 +118,18 @@ def test_registered_layers_and_regions_are_read() -> None:
     assert log.registered == {"node_linear_1_2": "node_linear_1"}
     region = "{ForeignNode[gemm1.weight...ONNXTRT_castHelper_9]}"
     assert log.regions == {region: ("node_linear", "node_relu_2", "node_linear_1")}
+
+
+@pytest.mark.parametrize("between", ["", " ", "\x1e", "\x1f"])
+def test_what_became_of_a_node_is_no_part_of_its_name(between: str) -> None:
+    """As TensorRT for RTX 1.7.1 writes it of a 1×1 convolution that it computes as a product."""
+    nodes = (
+        "[ONNX Layer: gap27]",
+        "[ONNX Layer: conv27]__gemm_from_conv1x1",
+        "[ONNX Layer: a[0]]",
+        "[ONNX Layer: flat]",
+    )
+    assert read_onnx_nodes(between.join(nodes)) == ("gap27", "conv27", "a[0]", "flat")
 
 
 NO_MEMORY = "Device memory is insufficient to use tactic."

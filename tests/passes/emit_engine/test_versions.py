@@ -97,6 +97,27 @@ def test_a_package_or_library_that_is_missing_is_told_with_the_remedy(
     assert remedy in done.stdout
 
 
+def test_tensorrt_for_rtx_alone_is_recognised_and_not_used(tmp_path: Path) -> None:
+    missing = "raise ModuleNotFoundError(\"No module named 'tensorrt'\", name='tensorrt')"
+    (tmp_path / "tensorrt.py").write_text(missing)
+    (tmp_path / "tensorrt_rtx.py").write_text("raise AssertionError('it is looked for, and not imported')")
+    code = (
+        "from prox24_export.engines.choice import EngineRequest as R, choose_engine as c;"
+        "from prox24_export.errors import UnavailableError as U\n"
+        "print(c(R(), has_onnx=True).why_not)\n"
+        "try: c(R('tensorrt'), has_onnx=True)\n"
+        "except U as error: print(error)"
+    )
+    environment = {"PYTHONPATH": f"{tmp_path}:{Path(__file__).parents[3]}", "PATH": ""}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    why = "tensorrt is not installed; TensorRT for RTX is, but is not used: in version 1.7.1 it has sparse kernels"
+    auto, asked = done.stdout.splitlines()
+    assert auto.startswith(f"TensorRT: {why}")
+    assert "on Hopper alone, for which it builds no engine. torch.sparse: " in auto
+    assert asked.startswith(f"--engine tensorrt cannot be used here: {why}")
+    assert asked.endswith("Install TensorRT itself: pip install 'prox24-export[tensorrt]'.")
+
+
 def test_importing_the_engines_imports_nothing_that_is_optional_or_slow() -> None:
     modules = (
         *("shapes", "passes.emit_engine.tensorrt", "passes.emit_engine.versions", "passes.emit_engine.capture_log"),

@@ -8,6 +8,7 @@ import pytest
 from prox24_export import export
 from prox24_export.passes.front_onnx import runtime
 from prox24_export.settings import Settings
+from tests.command import command
 from tests.graphs import model, normal, save
 
 # A product between two Transpose that is an output, too
@@ -24,6 +25,16 @@ def test_a_product_between_two_transposes_stays_an_output(tmp_path: Path) -> Non
     np.testing.assert_array_equal(z, y.T)
     report = export(save(proto, tmp_path), None, tmp_path / "out", settings=Settings(method="magnitude"))
     assert [layer.state for layer in report.layers] == ["sparse"]
+
+
+def test_a_model_whose_float16_copy_ends_the_process_is_converted_all_the_same(
+    shared_data: Path, tmp_path: Path
+) -> None:
+    """In a process of its own: where what works around it is gone, that process dies by SIGSEGV."""
+    options = ("--method", "magnitude", "--precision", "fp16", "--engine", "none", "-o", "out")
+    outcome = command(shared_data / "edge" / "nnsplit_en.onnx", *options, folder=tmp_path)
+    assert (outcome.code, outcome.stderr) == (0, "")
+    assert (tmp_path / "out" / "engines" / "sparse.fp16.onnx").is_file()
 
 
 def test_other_faults_are_not_tried_again() -> None:

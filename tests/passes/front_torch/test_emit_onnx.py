@@ -1,0 +1,39 @@
+"""The ONNX file of a traced program: what its readers need stored is stored, and weights keep their names."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from torch import nn
+
+from prox24_export.passes.front_torch.emit_onnx import EmitOnnx
+from tests.graphs import run
+
+
+class Normed(nn.Module):
+    """A root mean square norm, whose axis is an integer in the program, before a linear layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.linear = nn.Linear(8, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        scaled = x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-5)
+        result: torch.Tensor = self.linear(scaled)
+        return result
+
+
+def test_axes_are_stored_and_weights_are_as_they_were(tmp_path: Path) -> None:
+    module, example = Normed().eval(), torch.randn(3, 8)
+    program = torch.export.export(module, (example,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
+    file = EmitOnnx().call(program=program, file=tmp_path / "model.onnx").path
+    proto = onnx.load(file)
+    stored = {tensor.name for tensor in proto.graph.initializer}
+    stored |= {node.output[0] for node in proto.graph.node if node.op_type == "Constant"}
+    (mean,) = (node for node in proto.graph.node if node.op_type == "ReduceMean")
+    assert mean.input[1] in stored, "TensorRT's parser takes no axes that are computed"
+    assert {"linear.weight", "linear.bias"} <= stored
+    (found,) = run(proto, {proto.graph.input[0].name: example.numpy()})
+    np.testing.assert_allclose(found, module(example).detach().numpy(), rtol=1e-4, atol=1e-6)
