@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from prox24_export.passes.graph.arrays import Array
 from prox24_export.passes.precision.convert import Names
-from prox24_export.passes.quantise.placement import Placement, Weight
+from prox24_export.passes.quantise.placement import Placement, QuantisedWeight
 from prox24_export.passes.quantise.scales import round_weight
 
 Integers = tuple[Array, Array]
@@ -41,7 +41,7 @@ def insert_quantisers(
     model.graph.sort()
 
 
-def round_nearest(stored: Array, weight: Weight, *, search: bool) -> Integers:
+def round_nearest(stored: Array, weight: QuantisedWeight, *, search: bool) -> Integers:
     """Rounds a stored weight to the nearest integers, which are in its stored shape."""
     integers, scales = round_weight(weight.layout.to_matrix(stored), search=search)
     return weight.layout.from_matrix(integers), scales
@@ -78,7 +78,7 @@ class _Writer:
             graph.insert_after(producer, [first, last])
         return last.outputs[0]
 
-    def store(self, weight: Weight, rounded: Integers | None, *, search: bool) -> None:
+    def store(self, weight: QuantisedWeight, rounded: Integers | None, *, search: bool) -> None:
         """Stores a weight as integers behind DequantizeLinear, in place of what its readers read."""
         graph = self.model.graph
         value = self._find_stored(weight.name)

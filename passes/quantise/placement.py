@@ -49,7 +49,7 @@ OF_ACTIVATIONS = "a product of two activations that do not both come from quanti
 
 
 @dataclass(frozen=True)
-class Weight:
+class QuantisedWeight:
     """A stored weight that is quantised.
 
     Attributes:
@@ -77,7 +77,7 @@ class Placement:
         float_outputs: By name of a quantised node, why its result is not quantised.
     """
 
-    weights: Mapping[str, Weight]
+    weights: Mapping[str, QuantisedWeight]
     readers: Mapping[str, tuple[tuple[str, int], ...]]
     tied: Mapping[str, str]
     kept: Mapping[str, str]
@@ -85,7 +85,7 @@ class Placement:
 
 
 @dataclass
-class Place:
+class PlacementSearch:
     """One search for the places of quantisers.
 
     Attributes:
@@ -108,13 +108,15 @@ class Place:
         kept |= {entry.use.node: why for entry in candidates if (why := self._explain(entry))}
         kept |= self._spread(candidates, kept)
         chosen = [entry for entry in candidates if entry.use.node not in kept]
-        weights: dict[str, Weight] = {}
+        weights: dict[str, QuantisedWeight] = {}
         readers: dict[str, list[tuple[str, int]]] = {}
         for entry in chosen:
             node = entry.use.node
             before = weights.get(entry.weight)
             both = (*before.nodes, node) if before else (node,)
-            weights[entry.weight] = Weight(entry.weight, find_channel_axis(entry.layout) or 0, entry.layout, both)
+            weights[entry.weight] = QuantisedWeight(
+                entry.weight, find_channel_axis(entry.layout) or 0, entry.layout, both
+            )
             readers.setdefault(entry.use.activation, []).append((node, self._index(entry)))
         names = {entry.use.node for entry in chosen}
         for product in self._find_products(names):

@@ -25,7 +25,7 @@ from prox24_export.passes.quantise.histogram import Histogram
 from prox24_export.passes.quantise.insert import Integers
 from prox24_export.passes.quantise.observe import observe_magnitudes
 from prox24_export.passes.quantise.outputs import compare_outputs, run_float, run_model
-from prox24_export.passes.quantise.placement import Place, Placement
+from prox24_export.passes.quantise.placement import Placement, PlacementSearch
 from prox24_export.passes.quantise.prepare import prepare_copy
 from prox24_export.passes.quantise.scales import SCALE_METHODS, ScaleMethod
 from prox24_export.passes.verify_pattern import VerifiedUse
@@ -189,12 +189,12 @@ class QuantiseModel:
         model = open_model(source.proto, source.path)
         nodes = {str(node.name): node for node in model.graph}
         keep = {name: f"kept by request ({glob})" for glob in self.keep for name in nodes if fnmatchcase(name, glob)}
-        place = Place(nodes, source.operators(), source.constants, keep=keep)
+        place = PlacementSearch(nodes, source.operators(), source.constants, keep=keep)
         places = place.find()
         seen = observe_magnitudes(source, feeds, places.readers.keys()).histograms
         unsafe = {name: f"{name} holds an infinity or NaN" for name, found in seen.items() if not found.finite}
         if unsafe:
-            places = Place(nodes, source.operators(), source.constants, unsafe, keep).find()
+            places = PlacementSearch(nodes, source.operators(), source.constants, unsafe, keep).find()
         if not places.weights:
             reasons = "; ".join(f"{name}: {why}" for name, why in list(places.kept.items())[:3]) or "it has none"
             raise InputError(f"no linear layer of {source.path} can be quantised ({reasons}). Use --precision fp16.")

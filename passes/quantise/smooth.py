@@ -20,7 +20,7 @@ from prox24_export.passes.graph.activations import Rows
 from prox24_export.passes.graph.arrays import Array
 from prox24_export.passes.graph.protocol import Candidate
 from prox24_export.passes.precision.convert import Names
-from prox24_export.passes.quantise.placement import Placement, Weight
+from prox24_export.passes.quantise.placement import Placement, QuantisedWeight
 
 WIDEST = 2.0**10  # of a factor in either direction: further apart, what one side gains the other loses
 NORMS = {"LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization"}
@@ -37,7 +37,7 @@ class SmoothGroup:
     """
 
     activation: str
-    weights: tuple[Weight, ...]
+    weights: tuple[QuantisedWeight, ...]
     constants: tuple[tuple[str, int], ...]
 
 
