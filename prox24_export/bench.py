@@ -125,6 +125,11 @@ def _expect_used(settings: Settings, batches: Sequence[int], inputs: str | None)
     """Refuses options that would be ignored."""
     if settings.engine == "none":
         raise InputError("--engine none times nothing. Choose another engine, or leave it out.")
+    if settings.precision == "int8" and inputs is None:
+        raise InputError(
+            "--precision int8 takes scales from samples, and there are none. Give some with --inputs; files that are "
+            "INT8 already are timed without --precision."
+        )
     if settings.shapes and (batches or inputs is not None):
         raise InputError("--shapes says what is timed, on random inputs. Leave --batch and --inputs out, or --shapes.")
 

@@ -46,16 +46,19 @@ def observe_magnitudes(
     """
     seen = ObservedMagnitudes({name: Histogram() for name in sorted(names)})
     inputs = {entry.name for entry in graph.inputs}
-    parts = list(split_into_parts(graph, AT_ONCE))
+    parts = [
+        (part, later, sorted({name for node in part for name in node.outputs} & (names | channels | later)))
+        for part, later in split_into_parts(graph, AT_ONCE)
+    ]
+    parts = [entry for entry in parts if entry[2]]  # of the others nothing is wanted
     runs: list[Callable[[Feeds], dict[str, Array]]] = []
     for batch in batches:
         values = {name: array for name, array in batch.items() if name in inputs}
         _keep(seen, values, names, channels)
-        for place, (part, later) in enumerate(parts):
+        for place, (part, later, fetches) in enumerate(parts):
             try:
                 if place == len(runs):
-                    made = {name for node in part for name in node.outputs}
-                    runs.append(graph.compile(part, values, sorted(made & (names | channels | later)), {}))
+                    runs.append(graph.compile(part, values, fetches, {}))
                 fetched = runs[place](values)
             except InputError:
                 raise

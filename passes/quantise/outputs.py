@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from prox24_export.errors import InputError
 from prox24_export.passes.front_onnx import runtime
 from prox24_export.passes.front_onnx.graph import OnnxGraph
 from prox24_export.passes.graph.arrays import Array
@@ -25,9 +26,19 @@ def run_model(file: Path, names: Sequence[str], batches: Iterable[Feeds]) -> Out
 
 
 def run_float(graph: OnnxGraph, batches: Iterable[Feeds]) -> Outputs:
-    """Runs the float model on batches of feeds."""
+    """Runs the float model on batches of feeds.
+
+    Raises:
+        InputError: It cannot be run on one.
+    """
     run = graph.runner()
-    return [dict(zip(graph.outputs, run(batch), strict=True)) for batch in batches]
+    try:
+        return [dict(zip(graph.outputs, run(batch), strict=True)) for batch in batches]
+    except Exception as error:
+        raise InputError(
+            f"{graph.path} cannot be run: {runtime.shorten_message(error)}. Expected calibration data that fit the "
+            "model."
+        ) from error
 
 
 def compare_outputs(before: Outputs, after: Outputs) -> dict[str, float]:

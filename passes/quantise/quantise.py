@@ -184,21 +184,25 @@ class QuantiseModel:
             tuple(notes),
         )
 
+    @staticmethod
+    def _expect_some(places: Placement, source: OnnxGraph) -> Placement:
+        if not places.weights:
+            reasons = "; ".join(f"{name}: {why}" for name, why in list(places.kept.items())[:3]) or "it has none"
+            raise InputError(f"no linear layer of {source.path} can be quantised ({reasons}). Use --precision fp16.")
+        return places
+
     def _place(self, source: OnnxGraph, feeds: Sequence[Feeds]) -> tuple[Placement, Mapping[str, Histogram]]:
         """Places quantisers, and again without the values that turn out to hold an infinity."""
         model = open_model(source.proto, source.path)
         nodes = {str(node.name): node for node in model.graph}
         keep = {name: f"kept by request ({glob})" for glob in self.keep for name in nodes if fnmatchcase(name, glob)}
         place = PlacementSearch(nodes, source.operators(), source.constants, keep=keep)
-        places = place.find()
+        places = self._expect_some(place.find(), source)
         seen = observe_magnitudes(source, feeds, places.readers.keys()).histograms
         unsafe = {name: f"{name} holds an infinity or NaN" for name, found in seen.items() if not found.finite}
         if unsafe:
             places = PlacementSearch(nodes, source.operators(), source.constants, unsafe, keep).find()
-        if not places.weights:
-            reasons = "; ".join(f"{name}: {why}" for name, why in list(places.kept.items())[:3]) or "it has none"
-            raise InputError(f"no linear layer of {source.path} can be quantised ({reasons}). Use --precision fp16.")
-        return places, {name: seen[name] for name in places.readers}
+        return self._expect_some(places, source), {name: seen[name] for name in places.readers}
 
 
 def _tell_kinds(source: OnnxGraph, places: Placement) -> dict[str, SiteKind]:
