@@ -127,9 +127,10 @@ class LowerPrecision:
         else:
             shutil.copyfile(graph.path, file)
         written = OnnxGraph(file)
-        verified = VerifyPattern().call(graph=written, linears=linears).uses
-        if is_quantised(written):
+        if is_quantised(written):  # its weights may be integers, and then have other names
             verified = verify_quantised(written, [use.node for linear in linears for use in linear.uses])
+        else:
+            verified = VerifyPattern().call(graph=written, linears=linears).uses
         return Lowered(file, {}, {}, verified, (why,), converted=False)
 
     def _converted(self, graph: OnnxGraph, file: Path, feeds: Sequence[Feeds], linears: Sequence[Linear]) -> Lowered:

@@ -68,6 +68,14 @@ def find_quantised_products(graph: OnnxGraph) -> tuple[set[str], set[str]]:
     return inside, followed
 
 
+def read_integers(graph: OnnxGraph) -> OnnxGraph:
+    """Reads a model with float32 `q − zero_point` in place of every dequantised constant; itself where none is.
+
+    Linear layers whose weight is stored as integers are found in it, under their names, and 2:4 can be checked there.
+    """
+    return OnnxGraph(graph.path, _replace_by_integers(graph)) if is_quantised(graph) else graph
+
+
 def verify_quantised(graph: OnnxGraph, nodes: Sequence[str]) -> tuple[VerifiedUse, ...]:
     """Checks the integers that nodes multiply by, along the reduction axis of each node.
 

@@ -12,6 +12,7 @@ from prox24_export.passes.front_onnx.graph import OnnxGraph
 from prox24_export.passes.graph.arrays import Array
 from prox24_export.passes.graph.protocol import Feeds, Linear
 from prox24_export.passes.precision.lower import Lowered, LowerPrecision
+from prox24_export.passes.precision.quantised import read_integers
 from prox24_export.passes.precision.ranges import observe
 from prox24_export.passes.precision.types import LowPrecisionName
 from prox24_export.passes.quantise.insert import Integers
@@ -75,7 +76,7 @@ def lower(
         Prox24Error: See `LowerPrecision.call` and `QuantiseModel.call`.
     """
     wanted = set(pruned)
-    found = FindLinears().call(graph=OnnxGraph(sparse)).linears
+    found = FindLinears().call(graph=read_integers(OnnxGraph(sparse))).linears
     layers = tuple(layer for layer in found if layer.weight in wanted)
     places = [folder / f"{kind}.{precision}.onnx" for kind in ("dense", "sparse")]
     convert: LowerPrecision | QuantiseModel

@@ -152,3 +152,15 @@ def test_bench_takes_scales_from_its_inputs(tmp_path: Path) -> None:
     assert report.engine.files["sparse onnx"] == "engines/sparse.int8.onnx"
     with pytest.raises(InputError, match="Give some with --inputs"):
         bench(path, other, tmp_path / "none", settings=settings)
+
+
+def test_bench_knows_the_pruned_layers_of_int8_files(finished: tuple[Report, Path], tmp_path: Path) -> None:
+    _, out = finished
+    files = [out / "engines" / f"{kind}.int8.onnx" for kind in ("dense", "sparse")]
+    report = bench(files[0], files[1], tmp_path / "out", batches=(2,), settings=Settings(engine="onnxruntime"))
+    assert [layer.name for layer in report.sparse_layers] == [layer.name for layer in report.layers]
+    assert len(report.layers) == 2
+    assert report.estimate is not None
+    assert report.estimate.sparse_share == pytest.approx(1.0)
+    turned = bench(files[1], files[0], tmp_path / "turned", batches=(2,), settings=Settings(engine="onnxruntime"))
+    assert not turned.sparse_layers
