@@ -62,7 +62,10 @@ def measure(name: str, seed: int, folder: Path) -> Row:
 
 
 def quantise_by_library(source: Path, target: Path, calibration: Path) -> None:
-    """Writes a static QDQ file with `onnxruntime.quantization`, its extremes as ranges, which are its default."""
+    """Writes a static QDQ file with `onnxruntime.quantization`: ranges are extremes, which is its default.
+
+    Only products are quantised: with additions too, which are those of Magika's norm, it had 24.2 % top-1 there.
+    """
     from onnxruntime import quantization  # noqa: PLC0415 (slow to import)
 
     given = OnnxGraph(source).inputs
@@ -88,7 +91,7 @@ def quantise_by_library(source: Path, target: Path, calibration: Path) -> None:
         per_channel=True,
         activation_type=quantization.QuantType.QInt8,
         weight_type=quantization.QuantType.QInt8,
-        op_types_to_quantize=["Conv", "Gemm", "MatMul", "Add"],
+        op_types_to_quantize=["Conv", "Gemm", "MatMul"],
         extra_options={"ActivationSymmetric": True, "WeightSymmetric": True, "QuantizeBias": False},
     )
 

@@ -1,6 +1,7 @@
 """`--precision int8`: from a float model and samples to a verified pair, its accuracy, sizes, gate and refusals."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
@@ -10,11 +11,13 @@ from prox24_export import Settings, export, plan
 from prox24_export.bench import bench
 from prox24_export.errors import InputError
 from prox24_export.passes.front_onnx.graph import OnnxGraph
-from prox24_export.passes.quantise.insert import Integers
 from prox24_export.results.report import Report
 from prox24_export.stages.lower import lower
 from tests.command import command, expect_refusal, network, samples, snapshot
 from tests.graphs import is_two_four, model, normal, save
+
+if TYPE_CHECKING:
+    from prox24_export.passes.quantise.insert import Integers
 
 INT8 = Settings(precision="int8", max_accuracy_drop=50.0)
 
