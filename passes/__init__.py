@@ -1,7 +1,7 @@
 """The compiler passes, in walking order.
 
 `FindLinears` → `FindSpaces` → `Calibrate` → `Sparsify` → (`ConvertToFx` → `RefineModel`) → `RewriteWeights` (or
-`EmitOnnx`) → `VerifyPattern` → `LowerPrecision` → `EmitEngines`.
+`EmitOnnx`) → `VerifyPattern` → `LowerPrecision` (or `QuantiseModel`) → `EmitEngines`.
 
 A pass has one shape:
 

@@ -22,6 +22,7 @@ from prox24_export.passes.find_linears import FindLinears
 from prox24_export.passes.front_onnx.graph import OnnxGraph, expect_onnx_graph
 from prox24_export.passes.front_onnx.runtime import shorten_message
 from prox24_export.passes.graph.protocol import Candidate, Feeds, Linear
+from prox24_export.passes.precision.quantised import read_integers
 from prox24_export.passes.verify_pattern import check_use
 from prox24_export.process.interrupts import catch_signals
 from prox24_export.report import files
@@ -99,8 +100,9 @@ def _bench_models(  # noqa: PLR0917 - as `bench` has them
         left, right = (expect_onnx_graph(model.graph) for model in models)
         expect_outside(target, (file for model in models for file in model.states))
         _expect_alike(left, right)
-        found = FindLinears(settings.include, settings.exclude).call(graph=right).layers
-        rows = _describe_layers(right, found)
+        looked_at = read_integers(right)
+        found = FindLinears(settings.include, settings.exclude).call(graph=looked_at).layers
+        rows = _describe_layers(looked_at, found)
     with run.timed("data"):
         samples = [] if inputs is None else read_samples(inputs, left.inputs, "--inputs")
         parts = Parts(tuple(samples), (), ())
@@ -125,6 +127,11 @@ def _expect_used(settings: Settings, batches: Sequence[int], inputs: str | None)
     """Refuses options that would be ignored."""
     if settings.engine == "none":
         raise InputError("--engine none times nothing. Choose another engine, or leave it out.")
+    if settings.precision == "int8" and inputs is None:
+        raise InputError(
+            "--precision int8 takes scales from samples, and there are none. Give some with --inputs; files that are "
+            "INT8 already are timed without --precision."
+        )
     if settings.shapes and (batches or inputs is not None):
         raise InputError("--shapes says what is timed, on random inputs. Leave --batch and --inputs out, or --shapes.")
 

@@ -10,7 +10,7 @@ Refine = Literal["auto", "no", "weights", "weights+bias", "all"]
 RefineMode = Literal["auto", "model", "segments"]
 RefineTarget = Literal["dense", "views"]
 Engine = Literal["auto", "tensorrt", "torch", "onnxruntime", "none"]
-Precision = Literal["fp16", "bf16", "fp32"]
+Precision = Literal["fp16", "bf16", "fp32", "int8"]
 
 AIMS_AT_DENSE_OUTPUT: frozenset[Method] = frozenset({"prox", "prox-gradient", "prox-model"})
 """The methods that can fit a layer to what the dense network gives; the others are baselines."""

@@ -28,7 +28,7 @@ from prox24_export.stages.judge import judge
 from prox24_export.stages.measure import Measurement, measure_accuracy, prepare_measurement
 from prox24_export.stages.permute import PermutedModel, find_spaces, permute, why_not_by_default
 from prox24_export.stages.plan import plan_run
-from prox24_export.stages.prepare import Job, ModelSource, name_model, prepare
+from prox24_export.stages.prepare import Job, ModelSource, expect_calibration, name_model, prepare
 from prox24_export.stages.prune import describe_layer
 from prox24_export.stages.refine import is_wanted
 from prox24_export.stages.run import Run
@@ -155,10 +155,12 @@ def plan(
         InputError: The model, the samples or an option are unsuitable, as for `export`.
     """
     run = Run(progress or Silent())
+    quantises = settings is not None and settings.precision == "int8"
+    expect_calibration(settings or Settings(), calibration)
     with catch_signals():
         named = name_model(model, calibration, None)
         job = prepare(named, evaluation, _unmeasured(settings, calibration), run)
-    return plan_run(
+    planned = plan_run(
         job.graph,
         job.linears,
         job.parts,
@@ -169,6 +171,7 @@ def plan(
         permutes=job.settings.permute != "no" and why_not_by_default(job) is None,
         progress=run.progress,
     )
+    return replace(planned, quantises=quantises)
 
 
 def sensitivity(

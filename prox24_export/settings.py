@@ -118,8 +118,9 @@ class BenchSettings(CheckedSettings):
     GPU. Where there is neither, a run measures no latency, and `bench` takes ONNX Runtime on the CPU."""
 
     precision: Annotated[Precision | None, ENGINES] = None
-    """The precision of the engines. ONNX files in this precision are written to OUT/engines. By default, it is fp16,
-    and the files are written only where TensorRT builds engines."""
+    """The precision of the engines. ONNX files in this precision are written to OUT/engines. With `int8` they hold
+    QuantizeLinear and DequantizeLinear with scales from the calibration samples. By default, it is fp16, and the files
+    are written only where TensorRT builds engines."""
 
     workspace_mb: Annotated[int | None, ENGINES, AT_LEAST_1] = None
     """The most scratch memory that a TensorRT tactic may use, in MB (2²⁰ bytes). By default, it may use all there

@@ -25,7 +25,7 @@ ORDER = {
     ),
     PASSES: (
         *("graph", "find_linears", "verify_pattern", "calibrate", "sparsify", "front_onnx", "front_torch"),
-        *("onnx_to_fx", "permute", "refine", "precision", "emit_engine", TOP),
+        *("onnx_to_fx", "permute", "refine", "precision", "quantise", "emit_engine", TOP),
     ),
     f"{PASSES}.onnx_to_fx": ("table", "operators", "steps", "convert", "check", TOP),
     f"{PACKAGE}.engines": ("timing", "estimate", "diagnosis", "tensorrt", "torch_sparse", "onnxruntime", "choice", TOP),

@@ -12,7 +12,7 @@ from tests.rooms import ORDER, PACKAGE, PASSES, TOP, House, read_house
 
 ROOT = Path(__file__).resolve().parent.parent
 CODE = {PACKAGE: ROOT / PACKAGE, PASSES: ROOT / "passes"}
-MOST_ENTRIES = {"passes": 12, PACKAGE: 24}
+MOST_ENTRIES = {"passes": 13, PACKAGE: 24}
 NOT_COUNTED = {"__init__.py", "py.typed", "passes", "__pycache__"}
 MOST_LINES, MOST_LINES_OF_A_FUNCTION = 400, 60
 

@@ -62,7 +62,7 @@ def choose_builder_flags(version: str, precision: str) -> dict[str, bool]:
 
     Args:
         version: Version of TensorRT, such as `8.6.1`.
-        precision: Precision of the ONNX file: `fp32`, `fp16` or `bf16`.
+        precision: Precision of the ONNX file: `fp32`, `fp16`, `bf16` or `int8`.
 
     Raises:
         UnavailableError: The version has neither strongly typed networks nor a flag for the precision.

@@ -41,12 +41,16 @@ class Session(Protocol):
 def open_session(model: bytes | Path, *, has_float16: bool = False) -> Session:
     """Opens a CPU session for a serialised model or a file. Its random operators draw from a fixed seed.
 
+    QuantizeLinear and DequantizeLinear are executed as they stand, and what is between them in float32: the int8
+    kernels into which they are fused otherwise saturate on CPUs without VNNI.
+
     Args:
         model: The serialised model, or the file.
         has_float16: Whether float16 is in the model, so that an optimisation is left out that such models can crash in.
     """
     options = ort.SessionOptions()
     options.log_severity_level = FATAL_ONLY
+    options.add_session_config_entry("session.disable_quant_qdq", "1")
     # Between two calls the cores belong to the solver: idle ONNX Runtime threads must not spin on them.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     source = str(model) if isinstance(model, Path) else model

@@ -22,7 +22,7 @@ from prox24_export.passes.front_onnx.constants import ONNX_DOMAINS
 from prox24_export.passes.front_onnx.external_data import load_tensors, open_model
 from prox24_export.passes.front_onnx.graph import OnnxGraph
 from prox24_export.passes.front_onnx.tensors import has_external
-from prox24_export.passes.graph.arrays import EXTERNAL_ABOVE, EXTERNAL_TENSOR, as_numpy_dtype
+from prox24_export.passes.graph.arrays import EXTERNAL_ABOVE, as_numpy_dtype
 from prox24_export.passes.graph.protocol import Candidate, Feeds, Linear
 from prox24_export.passes.precision.autocast import convert_by_autocast
 from prox24_export.passes.precision.check import measure_differences, verify_finite, verify_interface, verify_lowered
@@ -31,6 +31,7 @@ from prox24_export.passes.precision.convert import convert_graph, hoist_constant
 from prox24_export.passes.precision.quantised import is_quantised, verify_quantised
 from prox24_export.passes.precision.ranges import Range, measure_range, observe
 from prox24_export.passes.precision.types import PRECISIONS, LowPrecision, LowPrecisionName, find_first_opset
+from prox24_export.passes.precision.written_files import count_stored_bytes, publish, save_model
 from prox24_export.passes.verify_pattern import VerifiedUse, VerifyPattern
 
 MULTIPLY = ("Conv", "ConvTranspose", "Gemm", "MatMul")  # the opset is raised so that these may have the low type
@@ -107,7 +108,7 @@ class LowerPrecision:
             file = Path(folder) / target.name
             why = _explain_copy(graph, PRECISIONS[self.precision])
             lowered = self._copied(graph, file, linears, why) if why else self._converted(graph, file, feeds, linears)
-            _publish(file, target)
+            publish(file, target)
         return replace(lowered, path=target)
 
     @staticmethod
@@ -122,13 +123,14 @@ class LowerPrecision:
 
     def _copied(self, graph: OnnxGraph, file: Path, linears: Sequence[Linear], why: str) -> Lowered:
         if has_external(graph.proto):
-            self._save(open_model(graph.proto, graph.path), file, external=True)
+            save_model(open_model(graph.proto, graph.path), file, external=True)
         else:
             shutil.copyfile(graph.path, file)
         written = OnnxGraph(file)
-        verified = VerifyPattern().call(graph=written, linears=linears).uses
-        if is_quantised(written):
+        if is_quantised(written):  # its weights may be integers, and then have other names
             verified = verify_quantised(written, [use.node for linear in linears for use in linear.uses])
+        else:
+            verified = VerifyPattern().call(graph=written, linears=linears).uses
         return Lowered(file, {}, {}, verified, (why,), converted=False)
 
     def _converted(self, graph: OnnxGraph, file: Path, feeds: Sequence[Feeds], linears: Sequence[Linear]) -> Lowered:
@@ -141,8 +143,8 @@ class LowerPrecision:
         else:
             model, notes = _prepare(graph, precision, before.ranges)
             kept = self._convert(graph, model, precision, before.ranges)
-        size = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value)
-        self._save(model, file, external=size > self.external_above or has_external(graph.proto))
+        external = count_stored_bytes(model) > self.external_above or has_external(graph.proto)
+        save_model(model, file, external=external)
         written = OnnxGraph(file)
         verify_interface(graph.proto, written.proto)
         verified = verify_lowered(written, linears, precision, kept)
@@ -173,14 +175,6 @@ class LowerPrecision:
         kept = choice.choose(list(model.graph), {**before, **stored})
         convert_graph(model, precision, kept, opset)
         return kept
-
-    def _save(self, model: ir.Model, file: Path, *, external: bool) -> None:
-        if not external:
-            ir.save(model, file)
-            return
-        for node in model.graph.all_nodes():
-            _load_attributes(node)
-        ir.save(model, file, external_data=f"{file.name}.data", size_threshold_bytes=EXTERNAL_TENSOR)
 
 
 def _explain_copy(graph: OnnxGraph, precision: LowPrecision) -> str:
@@ -273,18 +267,3 @@ def _find_left_in_float32(model: ir.Model) -> dict[str, str]:
         for node in model.graph
         if node.op_type != "Cast" and has_float(node)
     }
-
-
-def _load_attributes(node: ir.Node) -> None:
-    """Loads tensors of attributes, because only initializers can be written beside the model file."""
-    for name, attribute in list(node.attributes.items()):
-        if attribute.type == ir.AttributeType.TENSOR and isinstance(attribute.value, ir.ExternalTensor):
-            node.attributes[name] = ir.AttrTensor(name, ir.tensor(attribute.value.numpy()))
-
-
-def _publish(file: Path, target: Path) -> None:
-    """Moves the files to their place, external data first, so that a model file never lacks the data it names."""
-    data = file.with_name(f"{file.name}.data")
-    if data.exists():
-        data.replace(target.with_name(data.name))
-    file.replace(target)

@@ -16,7 +16,7 @@ from prox24_export.passes.front_onnx import runtime
 from prox24_export.passes.front_onnx.external_data import load_tensors
 from prox24_export.passes.front_onnx.graph import OnnxGraph
 from prox24_export.passes.graph.arrays import Array
-from prox24_export.passes.graph.protocol import Candidate, Node
+from prox24_export.passes.graph.protocol import Candidate, Node, Reason, Skipped
 from prox24_export.passes.verify_pattern import PatternError, VerifiedUse, check_use
 
 EPILOGUE = {
@@ -24,7 +24,9 @@ EPILOGUE = {
     "Relu",
     "Clip",
     "LeakyRelu",
+    "Gelu",
     "Sigmoid",
+    "Tanh",
     "Mul",
 }  # operators that TensorRT fuses into the product
 
@@ -43,15 +45,19 @@ def find_quantised_products(graph: OnnxGraph) -> tuple[set[str], set[str]]:
         TensorRT fuses them.
     """
     by_output = {name: node for node in graph.nodes for name in node.outputs}
+    by_name = {node.name: node for node in graph.nodes}
     readers: dict[str, list[Node]] = {}
     for node in graph.nodes:
         for name in node.inputs:
             readers.setdefault(name, []).append(node)
     inside, followed = set(), set()
     for found in graph.operators():
-        if not isinstance(found, Candidate):
+        if isinstance(found, Skipped) and found.reason is not Reason.QUANTISED_WEIGHT:
             continue
-        node = next(node for node in graph.nodes if node.name == found.use.node)
+        wanted = found.use.node if isinstance(found, Candidate) else found.name
+        if wanted not in by_name:
+            continue  # in a body
+        node = by_name[wanted]
         if any(by_output[name].op == "DequantizeLinear" for name in node.inputs if name in by_output):
             inside.add(node.name)
         ahead = node
@@ -60,6 +66,14 @@ def find_quantised_products(graph: OnnxGraph) -> tuple[set[str], set[str]]:
         if next_ones and all(reader.op == "QuantizeLinear" for reader in next_ones):
             followed.add(node.name)
     return inside, followed
+
+
+def read_integers(graph: OnnxGraph) -> OnnxGraph:
+    """Reads a model with float32 `q − zero_point` in place of every dequantised constant; itself where none is.
+
+    Linear layers whose weight is stored as integers are found in it, under their names, and 2:4 can be checked there.
+    """
+    return OnnxGraph(graph.path, _replace_by_integers(graph)) if is_quantised(graph) else graph
 
 
 def verify_quantised(graph: OnnxGraph, nodes: Sequence[str]) -> tuple[VerifiedUse, ...]:

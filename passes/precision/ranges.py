@@ -95,7 +95,7 @@ def observe(graph: OnnxGraph, feeds: Sequence[Feeds], *, rounded: bool = False) 
     inputs = {entry.name for entry in graph.inputs}
     frontier = [{name: value for name, value in feed.items() if name in inputs} for feed in feeds]
     narrow = _find_bfloat16_values(graph) if rounded else frozenset()
-    for part, later in _split_into_parts(graph, 1 if rounded else AT_ONCE):
+    for part, later in split_into_parts(graph, 1 if rounded else AT_ONCE):
         fetches = _find_fetches(graph, part, seen)
         try:
             run = graph.compile(part, frontier[0], fetches, {})
@@ -131,7 +131,7 @@ def _find_bfloat16_values(graph: OnnxGraph) -> frozenset[str]:
     return frozenset(value.name for value in values if value.type.tensor_type.elem_type == bfloat16)
 
 
-def _split_into_parts(graph: OnnxGraph, at_once: int) -> Iterator[tuple[Sequence[Node], set[str]]]:
+def split_into_parts(graph: OnnxGraph, at_once: int) -> Iterator[tuple[Sequence[Node], set[str]]]:
     """Yields runs of consecutive nodes, with the names of the values that later nodes read.
 
     The weights of each run are limited, because it becomes one protobuf.

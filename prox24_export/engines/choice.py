@@ -6,6 +6,7 @@ from prox24_export.errors import InputError, UnavailableError
 from prox24_export.option_values import Engine, Precision
 from prox24_export.results.engine import EngineName
 
+NOT_OF_TORCH = {"fp32", "int8"}  # precisions in which torch.sparse is not timed
 REMEDY = "Leave --min-speedup out, or run where TensorRT or a CUDA GPU is."
 
 
@@ -36,7 +37,7 @@ class EngineChoice:
     """
 
     engine: EngineName
-    precision: str
+    precision: Precision
     writes_files: bool = False
     why_not: str = ""
 
@@ -63,7 +64,8 @@ def _choose(request: EngineRequest, *, has_onnx: bool) -> EngineChoice:
     from prox24_export.engines.torch_sparse import measure as torch_sparse  # noqa: PLC0415 (looks for libraries)
     from prox24_export.passes.emit_engine import tensorrt  # noqa: PLC0415 (looks for libraries)
 
-    asked, precision, writes = request.engine, request.precision or "fp16", request.precision is not None
+    asked, writes = request.engine, request.precision is not None
+    precision: Precision = request.precision or "fp16"
     if asked in {"tensorrt", "onnxruntime"} and not has_onnx:
         raise InputError(
             f"--engine {asked} reads ONNX files, and this model is not one. Add --onnx, or use --engine torch."
@@ -74,7 +76,7 @@ def _choose(request: EngineRequest, *, has_onnx: bool) -> EngineChoice:
         )
     if asked == "tensorrt":
         tensorrt.require_tensorrt()
-    if asked == "torch" and precision == "fp32":
+    if asked == "torch" and precision in NOT_OF_TORCH:
         raise InputError("--engine torch multiplies in fp16 or bf16. Use one of them with --precision.")
     if asked == "torch":
         torch_sparse.require_torch_sparse()
@@ -85,9 +87,12 @@ def _choose(request: EngineRequest, *, has_onnx: bool) -> EngineChoice:
     there, torch = tensorrt.availability(), torch_sparse.availability()
     if there.available and has_onnx:
         return EngineChoice("tensorrt", precision, writes)
-    if torch.available and precision != "fp32":
+    if torch.available and precision not in NOT_OF_TORCH:
         return EngineChoice("torch", precision, writes)
     first = there.reason if has_onnx else "it reads ONNX files, and this model is not one; --onnx writes one."
     return EngineChoice(
-        "none", precision, writes, f"TensorRT: {first} torch.sparse: {torch.reason or 'it does not compute in fp32.'}"
+        "none",
+        precision,
+        writes,
+        f"TensorRT: {first} torch.sparse: {torch.reason or f'it does not compute in {precision}.'}",
     )

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from prox24_export.report import budget_tables, engine_tables, permutation
 from prox24_export.report.advice import advise
 from prox24_export.report.tables import Table, interval, metric_name, number, signed_number, units
+from prox24_export.results.change import Change
 from prox24_export.results.report import (
     RANDOM_WARNING,
     AccuracyReport,
-    Change,
     Gate,
     LayerReport,
     OutputReport,

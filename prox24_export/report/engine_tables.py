@@ -74,10 +74,13 @@ def tables(report: Report) -> dict[str, Table]:
         "disagreements": Table(
             "Builder log against inspector", ("Disagreement",), [(x,) for x in engine.disagreements]
         ),
-        "precision": Table(
-            f"Sparse model in {engine.precision}",
-            ("Metric", "Value"),
-            [(metric, number(value, 4)) for metric, value in engine.accuracy.items()],
+        "precision": _precision_table(report, engine),
+        "sizes": Table("Files in INT8", ("File", "Bytes on disk"), [(k, f"{v:,}") for k, v in engine.sizes.items()]),
+        "scales": Table("How INT8 scales were chosen", ("Model", "Choice"), list(engine.scales.items())),
+        "float_outputs": Table(
+            f"Layers in INT8 whose result is float32 ({len(engine.float_outputs):,})",
+            ("Layer", "Reason"),
+            list(engine.float_outputs.items()),
         ),
         "kept": Table("Left in float32", ("Node", "Reason"), list(engine.kept_in_fp32.items())),
         "estimate": Table(
@@ -95,6 +98,19 @@ def tables(report: Report) -> dict[str, Table]:
             ],
         ),
     }
+
+
+def _precision_table(report: Report, engine: EngineReport) -> Table:
+    """The accuracy of the converted files; in INT8 that of both, beside both models in float32."""
+    if not engine.dense_accuracy or report.accuracy is None:
+        rows = [(metric, number(value, 4)) for metric, value in engine.accuracy.items()]
+        return Table(f"Sparse model in {engine.precision}", ("Metric", "Value"), rows)
+    figures = report.accuracy.dense, engine.dense_accuracy, report.accuracy.sparse, engine.accuracy
+    return Table(
+        "Accuracy in float32 and in INT8",
+        ("Metric", "Dense float32", "Dense INT8", "Sparse float32", "Sparse INT8"),
+        [(metric, *(number(some[metric], 4) if metric in some else "" for some in figures)) for metric in figures[0]],
+    )
 
 
 def format_shapes(point: LatencyPoint) -> str:

@@ -80,6 +80,9 @@ def _engine_lines(report: Report, shared: dict[str, Table]) -> list[str]:
         *write_table(shared["missing"], REASONS, 300),
         *write_table(shared["disagreements"]),
         *write_table(shared["precision"]),
+        *write_table(shared["sizes"]),
+        *write_table(shared["scales"]),
         *write_table(shared["kept"]),
+        *write_table(shared["float_outputs"]),
         *write_table(shared["estimate"]),
     ]

@@ -11,7 +11,7 @@ from prox24_export.report import permutation, terminal_budget
 from prox24_export.report.advice import advise
 from prox24_export.report.engine_tables import name_uncounted
 from prox24_export.report.tables import units
-from prox24_export.results.engine import Estimate, LatencyPoint
+from prox24_export.results.engine import EngineReport, Estimate, LatencyPoint
 from prox24_export.results.permutation import SpaceReport
 from prox24_export.results.plan import Plan
 from prox24_export.results.report import Gate, LayerReport, OutputReport, Report
@@ -58,6 +58,7 @@ def engine_lines(report: Report) -> list[str]:
         lines.append(f"estimate: {_format_estimate(expected)}")
     if engine is None:
         return lines
+    lines += _int8_lines(engine)
     states = [layer for layer in engine.layers if engine.engine == "tensorrt"]
     if states:
         eligible, chosen = (sum(getattr(layer, name) is True for layer in states) for name in ("eligible", "chosen"))
@@ -65,6 +66,19 @@ def engine_lines(report: Report) -> list[str]:
     lines += [_latency_line(engine.engine, point) for point in engine.latency]
     if engine.not_measured:
         lines.append(f"speed-up not measured: {engine.not_measured}")
+    return lines
+
+
+def _int8_lines(engine: EngineReport) -> list[str]:
+    """Accuracy and size of the INT8 files; none in another precision."""
+    lines = [
+        f"{name} in int8: {engine.dense_accuracy[name]:.2f}{units(name)[0]} dense, {value:.2f}{units(name)[0]} sparse"
+        for name, value in engine.accuracy.items()
+        if name in engine.dense_accuracy
+    ]
+    if engine.sizes:
+        whole, small = engine.sizes["sparse float"], engine.sizes["sparse onnx"]
+        lines.append(f"sparse.int8.onnx: {small / 1e6:.2f} MB, {100 * small / whole:.0f} % of the float model's")
     return lines
 
 
@@ -137,6 +151,8 @@ def plan_table(plan: Plan) -> str:
         longest = max(plan.stages, key=lambda stage: stage.seconds)
         lines.append(f"  most memory: {largest.memory_mb:,.0f} MB at {', '.join(largest.layers)}")
         lines.append(f"  most time: {longest.seconds:,.1f} s at {', '.join(longest.layers)}")
+    if plan.quantises:
+        lines.append("  scales and files of --precision int8 are not included")
     if plan.refines:
         lines.append("  the refinement of all layers together is not included (--no-refine, --refine-minutes)")
     return "\n".join(lines) + "\n"

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from prox24_export.results.change import Change
+
 EngineName = Literal["tensorrt", "torch", "onnxruntime", "none"]
 SpeedVerdict = Literal["faster", "slower", "no measurable difference"]
 
@@ -180,7 +182,7 @@ class EngineReport:
     Attributes:
         engine: Name of the engine; `none` where nothing was built or timed.
         version: Version of the engine's library.
-        precision: `fp16`, `bf16` or `fp32`.
+        precision: `fp16`, `bf16`, `fp32` or `int8`.
         device: Name of the device that it ran on.
         not_measured: Why there is no speed-up to report, in one sentence; empty where there is one.
         files: Files that were written, by kind; paths are relative to the output folder.
@@ -191,6 +193,14 @@ class EngineReport:
         accuracy: Metrics of the sparse model in the lower precision, by name; empty where they were not measured.
         kept_in_fp32: Nodes that the conversion left in float32, each with its reason.
         notes: What else the conversion has to say, such as that the weights were float16 already.
+        dense_accuracy: Metrics of the dense model in INT8, by name; empty in other precisions.
+        changes: Change of each metric of `accuracy` from the dense float32 model, with its interval; empty where it
+            was not measured, or in another precision than INT8.
+        float_outputs: Layers in INT8 whose result is not quantised, each with its reason.
+        scales: How INT8 scales were chosen on held-back samples, for the `dense` and the `sparse` model; empty where
+            they were not.
+        sizes: Bytes on disk of each ONNX file in `files`, external data included, and of the float32 files under
+            `dense float` and `sparse float`; empty in other precisions than INT8.
     """
 
     engine: EngineName
@@ -206,3 +216,8 @@ class EngineReport:
     accuracy: dict[str, float] = field(default_factory=dict)
     kept_in_fp32: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    dense_accuracy: dict[str, float] = field(default_factory=dict)
+    changes: tuple[Change, ...] = ()
+    float_outputs: dict[str, str] = field(default_factory=dict)
+    scales: dict[str, str] = field(default_factory=dict)
+    sizes: dict[str, int] = field(default_factory=dict)

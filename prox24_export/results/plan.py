@@ -27,9 +27,11 @@ class Plan:
         seconds: Wall time of the whole run without the refinement.
         stages: The stages, in the order in which they run.
         refines: Whether the run also refines the model; the refinement's memory and time are not included.
+        quantises: Whether the run also writes INT8 files; calibration and choice of their scales are not included.
     """
 
     memory_mb: float
     seconds: float
     stages: tuple[StagePlan, ...]
     refines: bool = False
+    quantises: bool = False

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from prox24_export.results.budget import BudgetReport
+from prox24_export.results.change import Change
 from prox24_export.results.engine import EngineReport, Estimate
 from prox24_export.results.permutation import PermutationReport
 
@@ -190,25 +191,6 @@ class RefinementReport:
     target: str = ""
     taken_back: int = 0
     masks_moved: float | None = None
-
-
-@dataclass(frozen=True)
-class Change:
-    """A metric's change from the dense to the sparse model on the same samples, with its 95 % interval.
-
-    Attributes:
-        metric: Name of the metric, as in `AccuracyReport.dense`.
-        value: Sparse minus dense, in the metric's unit.
-        low: Lower end of a paired bootstrap interval over samples.
-        high: Upper end of the interval.
-        samples: Number of samples that were resampled.
-    """
-
-    metric: str
-    value: float
-    low: float
-    high: float
-    samples: int
 
 
 @dataclass(frozen=True)

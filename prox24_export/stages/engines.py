@@ -1,6 +1,5 @@
 """Engines of the written models: built and timed, or the reason why nothing was."""
 
-import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -20,10 +19,18 @@ from prox24_export.passes.front_onnx.runtime import shorten_message
 from prox24_export.passes.graph.arrays import Array
 from prox24_export.passes.graph.protocol import Feeds, TracedGraph
 from prox24_export.passes.precision.quantised import find_quantised_products
+from prox24_export.passes.quantise.quantise import Quantised
 from prox24_export.results.engine import EngineReport, Estimate
-from prox24_export.results.report import AccuracyReport, LayerReport
+from prox24_export.results.report import LayerReport
 from prox24_export.shapes import ShapeRange, complete_ranges
-from prox24_export.stages.lower import CALIBRATION_BATCHES, LoweredPair, lower, measure_lowered
+from prox24_export.stages.lower import (
+    CALIBRATION_BATCHES,
+    INT8_SAMPLES,
+    LoweredPair,
+    lower,
+    measure_lowered,
+    measure_quantised,
+)
 from prox24_export.stages.prepare import Job
 from prox24_export.stages.run import Run
 from prox24_export.stages.samples import describe_shapes
@@ -190,19 +197,32 @@ def _measure(
     report = _measure_latency(job, finished, files, timed)
     if files is None or files.lowered is None or finished.dense_onnx is None:
         return report
-    notes = files.lowered.notes
-    try:
-        seen = _measure_accuracy(job, OnnxGraph(finished.dense_onnx), files.lowered.path, evaluation)
-    except Exception as error:  # noqa: BLE001 - what was timed stands
-        seen, notes = None, (*notes, f"the accuracy of {files.sparse.name} was not measured: {describe_fault(error)}.")
     names = {"dense onnx": files.dense.name, "sparse onnx": files.sparse.name}
-    return replace(
+    report = replace(
         report,
         files={what: f"{ENGINES}/{name}" for what, name in (names | report.files).items()},
-        accuracy={} if seen is None else seen.sparse,
         kept_in_fp32=dict(files.lowered.kept_in_fp32),
-        notes=notes,
+        notes=files.lowered.notes,
     )
+    if isinstance(files.lowered, Quantised):
+        floats = dict(files.lowered.float_outputs)
+        report = replace(report, float_outputs=floats, sizes=_find_sizes(finished, files), scales=dict(files.scales))
+    try:
+        return _add_accuracy(job, OnnxGraph(finished.dense_onnx), files, evaluation, report)
+    except Exception as error:  # noqa: BLE001 - what was timed stands
+        said = f"the accuracy of {files.sparse.name} was not measured: {describe_fault(error)}."
+        return replace(report, notes=(*report.notes, said))
+
+
+def _find_sizes(finished: FinishedPair, files: LoweredPair) -> dict[str, int]:
+    """Bytes on disk of the pair in float32 and converted, external data included."""
+    kinds = {"dense onnx": files.dense, "sparse onnx": files.sparse}
+    kinds |= {"dense float": _expect(finished.dense_onnx), "sparse float": _expect(finished.sparse_onnx)}
+    return {kind: sum(file.stat().st_size for file in _list_files(path)) for kind, path in kinds.items()}
+
+
+def _list_files(path: Path) -> list[Path]:
+    return [path, *OnnxGraph(path).external_files]
 
 
 def _lower_pair(job: Job, finished: FinishedPair) -> LoweredPair | None:
@@ -212,11 +232,20 @@ def _lower_pair(job: Job, finished: FinishedPair) -> LoweredPair | None:
     choice = job.choice
     if choice.engine != "tensorrt" and not choice.writes_files:
         return None
-    joined = join_samples(job.parts.fit, job.graph.inputs, job.size)
-    batches = [feeds for feeds, _ in itertools.islice(joined, CALIBRATION_BATCHES)]
-    place = finished.folder / ENGINES
+    quantises = choice.precision == "int8"
+    most = INT8_SAMPLES if quantises else CALIBRATION_BATCHES * job.size
+    fit, choosing = (
+        [feeds for feeds, _ in join_samples(part[:most], job.graph.inputs, job.size)]
+        for part in (job.parts.fit, job.parts.choice if quantises else ())
+    )
     return lower(
-        finished.dense_onnx, finished.sparse_onnx, finished.pruned, place, precision=choice.precision, feeds=batches
+        finished.dense_onnx,
+        finished.sparse_onnx,
+        finished.pruned,
+        finished.folder / ENGINES,
+        precision=choice.precision,
+        feeds=fit,
+        held_back=choosing,
     )
 
 
@@ -243,21 +272,27 @@ def _measure_tensorrt(job: Job, finished: FinishedPair, files: LoweredPair, batc
     from prox24_export.engines.tensorrt.measure import ModelPair, bench  # noqa: PLC0415 (optional)
     from prox24_export.passes.emit_engine.build import EmitEngines  # noqa: PLC0415
 
-    settings, precision = job.settings, job.choice.precision
+    settings = job.settings
+    precision = job.choice.precision
     kept = files.lowered.kept_in_fp32 if files.lowered else {}
     types: dict[str, Literal["fp32", "int8"]] = dict.fromkeys(kept, "fp32")
     int8, follows = find_quantised_products(OnnxGraph(files.sparse))
+    if isinstance(files.lowered, Quantised) and files.lowered.converted:
+        follows |= int8 - files.lowered.float_outputs.keys()
     layers = list_pruned_layers(
         [row for row in finished.rows if row.state == "sparse"],
         files.layers,
-        "fp32" if precision == "fp32" else "bf16" if precision == "bf16" else "fp16",
+        "fp32" if precision == "int8" else precision,
         overrides=types | dict.fromkeys(int8, "int8"),
         quantised_outputs={name: name in follows for name in int8},
     )
-    references = OnnxGraph(_expect(finished.dense_onnx)), OnnxGraph(_expect(finished.sparse_onnx))
+    dense, sparse = _expect(finished.dense_onnx), _expect(finished.sparse_onnx)
+    if precision == "int8":  # what an engine makes of integers is compared with the same integers
+        dense, sparse = files.dense, files.sparse
+    references = OnnxGraph(dense), OnnxGraph(sparse)
     build = EmitEngines(
         profile=make_profile(references[0], settings.ranges, batches),
-        precision="fp32" if precision == "fp32" else "bf16" if precision == "bf16" else "fp16",
+        precision=precision,
         workspace=None if settings.workspace_mb is None else settings.workspace_mb << 20,
         timing_cache=None if settings.timing_cache is None else Path(settings.timing_cache),
     )
@@ -283,13 +318,22 @@ def make_profile(graph: OnnxGraph, given: dict[str, ShapeRange], batches: Sequen
     return complete_ranges(seen, declared, {})
 
 
-def _measure_accuracy(
-    job: Job, dense: OnnxGraph, lowered: Path, evaluation: Sequence[tuple[dict[str, Array], Array | None]]
-) -> AccuracyReport | None:
+def _add_accuracy(
+    job: Job,
+    dense: OnnxGraph,
+    files: LoweredPair,
+    evaluation: Sequence[tuple[dict[str, Array], Array | None]],
+    report: EngineReport,
+) -> EngineReport:
+    """Adds the accuracy of the sparse converted file; in INT8 also that of the dense one, and intervals."""
     if not evaluation:
-        return None
-    token = find_token_input(job.graph)
-    return measure_lowered(dense, lowered, evaluation, len(job.parts.report), token)
+        return report
+    token, samples = find_token_input(job.graph), len(job.parts.report)
+    if not isinstance(files.lowered, Quantised):
+        return replace(report, accuracy=measure_lowered(dense, files.sparse, evaluation, samples, token).sparse)
+    seen = measure_quantised(dense, files.sparse, evaluation, samples, token)
+    alone = measure_quantised(dense, files.dense, evaluation, samples, token)
+    return replace(report, accuracy=seen.sparse, dense_accuracy=alone.sparse, changes=seen.changes)
 
 
 def _expect(path: Path | None) -> Path:

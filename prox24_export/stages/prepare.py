@@ -9,6 +9,7 @@ from torch import nn
 from prox24_export.data.first_batch import outline_first_batch, peek_first_batch
 from prox24_export.data.samples import Parts, Source
 from prox24_export.engines.choice import EngineChoice, EngineRequest, choose_engine
+from prox24_export.errors import InputError
 from prox24_export.models.find_frontend import find_frontend, is_traced_on_samples
 from prox24_export.models.frontend import Frontend
 from prox24_export.models.onnx import OnnxFile
@@ -113,6 +114,7 @@ def prepare(named: NamedModel, evaluation: Source | None, settings: Settings, ru
         UnavailableError: The engine that was asked for cannot be had here.
     """
     frontend, calibration = named.frontend, named.calibration
+    expect_calibration(settings, calibration)
     baseline = None if settings.baseline is None else reader.load_report(Path(settings.baseline))
     is_onnx = isinstance(frontend, OnnxFile)
     request = EngineRequest(settings.engine, settings.precision, settings.min_speedup)
@@ -135,6 +137,19 @@ def prepare(named: NamedModel, evaluation: Source | None, settings: Settings, ru
         if needed:
             check_gates(graph, parts, settings, size)
     return Job(opened, settings, named.target, found, parts, facts_of_data, size, choice, baseline, numbers)
+
+
+def expect_calibration(settings: Settings, calibration: Source | None) -> None:
+    """Expects calibration samples where INT8 scales are to be taken from them.
+
+    Raises:
+        InputError: There are none.
+    """
+    if settings.precision == "int8" and calibration is None:
+        raise InputError(
+            "--precision int8 takes scales from calibration samples, and there are none. Give a few hundred unlabelled "
+            "ones with --calibration, or use --precision fp16."
+        )
 
 
 def _default_out(path: Path) -> str:

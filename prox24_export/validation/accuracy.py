@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from prox24_export.errors import InputError
 from prox24_export.passes.graph.arrays import Array
 from prox24_export.passes.graph.protocol import Runner
-from prox24_export.results.report import AccuracyReport, Change, OutputReport
+from prox24_export.results.report import AccuracyReport, OutputReport
 from prox24_export.validation import intervals
 from prox24_export.validation.arrays import has_classes, is_float, is_image, read_output
 from prox24_export.validation.classes import find_largest, is_named_as_classes
@@ -16,6 +17,9 @@ from prox24_export.validation.intervals import PairedRows
 from prox24_export.validation.metrics import BETTER, IGNORED, Embeddings, Hits, References, find_reference_output
 from prox24_export.validation.output_comparison import OutputComparison
 from prox24_export.validation.perplexity import Perplexity, find_kept_tokens
+
+if TYPE_CHECKING:
+    from prox24_export.results.change import Change
 
 
 @dataclass

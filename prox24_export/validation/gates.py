@@ -11,8 +11,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Literal, Protocol
 
+from prox24_export.results.change import Change
 from prox24_export.results.engine import EngineReport, LatencyPoint
-from prox24_export.results.report import AccuracyReport, Change, Gate, LayerReport
+from prox24_export.results.report import AccuracyReport, Gate, LayerReport
 from prox24_export.validation.metrics import UNITS
 
 GateVerdict = Literal["", "passed", "failed", "inconclusive"]
@@ -73,6 +74,10 @@ def evaluate_gates(
     if settings.max_accuracy_drop is not None:
         figure = COPY if is_copy else measure_worsening(accuracy, "top1", "higher")
         gates.append(check_at_most("max-accuracy-drop", figure, settings.max_accuracy_drop, "points", settings.strict))
+        if engine is not None and engine.precision == "int8" and engine.files:
+            found = measure_int8_worsening(accuracy, engine)
+            name = "max-accuracy-drop of sparse.int8.onnx"
+            gates.append(check_at_most(name, found, settings.max_accuracy_drop, "points", settings.strict))
     if settings.max_metric_change is not None:
         gates.extend(_check_metrics(accuracy, settings.max_metric_change, settings.strict, is_copy=is_copy))
     if settings.min_snr is not None:
@@ -92,6 +97,14 @@ def evaluate_gates(
 
 Reading = tuple[float, float | None, float | None]
 """A figure, and the lower and upper end of its interval; None where there is no interval."""
+
+
+def measure_int8_worsening(accuracy: AccuracyReport | None, engine: EngineReport) -> Reading | None:
+    """Measures how many points of top-1 the sparse INT8 file loses against the dense float32 model."""
+    if accuracy is None or "top1" not in engine.accuracy:
+        return None
+    whole = replace(accuracy, sparse=engine.accuracy, changes=engine.changes)
+    return measure_worsening(whole, "top1", "higher")
 
 
 def measure_worsening(accuracy: AccuracyReport | None, metric: str, better: str) -> Reading | None:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from prox24_export.results.report import Change
+from prox24_export.results.change import Change
 
 FloatArray = npt.NDArray[np.float64]
 CONFIDENCE = 0.95

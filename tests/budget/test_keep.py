@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from prox24_export.budget.judges import divide_samples, list_changes
 from prox24_export.data.samples import Sample
 from prox24_export.errors import InputError
-from prox24_export.results.report import AccuracyReport, Change
+from prox24_export.results.change import Change
+from prox24_export.results.report import AccuracyReport
 from tests.graphs import normal
 
 

@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 from prox24_export.results.budget import BudgetDecision, BudgetPoint, BudgetReport, SensitivityReport, UnitSensitivity
+from prox24_export.results.change import Change
 from prox24_export.results.engine import (
     Distribution,
     EngineReport,
@@ -16,7 +17,6 @@ from prox24_export.results.engine import (
 )
 from prox24_export.results.report import (
     AccuracyReport,
-    Change,
     DataFacts,
     EpochReport,
     Executions,

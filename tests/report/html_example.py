@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from prox24_export.results.change import Change
 from prox24_export.results.engine import (
     Distribution,
     EngineReport,
@@ -19,7 +20,6 @@ from prox24_export.results.engine import (
     SpeedVerdict,
 )
 from prox24_export.results.report import (
-    Change,
     Report,
 )
 from tests.report import example

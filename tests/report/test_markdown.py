@@ -10,10 +10,10 @@ from prox24_export.report import markdown
 from prox24_export.report.content import figures, tables, verdict
 from prox24_export.report.markdown import render
 from prox24_export.report.tables import number
+from prox24_export.results.change import Change
 from prox24_export.results.report import (
     RANDOM_WARNING,
     AccuracyReport,
-    Change,
     DataFacts,
     Gate,
     LayerReport,

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from prox24_export.errors import InputError
+from prox24_export.results.change import Change
 from prox24_export.results.engine import Distribution, EngineReport, LatencyPoint, Ratio
 from prox24_export.results.reader import load_report
-from prox24_export.results.report import AccuracyReport, Change, Gate, OutputReport, Report
+from prox24_export.results.report import AccuracyReport, Gate, OutputReport, Report
 from prox24_export.validation.baseline import BaselineComparison, compare_with_baseline
 from tests.report.example import build
 

@@ -10,7 +10,8 @@ import pytest
 
 from prox24_export.errors import InputError
 from prox24_export.passes.graph.arrays import Array
-from prox24_export.results.report import AccuracyReport, Change
+from prox24_export.results.change import Change
+from prox24_export.results.report import AccuracyReport
 from prox24_export.settings import Settings
 from prox24_export.validation.custom_metric import Measured, add_metrics, measure_samples
 from prox24_export.validation.gates import evaluate_gates

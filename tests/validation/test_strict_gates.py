@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from prox24_export.engines.timing.statistics import judge_interval
+from prox24_export.results.change import Change
 from prox24_export.results.engine import Distribution, EngineReport, LatencyPoint, Ratio
-from prox24_export.results.report import AccuracyReport, Change, Gate, LayerReport, OutputReport
+from prox24_export.results.report import AccuracyReport, Gate, LayerReport, OutputReport
 from prox24_export.settings import Settings
 from prox24_export.validation import accuracy, gates
 
