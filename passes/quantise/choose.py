@@ -17,6 +17,7 @@ from prox24_export.passes.quantise.insert import Integers, insert_quantisers
 from prox24_export.passes.quantise.observe import observe_magnitudes
 from prox24_export.passes.quantise.outputs import Outputs, compare_outputs, run_model
 from prox24_export.passes.quantise.placement import Placement
+from prox24_export.passes.quantise.round_together import round_together
 from prox24_export.passes.quantise.scales import ScaleMethod, choose_scale
 from prox24_export.passes.quantise.smooth import find_smooth_groups, smooth
 
@@ -36,6 +37,7 @@ class Calibrated:
         methods: How scales are chosen, by what reads the activation.
         search: Whether scales of weights are searched, or are those of the largest magnitudes.
         alpha: How much was smoothed; 0 where nothing was.
+        rounded: Weights that are rounded together, by name; the others are rounded to nearest.
     """
 
     proto: onnx.ModelProto
@@ -43,14 +45,16 @@ class Calibrated:
     methods: Mapping[SiteKind, ScaleMethod]
     search: bool = True
     alpha: float = 0.0
+    rounded: Mapping[str, Integers] = field(default_factory=dict)
 
     @property
     def sentence(self) -> str:
         """What was chosen, as the user reads it."""
         ends = " and ".join(f"{self.methods[kind]} for what a {_READER[kind]} reads" for kind in KINDS)
-        weights = "least squared error" if self.search else "largest magnitude"
+        nearest = f"nearest, ranges by {'least squared error' if self.search else 'largest magnitude'}"
+        weights = "together, by what their layers read" if self.rounded else nearest
         moved = f"smoothed with alpha = {self.alpha:g}" if self.alpha else "not smoothed"
-        return f"ranges of activations: {ends}; of weights: {weights}; {moved}"
+        return f"ranges of activations: {ends}; weights rounded: {weights}; {moved}"
 
 
 _READER: dict[SiteKind, str] = {"layer": "layer", "residual": "residual addition"}
@@ -66,7 +70,6 @@ class Trials:
         feeds: Calibration batches.
         held_back: Batches that the choice is made on.
         wanted: The outputs of the float model on them.
-        rounded: Weights that are rounded already.
         folder: For files that are loaded once.
         kinds: What reads each activation.
     """
@@ -76,16 +79,16 @@ class Trials:
     feeds: Sequence[Feeds]
     held_back: Sequence[Feeds]
     wanted: Outputs
-    rounded: Mapping[str, Integers]
     folder: Path
     kinds: Mapping[str, SiteKind] = field(default_factory=dict)
 
     def choose(
         self, histograms: Mapping[str, Histogram], methods: Sequence[ScaleMethod], alphas: Sequence[float]
     ) -> Calibrated:
-        """Chooses among the methods, then smoothing, each where it leaves less error on the held-back batches.
+        """Chooses among the methods, then smoothing, then how weights are rounded, by the error on held-back batches.
 
-        First all activations take the same method, then each kind of reader its own.
+        First all activations take the same method, then each kind of reader its own. Where nothing is held back,
+        weights are rounded together, which leaves less error of each layer.
 
         Args:
             histograms: Magnitudes of every quantised activation of the source.
@@ -94,23 +97,32 @@ class Trials:
         """
         first = Calibrated(self.source.proto, histograms, dict.fromkeys(KINDS, methods[0]))
         if not self.held_back:
-            return first
+            return self._rounded(first)
         best = self._best([replace(first, methods=dict.fromkeys(KINDS, method)) for method in methods])
         for kind in KINDS if set(self.kinds.values()) > {"layer"} else ():
             others = [method for method in methods if method != best.methods[kind]]
             best = self._best([best, *(replace(best, methods={**best.methods, kind: method}) for method in others)])
         best = self._best([best, replace(best, search=False)])
-        return self._best([best, *self._smoothed(best, alphas)])
+        best = self._best([best, *self._smoothed(best, alphas)])
+        return self._best([best, self._rounded(best)])
 
     def build(self, candidate: Calibrated) -> ir.Model:
         """Builds the quantised model of a candidate."""
         model = open_model(candidate.proto, self.source.path)
-        scales = {
+        insert_quantisers(model, self.places, self._find_scales(candidate), candidate.rounded, search=candidate.search)
+        return model
+
+    def _find_scales(self, candidate: Calibrated) -> dict[str, float]:
+        return {
             name: choose_scale(seen, candidate.methods[self.kinds.get(name, "layer")])
             for name, seen in candidate.histograms.items()
         }
-        insert_quantisers(model, self.places, scales, self.rounded, search=candidate.search)
-        return model
+
+    def _rounded(self, candidate: Calibrated) -> Calibrated:
+        """The candidate with its weights rounded together, for the activations as it quantises them."""
+        graph = OnnxGraph(self.source.path, candidate.proto)
+        scales = self._find_scales(candidate)
+        return replace(candidate, rounded=round_together(graph, self.places, scales, self.feeds))
 
     def _best(self, candidates: Sequence[Calibrated]) -> Calibrated:
         """The candidate with the least error; the first of several."""
@@ -130,7 +142,7 @@ class Trials:
     def _smoothed(self, best: Calibrated, alphas: Sequence[float]) -> list[Calibrated]:
         model = open_model(self.source.proto, self.source.path)
         nodes = {str(node.name): node for node in model.graph}
-        groups = find_smooth_groups(self.source, nodes, self.places, self.rounded.keys())
+        groups = find_smooth_groups(self.source, nodes, self.places)
         if not groups or not alphas:
             return []
         read = {group.activation for group in groups}

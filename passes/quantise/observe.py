@@ -1,6 +1,6 @@
 """Runs a float model over calibration batches, one after the other, and keeps histograms of the values asked for."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
@@ -45,16 +45,32 @@ def observe_magnitudes(
         InputError: The model cannot be run on a batch.
     """
     seen = ObservedMagnitudes({name: Histogram() for name in sorted(names)})
+    for values in iterate_values(graph, batches, names | channels):
+        _keep(seen, values, names, channels)
+    return seen
+
+
+def iterate_values(graph: OnnxGraph, batches: Iterable[Feeds], names: AbstractSet[str]) -> Iterator[dict[str, Array]]:
+    """Runs the model on each batch, and yields the values asked for as they are computed, each once in a batch.
+
+    Args:
+        graph: The float32 model.
+        batches: Calibration batches.
+        names: The values that are asked for; inputs may be among them.
+
+    Raises:
+        InputError: The model cannot be run on a batch.
+    """
     inputs = {entry.name for entry in graph.inputs}
     parts = [
-        (part, later, sorted({name for node in part for name in node.outputs} & (names | channels | later)))
+        (part, later, sorted({name for node in part for name in node.outputs} & (names | later)))
         for part, later in split_into_parts(graph, AT_ONCE)
     ]
     parts = [entry for entry in parts if entry[2]]  # of the others nothing is wanted
     runs: list[Callable[[Feeds], dict[str, Array]]] = []
     for batch in batches:
         values = {name: array for name, array in batch.items() if name in inputs}
-        _keep(seen, values, names, channels)
+        yield {name: array for name, array in values.items() if name in names}
         for place, (part, later, fetches) in enumerate(parts):
             try:
                 if place == len(runs):
@@ -67,9 +83,8 @@ def observe_magnitudes(
                     f"{graph.path} cannot be run from node {part[0].name} on: {runtime.shorten_message(error)}. "
                     "Expected calibration data that fit the model."
                 ) from error
-            _keep(seen, fetched, names, channels)
+            yield {name: array for name, array in fetched.items() if name in names}
             values = {name: value for name, value in {**values, **fetched}.items() if name in later}
-    return seen
 
 
 def _keep(seen: ObservedMagnitudes, values: Feeds, names: AbstractSet[str], channels: AbstractSet[str]) -> None:

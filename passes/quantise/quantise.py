@@ -22,7 +22,6 @@ from prox24_export.passes.precision.written_files import count_stored_bytes, pub
 from prox24_export.passes.quantise.check import verify_file, verify_outputs
 from prox24_export.passes.quantise.choose import SiteKind, Trials
 from prox24_export.passes.quantise.histogram import Histogram
-from prox24_export.passes.quantise.insert import Integers
 from prox24_export.passes.quantise.observe import observe_magnitudes
 from prox24_export.passes.quantise.outputs import compare_outputs, run_float, run_model
 from prox24_export.passes.quantise.placement import Placement, PlacementSearch
@@ -91,7 +90,6 @@ class QuantiseModel:
         feeds: Sequence[Feeds],
         held_back: Sequence[Feeds] = (),
         linears: Sequence[Linear] = (),
-        weights: Mapping[str, Integers] | None = None,
     ) -> Quantised:
         """Writes `source` in INT8 to `target`, which appears whole or not at all. `source` is never changed.
 
@@ -104,8 +102,6 @@ class QuantiseModel:
             feeds: Calibration batches, which histograms are made from.
             held_back: Batches on which scales and smoothing are chosen.
             linears: The pruned layers of `source`, which are verified in `target`.
-            weights: Weights that are rounded already: by name, the int8 integers in the stored shape and the float32
-                scale of each output channel. All others are rounded to the nearest integers.
 
         Raises:
             InputError: The model is unreadable, does not run on the feeds, or holds nothing that can be quantised; or
@@ -122,7 +118,7 @@ class QuantiseModel:
             if is_quantised(graph):
                 result = self._copied(graph, file, linears)
             else:
-                result = self._quantised(graph, file, feeds, held_back, linears, weights or {})
+                result = self._quantised(graph, file, feeds, held_back, linears)
             publish(file, target)
         return replace(result, path=target)
 
@@ -145,14 +141,13 @@ class QuantiseModel:
         note = "the model is quantised (QuantizeLinear, DequantizeLinear) and keeps its own scales"
         return Quantised(file, verified=verified, notes=(note,), converted=False)
 
-    def _quantised(  # noqa: PLR0917 - as `call` has them
+    def _quantised(
         self,
         graph: OnnxGraph,
         file: Path,
         feeds: Sequence[Feeds],
         held_back: Sequence[Feeds],
         linears: Sequence[Linear],
-        weights: Mapping[str, Integers],
     ) -> Quantised:
         if not feeds:
             raise InputError(f"{graph.path} cannot be quantised without calibration samples. Give some.")
@@ -161,7 +156,7 @@ class QuantiseModel:
         places, histograms = self._place(source, feeds)
         judged = held_back or feeds
         wanted = run_float(graph, judged)
-        trials = Trials(source, places, feeds, held_back, wanted, weights, file.parent, _tell_kinds(source, places))
+        trials = Trials(source, places, feeds, held_back, wanted, file.parent, _tell_kinds(source, places))
         chosen = trials.choose(histograms, self.methods, self.alphas)
         notes += [] if held_back else [NOT_CHOSEN]
         model = trials.build(chosen)

@@ -41,16 +41,13 @@ class SmoothGroup:
     constants: tuple[tuple[str, int], ...]
 
 
-def find_smooth_groups(
-    graph: OnnxGraph, nodes: Mapping[str, ir.Node], places: Placement, fixed: AbstractSet[str]
-) -> list[SmoothGroup]:
+def find_smooth_groups(graph: OnnxGraph, nodes: Mapping[str, ir.Node], places: Placement) -> list[SmoothGroup]:
     """Finds the activations whose factor can be folded exactly.
 
     Args:
         graph: The float model.
         nodes: Its nodes by name.
         places: Where quantisers stand.
-        fixed: Names of weights that may not change.
     """
     by_node = {node: weight for weight in places.weights.values() for node in weight.nodes}
     rows = {
@@ -66,7 +63,7 @@ def find_smooth_groups(
         using = {str(node.name) for node, _ in value.uses()}
         weights = {by_node[node].name: by_node[node] for node in using & by_node.keys()}
         whole = using <= rows and all(set(weight.nodes) <= using for weight in weights.values())
-        constants = list(_find_constants(value, graph.constants)) if whole and not fixed & weights.keys() else []
+        constants = list(_find_constants(value, graph.constants)) if whole else []
         sizes = {_size(graph, nodes, place) for place in constants}
         if constants and sizes == {weight.layout.shape[1] for weight in weights.values()}:
             groups.append(SmoothGroup(name, tuple(weights.values()), tuple(constants)))

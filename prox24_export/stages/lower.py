@@ -15,7 +15,6 @@ from prox24_export.passes.precision.lower import Lowered, LowerPrecision
 from prox24_export.passes.precision.quantised import read_integers
 from prox24_export.passes.precision.ranges import observe
 from prox24_export.passes.precision.types import LowPrecisionName
-from prox24_export.passes.quantise.insert import Integers
 from prox24_export.passes.quantise.quantise import Quantised, QuantiseModel
 from prox24_export.results.report import AccuracyReport
 from prox24_export.validation import accuracy
@@ -55,7 +54,6 @@ def lower(
     precision: str,
     feeds: Sequence[Feeds],
     held_back: Sequence[Feeds] = (),
-    weights: Mapping[str, Integers] | None = None,
 ) -> LoweredPair:
     """Writes `dense.PRECISION.onnx` and `sparse.PRECISION.onnx` into `folder`; with `fp32` nothing is written.
 
@@ -70,7 +68,6 @@ def lower(
         precision: `fp16`, `bf16`, `fp32` or `int8`.
         feeds: Calibration batches.
         held_back: Batches on which INT8 scales are chosen.
-        weights: Weights of the sparse model that are rounded to INT8 already, by name; see `QuantiseModel.call`.
 
     Raises:
         Prox24Error: See `LowerPrecision.call` and `QuantiseModel.call`.
@@ -88,7 +85,7 @@ def lower(
         return LoweredPair(dense, sparse, layers, None)
     kept: dict[str, str] = {}
     for _ in range(MOST_ROUNDS):
-        told = _convert_pair(convert, (dense, sparse), places, layers, (feeds, held_back), weights)
+        told = _convert_pair(convert, (dense, sparse), places, layers, (feeds, held_back))
         kept |= {**told[0].kept_in_fp32, **told[1].kept_in_fp32, **kept}
         if told[0].kept_in_fp32.keys() == told[1].kept_in_fp32.keys():
             notes = tuple(dict.fromkeys((*told[0].notes, *told[1].notes)))
@@ -102,20 +99,19 @@ def lower(
     )
 
 
-def _convert_pair(  # noqa: PLR0917 - as `lower` has them
+def _convert_pair(
     convert: LowerPrecision | QuantiseModel,
     files: tuple[Path, Path],
     places: Sequence[Path],
     layers: tuple[Linear, ...],
     batches: tuple[Sequence[Feeds], Sequence[Feeds]],
-    weights: Mapping[str, Integers] | None,
 ) -> tuple[Lowered, Lowered] | tuple[Quantised, Quantised]:
     """Converts the dense and the sparse file."""
     feeds, held_back = batches
     if isinstance(convert, QuantiseModel):
         one, other = (
-            convert.call(source=file, target=place, feeds=feeds, held_back=held_back, linears=pruned, weights=rounded)
-            for file, place, pruned, rounded in zip(files, places, ((), layers), (None, weights), strict=True)
+            convert.call(source=file, target=place, feeds=feeds, held_back=held_back, linears=pruned)
+            for file, place, pruned in zip(files, places, ((), layers), strict=True)
         )
         return one, other
     some = list(feeds)[:CALIBRATION_BATCHES]

@@ -1,7 +1,6 @@
 """`--precision int8`: from a float model and samples to a verified pair, its accuracy, sizes, gate and refusals."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
@@ -15,9 +14,6 @@ from prox24_export.results.report import Report
 from prox24_export.stages.lower import lower
 from tests.command import command, expect_refusal, network, samples, snapshot
 from tests.graphs import is_two_four, model, normal, save
-
-if TYPE_CHECKING:
-    from prox24_export.passes.quantise.insert import Integers
 
 INT8 = Settings(precision="int8", max_accuracy_drop=50.0)
 
@@ -94,15 +90,6 @@ def test_the_gate_is_also_held_against_the_int8_file(finished: tuple[Report, Pat
     assert report.engine is not None
     lost = report.accuracy.dense["top1"] - report.engine.accuracy["top1"]
     assert gates["max-accuracy-drop of sparse.int8.onnx"].value == pytest.approx(lost)
-
-
-def test_weights_that_are_rounded_already_go_into_the_sparse_file(tmp_path: Path) -> None:
-    path = network(tmp_path)
-    given: dict[str, Integers] = {"w1": (np.eye(16, 4, dtype=np.int8) * 5, np.full(4, 0.5, np.float32))}
-    feeds = [{"x": normal(20, 8)}]
-    pair = lower(path, path, [], tmp_path / "engines", precision="int8", feeds=feeds, weights=given)
-    np.testing.assert_array_equal(OnnxGraph(pair.sparse).stored("w1_int8"), given["w1"][0])
-    assert (OnnxGraph(pair.dense).stored("w1_int8") != given["w1"][0]).any()
 
 
 def test_a_layer_that_stays_float_in_one_file_stays_so_in_both(tmp_path: Path) -> None:

@@ -82,15 +82,6 @@ def test_without_held_back_batches_that_is_said(tmp_path: Path) -> None:
     assert (done.chosen, done.notes) == ("", (NOT_CHOSEN,))
 
 
-def test_weights_that_are_rounded_already_are_stored_as_they_are(tmp_path: Path) -> None:
-    integers = np.zeros((16, 12), np.int8)
-    integers[::2] = np.arange(8 * 12).reshape(8, 12) % 100
-    scale = np.linspace(0.01, 0.02, 12, dtype=np.float32)
-    _, graph = quantise(layers(), tmp_path, weights={"w": (integers, scale)}, held_back=FEEDS)
-    np.testing.assert_array_equal(graph.stored("w_int8"), integers)
-    np.testing.assert_array_equal(graph.stored("w_scale"), scale)
-
-
 def test_a_glob_keeps_a_layer_in_float(tmp_path: Path) -> None:
     done, graph = quantise(layers(), tmp_path, settings=QuantiseModel(keep=("sec*",)))
     assert done.kept_in_fp32 == {"second": "kept by request (sec*)"}

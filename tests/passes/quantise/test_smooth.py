@@ -26,13 +26,11 @@ WEIGHTS = {"s": 1 + normal(8), "b": normal(8), "w": normal(8, 4), "v": normal(8,
 VECTORS = arrays.arrays(np.float32, 6, elements=st.floats(0, 2.0**60, width=32))
 
 
-def groups(
-    proto: onnx.ModelProto, folder: Path, fixed: frozenset[str] = frozenset()
-) -> tuple[OnnxGraph, list[SmoothGroup]]:
+def groups(proto: onnx.ModelProto, folder: Path) -> tuple[OnnxGraph, list[SmoothGroup]]:
     source = opened(proto, folder)
     graph = OnnxGraph(source.path, prepare_copy(source)[0])
     nodes = {str(node.name): node for node in ir.from_proto(graph.proto).graph}
-    return graph, find_smooth_groups(graph, nodes, place(proto, folder), fixed)
+    return graph, find_smooth_groups(graph, nodes, place(proto, folder))
 
 
 @pytest.mark.parametrize("text", [NORM, BY_HAND])
@@ -53,10 +51,6 @@ def test_the_model_computes_the_same_and_zeros_stay(tmp_path: Path, text: str) -
 
 def test_where_something_else_reads_the_activation_nothing_is_smoothed(tmp_path: Path) -> None:
     assert groups(model(ALSO_READ, WEIGHTS), tmp_path)[1] == []
-
-
-def test_a_weight_that_is_rounded_already_is_not_smoothed(tmp_path: Path) -> None:
-    assert groups(model(NORM, WEIGHTS), tmp_path, frozenset("w"))[1] == []
 
 
 @pytest.mark.parametrize(
