@@ -11,6 +11,8 @@ from prox24_export.passes.graph.protocol import Feeds
 from prox24_export.passes.precision.check import measure_differences
 from prox24_export.passes.precision.ranges import ObservedValues
 
+MOST_BYTES = 500_000_000  # of outputs that are held to compare others with
+
 Outputs = Sequence[Mapping[str, Array]]
 """The outputs by name of each batch."""
 
@@ -26,19 +28,26 @@ def run_model(file: Path, names: Sequence[str], batches: Iterable[Feeds]) -> Out
 
 
 def run_float(graph: OnnxGraph, batches: Iterable[Feeds]) -> Outputs:
-    """Runs the float model on batches of feeds.
+    """Runs the float model on as many of the first batches as `MOST_BYTES` of outputs come from, at least on one.
 
     Raises:
-        InputError: It cannot be run on one.
+        InputError: It cannot be run on a batch.
     """
     run = graph.runner()
+    found: list[Mapping[str, Array]] = []
+    held = 0
     try:
-        return [dict(zip(graph.outputs, run(batch), strict=True)) for batch in batches]
+        for batch in batches:
+            found.append(dict(zip(graph.outputs, run(batch), strict=True)))
+            held += sum(array.nbytes for array in found[-1].values())
+            if held >= MOST_BYTES:  # as with the tokens of a large vocabulary
+                break
     except Exception as error:
         raise InputError(
             f"{graph.path} cannot be run: {runtime.shorten_message(error)}. Expected calibration data that fit the "
             "model."
         ) from error
+    return found
 
 
 def compare_outputs(before: Outputs, after: Outputs) -> dict[str, float]:

@@ -262,7 +262,9 @@ def find_channel_axis(layout: Layout) -> int | None:
 
 
 def _explain_skipped(entry: Skipped) -> str:
-    return OF_ACTIVATIONS if entry.reason is Reason.NOT_CONSTANT and entry.weight is None else entry.sentence
+    if entry.reason is Reason.NOT_CONSTANT and entry.weight is None:
+        return OF_ACTIVATIONS
+    return entry.sentence.replace("TensorRT has no sparse kernel for it", "it is not pruned and stays in float")
 
 
 def reaches_only(value: ir.Value, nodes: AbstractSet[str]) -> bool:

@@ -156,6 +156,7 @@ class QuantiseModel:
         places, histograms = self._place(source, feeds)
         judged = held_back or feeds
         wanted = run_float(graph, judged)
+        judged, held_back = judged[: len(wanted)], held_back[: len(wanted)]
         trials = Trials(source, places, feeds, held_back, wanted, file.parent, _tell_kinds(source, places))
         chosen = trials.choose(histograms, self.methods, self.alphas)
         notes += [] if held_back else [NOT_CHOSEN]

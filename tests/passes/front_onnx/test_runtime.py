@@ -40,3 +40,32 @@ def test_a_model_whose_float16_copy_ends_the_process_is_converted_all_the_same(
 def test_other_faults_are_not_tried_again() -> None:
     with pytest.raises(Exception, match="Nonsense"):
         runtime.open_session(model("g (float[N] x) => (float[N] y) { y = Nonsense(x) }").SerializeToString())
+
+
+def test_quantised_products_are_computed_in_float_on_every_cpu() -> None:
+    """Fused int8 kernels keep the sum of two products in 16 bits on CPUs without VNNI, which would saturate here."""
+    text = """g (float[N,32] x) => (float[N,16] y) {
+      q = QuantizeLinear(x, s, z) a = DequantizeLinear(q, s, z) b = DequantizeLinear<axis = 1>(w, t, u)
+      y = MatMul(a, b) }"""
+    zeros = {"z": np.array(0, np.int8), "u": np.zeros(16, np.int8)}
+    scales = {"s": np.array(0.1, np.float32), "t": np.full(16, 0.2, np.float32)}
+    proto = model(text, {"w": np.full((32, 16), 127, np.int8), **zeros, **scales})
+    x = np.full((4, 32), 12.7, np.float32)
+    (found,) = runtime.open_session(proto.SerializeToString()).run(None, {"x": x})
+    assert np.iinfo(np.int16).max < 2 * 127 * 127 + 2 * 128 * 127, "nothing could saturate: the test tests nothing"
+    np.testing.assert_allclose(found, 32 * 12.7 * 25.4, rtol=1e-5)
+
+
+def test_the_session_asks_for_quantisers_in_float(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What would be fused on this CPU, too, is left apart: the optimised graph still holds its quantisers."""
+    entries: dict[str, str] = {}
+    options = runtime.ort.SessionOptions  # type: ignore[attr-defined]
+
+    class Recorded(options):  # type: ignore[misc, valid-type]
+        def add_session_config_entry(self, key: str, value: str) -> None:
+            entries[key] = value
+            super().add_session_config_entry(key, value)
+
+    monkeypatch.setattr(runtime.ort, "SessionOptions", Recorded)  # type: ignore[attr-defined]
+    runtime.open_session(model("g (float[N] x) => (float[N] y) { y = Abs(x) }").SerializeToString())
+    assert entries["session.disable_quant_qdq"] == "1"

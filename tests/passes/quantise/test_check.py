@@ -36,6 +36,11 @@ def use_uint8(proto: onnx.ModelProto) -> None:
     change(proto, "int8_zero_12", lambda array: array.astype(np.uint8))
 
 
+def use_one_scale(proto: onnx.ModelProto) -> None:
+    change(proto, "w_scale", lambda array: array[:1].reshape(()))
+    change(proto, "int8_zero_12", lambda array: array[:1].reshape(()))
+
+
 FAULTS: dict[str, tuple[Callable[[onnx.ModelProto], object], type[Exception], str]] = {
     "three of four": (lambda proto: change(proto, "w_int8", fill), PatternError, "not 2:4"),
     "-128": (
@@ -47,10 +52,7 @@ FAULTS: dict[str, tuple[Callable[[onnx.ModelProto], object], type[Exception], st
     "negative scale": (lambda proto: change(proto, "x_scale", np.negative), PrecisionError, "not a positive number"),
     "scale of nothing": (lambda proto: change(proto, "w_scale", np.zeros_like), PrecisionError, "not a positive"),
     "one scale": (
-        lambda proto: (
-            change(proto, "w_scale", lambda array: array[:1].reshape(())),
-            change(proto, "int8_zero_12", lambda array: array[:1].reshape(())),
-        ),
+        use_one_scale,
         PrecisionError,
         "one scale for each entry of axis 1",
     ),

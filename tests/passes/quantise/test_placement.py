@@ -90,6 +90,11 @@ REASONS = {
         {"w": normal(6, 6, dtype=np.float16)},
         "its weight is float16",
     ),
+    "grouped": (
+        "u = Unsqueeze(x, axes) c = Conv<group = 6>(u, w) y = Squeeze(c, axes)",
+        {"w": normal(6, 1, 1), "axes": np.array([2])},
+        "grouped or depthwise convolution: it is not pruned and stays in float",
+    ),
     "two activations": ("a = Softmax(x) y = MatMul(x, a)", {}, "do not both come from quantised layers"),
 }
 

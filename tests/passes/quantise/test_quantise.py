@@ -7,10 +7,13 @@ import onnx
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from polygraphy.logger import G_LOGGER
+from polygraphy.tools.sparse import SparsityPruner
 
 from prox24_export.errors import InputError
 from prox24_export.passes.front_onnx.graph import OnnxGraph
 from prox24_export.passes.graph.arrays import Array
+from prox24_export.passes.precision.quantised import read_integers
 from prox24_export.passes.quantise.quantise import NOT_CHOSEN, QuantiseModel
 from tests.graphs import is_two_four, linears, model, normal, opened, run, save
 from tests.passes.quantise.quantised import FEEDS, LAYERS, WEIGHTS, fake_quantise, layers, quantise
@@ -49,6 +52,15 @@ def test_integers_are_two_four_and_weights_take_a_quarter(tmp_path: Path) -> Non
     assert not {"w", "v"} & {tensor.name for tensor in graph.proto.graph.initializer}
     biases = {tensor.name: tensor.data_type for tensor in graph.proto.graph.initializer if tensor.name in {"c", "e"}}
     assert set(biases.values()) == {onnx.TensorProto.FLOAT}
+
+
+def test_polygraphys_checker_agrees_on_the_integers(tmp_path: Path) -> None:
+    _, graph = quantise(layers(), tmp_path)
+    pruner = SparsityPruner(read_integers(graph).proto)
+    with G_LOGGER.verbosity(G_LOGGER.CRITICAL), np.errstate(over="ignore"):
+        pruner.check()
+    assert len(pruner.prune_infos) == 2
+    assert set(pruner.sparse_tensors) == set(pruner.prune_infos)
 
 
 def test_a_convolution_with_a_residual(tmp_path: Path) -> None:
