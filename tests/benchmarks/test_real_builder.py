@@ -39,9 +39,26 @@ def test_a_row_counts_what_the_builder_says(product: Path, monkeypatch: pytest.M
     monkeypatch.setattr(real_builder, "build", lambda *_, **__: RealEngine(9, "1f", said, (layer,)))
     row = real_builder.check_file("a model", "int8", product, ["mul", "other"])
     assert (row.nodes, row.linear, row.named, row.int8, row.layers) == (1, 2, 1, 1, 1)
+    assert (row.leaves, row.whole, row.floats) == (1, 1, 0)
     assert (row.notices, row.warnings, row.errors) == (1, 1, 1)
-    assert row.faults == ["error: an error", "warning: a warning", "no layer of the engine names other"]
+    told = ["error: an error", "warning: a warning", "no layer of the engine names other"]
+    assert row.faults == [*told, "1 of 2 products read and store INT8"]
     assert "- a model, int8: no layer of the engine names other" in real_builder.tabulate([row])
+
+
+def test_the_kernel_behind_a_product_may_write_what_the_file_quantises(
+    product: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def check(behind: tuple[str, ...], floats: tuple[str, ...] = ()) -> Row:
+        own = RealLayer("a", "gemm", ("mul",), ("Int8",), ("Int8", "Float"), ("Float",))
+        next_one = RealLayer("b", "kgen", ("mul",), ("Float",), (), behind)
+        monkeypatch.setattr(real_builder, "build", lambda *_, **__: RealEngine(9, "1f", (), (own, next_one)))
+        return real_builder.check_file("m", "int8", product, ["mul"], floats=floats)
+
+    good, bad, allowed = check(("Int8",)), check(("Float",)), check(("Float",), ("mul",))
+    assert (good.int8, good.leaves, good.whole, good.faults) == (1, 1, 0, [])
+    assert bad.faults == ["INT8 leaves 0 of 1 products whose result is quantised"]
+    assert (allowed.floats, allowed.faults) == (1, [])
 
 
 def test_a_builder_that_fails_is_a_fault(product: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -46,12 +46,15 @@ class Int8Use:
         reads: Whether the layer reads activations in INT8.
         stores: Whether it stores the weight in INT8.
         writes: Whether its results leave it in INT8.
+        leaves: Whether a layer that holds the node writes INT8: this one, or the kernel behind it, which applies scales
+            of channels, bias, activation function and quantiser.
     """
 
     layer: str = ""
     reads: bool = False
     stores: bool = False
     writes: bool = False
+    leaves: bool = False
 
     @property
     def is_whole(self) -> bool:
@@ -86,10 +89,11 @@ def find_int8_uses(layers: Iterable[RealLayer], nodes: Iterable[str]) -> dict[st
         nodes: The nodes that multiply by a weight, such as those of pruned layers.
     """
     known = list(layers)
-    return {node: _describe(find_product(known, node)) for node in nodes}
+    return {node: _describe(find_product(known, node), known, node) for node in nodes}
 
 
-def _describe(layer: RealLayer | None) -> Int8Use:
+def _describe(layer: RealLayer | None, layers: Iterable[RealLayer], node: str) -> Int8Use:
     if layer is None:
         return Int8Use()
-    return Int8Use(layer.name, INT8 in layer.reads, INT8 in layer.stores, INT8 in layer.writes)
+    leaves = any(INT8 in holder.writes for holder in layers if node in holder.nodes)
+    return Int8Use(layer.name, INT8 in layer.reads, INT8 in layer.stores, INT8 in layer.writes, leaves)
