@@ -1,6 +1,7 @@
 """The order of input channels: that every order computes the same, that the search finds the best, and what it gains.
 
-    python benchmarks/permute.py [--parts spaces,search,criteria,gain] [--pictures FOLDER] [--seeds 5] [--shared] [--write]
+    python benchmarks/permute.py [--parts spaces,search,criteria,gain] [--pictures FOLDER] [--seeds 5]
+        [--shared] [--write]
 
 With `--write`, parts that are not measured keep what stands in the results, and so do models and ways of `gain`.
 
