@@ -93,11 +93,16 @@ def solve(job: Job, scratch: Path, run: Run) -> SolvedModel:
     refined = run.attempt("refinement", refine_together, REFINEMENT_FAILED)
     if refined.kept:
         stores = dict.fromkeys(weights, weights) | dict.fromkeys(tuned, tuned)  # biases may be tuned, too
-        if refined.masks_moved:
-            pruned = replace(pruned, masks=draw_masks(linears, tuned))
-        return SolvedModel(PickedWeights(stores), pruned, refined)
+        return SolvedModel(PickedWeights(stores), _draw_again(pruned, linears, tuned, refined), refined)
     first = SolvedModel(weights, pruned, refined)
     second = WeightStore(scratch)
     return run.attempt(
         "solving on all samples", lambda: SolvedModel(second, layer_by_layer(second, held_back=False), refined), first
     )
+
+
+def _draw_again(
+    pruned: PrunedLayers, linears: Sequence[Linear], tuned: Mapping[str, Array], refined: RefinementReport
+) -> PrunedLayers:
+    """Draws the masks again where they have moved."""
+    return replace(pruned, masks=draw_masks(linears, tuned)) if refined.masks_moved else pruned
