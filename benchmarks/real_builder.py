@@ -46,7 +46,7 @@ QUICK = ("--method", "magnitude", "--refine", "no", "--permute", "no", "--sample
 DIGITS = ROOT / "samples" / "digits"
 COLUMNS = (
     *("model", "precision", "ONNX nodes", "linear layers", "named in the engine"),
-    *("read and store INT8", "write INT8", "write INT8 themselves"),
+    *("read and store INT8", "of those with a quantised result, INT8 leaves", "from their own kernel"),
     *("engine layers", "notices", "warnings", "errors", "seconds"),
 )
 SHOWN = 300  # characters of a fault
@@ -78,9 +78,9 @@ class Row:
         linear: How many nodes multiply by a weight that can be pruned.
         named: How many of them a layer of the engine names.
         int8: How many of them read and store INT8.
-        leaves: How many of these write INT8, from their own kernel or from that of their bias and quantiser.
-        whole: How many of these write it from their own kernel.
         floats: How many of these have a result that the file does not quantise, as the report says, each with a reason.
+        leaves: How many of the others write INT8, from their own kernel or from that of their bias and quantiser.
+        whole: How many of these write it from their own kernel.
         layers: The number of layers of the engine.
         notices: The number of notices that say what a file cannot do better, such as of 64-bit inputs.
         warnings: The number of warnings.
@@ -95,9 +95,9 @@ class Row:
     linear: int = 0
     named: int = 0
     int8: int = 0
+    floats: int = 0
     leaves: int = 0
     whole: int = 0
-    floats: int = 0
     layers: int = 0
     notices: int = 0
     warnings: int = 0
@@ -202,9 +202,9 @@ def check_file(  # noqa: PLR0917 - a file, and what is known of it
         len(linear),
         len(linear) - len(engine.find_unnamed(linear)),
         len(inside),
-        sum(uses[node].leaves for node in inside),
-        sum(uses[node].is_whole for node in inside),
         len(inside) - len(leaving),
+        sum(uses[node].leaves for node in leaving),
+        sum(uses[node].is_whole for node in leaving),
         len(engine.layers),
         len(engine.notices),
         len(engine.warnings),
@@ -252,7 +252,7 @@ def tabulate(rows: Sequence[Row]) -> str:
 def _tell_int8(row: Row) -> str:
     """How many products read and store INT8, how many it leaves of those whose result is quantised, by which kernel."""
     if row.precision != "int8":
-        return " | | "
+        return "|  | "
     return f"{row.int8} | {row.leaves} of {row.int8 - row.floats} | {row.whole}"
 
 

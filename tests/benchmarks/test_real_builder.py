@@ -39,7 +39,7 @@ def test_a_row_counts_what_the_builder_says(product: Path, monkeypatch: pytest.M
     monkeypatch.setattr(real_builder, "build", lambda *_, **__: RealEngine(9, "1f", said, (layer,)))
     row = real_builder.check_file("a model", "int8", product, ["mul", "other"])
     assert (row.nodes, row.linear, row.named, row.int8, row.layers) == (1, 2, 1, 1, 1)
-    assert (row.leaves, row.whole, row.floats) == (1, 1, 0)
+    assert (row.floats, row.leaves, row.whole) == (0, 1, 1)
     assert (row.notices, row.warnings, row.errors) == (1, 1, 1)
     told = ["error: an error", "warning: a warning", "no layer of the engine names other"]
     assert row.faults == [*told, "1 of 2 products read and store INT8"]
