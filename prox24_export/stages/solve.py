@@ -94,7 +94,7 @@ def solve(job: Job, scratch: Path, run: Run) -> SolvedModel:
     if refined.kept:
         stores = dict.fromkeys(weights, weights) | dict.fromkeys(tuned, tuned)  # biases may be tuned, too
         if refined.masks_moved:
-            pruned = replace(pruned, masks=draw_masks(linears, tuned))
+            pruned = replace(pruned, masks={**pruned.masks, **draw_masks(linears, tuned)})
         return SolvedModel(PickedWeights(stores), pruned, refined)
     first = SolvedModel(weights, pruned, refined)
     second = WeightStore(scratch)
