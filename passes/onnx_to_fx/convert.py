@@ -8,7 +8,7 @@ import builtins
 import keyword
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from operator import getitem
 from types import MappingProxyType
 from typing import Any
@@ -86,8 +86,8 @@ class Converted:
     module: fx.GraphModule
     parameters: Mapping[str, str]
     inputs: Mapping[str, str]
-    dequantised: Mapping[str, Sequence[str]] = MappingProxyType({})
-    integers: Mapping[str, str] = MappingProxyType({})
+    dequantised: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    integers: Mapping[str, str] = field(default_factory=dict)
     is_widened: bool = False
 
 

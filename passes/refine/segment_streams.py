@@ -1,6 +1,7 @@
 """The values that each segment reads and returns, in the dense network and in the refined one."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from prox24_export.passes.refine.segments import Segment, extract_shared_values,
 from prox24_export.passes.refine.views import Inputs
 
 CPU = torch.device("cpu")
+NOTHING: Mapping[str, Tensor] = MappingProxyType({})
 
 
 class SegmentStreams:
@@ -62,7 +64,9 @@ class SegmentStreams:
         generator = torch.Generator().manual_seed(seed + epoch)
         return self.pairs(segment, torch.randperm(len(self._dense), generator=generator).tolist())
 
-    def advance(self, place: int, segment: Segment, weights: Mapping[str, Tensor], fixed: Mapping[str, Tensor]) -> None:
+    def advance(
+        self, place: int, segment: Segment, weights: Mapping[str, Tensor], fixed: Mapping[str, Tensor] = NOTHING
+    ) -> None:
         """Runs a segment in both networks, and drops the values that no later segment reads.
 
         Args:

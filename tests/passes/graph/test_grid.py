@@ -26,11 +26,13 @@ def stored_weights(draw: st.DrawFn) -> tuple[Linear, Array]:
     dtype = draw(st.sampled_from(["int8", "uint8"]))
     bounds = np.iinfo(dtype)
     shape, layout = draw(
-        st.sampled_from([
-            ((3, 8), Layout((3, 8))),
-            ((8, 3), Layout((8, 3)).permute((1, 0))),
-            ((3, 4, 2), Layout((3, 4, 2)).permute((0, 2, 1)).reshape((3, 8))),
-        ])
+        st.sampled_from(
+            [
+                ((3, 8), Layout((3, 8))),
+                ((8, 3), Layout((8, 3)).permute((1, 0))),
+                ((3, 4, 2), Layout((3, 4, 2)).permute((0, 2, 1)).reshape((3, 8))),
+            ]
+        )
     )
     axis = draw(st.sampled_from([None, *range(len(shape))]))
     sizes = tuple(size if place == axis else 1 for place, size in enumerate(shape))
