@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from prox24_export.passes.front_onnx.grids import read_grid
 from prox24_export.passes.graph.arrays import find_largest_value
-from prox24_export.passes.graph.grid import Grid
+from prox24_export.passes.graph.grid import StoredGrid
 from prox24_export.passes.graph.layout import Layout
 from prox24_export.passes.graph.protocol import Reason
 
@@ -42,7 +42,7 @@ class ConstantOperand:
     root: ir.Value
     layout: Layout
     limit: float = math.inf
-    grid: Grid | None = None
+    grid: StoredGrid | None = None
 
     @property
     def tensor(self) -> ir.TensorProtocol:

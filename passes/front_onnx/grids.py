@@ -4,7 +4,7 @@ import numpy as np
 import onnx_ir as ir
 
 from prox24_export.passes.graph.arrays import Array
-from prox24_export.passes.graph.grid import Grid
+from prox24_export.passes.graph.grid import StoredGrid
 
 INTEGER_TYPES = {ir.DataType.INT8: "int8", ir.DataType.UINT8: "uint8"}  # of weights that are pruned as integers
 SYMMETRIC = -127  # smallest int8 of a weight that does not use −128
@@ -15,7 +15,7 @@ def read_grid(
     stored: ir.TensorProtocol,
     scale: ir.TensorProtocol | None,
     zero: ir.TensorProtocol | None,
-) -> Grid | str:
+) -> StoredGrid | str:
     """Reads what a DequantizeLinear makes of the tensor that it reads.
 
     Args:
@@ -40,7 +40,7 @@ def read_grid(
     if len(scales) > 1:
         shape[_find_axis(node)] = len(scales)
     lowest = _find_lowest(dtype, stored.numpy(), zeros)
-    return Grid(dtype, tuple(scales.tolist()), tuple(zeros.tolist()), tuple(shape), lowest)
+    return StoredGrid(dtype, tuple(scales.tolist()), tuple(zeros.tolist()), tuple(shape), lowest)
 
 
 def _find_fault(

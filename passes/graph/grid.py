@@ -9,7 +9,7 @@ from prox24_export.passes.graph.arrays import Array, as_numpy_dtype
 
 
 @dataclass(frozen=True)
-class Grid:
+class StoredGrid:
     """The scales and zero points of a stored weight: an integer `q` stands for `(q − zero) · scale`, a float32.
 
     Numbers are held as tuples, so that grids compare by what they say.

@@ -15,7 +15,7 @@ from torch import Tensor
 from prox24_export.passes.graph.activations import View
 from prox24_export.passes.graph.arrays import Array, as_numpy_dtype, find_largest_value
 from prox24_export.passes.graph.experts import Expert, name_part
-from prox24_export.passes.graph.grid import Grid
+from prox24_export.passes.graph.grid import StoredGrid
 from prox24_export.passes.graph.layout import Layout
 
 Feeds = Mapping[str, Array]
@@ -113,7 +113,7 @@ class Linear:
     uses: tuple[Use, ...]
     notes: tuple[str, ...] = ()
     limit: float = math.inf
-    grid: Grid | None = None
+    grid: StoredGrid | None = None
 
     @property
     def parameters(self) -> int:
@@ -158,7 +158,7 @@ class Linear:
         return surviving
 
 
-def count_from_zero(stored: Array, grid: Grid | None) -> Array:
+def count_from_zero(stored: Array, grid: StoredGrid | None) -> Array:
     """Counts the steps of stored integers from their zero point, int32; stored floats are returned as they are."""
     return stored if grid is None else grid.count_steps(stored)
 
@@ -220,7 +220,7 @@ class Candidate:
     group_size: int
     limit: float = math.inf
     notes: tuple[str, ...] = ()
-    grid: Grid | None = None
+    grid: StoredGrid | None = None
 
 
 @dataclass(frozen=True)

@@ -80,11 +80,7 @@ def solve(job: Job, scratch: Path, run: Run) -> SolvedModel:
     def refine_together() -> RefinementReport:
         with run.timed("refine"):
             return refine(
-                function,
-                job.graph,
-                linears,
-                weights,
-                job.parts,
+                *(function, job.graph, linears, weights, job.parts),
                 tuned=tuned,
                 settings=job.settings,
                 progress=run.progress,

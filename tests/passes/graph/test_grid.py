@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prox24_export.passes.graph.arrays import Array
-from prox24_export.passes.graph.grid import Grid
+from prox24_export.passes.graph.grid import StoredGrid
 from prox24_export.passes.graph.layout import Layout
 from prox24_export.passes.graph.protocol import Linear
 
@@ -15,7 +15,7 @@ SCALES = st.floats(2.0**-100, 2.0**100, width=32)
 LOWEST = {"int8": -128, "uint8": 0}
 
 
-def linear(grid: Grid, layout: Layout) -> Linear:
+def linear(grid: StoredGrid, layout: Layout) -> Linear:
     n, k = layout.shape
     return Linear("layer", "MatMul", "w", grid.dtype, layout, k, n, (), grid=grid)
 
@@ -39,7 +39,7 @@ def stored_weights(draw: st.DrawFn) -> tuple[Linear, Array]:
     count = int(np.prod(sizes))
     scales = draw(st.lists(SCALES, min_size=count, max_size=count))
     zeros = draw(st.lists(st.integers(bounds.min, bounds.max), min_size=count, max_size=count))
-    grid = Grid(dtype, tuple(float(np.float32(scale)) for scale in scales), tuple(zeros), sizes, LOWEST[dtype])
+    grid = StoredGrid(dtype, tuple(float(np.float32(scale)) for scale in scales), tuple(zeros), sizes, LOWEST[dtype])
     seed = draw(st.integers(0, 2**32 - 1))
     integers = np.random.default_rng(seed).integers(bounds.min, bounds.max, shape, dtype, endpoint=True)
     return linear(grid, layout), integers
@@ -80,23 +80,23 @@ def test_floats_become_the_nearest_integers(case: tuple[Linear, Array], apart: f
     [("int8", 0, -127, (-127, 127)), ("int8", 0, -128, (-128, 127)), ("uint8", 128, 0, (0, 255))],
 )
 def test_what_is_outside_becomes_an_end_of_the_range(dtype: str, zero: int, lowest: int, ends: tuple[int, int]) -> None:
-    grid = Grid(dtype, (0.5,), (zero,), (1, 1), lowest)
+    grid = StoredGrid(dtype, (0.5,), (zero,), (1, 1), lowest)
     assert grid.to_integers(np.array([[-1e30, 1e30, -0.0, 0.25]])).tolist() == [[*ends, zero, zero]]
 
 
 def test_floats_stay_below_the_limit_of_a_cast() -> None:
-    grid = Grid("int8", (1000.0,), (0,), (1,), -127)
+    grid = StoredGrid("int8", (1000.0,), (0,), (1,), -127)
     assert grid.to_integers(np.array([1e6, -1e6, 65_400.0]), 65_504.0).tolist() == [65, -65, 65]
 
 
 def test_grids_compare_by_scales_and_zero_points() -> None:
-    one = Grid("int8", (0.5, 0.25), (0, 1), (2, 1), -127)
-    assert one == Grid("int8", (0.5, 0.25), (0, 1), (2, 1), -128)
-    assert hash(one) == hash(Grid("int8", (0.5, 0.25), (0, 1), (2, 1), -128))
-    assert one not in {Grid("int8", (0.5, 0.25), (0, 1), (1, 2)), Grid("int8", (0.5, 0.25), (0, 0), (2, 1))}
+    one = StoredGrid("int8", (0.5, 0.25), (0, 1), (2, 1), -127)
+    assert one == StoredGrid("int8", (0.5, 0.25), (0, 1), (2, 1), -128)
+    assert hash(one) == hash(StoredGrid("int8", (0.5, 0.25), (0, 1), (2, 1), -128))
+    assert one not in {StoredGrid("int8", (0.5, 0.25), (0, 1), (1, 2)), StoredGrid("int8", (0.5, 0.25), (0, 0), (2, 1))}
 
 
 def test_a_layer_rounds_some_rows_as_it_stores_them() -> None:
-    layer = linear(Grid("int8", (1.0, 10.0), (0, 0), (1, 2), -127), Layout((4, 2)).permute((1, 0)))
+    layer = linear(StoredGrid("int8", (1.0, 10.0), (0, 0), (1, 2), -127), Layout((4, 2)).permute((1, 0)))
     rows = torch.tensor([[14.0, -26.0, 0.0, 1e9]], dtype=torch.float64)
     assert layer.round_rows(rows, slice(1, 2)).tolist() == [[10.0, -30.0, 0.0, 1270.0]]
