@@ -107,8 +107,10 @@ def test_products_of_stored_integers_are_told(tmp_path: Path) -> None:
         [inner] a = MatMul(d, wd) r = Relu(a) rq = QuantizeLinear(r, s, o) rd = DequantizeLinear(rq, s, o)
         vd = DequantizeLinear<axis = 0, block_size = 4>(v, t) [last] y = MatMul(rd, vd) }"""
     integers = np.arange(-32, 32, dtype=np.int8).reshape(8, 8)
-    weights = {"w": integers, "v": integers, "s": np.array(0.05, np.float32), "o": np.zeros((), np.int8)}
-    graph = opened(model(text, weights | {"t": np.ones((2, 8), np.float32)}, opset=21, ir=10), tmp_path)
+    weights: dict[str, Array] = {"w": integers, "v": integers, "s": np.array(0.05, np.float32)}
+    graph = opened(
+        model(text, weights | {"o": np.zeros((), np.int8), "t": np.ones((2, 8), np.float32)}, opset=21, ir=10), tmp_path
+    )
     assert find_quantised_products(graph) == ({"inner", "last"}, {"inner"})
     looked_at = read_integers(graph)
     assert looked_at.stored("w").dtype == np.int8  # a layer as it is stored, under its own name
