@@ -159,7 +159,8 @@ def refine(
     report = _report(result, len(parts.choice), _limit_in_minutes(settings), moved)
     if not integers:
         return report
-    return replace(report, reason=f"{report.reason}; {integers} layers stored as integers stay as they were solved")
+    left = "1 layer stored as integers stays" if integers == 1 else f"{integers} layers stored as integers stay"
+    return replace(report, reason=f"{report.reason}; {left} as solved")
 
 
 def _pass_settings(settings: Settings) -> RefineModel:
