@@ -1,6 +1,6 @@
 """What INT8 costs after pruning: both models in float and in INT8, and `onnxruntime.quantization` beside it.
 
-    python benchmarks/int8.py [--model NAME…] [--seed N…] [--write]
+    python benchmarks/int8.py [--model NAME…] [--seed N…] [--shared] [--write]
 
 Each seed splits and orders the calibration samples its own way. `onnxruntime.quantization` gets the sparse model that
 this tool wrote, all calibration samples, and the types that TensorRT takes: symmetric INT8 per output channel for
@@ -155,7 +155,8 @@ def tabulate(rows: Sequence[Row]) -> str:
         figures = (row[key] for key in ("dense", "dense_int8", "sparse", "sparse_int8", "library", "error"))
         told = " | ".join(f"{figure:.2f}" for figure in figures)
         sizes = f"{row['weights']:.3f} × | {row['file']:.3f} ×"
-        lines.append(f"| {row['model']} | {row['seed']} | {told} | {sizes} | {row['pruned']} | {row['seconds']:.0f} |")
+        seconds = "shared machine" if row.get("shared") else f"{row['seconds']:.0f}"
+        lines.append(f"| {row['model']} | {row['seed']} | {told} | {sizes} | {row['pruned']} | {seconds} |")
     return "\n".join(lines) + "\n"
 
 
@@ -173,13 +174,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Accuracy and size in INT8, with and without pruning.")
     parser.add_argument("--model", nargs="+", choices=MEASURED, default=list(MEASURED), help="models; by default all")
     parser.add_argument("--seed", nargs="+", type=int, default=[0], help="seeds; by default 0")
+    parser.add_argument("--shared", action="store_true", help="other work runs beside it: seconds are left out")
     parser.add_argument("--write", action="store_true", help="join the rows with benchmarks/results/int8.json")
     given = parser.parse_args(arguments)
     rows: list[Row] = []
     for name in filter(available, given.model):
         for seed in given.seed:
             with tempfile.TemporaryDirectory() as folder:
-                rows.append(measure(name, seed, Path(folder)))
+                rows.append(measure(name, seed, Path(folder)) | ({"shared": True} if given.shared else {}))
             print(tabulate(rows[-1:]).splitlines()[-1], flush=True)
             if given.write:
                 joined = join_rows(rows)

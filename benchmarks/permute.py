@@ -1,6 +1,7 @@
 """The order of input channels: that every order computes the same, that the search finds the best, and what it gains.
 
-    python benchmarks/permute.py [--parts spaces,search,criteria,gain] [--pictures FOLDER] [--seeds 5] [--write]
+    python benchmarks/permute.py [--parts spaces,search,criteria,gain] [--pictures FOLDER] [--seeds 5]
+        [--shared] [--write]
 
 With `--write`, parts that are not measured keep what stands in the results, and so do models and ways of `gain`.
 
@@ -263,6 +264,8 @@ def tabulate_gain(rows: Sequence[Row]) -> list[str]:
         each = [", ".join(f"{row['sparse']:.2f}" for row in mine[permute]) for permute in ("no", "auto")]
         kept, permuted = (f"{median} ({seeds})" for median, seeds in zip(both("sparse", 2), each, strict=True))
         snr, error, seconds = (" → ".join(both(*key)) for key in (("snr_db", 1), ("mean_error", 5), ("seconds", 0)))
+        if any(row.get("shared") for rows_of in mine.values() for row in rows_of):
+            seconds = "shared machine"
         dense = f"{mine['no'][0]['dense']:.2f}"
         lines.append(
             f"| {model} | {way} | {len(mine['no'])} | {dense} | {kept} | {permuted} | {snr} | {error} | {seconds} |"
@@ -319,6 +322,7 @@ def main() -> int:
     parser.add_argument("--models", default="ResNet-20,KWT-1,stories260K", help="of the part gain, by name")
     parser.add_argument("--ways", default="layer by layer,default", help="of the part gain")
     parser.add_argument("--pictures", type=Path, help="folder with what arrays.py of data/imagenet writes")
+    parser.add_argument("--shared", action="store_true", help="other work runs beside it: seconds are left out")
     parser.add_argument("--write", action="store_true", help="write the result under benchmarks/results")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")  # torch's, about what it traces
@@ -334,7 +338,7 @@ def main() -> int:
         parts[part] = []
         for row in measures[part]():
             print(part, row, file=sys.stderr, flush=True)
-            parts[part].append(row)
+            parts[part].append(row | ({"shared": True} if arguments.shared and part == "gain" else {}))
             if arguments.write:
                 joined = join_parts(parts)
                 every = [{"part": name} | entry for name, rows in joined.items() for entry in rows]

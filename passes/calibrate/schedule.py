@@ -48,14 +48,23 @@ def schedule(graph: TracedGraph, linears: Sequence[Linear]) -> list[Stage]:
             observed.setdefault(level.get(use.activation, 0), []).append((linear, use))
         solved.setdefault(max(level.get(use.activation, 0) for use in linear.uses), []).append(linear)
     wanted_at = _find_last_readers(graph, level, linears)
-    stages = []
-    for stage in range(max(solved, default=-1) + 1):
-        nodes = [
-            node for node in graph.nodes if wanted_at.keys() & set(node.outputs) and level[node.outputs[0]] == stage
-        ]
-        kept = frozenset(name for name, last in wanted_at.items() if level.get(name, 0) <= stage < last)
-        stages.append(Stage(tuple(nodes), tuple(observed.get(stage, ())), tuple(solved.get(stage, ())), kept))
-    return stages
+    nodes: dict[int, list[Node]] = {}
+    for node in graph.nodes:
+        if wanted_at.keys() & set(node.outputs):
+            nodes.setdefault(level[node.outputs[0]], []).append(node)
+    kept: dict[int, set[str]] = {}
+    for name, last in wanted_at.items():
+        for stage in range(level.get(name, 0), last):
+            kept.setdefault(stage, set()).add(name)
+    return [
+        Stage(
+            tuple(nodes.get(stage, ())),
+            tuple(observed.get(stage, ())),
+            tuple(solved.get(stage, ())),
+            frozenset(kept.get(stage, ())),
+        )
+        for stage in range(max(solved, default=-1) + 1)
+    ]
 
 
 def _find_levels(graph: TracedGraph, uses: Mapping[str, Linear]) -> dict[str, int]:

@@ -29,7 +29,7 @@ from prox24_export.passes.refine.moving import (
 )
 from prox24_export.passes.refine.objective import Objective, StreamPair
 from prox24_export.passes.refine.part import EpochTick, PartTraining, Tuned
-from prox24_export.passes.refine.proximal_adam import Groups, ProximalAdam
+from prox24_export.passes.refine.proximal_adam import GroupPlaces, ProximalAdam
 from prox24_export.passes.refine.segment_streams import SegmentStreams
 from prox24_export.passes.refine.segments import add_outputs, find_cuts, find_segments
 from prox24_export.passes.refine.state import (
@@ -100,7 +100,7 @@ class RefineModel:
         fit: Sequence[Inputs],
         choice: Sequence[Inputs],
         fixed: Mapping[str, Tensor] | None = None,
-        groups: Groups | None = None,
+        groups: GroupPlaces | None = None,
         joinable: bool = True,
         tick: EpochTick = lambda _share, _epoch: None,
         progress: RefineProgress | None = None,
@@ -197,7 +197,7 @@ class _Run:
     start: Weights
     masks: Mapping[str, Tensor]
     fixed: Mapping[str, Tensor]
-    groups: Groups
+    groups: GroupPlaces
     views: Views
     together: bool
     fit: Samples

@@ -12,7 +12,7 @@ from prox24_export.passes.refine.state import TrainingState, Weights
 from prox24_export.solver.pattern import KEPT
 from prox24_export.solver.prox import prox24
 
-Groups = Mapping[str, Int[Tensor, "groups 4"]]
+GroupPlaces = Mapping[str, Int[Tensor, "groups 4"]]
 
 LOWEST, HIGHEST = 1.0, 30.0  # λ in the first and in the last step
 TINY = 1e-12  # smallest mean square of a group's two largest weights, in those of its tensor
@@ -34,10 +34,10 @@ class ProximalAdam(MaskedAdam):
             parameter without groups moves as `MaskedAdam` moves it.
     """
 
-    groups: Groups = field(default_factory=dict)
+    groups: GroupPlaces = field(default_factory=dict)
 
     @staticmethod
-    def with_groups(objective: PerSample, weights: Mapping[str, Tensor], groups: Groups) -> "ProximalAdam":
+    def with_groups(objective: PerSample, weights: Mapping[str, Tensor], groups: GroupPlaces) -> "ProximalAdam":
         """Measures the sizes of steps on the weights at the start, whose masks are where they are not zero."""
         masks = {name: weights[name] != 0 for name in groups}
         sizes = MaskedAdam.of(objective, weights, masks).sizes
@@ -71,7 +71,7 @@ def prox_by_group(groups: Float[Tensor, "groups 4"], strength: Float[Tensor, "gr
     return prox24((groups * strength).contiguous(), 1.0) / strength
 
 
-def keep_two_largest(weights: Mapping[str, Tensor], groups: Groups) -> Weights:
+def keep_two_largest(weights: Mapping[str, Tensor], groups: GroupPlaces) -> Weights:
     """Copies weights with the two largest of each group, the others +0.0. Parameters without groups stay as they are.
 
     Among equal magnitudes the lower index is kept.

@@ -6,6 +6,7 @@ from prox24_export.results.report import Report
 
 MOST_POINTS, LEAST_AGREEMENT = 3.0, 0.95  # points of top-1, and share of equal arg-max, beyond which a loss is much
 MANY_SAMPLES = 1024  # calibration samples beyond which more of them are not the first thing to try
+ASKED_FOR = "--refine weights"  # the reason of a refinement names it where it would be done if it were asked for
 OF_ACCURACY = {"max-accuracy-drop", "max-metric-change", "min-snr"}
 
 
@@ -39,8 +40,8 @@ def _list_ways(report: Report) -> Iterator[str]:
         yield "real samples instead of random ones (--calibration)"
     elif data is not None and data.fit + data.choice < MANY_SAMPLES:
         yield f"more calibration samples than {data.fit + data.choice:,}"
-    if report.refinement is None or not report.refinement.curve:
-        yield "tuning all layers together (--refine weights)"
+    if report.refinement is None or ASKED_FOR in report.refinement.reason:
+        yield f"tuning all layers together ({ASKED_FOR})"
     if settings.get("effort") != "thorough":
         yield "--effort thorough"
     if report.budget is None:

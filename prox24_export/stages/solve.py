@@ -80,7 +80,11 @@ def solve(job: Job, scratch: Path, run: Run) -> SolvedModel:
     def refine_together() -> RefinementReport:
         with run.timed("refine"):
             return refine(
-                *(function, job.graph, linears, weights, job.parts),
+                function,
+                job.graph,
+                linears,
+                weights,
+                job.parts,
                 tuned=tuned,
                 settings=job.settings,
                 progress=run.progress,
@@ -89,11 +93,18 @@ def solve(job: Job, scratch: Path, run: Run) -> SolvedModel:
     refined = run.attempt("refinement", refine_together, REFINEMENT_FAILED)
     if refined.kept:
         stores = dict.fromkeys(weights, weights) | dict.fromkeys(tuned, tuned)  # biases may be tuned, too
-        if refined.masks_moved:
-            pruned = replace(pruned, masks={**pruned.masks, **draw_masks(linears, tuned)})
-        return SolvedModel(PickedWeights(stores), pruned, refined)
+        return SolvedModel(PickedWeights(stores), _draw_again(pruned, linears, tuned, refined), refined)
     first = SolvedModel(weights, pruned, refined)
     second = WeightStore(scratch)
     return run.attempt(
         "solving on all samples", lambda: SolvedModel(second, layer_by_layer(second, held_back=False), refined), first
     )
+
+
+def _draw_again(
+    pruned: PrunedLayers, linears: Sequence[Linear], tuned: Mapping[str, Array], refined: RefinementReport
+) -> PrunedLayers:
+    """Draws the masks again where they have moved; those of stored integers stay."""
+    if not refined.masks_moved:
+        return pruned
+    return replace(pruned, masks={**pruned.masks, **draw_masks(linears, tuned)})

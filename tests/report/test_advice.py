@@ -7,7 +7,7 @@ import pytest
 
 from prox24_export.report.advice import advise
 from prox24_export.report.terminal import render
-from prox24_export.results.report import AccuracyReport, DataFacts, Gate, OutputReport, Report
+from prox24_export.results.report import AccuracyReport, DataFacts, Gate, OutputReport, RefinementReport, Report
 from tests.report.example import build, with_budget
 
 FEW = DataFacts("c.npz", "e.npz", fit=205, choice=51, report=744, is_random=False)
@@ -38,6 +38,19 @@ def test_what_was_done_is_not_proposed() -> None:
     random = advise(replace(done, data=replace(FEW, is_random=True)))
     assert random is not None
     assert "real samples instead of random ones" in random
+
+
+@pytest.mark.parametrize(
+    ("reason", "proposed"),
+    [
+        ("6 samples held back tell little, 8 would do (--refine weights)", True),
+        ("ArrayFeatureExtractor has no gradient", False),
+    ],
+)
+def test_a_refinement_that_cannot_be_done_is_not_proposed(reason: str, proposed: bool) -> None:
+    said = advise(lossy(refinement=RefinementReport(kept=False, reason=reason)))
+    assert said is not None
+    assert ("--refine weights" in said) is proposed
 
 
 def test_where_everything_was_done_the_loss_is_said_all_the_same() -> None:

@@ -107,6 +107,19 @@ def test_fp32_engines_use_the_files_as_they_are(trt: ModuleType, tmp_path: Path)
     assert all("fp32" in layer.reason for layer in report.engine.layers if not layer.chosen)
 
 
+def test_int8_engines_are_built_from_the_integers_and_compared_with_them(trt: ModuleType, tmp_path: Path) -> None:
+    report = run(tmp_path, precision="int8")
+    engine = report.engine
+    assert engine is not None
+    assert (engine.version, engine.precision) == (trt.__version__, "int8")
+    assert Path(engine.files["sparse onnx"]).name == "sparse.int8.onnx"
+    assert (tmp_path / "out" / engine.files["sparse engine"]).is_file()
+    assert {layer.name for layer in engine.layers} == {"wide", "narrow"}
+    assert all(layer.pattern for layer in engine.layers)
+    assert engine.float_outputs.keys() == {"narrow"}
+    assert not any("outputs differ" in reason for point in engine.latency for reason in point.reasons)
+
+
 def test_a_failed_build_costs_no_model_and_does_not_pass(
     trt: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

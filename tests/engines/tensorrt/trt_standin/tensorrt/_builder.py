@@ -14,7 +14,10 @@ from ._base import Dims, IHostMemory, ILogger, say
 from ._bound import Bound, bound
 from ._plan import linears, plan_of, sparsity_lines
 
-KNOWN = {"MatMul", "Gemm", "Add", "Relu", "Cast", "Identity", "Reshape", "Gelu", "Shape", "Mul", "NonZero"}
+KNOWN = {
+    *("MatMul", "Gemm", "Add", "Relu", "Cast", "Identity", "Reshape", "Gelu", "Shape", "Mul", "NonZero"),
+    *("QuantizeLinear", "DequantizeLinear"),
+}
 TYPES: dict[int, str] = {
     onnx.TensorProto.FLOAT: "FLOAT",
     onnx.TensorProto.FLOAT16: "HALF",
