@@ -81,8 +81,8 @@ class FindLinears:
     ) -> tuple[Reason, str] | None:
         """Why the nodes that share one weight stay dense, with a detail; None where the weight can be pruned."""
         first = sharers[0]
-        if any(not sharer.layout.same_matrix(first.layout) for sharer in sharers[1:]):
-            return Reason.TWO_AXES, "nodes " + ", ".join(sharer.use.node for sharer in sharers)
+        if (disagreement := _find_disagreement(sharers)) is not None:
+            return disagreement
         odd = next((sharer for sharer in sharers if sharer.group_size % GROUP), None)
         if odd is not None:
             what = "C_in" if _is_convolution(odd) else "K"
@@ -136,7 +136,19 @@ def _merge(sharers: Sequence[Candidate]) -> Linear:
         uses,
         tuple(notes),
         min(sharer.limit for sharer in sharers),
+        first.grid,
     )
+
+
+def _find_disagreement(sharers: Sequence[Candidate]) -> tuple[Reason, str] | None:
+    """Finds why one weight cannot be right for all nodes that share it; None where it can."""
+    first = sharers[0]
+    nodes = "nodes " + ", ".join(sharer.use.node for sharer in sharers)
+    if any(not sharer.layout.same_matrix(first.layout) for sharer in sharers[1:]):
+        return Reason.TWO_AXES, nodes
+    if any(sharer.grid != first.grid for sharer in sharers[1:]):
+        return Reason.QUANTISED_WEIGHT, f"{first.dtype}, under other scales at each of {nodes}"
+    return None
 
 
 def _is_convolution(candidate: Candidate) -> bool:

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from jaxtyping import Float
 from torch import Tensor
@@ -10,7 +11,7 @@ from torch.linalg import LinAlgError  # type: ignore[attr-defined] # documented,
 
 from prox24_export.option_values import AIMS_AT_DENSE_OUTPUT, Effort, LayerMethod
 from prox24_export.passes.calibrate.moments import Moments, Observation
-from prox24_export.solver.layer import LayerSolution, SolverSettings, solve_layer
+from prox24_export.solver.layer import LayerSolution, Rounding, SolverSettings, solve_layer
 from prox24_export.solver.quadratic import Quadratic, automatic_damping
 
 ENTRIES_AT_ONCE = 1 << 21  # entries of a float64 temporary: 16 MB
@@ -62,6 +63,7 @@ class Sparsify:
         *,
         weights: Mapping[str, Float[Tensor, "N K"]],
         observations: dict[str, Observation],
+        roundings: Mapping[str, Rounding] = MappingProxyType({}),
         tick: Callable[[], None] = lambda: None,
     ) -> Iterator[SolvedLayer]:
         """Solves the layers of one stage, one after the other, so that only one solution is held at a time.
@@ -70,6 +72,7 @@ class Sparsify:
             weights: `W` by name of the layer. A weight is asked for when its layer's turn comes.
             observations: What calibration learnt about each layer's input, by name of the layer. It is emptied, and its
                 moments are summed up in place, because they are the largest things a run holds.
+            roundings: By name of the layer, what rounds its solved rows to what can be stored, where that is coarse.
             tick: Called once for each layer.
 
         Raises:
@@ -82,7 +85,7 @@ class Sparsify:
             sharers.setdefault(id(observations[name].fit), []).append(name)
         for names in sharers.values():
             seen = {name: observations.pop(name) for name in names}
-            for solved in solve(weights, seen):
+            for solved in solve(weights, seen, roundings):
                 tick()
                 yield solved
 
@@ -96,7 +99,9 @@ class Sparsify:
         if missing := set(weights) - observations.keys():
             raise ValueError(f"every layer must have been observed by calibration. Got nothing for {min(missing)}.")
 
-    def _solve_aimed(self, weights: Mapping[str, Tensor], seen: dict[str, Observation]) -> Iterator[SolvedLayer]:
+    def _solve_aimed(
+        self, weights: Mapping[str, Tensor], seen: dict[str, Observation], roundings: Mapping[str, Rounding]
+    ) -> Iterator[SolvedLayer]:
         """Chooses blends on held-back tokens, where there are some, and then solves on all tokens."""
         started = time.perf_counter()
         whole, choice = (first := next(iter(seen.values()))).fit, first.choice
@@ -125,6 +130,7 @@ class Sparsify:
                 settings,
                 residual=residuals.pop(name),
                 quadratic=quadratic,
+                rounding=roundings.get(name),
             )
             yield SolvedLayer(name, solution, blend, damping, time.perf_counter() - started)
             started = time.perf_counter()
@@ -140,7 +146,9 @@ class Sparsify:
         fitted = _factorise(first.fit, damping)
         return {name: find_best_blend(weights[name], one, fitted) for name, one in seen.items()}
 
-    def _solve_baseline(self, weights: Mapping[str, Tensor], seen: dict[str, Observation]) -> Iterator[SolvedLayer]:
+    def _solve_baseline(
+        self, weights: Mapping[str, Tensor], seen: dict[str, Observation], roundings: Mapping[str, Rounding]
+    ) -> Iterator[SolvedLayer]:
         names, first = list(seen), next(iter(seen.values()))
         moments = first.fit
         if first.choice is not None and not self.held_back:
@@ -148,7 +156,13 @@ class Sparsify:
         settings = SolverSettings(method=self.method)
         for name in names:
             started = time.perf_counter()
-            solution = solve_layer(weights[name], moments.gram, settings=settings, squared_norms=moments.dense)
+            solution = solve_layer(
+                weights[name],
+                moments.gram,
+                settings=settings,
+                squared_norms=moments.dense,
+                rounding=roundings.get(name),
+            )
             yield SolvedLayer(name, solution, 0.0, 0.0, time.perf_counter() - started)
 
 

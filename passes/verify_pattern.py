@@ -7,7 +7,7 @@ import numpy as np
 
 from prox24_export.errors import Prox24Error
 from prox24_export.passes.graph.arrays import Array, is_finite
-from prox24_export.passes.graph.protocol import Candidate, Linear, TracedGraph
+from prox24_export.passes.graph.protocol import Candidate, Linear, TracedGraph, count_from_zero
 from prox24_export.solver.pattern import GROUP, KEPT
 
 
@@ -19,7 +19,8 @@ class VerifiedUse:
         node: Name of the node.
         weight: Name of the stored weight.
         groups: Groups of four along K.
-        violations: Groups with more than two non-zero entries, a stored −0.0 counting as non-zero.
+        violations: Groups with more than two non-zero entries, a stored −0.0 counting as non-zero. Of stored integers
+            those are zero that are the zero point.
     """
 
     node: str
@@ -80,7 +81,7 @@ def check_use(graph: TracedGraph, use: Candidate) -> VerifiedUse:
     Raises:
         PatternError: The weight holds NaN or Inf.
     """
-    matrix = use.layout.to_matrix(graph.stored(use.weight))
+    matrix = use.layout.to_matrix(count_from_zero(graph.stored(use.weight), use.grid))
     if not is_finite(matrix):
         raise PatternError(f"weight {use.weight} at node {use.use.label} holds NaN or Inf. Please report this.")
     return VerifiedUse(use.use.label, use.weight, matrix.size // GROUP, violations(matrix))

@@ -28,7 +28,8 @@ REMEDIES: Mapping[Reason, str] = {
     Reason.WEIGHT_TYPE: "Store the weight as float32, float16, bfloat16 or float64.",
     Reason.EINSUM: "Write it as `MatMul` before you export, for example by `torch.nn.functional.linear`.",
     Reason.INTEGER_OPERATOR: "Prune the float model first, and quantise the result.",
-    Reason.QUANTISED_WEIGHT: "Prune the float model first, and quantise the result.",
+    Reason.QUANTISED_WEIGHT: "Store it as int8 or uint8, with constant float32 scales, one or one for each slice of an "
+    "axis, and a `DequantizeLinear` that reads it directly. Or prune the float model first, and quantise the result.",
     Reason.FUSED_OPERATOR: "Prune the model as it was exported, and let the runtime fuse the result.",
     Reason.RECURRENT: "Nothing within the model.",
     Reason.NO_BATCH_AXIS: "Export the model with a batch axis.",

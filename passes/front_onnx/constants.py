@@ -7,7 +7,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx_ir as ir
 
+from prox24_export.passes.front_onnx.grids import read_grid
 from prox24_export.passes.graph.arrays import find_largest_value
+from prox24_export.passes.graph.grid import StoredGrid
 from prox24_export.passes.graph.layout import Layout
 from prox24_export.passes.graph.protocol import Reason
 
@@ -34,11 +36,13 @@ class ConstantOperand:
         root: The stored constant.
         layout: The way from its stored shape to the shape of the operand.
         limit: Largest magnitude that the casts on the way can hold.
+        grid: How the stored integers become floats; None where floats are stored.
     """
 
     root: ir.Value
     layout: Layout
     limit: float = math.inf
+    grid: StoredGrid | None = None
 
     @property
     def tensor(self) -> ir.TensorProtocol:
@@ -79,6 +83,15 @@ def find_stored_tensor(value: ir.Value) -> ir.TensorProtocol | None:
     if node is not None and node.op_type == "Constant" and node.domain in ONNX_DOMAINS and "value" in node.attributes:
         return None if has_references(node) else node.attributes["value"].as_tensor()
     return None
+
+
+def count_parameters(value: ir.Value) -> int:
+    """Counts the entries of a constant that is stored as floats, or as integers that a DequantizeLinear reads."""
+    tensor = find_stored_tensor(value)
+    if tensor is None:
+        return 0
+    is_read = any(node.op_type == "DequantizeLinear" and index == 0 for node, index in value.uses())
+    return tensor.size if is_read or tensor.dtype in FLOAT_TYPES else 0
 
 
 def has_references(node: ir.Node) -> bool:
@@ -139,9 +152,24 @@ def _pass_through(value: ir.Value, node: ir.Node, before: ConstantOperand) -> Co
         case operator if operator in LAYOUT_ONLY:
             layout = _follow_layout(node, before.layout)
             return replace(before, layout=layout) if layout else _refuse_computed(value, node)
-        case "DequantizeLinear" if before.tensor.dtype not in FLOAT_TYPES:
-            return Refusal(Reason.QUANTISED_WEIGHT, before.tensor.dtype.name.lower(), before)
+        case "DequantizeLinear" if before.tensor.dtype not in FLOAT_TYPES and before.grid is None:
+            return _dequantise(node, before)
     return before
+
+
+def _dequantise(node: ir.Node, before: ConstantOperand) -> ConstantOperand | Refusal:
+    """Follows stored integers through a DequantizeLinear."""
+    name = before.tensor.dtype.name.lower()
+    if node.inputs[0] is not before.root:
+        return Refusal(Reason.QUANTISED_WEIGHT, f"{name}, another operator reads it first", before)
+    scale, zero = (
+        find_stored_tensor(value) if len(node.inputs) > place and (value := node.inputs[place]) is not None else None
+        for place in (1, 2)
+    )
+    grid = read_grid(node, before.tensor, scale, zero)
+    if isinstance(grid, str):
+        return Refusal(Reason.QUANTISED_WEIGHT, grid, before)
+    return replace(before, grid=grid)
 
 
 def _refuse_computed(value: ir.Value, node: ir.Node) -> Refusal:

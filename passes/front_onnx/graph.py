@@ -18,8 +18,8 @@ from prox24_export.passes.front_onnx import expand_model, external_data, float32
 from prox24_export.passes.front_onnx.constant_shapes import infer_constant_types
 from prox24_export.passes.front_onnx.constants import (
     COMPUTED,
-    FLOAT_TYPES,
     LAYOUT_ONLY,
+    count_parameters,
     find_stored_tensor,
     mark_sparse,
 )
@@ -144,10 +144,8 @@ class OnnxGraph:
 
     @cached_property
     def parameters(self) -> int:
-        """Number of entries of all stored float tensors of the main graph."""
-        floats = FLOAT_TYPES
-        stored = [find_stored_tensor(value) for value in self._constant_values]
-        return sum(tensor.size for tensor in stored if tensor is not None and tensor.dtype in floats)
+        """Number of entries of all tensors of the main graph that are stored as floats, or as integers of floats."""
+        return sum(map(count_parameters, self._constant_values))
 
     def operators(self) -> list[Candidate | Skipped]:
         """Recognises every linear-like node, in topological order."""
@@ -191,7 +189,7 @@ class OnnxGraph:
         return graph
 
     def weight(self, linear: Linear) -> Float[Tensor, "N K"]:
-        """Reads the weight of a layer as a float32 matrix [N, K] (float64 where it is stored as float64)."""
+        """Reads the weight of a layer as a float32 matrix [N, K]; see `TracedGraph.weight`."""
         return linear.to_matrix(self.stored(linear.weight))
 
     def stored(self, name: str) -> Array:

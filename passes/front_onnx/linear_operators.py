@@ -205,7 +205,7 @@ def _finish(
     if isinstance(verdict, Refusal):
         return _skip(name, node, verdict)
     constant = verdict.weight
-    dtype = FLOAT_TYPES.get(constant.tensor.dtype)
+    dtype = FLOAT_TYPES.get(constant.tensor.dtype) if constant.grid is None else constant.grid.dtype
     if dtype is None:
         return _skip(name, node, Refusal(Reason.WEIGHT_TYPE, constant.tensor.dtype.name.lower(), constant))
     refusal = _find_other_reader(constant, uses, names)
@@ -218,7 +218,15 @@ def _finish(
     residual = _find_residual(node) if is_product else None
     use = Use(name, str(activation.name), verdict.view, residual)
     return Candidate(
-        use, node.op_type, str(constant.root.name), dtype, verdict.layout, verdict.group_size, constant.limit
+        use,
+        node.op_type,
+        str(constant.root.name),
+        dtype,
+        verdict.layout,
+        verdict.group_size,
+        constant.limit,
+        () if constant.grid is None else (f"its {dtype} integers are pruned, under the scales of the file",),
+        constant.grid,
     )
 
 

@@ -21,11 +21,13 @@ class Differentiable:
         module: The function, `forward(*inputs) -> tuple of tensors`, with inputs and outputs in the graph's order.
         parameters: Name of the module's parameter by name of the stored tensor, for tensors of floating-point numbers.
         buffers: Name of the module's buffer by name of the stored tensor, for stored tensors that are constants of it.
+        dequantised: Names of the buffers that hold the floats of a weight that is stored as integers, by its name.
     """
 
     module: fx.GraphModule
     parameters: Mapping[str, str]
     buffers: Mapping[str, str] = field(default_factory=dict)
+    dequantised: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def pruned_parameters(self, linears: Sequence[Linear], weights: Mapping[str, Array]) -> dict[str, Tensor]:
         """Solved weights as float32 tensors in the parameter's shape, by name of the parameter.
@@ -48,6 +50,22 @@ class Differentiable:
             if array is not None and array.shape == tuple(parameter.shape):
                 result[self.parameters[name]] = as_tensor(array).float()
         return result
+
+    def solved_buffers(self, linears: Sequence[Linear], weights: Mapping[str, Array]) -> dict[str, Tensor]:
+        """Solved weights that are stored as integers, as what the module reads, by name of the buffer.
+
+        They are constants: no small change of a float is one of an integer.
+
+        Args:
+            linears: The pruned layers.
+            weights: Their solved weights by name, in the stored shape and dtype.
+        """
+        return {
+            place: as_tensor(linear.grid.to_floats(weights[linear.weight]))
+            for linear in linears
+            if linear.grid is not None
+            for place in self.dequantised.get(linear.weight, ())
+        }
 
     def list_groups(self, linears: Sequence[Linear], names: Collection[str]) -> dict[str, Tensor]:
         """Lists the places of the four entries of each group in the flattened parameter: int64 [groups, 4].

@@ -15,6 +15,7 @@ from torch import Tensor
 from prox24_export.passes.graph.activations import View
 from prox24_export.passes.graph.arrays import Array, as_numpy_dtype, find_largest_value
 from prox24_export.passes.graph.experts import Expert, name_part
+from prox24_export.passes.graph.grid import StoredGrid
 from prox24_export.passes.graph.layout import Layout
 
 Feeds = Mapping[str, Array]
@@ -40,7 +41,7 @@ class Reason(enum.Enum):
     WEIGHT_TYPE = "the weight is not float32, float16, bfloat16 or float64"
     EINSUM = "Einsum: no sparse kernel reads its operands"
     INTEGER_OPERATOR = "integer or quantised operator: the float weight is no longer in the file"
-    QUANTISED_WEIGHT = "the weight is stored as integers behind DequantizeLinear: prune before quantising"
+    QUANTISED_WEIGHT = "the weight is stored as integers that cannot be pruned under their own scales"
     FUSED_OPERATOR = "fused vendor operator: prune the model before it is fused"
     RECURRENT = "recurrent layer: TensorRT has no sparse kernel for it"
     NO_BATCH_AXIS = "convolution without a batch axis"
@@ -92,13 +93,14 @@ class Linear:
         name: Name of the first node that uses the weight, with the index of the expert where it is one of several.
         op: Operator of that node.
         weight: Name of the stored weight.
-        dtype: Type in which the weight is stored, such as `float16`.
+        dtype: Type in which the weight is stored, such as `float16` or `int8`.
         layout: How the stored weight becomes `W` [N, K], with groups of four along K.
         k: Reduction dimension. That of a convolution is C_in times the number of entries of the kernel.
         n: Output dimension.
         uses: Every use of the weight; all share the layout.
         notes: Sentences that the user should know although the layer is pruned.
         limit: Largest magnitude that the casts between weight and node can hold.
+        grid: How the stored integers become floats; None where floats are stored.
     """
 
     name: str
@@ -111,6 +113,7 @@ class Linear:
     uses: tuple[Use, ...]
     notes: tuple[str, ...] = ()
     limit: float = math.inf
+    grid: StoredGrid | None = None
 
     @property
     def parameters(self) -> int:
@@ -119,7 +122,7 @@ class Linear:
 
     def to_matrix(self, stored: Array) -> Float[Tensor, "N K"]:
         """Converts the stored weight to a float32 matrix [N, K] (float64 where it is stored as float64)."""
-        matrix = self.layout.to_matrix(stored)
+        matrix = self.layout.to_matrix(stored if self.grid is None else self.grid.to_floats(stored))
         wide = np.float64 if matrix.dtype == np.float64 else np.float32
         return torch.from_numpy(np.ascontiguousarray(matrix.astype(wide)))
 
@@ -127,12 +130,37 @@ class Linear:
         """Converts a matrix [N, K] to the stored shape and dtype.
 
         Every zero becomes +0.0, and magnitudes are clipped to what the stored type and the casts behind it can hold.
+        Where integers are stored, these are the nearest under the same scales, and every zero becomes the zero point.
         """
+        if self.grid is not None:
+            floats = self.layout.from_matrix(matrix.detach().cpu().numpy())
+            return self.grid.to_integers(floats, self.limit)
         limit = min(self.limit, find_largest_value(self.dtype))
         clipped = matrix.detach().clamp(-limit, limit).cpu().numpy()
         array = self.layout.from_matrix(clipped).astype(as_numpy_dtype(self.dtype))
         array[array == 0] = 0
         return array
+
+    def round_rows(self, rows: Float[Tensor, "rows K"], part: slice) -> Float[Tensor, "rows K"]:
+        """Rounds some rows of a matrix to what can be stored as integers.
+
+        Args:
+            rows: The rows.
+            part: Which rows of [N, K] they are.
+        """
+        whole = torch.zeros(self.n, self.k, dtype=rows.dtype)
+        whole[part] = rows.detach().cpu()
+        return self.to_matrix(self.to_stored(whole))[part].to(rows.device)
+
+    def find_surviving(self, stored: Array) -> Array:
+        """Finds the entries of the matrix [N, K] that are not zero, as bool, in the weight as it is stored."""
+        surviving: Array = self.layout.to_matrix(count_from_zero(stored, self.grid)) != 0
+        return surviving
+
+
+def count_from_zero(stored: Array, grid: StoredGrid | None) -> Array:
+    """Counts the steps of stored integers from their zero point, int32; stored floats are returned as they are."""
+    return stored if grid is None else grid.count_steps(stored)
 
 
 @dataclass(frozen=True)
@@ -176,11 +204,12 @@ class Candidate:
         use: The node, and what it multiplies.
         op: Operator of the node.
         weight: Name of the stored weight.
-        dtype: Type in which the weight is stored, such as `float16`.
+        dtype: Type in which the weight is stored, such as `float16` or `int8`.
         layout: How the stored weight becomes `W` [N, K].
         group_size: Number of entries that are contiguous along K: K itself, or C_in of a convolution.
         limit: Largest magnitude that the casts between weight and node can hold.
         notes: Sentences that the user should know where the layer is pruned.
+        grid: How the stored integers become floats; None where floats are stored.
     """
 
     use: Use
@@ -191,6 +220,7 @@ class Candidate:
     group_size: int
     limit: float = math.inf
     notes: tuple[str, ...] = ()
+    grid: StoredGrid | None = None
 
 
 @dataclass(frozen=True)
@@ -295,7 +325,10 @@ class TracedGraph(Protocol):
         """
 
     def weight(self, linear: Linear) -> Float[Tensor, "N K"]:
-        """Reads the weight of a layer as a float32 matrix [N, K] (float64 where it is stored as float64)."""
+        """Reads the weight of a layer as a float32 matrix [N, K] (float64 where it is stored as float64).
+
+        Of a weight that is stored as integers, these are the floats that they stand for.
+        """
 
     def stored(self, name: str) -> Array:
         """Reads a stored tensor by its name, in its own dtype and shape."""

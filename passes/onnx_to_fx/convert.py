@@ -8,7 +8,7 @@ import builtins
 import keyword
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from operator import getitem
 from types import MappingProxyType
 from typing import Any
@@ -60,6 +60,8 @@ TORCH_TYPES = {
     ir.DataType.DOUBLE: torch.float64,
 }
 NARROW = {torch.float16, torch.bfloat16}
+INTEGERS = {ir.DataType.INT8, ir.DataType.UINT8}  # of weights behind DequantizeLinear
+DEQUANTISE = "DequantizeLinear"
 LONGEST_LITERAL = 64  # most entries of a vector that is written into the graph as numbers
 
 
@@ -75,12 +77,17 @@ class Converted:
             tensors with at least one axis that a gradient reaches. All other stored tensors, and what is computed from
             them alone, are buffers.
         inputs: Name of an argument of `module` by the name of the model's input.
+        dequantised: Names of the buffers that hold what DequantizeLinear makes of a stored int8 or uint8 tensor with
+            at least two axes, by the name of that tensor. The scales of stored integers are never parameters.
+        integers: Name of the buffer by the name of such a tensor itself, where `every_tensor` is set.
         is_widened: Whether float16 or bfloat16 is computed, and returned, as float32.
     """
 
     module: fx.GraphModule
     parameters: Mapping[str, str]
     inputs: Mapping[str, str]
+    dequantised: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    integers: Mapping[str, str] = field(default_factory=dict)
     is_widened: bool = False
 
 
@@ -177,6 +184,8 @@ class _GraphConversion:
         self._nodes: dict[str, fx.Node] = {}  # values that are computed when the function is called
         self._folded: dict[str, Tensor] = {}  # values that are known now
         self._parameters: dict[str, str] = {}
+        self._integers: dict[str, str] = {}  # buffers of stored integers; empty where there is none (yet)
+        self._dequantised: dict[str, list[str]] = {}
         self._taken: set[str] = set()
         self._unsupported: dict[str, str] = {}  # inputs by name, with their type
 
@@ -187,7 +196,11 @@ class _GraphConversion:
         inputs = {str(value.name): self._placeholder(value) for value in model.inputs if not value.is_initializer()}
         steps = pair_quantisation(self._live(outputs), outputs)
         wanted = find_taken_as_tensors(steps, outputs) if self._every_tensor else find_reached(steps, outputs)
-        for name, tensor in self._stored(steps, outputs):
+        stored = dict(self._stored(steps, outputs))
+        self._integers = {name: "" for name, t in stored.items() if t.dtype in INTEGERS and len(t.shape) > 1}
+        if not self._every_tensor:
+            wanted -= {step.inputs[1] for step in steps if step.op == DEQUANTISE and step.inputs[0] in stored}
+        for name, tensor in stored.items():
             self._store(name, tensor, is_parameter=name in wanted)
         for step in steps:
             if all(name is None or name in self._folded for name in step.inputs):
@@ -197,7 +210,15 @@ class _GraphConversion:
         self._graph.output(tuple(self._node(name) for name in outputs))
         self._graph.lint()
         module = fx.GraphModule(self._root, self._graph, "DifferentiableOnnx")
-        return Converted(module, MappingProxyType(self._parameters), MappingProxyType(inputs), self._is_widened)
+        integers = {name: place for name, place in self._integers.items() if place}
+        return Converted(
+            module,
+            MappingProxyType(self._parameters),
+            MappingProxyType(inputs),
+            MappingProxyType(self._dequantised),
+            MappingProxyType(integers),
+            self._is_widened,
+        )
 
     def _placeholder(self, value: ir.Value) -> str:
         name = str(value.name)
@@ -299,6 +320,10 @@ class _GraphConversion:
                 result = step.operator.function(*given, **step.keywords)
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
             raise NotDifferentiableError(step.op, step.node, first_line(error)) from error
+        if step.op == DEQUANTISE and step.inputs[0] in self._integers and not self._every_tensor:
+            self._keep(step.outputs[0], result)  # a weight that may be replaced is not folded into others
+            self._dequantised.setdefault(str(step.inputs[0]), []).append(str(self._nodes[step.outputs[0]].target))
+            return
         values = result if "outputs" in step.operator.keywords else (result,)
         self._folded |= {name: value for name, value in zip(step.outputs, values, strict=True) if name}
 
@@ -339,10 +364,16 @@ class _GraphConversion:
         if name not in self._nodes:
             if name not in self._folded:
                 raise NotDifferentiableError("input", name, "a value that nothing computes")
-            place = self._identifier(name)
-            self._root.register_buffer(place, self._folded[name])
-            self._nodes[name] = self._graph.get_attr(place)
+            self._keep(name, self._folded[name])
+            if name in self._integers:
+                self._integers[name] = str(self._nodes[name].target)
         return self._nodes[name]
+
+    def _keep(self, name: str, tensor: Tensor) -> None:
+        """Makes a known value a buffer of the function."""
+        place = self._identifier(name)
+        self._root.register_buffer(place, tensor)
+        self._nodes[name] = self._graph.get_attr(place)
 
     def _identifier(self, name: str) -> str:
         """Makes a new name that Python and torch allow."""

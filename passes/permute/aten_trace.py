@@ -97,4 +97,5 @@ def open_as_module(graph: TracedGraph) -> tuple[fx.GraphModule, dict[str, str]]:
     names = {tensor.name for tensor in graph.proto.graph.initializer}
     given = {value.name for value in graph.proto.graph.input} & names
     given = set() if given == names else given
-    return converted.module, {place: name for name, place in converted.parameters.items() if name not in given}
+    stored = {**converted.integers, **converted.parameters}
+    return converted.module, {place: name for name, place in stored.items() if name not in given}

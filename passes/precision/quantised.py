@@ -69,9 +69,10 @@ def find_quantised_products(graph: OnnxGraph) -> tuple[set[str], set[str]]:
 
 
 def read_integers(graph: OnnxGraph) -> OnnxGraph:
-    """Reads a model with float32 `q − zero_point` in place of every dequantised constant; itself where none is.
+    """Reads a model with float32 `q − zero_point` in place of dequantised constants; itself where none is.
 
-    Linear layers whose weight is stored as integers are found in it, under their names, and 2:4 can be checked there.
+    Linear layers whose weight is stored as integers in a form that is not pruned are found in it, under their names,
+    and 2:4 can be checked there. Integers that are pruned as they are stored stay what they are.
     """
     return OnnxGraph(graph.path, _replace_by_integers(graph)) if is_quantised(graph) else graph
 
@@ -108,18 +109,22 @@ def verify_quantised(graph: OnnxGraph, nodes: Sequence[str]) -> tuple[VerifiedUs
 
 
 def _replace_by_integers(graph: OnnxGraph) -> onnx.ModelProto:
-    """Makes a copy of the model with float32 `q − zero_point` in place of every dequantised constant.
+    """Makes a copy of the model with float32 `q − zero_point` in place of dequantised constants.
 
-    An entry that is zero there takes no part in a product.
+    An entry that is zero there takes no part in a product. The weights of layers that the front end recognises as
+    integers are left, because they are checked as they are stored.
     """
     model = onnx.ModelProto()
     model.CopyFrom(graph.proto)
     load_tensors(model, graph.path)
     constants = graph.constants
+    known = {found.weight for found in graph.operators() if isinstance(found, Candidate) and found.grid is not None}
     nodes = [
         node
         for node in model.graph.node
-        if node.op_type == "DequantizeLinear" and all(name in constants for name in node.input if name)
+        if node.op_type == "DequantizeLinear"
+        and node.input[0] not in known
+        and all(name in constants for name in node.input if name)
     ]
     if not nodes:
         return model

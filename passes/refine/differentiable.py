@@ -30,4 +30,4 @@ def make_differentiable(graph: TracedGraph, feeds: Feeds) -> Differentiable:
         raise TypeError(f"graph must be an FxGraph or an OnnxGraph. Got {type(graph).__name__}.")
     converted = ConvertToFx().call(graph=graph)
     check_conversion(converted, graph, feeds)
-    return Differentiable(converted.module, converted.parameters)
+    return Differentiable(converted.module, converted.parameters, dequantised=converted.dequantised)

@@ -99,6 +99,7 @@ class RefineModel:
         masks: Mapping[str, Tensor],
         fit: Sequence[Inputs],
         choice: Sequence[Inputs],
+        fixed: Mapping[str, Tensor] | None = None,
         groups: GroupPlaces | None = None,
         joinable: bool = True,
         tick: EpochTick = lambda _share, _epoch: None,
@@ -114,6 +115,7 @@ class RefineModel:
             fit: Samples to tune on. Each has a tensor for every input.
             choice: Held-back samples, which decide. They should not have been used to solve the weights either, or the
                 comparison favours the solved weights. With fewer than two samples nothing is kept.
+            fixed: What buffers of the network hold in the pruned network, by their names. They stay as they are.
             groups: The groups of each weight whose masks may move before the tuning; see `ProximalAdam`. This is done
                 in model mode only. None leaves the masks as they are.
             joinable: Whether samples can be joined along the first axis of every input.
@@ -138,8 +140,9 @@ class RefineModel:
         tuned, held = Samples(fit, size, joinable), Samples(choice, size, joinable)
         epochs = self.epochs or min(most, max(FEWEST, round(STEPS_PLANNED / tuned.steps)))
         groups = {name: places.to(start[name].device) for name, places in (groups or {}).items()}
+        fixed = {name: value.to(dense.get_buffer(name)) for name, value in (fixed or {}).items()}
         run = _Run(
-            self, dense, start, masks, groups, views, together, tuned, held, epochs, clock, progress, tick, saved
+            self, dense, start, masks, fixed, groups, views, together, tuned, held, epochs, clock, progress, tick, saved
         )
         return replace(run.result(), seconds=clock.seconds)
 
@@ -176,6 +179,7 @@ class _Run:
         dense: The dense network.
         start: The weights that move, at their start, by name of the parameter, on the network's device.
         masks: The masks of the solved weights by name of the parameter, on the same device.
+        fixed: What buffers hold in the pruned network, by their names, on the same device.
         groups: The groups of weights whose masks may move in model mode, by name of the parameter.
         views: The views of images that may be used in model mode.
         together: Whether what the dense network says of views together is the target in model mode.
@@ -192,6 +196,7 @@ class _Run:
     dense: fx.GraphModule
     start: Weights
     masks: Mapping[str, Tensor]
+    fixed: Mapping[str, Tensor]
     groups: GroupPlaces
     views: Views
     together: bool
@@ -293,17 +298,21 @@ class _Run:
 
     def _segments(self) -> Refined:
         """Tunes one segment after the other. The outputs of the whole network then decide."""
-        segments = find_segments(self.dense, self.start)
+        segments = find_segments(self.dense, {*self.start, *self.fixed})
         fit = SegmentStreams(self.dense, segments, self.fit.shuffled(0, self.settings.seed, mixed=False), self.device)
         choice = SegmentStreams(self.dense, segments, self.choice.in_order(), self.device)
         parts = []
         for place, segment in enumerate(segments):
-            weights = {name: self.start[name] for name in segment.weights}
+            weights = {name: self.start[name] for name in segment.weights if name in self.start}
+            fixed = {name: self.fixed[name] for name in segment.weights if name in self.fixed}
             if place < len(self.progress.parts):
                 part = self.progress.parts[place]
+            elif not weights:  # all that differs here is fixed
+                part = Part({}, (), torch.zeros(0), torch.zeros(0), kept=False)
+                self.progress.parts.append(part)
             else:
                 outputs = self.outputs if place + 1 == len(segments) else 0
-                objective = self._fitted(segment.module, fit.pairs(segment), outputs)
+                objective = self._fitted(segment.module, fit.pairs(segment), outputs, fixed)
                 part = self._training.run(
                     Tuned(objective, weights),
                     partial(fit.shuffled, segment, seed=self.settings.seed),
@@ -312,8 +321,8 @@ class _Run:
                 )
             parts.append(part)
             if place + 1 < len(segments):
-                fit.advance(place, segment, part.weights)
-                choice.advance(place, segment, part.weights)
+                fit.advance(place, segment, part.weights, fixed)
+                choice.advance(place, segment, part.weights, fixed)
         weights = {name: weight for part in parts for name, weight in part.weights.items()}
         return self._result(parts, self._judged(self.start | weights), "segments")
 
@@ -337,14 +346,20 @@ class _Run:
         return Refined(weights, whole.kept, before, after, parts, mode, target=target)
 
     def _whole(self, *, together: bool = False) -> Objective:
-        module = self.dense if together else add_outputs(self.dense, find_cuts(self.dense, self.start))
-        return self._fitted(module, self._pairs(self.fit.in_order()), self.outputs, together=together)
+        module = self.dense if together else add_outputs(self.dense, find_cuts(self.dense, {*self.start, *self.fixed}))
+        return self._fitted(module, self._pairs(self.fit.in_order()), self.outputs, self.fixed, together=together)
 
     def _fitted(
-        self, module: fx.GraphModule, pairs: Iterable[StreamPair], outputs: int, *, together: bool = False
+        self,
+        module: fx.GraphModule,
+        pairs: Iterable[StreamPair],
+        outputs: int,
+        fixed: Mapping[str, Tensor],
+        *,
+        together: bool = False,
     ) -> Objective:
         custom = self.settings.custom if outputs else None
-        return Objective(module, custom=custom, together=together).fitted(pairs, outputs)
+        return Objective(module, custom=custom, together=together, fixed=fixed).fitted(pairs, outputs)
 
     def _pairs(self, batches: Iterable[Inputs]) -> Iterator[StreamPair]:
         for feeds in batches:

@@ -3,7 +3,7 @@
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -46,6 +46,8 @@ class Objective:
         custom: A measure of all outputs in place of `outputs`: (pruned, dense) → a scalar or one value per sample.
         together: Whether the target is what the dense network says of views together; then its only input is a batch of
             images.
+        fixed: What buffers of the module hold in the pruned network, by their names, where that is something else than
+            in the dense one. It never moves.
     """
 
     module: fx.GraphModule
@@ -53,6 +55,7 @@ class Objective:
     scales: tuple[float, ...] = ()
     custom: Custom | None = None
     together: bool = False
+    fixed: Mapping[str, Tensor] = field(default_factory=dict)
 
     def of(
         self, weights: Mapping[str, Tensor], pair: StreamPair, target: Inputs | None = None
@@ -168,7 +171,7 @@ class Objective:
         return {name: weight.to(self.module.get_parameter(name).dtype) for name, weight in weights.items()}
 
     def _call(self, weights: Mapping[str, Tensor], feeds: NetworkValues) -> Inputs:
-        results: Inputs = functional_call(self.module, dict(weights), feeds)
+        results: Inputs = functional_call(self.module, {**self.fixed, **weights}, feeds)
         return results
 
 

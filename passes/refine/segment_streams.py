@@ -1,6 +1,7 @@
 """The values that each segment reads and returns, in the dense network and in the refined one."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from prox24_export.passes.refine.segments import Segment, extract_shared_values,
 from prox24_export.passes.refine.views import Inputs
 
 CPU = torch.device("cpu")
+NOTHING: Mapping[str, Tensor] = MappingProxyType({})
 
 
 class SegmentStreams:
@@ -62,18 +64,21 @@ class SegmentStreams:
         generator = torch.Generator().manual_seed(seed + epoch)
         return self.pairs(segment, torch.randperm(len(self._dense), generator=generator).tolist())
 
-    def advance(self, place: int, segment: Segment, weights: Mapping[str, Tensor]) -> None:
+    def advance(
+        self, place: int, segment: Segment, weights: Mapping[str, Tensor], fixed: Mapping[str, Tensor] = NOTHING
+    ) -> None:
         """Runs a segment in both networks, and drops the values that no later segment reads.
 
         Args:
             place: Place of the segment among all.
             segment: The segment.
             weights: Its refined weights by name of the parameter.
+            fixed: What its buffers hold in the refined network alone, by name of the buffer.
         """
         cast = {name: weight.to(segment.module.get_parameter(name).dtype) for name, weight in weights.items()}
         for index, (dense, sparse) in enumerate(self.pairs(segment)):
             with torch.no_grad():
-                passed = (segment.module(*dense), functional_call(segment.module, cast, sparse))
+                passed = (segment.module(*dense), functional_call(segment.module, {**fixed, **cast}, sparse))
             for stream, values in zip((self._dense, self._sparse), passed, strict=True):
                 stream[index][segment.cuts[-1]] = _move(values[-1], CPU)
                 for name in [name for name in stream[index] if self._last_reader.get(name, -1) <= place]:

@@ -37,7 +37,7 @@ def find_cuts(module: fx.GraphModule, weights: Collection[str]) -> tuple[fx.Node
 
     Args:
         module: The network, its nodes in topological order.
-        weights: Names of the parameters that change.
+        weights: Names of the parameters, and of the buffers, that change.
 
     Returns:
         The nodes in topological order.
@@ -74,7 +74,7 @@ def find_segments(module: fx.GraphModule, weights: Collection[str]) -> list[Segm
 
     Args:
         module: The network, its nodes in topological order.
-        weights: Names of the parameters that change.
+        weights: Names of the parameters, and of the buffers, that change.
     """
     at = find_cuts(module, weights)
     pieces = list(_split_at(module, at))
@@ -158,7 +158,7 @@ def _split_at(module: fx.GraphModule, at: Sequence[fx.Node]) -> Iterator[list[fx
 def _describe_piece(module: fx.GraphModule, piece: Sequence[fx.Node], weights: Collection[str]) -> tuple[str, ...]:
     """Describes the calls of a piece that read a weight, each by its function and the weight's shape."""
     return tuple(
-        f"{node.target} {tuple(module.get_parameter(str(read.target)).shape)}"
+        f"{node.target} {tuple(operator.attrgetter(str(read.target))(module).shape)}"
         for node in piece
         for read in node.all_input_nodes
         if read.op == "get_attr" and read.target in weights

@@ -113,7 +113,8 @@ def _find_precision(graph: OnnxGraph) -> str:
 
     layers = [layer for layer in graph.operators() if isinstance(layer, Candidate)]
     largest = max(layers, key=lambda layer: layer.layout.shape[0] * layer.layout.shape[1], default=None)
-    return {"float16": "fp16", "bfloat16": "bf16"}.get(largest.dtype if largest else "", "fp32")
+    names = {"float16": "fp16", "bfloat16": "bf16", "int8": "int8", "uint8": "int8"}
+    return names.get(largest.dtype if largest else "", "fp32")
 
 
 def _refuse_closed(_feeds: Feeds) -> Sequence[Array]:

@@ -22,6 +22,7 @@ from prox24_export.solver.quadratic import Quadratic, automatic_damping, energy,
 from prox24_export.solver.refine import ConjugateGradient, MaskedGradient
 
 ROWS_AT_ONCE = 1 << 24  # most entries of W that are solved together; rows are independent, so this bounds memory
+Rounding = Callable[[Tensor, slice], Tensor]  # rows of a solved weight, and which rows they are → what can be stored
 REFINED_IN_FLOAT64 = 1 << 22  # entries of rows and Gram matrix up to which no rounding is carried to later layers
 
 
@@ -119,6 +120,7 @@ def solve_layer(
     residual: Float[Tensor, "N K"] | None = None,
     squared_norms: Float[Tensor, " K"] | None = None,
     quadratic: Quadratic | None = None,
+    rounding: Rounding | None = None,
 ) -> LayerSolution:
     """Makes one weight 2:4 along its last axis, with the least change of the layer's output.
 
@@ -133,6 +135,8 @@ def solve_layer(
             device of `weight`.
         squared_norms: Diagonal of `X_dᵀX_d` for Wanda, which reads the dense network; None: that of `gram`.
         quadratic: `Quadratic.of(gram, cross, damping)` where the caller shares it between layers.
+        rounding: Rounds solved rows to what can be stored, given which rows they are; zeros stay zeros. The loss is
+            then that of the rounded weight. None leaves rows as they are.
 
     Returns:
         The solution; `solution.weight` is 2:4 whatever the status says.
@@ -154,7 +158,7 @@ def solve_layer(
         solve, status = _prepare_prox(weight.shape[1], gram, cross, tokens, settings, quadratic)
     else:
         solve, status = _prepare_baseline(gram, settings.method, squared_norms)
-    solution = _solve_in_parts(weight, gram, residual, solve, status)
+    solution = _solve_in_parts(weight, gram, residual, solve, status, rounding)
     return replace(solution, seconds=time.perf_counter() - started)
 
 
@@ -162,8 +166,13 @@ def _widen(weight: Tensor) -> Tensor:
     return weight if weight.dtype == torch.float64 else weight.float()
 
 
-def _solve_in_parts(
-    weight: Tensor, gram: Tensor, residual: Tensor | None, solve: "_Solve", status: Status
+def _solve_in_parts(  # noqa: PLR0917 - as `solve_layer`, which passes them on
+    weight: Tensor,
+    gram: Tensor,
+    residual: Tensor | None,
+    solve: "_Solve",
+    status: Status,
+    rounding: Rounding | None,
 ) -> LayerSolution:
     """Solves a bounded number of rows at a time, and measures the whole; the seconds are left to the caller."""
     work = _widen(weight)
@@ -174,7 +183,8 @@ def _solve_in_parts(
     for first in range(0, len(weight), rows):
         part = slice(first, first + rows)
         piece = solve(work[part], None if residual is None else residual[part])
-        solved = positive_zeros(piece.weight.to(weight.dtype))
+        rounded = piece.weight if rounding is None else rounding(piece.weight, part)
+        solved = positive_zeros(rounded.to(weight.dtype))
         solution[part], mask[part] = solved, solved != 0
         scale += energy(work[part], gram)
         lost += float(loss(solved, piece.target, gram).sum())

@@ -21,7 +21,8 @@ def why_not_reached(
     """Tells why the refinement cannot work because a gradient does not reach weights; None where it can.
 
     A weight that no gradient reaches keeps its solved value, and while the others are refined it has its dense one. So
-    it must not change what they are refined for: the refinement works only where it leads to no output of floats.
+    it must not change what they are refined for: the refinement works only where it leads to no output of floats. A
+    weight that is stored as integers is known to the function, and has its solved value there.
 
     Args:
         function: The model as a differentiable function.
@@ -36,8 +37,10 @@ def why_not_reached(
         held = "are integers" if kinds <= {"i", "u"} and kinds else "do not hold floats"
         return f"no gradient reaches weight {linears[0].weight}: the model's outputs {held}"
     reached = {linear.weight for linear in find_reached(function, linears)}
+    if not reached and all(linear.weight in function.dequantised for linear in linears):
+        return "its pruned weights are stored as integers, which stay as their layers were solved"
     for linear in linears:
-        if linear.weight not in reached and floats & _find_read_by(graph, linear):
+        if linear.weight not in reached | function.dequantised.keys() and floats & _find_read_by(graph, linear):
             return f"no gradient reaches weight {linear.weight}, and outputs of floats depend on it"
     return None
 

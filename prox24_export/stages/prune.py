@@ -5,7 +5,6 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 from torch import Tensor
 
 from prox24_export.data.samples import Parts, make_batches
@@ -88,7 +87,8 @@ def prune(
                 else:
                     by_name[linear.name] = linear
             dense = LazyTensors(partial(_weight, graph, by_name), tuple(by_name))
-            for solved in sparsify.call(weights=dense, observations=seen, tick=tick):
+            roundings = {name: linear.round_rows for name, linear in by_name.items() if linear.grid is not None}
+            for solved in sparsify.call(weights=dense, observations=seen, roundings=roundings, tick=tick):
                 name = solved.name
                 rows[place[name]] = _describe_solution(rows[place[name]], solved)
                 masks[name] = make_thumbnail(solved.solution.mask.cpu().numpy())
@@ -100,7 +100,7 @@ def prune(
 def draw_masks(linears: Sequence[Linear], weights: Mapping[str, Array]) -> dict[str, Thumbnail]:
     """Draws the corner of the mask of every layer whose weight is here, by name of the layer."""
     return {
-        linear.name: make_thumbnail(np.asarray(linear.layout.to_matrix(weights[linear.weight]) != 0))
+        linear.name: make_thumbnail(linear.find_surviving(weights[linear.weight]))
         for linear in linears
         if linear.weight in weights
     }
@@ -123,7 +123,8 @@ def expect_finite_weights(graph: TracedGraph, linears: Sequence[Linear]) -> None
         InputError: One does; the message names the first of them and its layer.
     """
     for linear in linears:
-        if not is_finite(graph.stored(linear.weight)):
+        stored = graph.stored(linear.weight)
+        if not is_finite(stored if linear.grid is None else linear.grid.to_floats(stored)):
             raise InputError(
                 f"weight {linear.weight} of layer {linear.name} holds NaN or Inf. Expected finite weights: repair the "
                 f"model, or leave the layer dense with --exclude {linear.name!r}."

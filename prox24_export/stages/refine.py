@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -125,13 +126,15 @@ def refine(
     Args:
         function: The dense model.
         graph: The same.
-        linears: Its pruned layers; those that no gradient reaches stay as they are.
+        linears: Its pruned layers; those that no gradient reaches stay as they are, as integers do.
         weights: Solved weights by name, as they are stored.
         parts: The choice part decides.
         tuned: Takes the tuned weights where the result is kept, and only then.
         settings: What to refine, and how.
         progress: Where to show progress.
     """
+    fixed = function.solved_buffers(linears, weights)
+    integers = sum(linear.weight in function.dequantised for linear in linears)
     linears = find_reached(function, linears)
     solved = function.pruned_parameters(linears, weights)
     order = [value.name for value in graph.inputs]
@@ -143,6 +146,7 @@ def refine(
                 masks={name: tensor != 0 for name, tensor in solved.items()},
                 fit=_as_tensors(parts.fit, order),
                 choice=_as_tensors(parts.choice, order),
+                fixed=fixed,
                 groups=function.list_groups(linears, solved) if settings.method == "prox-model" else None,
                 joinable=can_join(graph.inputs),
                 tick=_bar_of_shares(tick),
@@ -152,7 +156,11 @@ def refine(
     moved = measure_moved(result, solved) if settings.method == "prox-model" else None
     if result.kept:
         tuned.update(function.stored_tensors(graph, linears, result.weights))
-    return _report(result, len(parts.choice), _limit_in_minutes(settings), moved)
+    report = _report(result, len(parts.choice), _limit_in_minutes(settings), moved)
+    if not integers:
+        return report
+    left = "1 layer stored as integers stays" if integers == 1 else f"{integers} layers stored as integers stay"
+    return replace(report, reason=f"{report.reason}; {left} as solved")
 
 
 def _pass_settings(settings: Settings) -> RefineModel:

@@ -104,5 +104,7 @@ def solve(job: Job, scratch: Path, run: Run) -> SolvedModel:
 def _draw_again(
     pruned: PrunedLayers, linears: Sequence[Linear], tuned: Mapping[str, Array], refined: RefinementReport
 ) -> PrunedLayers:
-    """Draws the masks again where they have moved."""
-    return replace(pruned, masks=draw_masks(linears, tuned)) if refined.masks_moved else pruned
+    """Draws the masks again where they have moved; those of stored integers stay."""
+    if not refined.masks_moved:
+        return pruned
+    return replace(pruned, masks={**pruned.masks, **draw_masks(linears, tuned)})

@@ -1,11 +1,12 @@
 import dataclasses
-from typing import get_args
+from typing import Literal, get_args
 
 import pytest
 import torch
+from torch import Tensor
 
 from prox24_export.option_values import Method
-from prox24_export.solver import SolverSettings, Status, solve_layer
+from prox24_export.solver import SolverSettings, Status, layer, solve_layer
 from prox24_export.solver.admm import ProximalAdmm
 from prox24_export.solver.pattern import is_two_four
 from prox24_export.solver.refine import MaskedGradient
@@ -206,3 +207,23 @@ def test_few_tokens_one_group_and_many_rows(rows: int) -> None:
 def test_bad_input_is_refused(weight: torch.Tensor, gram: torch.Tensor, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         solve_layer(weight, gram)
+
+
+@pytest.mark.parametrize("method", ["prox", "magnitude"])
+def test_the_loss_is_that_of_what_is_stored(
+    method: Literal["prox", "magnitude"], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(layer, "ROWS_AT_ONCE", 3 * 16)  # three rows at a time: each is rounded as the row that it is
+    x = correlated(100, 16)
+    weight, gram = weights(8, 16), x.T @ x
+    steps = torch.linspace(0.2, 0.9, 8)[:, None]
+
+    def rounding(rows: Tensor, part: slice) -> Tensor:
+        return (rows / steps[part]).round() * steps[part]
+
+    solution = solve_layer(weight, gram, settings=SolverSettings(method), rounding=rounding)
+    torch.testing.assert_close(solution.weight / steps, (solution.weight / steps).round())
+    assert torch.equal(solution.mask, solution.weight != 0)
+    assert is_two_four(solution.weight)
+    assert solution.loss == pytest.approx(float(row_losses(solution.weight, weight, gram).sum()), rel=1e-4)
+    assert solution.loss > solve_layer(weight, gram, settings=SolverSettings(method)).loss

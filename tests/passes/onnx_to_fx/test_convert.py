@@ -304,3 +304,33 @@ def test_training_on_the_function_lowers_a_loss(tmp_path: Path) -> None:
         optimiser.step()
         losses.append(loss.item())
     assert losses[-1] < 0.2 * losses[0]
+
+
+INTEGERS = """g (float[n,8] x) => (float[n,4] y) { d = DequantizeLinear<axis = 1>(q, s) a = MatMul(x, d) b = Relu(a)
+    c = DequantizeLinear<axis = 0>(k, s) e = Add(b, c) f = Transpose(t) y = MatMul(e, f) }"""
+
+
+def test_stored_integers_are_constants_that_can_be_replaced(tmp_path: Path) -> None:
+    scale = np.linspace(0.01, 0.1, 16, dtype=np.float32)
+    q, k = (np.random.default_rng(0).integers(-127, 128, shape, np.int8) for shape in ((8, 16), (16,)))
+    weights = {"q": q, "s": scale, "k": k, "t": normal(4, 16)}
+    graph, converted = of(INTEGERS, weights, tmp_path)
+    feeds: Feeds = {"x": normal(5, 8)}
+    check_conversion(converted, graph, feeds)
+    assert list(converted.parameters) == ["t"]  # scales are those of integers, which keep them
+    ((name, (place,)),) = converted.dequantised.items()
+    assert name == "q"
+    np.testing.assert_allclose(converted.module.get_buffer(place).numpy(), q * scale, rtol=1e-6)
+    pruned = q * np.tile([[1], [0], [0], [1]], (2, 1)).astype(np.int8)
+    held = {place: torch.from_numpy(pruned * scale)}
+    (found,) = torch.func.functional_call(converted.module, held, tuple(tensors(feeds)))
+    (wanted,) = opened(model(INTEGERS, weights | {"q": pruned}), tmp_path / "pruned").runner()(feeds)
+    np.testing.assert_allclose(found.detach().numpy(), wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_where_every_tensor_is_asked_for_integers_have_names(tmp_path: Path) -> None:
+    weights = {"q": np.ones((8, 16), np.int8), "s": normal(16), "k": np.ones(16, np.int8), "t": normal(4, 16)}
+    converted = ConvertToFx(every_tensor=True).call(graph=opened(model(INTEGERS, weights), tmp_path))
+    assert set(converted.parameters) == {"s", "t"}
+    assert not converted.dequantised
+    assert converted.module.get_buffer(converted.integers["q"]).dtype == torch.int8

@@ -9,9 +9,9 @@ import pytest
 
 from prox24_export.passes.front_onnx.graph import OnnxGraph
 from prox24_export.passes.graph.arrays import Array
-from prox24_export.passes.precision.quantised import find_quantised_products, verify_quantised
+from prox24_export.passes.precision.quantised import find_quantised_products, read_integers, verify_quantised
 from prox24_export.passes.verify_pattern import PatternError
-from tests.graphs import model, normal, opened
+from tests.graphs import linears, model, normal, opened
 from tests.passes.precision.lowered import X, lower
 
 
@@ -99,3 +99,20 @@ def test_quantised_products_and_their_quantised_results_are_told(tmp_path: Path)
     weights = {"w": normal(8, 8), "v": normal(8, 8), "bias": normal(8), "s": scale, "o": zero}
     graph = opened(model(text, weights), tmp_path)
     assert find_quantised_products(graph) == ({"inner", "last"}, {"inner"})
+
+
+def test_products_of_stored_integers_are_told(tmp_path: Path) -> None:
+    text = """g (float[N,8] x) => (float[N,8] y) {
+        q = QuantizeLinear(x, s, o) d = DequantizeLinear(q, s, o) wd = DequantizeLinear(w, s, o)
+        [inner] a = MatMul(d, wd) r = Relu(a) rq = QuantizeLinear(r, s, o) rd = DequantizeLinear(rq, s, o)
+        vd = DequantizeLinear<axis = 0, block_size = 4>(v, t) [last] y = MatMul(rd, vd) }"""
+    integers = np.arange(-32, 32, dtype=np.int8).reshape(8, 8)
+    weights: dict[str, Array] = {"w": integers, "v": integers, "s": np.array(0.05, np.float32)}
+    graph = opened(
+        model(text, weights | {"o": np.zeros((), np.int8), "t": np.ones((2, 8), np.float32)}, opset=21, ir=10), tmp_path
+    )
+    assert find_quantised_products(graph) == ({"inner", "last"}, {"inner"})
+    looked_at = read_integers(graph)
+    assert looked_at.stored("w").dtype == np.int8  # a layer as it is stored, under its own name
+    np.testing.assert_array_equal(looked_at.stored("vd"), integers.astype(np.float32))
+    assert [layer.weight for layer in linears(looked_at)] == ["w", "vd"]
