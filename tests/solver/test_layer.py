@@ -5,19 +5,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from prox24_export.option_values import Method
+from prox24_export.option_values import LayerMethod
 from prox24_export.solver import SolverSettings, Status, layer, solve_layer
 from prox24_export.solver.admm import ProximalAdmm
 from prox24_export.solver.pattern import is_two_four
 from prox24_export.solver.refine import MaskedGradient
 from tests.solver.problems import best_on_mask, correlated, row_losses, two_four_masks, weights
 
-METHODS = get_args(Method)
+METHODS = get_args(LayerMethod)
 
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize(("n", "k", "tokens"), [(16, 32, 300), (1, 4, 50), (7, 12, 5), (3, 64, 1)])
-def test_every_method_is_two_four_on_every_shape(method: Method, n: int, k: int, tokens: int) -> None:
+def test_every_method_is_two_four_on_every_shape(method: LayerMethod, n: int, k: int, tokens: int) -> None:
     x = correlated(tokens, k)
     solution = solve_layer(weights(n, k), x.T @ x, tokens=tokens, settings=SolverSettings(method))
     assert solution.weight.shape == (n, k)
@@ -48,7 +48,7 @@ def test_loss_is_undamped_and_against_the_target() -> None:
 
 
 @pytest.mark.parametrize("method", ["prox", "prox-gradient"])
-def test_rounding_of_a_runtime_flips_no_mask(method: Method) -> None:
+def test_rounding_of_a_runtime_flips_no_mask(method: LayerMethod) -> None:
     """Layer after layer reads what the ones before it leave: what rounding changes here would grow from there on."""
     x, dense, weight = correlated(4000, 64), correlated(4000, 64, seed=1), weights(256, 64)
     gram, cross = x.T.double() @ x.double(), 0.1 * dense.T.double() @ x.double() + 0.9 * x.T.double() @ x.double()
@@ -117,7 +117,7 @@ def test_a_residual_branch_that_moved_is_made_good() -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_dead_and_duplicated_channels_and_constant_weights_work(method: Method) -> None:
+def test_dead_and_duplicated_channels_and_constant_weights_work(method: LayerMethod) -> None:
     x = correlated(100, 16)
     x[:, 3] = 0
     x[:, 5] = x[:, 4]
@@ -161,7 +161,7 @@ def test_the_iteration_limit_is_reported() -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_chunks_of_rows_give_what_all_rows_give(method: Method, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chunks_of_rows_give_what_all_rows_give(method: LayerMethod, monkeypatch: pytest.MonkeyPatch) -> None:
     x, dense = correlated(200, 16), correlated(200, 16, seed=1)
     weight, residual = weights(32, 16), 0.1 * weights(32, 16, seed=2).double()
     settings = SolverSettings(method, blend=0.5)
