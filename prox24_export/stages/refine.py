@@ -22,6 +22,7 @@ from prox24_export.progress import Progress
 from prox24_export.results.report import EpochReport, RefinementReport
 from prox24_export.settings import Settings
 from prox24_export.stages.gradient import find_reached, why_not_reached
+from prox24_export.stages.journal import Journal
 from prox24_export.stages.prepare import Job
 
 COPIES = 8  # of a weight, float32: master, average, best, two moments of Adam, gradient, what came in, what goes out
@@ -119,6 +120,7 @@ def refine(
     tuned: MutableMapping[str, Array],
     settings: Settings,
     progress: Progress,
+    journal: Journal,
 ) -> RefinementReport:
     """Tunes the solved weights together, where that is better on held-back samples.
 
@@ -131,6 +133,7 @@ def refine(
         tuned: Takes the tuned weights where the result is kept, and only then.
         settings: What to refine, and how.
         progress: Where to show progress.
+        journal: Has the progress of an interrupted run, and takes that of this one.
     """
     linears = find_reached(function, linears)
     solved = function.pruned_parameters(linears, weights)
@@ -146,6 +149,8 @@ def refine(
                 groups=function.list_groups(linears, solved) if settings.method == "prox-model" else None,
                 joinable=can_join(graph.inputs),
                 tick=_bar_of_shares(tick),
+                progress=journal.read_progress(),
+                saved=journal.save_progress,
             )
     except RuntimeError as error:  # torch's, e.g. for outputs whose size depends on the data; layers stay as solved
         return RefinementReport(kept=False, reason=f"torch cannot run it: {first_line(error)}")
