@@ -18,7 +18,7 @@ from prox24_export.input_files import MB, expect_file, expect_path
 from prox24_export.output.manifest import REPORT, TOOL
 from prox24_export.results.report import SCHEMA_VERSION, Report
 
-Part = TypeVar("Part")
+ReportPart = TypeVar("ReportPart")
 NOT_FINITE = frozenset({"inf", "-inf", "nan"})  # as `Report.as_dict` writes them
 REMEDY = f"Give the {REPORT} of a finished run, or its folder."
 LARGEST = 256 * MB
@@ -70,7 +70,7 @@ def parse_report(text: str, source: str) -> Report:
     return report
 
 
-def read_part(kind: type[Part], plain: Any) -> Part:
+def read_part(kind: type[ReportPart], plain: Any) -> ReportPart:
     """Reads a part of a report, such as a row of its layers, from what JSON made of `dataclasses.asdict`.
 
     Args:
@@ -81,7 +81,7 @@ def read_part(kind: type[Part], plain: Any) -> Part:
         InputError: It is no such part.
     """
     try:
-        part: Part = _read(kind, plain, "")
+        part: ReportPart = _read(kind, plain, "")
     except _NotAReport as error:
         raise InputError(f"{kind.__name__}: {error}. {REMEDY}") from error
     return part

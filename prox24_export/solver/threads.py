@@ -5,6 +5,8 @@ from functools import cache
 import numba
 import torch
 
+from prox24_export.solver.compile_cache import CONFIG
+
 
 @cache
 def start_threads() -> None:
@@ -15,5 +17,5 @@ def start_threads() -> None:
     sums in another order, so that what a run computes would depend on what it has computed before.
     """
     threads = torch.get_num_threads()
-    numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
+    numba.set_num_threads(min(threads, CONFIG.NUMBA_NUM_THREADS))
     torch.set_num_threads(threads)

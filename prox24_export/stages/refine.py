@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from prox24_export import user_code
-from prox24_export.data.samples import Parts, Sample, can_join
+from prox24_export.data.samples import Sample, can_join
 from prox24_export.errors import InputError, Prox24Error, first_line
 from prox24_export.option_values import AIMS_AT_DENSE_OUTPUT
 from prox24_export.passes.graph.arrays import Array, as_tensor
@@ -112,13 +112,11 @@ def _expect_loss(spec: str, graph: TracedGraph, sample: Sample) -> None:
 
 def refine(
     function: Differentiable,
-    graph: TracedGraph,
+    job: Job,
     linears: Sequence[Linear],
     weights: Mapping[str, Array],
-    parts: Parts,
     *,
     tuned: MutableMapping[str, Array],
-    settings: Settings,
     progress: Progress,
     journal: Journal,
 ) -> RefinementReport:
@@ -126,15 +124,14 @@ def refine(
 
     Args:
         function: The dense model.
-        graph: The same.
+        job: The job with the same model. Its choice part decides, and its settings say what to refine, and how.
         linears: Its pruned layers; those that no gradient reaches stay as they are.
         weights: Solved weights by name, as they are stored.
-        parts: The choice part decides.
         tuned: Takes the tuned weights where the result is kept, and only then.
-        settings: What to refine, and how.
         progress: Where to show progress.
         journal: Has the progress of an interrupted run, and takes that of this one.
     """
+    graph, parts, settings = job.graph, job.parts, job.settings
     linears = find_reached(function, linears)
     solved = function.pruned_parameters(linears, weights)
     order = [value.name for value in graph.inputs]

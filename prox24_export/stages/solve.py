@@ -82,17 +82,7 @@ def solve(job: Job, scratch: Path, run: Run, journal: Journal) -> SolvedModel:
 
     def refine_together() -> RefinementReport:
         with run.timed("refine"):
-            return refine(
-                function,
-                job.graph,
-                linears,
-                weights,
-                job.parts,
-                tuned=tuned,
-                settings=job.settings,
-                progress=run.progress,
-                journal=journal,
-            )
+            return refine(function, job, linears, weights, tuned=tuned, progress=run.progress, journal=journal)
 
     refined = run.attempt("refinement", refine_together, REFINEMENT_FAILED)
     if refined.kept:
