@@ -45,7 +45,8 @@ The exit code says how it went:
 - 2: The options, the model or the data are unsuitable. Nothing was written.
 - 3: An engine that was asked for, or a library that is needed, cannot be used here. Nothing was written.
 - 4: The run failed. Nothing was written, unless the message names a folder.
-- 130: The run was interrupted. Nothing was written, unless the message names a folder.
+- 130: The run was interrupted. Nothing was written, unless the message names a folder. Where layers were solved, the
+  same command goes on from there.
 """
 
 
@@ -103,7 +104,8 @@ def export(
             `github-benchmark` and `github-benchmark-bigger` are the entries for github-action-benchmark of which
             smaller, or bigger, ones are better.
         quiet: Show no progress. By default, it is shown as bars on a terminal, else as a line for each stage.
-        plan: Only print how much memory and time the run would take. By default, the run takes place.
+        plan: Only print how much memory and time the run would take, or what is left of one that was interrupted. By
+            default, the run takes place.
         sensitivity: Only measure and print how much the outputs lose by each layer. By default, the run takes place.
     """
     if no_refine and settings.refine not in {"auto", "no"}:
@@ -117,7 +119,7 @@ def export(
 
     progress = Silent() if quiet else Terminal()
     if plan:
-        planned = pipeline.plan(model, calibration, evaluation=evaluation, settings=settings, progress=progress)
+        planned = pipeline.plan(model, calibration, out, evaluation=evaluation, settings=settings, progress=progress)
         _print(terminal.plan_table(planned))
         return PASSED
     if sensitivity:
@@ -252,7 +254,8 @@ def main(arguments: list[str] | None = None) -> int:
                 return _say(*_explain(error))
             return code or PASSED
     except KeyboardInterrupt:
-        return _say(f"interrupted. {_what_is_written()}", INTERRUPTED)
+        how = None if interrupts.finished_output() else interrupts.how_to_resume()
+        return _say(f"interrupted. {_what_is_written()}" if how is None else f"interrupted; {how}.", INTERRUPTED)
 
 
 def _explain(error: Exception) -> tuple[str, int]:
@@ -289,9 +292,11 @@ def _find_library(error: ImportError) -> str | None:
 
 
 def _what_is_written() -> str:
-    """Says in one sentence what stands in the output folder."""
-    finished = interrupts.finished_output()
-    return "Nothing was written." if finished is None else f"{finished} is complete."
+    """Says what stands in the output folder, and how to go on where a journal stands beside it."""
+    finished, how = interrupts.finished_output(), interrupts.how_to_resume()
+    if finished is not None:
+        return f"{finished} is complete."
+    return "Nothing was written." + (f" {how[:1].upper()}{how[1:]}." if how else "")
 
 
 def _print(text: str) -> None:

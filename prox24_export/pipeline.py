@@ -24,6 +24,7 @@ from prox24_export.results.report import Gate, LayerReport, Report
 from prox24_export.settings import Settings
 from prox24_export.stages.assemble import assemble_report
 from prox24_export.stages.engines import ENGINES_FAILED, draw_timed_batches, estimate_gain, measure_engines
+from prox24_export.stages.journal import Journal
 from prox24_export.stages.judge import judge
 from prox24_export.stages.measure import Measurement, measure_accuracy, prepare_measurement
 from prox24_export.stages.permute import PermutedModel, find_spaces, permute, why_not_by_default
@@ -31,6 +32,7 @@ from prox24_export.stages.plan import plan_run
 from prox24_export.stages.prepare import Job, ModelSource, expect_calibration, name_model, prepare
 from prox24_export.stages.prune import describe_layer
 from prox24_export.stages.refine import is_wanted
+from prox24_export.stages.resume import find_journal_to_resume, find_resumed, open_journal
 from prox24_export.stages.run import Run
 from prox24_export.stages.solve import solve
 from prox24_export.stages.write import write_model
@@ -63,31 +65,44 @@ def export(
 
     Where a stage fails after the layers are solved, the model is written all the same, and `Report.faults` names it.
 
+    A run that is interrupted or killed leaves `OUT.journal`, and the same call goes on from there; see
+    `Settings.no_resume`.
+
     Raises:
-        InputError: Model, data or options are unsuitable, or the model was changed meanwhile; nothing was written.
+        InputError: Model, data or options are unsuitable, or the model was changed meanwhile; or the journal is of a
+            run with others. Nothing was written.
         UnavailableError: An engine was asked for that cannot be had here; nothing was written.
-        OSError: The output cannot be written; nothing was left behind.
+        OSError: The output cannot be written; nothing was left behind but the journal.
         Prox24Error: Somebody else made the output folder meanwhile; the error says where the result is.
-        KeyboardInterrupt: A signal came; nothing was left behind.
+        KeyboardInterrupt: A signal came; nothing was left behind but the journal.
     """
     run, settings = Run(progress or Silent()), settings or Settings()
     named = name_model(model, calibration, out)
     reads = named.frontend.path, named.calibration, evaluation, settings.baseline, settings.timing_cache
-    with catch_signals(), take_place(named.target, *reads, force=settings.force) as folder:
-        job, judges = prepare_judges(prepare(named, evaluation, settings, run))
+    with catch_signals(), take_place(named.target, *reads, force=settings.force, journaled=True) as folder:
+        prepared = prepare(named, evaluation, settings, run)
+        job, judges = prepare_judges(prepared)
         measurement, timed = prepare_measurement(job, run), draw_timed_batches(job, run)
         run.warn_about(job.graph, job.facts)
         run.warn_about_globs(job.settings, job.found)
-        return _run_stages(job, judges, measurement, timed, folder, run)
+        with open_journal(prepared, run) as journal:
+            return _run_stages(job, judges, measurement, timed, folder, run, journal)
 
 
 def _run_stages(  # noqa: PLR0917 - what is prepared before them
-    job: Job, judges: Judges | None, measurement: Measurement, timed: Sequence[Feeds], folder: Path, run: Run
+    job: Job,
+    judges: Judges | None,
+    measurement: Measurement,
+    timed: Sequence[Feeds],
+    folder: Path,
+    run: Run,
+    journal: Journal,
 ) -> Report:
     """Does the work: once the layers are solved, no fault of a later stage costs them."""
     with make_scratch(folder) as scratch:
-        permuted = run.attempt("permute", lambda: permute(job, scratch, run), PermutedModel(job))
-        first = solve(permuted.job, scratch, run)
+        permuted = run.attempt("permute", lambda: permute(job, scratch, run, journal), PermutedModel(job))
+        journal.set_order(permuted.report if permuted.moved else None)
+        first = solve(permuted.job, scratch, run, journal)
         solved = run.attempt("budget", lambda: stay_within_budget(permuted.job, first, judges, scratch, run), first)
         moved = permuted.moved if solved.weights else {}  # nothing pruned: the file is a copy
         written = write_model(job, solved, moved, folder, run)
@@ -144,12 +159,15 @@ def inspect_spaces(model: str | Path, settings: Settings | None = None) -> list[
 def plan(
     model: ModelSource,
     calibration: Source | None = None,
+    out: str | Path | None = None,
     *,
     evaluation: Source | None = None,
     settings: Settings | None = None,
     progress: Progress | None = None,
 ) -> Plan:
     """States the peak memory and the time that `export` would take with these arguments; writes nothing.
+
+    Where that would go on with what an interrupted run has done, it is the time that is left.
 
     Raises:
         InputError: The model, the samples or an option are unsuitable, as for `export`.
@@ -158,8 +176,9 @@ def plan(
     quantises = settings is not None and settings.precision == "int8"
     expect_calibration(settings or Settings(), calibration)
     with catch_signals():
-        named = name_model(model, calibration, None)
+        named = name_model(model, calibration, out)
         job = prepare(named, evaluation, _unmeasured(settings, calibration), run)
+        journal = find_journal_to_resume(job, run)
     planned = plan_run(
         job.graph,
         job.linears,
@@ -169,6 +188,7 @@ def plan(
         opening=run.seconds["load"],
         refines=is_wanted(job),
         permutes=job.settings.permute != "no" and why_not_by_default(job) is None,
+        resumed=find_resumed(journal, job),
         progress=run.progress,
     )
     return replace(planned, quantises=quantises)
@@ -196,8 +216,8 @@ def sensitivity(
         named = name_model(model, calibration, Path(name) / "out")
         job = prepare(named, evaluation, _unmeasured(settings, calibration), run)
         expect_held_back(job)
-        job = permute(job, Path(name), run).job
-        solved = solve(job, Path(name), run)
+        job = permute(job, Path(name), run, Journal()).job
+        solved = solve(job, Path(name), run, Journal())
         if not solved.weights:
             raise InputError(f"{job.frontend.path} has no layer that can be pruned: see prox24-export inspect.")
         return measure_job_sensitivity(job, solved.weights, solved.pruned.layers, run.progress)[0]

@@ -261,6 +261,10 @@ class Settings(InspectSettings, BenchSettings):
     baseline: Annotated[str | None, GATES, PATH] = None
     """The report.json of an earlier run, against which nothing may regress. By default, there is no such comparison."""
 
+    no_resume: Annotated[bool, OUTPUT] = False
+    """Start anew, as with --force, where an interrupted run has left OUT.journal. By default, the run goes on with what
+    that run has done, if model, data, versions and all options that change the result are the same."""
+
     onnx: Annotated[bool, OUTPUT] = False
     """Also write model.onnx of a Hugging Face directory; other torch models always give one. By default, only the
     directory is written."""

@@ -91,6 +91,7 @@ def test_the_report_gets_every_option_as_plain_values() -> None:
             "max_metric_change",
             "strict",
             "baseline",
+            "no_resume",
             "workspace_mb",
             "timing_cache",
             "budget",

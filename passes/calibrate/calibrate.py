@@ -14,7 +14,7 @@ from torch import Tensor
 from prox24_export.errors import InputError
 from prox24_export.passes.calibrate.moments import Moments, Observation
 from prox24_export.passes.calibrate.schedule import Stage
-from prox24_export.passes.calibrate.streams import StageRunner, Streams
+from prox24_export.passes.calibrate.streams import Streams
 from prox24_export.passes.graph.activations import View
 from prox24_export.passes.graph.arrays import Array
 from prox24_export.passes.graph.experts import Expert
@@ -68,26 +68,17 @@ class Calibrate:
             ValueError: There is no batch.
         """
         self.requires(streams)
-        dense, pruned = StageRunner(streams.graph, stage, {}), StageRunner(streams.graph, stage, weights)
         views = _group_by_view(stage)
         sums: Sums = {view: {} for view in views}
         residuals: Residuals = {}
-        for index, batch in enumerate(streams.batches):
-            carried = streams.frontier.take(index)
-            same = all(carried[0][name] is carried[1][name] for name in carried[1])
-            untouched = same and not weights  # nothing is pruned yet: one run serves both streams
-            x_dense = dense.run(carried[0])
-            pair = x_dense, (x_dense if untouched else pruned.run(carried[1]))
-            streams.executions += len(stage.nodes) * (1 if untouched else 2)
+        for index, pair in streams.advance(stage, weights, tick):
+            part = streams.batches[index].part
             for observed, users in views.items():
                 where = f"layer {users[0].name}, calibration batch {index}"
-                _add(sums[observed], batch.part, observed, pair, where, with_cross=self.with_cross)
+                _add(sums[observed], part, observed, pair, where, with_cross=self.with_cross)
             if self.with_cross:
-                _add_residuals(residuals, batch.part, stage, pair)
-            kept = ({name: value for name, value in stream.items() if name in stage.kept} for stream in pair)
-            streams.frontier.put(index, *kept)
-            del carried, pair, x_dense
-            tick()
+                _add_residuals(residuals, part, stage, pair)
+            del pair
         return CalibratedStage(_collect(streams, stage, sums, residuals))
 
     @staticmethod

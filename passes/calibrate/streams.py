@@ -1,6 +1,6 @@
 """The two activation streams of a calibration, carried from stage to stage."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -9,6 +9,8 @@ from prox24_export.passes.calibrate.moments import Moments
 from prox24_export.passes.calibrate.schedule import Stage
 from prox24_export.passes.graph.arrays import Array
 from prox24_export.passes.graph.protocol import TracedGraph
+
+ValuePair = tuple[dict[str, Array], dict[str, Array]]
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,34 @@ class Streams:
         """Starts both streams with the feeds, and lets them share the arrays."""
         feeds = [batch.feeds for batch in self.batches]
         self.frontier = InMemory(feeds) if self.offload is None else OnDisk(feeds, self.offload)
+
+    def advance(
+        self, stage: Stage, weights: Mapping[str, Array], tick: Callable[[], None] = lambda: None
+    ) -> Iterator[tuple[int, ValuePair]]:
+        """Runs one stage in both streams, batch by batch, and leaves both behind it.
+
+        Args:
+            stage: The stage that comes next in the schedule.
+            weights: The weights solved so far, in their stored shape and dtype, by name.
+            tick: Called once for each batch.
+
+        Yields:
+            The number of each batch, and what the dense and the pruned stream hold then. It should be forgotten before
+            the next one is asked for, because it takes memory.
+        """
+        dense, pruned = StageRunner(self.graph, stage, {}), StageRunner(self.graph, stage, weights)
+        for index in range(len(self.batches)):
+            carried = self.frontier.take(index)
+            same = all(carried[0][name] is carried[1][name] for name in carried[1])
+            untouched = same and not weights  # nothing is pruned yet: one run serves both streams
+            x_dense = dense.run(carried[0])
+            pair = x_dense, (x_dense if untouched else pruned.run(carried[1]))
+            self.executions += len(stage.nodes) * (1 if untouched else 2)
+            yield index, pair
+            kept = ({name: value for name, value in stream.items() if name in stage.kept} for stream in pair)
+            self.frontier.put(index, *kept)
+            del carried, pair, x_dense
+            tick()
 
     @property
     def one_pass(self) -> int:

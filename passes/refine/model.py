@@ -38,6 +38,7 @@ from prox24_export.passes.refine.state import (
     Refined,
     RefineProgress,
     Target,
+    TrainingState,
     Weights,
 )
 from prox24_export.passes.refine.views import Inputs, Views
@@ -238,7 +239,8 @@ class _Run:
 
     def result(self) -> Refined:
         """Refines the network at once or by segments, as the settings say."""
-        return self._segments() if self._mode() == "segments" else self._model()
+        self.progress.mode = self.progress.mode or self._mode()
+        return self._segments() if self.progress.mode == "segments" else self._model()
 
     def _mode(self) -> Mode:
         if self.settings.mode != "auto":
@@ -279,7 +281,13 @@ class _Run:
         epoch: Callable[[int], Iterable[StreamPair]],
         choice: Callable[[], Iterable[StreamPair]],
     ) -> Part:
-        """Lets the masks move; of an interrupted run that has done so, takes what came of it."""
+        """Lets the masks move; goes on where an interrupted run has stopped, or takes what came of it."""
+
+        def note(state: TrainingState) -> None:
+            self.progress.state, self.progress.seconds = state, self.clock.seconds
+            self.saved(self.progress)
+            self.tick(min(1.0, state.step / state.planned) / 2, state.curve[-1])
+
         if self.progress.moved is None:
             adam = ProximalAdam.with_groups(objective.of, self.start, self.groups)
             self.progress.moved = move_masks(
@@ -290,9 +298,10 @@ class _Run:
                 steps=self.fit.steps,
                 planned=self.epochs * self.fit.steps,
                 clock=self.clock.until(MOVING),
-                note=lambda state: self.tick(min(1.0, state.step / state.planned) / 2, state.curve[-1]),
+                note=note,
+                state=self.progress.state,
             )
-            self.progress.seconds = self.clock.seconds
+            self.progress.state, self.progress.seconds = None, self.clock.seconds
             self.saved(self.progress)
         return self.progress.moved
 

@@ -26,6 +26,7 @@ def move_masks(
     planned: int,
     clock: Clock,
     note: Callable[[TrainingState], None],
+    state: TrainingState | None = None,
 ) -> Part:
     """Takes proximal steps from a 2:4 solution, and ends at the 2:4 weights that held-back samples found best.
 
@@ -41,12 +42,14 @@ def move_masks(
         planned: Number of steps.
         clock: Its limit ends the moving, to within one step.
         note: Called with the state after the start is measured and after each epoch.
+        state: The state that an interrupted run was given with the same arguments. It is changed in place.
 
     Returns:
         Weights that are 2:4, with the curve that led to them.
     """
-    rate = find_rate(adam, start, list(itertools.islice(repeat(epoch, TRIALS), STEPS + JUDGES)), clock)
-    state = TrainingState.start(start, rate, max(rate, FASTEST), planned)
+    if state is None:
+        rate = find_rate(adam, start, list(itertools.islice(repeat(epoch, TRIALS), STEPS + JUDGES)), clock)
+        state = TrainingState.start(start, rate, max(rate, FASTEST), planned)
 
     def judge(weights: Mapping[str, Tensor]) -> Tensor:
         return held(keep_two_largest(weights, adam.groups))

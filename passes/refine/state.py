@@ -147,14 +147,17 @@ class RefineProgress:
     Attributes:
         parts: Segments that are done; a whole network counts as one part.
         moved: What came of letting the masks move; None before its end, and where they are fixed.
-        state: State of the part in work; None before its start.
+        state: State of the part in work, or of the moving masks; None before its start.
         seconds: Time that all of it has taken, in seconds.
+        mode: Whether the network is tuned at once or by segments, which depends on the memory that was free; None where
+            that is not decided yet.
     """
 
     parts: list[Part] = field(default_factory=list)
     moved: Part | None = None
     state: TrainingState | None = None
     seconds: float = 0.0
+    mode: Mode | None = None
 
     def save(self, path: Path) -> None:
         """Writes the progress to a file, which appears whole or not at all.
@@ -174,11 +177,11 @@ class RefineProgress:
             OSError: The file cannot be read.
         """
         stored = torch.load(path, weights_only=True)
-        parts, moved = [_read_part(part) for part in stored["parts"]], stored["moved"]
-        state = stored["state"]
+        parts, state = [_read_part(part) for part in stored["parts"]], stored["state"]
+        moved = None if stored["moved"] is None else _read_part(stored["moved"])
         if state is not None:
             state = TrainingState(**state | {"curve": [Epoch(**epoch) for epoch in state["curve"]]})
-        return RefineProgress(parts, None if moved is None else _read_part(moved), state, stored["seconds"])
+        return RefineProgress(parts, moved, state, stored["seconds"], stored["mode"])
 
 
 def _read_part(stored: Mapping[str, Any]) -> Part:

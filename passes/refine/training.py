@@ -69,7 +69,8 @@ class Training:
             began = self.clock.seconds
             state.before = state.after = held(state.weights)
             state.judging = self.clock.seconds - began
-            self._note(state, math.nan, state.before, done)
+            self._note(state, math.nan, state.before)
+            done(state)
         pace = self._begin(state)
         while pace.progress(state) < 1 and state.taken_back < MOST_TAKEN_BACK:
             number = len(state.curve) + state.taken_back
@@ -87,9 +88,10 @@ class Training:
                 state.rate = min(state.ceiling, state.rate * GROWTH)
             if _mean(values) < _mean(state.after):
                 state.after, state.best = values, copy_weights(state.average)
-            self._note(state, math.fsum(losses) / len(losses), values, done)
+            self._note(state, math.fsum(losses) / len(losses), values)
             if _still_falls(state) and _mean(state.after) > self.enough:
                 state.planned = min(self.most, max(state.planned, round(LONGER * (state.step + self.steps))))
+            done(state)  # a run that goes on from here begins with the next epoch: nothing may be left to decide
         state.limited = pace.passed >= 1
         return state
 
@@ -120,9 +122,9 @@ class Training:
         """The pace from now on to the end, before which the last weights are judged, too."""
         return _Pace(self.clock.seconds, self.clock.limit - state.judging, self.clock)
 
-    def _note(self, state: TrainingState, train: float, values: Tensor, done: Callable[[TrainingState], None]) -> None:
+    @staticmethod
+    def _note(state: TrainingState, train: float, values: Tensor) -> None:
         state.curve.append(Epoch(len(state.curve), train, _mean(values)))
-        done(state)
 
     def _train(self, state: TrainingState, batches: Iterable[Any], pace: "_Pace") -> Iterator[float]:
         """Takes the steps of an epoch, as far as there is time, and yields their objectives."""

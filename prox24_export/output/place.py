@@ -11,6 +11,7 @@ from prox24_export.errors import InputError, Prox24Error, describe_fault
 from prox24_export.output import manifest, target
 from prox24_export.output.exchange import exchange, find_aside, sync, write_through
 from prox24_export.output.lock import hold_lock
+from prox24_export.output.records import Records, find_journal
 from prox24_export.process.interrupts import hold_signals, mark_finished, raise_if_interrupted
 from prox24_export.process.stderr import open_stderr
 
@@ -18,7 +19,7 @@ UNFINISHED, RUN = ".unfinished", "run"
 
 
 @contextmanager
-def take_place(out: Path, *sources: object, force: bool) -> Iterator[Path]:
+def take_place(out: Path, *sources: object, force: bool, journaled: bool = False) -> Iterator[Path]:
     """Takes the place of an output folder, and puts what the block has written there when it ends well.
 
     What is there stays until then. When the block fails, nothing is left of the run.
@@ -27,6 +28,7 @@ def take_place(out: Path, *sources: object, force: bool) -> Iterator[Path]:
         out: The output folder.
         sources: What the run reads, as far as it is known before the work; what is no path does not count.
         force: Whether a finished run may be replaced.
+        journaled: Whether the run keeps a journal beside the output folder, which has served when that is in place.
 
     Yields:
         The folder to write to.
@@ -46,12 +48,14 @@ def take_place(out: Path, *sources: object, force: bool) -> Iterator[Path]:
             with hold_signals():
                 _remove_leftovers(place, around, aside, left=lock.left)
                 lock.stays = False
+                if journaled and lock.left and manifest.read_listed(place) is not None:
+                    _remove_journal(place)  # of the finished run, which was killed between its last two steps
             target.expect_replaceable(out, force=force)
             try:
                 work = around / RUN
                 work.mkdir(parents=True)
                 yield work
-                _finish(out, place, work, force=force)
+                _finish(out, place, work, force=force, journaled=journaled)
             finally:
                 with hold_signals():
                     shutil.rmtree(around, ignore_errors=True)
@@ -73,7 +77,7 @@ def make_scratch(folder: Path) -> Iterator[Path]:
             shutil.rmtree(place, ignore_errors=True)
 
 
-def _finish(out: Path, place: Path, work: Path, *, force: bool) -> None:
+def _finish(out: Path, place: Path, work: Path, *, force: bool, journaled: bool) -> None:
     """Puts the finished folder `work` into its place; all of it is on the disk before."""
     raise_if_interrupted()
     write_through(work)
@@ -84,11 +88,15 @@ def _finish(out: Path, place: Path, work: Path, *, force: bool) -> None:
         except (InputError, OSError) as error:
             kept = _move_to_free_name(work, place)
             mark_finished(kept)
+            if journaled:
+                _remove_journal(place)
             told = describe_fault(error)
             raise Prox24Error(f"{told}. It was not so when the run began. The finished run is in {kept}.") from error
         mark_finished(out)
         with suppress(OSError):  # it stands; when the disk learns its name is all that is left
             sync(place.parent)
+        if journaled:
+            _remove_journal(place)
         if was_exchanged:
             _keep_what_no_run_wrote(work, place)
 
@@ -100,6 +108,12 @@ def _replace(place: Path, work: Path) -> bool:
         return False
     exchange(work, place)
     return True
+
+
+def _remove_journal(place: Path) -> None:
+    """Removes the journal of a run that is finished; what cannot be removed, or is no journal, stays."""
+    with suppress(OSError, InputError):
+        Records(find_journal(place)).remove()
 
 
 def _keep_what_no_run_wrote(earlier: Path, place: Path) -> None:

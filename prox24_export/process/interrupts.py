@@ -37,12 +37,14 @@ class _State:
         caught: The signal that came first; None where none came.
         held: How many blocks are being run that a signal must not cut short.
         finished: The output folder that is complete, so that nothing is left to be interrupted; None before that.
+        resumable: How to go on with what is done, in words; None while there is nothing to go on with.
         replaced: The handlers that were there before, by signal; empty while no signal is caught.
     """
 
     caught: int | None = None
     held: int = 0
     finished: Path | None = None
+    resumable: str | None = None
     replaced: dict[int, Any] = field(default_factory=dict)
 
 
@@ -79,7 +81,7 @@ def catch_signals(*, deliver: bool = True) -> Iterator[None]:
 
 def start_catching() -> None:
     """Takes the place of the default handlers, and forgets what was known before."""
-    _state.caught, _state.held, _state.finished = None, 0, None
+    _state.caught, _state.held, _state.finished, _state.resumable = None, 0, None, None
     for number in SIGNALS:
         if signal.getsignal(number) in DEFAULTS:
             _state.replaced[number] = signal.signal(number, _note)
@@ -125,6 +127,17 @@ def mark_finished(out: Path) -> None:
 def finished_output() -> Path | None:
     """The output folder that is complete; None where there is none."""
     return _state.finished
+
+
+def mark_resumable(how: str | None) -> None:
+    """Notes how a later run can go on with what this one has done; None where it cannot."""
+    if _is_main_thread():
+        _state.resumable = how
+
+
+def how_to_resume() -> str | None:
+    """How a later run can go on with what this one has done, in words; None where it cannot."""
+    return _state.resumable
 
 
 def ignore_signals() -> None:

@@ -151,6 +151,10 @@ def plan_table(plan: Plan) -> str:
         longest = max(plan.stages, key=lambda stage: stage.seconds)
         lines.append(f"  most memory: {largest.memory_mb:,.0f} MB at {', '.join(largest.layers)}")
         lines.append(f"  most time: {longest.seconds:,.1f} s at {', '.join(longest.layers)}")
+    if (done := plan.resumed) is not None:
+        left = f"{len(done.layers)} of {done.total} layers are solved, {done.total - len(done.layers)} are left"
+        epochs = f"; {done.epochs} epoch{'s' * (done.epochs != 1)} of the refinement are done" if done.epochs else ""
+        lines.append(f"  an interrupted run goes on: {left}{epochs}")
     if plan.quantises:
         lines.append("  scales and files of --precision int8 are not included")
     if plan.refines:

@@ -19,6 +19,23 @@ class StagePlan:
 
 
 @dataclass(frozen=True)
+class Resumed:
+    """What an interrupted run has done, so that the next one need not.
+
+    Attributes:
+        layers: Names of the layers that are solved.
+        total: Number of layers that can be pruned.
+        permuted: Whether the order of channels is found.
+        epochs: Number of epochs that the refinement has kept.
+    """
+
+    layers: frozenset[str]
+    total: int
+    permuted: bool
+    epochs: int
+
+
+@dataclass(frozen=True)
 class Plan:
     """What a run will take on this machine.
 
@@ -28,6 +45,7 @@ class Plan:
         stages: The stages, in the order in which they run.
         refines: Whether the run also refines the model; the refinement's memory and time are not included.
         quantises: Whether the run also writes INT8 files; calibration and choice of their scales are not included.
+        resumed: What an interrupted run has done, which `seconds` leaves out; None where it starts anew.
     """
 
     memory_mb: float
@@ -35,3 +53,4 @@ class Plan:
     stages: tuple[StagePlan, ...]
     refines: bool = False
     quantises: bool = False
+    resumed: Resumed | None = None

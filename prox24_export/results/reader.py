@@ -11,13 +11,14 @@ from dataclasses import MISSING, fields, is_dataclass
 from importlib.resources import files
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from prox24_export.errors import InputError, first_line
 from prox24_export.input_files import MB, expect_file, expect_path
 from prox24_export.output.manifest import REPORT, TOOL
 from prox24_export.results.report import SCHEMA_VERSION, Report
 
+ReportPart = TypeVar("ReportPart")
 NOT_FINITE = frozenset({"inf", "-inf", "nan"})  # as `Report.as_dict` writes them
 REMEDY = f"Give the {REPORT} of a finished run, or its folder."
 LARGEST = 256 * MB
@@ -67,6 +68,23 @@ def parse_report(text: str, source: str) -> Report:
     except (ValueError, RecursionError) as error:
         raise InputError(f"{source} is not a report: {first_line(error)}. {REMEDY}") from error
     return report
+
+
+def read_part(kind: type[ReportPart], plain: Any) -> ReportPart:
+    """Reads a part of a report, such as a row of its layers, from what JSON made of `dataclasses.asdict`.
+
+    Args:
+        kind: The dataclass of the part.
+        plain: The dictionary.
+
+    Raises:
+        InputError: It is no such part.
+    """
+    try:
+        part: ReportPart = _read(kind, plain, "")
+    except _NotAReport as error:
+        raise InputError(f"{kind.__name__}: {error}. {REMEDY}") from error
+    return part
 
 
 def load_schema() -> dict[str, Any]:

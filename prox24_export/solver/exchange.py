@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from prox24_export.solver.compile_cache import cache_compiled
 from prox24_export.solver.pattern import GROUP
+from prox24_export.solver.threads import start_threads
 
 Groups = npt.NDArray[np.int64]
 BLOCK = 512  # rows looked at together: eight channels of them stay in the first-level cache
@@ -32,6 +33,7 @@ CUTS = np.array(
 
 _scalar = cache_compiled(numba.njit(cache=True, nogil=True, fastmath=True))
 _parallel = cache_compiled(numba.njit(cache=True, nogil=True, fastmath=True, parallel=True))
+start_threads()
 
 
 @dataclass(frozen=True)

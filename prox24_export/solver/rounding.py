@@ -32,6 +32,7 @@ from torch.linalg import LinAlgError  # type: ignore[attr-defined] # documented,
 from prox24_export.solver.compile_cache import cache_compiled
 from prox24_export.solver.quadratic import Quadratic, automatic_damping, energy, loss
 from prox24_export.solver.refine import ConjugateGradient
+from prox24_export.solver.threads import start_threads
 
 LEVELS = 127  # of int8, without −128: the grid is symmetric
 ROWS_AT_ONCE = 1 << 24  # most entries that are rounded together; rows are independent, so this bounds memory
@@ -48,6 +49,7 @@ NEVER = 1e300  # a cost that no move is made for; finite, because fastmath knows
 
 _parallel = cache_compiled(numba.njit(cache=True, nogil=True, fastmath=True, parallel=True))
 _scalar = cache_compiled(numba.njit(cache=True, nogil=True, fastmath=True))
+start_threads()
 
 
 @dataclass(frozen=True)

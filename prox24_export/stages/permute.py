@@ -24,6 +24,7 @@ from prox24_export.passes.permute.find_spaces import ChannelSpace, FindSpaces
 from prox24_export.passes.permute.search import OrderedSpace, Saliency, compose, search_order
 from prox24_export.results.permutation import AxisOrder, PermutationReport, SpaceReport, SpaceState, StoredAxis
 from prox24_export.solver.layer import SolverSettings, solve_layer
+from prox24_export.stages.journal import ChannelsRecord, Journal
 from prox24_export.stages.prepare import Job
 from prox24_export.stages.run import Run
 
@@ -68,33 +69,43 @@ class _Readers:
     grams: dict[str, Tensor] = field(default_factory=dict)
 
 
-def permute(job: Job, scratch: Path, run: Run) -> PermutedModel:
+def permute(job: Job, scratch: Path, run: Run, journal: Journal) -> PermutedModel:
     """Finds the order of every free channel space in which its readers lose least, and applies it to a copy.
 
     Args:
         job: What is to be done.
         scratch: Folder for the copy.
         run: Takes the time, and the warning where the copy computes something else.
+        journal: Has the order that an earlier run has found, and takes the one that is found here.
     """
     if job.settings.permute == "no" or not job.linears:
         return PermutedModel(job)
     if (reason := why_not_by_default(job)) is not None:
         return PermutedModel(job, report=PermutationReport(reason))
-    started = time.perf_counter()
     with run.timed("permute"):
-        try:
-            spaces = FindSpaces().call(trace=trace_to_aten(job.graph, job.parts.fit[0].feeds), linears=job.linears)
-        except Exception as error:  # noqa: BLE001 - of torch, or what it cannot trace; the model is pruned as it is
-            said = str(error) if isinstance(error, Prox24Error) else first_line(error)
-            return PermutedModel(job, report=PermutationReport(f"the graph cannot be followed: {said}"))
-        rows, ordered = _search(job, spaces.spaces, run)
-        orders = compose(ordered)
-        permuted = _apply(job, orders, scratch, run)
-    if permuted.report is not None:
-        return permuted
+        found = journal.read_channels()
+        if found is None:
+            found = _find_orders(job, run)
+            if found.report is not None and found.report.spaces:
+                journal.write_channels(found)
+        run.warnings.extend(found.warnings)
+        permuted = _apply(job, _read_orders(found.report), scratch, run)
+    return permuted if permuted.report is not None else replace(permuted, report=found.report)
+
+
+def _find_orders(job: Job, run: Run) -> ChannelsRecord:
+    """Searches the order of every free channel space."""
+    started = time.perf_counter()
+    try:
+        spaces = FindSpaces().call(trace=trace_to_aten(job.graph, job.parts.fit[0].feeds), linears=job.linears)
+    except Exception as error:  # noqa: BLE001 - of torch, or what it cannot trace; the model is pruned as it is
+        said = str(error) if isinstance(error, Prox24Error) else first_line(error)
+        return ChannelsRecord(PermutationReport(f"the graph cannot be followed: {said}"))
+    rows, ordered, warnings = _search(job, spaces.spaces, run)
+    orders = compose(ordered)
     reason = f"{len(ordered)} of {len(spaces.spaces)} channel spaces have a new order"
     report = PermutationReport(reason, tuple(rows), _describe_orders(orders), round(time.perf_counter() - started, 3))
-    return replace(permuted, report=report)
+    return ChannelsRecord(report, warnings)
 
 
 def find_spaces(graph: TracedGraph, linears: Sequence[Linear]) -> list[SpaceReport]:
@@ -128,8 +139,10 @@ def why_not_by_default(job: Job) -> str | None:
     return None
 
 
-def _search(job: Job, spaces: Sequence[ChannelSpace], run: Run) -> tuple[list[SpaceReport], list[OrderedSpace]]:
-    """A row of the report for each space, and those that are given a new order."""
+def _search(
+    job: Job, spaces: Sequence[ChannelSpace], run: Run
+) -> tuple[list[SpaceReport], list[OrderedSpace], tuple[str, ...]]:
+    """A row of the report for each space, those that are given a new order, and what the user should know of it."""
     free = [space for space in spaces if not space.reason]
     read = {reader.layer for space in free for block in space.blocks for reader in block.readers}
     linears = [linear for linear in job.linears if linear.name in read]
@@ -151,12 +164,13 @@ def _search(job: Job, spaces: Sequence[ChannelSpace], run: Run) -> tuple[list[Sp
             rows.append(row)
             chosen.extend([found] if is_chosen else [])
             tick()
-    if not is_finished:
-        run.warnings.append(
-            f"The search for an order of channels was cut short by its limit of {minutes:g} minutes "
-            "(--permute-minutes): on another machine it may find another order."
-        )
-    return rows, chosen
+    if is_finished:
+        return rows, chosen, ()
+    warning = (
+        f"The search for an order of channels was cut short by its limit of {minutes:g} minutes "
+        "(--permute-minutes): on another machine it may find another order."
+    )
+    return rows, chosen, (warning,)
 
 
 def _observe(job: Job, linears: Sequence[Linear], run: Run) -> _Readers:
@@ -277,6 +291,12 @@ def _describe(
 ) -> SpaceReport:
     promised, found = (None if share is None else round(share, 4) for share in (promised, found))
     return SpaceReport(space.name, space.size, max(1, len(space.blocks)), space.readers, state, reason, promised, found)
+
+
+def _read_orders(report: PermutationReport | None) -> AxisOrders:
+    """The orders that a report lists; the inverse of `_describe_orders`."""
+    orders = () if report is None else report.orders
+    return {(axis.tensor, axis.axis): np.array(found.order) for found in orders for axis in found.axes}
 
 
 def _describe_orders(orders: AxisOrders) -> tuple[AxisOrder, ...]:

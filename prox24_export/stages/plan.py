@@ -18,7 +18,7 @@ from prox24_export.passes.graph.protocol import Linear, TracedGraph
 from prox24_export.passes.permute.search import MOST_ROWS
 from prox24_export.passes.refine.memory import find_available_memory
 from prox24_export.progress import Progress
-from prox24_export.results.plan import Plan, StagePlan
+from prox24_export.results.plan import Plan, Resumed, StagePlan
 from prox24_export.settings import Settings
 from prox24_export.solver.pattern import GROUP
 from prox24_export.stages.permute import SAMPLES, SOLVED_BYTES, WIDEST_SOLVED
@@ -154,6 +154,7 @@ def plan_run(
     opening: float,
     refines: bool,
     permutes: bool,
+    resumed: Resumed | None,
     progress: Progress,
 ) -> Plan:
     """Carries one batch through the dense model, stage by stage, and adds up what the run will take.
@@ -167,6 +168,7 @@ def plan_run(
         opening: Seconds that it took to open the model.
         refines: Whether layers will be refined together afterwards.
         permutes: Whether an order of channels will be searched before.
+        resumed: What an interrupted run has done; None where it starts anew.
         progress: Where to show progress.
     """
     fit = make_batches(parts.fit, graph.inputs, "fit", size)
@@ -177,11 +179,12 @@ def plan_run(
     is_cached = 4.0 * graph.parameters < find_available_memory(torch.device("cpu")) / 2
     walk = _ModelWalk(measure_resident_mb(), is_cached)
     values: dict[str, Any] = dict(fit[0].feeds) if fit else {}
+    done = resumed.layers if resumed is not None else frozenset[str]()
     stages = schedule(graph, linears) if fit else []
     with progress.stage("plan", len(stages)) as tick:
         for stage in stages:
             runner = StageRunner(graph, stage, {})
-            values = _walk_stage(runner, stage, values, repeats, costs=costs, walk=walk)
+            values = _walk_stage(runner, stage, values, repeats, costs=costs, walk=walk, done=done)
             tick()
     reports = 2 * len(parts.report) / samples  # batches of the accuracy, dense and sparse
     # Opened twice; run twice on few samples before any work, read, written, verified, and run once for the estimate.
@@ -190,16 +193,23 @@ def plan_run(
     files = 4.0 * graph.parameters * (1 / COPIED + 2 / DIGESTED)  # the model copied, both digested
     seconds = checks + accuracy + files + sum(stage.seconds for stage in walk.stages)
     memory = max((stage.memory_mb for stage in walk.stages), default=walk.base_mb)
-    if permutes:
+    if permutes and not (resumed is not None and resumed.permuted):
         observed = min(SAMPLES, len(parts.fit)) / samples  # batches
         seconds += 3 * opening + observed * walk.running + walk.loading + files
         seconds += costs.search_seconds(linears, observed * walk.tokens)
         memory = max(memory, walk.base_mb + costs.search_mb(linears))
-    return Plan(memory, seconds, tuple(walk.stages), refines)
+    return Plan(memory, seconds, tuple(walk.stages), refines, resumed=resumed)
 
 
 def _walk_stage(
-    runner: StageRunner, stage: Stage, values: dict[str, Any], repeats: float, *, costs: Costs, walk: _ModelWalk
+    runner: StageRunner,
+    stage: Stage,
+    values: dict[str, Any],
+    repeats: float,
+    *,
+    costs: Costs,
+    walk: _ModelWalk,
+    done: frozenset[str],
 ) -> dict[str, Any]:
     """Runs one stage twice, the first time with its weights to load; returns what later stages read."""
     first, _ = _time_action(lambda: runner.run(values))
@@ -217,9 +227,11 @@ def _walk_stage(
     held = 1 if costs.settings.offload else repeats  # batches whose activations are in memory
     streams = 2 * held * _mb(kept.values()) + 2 * _mb(results[name] for name in stage.fetches)
     weights = 2 * 4 * sum(linear.parameters for linear, _ in stage.observed) / MB
-    memory = walk.base_mb + streams + weights + max(costs.sums_mb(widths), costs.solver_mb(widths, stage.linears))
-    seconds = 2 * (loading + repeats * again)
-    seconds += costs.seconds(widths, stage.linears, repeats * max(tokens.values(), default=0))
+    memory, seconds = walk.base_mb + streams + weights, 2 * (loading + repeats * again)
+    if not all(linear.name in done for linear, _ in stage.observed):
+        memory += max(costs.sums_mb(widths), costs.solver_mb(widths, stage.linears))
+        linears = [linear for linear in stage.linears if linear.name not in done]
+        seconds += costs.seconds(widths, linears, repeats * max(tokens.values(), default=0))
     walk.stages.append(StagePlan(tuple(linear.name for linear in stage.linears), memory, seconds))
     return kept
 

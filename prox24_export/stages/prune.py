@@ -1,5 +1,6 @@
 """Pruning, stage by stage: a layer's input is observed in both streams, it is solved, and the next stage reads it."""
 
+from collections import deque
 from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -13,17 +14,18 @@ from prox24_export.facts.machine import return_free_memory
 from prox24_export.option_values import AIMS_AT_DENSE_OUTPUT
 from prox24_export.passes.calibrate.calibrate import Calibrate
 from prox24_export.passes.calibrate.moments import Observation
-from prox24_export.passes.calibrate.schedule import schedule
+from prox24_export.passes.calibrate.schedule import Stage, schedule
 from prox24_export.passes.calibrate.streams import Streams
 from prox24_export.passes.find_linears import skip_unreached
 from prox24_export.passes.graph.arrays import Array, is_finite
 from prox24_export.passes.graph.lazy_tensors import LazyTensors
 from prox24_export.passes.graph.protocol import Linear, Skipped, TracedGraph
 from prox24_export.passes.sparsify import SolvedLayer, Sparsify
-from prox24_export.progress import Progress
+from prox24_export.progress import Progress, Steps
 from prox24_export.results.mask import Thumbnail, make_thumbnail
 from prox24_export.results.report import Executions, LayerReport
 from prox24_export.settings import Settings
+from prox24_export.stages.journal import NO_RECORDS, LayerRecords
 
 
 @dataclass(frozen=True)
@@ -46,8 +48,12 @@ def prune(
     size: int,
     settings: Settings,
     progress: Progress,
+    records: LayerRecords = NO_RECORDS,
 ) -> PrunedLayers:
     """Prunes every layer, stage by stage: each stage reads what the pruned layers before it give.
+
+    A stage whose layers are recorded by an earlier run is only run, so that later stages read what they would have
+    read, bit by bit.
 
     Args:
         graph: The dense model.
@@ -59,42 +65,105 @@ def prune(
         size: How many samples are joined in one call of the model.
         settings: How the layers are solved.
         progress: Where to show progress.
+        records: Has the layers that an earlier run has solved, and takes those that are solved here.
 
     Raises:
         InputError: A weight or an activation holds NaN or Inf.
     """
     rows = [describe_layer(layer, graph.parameters) for layer in found]
     linears = [layer for layer in found if isinstance(layer, Linear)]
-    place = {layer.name: index for index, layer in enumerate(found) if isinstance(layer, Linear)}
     if not linears:
         return PrunedLayers(rows, None)
     expect_finite_weights(graph, linears)
     stages = schedule(graph, linears)
-    masks: dict[str, Thumbnail] = {}
     sources = (("fit", parts.fit), ("choice", parts.choice))
     batches = [batch for part, samples in sources for batch in make_batches(samples, graph.inputs, part, size)]
     streams = Streams(graph, batches, scratch if settings.offload else None)
     calibrate = Calibrate(with_cross=settings.method in AIMS_AT_DENSE_OUTPUT)
     sparsify = Sparsify(settings.layer_method, settings.effort, settings.damping, settings.blend, held_back)
+    done = _DoneLayers(graph, linears, weights, records)
+    known = done.known
     with progress.stage("calibrate and prune", len(stages) * len(batches) + len(linears)) as tick:
         for stage in stages:
             return_free_memory()
-            seen = calibrate.call(streams=streams, stage=stage, weights=weights, tick=tick).observations
-            by_name = {}
-            for linear in stage.linears:
-                if why := _why_unreached(seen[linear.name]):
-                    rows[place[linear.name]] = describe_layer(skip_unreached(linear, why), graph.parameters)
-                else:
-                    by_name[linear.name] = linear
-            dense = LazyTensors(partial(_weight, graph, by_name), tuple(by_name))
-            roundings = {name: linear.round_rows for name, linear in by_name.items() if linear.grid is not None}
-            for solved in sparsify.call(weights=dense, observations=seen, roundings=roundings, tick=tick):
-                name = solved.name
-                rows[place[name]] = _describe_solution(rows[place[name]], solved)
-                masks[name] = make_thumbnail(solved.solution.mask.cpu().numpy())
-                tick.tell(f"{name}: error {solved.solution.relative_error:.3g}")
-                weights[by_name[name].weight] = by_name[name].to_stored(solved.solution.weight)
-    return PrunedLayers(rows, Executions(streams.executions, streams.one_pass, len(stages)), masks)
+            if all(linear.name in known for linear, _ in stage.observed):
+                deque(streams.advance(stage, weights, tick), maxlen=0)
+                seen: dict[str, Observation] = {}
+            else:
+                seen = calibrate.call(streams=streams, stage=stage, weights=weights, tick=tick).observations
+            _solve_stage(stage, seen, sparsify, done, tick)
+        if known:
+            tick.tell(f"{len(known)} of {len(linears)} layers were solved before")
+    rows = [done.rows[layer.name] if isinstance(layer, Linear) else row for row, layer in zip(rows, found, strict=True)]
+    return PrunedLayers(rows, Executions(streams.executions, streams.one_pass, len(stages)), done.masks)
+
+
+class _DoneLayers:
+    """The layers that are done, by this run or by an earlier one."""
+
+    def __init__(
+        self,
+        graph: TracedGraph,
+        linears: Sequence[Linear],
+        weights: MutableMapping[str, Array],
+        records: LayerRecords,
+    ) -> None:
+        """Reads what is recorded; no layer is done yet.
+
+        Args:
+            graph: The dense model.
+            linears: Its layers that can be pruned.
+            weights: Takes the solved weights by name, as they are stored.
+            records: Takes every layer that is solved.
+        """
+        self.graph = graph
+        self.rows: dict[str, LayerReport] = {}
+        self.masks: dict[str, Thumbnail] = {}
+        self.known = records.read(linears)
+        self._weights, self._records = weights, records
+        self._places = {linear.name: place for place, linear in enumerate(linears)}
+
+    def take_known(self, linear: Linear) -> None:
+        """Takes a layer that an earlier run has solved."""
+        record = self.known[linear.name]
+        self.rows[linear.name] = record.row
+        if record.mask is not None and record.read is not None:
+            self.masks[linear.name], self._weights[linear.weight] = record.mask, record.read()
+
+    def leave_dense(self, linear: Linear, why: str) -> None:
+        """Notes a layer that no data reach."""
+        row = describe_layer(skip_unreached(linear, why), self.graph.parameters)
+        self.rows[linear.name] = row
+        self._records.write(self._places[linear.name], row)
+
+    def take_solved(self, linear: Linear, solved: SolvedLayer) -> None:
+        """Takes a layer that is solved now, and records it."""
+        row = _describe_solution(describe_layer(linear, self.graph.parameters), solved)
+        mask = make_thumbnail(solved.solution.mask.cpu().numpy())
+        weight = linear.to_stored(solved.solution.weight)
+        self.rows[linear.name], self.masks[linear.name], self._weights[linear.weight] = row, mask, weight
+        self._records.write(self._places[linear.name], row, mask, weight)
+
+
+def _solve_stage(
+    stage: Stage, seen: dict[str, Observation], sparsify: Sparsify, done: _DoneLayers, tick: Steps
+) -> None:
+    """Solves the layers of a stage that are not known, and takes those that are."""
+    by_name = {}
+    for linear in stage.linears:
+        if linear.name in done.known:
+            done.take_known(linear)
+            seen.pop(linear.name, None)
+            tick()
+        elif why := _why_unreached(seen[linear.name]):
+            done.leave_dense(linear, why)
+        else:
+            by_name[linear.name] = linear
+    dense = LazyTensors(partial(_weight, done.graph, by_name), tuple(by_name))
+    roundings = {name: linear.round_rows for name, linear in by_name.items() if linear.grid is not None}
+    for solved in sparsify.call(weights=dense, observations=seen, roundings=roundings, tick=tick):
+        tick.tell(f"{solved.name}: error {solved.solution.relative_error:.3g}")
+        done.take_solved(by_name[solved.name], solved)
 
 
 def draw_masks(linears: Sequence[Linear], weights: Mapping[str, Array]) -> dict[str, Thumbnail]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from prox24_export import user_code
-from prox24_export.data.samples import Parts, Sample, can_join
+from prox24_export.data.samples import Sample, can_join
 from prox24_export.errors import InputError, Prox24Error, first_line
 from prox24_export.option_values import AIMS_AT_DENSE_OUTPUT
 from prox24_export.passes.graph.arrays import Array, as_tensor
@@ -23,6 +23,7 @@ from prox24_export.progress import Progress
 from prox24_export.results.report import EpochReport, RefinementReport
 from prox24_export.settings import Settings
 from prox24_export.stages.gradient import find_reached, why_not_reached
+from prox24_export.stages.journal import Journal
 from prox24_export.stages.prepare import Job
 
 COPIES = 8  # of a weight, float32: master, average, best, two moments of Adam, gradient, what came in, what goes out
@@ -112,27 +113,26 @@ def _expect_loss(spec: str, graph: TracedGraph, sample: Sample) -> None:
 
 def refine(
     function: Differentiable,
-    graph: TracedGraph,
+    job: Job,
     linears: Sequence[Linear],
     weights: Mapping[str, Array],
-    parts: Parts,
     *,
     tuned: MutableMapping[str, Array],
-    settings: Settings,
     progress: Progress,
+    journal: Journal,
 ) -> RefinementReport:
     """Tunes the solved weights together, where that is better on held-back samples.
 
     Args:
         function: The dense model.
-        graph: The same.
+        job: The job with the same model. Its choice part decides, and its settings say what to refine, and how.
         linears: Its pruned layers; those that no gradient reaches stay as they are, as integers do.
         weights: Solved weights by name, as they are stored.
-        parts: The choice part decides.
         tuned: Takes the tuned weights where the result is kept, and only then.
-        settings: What to refine, and how.
         progress: Where to show progress.
+        journal: Has the progress of an interrupted run, and takes that of this one.
     """
+    graph, parts, settings = job.graph, job.parts, job.settings
     fixed = function.solved_buffers(linears, weights)
     integers = sum(linear.weight in function.dequantised for linear in linears)
     linears = find_reached(function, linears)
@@ -150,6 +150,8 @@ def refine(
                 groups=function.list_groups(linears, solved) if settings.method == "prox-model" else None,
                 joinable=can_join(graph.inputs),
                 tick=_bar_of_shares(tick),
+                progress=journal.read_progress(),
+                saved=journal.save_progress,
             )
     except RuntimeError as error:  # torch's, e.g. for outputs whose size depends on the data; layers stay as solved
         return RefinementReport(kept=False, reason=f"torch cannot run it: {first_line(error)}")

@@ -9,6 +9,7 @@ from prox24_export.passes.graph.differentiable import Differentiable
 from prox24_export.passes.graph.protocol import Linear
 from prox24_export.results.budget import BudgetReport
 from prox24_export.results.report import RefinementReport
+from prox24_export.stages.journal import Journal
 from prox24_export.stages.prepare import Job
 from prox24_export.stages.prune import PrunedLayers, draw_masks, prune
 from prox24_export.stages.refine import open_differentiable, refine
@@ -39,7 +40,7 @@ class SolvedModel:
         return [layer for layer in job.linears if layer.weight in self.weights]
 
 
-def solve(job: Job, scratch: Path, run: Run) -> SolvedModel:
+def solve(job: Job, scratch: Path, run: Run, journal: Journal) -> SolvedModel:
     """Solves every layer that can be pruned.
 
     Where layers are refined together, the held-back samples decide, so that layer by layer they only choose; where the
@@ -49,6 +50,7 @@ def solve(job: Job, scratch: Path, run: Run) -> SolvedModel:
         job: What is to be done.
         scratch: Folder for weights and for whatever else is not kept in memory.
         run: Takes the time.
+        journal: Has what an interrupted run has solved, and takes what is solved here.
 
     Raises:
         InputError: A weight or an activation holds NaN or Inf.
@@ -66,6 +68,7 @@ def solve(job: Job, scratch: Path, run: Run) -> SolvedModel:
                 size=job.size,
                 settings=job.settings,
                 progress=run.progress,
+                records=journal.layers(held_back=held_back),
             )
 
     function = open_differentiable(job)
@@ -79,16 +82,7 @@ def solve(job: Job, scratch: Path, run: Run) -> SolvedModel:
 
     def refine_together() -> RefinementReport:
         with run.timed("refine"):
-            return refine(
-                function,
-                job.graph,
-                linears,
-                weights,
-                job.parts,
-                tuned=tuned,
-                settings=job.settings,
-                progress=run.progress,
-            )
+            return refine(function, job, linears, weights, tuned=tuned, progress=run.progress, journal=journal)
 
     refined = run.attempt("refinement", refine_together, REFINEMENT_FAILED)
     if refined.kept:

@@ -22,6 +22,7 @@ from prox24_export.report.budget_tables import main_steps
 from prox24_export.report.terminal_budget import WIDTH, budget_table, sensitivity_table
 from prox24_export.results.budget import CONFIRMING
 from prox24_export.results.report import AccuracyReport
+from prox24_export.stages.journal import Journal
 from prox24_export.stages.prepare import Job, name_model, prepare
 from prox24_export.stages.prune import PrunedLayers
 from prox24_export.stages.run import Run
@@ -61,7 +62,7 @@ class Pipeline:
             replace(sample, labels=label[None]) for sample, label in zip(self.job.parts.report, labels, strict=True)
         ]
         self.searched, self.confirmed, self.reported = divide_samples(labelled, seed=0, in_order=False)
-        solved = solve(self.job, self._made("scratch"), self.run)
+        solved = solve(self.job, self._made("scratch"), self.run, Journal())
         self.weights: StoredWeights = solved.weights
         self.pruned = solved.pruned
 

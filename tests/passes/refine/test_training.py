@@ -1,5 +1,6 @@
 """The training: no epoch is worse than the start, it goes on while it helps, and its limit of time is one."""
 
+import copy
 import itertools
 import time
 from collections.abc import Iterator, Mapping
@@ -48,6 +49,21 @@ def train(rate: float, clock: Clock | None = None, most: int = PLANNED, enough: 
     state = TrainingState.start(START, rate, max(rate, 3e-2), PLANNED)
     adam = MaskedAdam.of(project, START, {})
     return Training(adam, STEPS, most, enough, clock or Clock()).run(state, epoch, judge, lambda _: None)
+
+
+def test_a_training_that_goes_on_from_any_epoch_ends_with_the_same_bytes() -> None:
+    adam, noted = MaskedAdam.of(project, START, {}), []
+    training = Training(adam, STEPS, 4 * PLANNED, 0.0, Clock())
+
+    def note(state: TrainingState) -> None:
+        noted.append(copy.deepcopy(state))
+
+    whole = training.run(TrainingState.start(START, 1e-3, 3e-2, PLANNED), epoch, judge, note)
+    assert whole.planned > PLANNED  # it went on while it helped, which is decided after an epoch
+    for state in noted[::5]:
+        resumed = training.run(state, epoch, judge, lambda _: None)
+        assert torch.equal(resumed.best["w"], whole.best["w"])
+        assert resumed.curve[1:] == whole.curve[1:]  # the first has no train objective: NaN
 
 
 @given(st.floats(-6, 3))
