@@ -49,7 +49,7 @@ class Records:
                 raise InputError(f"{file} is no record of a run. Move it away, or choose another folder with -o.")
         return files
 
-    def put(self, key: str, ending: str, write: Callable[[Path], None]) -> None:
+    def put(self, key: str, ending: str, write: Callable[[Path], object]) -> None:
         """Writes a record, which takes the place of an earlier one of the same key.
 
         Args:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.test_failures import DEFAULT_SIGINT
 from tests.command import DONE, PREFIX, command, expect_refusal, network, samples, snapshot
 
+DEFAULT_SIGINT = "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
 RUN = ("net.onnx", "--calibration", "data.npz", "-o", "new/out")
 AFTER_A_LAYER = f"""\
 import os, sys

@@ -189,9 +189,11 @@ def test_a_damaged_record_is_found_and_done_again(kind: str, damage: str, small:
     whole = small.export(out="whole")
     small.interrupt(6)
     file = small.record(kind)
-    content = bytearray(file.read_bytes())
-    content[len(content) // 2] ^= 1
-    file.write_bytes({"flipped": bytes(content), "cut short": content[:-1], "empty": b""}[damage])
+    content = file.read_bytes()
+    flipped = bytearray(content)
+    flipped[len(content) // 2] ^= 1
+    damaged: dict[str, bytes] = {"flipped": bytes(flipped), "cut short": content[:-1], "empty": b""}
+    file.write_bytes(damaged[damage])
     small.written.clear()
     assert small.export() == whole
     assert kind.split("-", maxsplit=1)[0] in small.written

@@ -264,15 +264,14 @@ def test_masks_move_where_their_groups_are_given_and_the_tuning_goes_on_from_the
     assert shares[-1] == 1.0
 
 
-def test_a_run_that_is_interrupted_after_its_masks_have_moved_does_not_move_them_again(
-    case: Case, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("moved", [False, True])
+def test_a_run_that_is_interrupted_does_not_move_its_masks_again(case: Case, moved: bool, tmp_path: Path) -> None:
     settings, groups, file = RefineModel(epochs=3), list_groups(case), tmp_path / "state"
     whole = case.refined(settings, groups=groups)
 
     def interrupt(progress: RefineProgress) -> None:
         progress.save(file)
-        if progress.moved is not None:
+        if (progress.moved is not None) == moved:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -280,39 +279,8 @@ def test_a_run_that_is_interrupted_after_its_masks_have_moved_does_not_move_them
     seen: list[float] = []
     read = RefineProgress.load(file)
     resumed = case.refined(settings, groups=groups, progress=read, tick=lambda share, _: seen.append(share))
-    assert min(seen) == 0.5
+    assert (min(seen) == 0.5) == moved
     assert all(torch.equal(weight, resumed.weights[name]) for name, weight in whole.weights.items())
-
-
-def test_a_run_that_is_interrupted_while_its_masks_move_goes_on_to_the_same_bytes(case: Case, tmp_path: Path) -> None:
-    settings, groups, file = RefineModel(epochs=3), list_groups(case), tmp_path / "state"
-    whole = case.refined(settings, groups=groups)
-    calls = iter(range(100))
-
-    def interrupt(progress: RefineProgress) -> None:
-        progress.save(file)
-        if next(calls) == 1:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        case.refined(settings, groups=groups, saved=interrupt)
-    read = RefineProgress.load(file)
-    assert read.moved is None
-    seen: list[float] = []
-    resumed = case.refined(settings, groups=groups, progress=read, tick=lambda share, _: seen.append(share))
-    assert 0 < min(seen) < 0.5
-    assert all(torch.equal(weight, resumed.weights[name]) for name, weight in whole.weights.items())
-
-
-def test_a_run_that_goes_on_keeps_the_mode_that_the_free_memory_once_decided(
-    case: Case, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    progress = RefineProgress()
-    case.refined(RefineModel(epochs=2), progress=progress)
-    assert progress.mode == "model"
-    monkeypatch.setattr("prox24_export.passes.refine.model.find_available_memory", lambda _: 0)
-    assert case.refined(RefineModel(epochs=2)).mode == "segments"
-    assert case.refined(RefineModel(epochs=2), progress=RefineProgress(mode="model")).mode == "model"
 
 
 def test_masks_stay_in_segments(case: Case) -> None:
