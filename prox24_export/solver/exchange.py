@@ -33,7 +33,6 @@ CUTS = np.array(
 
 _scalar = cache_compiled(numba.njit(cache=True, nogil=True, fastmath=True))
 _parallel = cache_compiled(numba.njit(cache=True, nogil=True, fastmath=True, parallel=True))
-start_threads()
 
 
 @dataclass(frozen=True)
@@ -74,6 +73,7 @@ def divide(
     channels = len(costs)
     if channels % GROUP:
         raise ValueError(f"costs must have a multiple of {GROUP} channels. Got {channels}.")
+    start_threads()
     end = time.monotonic() + seconds
     random = np.random.default_rng(seed)
     there = np.arange(channels, dtype=np.int64).reshape(-1, GROUP)

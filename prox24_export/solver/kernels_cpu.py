@@ -31,7 +31,6 @@ from prox24_export.solver.prox_math import (
     three_step,
     worth_trying,
 )
-from prox24_export.solver.threads import start_threads
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -41,7 +40,6 @@ if TYPE_CHECKING:
     Places = NDArray[np.int64]
 
 _parallel = cache_compiled(numba.njit(cache=True, nogil=True, error_model="numpy", parallel=True))
-start_threads()
 
 BLOCK = 128  # groups; the scratch of a block stays in the first-level cache
 # Columns of the scratch, one array with constant offsets: the compiler then sees that columns do not overlap.

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from prox24_export.solver import kernels_cpu, prox_math
 from prox24_export.solver.pattern import GROUP, KEPT, groups_of_four, positive_zeros
+from prox24_export.solver.threads import start_threads
 
 if TYPE_CHECKING:
     import numpy as np
@@ -61,6 +62,7 @@ def prox24(weight: Float[Tensor, "..."], strength: float) -> Float[Tensor, "..."
     source = source if source.dtype in KERNEL_DTYPES else source.double()
     solved = torch.empty_like(source)
     if _on_cpu(source):
+        start_threads()
         kernels_cpu.prox(source.numpy(), solved.numpy(), strength)
     elif _has_triton_kernels(source):
         from prox24_export.solver import kernels_cuda  # noqa: PLC0415 - only where Triton is installed
@@ -105,6 +107,7 @@ def splitting_step(  # noqa: PLR0917 - the symbols of its formula
     strength = _check_strength(strength)
     _check_alike(product=product, gap=gap, sparse=sparse, target=target)
     if _on_cpu(product):
+        start_threads()
         counts = kernels_cpu.splitting_step(*map(_view_rows, (product, gap, sparse, target)), strength, shrink)
         return int(counts[0]), int(counts[1])
     if _has_triton_kernels(product):
@@ -140,6 +143,7 @@ def gradient_step(  # noqa: PLR0917 - the symbols of its formula
     strength = _check_strength(strength)
     _check_alike(product=product, gap=gap, sparse=sparse, target=target)
     if _on_cpu(product):
+        start_threads()
         counts = kernels_cpu.gradient_step(*map(_view_rows, (product, gap, sparse, target)), strength, eta, momentum)
         return int(counts[0]), int(counts[1])
     if _has_triton_kernels(product):

@@ -49,7 +49,6 @@ NEVER = 1e300  # a cost that no move is made for; finite, because fastmath knows
 
 _parallel = cache_compiled(numba.njit(cache=True, nogil=True, fastmath=True, parallel=True))
 _scalar = cache_compiled(numba.njit(cache=True, nogil=True, fastmath=True))
-start_threads()
 
 
 @dataclass(frozen=True)
@@ -227,6 +226,7 @@ class Grid:
         gradient = (gap @ self.gram).cpu().numpy()
         moved, losses = integers.cpu().numpy().copy(), np.empty(len(integers))
         fixed = scales.double().cpu().numpy(), goal.cpu().numpy(), gradient, self.gram.cpu().numpy(), self.levels
+        start_threads()
         _descend(moved, *fixed, losses)
         return torch.from_numpy(moved).to(integers.device), torch.from_numpy(losses).to(integers.device)
 

@@ -15,6 +15,8 @@ def start_threads() -> None:
     Left alone, numba starts them with its first kernel. Its OpenMP layer then sets the number of threads of the whole
     process, torch's too, to the number of cores, whatever `OMP_NUM_THREADS` says. From that kernel on, torch takes its
     sums in another order, so that what a run computes would depend on what it has computed before.
+
+    It is called before a kernel runs, and not when a module is imported: a process with such threads cannot fork.
     """
     threads = torch.get_num_threads()
     numba.set_num_threads(min(threads, CONFIG.NUMBA_NUM_THREADS))

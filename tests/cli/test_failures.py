@@ -127,7 +127,11 @@ def test_a_fault_of_a_later_stage_costs_no_solved_layer_is_named_and_exits_1(
 
 
 # A runner in the background starts its children with SIGINT ignored, and so would they leave it.
-DEFAULT_SIGINT = "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+DEFAULT_SIGNALS = """\
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+"""
 WHILE_SOLVING = """\
 import os, sys
 from prox24_export import cli
@@ -151,7 +155,7 @@ def test_an_interrupt_before_a_layer_is_solved_exits_130_and_leaves_nothing(
     network(tmp_path)
     samples(tmp_path)
     before = snapshot(tmp_path)
-    command = [sys.executable, "-c", DEFAULT_SIGINT + WHILE_SOLVING, str(int(sent))]
+    command = [sys.executable, "-c", DEFAULT_SIGNALS + WHILE_SOLVING, str(int(sent))]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (130, "")
     assert DONE.sub("", done.stderr) == f"{PREFIX}interrupted. Nothing was written.\n"
@@ -178,7 +182,7 @@ def test_an_interrupt_while_the_folder_is_written_exits_130_and_leaves_the_journ
     samples(tmp_path)
     before = snapshot(tmp_path)
     done = subprocess.run(
-        [sys.executable, "-c", DEFAULT_SIGINT + WHILE_WRITING],
+        [sys.executable, "-c", DEFAULT_SIGNALS + WHILE_WRITING],
         cwd=tmp_path,
         capture_output=True,
         text=True,

@@ -9,7 +9,11 @@ import pytest
 
 from tests.command import DONE, PREFIX, command, expect_refusal, network, samples, snapshot
 
-DEFAULT_SIGINT = "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+DEFAULT_SIGNALS = """\
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+"""
 RUN = ("net.onnx", "--calibration", "data.npz", "-o", "new/out")
 AFTER_A_LAYER = f"""\
 import os, sys
@@ -30,7 +34,7 @@ sys.exit(cli.main([*{RUN!r}, *sys.argv[2:]]))
 
 def interrupt(folder: Path, sent: int, *options: str) -> "subprocess.CompletedProcess[str]":
     """Runs the command until a layer is recorded."""
-    code = [sys.executable, "-c", DEFAULT_SIGINT + AFTER_A_LAYER, str(sent), *options]
+    code = [sys.executable, "-c", DEFAULT_SIGNALS + AFTER_A_LAYER, str(sent), *options]
     return subprocess.run(code, cwd=folder, capture_output=True, text=True, check=False)
 
 
