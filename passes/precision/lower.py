@@ -5,8 +5,6 @@ ONNX file.
 """
 
 import math
-import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,7 +29,13 @@ from prox24_export.passes.precision.convert import convert_graph, hoist_constant
 from prox24_export.passes.precision.quantised import is_quantised, verify_quantised
 from prox24_export.passes.precision.ranges import Range, measure_range, observe
 from prox24_export.passes.precision.types import PRECISIONS, LowPrecision, LowPrecisionName, find_first_opset
-from prox24_export.passes.precision.written_files import count_stored_bytes, publish, save_model
+from prox24_export.passes.precision.written_files import (
+    copy_model,
+    count_stored_bytes,
+    expect_other_file,
+    save_model,
+    write_whole,
+)
 from prox24_export.passes.verify_pattern import VerifiedUse, VerifyPattern
 
 MULTIPLY = ("Conv", "ConvTranspose", "Gemm", "MatMul")  # the opset is raised so that these may have the low type
@@ -103,12 +107,9 @@ class LowerPrecision:
         """
         self.requires(source, target)
         graph = OnnxGraph(source)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as folder:
-            file = Path(folder) / target.name
+        with write_whole(target) as file:
             why = _explain_copy(graph, PRECISIONS[self.precision])
             lowered = self._copied(graph, file, linears, why) if why else self._converted(graph, file, feeds, linears)
-            publish(file, target)
         return replace(lowered, path=target)
 
     @staticmethod
@@ -118,14 +119,10 @@ class LowerPrecision:
         Raises:
             InputError: Both are the same file.
         """
-        if target.resolve() == source.resolve():
-            raise InputError(f"{target} is the model that is converted. Expected another file to write to.")
+        expect_other_file(source, target)
 
     def _copied(self, graph: OnnxGraph, file: Path, linears: Sequence[Linear], why: str) -> Lowered:
-        if has_external(graph.proto):
-            save_model(open_model(graph.proto, graph.path), file, external=True)
-        else:
-            shutil.copyfile(graph.path, file)
+        copy_model(graph, file)
         written = OnnxGraph(file)
         if is_quantised(written):  # its weights may be integers, and then have other names
             verified = verify_quantised(written, [use.node for linear in linears for use in linear.uses])

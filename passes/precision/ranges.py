@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -97,16 +98,9 @@ def observe(graph: OnnxGraph, feeds: Sequence[Feeds], *, rounded: bool = False) 
     narrow = _find_bfloat16_values(graph) if rounded else frozenset()
     for part, later in split_into_parts(graph, 1 if rounded else AT_ONCE):
         fetches = _find_fetches(graph, part, seen)
-        try:
+        with explain_failed_run(graph, part[0]):
             run = graph.compile(part, frontier[0], fetches, {})
             results = [run(values) for values in frontier]
-        except InputError:
-            raise
-        except Exception as error:
-            raise InputError(
-                f"{graph.path} cannot be run from node {part[0].name} on: {runtime.shorten_message(error)}. "
-                "Expected calibration data that fit the model."
-            ) from error
         for values, fetched in zip(frontier, results, strict=True):
             for name, value in fetched.items():
                 _expect_tensor(name, value)
@@ -129,6 +123,20 @@ def _find_bfloat16_values(graph: OnnxGraph) -> frozenset[str]:
     bfloat16 = onnx.TensorProto.BFLOAT16
     values = (*known.value_info, *known.output)
     return frozenset(value.name for value in values if value.type.tensor_type.elem_type == bfloat16)
+
+
+@contextmanager
+def explain_failed_run(graph: OnnxGraph, first: Node) -> Iterator[None]:
+    """Turns what the runtime says of nodes that it cannot run, the first of them given, into an InputError."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(
+            f"{graph.path} cannot be run from node {first.name} on: {runtime.shorten_message(error)}. "
+            "Expected calibration data that fit the model."
+        ) from error
 
 
 def split_into_parts(graph: OnnxGraph, at_once: int) -> Iterator[tuple[Sequence[Node], set[str]]]:

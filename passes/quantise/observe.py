@@ -6,12 +6,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from prox24_export.errors import InputError
-from prox24_export.passes.front_onnx import runtime
 from prox24_export.passes.front_onnx.graph import OnnxGraph
 from prox24_export.passes.graph.arrays import Array
 from prox24_export.passes.graph.protocol import Feeds
-from prox24_export.passes.precision.ranges import split_into_parts
+from prox24_export.passes.precision.ranges import explain_failed_run, split_into_parts
 from prox24_export.passes.quantise.histogram import Histogram
 
 AT_ONCE = 1 << 20  # most nodes that run together: only the size of their weights parts a model
@@ -72,17 +70,10 @@ def iterate_values(graph: OnnxGraph, batches: Iterable[Feeds], names: AbstractSe
         values = {name: array for name, array in batch.items() if name in inputs}
         yield {name: array for name, array in values.items() if name in names}
         for place, (part, later, fetches) in enumerate(parts):
-            try:
+            with explain_failed_run(graph, part[0]):
                 if place == len(runs):
                     runs.append(graph.compile(part, values, fetches, {}))
                 fetched = runs[place](values)
-            except InputError:
-                raise
-            except Exception as error:
-                raise InputError(
-                    f"{graph.path} cannot be run from node {part[0].name} on: {runtime.shorten_message(error)}. "
-                    "Expected calibration data that fit the model."
-                ) from error
             yield {name: array for name, array in fetched.items() if name in names}
             values = {name: value for name, value in {**values, **fetched}.items() if name in later}
 

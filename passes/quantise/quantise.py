@@ -4,8 +4,6 @@ Quantisers are inserted here and not by `onnxruntime.quantization`: see `placeme
 the places that it chooses.
 """
 
-import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
@@ -18,7 +16,13 @@ from prox24_export.passes.front_onnx.tensors import has_external
 from prox24_export.passes.graph.arrays import EXTERNAL_ABOVE
 from prox24_export.passes.graph.protocol import Feeds, Linear
 from prox24_export.passes.precision.quantised import is_quantised, verify_quantised
-from prox24_export.passes.precision.written_files import count_stored_bytes, publish, save_model
+from prox24_export.passes.precision.written_files import (
+    copy_model,
+    count_stored_bytes,
+    expect_other_file,
+    save_model,
+    write_whole,
+)
 from prox24_export.passes.quantise.check import verify_file, verify_outputs
 from prox24_export.passes.quantise.choose import SiteKind, Trials
 from prox24_export.passes.quantise.histogram import Histogram
@@ -112,14 +116,11 @@ class QuantiseModel:
         """
         self.requires(source, target)
         graph = OnnxGraph(source)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as name:
-            file = Path(name) / target.name
+        with write_whole(target) as file:
             if is_quantised(graph):
                 result = self._copied(graph, file, linears)
             else:
                 result = self._quantised(graph, file, feeds, held_back, linears)
-            publish(file, target)
         return replace(result, path=target)
 
     @staticmethod
@@ -129,14 +130,10 @@ class QuantiseModel:
         Raises:
             InputError: Both are the same file.
         """
-        if target.resolve() == source.resolve():
-            raise InputError(f"{target} is the model that is quantised. Expected another file to write to.")
+        expect_other_file(source, target)
 
     def _copied(self, graph: OnnxGraph, file: Path, linears: Sequence[Linear]) -> Quantised:
-        if has_external(graph.proto):
-            save_model(open_model(graph.proto, graph.path), file, external=True)
-        else:
-            shutil.copyfile(graph.path, file)
+        copy_model(graph, file)
         verified = verify_quantised(OnnxGraph(file), [use.node for linear in linears for use in linear.uses])
         note = "the model is quantised (QuantizeLinear, DequantizeLinear) and keeps its own scales"
         return Quantised(file, verified=verified, notes=(note,), converted=False)

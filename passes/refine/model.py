@@ -219,7 +219,7 @@ class _Run:
         """What trains the network or its segments."""
         settings = self.settings
         return PartTraining(
-            masked=frozenset(self.masks),
+            masks=self.masks,
             steps=self.fit.steps,
             planned=self.epochs * self.fit.steps,
             longest=1 if settings.epochs else LONGEST,
@@ -346,13 +346,17 @@ class _Run:
         before, after = (
             float(values.double().mean()) if len(values) else math.nan for values in (whole.before, whole.after)
         )
-        weights = {
-            name: restore_zeros(weight) if name in self.masks else weight for name, weight in whole.weights.items()
-        }
+        weights = dict(whole.weights)
+        for name in self.masks:
+            weights[name] = restore_zeros(weights[name], self._find_mask(name, weights[name]))
         if not whole.kept:
             weights, after = self.start, before
         target: Target = "views" if mode == "model" and self.together else "dense"
         return Refined(weights, whole.kept, before, after, parts, mode, target=target)
+
+    def _find_mask(self, name: str, weight: Tensor) -> Tensor:
+        """Finds the mask of a weight at the end: where it is not zero, if it may have moved."""
+        return self.masks[name] if self.progress.moved is None else weight != 0
 
     def _whole(self, *, together: bool = False) -> Objective:
         module = self.dense if together else add_outputs(self.dense, find_cuts(self.dense, {*self.start, *self.fixed}))

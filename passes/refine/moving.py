@@ -28,9 +28,9 @@ def find_moving(dense: fx.GraphModule, which: Which) -> Iterator[tuple[str, Tens
             yield name, parameter.detach().float()
 
 
-def restore_zeros(weight: Tensor) -> Tensor:
-    """Gives every entry that is zero the sign of +0.0."""
-    return torch.where(weight == 0, torch.zeros_like(weight), weight)
+def restore_zeros(weight: Tensor, mask: Tensor) -> Tensor:
+    """Gives every pruned entry the value +0.0."""
+    return torch.where(mask.bool(), weight, torch.zeros_like(weight))
 
 
 def find_device(module: fx.GraphModule) -> torch.device:

@@ -2,8 +2,10 @@
 
 import itertools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+
+from torch import Tensor
 
 from prox24_export.passes.refine.adam import MaskedAdam
 from prox24_export.passes.refine.clock import Clock
@@ -40,13 +42,18 @@ class Tuned:
         """The weights at which the tuning starts."""
         return self.start if self.moved is None else self.moved.weights
 
+    def find_masks(self, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Finds the masks of the weights at which the tuning starts: those given, or where these are, once moved."""
+        begin = self.begin
+        return {name: mask if self.moved is None else begin[name] != 0 for name, mask in masks.items() if name in begin}
+
 
 @dataclass(frozen=True)
 class PartTraining:
     """How parts are trained.
 
     Attributes:
-        masked: Names of the parameters whose zeros stay zero.
+        masks: Masks by name of the parameter, True where a weight survives, as long as they have not moved.
         steps: Number of batches in an epoch.
         planned: Number of steps.
         longest: How many times as many steps are taken at most, where the held-back objective still falls.
@@ -58,7 +65,7 @@ class PartTraining:
         saved: Called after each epoch with the progress.
     """
 
-    masked: frozenset[str]
+    masks: Mapping[str, Tensor]
     steps: int
     planned: int
     longest: int
@@ -99,8 +106,7 @@ class PartTraining:
             self.saved(self.progress)
             self.tick((done + min(1.0, state.step / state.planned)) / parts, state.curve[-1])
 
-        masks = {name: weight != 0 for name, weight in tuned.begin.items() if name in self.masked}
-        adam = MaskedAdam.of(tuned.objective.of, tuned.begin, masks)
+        adam = MaskedAdam.of(tuned.objective.of, tuned.begin, tuned.find_masks(self.masks))
         state = self.progress.state or self._start(adam, tuned, epoch, clock)
         most, enough = self.planned * self.longest, self._find_enough(tuned, choice())
         training = Training(adam, self.steps, most, enough, clock)

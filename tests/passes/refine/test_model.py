@@ -243,6 +243,18 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(case: Case, mode: Any, tmp
     assert all(torch.equal(weight, again.weights[name]) for name, weight in whole.weights.items())
 
 
+def test_a_surviving_weight_that_is_zero_may_move(case: Case) -> None:
+    name = min(case.weights)
+    weights = {**case.weights, name: case.weights[name].clone()}
+    place = tuple(case.masks[name].nonzero()[0].tolist())
+    weights[name][place] = 0.0
+    result = RefineModel(epochs=3).call(
+        dense=case.module, weights=weights, masks=case.masks, fit=inputs(96, 1), choice=inputs(32, 2)
+    )
+    assert result.kept
+    assert float(result.weights[name][place]) != 0
+
+
 def list_groups(case: Case) -> dict[str, Tensor]:
     """The groups of all weights, which lie along their last axes."""
     return {name: torch.arange(weight.numel()).reshape(-1, 4) for name, weight in case.weights.items()}
