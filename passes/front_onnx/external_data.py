@@ -5,6 +5,7 @@ links, as long as they end in the folder of the model or in that of the file tha
 """
 
 import logging
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
@@ -94,14 +95,19 @@ def load_tensor(tensor: onnx.TensorProto, model: Path) -> None:
     tensor.ClearField("data_location")
 
 
-def load_tensors(proto: onnx.ModelProto, model: Path) -> None:
-    """Puts the data of all external tensors into the model itself.
+def load_tensors(proto: onnx.ModelProto, model: Path, leave: Collection[str] = ()) -> None:
+    """Puts the data of external tensors into the model itself.
+
+    Args:
+        proto: The model. It is changed.
+        model: Its file.
+        leave: Names of initializers that stay external.
 
     Raises:
         InputError: As for `read_payload`.
     """
-    for _, tensor in find_model_tensors(proto):
-        if is_external(tensor):
+    for name, tensor in find_model_tensors(proto):
+        if is_external(tensor) and name not in leave:
             load_tensor(tensor, model)
 
 

@@ -3,7 +3,7 @@
 Only calibration and accuracy use the copy; the exported file keeps its own types.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,24 +17,26 @@ from prox24_export.passes.front_onnx.runtime import MAY_LACK_KERNELS
 TYPE_ATTRIBUTES = {"to", "dtype", "output_dtype", "stash_type"}  # integers that name an element type
 
 
-def convert_to_float32(proto: onnx.ModelProto, path: Path) -> onnx.ModelProto:
+def convert_to_float32(proto: onnx.ModelProto, path: Path, leave: Collection[str] = ()) -> onnx.ModelProto:
     """Makes a copy of a model in which every bfloat16 and float64 is float32.
 
     Args:
         proto: The model.
         path: Its file, beside which are the external data; the copy holds them in memory.
+        leave: Names of initializers that stay external, in their own type.
 
     Raises:
         InputError: External data cannot be read.
     """
     copy = onnx.ModelProto()
     copy.CopyFrom(proto)
-    load_tensors(copy, path)
+    load_tensors(copy, path, leave)
     del copy.graph.value_info[:]
     for value in (*copy.graph.input, *copy.graph.output):
         _convert_type(value.type)
     for tensor in copy.graph.initializer:
-        _convert_tensor(tensor)
+        if tensor.name not in leave:
+            _convert_tensor(tensor)
     for node in _walk_nodes(copy.graph.node):
         _convert_node(node)
     for function in copy.functions:

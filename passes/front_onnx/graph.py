@@ -5,7 +5,6 @@ from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import onnx
@@ -14,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from prox24_export.errors import InputError
-from prox24_export.passes.front_onnx import expand_model, external_data, float32_copy, linear_operators, runtime
+from prox24_export.passes.front_onnx import expand_model, external_data, linear_operators, runtime
 from prox24_export.passes.front_onnx.constant_shapes import infer_constant_types
 from prox24_export.passes.front_onnx.constants import (
     COMPUTED,
@@ -24,14 +23,14 @@ from prox24_export.passes.front_onnx.constants import (
     mark_sparse,
 )
 from prox24_export.passes.front_onnx.dependencies import find_read_values, is_random, mark_computed, sort_nodes
+from prox24_export.passes.front_onnx.executable import Executable
 from prox24_export.passes.front_onnx.fold_weights import fold_weights, note_folded
-from prox24_export.passes.front_onnx.inputs import declare_input, describe_input
+from prox24_export.passes.front_onnx.inputs import describe_input
+from prox24_export.passes.front_onnx.mapped_tensors import map_tensor
 from prox24_export.passes.front_onnx.read_model import blame_invalid_model, make_refusal, read_model
-from prox24_export.passes.front_onnx.tensors import find_model_tensors, find_node_tensors, is_external
+from prox24_export.passes.front_onnx.tensors import find_model_tensors, is_external
 from prox24_export.passes.graph.arrays import Array
 from prox24_export.passes.graph.protocol import Candidate, Feeds, Input, Linear, Node, Skipped
-
-Owner = TypeVar("Owner", onnx.NodeProto, onnx.FunctionProto)
 
 
 class OnnxGraph:
@@ -84,23 +83,24 @@ class OnnxGraph:
         """The files beside the model that hold its external data, each once."""
         return tuple(dict.fromkeys(self.path.parent / name for name in self.external_names))
 
-    @cached_property
+    @property
     def runs_in_float32(self) -> tuple[str, ...]:
         """The types for which a float32 copy is run in place of the file; empty where the file itself is run.
 
         Raises:
             InputError: ONNX Runtime cannot load the model.
         """
-        return runtime.find_types_without_kernel(self.proto, self.path)
+        return self.executable.types_without_kernel
 
     @cached_property
-    def _runnable(self) -> onnx.ModelProto:
-        return float32_copy.convert_to_float32(self.proto, self.path) if self.runs_in_float32 else self.proto
+    def executable(self) -> Executable:
+        """What ONNX Runtime is given of the model."""
+        return Executable(self.proto, self.path)
 
     @cached_property
     def inputs(self) -> tuple[Input, ...]:
         """The inputs that the user feeds: graph inputs that are not initializers."""
-        graph = self._runnable.graph
+        graph = self.executable.proto.graph
         stored = {tensor.name for tensor in graph.initializer}
         return tuple(describe_input(value) for value in graph.input if value.name not in stored)
 
@@ -185,7 +185,7 @@ class OnnxGraph:
     def _replace(self, proto: onnx.ModelProto, names: Mapping[expand_model.NodeKey, str]) -> "OnnxGraph":
         expand_model.name_nodes_anew(proto, names)
         graph = OnnxGraph(self.path, proto)
-        graph.runs_in_float32 = self.runs_in_float32
+        graph.executable = self.executable.replace(proto)
         return graph
 
     def weight(self, linear: Linear) -> Float[Tensor, "N K"]:
@@ -198,6 +198,8 @@ class OnnxGraph:
         Raises:
             KeyError: No tensor of this name is stored.
         """
+        if name in self.executable.mappable:
+            return map_tensor(self.executable.mappable[name], self.path)
         tensor = find_stored_tensor(self._values[name])
         if tensor is None:
             raise KeyError(name)
@@ -209,15 +211,7 @@ class OnnxGraph:
         Raises:
             InputError: ONNX Runtime cannot load the model.
         """
-        if not self.runs_in_float32:
-            return runtime.open_session(self.path, has_float16=runtime.has_float16(self.proto))
-        try:
-            left = runtime.has_float16(self._runnable)
-            return runtime.open_session(self._runnable.SerializeToString(), has_float16=left)
-        except Exception as error:
-            raise InputError(
-                f"ONNX Runtime cannot load {self.path}, nor a float32 copy of it: {runtime.shorten_message(error)}."
-            ) from error
+        return self.executable.open_whole()
 
     predicts_next_token = False
 
@@ -241,25 +235,11 @@ class OnnxGraph:
         """Makes a function that runs `nodes`; see `TracedGraph.compile`."""
         wanted = self._with_constants(nodes)
         read = {name for node in wanted for name in node.inputs}
-        segment = onnx.GraphProto(name="segment")
-        segment.node.extend(self._replaced(node, weights) for node in wanted)
-        segment.initializer.extend(self._replaced_initializer(name, weights) for name in sorted(read & self._stored))
-        segment.sparse_initializer.extend(
-            self._load_parts(sparse) for sparse in self._runnable.graph.sparse_initializer if sparse.values.name in read
-        )
-        feeds = [name for name in sample if name in read]
-        segment.input.extend(declare_input(name, sample[name]) for name in feeds)
-        segment.output.extend(onnx.ValueInfoProto(name=name) for name in fetches)
-        model = onnx.ModelProto(
-            ir_version=self._runnable.ir_version,
-            opset_import=self._runnable.opset_import,
-            functions=self._functions,
-            graph=segment,
-        )
-        session = runtime.open_session(model.SerializeToString(), has_float16=runtime.has_float16(model))
+        names = [name for name in sample if name in read]
+        session = self.executable.open_part(wanted, {name: sample[name] for name in names}, fetches, weights)
 
         def run(values: Feeds) -> dict[str, Array]:
-            results = session.run(list(fetches), {name: values[name] for name in feeds})
+            results = session.run(list(fetches), {name: values[name] for name in names})
             return dict(zip(fetches, results, strict=True))
 
         return run
@@ -282,14 +262,6 @@ class OnnxGraph:
         )
 
     @cached_property
-    def _functions(self) -> list[onnx.FunctionProto]:
-        return [self._loaded(function, function.node) for function in self._runnable.functions]
-
-    @cached_property
-    def _stored(self) -> frozenset[str]:
-        return frozenset(tensor.name for tensor in self.proto.graph.initializer)
-
-    @cached_property
     def _constant_values(self) -> list[ir.Value]:
         computed = [value for node in self._model.graph if node.op_type == "Constant" for value in node.outputs]
         return [*self._model.graph.initializers.values(), *computed]
@@ -302,10 +274,6 @@ class OnnxGraph:
     def _constant_shapes(self) -> dict[str, tuple[int, ...]]:
         types = infer_constant_types(self.proto, self.constants, self.path)
         return {name: found.shape for name, found in types.items()}
-
-    @cached_property
-    def _initializer_index(self) -> dict[str, int]:
-        return {tensor.name: index for index, tensor in enumerate(self._runnable.graph.initializer)}
 
     @cached_property
     def _producer(self) -> dict[str, Node]:
@@ -326,53 +294,6 @@ class OnnxGraph:
                     wanted.add(producer.index)
                     pending.append(producer)
         return [node for node in self._all_nodes if node.index in wanted]
-
-    def _replaced(self, node: Node, weights: Mapping[str, Array]) -> onnx.NodeProto:
-        proto: onnx.NodeProto = self._runnable.graph.node[node.index]
-        if node.op != "Constant" or node.outputs[0] not in weights:
-            return self._loaded(proto, [proto])
-        changed = onnx.NodeProto()
-        changed.CopyFrom(proto)
-        for attribute in changed.attribute:
-            if attribute.name == "value":
-                attribute.t.CopyFrom(self._as_runnable(node.outputs[0], weights[node.outputs[0]]))
-        return changed
-
-    def _replaced_initializer(self, name: str, weights: Mapping[str, Array]) -> onnx.TensorProto:
-        if name in weights:
-            return self._as_runnable(name, weights[name])
-        tensor: onnx.TensorProto = self._runnable.graph.initializer[self._initializer_index[name]]
-        if not is_external(tensor):
-            return tensor
-        loaded = onnx.TensorProto()
-        loaded.CopyFrom(tensor)
-        external_data.load_tensor(loaded, self.path)
-        return loaded
-
-    def _loaded(self, owner: Owner, nodes: Sequence[onnx.NodeProto]) -> Owner:
-        """`owner` as it is, or a copy of it with the external data that its nodes' attributes name."""
-        if not any(is_external(tensor) for node in nodes for _, tensor in find_node_tensors(node)):
-            return owner
-        copy = type(owner)()
-        copy.CopyFrom(owner)
-        for node in [copy] if isinstance(copy, onnx.NodeProto) else copy.node:
-            for _, tensor in find_node_tensors(node):
-                if is_external(tensor):
-                    external_data.load_tensor(tensor, self.path)
-        return copy
-
-    def _load_parts(self, sparse: onnx.SparseTensorProto) -> onnx.SparseTensorProto:
-        copy = onnx.SparseTensorProto()
-        copy.CopyFrom(sparse)
-        for tensor in (copy.values, copy.indices):
-            if is_external(tensor):
-                external_data.load_tensor(tensor, self.path)
-        return copy
-
-    def _as_runnable(self, name: str, array: Array) -> onnx.TensorProto:
-        if self.runs_in_float32:
-            array = float32_copy.widen(array)
-        return onnx.numpy_helper.from_array(array, name)
 
 
 def expect_onnx_graph(graph: object) -> OnnxGraph:

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -67,8 +67,13 @@ def open_session(model: bytes | Path, *, has_float16: bool = False) -> Session:
     return made
 
 
-def find_types_without_kernel(proto: onnx.ModelProto, path: Path) -> tuple[str, ...]:
+def find_types_without_kernel(proto: onnx.ModelProto, path: Path, attempt: Callable[[], object]) -> tuple[str, ...]:
     """Finds the types of a model for which ONNX Runtime has no CPU kernel.
+
+    Args:
+        proto: The model.
+        path: Its file, for messages.
+        attempt: Opens a session for the model as it is.
 
     Returns:
         `bfloat16` or `float64`, or both; empty where ONNX Runtime runs the file as it is.
@@ -80,7 +85,7 @@ def find_types_without_kernel(proto: onnx.ModelProto, path: Path) -> tuple[str, 
     if onnx.TensorProto.BFLOAT16 in ends:  # it may load, but NumPy arrays cannot be fed to it or fetched
         return (MAY_LACK_KERNELS[onnx.TensorProto.BFLOAT16],)
     try:
-        open_session(path, has_float16=has_float16(proto))
+        attempt()
     except Exception as error:
         wide = sorted(set(_walk_element_types(proto)) & set(MAY_LACK_KERNELS))
         if wide and "NOT_IMPLEMENTED" in str(error):

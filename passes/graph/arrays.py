@@ -1,5 +1,8 @@
 """Stored tensors as arrays, matrices and torch tensors, and back, bfloat16 included."""
 
+import math
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +20,26 @@ def is_finite(array: Array) -> bool:
     """Whether a float array holds neither NaN nor Inf. It is looked at piece by piece, without a copy of the whole."""
     pieces = np.array_split(array.reshape(-1), max(1, array.size // PIECE))
     return all(bool(np.isfinite(piece).all()) for piece in pieces)
+
+
+def map_file(file: Path, dtype: np.dtype[Any], shape: Iterable[int], offset: int = 0) -> Array:
+    """Maps a part of a file into memory as an array; the system reads what is used, and may forget it again.
+
+    Args:
+        file: The file.
+        dtype: Type of the entries.
+        shape: Shape of the array.
+        offset: The first byte.
+
+    Returns:
+        The array. What is written into it stays with it and never reaches the file.
+    """
+    sizes = tuple(shape)
+    size = math.prod(sizes) * dtype.itemsize
+    if not size:
+        return np.empty(sizes, dtype)
+    array: Array = np.asarray(np.memmap(file, np.uint8, mode="c", offset=offset, shape=(size,)))
+    return array.view(dtype).reshape(sizes)
 
 
 def as_array(tensor: Tensor) -> Array:

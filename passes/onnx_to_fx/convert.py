@@ -13,7 +13,6 @@ from operator import getitem
 from types import MappingProxyType
 from typing import Any
 
-import numpy as np
 import onnx
 import onnx_ir as ir
 import torch
@@ -25,6 +24,7 @@ from prox24_export.passes.front_onnx import float32_copy, linear_operators
 from prox24_export.passes.front_onnx.constants import find_stored_tensor
 from prox24_export.passes.front_onnx.external_data import open_model
 from prox24_export.passes.front_onnx.graph import OnnxGraph
+from prox24_export.passes.front_onnx.mapped_tensors import read_own
 from prox24_export.passes.onnx_to_fx.operators import (  # noqa: F401 (each enters its operators into the table)
     attention,
     elementwise,
@@ -286,10 +286,7 @@ class _GraphConversion:
 
     def _tensor(self, stored: ir.TensorProtocol) -> Tensor:
         dtype = self._dtype(stored.dtype)
-        array = stored.numpy()
-        if stored.dtype == ir.DataType.BFLOAT16:  # exact: torch reads no ml_dtypes
-            array = array.astype(np.float32)
-        return torch.from_numpy(np.array(array, order="C")).to(dtype)
+        return torch.from_numpy(read_own(stored)).to(dtype)
 
     def _stored(self, steps: Sequence[GraphStep], outputs: Sequence[str]) -> Iterator[tuple[str, ir.TensorProtocol]]:
         """Yields every stored tensor that is read, with its name."""

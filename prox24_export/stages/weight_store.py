@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from prox24_export.passes.graph.arrays import Array
+from prox24_export.passes.graph.arrays import Array, map_file
 
 
 class PickedWeights(Mapping[str, Array]):
@@ -56,9 +56,8 @@ class WeightStore(MutableMapping[str, Array]):
             earlier[0].unlink()
 
     def __getitem__(self, name: str) -> Array:
-        """Reads an array."""
-        file, dtype, shape = self._known[name]
-        return np.fromfile(file, np.uint8).view(dtype).reshape(shape)
+        """Maps an array into memory; what is written into it stays with it."""
+        return map_file(*self._known[name])
 
     def __delitem__(self, name: str) -> None:
         """Forgets an array."""
