@@ -1,4 +1,4 @@
-"""A command, run as a user would, and the peak of its anonymous memory, which the system cannot read from files again."""
+"""A command, run as a user would, and the peak of its anonymous memory, which stands in no file."""
 
 import os
 import subprocess
