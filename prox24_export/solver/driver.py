@@ -102,7 +102,9 @@ def find_masks(
         rows = runs.popleft()
         sparse, dtype = rows.state.sparse, rows.size.dtype
         start = sparse.to(dtype) * (rows.size / scale.to(dtype))
-        yield Masks(two_four_mask(sparse), start, rows.state.iteration, solver.done(rows.state))
+        masks = Masks(two_four_mask(sparse), start, rows.state.iteration, solver.done(rows.state))
+        del rows, sparse, start  # while these masks are used
+        yield masks
 
 
 @dataclass
