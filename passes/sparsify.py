@@ -11,8 +11,9 @@ from torch.linalg import LinAlgError  # type: ignore[attr-defined] # documented,
 
 from prox24_export.option_values import AIMS_AT_DENSE_OUTPUT, Effort, LayerMethod
 from prox24_export.passes.calibrate.moments import Moments, Observation
-from prox24_export.solver.layer import LayerSolution, Rounding, SolverSettings, solve_layer
+from prox24_export.solver.layer import SolverSettings, solve_layers
 from prox24_export.solver.quadratic import Quadratic, automatic_damping
+from prox24_export.solver.solution import LayerSolution, LayerTask, Rounding
 
 ENTRIES_AT_ONCE = 1 << 21  # entries of a float64 temporary: 16 MB
 USUAL_BLEND = 0.5  # taken where no tokens are held back to choose it: half-way was never far from the best
@@ -66,7 +67,7 @@ class Sparsify:
         roundings: Mapping[str, Rounding] = MappingProxyType({}),
         tick: Callable[[], None] = lambda: None,
     ) -> Iterator[SolvedLayer]:
-        """Solves the layers of one stage, one after the other, so that only one solution is held at a time.
+        """Solves the layers of one stage, those that read the same input together.
 
         Args:
             weights: `W` by name of the layer. A weight is asked for when its layer's turn comes.
@@ -120,20 +121,14 @@ class Sparsify:
             whole.add(choice)
         del choice
         quadratic = _factorise(whole, damping)
-        for name, blend in blends.items():
-            settings = SolverSettings(self.method, self.effort, damping=damping, blend=blend)
-            solution = solve_layer(
-                weights[name],
-                whole.gram,
-                whole.cross,
-                whole.tokens,
-                settings,
-                residual=residuals.pop(name),
-                quadratic=quadratic,
-                rounding=roundings.get(name),
-            )
-            yield SolvedLayer(name, solution, blend, damping, time.perf_counter() - started)
-            started = time.perf_counter()
+        tasks = (
+            LayerTask(weights[name], blend, residuals.pop(name), roundings.get(name)) for name, blend in blends.items()
+        )
+        settings = SolverSettings(self.method, self.effort, damping=damping)
+        shared = (time.perf_counter() - started) / len(blends)
+        solutions = solve_layers(tasks, whole.gram, whole.cross, whole.tokens, settings, quadratic=quadratic)
+        for (name, blend), solution in zip(blends.items(), solutions, strict=True):
+            yield SolvedLayer(name, solution, blend, damping, shared + solution.seconds)
 
     def _choose_blends(
         self, weights: Mapping[str, Tensor], seen: Mapping[str, Observation], damping: float
@@ -149,21 +144,15 @@ class Sparsify:
     def _solve_baseline(
         self, weights: Mapping[str, Tensor], seen: dict[str, Observation], roundings: Mapping[str, Rounding]
     ) -> Iterator[SolvedLayer]:
-        names, first = list(seen), next(iter(seen.values()))
+        first = next(iter(seen.values()))
         moments = first.fit
         if first.choice is not None and not self.held_back:
             moments.add(first.choice)
         settings = SolverSettings(method=self.method)
-        for name in names:
-            started = time.perf_counter()
-            solution = solve_layer(
-                weights[name],
-                moments.gram,
-                settings=settings,
-                squared_norms=moments.dense,
-                rounding=roundings.get(name),
-            )
-            yield SolvedLayer(name, solution, 0.0, 0.0, time.perf_counter() - started)
+        tasks = (LayerTask(weights[name], rounding=roundings.get(name)) for name in seen)
+        solutions = solve_layers(tasks, moments.gram, settings=settings, squared_norms=moments.dense)
+        for name, solution in zip(seen, solutions, strict=True):
+            yield SolvedLayer(name, solution, 0.0, 0.0, solution.seconds)
 
 
 def _factorise(moments: Moments, damping: float) -> Quadratic | None:

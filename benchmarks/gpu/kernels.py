@@ -160,9 +160,9 @@ class Kernels:
         rows, columns = target.shape
         solver = ProximalAdmm(products=products, penalty_every=ADMM.penalty_every)
         state = solver.init(quadratic, target)
-        resolvent, gap, out = state.resolvent, self._random(rows, columns, 1), torch.empty_like(target)
-        if resolvent is None:
-            raise RuntimeError("expected a solver that forms the resolvent, but it did not")
+        state.iteration = 1  # the first one takes no product
+        resolvent = quadratic.resolvent(solver.penalty, target.dtype)
+        gap, out = self._random(rows, columns, 1), torch.empty_like(target)
         start = gap * (gap.abs() > 1)
 
         def restore() -> None:

@@ -19,8 +19,6 @@ class AdmmState:
     target: Float[Tensor, "N K"]  # T
     sparse: Float[Tensor, "N K"]  # Z
     gap: Float[Tensor, "N K"]  # Z − U − T
-    product: Float[Tensor, "N K"]  # X − T, of the last step
-    resolvent: Float[Tensor, "K K"] | None  # ρ(H+ρI)⁻¹; None where it does not pay to form it
     penalty: float  # ρ
     strength: float  # λ
     iteration: int = 0
@@ -32,9 +30,8 @@ class ProximalAdmm:
     """Minimises `½ tr((V−T) H (V−T)ᵀ) + λ R(V)` while λ grows until `R` vanishes.
 
     X ← (T H + ρ(Z−U))(H+ρI)⁻¹,  Z ← prox_{λ/ρ}(X+U),  U ← U+X−Z, with H of unit diagonal and rows of mean magnitude 1.
-    Written for `X − T = (Z−U−T)·ρ(H+ρI)⁻¹` it costs one product with a K × K matrix an iteration, and another when ρ
-    changes; one eigendecomposition of `H` serves every ρ. Layers with few rows take two products an iteration instead
-    and never form the inverse.
+    Written for `X − T = (Z−U−T)·ρ(H+ρI)⁻¹` it costs one product with a K × K matrix an iteration, and an inverse when ρ
+    changes, which rows that are solved side by side share.
 
     Attributes:
         penalty: The first ρ.
@@ -59,32 +56,23 @@ class ProximalAdmm:
     limit: int = 300
     products: Products = "auto"
 
-    def init(self, quadratic: Quadratic, target: Float[Tensor, "N K"]) -> AdmmState:
+    def init(self, quadratic: Quadratic, target: Float[Tensor, "N K"]) -> AdmmState:  # noqa: ARG002 - the protocol's
         """The first state; see `MaskSolver.init`."""
-        rows, columns = target.shape
-        pays = rows * self.penalty_every > columns or target.dtype == torch.float64  # the spectrum is float32
         return AdmmState(
             target=target,
             sparse=target.clone(),
             gap=torch.zeros_like(target),
-            product=torch.empty_like(target),
-            resolvent=self._resolvent(quadratic, self.penalty, target.dtype) if pays else None,
             penalty=self.penalty,
             strength=self.strength,
         )
 
     def step(self, quadratic: Quadratic, state: AdmmState) -> AdmmState:
         """One iteration; `state` is updated in place and returned."""
-        if state.resolvent is not None:
-            multiply(state.gap, state.resolvent, self.products, out=state.product)
-        else:
-            values, vectors = quadratic.spectrum
-            turned = multiply(state.gap, vectors, self.products).mul_(state.penalty / (values + state.penalty))
-            multiply(turned, vectors.T, self.products, out=state.product)
+        product = self._multiply_gap(quadratic, state)
         state.iteration += 1
         grows = state.iteration % self.penalty_every == 0
         unsettled, changed = splitting_step(
-            state.product,
+            product,
             state.gap,
             state.sparse,
             state.target,
@@ -96,15 +84,14 @@ class ProximalAdmm:
         state.strength *= self.strength_growth
         if grows:
             state.penalty *= self.penalty_growth
-            if state.resolvent is not None and not self.done(state):
-                state.resolvent = None  # two at a time would be the peak of a run's memory
-                state.resolvent = self._resolvent(quadratic, state.penalty, state.target.dtype)
         return state
 
     def done(self, state: AdmmState) -> bool:
         """Whether the masks have settled."""
         return state.quiet >= self.patience
 
-    def _resolvent(self, quadratic: Quadratic, penalty: float, dtype: torch.dtype) -> Float[Tensor, "K K"]:
-        """`ρ(H+ρI)⁻¹`: ρ is at least its start, far above rounding, so that it is as exact as `dtype`."""
-        return quadratic.inverse(penalty, dtype).mul_(penalty)
+    def _multiply_gap(self, quadratic: Quadratic, state: AdmmState) -> Float[Tensor, "N K"]:
+        """`X − T`."""
+        if state.iteration == 0:
+            return torch.zeros_like(state.gap)  # as the gap is
+        return multiply(state.gap, quadratic.resolvent(state.penalty, state.target.dtype), self.products)

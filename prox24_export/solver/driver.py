@@ -1,7 +1,9 @@
 """The loop around a mask solver: one driver for every iteration that has init, step and done."""
 
+from collections import deque
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 import torch
 from jaxtyping import Bool, Float
@@ -77,13 +79,53 @@ def choose_working_dtype(target: Tensor) -> torch.dtype:
 
 def find_mask(solver: MaskSolver[StateType], quadratic: Quadratic, target: Float[Tensor, "N K"]) -> Masks:
     """Runs `solver` in unit-diagonal coordinates, with every row scaled to mean magnitude 1."""
-    scale = quadratic.scale.to(target.dtype)
-    scaled = target * scale
-    size = scaled.abs().mean(1, keepdim=True)
-    size = size.where(size > 0, 1.0)
-    state = solver.init(quadratic, (scaled / size).to(choose_working_dtype(scaled)).contiguous())
-    del scaled
-    while state.iteration < solver.limit and not solver.done(state):
-        state = solver.step(quadratic, state)
-    start = state.sparse.to(target.dtype) * (size / scale)
-    return Masks(two_four_mask(state.sparse), start, state.iteration, solver.done(state))
+    return next(find_masks(solver, quadratic, [target]))
+
+
+def find_masks(
+    solver: MaskSolver[StateType], quadratic: Quadratic, targets: Sequence[Float[Tensor, "N K"]]
+) -> Iterator[Masks]:
+    """Runs `solver` on several targets side by side, a step of each in turn, and gives their masks in order.
+
+    So what a step needs of the Gram matrix is made once for all of them. Each has settled by itself: its masks are
+    those that `find_mask` gives for it alone.
+    """
+    scale = quadratic.scale
+    runs = deque(_Rows.of(solver, quadratic, target) for target in targets)
+    unsettled = list(runs)
+    while unsettled:
+        for rows in unsettled:
+            rows.state = solver.step(quadratic, rows.state)
+        unsettled = [rows for rows in unsettled if rows.state.iteration < solver.limit and not solver.done(rows.state)]
+    quadratic.forget_resolvents()
+    while runs:
+        rows = runs.popleft()
+        sparse, dtype = rows.state.sparse, rows.size.dtype
+        start = sparse.to(dtype) * (rows.size / scale.to(dtype))
+        masks = Masks(two_four_mask(sparse), start, rows.state.iteration, solver.done(rows.state))
+        del rows, sparse, start  # while these masks are used
+        yield masks
+
+
+@dataclass
+class _Rows(Generic[StateType]):
+    """Rows whose masks are looked for.
+
+    Attributes:
+        state: The solver's.
+        size: Mean magnitude of each row in unit-diagonal coordinates, in the dtype of the target.
+    """
+
+    state: StateType
+    size: Float[Tensor, "N 1"]
+
+    @classmethod
+    def of(
+        cls, solver: MaskSolver[StateType], quadratic: Quadratic, target: Float[Tensor, "N K"]
+    ) -> "_Rows[StateType]":
+        """Makes the first state."""
+        scaled = target * quadratic.scale.to(target.dtype)
+        size = scaled.abs().mean(1, keepdim=True)
+        size = size.where(size > 0, 1.0)
+        dtype = choose_working_dtype(scaled)
+        return cls(solver.init(quadratic, scaled.div_(size).to(dtype).contiguous()), size)

@@ -1,40 +1,40 @@
 """Takes one layer from its dense weight to a 2:4 weight: target, mask solver, masked refinement."""
 
-import enum
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 from torch.linalg import LinAlgError  # type: ignore[attr-defined] # documented, but missing from the stubs
 
 from prox24_export.option_values import Effort, LayerMethod
 from prox24_export.solver import baselines
 from prox24_export.solver.admm import ProximalAdmm
-from prox24_export.solver.driver import MaskSolver, find_mask
+from prox24_export.solver.driver import MaskSolver, find_masks
 from prox24_export.solver.gradient import ProximalGradient
-from prox24_export.solver.pattern import GROUP, is_two_four, positive_zeros, two_four_mask
+from prox24_export.solver.pattern import GROUP, is_two_four, two_four_mask
 from prox24_export.solver.products import Products
-from prox24_export.solver.quadratic import Quadratic, automatic_damping, energy, loss
+from prox24_export.solver.quadratic import ENTRIES_AT_ONCE, Quadratic, automatic_damping
 from prox24_export.solver.refine import ConjugateGradient, MaskedGradient
+from prox24_export.solver.solution import (
+    LayerSolution,
+    LayerTask,
+    OpenLayer,
+    Piece,
+    Rounding,
+    Solve,
+    Solved,
+    Status,
+    have_room,
+    widen,
+)
 
-ROWS_AT_ONCE = 1 << 24  # most entries of W that are solved together; rows are independent, so this bounds memory
-Rounding = Callable[[Tensor, slice], Tensor]  # rows of a solved weight, and which rows they are → what can be stored
 REFINED_IN_FLOAT64 = 1 << 22  # entries of rows and Gram matrix up to which no rounding is carried to later layers
-
-
-class Status(enum.Enum):
-    """Why a layer's solver stopped; the value is the sentence the user reads."""
-
-    SETTLED = "the masks settled"
-    LIMIT = "the iteration limit was reached; remaining groups keep their two largest entries"
-    DIRECT = "direct method: no iterations"
-    ZERO_GRAM = "the layer's input is always zero: masks by magnitude"
-    ALREADY_SPARSE = "the weight was 2:4 already"
-    FACTORISATION_FAILED = "the Gram matrix could not be factorised; masks by magnitude scaled with input norms"
 
 
 MASK_SOLVERS: dict[tuple[LayerMethod, Effort], MaskSolver[Any]] = {
@@ -85,31 +85,6 @@ class SolverSettings:
         return replace(chosen, products=self.products)  # type: ignore[type-var] # every solver is a dataclass
 
 
-@dataclass(frozen=True)
-class LayerSolution:
-    """A solved layer.
-
-    Attributes:
-        weight: 2:4 weight [N, K], dtype and device of the input, +0.0 for pruned entries.
-        mask: True where an entry survives.
-        loss: `tr((V−T) gram (V−T)ᵀ)`, undamped, against the target `T`.
-        relative_error: `loss` relative to `tr(W gram Wᵀ)`.
-        iterations: Steps of the mask solver; 0 for direct methods. Each costs one product of W with a K × K matrix.
-        refinement_iterations: Steps of the refinement, of the same cost for the rows that have not stopped.
-        seconds: Wall time.
-        status: Why the solver stopped.
-    """
-
-    weight: Float[Tensor, "N K"]
-    mask: Bool[Tensor, "N K"]
-    loss: float
-    relative_error: float
-    iterations: int
-    refinement_iterations: int
-    seconds: float
-    status: Status
-
-
 def solve_layer(
     weight: Float[Tensor, "N K"],
     gram: Float[Tensor, "K K"],
@@ -130,13 +105,10 @@ def solve_layer(
         cross: `X_dᵀXₛ` on the same scale, with the dense network's input `X_d`; None where both inputs are the same.
         tokens: Rows of `X`, for the automatic damping.
         settings: How to solve; None means the defaults.
-        residual: `(r_d − rₛ)ᵀXₛ` on the same scale, for a branch `r` that is added to the layer's product and has
-            moved away from the dense network's; the target then makes good for it too. All moments are moved to the
-            device of `weight`.
+        residual: As in `LayerTask`. All moments are moved to the device of `weight`.
         squared_norms: Diagonal of `X_dᵀX_d` for Wanda, which reads the dense network; None: that of `gram`.
-        quadratic: `Quadratic.of(gram, cross, damping)` where the caller shares it between layers.
-        rounding: Rounds solved rows to what can be stored, given which rows they are; zeros stay zeros. The loss is
-            then that of the rounded weight. None leaves rows as they are.
+        quadratic: `Quadratic.of(gram, cross, damping)` where the caller has it.
+        rounding: As in `LayerTask`.
 
     Returns:
         The solution; `solution.weight` is 2:4 whatever the status says.
@@ -145,121 +117,170 @@ def solve_layer(
         ValueError: Shapes do not fit, K is not a multiple of 4, or an entry is NaN or Inf.
     """
     settings = settings or SolverSettings()
-    started = time.perf_counter()
-    gram = gram.to(weight.device)
-    cross, residual, squared_norms = (
-        None if moment is None else moment.to(weight.device) for moment in (cross, residual, squared_norms)
-    )
-    _check(weight, gram, cross)
-    solve: _Solve
-    if is_two_four(_widen(weight)):
-        solve, status = _keep_rows, Status.ALREADY_SPARSE
-    elif settings.method in {"prox", "prox-gradient"}:
-        solve, status = _prepare_prox(weight.shape[1], gram, cross, tokens, settings, quadratic)
-    else:
-        solve, status = _prepare_baseline(gram, settings.method, squared_norms)
-    solution = _solve_in_parts(weight, gram, residual, solve, status, rounding)
-    return replace(solution, seconds=time.perf_counter() - started)
+    task = LayerTask(weight, settings.blend, residual, rounding)
+    moments = {"squared_norms": squared_norms, "quadratic": quadratic}
+    return next(solve_layers([task], gram, cross, tokens, settings, **moments))  # type: ignore[arg-type] # by name
 
 
-def _widen(weight: Tensor) -> Tensor:
-    return weight if weight.dtype == torch.float64 else weight.float()
+def solve_layers(
+    tasks: Iterable[LayerTask],
+    gram: Float[Tensor, "K K"],
+    cross: Float[Tensor, "K K"] | None = None,
+    tokens: int | None = None,
+    settings: SolverSettings | None = None,
+    *,
+    squared_norms: Float[Tensor, " K"] | None = None,
+    quadratic: Quadratic | None = None,
+) -> Iterator[LayerSolution]:
+    """Solves layers that read the same input, side by side, so that what is made of its Gram matrix is made once.
+
+    Each solution is to the last bit the one that `solve_layer` gives for the layer alone. Rows of several layers, or of
+    a part of a tall one, are held at a time: as many as the Gram matrix has, so that an inverse of it costs little
+    beside the products, and their memory no more than a few such matrices.
+
+    Args:
+        tasks: The layers. A task is asked for when its turn comes.
+        gram: As in `solve_layer`, as are all others.
+        cross: See there.
+        tokens: See there.
+        settings: See there; their blend is not looked at.
+        squared_norms: See there.
+        quadratic: See there.
+
+    Yields:
+        The solutions, in order.
+
+    Raises:
+        ValueError: As `solve_layer`.
+    """
+    method = _Method(gram, cross, tokens, settings or SolverSettings(), squared_norms, quadratic)
+    waiting: deque[OpenLayer] = deque()
+    pieces: list[Piece] = []
+    for task in tasks:
+        waiting.append(method.open(task))
+        for piece in waiting[-1].cut():
+            if not have_room(pieces, piece):
+                method.solve(pieces)
+                pieces.clear()
+            pieces.append(piece)
+        while waiting and not waiting[0].left:
+            yield waiting.popleft().close()
+    method.solve(pieces)
+    pieces.clear()
+    while waiting:
+        yield waiting.popleft().close()
 
 
-def _solve_in_parts(  # noqa: PLR0917 - as `solve_layer`, which passes them on
-    weight: Tensor,
-    gram: Tensor,
-    residual: Tensor | None,
-    solve: "_Solve",
-    status: Status,
-    rounding: Rounding | None,
-) -> LayerSolution:
-    """Solves a bounded number of rows at a time, and measures the whole; the seconds are left to the caller."""
-    work = _widen(weight)
-    solution, mask = torch.empty_like(weight), torch.empty_like(weight, dtype=torch.bool)
-    lost = scale = 0.0
-    iterations = refinements = 0
-    rows = max(1, ROWS_AT_ONCE // max(1, weight.shape[1]))
-    for first in range(0, len(weight), rows):
-        part = slice(first, first + rows)
-        piece = solve(work[part], None if residual is None else residual[part])
-        rounded = piece.weight if rounding is None else rounding(piece.weight, part)
-        solved = positive_zeros(rounded.to(weight.dtype))
-        solution[part], mask[part] = solved, solved != 0
-        scale += energy(work[part], gram)
-        lost += float(loss(solved, piece.target, gram).sum())
-        iterations = max(iterations, piece.iterations)
-        refinements = max(refinements, piece.refinements)
-        status = Status.LIMIT if piece.hit_the_limit else status
-    return LayerSolution(
-        weight=solution,
-        mask=mask,
-        loss=lost,
-        relative_error=lost / scale if scale > 0 else 0.0,
-        iterations=iterations,
-        refinement_iterations=refinements,
-        seconds=0.0,
-        status=status,
-    )
+def _keep_rows(pieces: Sequence[Piece]) -> Iterator[Solved]:
+    for piece in pieces:
+        yield Solved(piece.rows, piece.rows)
 
 
-@dataclass(frozen=True)
-class _Piece:
-    """Rows that were solved: their target and their sparse weights."""
+def _apply_mask(mask: Callable[[Tensor], Tensor]) -> Solve:
+    def solve(pieces: Sequence[Piece]) -> Iterator[Solved]:
+        for rows in (piece.rows for piece in pieces):
+            yield Solved(rows, torch.where(mask(rows), rows, 0.0))
 
-    target: Float[Tensor, "N K"]
-    weight: Float[Tensor, "N K"]
-    iterations: int = 0
-    refinements: int = 0
-    hit_the_limit: bool = False
+    return solve
 
 
-_Solve = Callable[[Tensor, Tensor | None], _Piece]  # rows of the weight and of the residual → piece
+@dataclass
+class _Method:
+    """What all layers that read the same input share: the arguments of `solve_layers`, and whether they are checked."""
+
+    gram: Float[Tensor, "K K"]
+    cross: Float[Tensor, "K K"] | None
+    tokens: int | None
+    settings: SolverSettings
+    squared_norms: Float[Tensor, " K"] | None
+    quadratic: Quadratic | None
+    checked: bool = False
+
+    def open(self, task: LayerTask) -> OpenLayer:
+        """Checks a layer and moves the moments to where it is.
+
+        Raises:
+            ValueError: As `solve_layer`.
+        """
+        started = time.perf_counter()
+        weight = task.weight
+        _check_weight(weight)
+        for name, matrix in (("gram", self.gram), ("cross", self.cross)):
+            _check_shape(name, matrix, weight.shape[1])
+        if not self.checked:
+            self._move(weight.device)
+            self.checked = True
+        solve, status = (_keep_rows, Status.ALREADY_SPARSE) if is_two_four(widen(weight)) else self._chosen
+        solution, mask = torch.empty_like(weight), torch.empty_like(weight, dtype=torch.bool)
+        layer = OpenLayer(task, solve, status, len(weight), solution, mask)
+        layer.seconds = time.perf_counter() - started
+        return layer
+
+    def _move(self, device: torch.device) -> None:
+        self.gram = self.gram.to(device)
+        self.cross = None if self.cross is None else self.cross.to(device)
+        self.squared_norms = None if self.squared_norms is None else self.squared_norms.to(device)
+        _check_finite("gram", self.gram)
+        if self.cross is not None and self.cross is not self.gram:
+            _check_finite("cross", self.cross)
+
+    def solve(self, pieces: Sequence[Piece]) -> None:
+        """Solves pieces, side by side where that helps, and hands each to its layer."""
+        started = time.perf_counter()
+        for solve in dict.fromkeys(piece.layer.solve for piece in pieces):
+            alike = [piece for piece in pieces if piece.layer.solve is solve]
+            for piece, solved in zip(alike, solve(alike), strict=True):
+                piece.layer.take(piece, solved, self.gram)
+        seconds, total = time.perf_counter() - started, sum(piece.size for piece in pieces)
+        for piece in pieces:
+            piece.layer.seconds += seconds * piece.size / total
+
+    @cached_property
+    def _chosen(self) -> tuple[Solve, Status]:
+        """What solves rows, and what a layer is then said to be."""
+        if self.settings.method in {"prox", "prox-gradient"}:
+            return self._prepare_prox()
+        return _prepare_baseline(self.gram, self.settings.method, self.squared_norms)
+
+    def _prepare_prox(self) -> tuple[Solve, Status]:
+        quadratic, settings = self.quadratic, self.settings
+        if quadratic is None:
+            damping = settings.damping
+            if damping is None:
+                damping = automatic_damping(self.tokens, len(self.gram))
+            try:
+                quadratic = Quadratic.of(self.gram, self.cross, damping)
+            except LinAlgError:
+                diagonal = self.gram.diagonal().clamp_min(0)
+                return _apply_mask(lambda rows: baselines.wanda(rows, diagonal)), Status.FACTORISATION_FAILED
+        if quadratic.degenerate:
+            return _apply_mask(two_four_mask), Status.ZERO_GRAM
+        known = quadratic
+
+        def solve(pieces: Sequence[Piece]) -> Iterator[Solved]:
+            targets = deque(_make_target(piece, known) for piece in pieces)
+            grams: dict[torch.dtype, Tensor] = {}
+            for masks in find_masks(settings.choose_mask_solver(), known, targets):
+                target = targets.popleft()
+                if target.dtype not in grams:
+                    grams[target.dtype] = known.make_gram(target.dtype)
+                gram = grams[target.dtype]
+                refined, taken = settings.choose_refinement().solve(target, masks.mask, gram, masks.start)
+                yield Solved(target, refined, masks.iterations, taken, not masks.settled)
+
+        return solve, Status.SETTLED
 
 
-def _keep_rows(rows: Tensor, _residual: Tensor | None) -> _Piece:
-    return _Piece(rows, rows)
+def _make_target(piece: Piece, quadratic: Quadratic) -> Float[Tensor, "N K"]:
+    """What rows should come close to, in float64 where they are few."""
+    rows, blend = piece.rows, piece.layer.task.blend
+    if max(rows.shape) * rows.shape[1] <= REFINED_IN_FLOAT64 and rows.device.type == "cpu":
+        rows = rows.double()
+    correction = quadratic.correction(rows, piece.residual) if blend else None
+    return rows if correction is None else rows + (blend * correction).to(rows.dtype)
 
 
-def _apply_mask(mask: Callable[[Tensor], Tensor]) -> _Solve:
-    return lambda rows, _residual: _Piece(rows, torch.where(mask(rows), rows, 0.0))
-
-
-def _prepare_prox(  # noqa: PLR0917 - as `solve_layer`, which passes them on
-    columns: int,
-    gram: Tensor,
-    cross: Tensor | None,
-    tokens: int | None,
-    settings: SolverSettings,
-    quadratic: Quadratic | None,
-) -> tuple[_Solve, Status]:
-    if quadratic is None:
-        damping = automatic_damping(tokens, columns) if settings.damping is None else settings.damping
-        try:
-            quadratic = Quadratic.of(gram, cross, damping)
-        except LinAlgError:
-            diagonal = gram.diagonal().clamp_min(0)
-            return _apply_mask(lambda rows: baselines.wanda(rows, diagonal)), Status.FACTORISATION_FAILED
-    if quadratic.degenerate:
-        return _apply_mask(two_four_mask), Status.ZERO_GRAM
-    known = quadratic
-
-    def gram_of(dtype: torch.dtype) -> Tensor:
-        return known.gram_float32 if dtype == torch.float32 else known.gram.to(dtype)
-
-    def solve(rows: Tensor, residual: Tensor | None) -> _Piece:
-        is_small = max(rows.shape) * rows.shape[1] <= REFINED_IN_FLOAT64 and rows.device.type == "cpu"
-        rows = rows.double() if is_small else rows
-        correction = known.correction(rows, residual) if settings.blend else None
-        target = rows if correction is None else rows + (settings.blend * correction).to(rows.dtype)
-        masks = find_mask(settings.choose_mask_solver(), known, target)
-        refined, taken = settings.choose_refinement().solve(target, masks.mask, gram_of(rows.dtype), masks.start)
-        return _Piece(target, refined, masks.iterations, taken, not masks.settled)
-
-    return solve, Status.SETTLED
-
-
-def _prepare_baseline(gram: Tensor, method: LayerMethod, squared_norms: Tensor | None) -> tuple[_Solve, Status]:
+def _prepare_baseline(gram: Tensor, method: LayerMethod, squared_norms: Tensor | None) -> tuple[Solve, Status]:
     if method == "magnitude":
         return _apply_mask(baselines.magnitude), Status.DIRECT
     if method == "wanda":
@@ -270,17 +291,28 @@ def _prepare_baseline(gram: Tensor, method: LayerMethod, squared_norms: Tensor |
     except LinAlgError:
         diagonal = gram.diagonal().clamp_min(0)
         return _apply_mask(lambda rows: baselines.wanda(rows, diagonal)), Status.FACTORISATION_FAILED
-    return lambda rows, _residual: _Piece(rows, sparsegpt.solve(rows)), Status.DIRECT
+
+    def solve(pieces: Sequence[Piece]) -> Iterator[Solved]:
+        for rows in (piece.rows for piece in pieces):
+            yield Solved(rows, sparsegpt.solve(rows))
+
+    return solve, Status.DIRECT
 
 
-def _check(weight: Tensor, gram: Tensor, cross: Tensor | None) -> None:
+def _check_weight(weight: Tensor) -> None:
     n, k = weight.shape
     if k % GROUP or not k:
         raise ValueError(f"weight must have K > 0 and K % {GROUP} == 0. Got shape [{n}, {k}]. Leave this layer dense.")
-    for name, matrix in (("gram", gram), ("cross", cross)):
-        if matrix is not None and tuple(matrix.shape) != (k, k):
-            raise ValueError(f"{name} must have shape (K, K) = ({k}, {k}). Got {tuple(matrix.shape)}.")
-        if matrix is not None and not bool(torch.isfinite(matrix).all()):
-            raise ValueError(f"{name} must be finite. Got NaN or Inf.")
     if not bool(torch.isfinite(weight).all()):
         raise ValueError("weight must be finite. Got NaN or Inf.")
+
+
+def _check_shape(name: str, matrix: Tensor | None, k: int) -> None:
+    if matrix is not None and tuple(matrix.shape) != (k, k):
+        raise ValueError(f"{name} must have shape (K, K) = ({k}, {k}). Got {tuple(matrix.shape)}.")
+
+
+def _check_finite(name: str, matrix: Tensor) -> None:
+    rows = max(1, ENTRIES_AT_ONCE // len(matrix))  # torch makes a copy of what it checks
+    if not all(bool(torch.isfinite(matrix[first : first + rows]).all()) for first in range(0, len(matrix), rows)):
+        raise ValueError(f"{name} must be finite. Got NaN or Inf.")

@@ -1,6 +1,6 @@
 """The layer-wise objective: damped Gram matrix, target, and coordinates in which it is well scaled."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
@@ -36,6 +36,7 @@ class Quadratic:
         mean: `m`; 1 where the Gram matrix is zero, which `G` then replaces by the identity.
         degenerate: Whether the Gram matrix is zero.
         factor: Lower Cholesky factor of `G`, float64.
+        resolvents: What `resolvent` made last, by dtype, and its penalty.
     """
 
     moment: Float[Tensor, "K K"]
@@ -44,6 +45,7 @@ class Quadratic:
     mean: float
     degenerate: bool
     factor: Float[Tensor, "K K"]
+    resolvents: dict[torch.dtype, tuple[float, Float[Tensor, "K K"]]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, gram: Float[Tensor, "K K"], cross: Float[Tensor, "K K"] | None, damping: float) -> "Quadratic":
@@ -62,12 +64,11 @@ class Quadratic:
     @property
     def gram(self) -> Float[Tensor, "K K"]:
         """`G`, float64; made anew each time."""
-        return _make_damped(self.moment, self.mean, self.damping)
+        return self.make_gram(torch.float64)
 
-    @cached_property
-    def gram_float32(self) -> Float[Tensor, "K K"]:
-        """`G`, float32."""
-        return _make_damped(self.moment, self.mean, self.damping, dtype=torch.float32)
+    def make_gram(self, dtype: torch.dtype) -> Float[Tensor, "K K"]:
+        """`G`; made anew each time."""
+        return _make_damped(self.moment, self.mean, self.damping, dtype=dtype)
 
     @cached_property
     def scale(self) -> Float[Tensor, " K"]:
@@ -84,29 +85,36 @@ class Quadratic:
         """`G` with unit diagonal, float64; it is kept, so only small layers should ask for it."""
         return self.make_scaled_gram(torch.float64)
 
-    @cached_property
-    def spectrum(self) -> tuple[Float[Tensor, " K"], Float[Tensor, "K K"]]:
-        """Eigenvalues and eigenvectors of `scaled_gram`, float32; computed once for every layer and every ρ.
-
-        Float32 is enough, and takes half the time: they are only used in `(H+ρI)⁻¹` with ρ far above rounding.
-        """
-        scaled = self.make_scaled_gram()  # not kept: who needs the spectrum does not need the matrix
-        try:
-            values, vectors = torch.linalg.eigh(scaled)
-        except LinAlgError:  # not converged
-            values, vectors = torch.linalg.eigh(scaled.double())
-        del scaled
-        return values.clamp_min(0).float(), vectors.float().contiguous()
-
     def inverse(self, ridge: float, dtype: torch.dtype = torch.float32) -> Float[Tensor, "K K"]:
-        """`(H + ridge·I)⁻¹` of `H = scaled_gram`.
+        """`(H + ridge·I)⁻¹` of `H = scaled_gram`, made in the memory of one matrix.
 
         Raises:
             torch.linalg.LinAlgError: The ridge is lost in rounding.
         """
         matrix = self.make_scaled_gram(dtype)
         matrix.diagonal().add_(ridge)
-        return torch.cholesky_inverse(_factor(matrix))
+        factor = _factor(matrix)
+        return torch.cholesky_inverse(factor, out=factor)
+
+    def resolvent(self, penalty: float, dtype: torch.dtype) -> Float[Tensor, "K K"]:
+        """`ρ(H+ρI)⁻¹` of `H = scaled_gram` with the penalty `ρ`.
+
+        The last one of each dtype is kept until `forget_resolvents`: rows that are solved side by side ask for the same
+        one in turn.
+
+        Raises:
+            torch.linalg.LinAlgError: The penalty is lost in rounding.
+        """
+        known = self.resolvents.get(dtype)
+        if known is None or known[0] != penalty:
+            del known
+            self.resolvents.pop(dtype, None)  # two at a time would be the peak of a run's memory
+            self.resolvents[dtype] = penalty, self.inverse(penalty, dtype).mul_(penalty)
+        return self.resolvents[dtype][1]
+
+    def forget_resolvents(self) -> None:
+        """Gives their memory back."""
+        self.resolvents.clear()
 
     def make_scaled_gram(self, dtype: torch.dtype = torch.float32) -> Float[Tensor, "K K"]:
         """`G` with unit diagonal; made anew each time."""
@@ -193,4 +201,10 @@ def loss(
 
 def energy(weight: Float[Tensor, "N K"], gram: Float[Tensor, "K K"]) -> float:
     """`tr(W gram Wᵀ)`; the product in the dtype of `weight`, which is enough for a sum without cancellation."""
-    return float(((weight @ gram.to(weight.dtype)) * weight).sum(dtype=torch.float64))
+    columns = max(1, ENTRIES_AT_ONCE // max(1, len(gram)))
+    total = 0.0
+    for first in range(0, len(gram), columns):
+        part = slice(first, first + columns)
+        product = weight @ gram[:, part].to(weight.dtype)
+        total += float(product.mul_(weight[:, part]).sum(dtype=torch.float64))
+    return total

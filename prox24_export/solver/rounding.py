@@ -168,8 +168,12 @@ class Grid:
     @classmethod
     def of(cls, quadratic: Quadratic, dtype: torch.dtype, levels: int = LEVELS) -> "Grid":
         """Makes it from the objective; `dtype` is float32 or float64."""
-        gram = quadratic.gram_float32 if dtype == torch.float32 else quadratic.gram
-        return cls(gram, quadratic.scale.to(dtype), quadratic.inverse(PENALTY, dtype).mul_(PENALTY), levels)
+        return cls(
+            quadratic.make_gram(dtype),
+            quadratic.scale.to(dtype),
+            quadratic.inverse(PENALTY, dtype).mul_(PENALTY),
+            levels,
+        )
 
     def round_rows(self, goal: Tensor) -> tuple[Tensor, Tensor]:
         """Integers and scales that are near `goal` in the damped quadratic; see the module for the three steps."""

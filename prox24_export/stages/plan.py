@@ -20,6 +20,7 @@ from prox24_export.passes.refine.memory import find_available_memory
 from prox24_export.progress import Progress
 from prox24_export.results.plan import Plan, Resumed, StagePlan
 from prox24_export.settings import Settings
+from prox24_export.solver.costs import count_inverses, estimate_solver_bytes
 from prox24_export.solver.pattern import GROUP
 from prox24_export.stages.permute import SAMPLES, SOLVED_BYTES, WIDEST_SOLVED
 
@@ -29,7 +30,8 @@ ITERATIONS: Mapping[Effort, int] = {"fast": 20, "default": 50, "thorough": 110} 
 OVERHEAD = 1.2  # of an iteration over its product: the prox pass, the norms
 COPIED, DIGESTED = 0.5e9, 2e9  # bytes a second of a file's copy and of its SHA-256, as measured on a virtual disk
 SWEEPS, PAIR_ROWS = 4, 2e7  # of the search for an order of channels, and rows of two groups that it cuts in a second
-INVERSES = 8  # times that (H + ρI)⁻¹ is formed, at about the cost of a product
+INVERSE = 2.0  # floating-point operations of an inverse, in K³, at the rate of a product
+BASELINE_BYTES = 10  # of an entry of the largest weight: a baseline holds weight, solution and mask
 Result = TypeVar("Result")
 
 
@@ -87,32 +89,28 @@ class Costs:
     def solver_mb(self, widths: Sequence[int], linears: Sequence[Linear]) -> float:
         """Estimates the peak MB while layers are solved: the sums, and what is made of them for the widest input."""
         widest = max(widths, default=0) ** 2
-        rows = max((linear.n * linear.k for linear in linears), default=0)
-        sums = (2 if self.aims else 1) * 8 * self.parts * sum(k * k for k in widths) / MB
-        merged = (2 if self.aims else 1) * 8 * widest * (self.parts - 1) / MB  # gone before the factors are made
-        blending = 16 * widest / MB  # the factor, and the copy that solving with it makes
-        solving = (
-            8 + 4 * 4
-        ) * widest / MB - merged  # factor; in float32 the Gram matrix, its inverse twice, and the refinement's
-        return sums + (max(blending, solving) if self.aims else 16 * widest / MB) + self.entry_bytes * rows / MB
-
-    @property
-    def entry_bytes(self) -> int:
-        """Bytes for each entry of the largest weight while it is solved; a baseline holds weight, solution and mask."""
-        return 24 if self.aims else 10
+        matrices = 2 if self.aims else 1
+        sums = matrices * 8 * self.parts * sum(k * k for k in widths) / MB
+        if not self.aims:
+            return sums + (16 * widest + BASELINE_BYTES * max((one.n * one.k for one in linears), default=0)) / MB
+        merged = matrices * 8 * widest * (self.parts - 1) / MB  # gone before a layer is solved
+        solving = max((estimate_solver_bytes(*group) for group in _group_by_input(linears)), default=0.0) / MB
+        return sums + 8 * widest / MB + max(0.0, solving - merged)  # the factor, and what is solved with it
 
     def seconds(self, widths: Sequence[int], linears: Sequence[Linear], tokens: float) -> float:
         """Estimates the seconds that moments of `tokens` rows, factors and every layer's solution take."""
         rates, products = self.rates, 2 if self.aims else 1
         total = sum(products * 2 * tokens * k * k / rates.single for k in widths)
-        if self.aims:
-            total += sum(self.parts * k**3 / rates.cholesky for k in widths)
         for linear in linears:
             product = 2.0 * linear.n * linear.k**2
             total += product / rates.double + product / rates.single  # the loss, and what it is relative to
             if self.aims:
-                steps = ITERATIONS[self.settings.effort] * OVERHEAD * product + INVERSES * 2.0 * linear.k**3
-                total += steps / rates.single + (3 * self.parts + 2) * product / rates.double
+                total += ITERATIONS[self.settings.effort] * OVERHEAD * product / rates.single
+                total += (3 * self.parts + 2) * product / rates.double
+        if self.aims:
+            total += sum(self.parts * k**3 / rates.cholesky for k in widths)
+            for heights, width in _group_by_input(linears):
+                total += count_inverses(heights, width, self.settings.effort) * INVERSE * width**3 / rates.single
         return total
 
     def search_mb(self, linears: Sequence[Linear]) -> float:
@@ -234,6 +232,15 @@ def _walk_stage(
         seconds += costs.seconds(widths, linears, repeats * max(tokens.values(), default=0))
     walk.stages.append(StagePlan(tuple(linear.name for linear in stage.linears), memory, seconds))
     return kept
+
+
+def _group_by_input(linears: Sequence[Linear]) -> list[tuple[list[int], int]]:
+    """Rows of the layers that read the same input, and their columns, for every input."""
+    groups: dict[Any, list[Linear]] = {}
+    for linear in linears:
+        use = linear.uses[0]
+        groups.setdefault((use.activation, use.view, use.expert), []).append(linear)
+    return [([linear.n for linear in group], group[0].k) for group in groups.values()]
 
 
 def _tokens(linear: Linear, activation: Any) -> float:

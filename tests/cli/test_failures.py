@@ -137,13 +137,13 @@ import os, sys
 from prox24_export import cli
 from prox24_export.solver import layer
 
-find_mask = layer.find_mask
+find_masks = layer.find_masks
 
 def interrupt(*arguments):
     os.kill(os.getpid(), int(sys.argv[1]))
-    return find_mask(*arguments)
+    return find_masks(*arguments)
 
-layer.find_mask = interrupt
+layer.find_masks = interrupt
 sys.exit(cli.main(["net.onnx", "--calibration", "data.npz", "-o", "new/out", "--permute", "no"]))
 """
 

@@ -26,7 +26,7 @@ def wait(*arguments):
     print("half way", flush=True)
     time.sleep(120)
 
-layer.find_mask = wait
+layer.find_masks = wait
 sys.exit(cli.main(sys.argv[1:]))
 """
 # A callback of compiled code, in which the exception of a signal gets lost.
@@ -35,16 +35,16 @@ import os, sys
 from prox24_export import cli
 from prox24_export.solver import layer
 
-find_mask = layer.find_mask
+find_masks = layer.find_masks
 
 def swallow(*arguments):
     try:
         os.kill(os.getpid(), int(sys.argv[1]))
     except KeyboardInterrupt:
         pass
-    return find_mask(*arguments)
+    return find_masks(*arguments)
 
-layer.find_mask = swallow
+layer.find_masks = swallow
 sys.exit(cli.main(sys.argv[2:]))
 """
 

@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from prox24_export.option_values import LayerMethod
-from prox24_export.solver import SolverSettings, Status, layer, solve_layer
+from prox24_export.solver import LayerTask, SolverSettings, Status, solve_layer, solve_layers
 from prox24_export.solver.admm import ProximalAdmm
 from prox24_export.solver.pattern import is_two_four
+from prox24_export.solver.quadratic import Quadratic
 from prox24_export.solver.refine import MaskedGradient
 from tests.solver.problems import best_on_mask, correlated, row_losses, two_four_masks, weights
 
@@ -166,12 +167,50 @@ def test_chunks_of_rows_give_what_all_rows_give(method: LayerMethod, monkeypatch
     weight, residual = weights(32, 16), 0.1 * weights(32, 16, seed=2).double()
     settings = SolverSettings(method, blend=0.5)
     whole = solve_layer(weight, x.T @ x, dense.T @ x, settings=settings, residual=residual)
-    monkeypatch.setattr("prox24_export.solver.layer.ROWS_AT_ONCE", 16 * 8)
+    monkeypatch.setattr("prox24_export.solver.solution.ROWS_AT_ONCE", 16 * 8)
     pieces = solve_layer(weight, x.T @ x, dense.T @ x, settings=settings, residual=residual)
     assert is_two_four(pieces.weight)
     # Rows are independent, but the iteration stops when all rows at hand have settled.
     assert pieces.relative_error == pytest.approx(whole.relative_error, rel=0.02)
     assert (pieces.mask == whole.mask).float().mean() > 0.98
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_layers_side_by_side_are_solved_as_each_alone(method: LayerMethod, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To the last bit, so that a run that goes on with half of them solved ends as one that was not interrupted."""
+    x, dense = correlated(200, 16), correlated(200, 16, seed=1)
+    gram, cross, settings = x.T @ x, dense.T @ x, SolverSettings(method)
+    residual = 0.1 * weights(40, 16, seed=2).double()
+    sparse = torch.tensor([[1.0, 0.0, 0.0, 2.0]]).repeat(3, 4)
+    monkeypatch.setattr("prox24_export.solver.solution.ROWS_AT_ONCE", 16 * 12)
+    tasks = [LayerTask(weights(30, 16), 0.5), LayerTask(sparse), LayerTask(weights(40, 16, seed=1), 1.0, residual)]
+    together = list(solve_layers(iter(tasks), gram, cross, 200, settings))
+    assert [solution.status is Status.ALREADY_SPARSE for solution in together] == [False, True, False]
+    for task, one in zip(tasks, together, strict=True):
+        blended = dataclasses.replace(settings, blend=task.blend)
+        alone = solve_layer(task.weight, gram, cross, 200, blended, residual=task.residual)
+        assert torch.equal(one.weight, alone.weight)
+        assert (one.loss, one.iterations, one.status) == (alone.loss, alone.iterations, alone.status)
+
+
+def test_an_inverse_is_made_once_for_rows_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[float] = []
+    inverse = Quadratic.inverse
+
+    def counted(quadratic: Quadratic, ridge: float, dtype: torch.dtype) -> Tensor:
+        made.append(ridge)
+        return inverse(quadratic, ridge, dtype)
+
+    monkeypatch.setattr(Quadratic, "inverse", counted)
+    monkeypatch.setattr("prox24_export.solver.solution.ROWS_AT_ONCE", 64 * 8)  # all eight pieces fit beside each other
+    x = correlated(300, 64)
+    tasks = [LayerTask(weights(16, 64, seed)) for seed in range(4)]
+    solutions = list(solve_layers(tasks, x.T @ x, tokens=300))
+    assert (
+        len(made)
+        == len(set(made))
+        == -(-(max(one.iterations for one in solutions) - 1) // ProximalAdmm().penalty_every)
+    )
 
 
 def test_the_papers_refinement_is_at_hand() -> None:
@@ -213,7 +252,9 @@ def test_bad_input_is_refused(weight: torch.Tensor, gram: torch.Tensor, message:
 def test_the_loss_is_that_of_what_is_stored(
     method: Literal["prox", "magnitude"], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(layer, "ROWS_AT_ONCE", 3 * 16)  # three rows at a time: each is rounded as the row that it is
+    monkeypatch.setattr(
+        "prox24_export.solver.solution.ROWS_AT_ONCE", 3 * 16
+    )  # three rows at a time: each is rounded as the row that it is
     x = correlated(100, 16)
     weight, gram = weights(8, 16), x.T @ x
     steps = torch.linspace(0.2, 0.9, 8)[:, None]

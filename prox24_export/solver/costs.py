@@ -1,0 +1,34 @@
+"""What a solve takes, estimated before it: its memory, and how often the Gram matrix is inverted."""
+
+from collections.abc import Sequence
+
+from prox24_export.option_values import Effort
+from prox24_export.solver.layer import REFINED_IN_FLOAT64
+from prox24_export.solver.solution import ROWS_AT_ONCE
+
+INVERSES: dict[Effort, int] = {"fast": 3, "default": 7, "thorough": 12}  # of the mask solver, for rows side by side
+ITERATES = 4  # float32 matrices of the size of the rows: two targets, the sparse iterate and the gap
+REFINEMENT = 7  # matrices of the size of a piece that the refinement holds
+SOLUTION = 5  # bytes an entry of what a layer is solved to, float32, and of its mask
+
+
+def estimate_solver_bytes(heights: Sequence[int], width: int) -> float:
+    """Estimates the most bytes that are held while layers are solved that read the same input.
+
+    Their weights and moments are not counted, and neither is the factor of the Gram matrix.
+
+    Args:
+        heights: Rows of each layer's weight.
+        width: Columns of all of them.
+    """
+    entries = width * max(heights, default=0)
+    piece = min(entries, ROWS_AT_ONCE)
+    beside = min(width * sum(heights), max(ROWS_AT_ONCE, width**2))
+    size = 8 if max(*heights, width) * width <= REFINED_IN_FLOAT64 else 4
+    return size * width**2 + 4.0 * ITERATES * beside + size * REFINEMENT * piece + SOLUTION * max(entries, beside)
+
+
+def count_inverses(heights: Sequence[int], width: int, effort: Effort) -> int:
+    """Estimates how often the Gram matrix is inverted for layers that read the same input."""
+    batches = -(-width * sum(heights) // max(ROWS_AT_ONCE, width**2))
+    return batches * INVERSES[effort]
