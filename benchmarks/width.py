@@ -33,7 +33,8 @@ from prox24_export.solver import SolverSettings, solve_layer
 from prox24_export.solver.driver import find_mask
 from prox24_export.solver.layer import MASK_SOLVERS
 from prox24_export.solver.quadratic import Quadratic
-from prox24_export.stages.plan import MB, Costs, Rates
+from prox24_export.stages.memory import MB, estimate_solver_mb
+from prox24_export.stages.plan import Costs, Rates
 
 Row = dict[str, Any]
 SHAPES = {"square": (8192, 8192), "convolution": (512, 2048 * 9)}  # rows, columns
@@ -81,7 +82,7 @@ def measure_solve(rows: int, columns: int) -> Row:
         "rows": rows,
         "columns": columns,
         "memory_mb": _peak_mb() - before,
-        "planned_mb": costs.solver_mb([columns], [linear]) + weight.nbytes / MB,
+        "planned_mb": estimate_solver_mb([columns], [linear], aims=True, parts=1) + weight.nbytes / MB,
         "seconds": (time.process_time() - processor) / torch.get_num_threads(),
         "wall_seconds": time.perf_counter() - wall,
         "planned_seconds": costs.seconds([columns], [linear], 0),

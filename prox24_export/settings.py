@@ -46,6 +46,7 @@ class Bound(NamedTuple):
 
 AT_LEAST_1 = Bound("at least 1", lambda value: value >= 1)
 NOT_NEGATIVE = Bound("0 or more", lambda value: 0 <= value < math.inf)
+POSITIVE = Bound("more than 0", lambda value: 0 < value < math.inf)
 SHARE = Bound("between 0 and 1", lambda value: 0 <= value <= 1)
 FUNCTION = Bound("module:function", lambda value: ":" in value)
 
@@ -180,8 +181,9 @@ class Settings(InspectSettings, BenchSettings):
     """Your own metric, as module:function; the documentation says what it gets. By default, the metric is top-1 where
     there are labels, and perplexity for a causal language model."""
 
-    offload: Annotated[bool, DATA] = False
-    """Keep the activations between stages on disk, beside the output folder. By default, they stay in memory."""
+    memory: Annotated[float | None, DATA, POSITIVE] = None
+    """The most memory that the run may take, in GB (2³⁰ bytes); activations that do not fit go to disk, beside the
+    output folder. By default, it is four fifths of what is free."""
 
     method: Annotated[Method, PRUNING] = "prox"
     """How the masks are found: `prox` is proximal ADMM, layer by layer; `prox-gradient` is the method of the paper;

@@ -95,7 +95,7 @@ def test_the_report_gets_every_option_as_plain_values() -> None:
             "workspace_mb",
             "timing_cache",
             "budget",
-            "offload",
+            "memory",
             "permute",
             "permute_minutes",
             "onnx",

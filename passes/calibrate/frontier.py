@@ -1,63 +1,102 @@
-"""The values that the streams carry from stage to stage, batch by batch: in memory or on disk."""
+"""The values that the streams carry from stage to stage, batch by batch: in memory as far as they fit, else on disk."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
 StreamValues = dict[str, Any]
+BOTH, DENSE, PRUNED = "both", "dense", "pruned"
+Key = tuple[str, str]  # name of a value, and the stream that it belongs to; it is computed once and then stays as it is
 
 
-class Frontier(Protocol):
+@dataclass(frozen=True)
+class Spill:
+    """Where values go that do not fit.
+
+    Attributes:
+        folder: The folder; it must exist.
+        limit: The most bytes that values take in memory.
+    """
+
+    folder: Path
+    limit: float = 0.0
+
+
+class Frontier:
     """Values of the dense and the pruned stream by batch. A value that both streams share stays one object."""
 
+    def __init__(self, read_feeds: Callable[[int], Mapping[str, Any]], spill: Spill | None = None) -> None:
+        """Starts both streams with the feeds, and lets them share the arrays.
+
+        Args:
+            read_feeds: Reads the feeds of a batch by its number. It is called when the batch is taken before anything
+                was put for it.
+            spill: Where values go that do not fit in memory; None keeps all of them there.
+        """
+        self._read_feeds, self._spill = read_feeds, spill
+        self._values: dict[int, dict[Key, Any]] = {}
+        self._held, self._files = 0, 0
+
     def take(self, batch: int) -> tuple[StreamValues, StreamValues]:
-        """The values that were put last for a batch: (dense, pruned)."""
+        """The values that were put last for a batch, or its feeds: (dense, pruned).
+
+        Raises:
+            OSError: What is on disk cannot be read.
+        """
+        if batch not in self._values:
+            feeds = self._read_feeds(batch)
+            return dict(feeds), dict(feeds)
+        dense: StreamValues = {}
+        pruned: StreamValues = {}
+        for (name, stream), entry in self._values[batch].items():
+            value = _read(entry) if isinstance(entry, Path) else entry
+            for where, values in ((DENSE, dense), (PRUNED, pruned)):
+                if stream in {where, BOTH}:
+                    values[name] = value
+        return dense, pruned
 
     def put(self, batch: int, dense: StreamValues, pruned: StreamValues) -> None:
-        """Replaces the values of a batch.
+        """Replaces the values of a batch. What was put before under the same name is kept, and not written again.
 
         Raises:
             OSError: The values cannot be written.
         """
+        known = self._values.get(batch, {})
+        wanted = {_key(name, dense, pruned, DENSE): value for name, value in dense.items()}
+        wanted |= {_key(name, dense, pruned, PRUNED): value for name, value in pruned.items()}
+        for key, entry in known.items():
+            if key not in wanted:
+                self._forget(entry)
+        self._values[batch] = {key: known[key] if key in known else self._keep(value) for key, value in wanted.items()}
+
+    def _keep(self, value: Any) -> Any:
+        """The value itself where there is room for it, else the file that it is written to."""
+        size = _size(value)
+        if self._spill is None or self._held + size <= self._spill.limit:
+            self._held += size
+            return value
+        file, self._files = self._spill.folder / f"frontier-{self._files}.pt", self._files + 1
+        torch.save(value, file)
+        return file
+
+    def _forget(self, entry: Any) -> None:
+        if isinstance(entry, Path):
+            entry.unlink()
+        else:
+            self._held -= _size(entry)
 
 
-class InMemory:
-    """Keeps the values of every batch in memory."""
-
-    def __init__(self, feeds: Sequence[Mapping[str, Any]]) -> None:
-        """Starts both streams with the feeds, and lets them share the arrays."""
-        self._values = [(dict(feed), dict(feed)) for feed in feeds]
-
-    def take(self, batch: int) -> tuple[StreamValues, StreamValues]:
-        """See `Frontier`."""
-        return self._values[batch]
-
-    def put(self, batch: int, dense: StreamValues, pruned: StreamValues) -> None:
-        """See `Frontier`."""
-        self._values[batch] = dense, pruned
+def _key(name: str, dense: StreamValues, pruned: StreamValues, stream: str) -> Key:
+    shared = name in dense and name in pruned and dense[name] is pruned[name]
+    return name, BOTH if shared else stream
 
 
-class OnDisk:
-    """Keeps the values of each batch in a file of its own."""
+def _read(file: Path) -> Any:
+    return torch.load(file, weights_only=False)  # written by this process
 
-    def __init__(self, feeds: Sequence[Mapping[str, Any]], folder: Path) -> None:
-        """Starts both streams with the feeds, which are written to `folder`; it must exist."""
-        self._folder = folder
-        for batch, feed in enumerate(feeds):
-            self.put(batch, dict(feed), dict(feed))
 
-    def take(self, batch: int) -> tuple[StreamValues, StreamValues]:
-        """See `Frontier`."""
-        values: tuple[StreamValues, StreamValues] = torch.load(
-            self._file(batch), weights_only=False
-        )  # written by this process
-        return values
-
-    def put(self, batch: int, dense: StreamValues, pruned: StreamValues) -> None:
-        """See `Frontier`."""
-        torch.save((dense, pruned), self._file(batch))
-
-    def _file(self, batch: int) -> Path:
-        return self._folder / f"frontier-{batch}.pt"
+def _size(value: Any) -> int:
+    return int(getattr(value, "nbytes", 0))

@@ -2,9 +2,8 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
-from prox24_export.passes.calibrate.frontier import Frontier, InMemory, OnDisk
+from prox24_export.passes.calibrate.frontier import Frontier, Spill
 from prox24_export.passes.calibrate.moments import Moments
 from prox24_export.passes.calibrate.schedule import Stage
 from prox24_export.passes.graph.arrays import Array
@@ -33,7 +32,8 @@ class Streams:
     Attributes:
         graph: The dense model.
         batches: Calibration data; each batch is carried through all stages.
-        offload: Folder for the values that the streams carry from stage to stage; None keeps them in memory.
+        spill: Where values go that the streams carry from stage to stage and that do not fit in memory; None keeps all
+            of them there.
         frontier: The values that they carry now.
         pending: Moments of layers that have been observed but not yet solved, by name of the layer and by part.
         executions: Number of node executions so far, both streams together.
@@ -41,15 +41,14 @@ class Streams:
 
     graph: TracedGraph
     batches: Sequence[Batch]
-    offload: Path | None = None
+    spill: Spill | None = None
     frontier: Frontier = field(init=False)
     pending: dict[str, dict[str, Moments]] = field(init=False, default_factory=dict)
     executions: int = field(init=False, default=0)
 
     def __post_init__(self) -> None:
         """Starts both streams with the feeds, and lets them share the arrays."""
-        feeds = [batch.feeds for batch in self.batches]
-        self.frontier = InMemory(feeds) if self.offload is None else OnDisk(feeds, self.offload)
+        self.frontier = Frontier(lambda batch: self.batches[batch].feeds, self.spill)
 
     def advance(
         self, stage: Stage, weights: Mapping[str, Array], tick: Callable[[], None] = lambda: None

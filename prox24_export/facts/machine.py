@@ -61,6 +61,15 @@ def measure_resident_mb() -> float:
     return pages * resource.getpagesize() / 2**20
 
 
+def measure_anonymous_mb() -> float:
+    """Measures what this process holds now that stands in no file, in MB (2²⁰ bytes); the resident size elsewhere."""
+    try:
+        resident, shared = Path("/proc/self/statm").read_text(encoding="ascii").split()[1:3]
+    except OSError:
+        return measure_resident_mb()
+    return (int(resident) - int(shared)) * resource.getpagesize() / 2**20
+
+
 def measure_peak_mb() -> float:
     """Measures the largest resident size of this process so far, in MB (2²⁰ bytes)."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

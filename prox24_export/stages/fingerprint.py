@@ -25,7 +25,7 @@ COUNTED = frozenset({
 })  # fmt: skip
 """The options that change what is recorded. Shapes of random inputs count by the samples that are drawn in them."""
 NOT_COUNTED = frozenset({
-    *("shapes", "stride", "metric", "offload", "budget", "max_accuracy_drop", "max_metric_change", "min_snr"),
+    *("shapes", "stride", "metric", "memory", "budget", "max_accuracy_drop", "max_metric_change", "min_snr"),
     *("min_sparse_layers", "min_speedup", "strict", "baseline", "engine", "precision", "workspace_mb", "timing_cache"),
     *("onnx", "force", "no_resume"),
 })  # fmt: skip

@@ -25,6 +25,7 @@ from prox24_export.passes.permute.search import OrderedSpace, Saliency, compose,
 from prox24_export.results.permutation import AxisOrder, PermutationReport, SpaceReport, SpaceState, StoredAxis
 from prox24_export.solver.layer import SolverSettings, solve_layer
 from prox24_export.stages.journal import ChannelsRecord, Journal
+from prox24_export.stages.memory import find_memory_limit
 from prox24_export.stages.prepare import Job
 from prox24_export.stages.run import Run
 
@@ -134,7 +135,7 @@ def why_not_by_default(job: Job) -> str | None:
         return f"{count} samples tell little of what an order costs, {FEWEST_SAMPLES} would do (--permute all)"
     if job.settings.method not in AIMS_AT_DENSE_OUTPUT:
         return f"{job.settings.method} is a baseline to compare with (--permute all)"
-    if 4 * job.graph.parameters > MEMORY_BY_DEFAULT:
+    if 4 * job.graph.parameters > min(MEMORY_BY_DEFAULT, find_memory_limit(job.settings)):
         return f"the model takes {4 * job.graph.parameters / 2**30:.1f} GB of memory (--permute all)"
     return None
 

@@ -20,18 +20,17 @@ from prox24_export.passes.refine.memory import find_available_memory
 from prox24_export.progress import Progress
 from prox24_export.results.plan import Plan, Resumed, StagePlan
 from prox24_export.settings import Settings
-from prox24_export.solver.costs import count_inverses, estimate_solver_bytes
+from prox24_export.solver.costs import count_inverses
 from prox24_export.solver.pattern import GROUP
+from prox24_export.stages.memory import MB, estimate_stage_mb, find_spill, group_by_input
 from prox24_export.stages.permute import SAMPLES, SOLVED_BYTES, WIDEST_SOLVED
 
-MB = 2**20
 TRIAL = 1024  # size of the matrices that the machine's rates are measured on
 ITERATIONS: Mapping[Effort, int] = {"fast": 20, "default": 50, "thorough": 110}  # mask solver and refinement together
 OVERHEAD = 1.2  # of an iteration over its product: the prox pass, the norms
 COPIED, DIGESTED = 0.5e9, 2e9  # bytes a second of a file's copy and of its SHA-256, as measured on a virtual disk
 SWEEPS, PAIR_ROWS = 4, 2e7  # of the search for an order of channels, and rows of two groups that it cuts in a second
 INVERSE = 2.0  # floating-point operations of an inverse, in K³, at the rate of a product
-BASELINE_BYTES = 10  # of an entry of the largest weight: a baseline holds weight, solution and mask
 Result = TypeVar("Result")
 
 
@@ -81,22 +80,6 @@ class Costs:
         """Whether there is a cross Gram matrix, a target and an iteration."""
         return self.settings.method in AIMS_AT_DENSE_OUTPUT
 
-    def sums_mb(self, widths: Sequence[int]) -> float:
-        """Estimates the MB of float64 Gram matrices of such widths, and of the float32 products of one chunk."""
-        matrices = 2 if self.aims else 1
-        return matrices * (8 * self.parts * sum(k * k for k in widths) + 4 * max(widths, default=0) ** 2) / MB
-
-    def solver_mb(self, widths: Sequence[int], linears: Sequence[Linear]) -> float:
-        """Estimates the peak MB while layers are solved: the sums, and what is made of them for the widest input."""
-        widest = max(widths, default=0) ** 2
-        matrices = 2 if self.aims else 1
-        sums = matrices * 8 * self.parts * sum(k * k for k in widths) / MB
-        if not self.aims:
-            return sums + (16 * widest + BASELINE_BYTES * max((one.n * one.k for one in linears), default=0)) / MB
-        merged = matrices * 8 * widest * (self.parts - 1) / MB  # gone before a layer is solved
-        solving = max((estimate_solver_bytes(*group) for group in _group_by_input(linears)), default=0.0) / MB
-        return sums + 8 * widest / MB + max(0.0, solving - merged)  # the factor, and what is solved with it
-
     def seconds(self, widths: Sequence[int], linears: Sequence[Linear], tokens: float) -> float:
         """Estimates the seconds that moments of `tokens` rows, factors and every layer's solution take."""
         rates, products = self.rates, 2 if self.aims else 1
@@ -109,7 +92,8 @@ class Costs:
                 total += (3 * self.parts + 2) * product / rates.double
         if self.aims:
             total += sum(self.parts * k**3 / rates.cholesky for k in widths)
-            for heights, width in _group_by_input(linears):
+            for group in group_by_input(linears):
+                heights, width = [linear.n for linear in group], group[0].k
                 total += count_inverses(heights, width, self.settings.effort) * INVERSE * width**3 / rates.single
         return total
 
@@ -135,6 +119,7 @@ class _ModelWalk:
     """What running one batch through the dense model showed."""
 
     base_mb: float
+    spill_mb: float  # the most that activations take between stages
     is_cached: bool = True  # the model's files fit into the system's cache: only the first read is slow
     loading: float = 0.0  # seconds to read every weight once
     running: float = 0.0  # seconds of one batch
@@ -175,10 +160,11 @@ def plan_run(
     repeats = (len(parts.fit) + len(parts.choice)) / samples
     return_free_memory()
     is_cached = 4.0 * graph.parameters < find_available_memory(torch.device("cpu")) / 2
-    walk = _ModelWalk(measure_resident_mb(), is_cached)
+    stages = schedule(graph, linears) if fit else []
+    spill = find_spill(stages, settings, costs.parts, graph.path.parent)
+    walk = _ModelWalk(measure_resident_mb(), spill.limit / MB, is_cached)
     values: dict[str, Any] = dict(fit[0].feeds) if fit else {}
     done = resumed.layers if resumed is not None else frozenset[str]()
-    stages = schedule(graph, linears) if fit else []
     with progress.stage("plan", len(stages)) as tick:
         for stage in stages:
             runner = StageRunner(graph, stage, {})
@@ -222,25 +208,16 @@ def _walk_stage(
     tokens = {key: _tokens(linear, results[key[0]]) for key, linear in inputs.items()}
     walk.tokens = max(walk.tokens, *tokens.values(), 0.0)
     widths = [linear.k for linear in inputs.values()]
-    held = 1 if costs.settings.offload else repeats  # batches whose activations are in memory
-    streams = 2 * held * _mb(kept.values()) + 2 * _mb(results[name] for name in stage.fetches)
+    held = 2 * repeats * _mb(kept.values())  # of which as much goes to disk as does not fit
+    streams = min(held, walk.spill_mb) + 2 * _mb(results[name] for name in stage.fetches)
     weights = 2 * 4 * sum(linear.parameters for linear, _ in stage.observed) / MB
     memory, seconds = walk.base_mb + streams + weights, 2 * (loading + repeats * again)
     if not all(linear.name in done for linear, _ in stage.observed):
-        memory += max(costs.sums_mb(widths), costs.solver_mb(widths, stage.linears))
+        memory += estimate_stage_mb(stage, costs.settings, costs.parts)
         linears = [linear for linear in stage.linears if linear.name not in done]
         seconds += costs.seconds(widths, linears, repeats * max(tokens.values(), default=0))
     walk.stages.append(StagePlan(tuple(linear.name for linear in stage.linears), memory, seconds))
     return kept
-
-
-def _group_by_input(linears: Sequence[Linear]) -> list[tuple[list[int], int]]:
-    """Rows of the layers that read the same input, and their columns, for every input."""
-    groups: dict[Any, list[Linear]] = {}
-    for linear in linears:
-        use = linear.uses[0]
-        groups.setdefault((use.activation, use.view, use.expert), []).append(linear)
-    return [([linear.n for linear in group], group[0].k) for group in groups.values()]
 
 
 def _tokens(linear: Linear, activation: Any) -> float:

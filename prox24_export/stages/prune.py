@@ -26,6 +26,7 @@ from prox24_export.results.mask import Thumbnail, make_thumbnail
 from prox24_export.results.report import Executions, LayerReport
 from prox24_export.settings import Settings
 from prox24_export.stages.journal import NO_RECORDS, LayerRecords
+from prox24_export.stages.memory import find_spill
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,8 @@ def prune(
     stages = schedule(graph, linears)
     sources = (("fit", parts.fit), ("choice", parts.choice))
     batches = [batch for part, samples in sources for batch in make_batches(samples, graph.inputs, part, size)]
-    streams = Streams(graph, batches, scratch if settings.offload else None)
+    spill = find_spill(stages, settings, 2 if parts.choice else 1, scratch)
+    streams = Streams(graph, batches, spill)
     calibrate = Calibrate(with_cross=settings.method in AIMS_AT_DENSE_OUTPUT)
     sparsify = Sparsify(settings.layer_method, settings.effort, settings.damping, settings.blend, held_back)
     done = _DoneLayers(graph, linears, weights, records)

@@ -11,6 +11,7 @@ from torch import Tensor
 from prox24_export import user_code
 from prox24_export.data.samples import Sample, can_join
 from prox24_export.errors import InputError, Prox24Error, first_line
+from prox24_export.facts.machine import measure_anonymous_mb
 from prox24_export.option_values import AIMS_AT_DENSE_OUTPUT
 from prox24_export.passes.graph.arrays import Array, as_tensor
 from prox24_export.passes.graph.differentiable import Differentiable
@@ -24,6 +25,7 @@ from prox24_export.results.report import EpochReport, RefinementReport
 from prox24_export.settings import Settings
 from prox24_export.stages.gradient import find_reached, why_not_reached
 from prox24_export.stages.journal import Journal
+from prox24_export.stages.memory import GB, MB
 from prox24_export.stages.prepare import Job
 
 COPIES = 8  # of a weight, float32: master, average, best, two moments of Adam, gradient, what came in, what goes out
@@ -87,7 +89,9 @@ def _why_impossible(job: Job) -> str | None:
     """Tells why the refinement cannot be done with these samples on this machine; None where it can."""
     if len(job.parts.choice) < 2:  # noqa: PLR2004 - a deviation takes two
         return "too few samples to hold any back, on which it could be judged"
-    needed, free = _needed_bytes(job.graph, job.linears), find_available_memory(torch.device("cpu"))
+    needed, free = _needed_bytes(job.graph, job.linears), float(find_available_memory(torch.device("cpu")))
+    if job.settings.memory is not None:
+        free = min(free, job.settings.memory * GB - measure_anonymous_mb() * MB)
     if needed > SHARE_OF_MEMORY * free:
         return f"it takes about {needed / 2**30:.1f} GB of memory, and {free / 2**30:.1f} GB are free"
     return None

@@ -41,7 +41,7 @@ def test_every_option_counts_or_does_not() -> None:
 
 def test_a_run_has_the_fingerprint_of_the_same_run(job: Job) -> None:
     assert list_differences(take_fingerprint(job, Run()), take_fingerprint(job, Run())) == []
-    for other in (Settings(force=True), Settings(no_resume=True), Settings(offload=True, min_snr=3.0)):
+    for other in (Settings(force=True), Settings(no_resume=True), Settings(memory=8.0, min_snr=3.0)):
         assert (
             list_differences(take_fingerprint(job, Run()), take_fingerprint(replace(job, settings=other), Run())) == []
         )

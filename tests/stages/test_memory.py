@@ -1,0 +1,76 @@
+"""The memory of a run: what its matrices need, what is left for activations, and a limit that is too small."""
+
+from pathlib import Path
+
+import pytest
+
+from prox24_export.errors import InputError
+from prox24_export.facts.machine import measure_anonymous_mb
+from prox24_export.passes.calibrate.schedule import schedule
+from prox24_export.passes.front_onnx.graph import OnnxGraph
+from prox24_export.settings import Settings
+from prox24_export.stages.memory import (
+    GB,
+    MB,
+    estimate_solver_mb,
+    estimate_stage_mb,
+    estimate_sums_mb,
+    expect_memory,
+    find_memory_limit,
+    find_spill,
+    group_by_input,
+)
+from tests.command import command, network, samples
+from tests.graphs import linears, model, normal, save
+
+
+def test_gram_matrices_count_by_part_stream_and_input() -> None:
+    square = 1000**2 / 2**20
+    assert estimate_sums_mb([1000], aims=True, parts=2) == pytest.approx((2 * 2 * 8 + 2 * 4) * square)
+    assert estimate_sums_mb([1000, 1000], aims=True, parts=2) == pytest.approx((2 * 2 * 2 * 8 + 2 * 4) * square)
+    assert estimate_sums_mb([1000], aims=False, parts=2) == pytest.approx((2 * 8 + 4) * square)
+
+
+def test_a_solver_takes_more_than_the_sums(tmp_path: Path) -> None:
+    layers = linears(OnnxGraph(network(tmp_path, k=64)))
+    assert estimate_solver_mb([64], layers, aims=True, parts=1) > estimate_sums_mb([64], aims=True, parts=1) / 2
+    assert estimate_solver_mb([64], layers, aims=False, parts=1) > 0
+
+
+def test_layers_of_one_input_count_once(tmp_path: Path) -> None:
+    text = "g (float[n,64] x) => (float[n,64] y) { q = MatMul(x, a) k = MatMul(x, b) s = Add(q, k) y = MatMul(s, c) }"
+    graph = OnnxGraph(save(model(text, {name: normal(64, 64) for name in "abc"}), tmp_path))
+    layers = linears(graph)
+    assert [len(group) for group in group_by_input(layers)] == [2, 1]
+    first, second = (estimate_stage_mb(stage, Settings(), 1) for stage in schedule(graph, layers))
+    assert second <= first < 2 * second
+
+
+def test_what_the_matrices_leave_is_for_activations(tmp_path: Path) -> None:
+    graph = OnnxGraph(network(tmp_path))
+    stages = schedule(graph, linears(graph))
+    plenty = find_spill(stages, Settings(memory=100.0), 1, tmp_path)
+    assert 0.9 * 50 * GB < plenty.limit + measure_anonymous_mb() * MB / 2 <= 50 * GB
+    assert find_spill(stages, Settings(memory=0.001), 1, tmp_path).limit == 0
+    assert 0 < find_spill(stages, Settings(), 1, tmp_path).limit < find_memory_limit(Settings())
+
+
+def test_a_limit_that_is_too_small_is_refused_with_one_that_would_do(tmp_path: Path) -> None:
+    graph = OnnxGraph(network(tmp_path))
+    layers = linears(graph)
+    with pytest.raises(InputError, match=r"--memory 0\.001 is too little.* Give --memory \d") as caught:
+        expect_memory(graph, layers, Settings(memory=0.001), 1)
+    told = float(str(caught.value).split("Give --memory ")[1].split(",")[0])
+    expect_memory(graph, layers, Settings(memory=told), 1)
+    expect_memory(graph, [], Settings(memory=0.001), 1)
+
+
+def test_the_command_refuses_before_any_work(tmp_path: Path) -> None:
+    network(tmp_path)
+    samples(tmp_path)
+    for more in ((), ("--plan",)):
+        outcome = command("net.onnx", "--calibration", "data.npz", "--memory", "0.01", *more, folder=tmp_path)
+        assert (outcome.code, outcome.stdout) == (2, "")
+        assert "--memory 0.01 is too little" in outcome.stderr
+    assert {file.name for file in tmp_path.iterdir()} == {"net.onnx", "data.npz"}
+    assert command("net.onnx", "--calibration", "data.npz", "--memory", "8", folder=tmp_path).code == 0
