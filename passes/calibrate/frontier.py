@@ -9,7 +9,9 @@ import torch
 
 StreamValues = dict[str, Any]
 BOTH, DENSE, PRUNED = "both", "dense", "pruned"
-Key = tuple[str, str]  # name of a value, and the stream that it belongs to; it is computed once and then stays as it is
+ValueKey = tuple[
+    str, str
+]  # name of a value, and the stream that it belongs to; it is computed once and then stays as it is
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class Frontier:
             spill: Where values go that do not fit in memory; None keeps all of them there.
         """
         self._read_feeds, self._spill = read_feeds, spill
-        self._values: dict[int, dict[Key, Any]] = {}
+        self._values: dict[int, dict[ValueKey, Any]] = {}
         self._held, self._files = 0, 0
 
     def take(self, batch: int) -> tuple[StreamValues, StreamValues]:
@@ -89,7 +91,7 @@ class Frontier:
             self._held -= _size(entry)
 
 
-def _key(name: str, dense: StreamValues, pruned: StreamValues, stream: str) -> Key:
+def _key(name: str, dense: StreamValues, pruned: StreamValues, stream: str) -> ValueKey:
     shared = name in dense and name in pruned and dense[name] is pruned[name]
     return name, BOTH if shared else stream
 

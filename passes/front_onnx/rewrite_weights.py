@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 
-from prox24_export.passes.front_onnx.external_data import read_payload
+from prox24_export.passes.front_onnx.external_data import find_place
 from prox24_export.passes.front_onnx.graph import OnnxGraph
 from prox24_export.passes.front_onnx.tensors import find_model_tensors, has_external, is_external
-from prox24_export.passes.graph.arrays import EXTERNAL_ABOVE, EXTERNAL_TENSOR, Array
+from prox24_export.passes.graph.arrays import EXTERNAL_ABOVE, EXTERNAL_TENSOR, Array, map_file
 
 MODEL = "model.onnx"
 EXTERNAL_DATA = "model.onnx.data"
@@ -49,8 +50,8 @@ class RewriteWeights:
         """Writes a copy of the model with new weights.
 
         Without any, the file is copied byte by byte, unless the run may write another file under a name that its
-        external data have: these then go to `model.onnx.data`. Where tensors are external, only one of them is in
-        memory at a time, beside the solved weights.
+        external data have: these then go to `model.onnx.data`. Where tensors are external, they are copied from file to
+        file.
 
         Args:
             graph: The model.
@@ -128,31 +129,32 @@ def _copy_unchanged(graph: OnnxGraph, folder: Path) -> Path:
 
 def _read_payload(
     graph: OnnxGraph, name: str | None, tensor: onnx.TensorProto, weights: Mapping[str, Array]
-) -> bytes | None:
-    """The bytes that the new file holds for a tensor; None where the tensor stays as it is in the file."""
+) -> Array | None:
+    """The bytes that the new file holds for a tensor, as uint8; None where the tensor stays as it is in the file."""
     if name is not None and name in weights:
-        return weights[name].tobytes()
+        return np.ascontiguousarray(weights[name]).reshape(-1).view(np.uint8)
     if tensor.data_type == onnx.TensorProto.STRING:
         return None  # strings are always inline
     if not is_external(tensor):
-        payload = ir.serde.deserialize_tensor(tensor).tobytes()
-        return payload if len(payload) >= EXTERNAL_TENSOR else None
-    return read_payload(tensor, graph.path)
+        payload = np.frombuffer(ir.serde.deserialize_tensor(tensor).tobytes(), np.uint8)
+        return payload if payload.size >= EXTERNAL_TENSOR else None
+    place = find_place(tensor, graph.path)
+    return map_file(place.file, np.dtype(np.uint8), [place.length], place.offset)
 
 
-def _place(tensor: onnx.TensorProto, payload: bytes | None, data: BinaryIO) -> None:
+def _place(tensor: onnx.TensorProto, payload: Array | None, data: BinaryIO) -> None:
     """Puts a large payload into the file of external data, and a small one into the model file."""
     if payload is None:
         return
-    if len(payload) < EXTERNAL_TENSOR:
-        _inline(tensor, payload)
+    if payload.size < EXTERNAL_TENSOR:
+        _inline(tensor, payload.tobytes())
         return
     data.write(bytes(-data.tell() % ALIGNMENT))
     offset = data.tell()
-    data.write(payload)
+    data.write(payload.data)
     _clear(tensor)
     tensor.data_location = onnx.TensorProto.EXTERNAL
-    for key, value in (("location", EXTERNAL_DATA), ("offset", offset), ("length", len(payload))):
+    for key, value in (("location", EXTERNAL_DATA), ("offset", offset), ("length", payload.size)):
         tensor.external_data.add(key=key, value=str(value))
 
 
