@@ -11,6 +11,7 @@ import argparse
 import itertools
 import math
 import statistics
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -47,6 +48,11 @@ def digits(files: Files, folder: Path, *, quick: bool) -> Iterator[Check]:
     if not quick:
         again = export(files, folder)
         yield Check("digits sample", "same bytes twice", float(again.digest == run.digest), "≥", 1)
+        made = [sys.executable, str(files[0].with_name("make.py")), "--out", str(folder / "made")]
+        told = subprocess.run(made, capture_output=True, text=True, check=True).stdout
+        top1 = float(told.split("held-out images: ")[1].split(" %")[0])
+        # The weights are the same on one machine only; elsewhere rounding sends the training another way.
+        yield Check("digits sample", "made again by its script: top-1 away, points", abs(top1 - run.dense), "≤", 0.51)
 
 
 def kwt1(files: Files, folder: Path, *, quick: bool) -> Iterator[Check]:
@@ -68,12 +74,11 @@ def kwt1(files: Files, folder: Path, *, quick: bool) -> Iterator[Check]:
 
 def resnet20(files: Files, folder: Path, *, quick: bool) -> Iterator[Check]:
     """A convolutional network, layer by layer."""
-    runs = [
-        export(files, folder, LAYERWISE, "--seed", str(seed)) for seed in range(3)
-    ]  # one seed moves top-1 by half a point
+    seeds = 1 if quick else 3  # one seed moves top-1 by half a point
+    runs = [export(files, folder, LAYERWISE, "--seed", str(seed)) for seed in range(seeds)]
     top1 = statistics.median(run.sparse for run in runs)
     yield Check("ResNet-20", "pruned weights that Polygraphy calls dense", runs[0].called_dense, "≤", 0)
-    yield Check("ResNet-20", "sparse top-1, % (dense 81.3), median of 3 seeds", top1, "≥", 80.0)
+    yield Check("ResNet-20", f"sparse top-1, % (dense 81.3), median of seeds: {seeds}", top1, "≥", 80.0)
     yield Check("ResNet-20", "seconds", runs[0].seconds, "≤", 90)
     if not quick:
         options = (LAYERWISE, "--samples", "256")

@@ -220,8 +220,8 @@ class Settings(InspectSettings, BenchSettings):
 
     refine: Annotated[Refine, REFINEMENT] = "auto"
     """What moves when all layers are tuned together against the dense outputs. With `auto` the surviving weights move
-    if there are calibration samples, at least eight of them are held back, --method is no baseline and the tuning takes
-    at most 4 GB; else nothing moves."""
+    if there are calibration samples, at least eight of them are held back, --method is no baseline, the tuning takes at
+    most 4 GB and the model at most 2 GB; else nothing moves."""
 
     refine_mode: Annotated[RefineMode, REFINEMENT] = "auto"
     """Whether all layers are tuned at once (`model`), or a segment (a block) at a time in the memory of one

@@ -31,6 +31,7 @@ from prox24_export.stages.prepare import Job
 COPIES = 8  # of a weight, float32: master, average, best, two moments of Adam, gradient, what came in, what goes out
 SHARE_OF_MEMORY = 0.7  # that weights may take of what is free
 MEMORY_BY_DEFAULT, MINUTES_BY_DEFAULT = 4 << 30, 10.0  # most bytes of weights, and time, where nobody asked for it
+MODEL_BY_DEFAULT = 2 << 30  # most bytes of the model, whatever part of it is pruned
 MINUTES_IF_THOROUGH = 40.0
 HELD_BACK_BY_DEFAULT = 8  # with three of 16 samples held back it was kept where it did not help, see README
 STEPS = 100  # of the progress bar
@@ -80,6 +81,8 @@ def _why_not_by_default(job: Job) -> str | None:
         return f"{job.settings.method} is a baseline to compare with (--refine weights)"
     if (held := len(job.parts.choice)) < HELD_BACK_BY_DEFAULT:
         return f"{held} samples held back tell little, {HELD_BACK_BY_DEFAULT} would do (--refine weights)"
+    if (size := 4.0 * job.graph.parameters) > MODEL_BY_DEFAULT:  # its activations are kept for the gradient
+        return f"the model takes {size / 2**30:.1f} GB of memory, and its time (--refine weights)"
     if (needed := _needed_bytes(job.graph, job.linears)) > MEMORY_BY_DEFAULT:
         return f"it takes about {needed / 2**30:.1f} GB of memory, and its time (--refine weights)"
     return None

@@ -174,16 +174,16 @@ def warped(image: Tensor, generator: torch.Generator) -> Tensor:
     return nn.functional.grid_sample(image, grid, align_corners=False)
 
 
-def train(images: Images) -> DigitsVit:
+def train(images: Images, epochs: int) -> DigitsVit:
     """Trains the model from scratch."""
     torch.manual_seed(SEED)
     generator = torch.Generator().manual_seed(SEED)
     model = DigitsVit()
     image, labels = torch.from_numpy(images.image), torch.from_numpy(images.labels)
     optimiser = torch.optim.AdamW(model.parameters(), lr=PEAK_RATE, weight_decay=WEIGHT_DECAY, fused=True)
-    steps = EPOCHS * math.ceil(len(labels) / BATCH)
+    steps = epochs * math.ceil(len(labels) / BATCH)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, PEAK_RATE, total_steps=steps, pct_start=WARMUP)
-    for _ in range(EPOCHS):
+    for _ in range(epochs):
         for rows in torch.split(torch.randperm(len(labels), generator=generator), BATCH):
             logits = model(warped(image[rows], generator))
             loss = nn.functional.cross_entropy(logits, labels[rows], label_smoothing=SMOOTHING)
@@ -267,13 +267,15 @@ def main() -> None:
     """Makes the three files."""
     parser = argparse.ArgumentParser(description="Trains and exports the digits sample.")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="folder to write the files to")
-    out: Path = parser.parse_args().out
+    parser.add_argument("--epochs", type=int, default=EPOCHS, help="of the training")
+    arguments = parser.parse_args()
+    out: Path = arguments.out
     out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(THREADS)
     torch.use_deterministic_algorithms(mode=True)
     training, evaluation = split()
     begun = time.perf_counter()
-    trained = train(training)
+    trained = train(training, arguments.epochs)
     print(f"trained in {time.perf_counter() - begun:.0f} s")
     model = export(trained)
     write(out / "digits_vit.onnx", model)

