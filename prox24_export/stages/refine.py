@@ -81,9 +81,14 @@ def _why_not_by_default(job: Job) -> str | None:
         return f"{job.settings.method} is a baseline to compare with (--refine weights)"
     if (held := len(job.parts.choice)) < HELD_BACK_BY_DEFAULT:
         return f"{held} samples held back tell little, {HELD_BACK_BY_DEFAULT} would do (--refine weights)"
-    if (size := 4.0 * job.graph.parameters) > MODEL_BY_DEFAULT:  # its activations are kept for the gradient
+    return _why_too_large(job)
+
+
+def _why_too_large(job: Job) -> str | None:
+    size, needed = 4.0 * job.graph.parameters, _needed_bytes(job.graph, job.linears)
+    if size > MODEL_BY_DEFAULT:  # its activations are kept for the gradient
         return f"the model takes {size / 2**30:.1f} GB of memory, and its time (--refine weights)"
-    if (needed := _needed_bytes(job.graph, job.linears)) > MEMORY_BY_DEFAULT:
+    if needed > MEMORY_BY_DEFAULT:
         return f"it takes about {needed / 2**30:.1f} GB of memory, and its time (--refine weights)"
     return None
 
