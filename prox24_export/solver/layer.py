@@ -60,7 +60,7 @@ class SolverSettings:
         damping: Share of the Gram matrix's mean diagonal that is added to it; None derives it from the tokens per
             dimension.
         blend: 0 aims at the weight, 1 at the dense network's output; only with `cross`.
-        products: Precision of the mask solver's products.
+        products: Precision of the mask solver's products, and of the refinement's where they may be `bf16`.
         mask_solver: The iteration behind `prox` and `prox-gradient`; None chooses it by method, effort and products.
         refinement: How the surviving weights are found; None is conjugate gradient with the tolerance of the effort.
     """
@@ -75,7 +75,8 @@ class SolverSettings:
 
     def choose_refinement(self) -> ConjugateGradient | MaskedGradient:
         """The refinement that these settings choose."""
-        return self.refinement or ConjugateGradient(TOLERANCES[self.effort])
+        products = "float32" if self.effort == "thorough" else self.products
+        return self.refinement or ConjugateGradient(TOLERANCES[self.effort], products=products)
 
     def choose_mask_solver(self) -> MaskSolver[Any]:
         """The mask solver that these settings choose."""

@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from prox24_export.solver.products import Products, choose_products, multiply
+
 DELAY = 3  # what the last steps gained together stands for what is still to gain
 SHRINK_BELOW = 0.75  # share of rows still open below which the others are taken out of the products
 
@@ -22,10 +24,13 @@ class ConjugateGradient:
         tolerance: A row stops when its last three steps together lowered its loss by less than this share of it,
             which leaves less than that above the optimum.
         limit: Most iterations.
+        products: Precision of the products but the first, which all others only correct: `bf16`, or that of the
+            matrices for any other.
     """
 
     tolerance: float = 1e-3
     limit: int = 100
+    products: Products = "float32"
 
     def solve(
         self,
@@ -54,6 +59,8 @@ class ConjugateGradient:
         floor = rounding * (target.square() @ gram.diagonal())[:, None]
         residual = product.mul_(keep)
         direction = residual * inverse
+        low = target.dtype == torch.float32 and choose_products(self.products, target.device) == "bf16"
+        gram = gram.bfloat16() if low else gram
         energy = (residual * direction).sum(1, keepdim=True)
         gains: deque[Tensor] = deque(maxlen=DELAY)
         iterations = 0
@@ -69,7 +76,7 @@ class ConjugateGradient:
                 here, keep, residual, direction = here[is_open], keep[is_open], residual[is_open], direction[is_open]
                 loss, floor, energy = loss[is_open], floor[is_open], energy[is_open]
                 gains = deque((gain[is_open] for gain in gains), maxlen=DELAY)
-            product = (direction @ gram).mul_(keep)
+            product = (multiply(direction, gram, "bf16") if low else direction @ gram).mul_(keep)
             curvature = (direction * product).sum(1, keepdim=True)
             step = torch.where(curvature > 0, energy / curvature, 0.0)
             gains.append(step * energy)
