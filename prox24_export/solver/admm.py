@@ -46,13 +46,13 @@ class ProximalAdmm:
         products: Precision of the products, see `products`.
     """
 
-    penalty: float = 0.22
-    strength: float = 0.04
-    penalty_growth: float = 1.15
-    strength_growth: float = 1.15
-    penalty_every: int = 6
-    unsettled: float = 1e-3
-    patience: int = 2
+    penalty: float = 0.23
+    strength: float = 0.033
+    penalty_growth: float = 1.18
+    strength_growth: float = 1.16
+    penalty_every: int = 5
+    unsettled: float = 2e-3
+    patience: int = 1
     limit: int = 300
     products: Products = "auto"
 

@@ -15,7 +15,7 @@ from torch.linalg import LinAlgError  # type: ignore[attr-defined] # documented,
 from prox24_export.option_values import Effort, LayerMethod
 from prox24_export.solver import baselines
 from prox24_export.solver.admm import ProximalAdmm
-from prox24_export.solver.driver import MaskSolver, find_masks
+from prox24_export.solver.driver import SOLVED_IN_FLOAT64, MaskSolver, find_masks
 from prox24_export.solver.gradient import ProximalGradient
 from prox24_export.solver.pattern import GROUP, is_two_four, two_four_mask
 from prox24_export.solver.products import Products
@@ -34,13 +34,10 @@ from prox24_export.solver.solution import (
     widen,
 )
 
-REFINED_IN_FLOAT64 = 1 << 22  # entries of rows and Gram matrix up to which no rounding is carried to later layers
-
-
 MASK_SOLVERS: dict[tuple[LayerMethod, Effort], MaskSolver[Any]] = {
     ("prox", "fast"): ProximalAdmm(0.3, 0.1, 1.5, 1.5, penalty_every=3, unsettled=1e-2, patience=1),
     ("prox", "default"): ProximalAdmm(),
-    ("prox", "thorough"): ProximalAdmm(0.1, 0.01, 1.1, 1.1, unsettled=1e-4),
+    ("prox", "thorough"): ProximalAdmm(0.1, 0.01, 1.1, 1.1, 6, unsettled=1e-4, patience=2),
     ("prox-gradient", "fast"): ProximalGradient(strength_growth=1.1),
     ("prox-gradient", "default"): ProximalGradient(),
     ("prox-gradient", "thorough"): ProximalGradient(strength_growth=1.01),
@@ -275,7 +272,7 @@ class _Method:
 def _make_target(piece: Piece, quadratic: Quadratic) -> Float[Tensor, "N K"]:
     """What rows should come close to, in float64 where they are few."""
     rows, blend = piece.rows, piece.layer.task.blend
-    if max(rows.shape) * rows.shape[1] <= REFINED_IN_FLOAT64 and rows.device.type == "cpu":
+    if max(rows.shape) * rows.shape[1] <= SOLVED_IN_FLOAT64 and rows.device.type == "cpu":
         rows = rows.double()
     correction = quadratic.correction(rows, piece.residual) if blend else None
     return rows if correction is None else rows + (blend * correction).to(rows.dtype)

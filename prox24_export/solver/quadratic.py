@@ -141,8 +141,10 @@ class Quadratic:
             return None
         right = torch.zeros_like(weight, dtype=torch.float64)
         if self.cross is not None:
-            right += weight.double() @ self.cross.double()
-            right -= weight.double() @ self.moment
+            wide, columns = weight.double(), max(1, ENTRIES_AT_ONCE // max(1, len(self.moment)))
+            for first in range(0, len(self.moment), columns):
+                part = slice(first, first + columns)
+                right[:, part] = wide @ (self.cross[:, part].double() - self.moment[:, part])
         if residual is not None:
             right += residual
         right /= self.mean
