@@ -7,6 +7,7 @@ from prox24_export.solver.driver import SOLVED_IN_FLOAT64
 from prox24_export.solver.solution import ROWS_AT_ONCE
 
 INVERSES: dict[Effort, int] = {"fast": 3, "default": 6, "thorough": 20}  # of the mask solver, for rows side by side
+MATRIX = 6  # bytes an entry of an inverse, or of the refinement's Gram matrix: float32, and its copy in bfloat16
 ITERATES = 4  # float32 matrices of the size of the rows: two targets, the sparse iterate and the gap
 REFINEMENT = 7  # matrices of the size of a piece that the refinement holds
 SOLUTION = 5  # bytes an entry of what a layer is solved to, float32, and of its mask
@@ -25,7 +26,12 @@ def estimate_solver_bytes(heights: Sequence[int], width: int) -> float:
     piece = min(entries, ROWS_AT_ONCE)
     beside = min(width * sum(heights), max(ROWS_AT_ONCE, width**2))
     size = 8 if max(*heights, width) * width <= SOLVED_IN_FLOAT64 else 4
-    return size * width**2 + 4.0 * ITERATES * beside + size * REFINEMENT * piece + SOLUTION * max(entries, beside)
+    return (
+        max(size, MATRIX) * width**2
+        + 4.0 * ITERATES * beside
+        + size * REFINEMENT * piece
+        + SOLUTION * max(entries, beside)
+    )
 
 
 def count_inverses(heights: Sequence[int], width: int, effort: Effort) -> int:
