@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from prox24_export.solver.pattern import GROUP
-from prox24_export.solver.products import Products, multiply
+from prox24_export.solver.products import Products, choose_products, multiply
 from prox24_export.solver.prox import splitting_step
 from prox24_export.solver.quadratic import Quadratic
 
@@ -46,13 +46,13 @@ class ProximalAdmm:
         products: Precision of the products, see `products`.
     """
 
-    penalty: float = 0.22
-    strength: float = 0.04
-    penalty_growth: float = 1.15
-    strength_growth: float = 1.15
-    penalty_every: int = 6
-    unsettled: float = 1e-3
-    patience: int = 2
+    penalty: float = 0.23
+    strength: float = 0.033
+    penalty_growth: float = 1.18
+    strength_growth: float = 1.16
+    penalty_every: int = 5
+    unsettled: float = 2e-3
+    patience: int = 1
     limit: int = 300
     products: Products = "auto"
 
@@ -94,4 +94,6 @@ class ProximalAdmm:
         """`X − T`."""
         if state.iteration == 0:
             return torch.zeros_like(state.gap)  # as the gap is
-        return multiply(state.gap, quadratic.resolvent(state.penalty, state.target.dtype), self.products)
+        products, dtype = choose_products(self.products, state.gap.device), state.gap.dtype
+        rounded = torch.bfloat16 if products == "bf16" and dtype == torch.float32 else dtype
+        return multiply(state.gap, quadratic.resolvent(state.penalty, rounded), products)

@@ -72,7 +72,7 @@ def _make_temporary_folder() -> Path:
 def _kernel_version() -> str:
     """A digest of the sources of all kernels: numba checks only a function's own file, not those of what it calls."""
     digest = hashlib.sha256()
-    for name in ("prox_math.py", "kernels_cpu.py", "exchange.py", "rounding.py"):
+    for name in ("prox_math.py", "kernels_cpu.py", "kernels_refine.py", "exchange.py", "rounding.py"):
         digest.update((Path(__file__).parent / name).read_bytes())
     return digest.hexdigest()[:12]
 

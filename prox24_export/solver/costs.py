@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 
 from prox24_export.option_values import Effort
-from prox24_export.solver.layer import REFINED_IN_FLOAT64
+from prox24_export.solver.driver import SOLVED_IN_FLOAT64
 from prox24_export.solver.solution import ROWS_AT_ONCE
 
-INVERSES: dict[Effort, int] = {"fast": 3, "default": 7, "thorough": 12}  # of the mask solver, for rows side by side
+INVERSES: dict[Effort, int] = {"fast": 3, "default": 6, "thorough": 20}  # of the mask solver, for rows side by side
+MATRIX = 6  # bytes an entry of an inverse, or of the refinement's Gram matrix: float32, and its copy in bfloat16
 ITERATES = 4  # float32 matrices of the size of the rows: two targets, the sparse iterate and the gap
 REFINEMENT = 7  # matrices of the size of a piece that the refinement holds
 SOLUTION = 5  # bytes an entry of what a layer is solved to, float32, and of its mask
@@ -24,8 +25,13 @@ def estimate_solver_bytes(heights: Sequence[int], width: int) -> float:
     entries = width * max(heights, default=0)
     piece = min(entries, ROWS_AT_ONCE)
     beside = min(width * sum(heights), max(ROWS_AT_ONCE, width**2))
-    size = 8 if max(*heights, width) * width <= REFINED_IN_FLOAT64 else 4
-    return size * width**2 + 4.0 * ITERATES * beside + size * REFINEMENT * piece + SOLUTION * max(entries, beside)
+    size = 8 if max(*heights, width) * width <= SOLVED_IN_FLOAT64 else 4
+    return (
+        max(size, MATRIX) * width**2
+        + 4.0 * ITERATES * beside
+        + size * REFINEMENT * piece
+        + SOLUTION * max(entries, beside)
+    )
 
 
 def count_inverses(heights: Sequence[int], width: int, effort: Effort) -> int:

@@ -20,7 +20,7 @@ class MaskState(Protocol):
     iteration: int
 
 
-ITERATED_IN_FLOAT64 = 1 << 19  # most entries of a target and its Gram matrix, which take a fraction of a second
+SOLVED_IN_FLOAT64 = 1 << 19  # most entries of a target and its Gram matrix, which take a fraction of a second
 
 StateType = TypeVar("StateType", bound=MaskState)
 
@@ -73,7 +73,7 @@ def choose_working_dtype(target: Tensor) -> torch.dtype:
     read.
     """
     rows, columns = target.shape
-    small = max(rows, columns) * columns <= ITERATED_IN_FLOAT64 and target.device.type == "cpu"
+    small = max(rows, columns) * columns <= SOLVED_IN_FLOAT64 and target.device.type == "cpu"
     return torch.float64 if small and target.dtype == torch.float64 else torch.float32
 
 

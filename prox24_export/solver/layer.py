@@ -15,7 +15,7 @@ from torch.linalg import LinAlgError  # type: ignore[attr-defined] # documented,
 from prox24_export.option_values import Effort, LayerMethod
 from prox24_export.solver import baselines
 from prox24_export.solver.admm import ProximalAdmm
-from prox24_export.solver.driver import MaskSolver, find_masks
+from prox24_export.solver.driver import SOLVED_IN_FLOAT64, MaskSolver, find_masks
 from prox24_export.solver.gradient import ProximalGradient
 from prox24_export.solver.pattern import GROUP, is_two_four, two_four_mask
 from prox24_export.solver.products import Products
@@ -34,13 +34,10 @@ from prox24_export.solver.solution import (
     widen,
 )
 
-REFINED_IN_FLOAT64 = 1 << 22  # entries of rows and Gram matrix up to which no rounding is carried to later layers
-
-
 MASK_SOLVERS: dict[tuple[LayerMethod, Effort], MaskSolver[Any]] = {
     ("prox", "fast"): ProximalAdmm(0.3, 0.1, 1.5, 1.5, penalty_every=3, unsettled=1e-2, patience=1),
     ("prox", "default"): ProximalAdmm(),
-    ("prox", "thorough"): ProximalAdmm(0.1, 0.01, 1.1, 1.1, unsettled=1e-4),
+    ("prox", "thorough"): ProximalAdmm(0.1, 0.01, 1.1, 1.1, 6, unsettled=1e-4, patience=2),
     ("prox-gradient", "fast"): ProximalGradient(strength_growth=1.1),
     ("prox-gradient", "default"): ProximalGradient(),
     ("prox-gradient", "thorough"): ProximalGradient(strength_growth=1.01),
@@ -60,7 +57,7 @@ class SolverSettings:
         damping: Share of the Gram matrix's mean diagonal that is added to it; None derives it from the tokens per
             dimension.
         blend: 0 aims at the weight, 1 at the dense network's output; only with `cross`.
-        products: Precision of the mask solver's products.
+        products: Precision of the mask solver's products, and of the refinement's where they may be `bf16`.
         mask_solver: The iteration behind `prox` and `prox-gradient`; None chooses it by method, effort and products.
         refinement: How the surviving weights are found; None is conjugate gradient with the tolerance of the effort.
     """
@@ -75,7 +72,8 @@ class SolverSettings:
 
     def choose_refinement(self) -> ConjugateGradient | MaskedGradient:
         """The refinement that these settings choose."""
-        return self.refinement or ConjugateGradient(TOLERANCES[self.effort])
+        products = "float32" if self.effort == "thorough" else self.products
+        return self.refinement or ConjugateGradient(TOLERANCES[self.effort], products=products)
 
     def choose_mask_solver(self) -> MaskSolver[Any]:
         """The mask solver that these settings choose."""
@@ -274,7 +272,7 @@ class _Method:
 def _make_target(piece: Piece, quadratic: Quadratic) -> Float[Tensor, "N K"]:
     """What rows should come close to, in float64 where they are few."""
     rows, blend = piece.rows, piece.layer.task.blend
-    if max(rows.shape) * rows.shape[1] <= REFINED_IN_FLOAT64 and rows.device.type == "cpu":
+    if max(rows.shape) * rows.shape[1] <= SOLVED_IN_FLOAT64 and rows.device.type == "cpu":
         rows = rows.double()
     correction = quadratic.correction(rows, piece.residual) if blend else None
     return rows if correction is None else rows + (blend * correction).to(rows.dtype)

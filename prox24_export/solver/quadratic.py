@@ -58,7 +58,7 @@ class Quadratic:
         mean = float(gram.diagonal().mean())
         degenerate = mean <= 0
         mean, damping = (1.0, 1.0) if degenerate else (mean, damping)
-        factor = _factor(_make_damped(gram, mean, damping))
+        factor = _factor(_make_damped(gram, mean, damping, triangle=True))
         return cls(gram, None if cross is gram else cross, damping, mean, degenerate, factor)
 
     @property
@@ -91,13 +91,13 @@ class Quadratic:
         Raises:
             torch.linalg.LinAlgError: The ridge is lost in rounding.
         """
-        matrix = self.make_scaled_gram(dtype)
+        matrix = _make_damped(self.moment, self.mean, self.damping, self.scale, dtype, triangle=True)
         matrix.diagonal().add_(ridge)
         factor = _factor(matrix)
         return torch.cholesky_inverse(factor, out=factor)
 
     def resolvent(self, penalty: float, dtype: torch.dtype) -> Float[Tensor, "K K"]:
-        """`ρ(H+ρI)⁻¹` of `H = scaled_gram` with the penalty `ρ`.
+        """`ρ(H+ρI)⁻¹` of `H = scaled_gram` with the penalty `ρ`; for bfloat16 it is made in float32 and rounded.
 
         The last one of each dtype is kept until `forget_resolvents`: rows that are solved side by side ask for the same
         one in turn.
@@ -109,7 +109,8 @@ class Quadratic:
         if known is None or known[0] != penalty:
             del known
             self.resolvents.pop(dtype, None)  # two at a time would be the peak of a run's memory
-            self.resolvents[dtype] = penalty, self.inverse(penalty, dtype).mul_(penalty)
+            exact = torch.float32 if dtype == torch.bfloat16 else dtype
+            self.resolvents[dtype] = penalty, self.inverse(penalty, exact).mul_(penalty).to(dtype)
         return self.resolvents[dtype][1]
 
     def forget_resolvents(self) -> None:
@@ -140,8 +141,10 @@ class Quadratic:
             return None
         right = torch.zeros_like(weight, dtype=torch.float64)
         if self.cross is not None:
-            right += weight.double() @ self.cross.double()
-            right -= weight.double() @ self.moment
+            wide, columns = weight.double(), max(1, ENTRIES_AT_ONCE // max(1, len(self.moment)))
+            for first in range(0, len(self.moment), columns):
+                part = slice(first, first + columns)
+                right[:, part] = wide @ (self.cross[:, part].double() - self.moment[:, part])
         if residual is not None:
             right += residual
         right /= self.mean
@@ -157,17 +160,26 @@ def _make_damped(
     damping: float,
     scale: Float[Tensor, " K"] | None = None,
     dtype: torch.dtype = torch.float64,
+    *,
+    triangle: bool = False,
 ) -> Float[Tensor, "K K"]:
-    """`G`, with unit diagonal where its square root is given as `scale`; few rows in float64 at a time."""
+    """`G`, with unit diagonal where its square root is given as `scale`; few rows in float64 at a time.
+
+    With `triangle` only what is on the diagonal and right of it is set, which is all that a factorisation reads, and
+    taken from the same side of `moment`; otherwise both sides are averaged.
+    """
     result = torch.empty_like(moment, dtype=dtype)
     rows = max(1, ENTRIES_AT_ONCE // max(1, len(moment)))
     for first in range(0, len(moment), rows):
-        part = slice(first, first + rows)
-        piece = (moment[part] + moment[:, part].T).div_(2 * mean)
-        piece[:, part].diagonal().add_(damping)
-        if scale is not None:
-            piece.div_(scale[part, None]).div_(scale)
-        result[part] = piece
+        part, right = slice(first, first + rows), slice(first if triangle else 0, None)
+        piece = moment[part, right].clone() if triangle else (moment[part] + moment[:, part].T).div_(2)
+        if scale is None:
+            piece.div_(mean)
+        else:
+            piece.mul_(1 / (mean * scale[part, None])).mul_(1 / scale[right])
+        ridge = damping if scale is None else damping / scale[part].square()
+        piece.diagonal(0 if triangle else first).add_(ridge)
+        result[part, right] = piece
     return result
 
 

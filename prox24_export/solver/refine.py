@@ -1,11 +1,15 @@
 """Masked refinement: finds the best surviving weights for given masks."""
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+from prox24_export.solver import kernels_refine
+from prox24_export.solver.products import Products, choose_products, multiply
+from prox24_export.solver.threads import start_threads
 
 DELAY = 3  # what the last steps gained together stands for what is still to gain
 SHRINK_BELOW = 0.75  # share of rows still open below which the others are taken out of the products
@@ -22,10 +26,13 @@ class ConjugateGradient:
         tolerance: A row stops when its last three steps together lowered its loss by less than this share of it,
             which leaves less than that above the optimum.
         limit: Most iterations.
+        products: Precision of the products but the first, which all others only correct: `bf16`, or that of the
+            matrices for any other.
     """
 
     tolerance: float = 1e-3
     limit: int = 100
+    products: Products = "float32"
 
     def solve(
         self,
@@ -42,47 +49,78 @@ class ConjugateGradient:
             gram: `G`, positive semi-definite; damping belongs in it.
             start: First `V`; masked before use.
         """
-        keep = mask.to(target.dtype)
         inverse = 1.0 / gram.diagonal().clamp_min(torch.finfo(gram.dtype).tiny)
         solution = torch.empty_like(target)
-        rows = torch.arange(len(solution), device=solution.device)
-        here = start * keep  # the rows that are still open
-        residual = target - here
+        places = torch.arange(len(solution), device=solution.device)
+        residual = target - start * mask
         product = residual @ gram
-        loss = (residual * product).sum(1, keepdim=True)
+        loss = (residual * product).sum(1, dtype=torch.float64)
         rounding = gram.shape[0] * torch.finfo(gram.dtype).eps ** 2  # of a loss: the square of a product's
-        floor = rounding * (target.square() @ gram.diagonal())[:, None]
-        residual = product.mul_(keep)
+        floor = rounding * (target.square() @ gram.diagonal()).double()
+        residual = product.mul_(mask)
         direction = residual * inverse
-        energy = (residual * direction).sum(1, keepdim=True)
+        energy = (residual * direction).sum(1, dtype=torch.float64)
+        rows = _OpenRows(places, start * mask, mask, residual, direction, loss, floor, energy)
+        low = target.dtype == torch.float32 and choose_products(self.products, target.device) == "bf16"
+        gram = gram.bfloat16() if low else gram
         gains: deque[Tensor] = deque(maxlen=DELAY)
         iterations = 0
         while iterations < self.limit:
-            recent = torch.stack(list(gains)).sum(0) if len(gains) == DELAY else torch.full_like(loss, torch.inf)
-            is_open = ((recent > self.tolerance * loss + floor) & (energy > 0)).squeeze(1)
+            recent = torch.stack(list(gains)).sum(0) if len(gains) == DELAY else torch.full_like(rows.loss, torch.inf)
+            is_open = (recent > self.tolerance * rows.loss + rows.floor) & (rows.energy > 0)
             left = int(is_open.sum())
             if left == 0:
                 break
-            if left < SHRINK_BELOW * len(rows):
-                solution[rows] = here
-                rows = rows[is_open]
-                here, keep, residual, direction = here[is_open], keep[is_open], residual[is_open], direction[is_open]
-                loss, floor, energy = loss[is_open], floor[is_open], energy[is_open]
+            if left < SHRINK_BELOW * len(rows.places):
+                solution[rows.places] = rows.here
+                rows = rows.keep(is_open)
                 gains = deque((gain[is_open] for gain in gains), maxlen=DELAY)
-            product = (direction @ gram).mul_(keep)
-            curvature = (direction * product).sum(1, keepdim=True)
-            step = torch.where(curvature > 0, energy / curvature, 0.0)
-            gains.append(step * energy)
-            loss = loss - gains[-1]
-            here = here.addcmul_(step, direction)
-            residual.addcmul_(step, product, value=-1)
-            conditioned = torch.mul(residual, inverse, out=product)
-            following = (residual * conditioned).sum(1, keepdim=True)
-            direction.mul_(torch.where(energy > 0, following / energy, 0.0)).add_(conditioned)
-            energy = following
+            product = multiply(rows.direction, gram, "bf16") if low else rows.direction @ gram
+            gains.append(rows.step(product, inverse))
             iterations += 1
-        solution[rows] = here
+        solution[rows.places] = rows.here
         return solution.mul_(mask), iterations
+
+
+@dataclass
+class _OpenRows:
+    """The rows that have not stopped; sums in float64."""
+
+    places: Int[Tensor, " rows"]
+    here: Float[Tensor, "rows K"]
+    mask: Bool[Tensor, "rows K"]
+    residual: Float[Tensor, "rows K"]
+    direction: Float[Tensor, "rows K"]
+    loss: Float[Tensor, " rows"]
+    floor: Float[Tensor, " rows"]
+    energy: Float[Tensor, " rows"]
+
+    def keep(self, is_open: Bool[Tensor, " rows"]) -> "_OpenRows":
+        """Only some of them."""
+        return _OpenRows(*(getattr(self, each.name)[is_open] for each in fields(self)))
+
+    def step(self, product: Float[Tensor, "rows K"], inverse: Float[Tensor, " K"]) -> Float[Tensor, " rows"]:
+        """Takes a step in place, given `direction·G`, and returns what it lowers the loss of each row by."""
+        gain = torch.empty_like(self.energy)
+        if product.device.type == "cpu":
+            start_threads()
+            matrices = (product, self.direction, self.here, self.residual, self.mask)
+            kernels_refine.conjugate_step(*(one.numpy() for one in (*matrices, inverse, self.energy, gain)))
+        else:
+            product = product * self.mask
+            curvature = (self.direction * product).sum(1, dtype=torch.float64)
+            step = torch.where(curvature > 0, self.energy / curvature, 0.0)
+            torch.mul(step, self.energy, out=gain)
+            by = step.to(product.dtype)[:, None]
+            self.here.addcmul_(by, self.direction)
+            self.residual.addcmul_(by, product, value=-1)
+            conditioned = torch.mul(self.residual, inverse, out=product)
+            following = (self.residual * conditioned).sum(1, dtype=torch.float64)
+            turn = torch.where(self.energy > 0, following / self.energy, 0.0)
+            self.direction.mul_(turn.to(product.dtype)[:, None]).add_(conditioned)
+            self.energy = following
+        self.loss = self.loss - gain
+        return gain
 
 
 @dataclass(frozen=True)

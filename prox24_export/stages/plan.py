@@ -22,12 +22,13 @@ from prox24_export.results.plan import Plan, Resumed, StagePlan
 from prox24_export.settings import Settings
 from prox24_export.solver.costs import count_inverses
 from prox24_export.solver.pattern import GROUP
+from prox24_export.solver.products import multiply
 from prox24_export.stages.memory import MB, estimate_stage_mb, find_spill, group_by_input
 from prox24_export.stages.permute import SAMPLES, SOLVED_BYTES, WIDEST_SOLVED
 
 TRIAL = 1024  # size of the matrices that the machine's rates are measured on
-ITERATIONS: Mapping[Effort, int] = {"fast": 20, "default": 50, "thorough": 110}  # mask solver and refinement together
-OVERHEAD = 1.2  # of an iteration over its product: the prox pass, the norms
+ITERATIONS: Mapping[Effort, int] = {"fast": 14, "default": 35, "thorough": 130}  # mask solver and refinement together
+PASS = 9e-9  # seconds of one core for the prox of an entry
 COPIED, DIGESTED = 0.5e9, 2e9  # bytes a second of a file's copy and of its SHA-256, as measured on a virtual disk
 SWEEPS, PAIR_ROWS = 4, 2e7  # of the search for an order of channels, and rows of two groups that it cuts in a second
 INVERSE = 2.0  # floating-point operations of an inverse, in K³, at the rate of a product
@@ -41,11 +42,13 @@ class Rates:
     Attributes:
         single: Floating-point operations of a float32 matrix product.
         double: Floating-point operations of a float64 matrix product.
+        rounded: Floating-point operations of a product of the mask solver.
         cholesky: `K³` of a float64 Cholesky factorisation.
     """
 
     single: float
     double: float
+    rounded: float
     cholesky: float
 
     @classmethod
@@ -57,6 +60,7 @@ class Rates:
         return cls(
             single=2 * cube / _time_fastest(lambda: x @ x),
             double=2 * cube / _time_fastest(lambda: wide @ wide),
+            rounded=2 * cube / _time_fastest(lambda: multiply(x, x, "auto")),
             cholesky=cube / _time_fastest(lambda: torch.linalg.cholesky(wide)),
         )
 
@@ -88,8 +92,9 @@ class Costs:
             product = 2.0 * linear.n * linear.k**2
             total += product / rates.double + product / rates.single  # the loss, and what it is relative to
             if self.aims:
-                total += ITERATIONS[self.settings.effort] * OVERHEAD * product / rates.single
-                total += (3 * self.parts + 2) * product / rates.double
+                one = product / rates.rounded + PASS * linear.parameters / torch.get_num_threads()
+                total += ITERATIONS[self.settings.effort] * one
+                total += (2 + 5 * (self.parts - 1)) * product / rates.double  # the target, and the choice of the blend
         if self.aims:
             total += sum(self.parts * k**3 / rates.cholesky for k in widths)
             for group in group_by_input(linears):

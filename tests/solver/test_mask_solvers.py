@@ -9,6 +9,7 @@ from prox24_export.solver.admm import AdmmState, ProximalAdmm
 from prox24_export.solver.driver import MaskSolver, find_mask
 from prox24_export.solver.gradient import ProximalGradient
 from prox24_export.solver.layer import MASK_SOLVERS
+from prox24_export.solver.products import Products
 from prox24_export.solver.prox import prox24
 from prox24_export.solver.quadratic import Quadratic
 from prox24_export.solver.refine import ConjugateGradient
@@ -30,7 +31,7 @@ def unit(quadratic: Quadratic, weight: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("rows", [2, 40])
 def test_admm_is_the_splitting_written_out(rows: int) -> None:
     """`X`, `Z` and `U` by their formulas in float64, against the state that implies them."""
-    quadratic, solver = quadratic_of(300, 32), ProximalAdmm(penalty_every=3)
+    quadratic, solver = quadratic_of(300, 32), ProximalAdmm(penalty_every=3, products="float32")
     target = unit(quadratic, weights(rows, 32))
     state = solver.init(quadratic, target)
     h = (quadratic.gram / (quadratic.scale[:, None] * quadratic.scale)).double()
@@ -49,9 +50,20 @@ def test_admm_is_the_splitting_written_out(rows: int) -> None:
         torch.testing.assert_close(state.sparse.double(), z, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("products", ["bf16", "tf32"])
+def test_products_of_fewer_bits_find_masks_as_good(products: Products) -> None:
+    quadratic, weight = quadratic_of(1000, 192), weights(192, 192)
+    losses = []
+    for each in ("float32", products):
+        masks = find_mask(replace(ProximalAdmm(), products=each), quadratic, weight)
+        solved, _ = ConjugateGradient(1e-6).solve(weight.double(), masks.mask, quadratic.gram, masks.start.double())
+        losses.append(float(row_losses(solved, weight, quadratic.gram).sum()))
+    assert losses[1] == pytest.approx(losses[0], rel=2e-3)
+
+
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 def test_proximal_gradient_is_its_formula(momentum: float) -> None:
-    quadratic, solver = quadratic_of(300, 32), ProximalGradient(momentum=momentum)
+    quadratic, solver = quadratic_of(300, 32), ProximalGradient(momentum=momentum, products="float32")
     target = unit(quadratic, weights(10, 32))
     state = solver.init(quadratic, target)
     h = quadratic.scaled_gram.double()

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from prox24_export.solver.products import Products, multiply, split, tf32
+from prox24_export.solver.products import Products, choose_products, multiply, split, tf32
 
 
 def test_tf32_keeps_ten_bits_and_rounds_to_the_nearest() -> None:
@@ -21,16 +21,33 @@ def test_a_split_has_sixteen_bits() -> None:
 
 
 @pytest.mark.parametrize(
-    ("products", "least", "most"),
-    [("auto", 0, 2e-6), ("float32", 0, 2e-6), ("bf16x3", 3e-6, 6e-5), ("tf32", 1e-4, 3e-3)],
+    ("precision", "least", "most"),
+    [("float32", 0, 2e-6), ("bf16x3", 3e-6, 6e-5), ("tf32", 1e-4, 3e-3), ("bf16", 1e-3, 2e-2)],
 )
-def test_a_product_is_as_precise_as_it_says(products: Products, least: float, most: float) -> None:
+def test_a_product_is_as_precise_as_it_says(precision: Products, least: float, most: float) -> None:
     generator = torch.Generator().manual_seed(2)
     left, right = torch.randn(30, 40, generator=generator), torch.randn(40, 20, generator=generator)
     exact = left.double() @ right.double()
     into = torch.empty(30, 20)
-    result = multiply(left, right, products, out=into)
+    result = multiply(left, right, precision, out=into)
     assert result is into
-    assert torch.equal(result, multiply(left, right, products))
+    assert torch.equal(result, multiply(left, right, precision))
     error = float((result - exact).abs().max() / exact.abs().max())
     assert least <= error <= most
+
+
+@pytest.mark.parametrize(
+    ("found", "chosen"), [({"avx512_bf16": True}, "bf16"), ({"amx_bf16": True}, "bf16"), ({}, "float32")]
+)
+def test_auto_is_bfloat16_where_the_processor_multiplies_it(
+    found: dict[str, bool], chosen: Products, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found, raising=False)
+    assert choose_products("auto", torch.device("cpu")) == chosen
+    assert choose_products("tf32", torch.device("cpu")) == "tf32"
+
+
+def test_float64_is_multiplied_as_it_is() -> None:
+    generator = torch.Generator().manual_seed(2)
+    left, right = (torch.randn(20, 20, generator=generator, dtype=torch.float64) for _ in range(2))
+    assert torch.equal(multiply(left, right, "bf16"), left @ right)

@@ -33,6 +33,15 @@ def test_the_tolerance_bounds_what_every_row_leaves(tolerance: float) -> None:
     assert excess.mean() < tolerance
 
 
+@pytest.mark.parametrize("tolerance", [1e-2, 1e-3])
+def test_the_tolerance_holds_with_products_in_bfloat16(tolerance: float) -> None:
+    target, mask, gram, best = problem(200, 64, n=40)
+    solver = ConjugateGradient(tolerance, products="bf16")
+    solved, _ = solver.solve(target.float(), mask, gram.float(), target.float())
+    assert (row_losses(solved, target, gram) / best - 1).mean() < tolerance
+    assert solved.dtype == torch.float32
+
+
 def test_float32_reaches_what_float64_does() -> None:
     target, mask, gram, best = problem(400, 64)
     solved, iterations = ConjugateGradient(1e-6).solve(target.float(), mask, gram.float(), target.float())

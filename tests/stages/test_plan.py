@@ -9,7 +9,7 @@ from prox24_export.stages.plan import Costs, Rates
 from tests.command import command, network, samples, snapshot
 from tests.graphs import linears
 
-RATES = Rates(single=1e9, double=5e8, cholesky=1e9)
+RATES = Rates(single=1e9, double=5e8, rounded=2e9, cholesky=1e9)
 
 
 def layers_of(folder: Path, k: int) -> list[Linear]:
@@ -53,5 +53,5 @@ def test_more_effort_tokens_and_width_take_longer(tmp_path: Path) -> None:
 
 def test_the_machines_rates_are_measured() -> None:
     rates = Rates.measure()
-    assert min(rates.single, rates.double, rates.cholesky) > 1e7
+    assert min(rates.single, rates.double, rates.rounded, rates.cholesky) > 1e7
     assert rates.double < rates.single
