@@ -24,19 +24,26 @@ class Frontier(Protocol):
 
 
 class InMemory:
-    """Keeps the values of every batch in memory."""
+    """Keeps the values of every batch in memory, but for feeds: these are read again where they are wanted again."""
 
     def __init__(self, feeds: Sequence[Mapping[str, Any]]) -> None:
         """Starts both streams with the feeds, and lets them share the arrays."""
-        self._values = [(dict(feed), dict(feed)) for feed in feeds]
+        self._feeds = feeds
+        self._fed = [tuple(feed) for feed in feeds]  # names of the feeds that are carried
+        self._values: list[tuple[StreamValues, StreamValues]] = [({}, {}) for _ in feeds]
 
     def take(self, batch: int) -> tuple[StreamValues, StreamValues]:
         """See `Frontier`."""
-        return self._values[batch]
+        shared = {name: self._feeds[batch][name] for name in self._fed[batch]}
+        dense, pruned = self._values[batch]
+        return shared | dense, shared | pruned
 
     def put(self, batch: int, dense: StreamValues, pruned: StreamValues) -> None:
         """See `Frontier`."""
-        self._values[batch] = dense, pruned
+        feeds = self._feeds[batch]
+        self._fed[batch] = tuple(name for name in pruned if name in feeds)
+        computed = [{name: value for name, value in one.items() if name not in feeds} for one in (dense, pruned)]
+        self._values[batch] = computed[0], computed[1]
 
 
 class OnDisk:
@@ -46,7 +53,8 @@ class OnDisk:
         """Starts both streams with the feeds, which are written to `folder`; it must exist."""
         self._folder = folder
         for batch, feed in enumerate(feeds):
-            self.put(batch, dict(feed), dict(feed))
+            shared = dict(feed)
+            self.put(batch, shared, dict(shared))
 
     def take(self, batch: int) -> tuple[StreamValues, StreamValues]:
         """See `Frontier`."""

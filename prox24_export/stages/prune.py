@@ -8,7 +8,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from prox24_export.data.samples import Parts, make_batches
+from prox24_export.data.batches import make_batches
+from prox24_export.data.samples import Parts
 from prox24_export.errors import InputError
 from prox24_export.facts.machine import return_free_memory
 from prox24_export.option_values import AIMS_AT_DENSE_OUTPUT

@@ -5,16 +5,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from prox24_export.data import text
+from prox24_export.data.batches import choose_batch_size, join_samples, list_feeds
 from prox24_export.data.random_samples import RANDOM_SAMPLES, draw_random
-from prox24_export.data.samples import (
-    Parts,
-    Sample,
-    Source,
-    choose_batch_size,
-    join_samples,
-    read_samples,
-    split_samples,
-)
+from prox24_export.data.sample_list import Sample, read_array
+from prox24_export.data.samples import Parts, Source, read_samples, split_samples
 from prox24_export.data.sources import StartedFunction
 from prox24_export.errors import InputError
 from prox24_export.passes.front_onnx import runtime
@@ -37,7 +31,7 @@ def collect_samples(
     settings: Settings,
     *,
     needed: bool,
-) -> tuple[Parts, DataFacts | None, dict[int, int]]:
+) -> tuple[Parts, DataFacts | None]:
     """Collects the samples of a run in three parts that never mix.
 
     Args:
@@ -48,7 +42,7 @@ def collect_samples(
         needed: Whether anything is eligible. Where nothing is, nothing is drawn at random.
 
     Returns:
-        The parts; where they come from; and the place of each sample in its source, by `id` of the sample.
+        The parts, and where they come from.
     """
     if settings.shapes and calibration is not None and settings.engine == "none":
         raise InputError(
@@ -62,9 +56,9 @@ def collect_samples(
         return lambda file, option: text.read_token_rows(file, graph.path, settings.sequence, stride, option)
 
     if not needed and calibration is None and evaluation is None:
-        return Parts((), (), ()), None, {}
+        return Parts((), (), ()), None
     if calibration is None and not needed:
-        samples = []
+        samples: Sequence[Sample] = []
     elif calibration is None:
         count = settings.samples or RANDOM_SAMPLES
         samples = draw_random(graph.inputs, graph.gathered_rows, settings.random_shapes, count, settings.seed)
@@ -86,14 +80,14 @@ def collect_samples(
         report=len(parts.report),
         is_random=calibration is None and needed,
     )
-    return parts, facts, {id(sample): place for part in (samples, report) for place, sample in enumerate(part)}
+    return parts, facts
 
 
 def _expect_rows(graph: TracedGraph, samples: Sequence[Sample], option: str) -> None:
     """Refuses samples with an index that the table it is looked up in does not have."""
     for name, rows in graph.gathered_rows.items():
-        for index, sample in enumerate(samples):
-            ids = sample.feeds[name]
+        for index in range(len(samples)):
+            ids = read_array(samples, index, name)
             if ids.size and (int(ids.max()) >= rows or int(ids.min()) < -rows):
                 raise InputError(
                     f"{option}: {name!r} of sample {index} has values from {ids.min()} to {ids.max()}. Expected less "
@@ -128,8 +122,9 @@ def find_batch_size(graph: TracedGraph, parts: Parts, *, is_random: bool = False
         except Exception as error:
             raise InputError(_tell_failure(graph, every[0][0].feeds, "first", error, is_random=is_random)) from error
     for attempt in dict.fromkeys((min(size, 2), 1)):  # a model that runs two samples at once runs more
-        groups = (feeds for part in every for feeds, _ in join_samples(part, graph.inputs, attempt))
-        feeds = max(groups, key=lambda group: sum(array.size for array in group.values()))  # the largest there will be
+        groups = (feeds for part in every for feeds in list_feeds(part, graph.inputs, attempt))
+        largest = max(groups, key=lambda group: group.entries)
+        feeds = dict(largest)
         try:
             run(feeds)
         except Exception as error:
