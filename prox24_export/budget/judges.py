@@ -13,7 +13,7 @@ import numpy as np
 from prox24_export.budget.expected_drop import ExpectedDrop
 from prox24_export.budget.search import Judge, LimitedFigure
 from prox24_export.budget.sensitivity import make_variant, remember_outputs
-from prox24_export.data.batches import LabelledBatches
+from prox24_export.data.batches import JoinedBatches
 from prox24_export.data.sample_list import Sample, select_samples
 from prox24_export.errors import InputError
 from prox24_export.passes.graph.protocol import Runner
@@ -203,7 +203,7 @@ def make_limit_judge(job: Job, samples: Sequence[Sample], measure: VariantMeasur
         raise InputError("--budget needs a limit to keep. Give --max-accuracy-drop or --max-metric-change.")
     drop = None
     if settings.max_accuracy_drop is not None:
-        joined = LabelledBatches(samples, inputs, job.size)
+        joined = JoinedBatches(samples, inputs, job.size)
         batches = [(feeds, labels) for feeds, labels in joined if labels is not None]
         if not batches or any(sample.labels is None for sample in samples):
             raise InputError(

@@ -62,7 +62,7 @@ def list_feeds(samples: Sequence[Sample], inputs: Sequence[Input], size: int) ->
     return [BatchFeeds(samples, start, stop) for start, stop in _group_samples(samples, inputs, size)]
 
 
-class LabelledBatches(Sequence[tuple[Feeds, Array | None]]):
+class JoinedBatches(Sequence[tuple[Feeds, Array | None]]):
     """The batches that `join_samples` makes, of which feeds and labels are read when they are asked for."""
 
     def __init__(self, samples: Sequence[Sample], inputs: Sequence[Input], size: int) -> None:

@@ -11,9 +11,11 @@ import numpy as np
 
 from prox24_export.data.additive_masks import can_be_mask
 from prox24_export.errors import InputError
+from prox24_export.option_values import PictureLayout
 from prox24_export.passes.graph.arrays import Array
 from prox24_export.passes.graph.protocol import Input
 
+CHANNELS, PICTURE_AXES = {1, 3}, 4
 PIECE = 1 << 18  # entries that are looked at together: 1 MB of float32
 
 
@@ -39,6 +41,7 @@ class LazyArray(Protocol):
         """Reads rows, which are in memory then."""
 
 
+LAYOUTS = {"nchw": "[N, C, H, W]", "nhwc": "[N, H, W, C]"}
 AnyArray = Array | LazyArray
 
 
@@ -59,13 +62,28 @@ def expect_shape(array: AnyArray, value: Input, where: str) -> None:
     if array.ndim != len(shape) or not matches_shape(array.shape[1:], shape[1:]):
         raise InputError(
             f"{where}: {value.name!r} has shape {list(array.shape)}. Expected {show_shape(shape)}, "
-            "the first axis running over samples."
+            f"the first axis running over samples.{_tell_order(array, shape)}"
         )
     if isinstance(shape[0], int) and len(array) % shape[0]:
         raise InputError(
             f"{where}: {value.name!r} has {len(array)} items. Expected a multiple of the model's fixed batch "
             f"size {shape[0]}."
         )
+
+
+def _tell_order(array: AnyArray, shape: tuple[int | str | None, ...]) -> str:
+    """Says how to move the channels where they are last and should be first, or the other way round; else nothing."""
+    for name, order in (("last", (0, 3, 1, 2)), ("first", (0, 2, 3, 1))):
+        if array.ndim == len(order) and matches_shape(tuple(array.shape[axis] for axis in order)[1:], shape[1:]):
+            return f" Channels are {name} here: store array.transpose{order}."
+    return ""
+
+
+def find_picture_layout(array: AnyArray) -> PictureLayout | None:
+    """Finds the order of axes of an array that can hold pictures, uint8 with 1 or 3 channels; None for others."""
+    if array.dtype != np.uint8 or array.ndim != PICTURE_AXES:
+        return None
+    return "nhwc" if array.shape[-1] in CHANNELS else "nchw" if array.shape[1] in CHANNELS else None
 
 
 def count_samples(feeds: Mapping[str, AnyArray], inputs: Sequence[Input], where: str) -> int | None:
@@ -139,6 +157,13 @@ def cast_array(array: AnyArray, value: Input, where: str) -> AnyArray:
         both_integer = least >= limits.min and most <= limits.max
     if not (both_float or both_integer):
         found = str(array.dtype) if least is None else f"{array.dtype} from {least} to {most}"
+        layout = find_picture_layout(array) if _is_float(value.dtype) else None
+        if layout is not None:
+            raise InputError(
+                f"{where} is {found}: uint8 {LAYOUTS[layout]} looks like pictures. Give --preprocess imagenet, clip, "
+                "siglip or 0-1 as the model was trained, or --mean and --std, or convert them yourself to "
+                f"{value.dtype}."
+            )
         raise InputError(
             f"{where} is {found}. Expected {value.dtype}, or a type whose values mean the same "
             "(float to float, integers in range); convert it as the model's preprocessing does."

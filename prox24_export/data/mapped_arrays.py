@@ -13,7 +13,7 @@ from prox24_export.passes.graph.arrays import Array
 MAPPED_AT_ONCE = 64  # files: each mapping holds one of the few descriptors that a process may have
 
 
-class FileState(NamedTuple):
+class MappedState(NamedTuple):
     """What the system says of a file; it differs where the file was changed."""
 
     inode: int
@@ -35,7 +35,7 @@ class MappedArray:
     """
 
     path: Path
-    state: FileState
+    state: MappedState
     offset: int
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
@@ -73,18 +73,18 @@ class MappedArray:
         return self[:] if dtype is None else self[:].astype(dtype)
 
 
-def read_state(path: Path) -> FileState:
+def read_state(path: Path) -> MappedState:
     """Reads the state of a file.
 
     Raises:
         OSError: There is no such file.
     """
     found = path.stat()
-    return FileState(found.st_ino, found.st_size, found.st_mtime_ns)
+    return MappedState(found.st_ino, found.st_size, found.st_mtime_ns)
 
 
 @lru_cache(maxsize=MAPPED_AT_ONCE)
-def _map_file(path: Path, state: FileState) -> Array:
+def _map_file(path: Path, state: MappedState) -> Array:
     """Maps a file as it was in a state; pages that are read belong to the system's cache, and not to the process."""
     del state  # part of the key: a changed file is mapped anew
     return np.memmap(path, np.uint8, mode="r")

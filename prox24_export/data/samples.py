@@ -12,9 +12,10 @@ from prox24_export.data import text
 from prox24_export.data.array_files import read_arrays
 from prox24_export.data.checked_arrays import AnyArray
 from prox24_export.data.items import read_items
+from prox24_export.data.picture_samples import PictureReader
 from prox24_export.data.sample_groups import LABELS, SampleGroup, make_group
 from prox24_export.data.sample_list import Sample, SampleList, select_samples
-from prox24_export.data.sources import YIELDS, StartedFunction, is_function, list_files
+from prox24_export.data.sources import YIELDS, StartedFunction, is_function, is_picture_folder, list_files
 from prox24_export.errors import InputError
 from prox24_export.passes.graph.arrays import Array
 from prox24_export.passes.graph.protocol import Input
@@ -45,8 +46,10 @@ def read_samples(
     option: str,
     tokenize: Callable[[Path, str], Array] | None = None,
     limit: int | None = None,
+    *,
+    pictures: PictureReader | None = None,
 ) -> SampleList:
-    """Reads samples from `.npz`, `.npy`, a folder of `.npz`, `.txt`, `module:function`, or an iterable of batches.
+    """Reads samples from files, a folder of `.npz` or of pictures, `module:function`, or an iterable of batches.
 
     A batch is a feed dictionary, or arrays or tensors in the order of the inputs.
 
@@ -54,10 +57,10 @@ def read_samples(
         source: Where the samples come from.
         inputs: The inputs of the model.
         option: How messages name the source, e.g. `--calibration`.
-        tokenize: Turns a text file into token ids [rows, T], for a model whose only input they are; None for a model
-            that reads no text.
+        tokenize: Turns a text file into token ids [rows, T]; None for a model that reads no text.
         limit: The most samples to take from a function or an iterable, which need not end; None for all. Files are
             always read whole.
+        pictures: Reads pictures; None where nothing is known of how they become inputs.
 
     Raises:
         InputError: The source is missing or unreadable, does not fit in memory, or an array fits no input, has the
@@ -83,7 +86,7 @@ def read_samples(
         groups = user_code.call_function(spec, option, YIELDS, lambda function: collect(function(), spec))
     else:
         is_whole = True
-        read = _read_files(Path(source), option, inputs, tokenize)
+        read = _read_files(Path(source), option, inputs, tokenize, pictures or PictureReader())
         groups = [make_group(arrays, inputs, f"{option} {where}") for where, arrays in read]
     samples = SampleList(groups)
     if not samples:
@@ -109,19 +112,21 @@ def split_samples(samples: Sequence[Sample], *, with_report: bool, seed: int, li
 
 
 def _read_files(
-    path: Path, option: str, inputs: Sequence[Input], tokenize: Callable[[Path, str], Array] | None
+    path: Path,
+    option: str,
+    inputs: Sequence[Input],
+    tokenize: Callable[[Path, str], Array] | None,
+    pictures: PictureReader,
 ) -> Iterator[tuple[str, Mapping[str, AnyArray]]]:
-    """Yields the arrays of every file, with words that say where they are."""
+    """Yields the arrays of every file, or those of a folder of pictures, with words that say where they are."""
+    if is_picture_folder(path):
+        yield str(path), pictures.read_folder(path, option, inputs)
+        return
     for file in list_files(path, option):
-        if file.suffix.lower() != text.ENDING or tokenize is None:
-            yield str(file), _load_arrays(file, option, inputs)
-        elif len(inputs) == 1:
-            yield str(file), {inputs[0].name: tokenize(file, option)}
+        if file.suffix.lower() in text.ENDINGS and tokenize is not None:
+            yield str(file), text.name_token_rows(tokenize(file, option), inputs, f"{option} {file}")
         else:
-            names = ", ".join(value.name for value in inputs)
-            raise InputError(
-                f"{option} {file} is text, and the model takes {names}. Expected a model of token ids alone."
-            )
+            yield str(file), pictures.convert(_load_arrays(file, option, inputs), inputs, f"{option} {file}")
 
 
 def _load_arrays(path: Path, option: str, inputs: Sequence[Input]) -> Mapping[str, AnyArray]:

@@ -26,6 +26,7 @@ COUNTED = frozenset({
 })  # fmt: skip
 """The options that change what is recorded. Shapes of random inputs count by the samples that are drawn in them."""
 NOT_COUNTED = frozenset({
+    *("tokenizer", "preprocess", "resize", "crop", "mean", "std", "layout", "classes"),  # samples count as they are fed
     *("shapes", "stride", "metric", "offload", "budget", "max_accuracy_drop", "max_metric_change", "min_snr"),
     *("min_sparse_layers", "min_speedup", "strict", "baseline", "engine", "precision", "workspace_mb", "timing_cache"),
     *("onnx", "force", "no_resume"),

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from prox24_export.data.batches import LabelledBatches
+from prox24_export.data.batches import JoinedBatches
 from prox24_export.data.checked_arrays import can_join
 from prox24_export.data.sample_list import Sample
 from prox24_export.passes.graph.arrays import Array
@@ -68,7 +68,7 @@ class Measurement:
         Raises:
             InputError: An output of the dense model holds NaN, or the user's own metric fails.
         """
-        batches = LabelledBatches(samples, graph.inputs, size)
+        batches = JoinedBatches(samples, graph.inputs, size)
         run = graph.runner() if dense is None else dense([feeds for feeds, _ in batches])
         expect_numbers(run, graph.outputs, batches, told, joined=can_join(graph.inputs))
         spec, own = settings.metric, None

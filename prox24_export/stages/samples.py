@@ -16,6 +16,7 @@ from prox24_export.passes.graph.arrays import Array
 from prox24_export.passes.graph.protocol import Feeds, TracedGraph
 from prox24_export.results.report import DataFacts
 from prox24_export.settings import Settings
+from prox24_export.stages.picture_options import expect_used, make_picture_reader
 from prox24_export.validation import accuracy, gates
 from prox24_export.validation.arrays import is_float, read_output
 from prox24_export.validation.perplexity import find_token_input
@@ -44,16 +45,12 @@ def collect_samples(
     Returns:
         The parts, and where they come from.
     """
-    if settings.shapes and calibration is not None and settings.engine == "none":
-        raise InputError(
-            "--shapes sizes random inputs and engines; --calibration gives real inputs, and --engine none builds no "
-            "engine. Leave --shapes out."
-        )
-    if settings.stride is not None and Path(str(evaluation)).suffix.lower() != text.ENDING:
-        raise InputError("--stride is for windows over one text. Give --evaluation a .txt file, or leave it out.")
+    _expect_fitting(calibration, evaluation, settings)
+    pictures = make_picture_reader(graph.path, settings)
 
     def tokenizer(stride: int | None) -> Callable[[Path, str], Array]:
-        return lambda file, option: text.read_token_rows(file, graph.path, settings.sequence, stride, option)
+        place = text.find_tokenizer(graph.path) if settings.tokenizer is None else Path(settings.tokenizer)
+        return lambda file, option: text.read_token_rows(file, place, settings.sequence, stride, option)
 
     if not needed and calibration is None and evaluation is None:
         return Parts((), (), ()), None
@@ -63,14 +60,17 @@ def collect_samples(
         count = settings.samples or RANDOM_SAMPLES
         samples = draw_random(graph.inputs, graph.gathered_rows, settings.random_shapes, count, settings.seed)
     else:
-        samples = read_samples(calibration, graph.inputs, "--calibration", tokenizer(None), settings.samples)
+        samples = read_samples(
+            calibration, graph.inputs, "--calibration", tokenizer(None), settings.samples, pictures=pictures
+        )
     _expect_rows(graph, samples, "--calibration")
     parts = split_samples(samples, with_report=evaluation is None, seed=settings.seed, limit=settings.samples)
     report: Sequence[Sample] = ()
     if evaluation is not None:
-        report = read_samples(evaluation, graph.inputs, "--evaluation", tokenizer(settings.stride))
+        report = read_samples(evaluation, graph.inputs, "--evaluation", tokenizer(settings.stride), pictures=pictures)
         _expect_rows(graph, report, "--evaluation")
         parts = Parts(parts.fit, parts.choice, report)
+    expect_used(settings, pictures, calibration, evaluation)
     source = ("random" if needed else "none") if calibration is None else _describe_source(calibration)
     facts = DataFacts(
         calibration=source,
@@ -81,6 +81,17 @@ def collect_samples(
         is_random=calibration is None and needed,
     )
     return parts, facts
+
+
+def _expect_fitting(calibration: Source | None, evaluation: Source | None, settings: Settings) -> None:
+    """Refuses options that these sources leave without a meaning."""
+    if settings.shapes and calibration is not None and settings.engine == "none":
+        raise InputError(
+            "--shapes sizes random inputs and engines; --calibration gives real inputs, and --engine none builds no "
+            "engine. Leave --shapes out."
+        )
+    if settings.stride is not None and Path(str(evaluation)).suffix.lower() not in text.ENDINGS:
+        raise InputError("--stride is for windows over one text. Give --evaluation a .txt file, or leave it out.")
 
 
 def _expect_rows(graph: TracedGraph, samples: Sequence[Sample], option: str) -> None:

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 from prox24_export.data.array_files import read_arrays
-from prox24_export.data.batches import LabelledBatches, join_samples, list_feeds
+from prox24_export.data.batches import JoinedBatches, join_samples, list_feeds
 from prox24_export.data.mapped_arrays import MAPPED_AT_ONCE, MappedArray
 from prox24_export.data.sample_list import SampleList
 from prox24_export.data.samples import split_samples
 from prox24_export.errors import InputError
+from prox24_export.passes.graph.arrays import Array
 from tests.data.sample_sources import PAIR, X, one, read, refused
 from tests.graphs import normal
 
@@ -84,11 +85,16 @@ def test_no_array_is_read_before_it_is_asked_for(tmp_path: Path, monkeypatch: py
     found = read(tmp_path / "d.npz", PAIR)
     rows: list[slice] = []
     taken = MappedArray.__getitem__
-    monkeypatch.setattr(MappedArray, "__getitem__", lambda self, some: (rows.append(some), taken(self, some))[1])
+
+    def note(array: MappedArray, some: slice) -> Array:
+        rows.append(some)
+        return taken(array, some)
+
+    monkeypatch.setattr(MappedArray, "__getitem__", note)
     parts = split_samples(found, with_report=True, seed=0, limit=None)
     assert isinstance(parts.fit, SampleList)
     feeds = list_feeds(parts.fit, PAIR, 8)
-    batches = LabelledBatches(parts.report, PAIR, 8)
+    batches = JoinedBatches(parts.report, PAIR, 8)
     assert len(batches) == 2
     assert sum(one.entries for one in feeds) == 4 * len(parts.fit)
     assert rows == []
