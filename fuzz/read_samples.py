@@ -84,8 +84,8 @@ def _load_letters(_: Path) -> _Letters:
     return _Letters()
 
 
-def _read_rows(file: Path, option: str) -> Any:
-    return text.read_token_rows(file, _make_folder(), 12, 5, option)
+def _read_rows(words: Path | str, option: str) -> Any:
+    return text.read_token_rows(Path(words), _make_folder(), 12, 5, option)
 
 
 def _use(found: SampleList, inputs: tuple[Input, ...]) -> None:

@@ -53,7 +53,7 @@ class PictureReader:
                 "arrays in an .npz file."
             )
         folder = list_folder(path, option)
-        arrays: dict[str, AnyArray] = {inputs[0].name: self._make(PictureFiles(folder.files, option), inputs[0], where)}
+        arrays: dict[str, AnyArray] = {inputs[0].name: self.read(PictureFiles(folder.files, option), inputs[0], where)}
         labels = find_labels(folder, self.classes(), where) if folder.classes else None
         return arrays if labels is None else arrays | {LABELS: labels}
 
@@ -64,10 +64,17 @@ class PictureReader:
             array = arrays.get(value.name)
             layout = None if array is None or value.dtype == np.uint8 else find_picture_layout(array)
             if array is not None and layout is not None:
-                result[value.name] = self._make(PictureRows(array, f"{where}: {value.name!r}", layout), value, where)
+                result[value.name] = self.read(PictureRows(array, f"{where}: {value.name!r}", layout), value, where)
         return result
 
-    def _make(self, source: PictureSource, value: Input, where: str) -> AnyArray:
+    def read(self, source: PictureSource, value: Input, where: str) -> AnyArray:
+        """Makes the array of an input of pictures.
+
+        Raises:
+            InputError: The input takes no pictures, nothing says how they become numbers, one cannot be read, or has
+                another size.
+            UnavailableError: pillow is not installed.
+        """
         load_pillow()
         self.was_used = True
         layout = find_layout(value, self.options.layout, where)

@@ -1,5 +1,6 @@
 """Pictures as arrays: decoded, turned, resized and normalised when they are asked for, and never all at once."""
 
+import io
 import math
 import warnings
 from collections.abc import Iterator, Sequence
@@ -69,9 +70,7 @@ class PictureFiles:
         Raises:
             InputError: It is no picture, or has more than 8 bits a channel.
         """
-        with _open_picture(self.files[index], self.option) as image:
-            is_turned = image.getexif().get(ORIENTATION) in TURNED
-            return (image.width, image.height) if is_turned else (image.height, image.width)
+        return measure_picture(self.files[index], f"{self.option} {self.files[index]}")
 
     def open(self, index: int, mode: str) -> "Image":
         """Decodes a picture, turned as its EXIF data say. Of several frames the first is taken.
@@ -79,10 +78,7 @@ class PictureFiles:
         Raises:
             InputError: It cannot be decoded.
         """
-        from PIL import ImageOps  # noqa: PLC0415 - an extra
-
-        with _open_picture(self.files[index], self.option) as image:
-            return ImageOps.exif_transpose(image).convert(mode)
+        return decode_picture(self.files[index], f"{self.option} {self.files[index]}", mode)
 
 
 @dataclass(frozen=True)
@@ -239,33 +235,65 @@ def _show(size: Sequence[int]) -> str:
     return f"{size[0]} × {size[1]} (height × width)"
 
 
+def measure_picture(source: Path | bytes, where: str) -> tuple[int, int]:
+    """Measures the height and width of a picture as it is seen, from its header.
+
+    Args:
+        source: The file, or its bytes.
+        where: How messages name it.
+
+    Raises:
+        InputError: It is no picture, or has more than 8 bits a channel.
+    """
+    with _open_picture(source, where) as image:
+        is_turned = image.getexif().get(ORIENTATION) in TURNED
+        return (image.width, image.height) if is_turned else (image.height, image.width)
+
+
+def decode_picture(source: Path | bytes, where: str, mode: str) -> "Image":
+    """Decodes a picture, turned as its EXIF data say. Of several frames the first is taken.
+
+    Args:
+        source: The file, or its bytes.
+        where: How messages name it.
+        mode: The mode of pillow that it is converted to.
+
+    Raises:
+        InputError: It cannot be decoded.
+    """
+    from PIL import ImageOps  # noqa: PLC0415 - an extra
+
+    with _open_picture(source, where) as image:
+        return ImageOps.exif_transpose(image).convert(mode)
+
+
 @contextmanager
-def _open_picture(file: Path, option: str) -> Iterator["Image"]:
+def _open_picture(source: Path | bytes, where: str) -> Iterator["Image"]:
     """Opens a picture whose values can be taken; whatever goes wrong in decoding it is one sentence."""
-    expect_file(file, option, WANTED)
-    if not file.stat().st_size:
-        raise InputError(f"{option} {file} is empty. Expected {WANTED}; remove or replace it.")
+    size = len(source) if isinstance(source, bytes) else expect_file(source, "picture", WANTED).st_size
+    if not size:
+        raise InputError(f"{where} is empty. Expected {WANTED}; remove or replace it.")
     image_module = load_pillow()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", image_module.DecompressionBombWarning)
             warnings.filterwarnings("ignore", category=UserWarning)  # of odd metadata, which say nothing of pixels
+            file = io.BytesIO(source) if isinstance(source, bytes) else source
             with image_module.open(file, formats=FORMATS) as image:
-                _expect_8_bits(image, file, option)
+                _expect_8_bits(image, where)
                 yield image
     except InputError:
         raise
     except Exception as error:
         raise InputError(
-            f"{option} {file} cannot be decoded: {first_line(error).rstrip('.')}. Expected {WANTED}; repair or remove "
-            "it."
+            f"{where} cannot be decoded: {first_line(error).rstrip('.')}. Expected {WANTED}; repair or remove it."
         ) from error
 
 
-def _expect_8_bits(image: "Image", file: Path, option: str) -> None:
+def _expect_8_bits(image: "Image", where: str) -> None:
     if image.mode.startswith(WIDE):
         raise InputError(
-            f"{option} {file} has more than 8 bits a channel (mode {image.mode}), and nothing says what is white. "
+            f"{where} has more than 8 bits a channel (mode {image.mode}), and nothing says what is white. "
             "Convert it to 8 bits, or give arrays in an .npz file."
         )
 

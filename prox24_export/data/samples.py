@@ -11,6 +11,7 @@ from prox24_export import user_code
 from prox24_export.data import text
 from prox24_export.data.array_files import read_arrays
 from prox24_export.data.checked_arrays import AnyArray
+from prox24_export.data.disk_datasets import is_saved_dataset, read_dataset
 from prox24_export.data.items import read_items
 from prox24_export.data.picture_samples import PictureReader
 from prox24_export.data.sample_groups import LABELS, SampleGroup, make_group
@@ -20,6 +21,7 @@ from prox24_export.errors import InputError
 from prox24_export.passes.graph.arrays import Array
 from prox24_export.passes.graph.protocol import Input
 
+Tokenize = Callable[[Path | str, str], Array]
 Source = str | Path | Iterable[Any]
 
 PART = 5  # report is a fifth of all samples, choice at most a fifth of the rest
@@ -44,7 +46,7 @@ def read_samples(
     source: Source,
     inputs: Sequence[Input],
     option: str,
-    tokenize: Callable[[Path, str], Array] | None = None,
+    tokenize: Tokenize | None = None,
     limit: int | None = None,
     *,
     pictures: PictureReader | None = None,
@@ -57,7 +59,8 @@ def read_samples(
         source: Where the samples come from.
         inputs: The inputs of the model.
         option: How messages name the source, e.g. `--calibration`.
-        tokenize: Turns a text file into token ids [rows, T]; None for a model that reads no text.
+        tokenize: Turns a text, or a file of it, into token ids [rows, T], given how messages name it; None for a model
+            that reads no text.
         limit: The most samples to take from a function or an iterable, which need not end; None for all. Files are
             always read whole.
         pictures: Reads pictures; None where nothing is known of how they become inputs.
@@ -115,10 +118,13 @@ def _read_files(
     path: Path,
     option: str,
     inputs: Sequence[Input],
-    tokenize: Callable[[Path, str], Array] | None,
+    tokenize: Tokenize | None,
     pictures: PictureReader,
 ) -> Iterator[tuple[str, Mapping[str, AnyArray]]]:
     """Yields the arrays of every file, or those of a folder of pictures, with words that say where they are."""
+    if is_saved_dataset(path):
+        yield str(path), read_dataset(path, option, inputs, pictures, tokenize)
+        return
     if is_picture_folder(path):
         yield str(path), pictures.read_folder(path, option, inputs)
         return

@@ -71,20 +71,37 @@ def read_token_rows(file: Path, place: Path, length: int, stride: int | None, op
             line holds no text.
     """
     expect_file(file, option, "UTF-8 text", most=LONGEST)
-    _expect_tokenizer(place, option, file)
+    _expect_tokenizer(place, f"{option} {file}")
     try:
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeError) as error:
         raise InputError(f"{option} {file} cannot be read: {first_line(error)}. Expected UTF-8 text.") from error
     if file.suffix.lower() == LINES:
         text = "\n\n".join(_read_lines(text, f"{option} {file}"))
-    with _expect_working(place, option, file, "cannot be loaded"):
+    return cut_token_rows(text, place, length, stride, f"{option} {file}")
+
+
+def cut_token_rows(text: str, place: Path, length: int, stride: int | None, where: str) -> Array:
+    """Cuts consecutive windows out of a text, as `read_token_rows` does with that of a file.
+
+    Args:
+        text: The text.
+        place: As for `read_token_rows`, like the next two.
+        length: The number of tokens in a row.
+        stride: The number of tokens by which windows advance.
+        where: How messages name the text.
+
+    Raises:
+        InputError: There is no tokenizer, it cannot be loaded or fails, or the text is empty.
+    """
+    _expect_tokenizer(place, where)
+    with _expect_working(place, where, "cannot be loaded"):
         tokenizer = _load_tokenizer(place)
-    with _expect_working(place, option, file, "cannot read it"):
+    with _expect_working(place, where, "cannot read it"):
         ids = np.asarray(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"], np.int64)
         before, after = _find_special_tokens(tokenizer, [int(index) for index in ids[:8]], text)
     if not len(ids):
-        raise InputError(f"{option} {file} holds no token. Expected text.")
+        raise InputError(f"{where} holds no token. Expected text.")
     around = [*before, *after]
     room = max(1, length - len(around))
     step = min(stride or room, room)
@@ -125,10 +142,10 @@ def _find_special_tokens(tokenizer: Any, ids: list[int], text: str) -> tuple[lis
     return [], []
 
 
-def _expect_tokenizer(place: Path, option: str, file: Path) -> None:
+def _expect_tokenizer(place: Path, where: str) -> None:
     if not place.exists():
         raise InputError(
-            f"{option} {file} is text, and there is no tokenizer at {place}. Give --tokenizer tokenizer.json, a "
+            f"{where} is text, and there is no tokenizer at {place}. Give --tokenizer tokenizer.json, a "
             "Hugging Face directory as the model, or token ids in an .npz file."
         )
 
@@ -146,7 +163,7 @@ def _load_tokenizer(place: Path) -> Any:
 
 
 @contextmanager
-def _expect_working(place: Path, option: str, file: Path, failed: str) -> Iterator[None]:
+def _expect_working(place: Path, where: str, failed: str) -> Iterator[None]:
     """Makes one sentence of whatever goes wrong in a tokenizer.
 
     The library behind it is written in Rust: a fault there is printed, and raised as what is no `Exception`.
@@ -158,6 +175,6 @@ def _expect_working(place: Path, option: str, file: Path, failed: str) -> Iterat
         if not isinstance(error, Exception) and type(error).__name__ != PANIC:
             raise
         raise InputError(
-            f"{option} {file} is text, and the tokenizer of {place} {failed}: {first_line(error).rstrip('.')}. "
+            f"{where} is text, and the tokenizer of {place} {failed}: {first_line(error).rstrip('.')}. "
             "Expected one that save_pretrained wrote, or token ids in an .npz file."
         ) from error

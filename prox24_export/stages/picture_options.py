@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from prox24_export.data import text
+from prox24_export.data.disk_datasets import is_saved_dataset
 from prox24_export.data.picture_samples import PictureReader
 from prox24_export.data.preprocessing import PictureOptions
 from prox24_export.data.samples import Source
@@ -48,7 +49,8 @@ def expect_used(settings: Settings, pictures: PictureReader, *sources: Source | 
         raise InputError(
             f"--{given} is for pictures, and the samples are none. Give a folder of them, or leave it out."
         )
-    has_text = any(isinstance(one, (str, Path)) and Path(one).suffix.lower() in text.ENDINGS for one in sources)
+    paths = [Path(one) for one in sources if isinstance(one, (str, Path))]
+    has_text = any(path.suffix.lower() in text.ENDINGS or is_saved_dataset(path) for path in paths)
     if settings.tokenizer is not None and not has_text:
         raise InputError(
             "--tokenizer is for texts, and the samples are none. Give a .txt or .jsonl file, or leave it out."

@@ -1,14 +1,14 @@
 """The samples of a run: in their parts, as many in a call as the model takes, and enough to answer the gates."""
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from prox24_export.data import text
 from prox24_export.data.batches import choose_batch_size, join_samples, list_feeds
 from prox24_export.data.random_samples import RANDOM_SAMPLES, draw_random
 from prox24_export.data.sample_list import Sample, read_array
-from prox24_export.data.samples import Parts, Source, read_samples, split_samples
+from prox24_export.data.samples import Parts, Source, Tokenize, read_samples, split_samples
 from prox24_export.data.sources import StartedFunction
 from prox24_export.errors import InputError
 from prox24_export.passes.front_onnx import runtime
@@ -48,10 +48,6 @@ def collect_samples(
     _expect_fitting(calibration, evaluation, settings)
     pictures = make_picture_reader(graph.path, settings)
 
-    def tokenizer(stride: int | None) -> Callable[[Path, str], Array]:
-        place = text.find_tokenizer(graph.path) if settings.tokenizer is None else Path(settings.tokenizer)
-        return lambda file, option: text.read_token_rows(file, place, settings.sequence, stride, option)
-
     if not needed and calibration is None and evaluation is None:
         return Parts((), (), ()), None
     if calibration is None and not needed:
@@ -61,13 +57,24 @@ def collect_samples(
         samples = draw_random(graph.inputs, graph.gathered_rows, settings.random_shapes, count, settings.seed)
     else:
         samples = read_samples(
-            calibration, graph.inputs, "--calibration", tokenizer(None), settings.samples, pictures=pictures
+            calibration,
+            graph.inputs,
+            "--calibration",
+            _make_tokenize(graph, settings, None),
+            settings.samples,
+            pictures=pictures,
         )
     _expect_rows(graph, samples, "--calibration")
     parts = split_samples(samples, with_report=evaluation is None, seed=settings.seed, limit=settings.samples)
     report: Sequence[Sample] = ()
     if evaluation is not None:
-        report = read_samples(evaluation, graph.inputs, "--evaluation", tokenizer(settings.stride), pictures=pictures)
+        report = read_samples(
+            evaluation,
+            graph.inputs,
+            "--evaluation",
+            _make_tokenize(graph, settings, settings.stride),
+            pictures=pictures,
+        )
         _expect_rows(graph, report, "--evaluation")
         parts = Parts(parts.fit, parts.choice, report)
     expect_used(settings, pictures, calibration, evaluation)
@@ -81,6 +88,18 @@ def collect_samples(
         is_random=calibration is None and needed,
     )
     return parts, facts
+
+
+def _make_tokenize(graph: TracedGraph, settings: Settings, stride: int | None) -> Tokenize:
+    """Makes what turns texts into rows of token ids for a model, with windows that advance by `stride`."""
+    place = text.find_tokenizer(graph.path) if settings.tokenizer is None else Path(settings.tokenizer)
+
+    def tokenize(words: Path | str, name: str) -> Array:
+        if isinstance(words, str):
+            return text.cut_token_rows(words, place, settings.sequence, stride, name)
+        return text.read_token_rows(words, place, settings.sequence, stride, name)
+
+    return tokenize
 
 
 def _expect_fitting(calibration: Source | None, evaluation: Source | None, settings: Settings) -> None:

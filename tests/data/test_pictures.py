@@ -185,7 +185,7 @@ def test_links_are_followed_and_one_that_leads_nowhere_is_told(tmp_path: Path) -
     (folder / "b.png").symlink_to(folder / "a.png")
     assert len(taken(folder)) == 2
     (folder / "c.png").symlink_to(tmp_path / "nowhere.png")
-    with refused("no such --calibration: "):
+    with refused("no such picture: "):
         taken(folder)
 
 
