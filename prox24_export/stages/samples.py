@@ -47,7 +47,6 @@ def collect_samples(
     """
     _expect_fitting(calibration, evaluation, settings)
     pictures = make_picture_reader(graph.path, settings)
-
     if not needed and calibration is None and evaluation is None:
         return Parts((), (), ()), None
     if calibration is None and not needed:
@@ -56,25 +55,14 @@ def collect_samples(
         count = settings.samples or RANDOM_SAMPLES
         samples = draw_random(graph.inputs, graph.gathered_rows, settings.random_shapes, count, settings.seed)
     else:
-        samples = read_samples(
-            calibration,
-            graph.inputs,
-            "--calibration",
-            _make_tokenize(graph, settings, None),
-            settings.samples,
-            pictures=pictures,
-        )
+        tokenize, limit = _make_tokenize(graph, settings, None), settings.samples
+        samples = read_samples(calibration, graph.inputs, "--calibration", tokenize, limit, pictures=pictures)
     _expect_rows(graph, samples, "--calibration")
     parts = split_samples(samples, with_report=evaluation is None, seed=settings.seed, limit=settings.samples)
     report: Sequence[Sample] = ()
     if evaluation is not None:
-        report = read_samples(
-            evaluation,
-            graph.inputs,
-            "--evaluation",
-            _make_tokenize(graph, settings, settings.stride),
-            pictures=pictures,
-        )
+        tokenize = _make_tokenize(graph, settings, settings.stride)
+        report = read_samples(evaluation, graph.inputs, "--evaluation", tokenize, pictures=pictures)
         _expect_rows(graph, report, "--evaluation")
         parts = Parts(parts.fit, parts.choice, report)
     expect_used(settings, pictures, calibration, evaluation)

@@ -71,9 +71,9 @@ def test_a_folder_is_read_in_the_order_of_its_names_with_lengths_of_their_own(tm
 
 
 def test_a_folder_without_npz_and_a_missing_path_are_refused(tmp_path: Path) -> None:
-    with refused(f"{tmp_path} is a folder without .npz files"):
+    with refused(f"{tmp_path} is a folder without .npz files and pictures"):
         read(tmp_path)
-    with refused(f"--calibration {tmp_path / 'none'} does not exist. Expected an .npz, .npy or .txt file"):
+    with refused(f"--calibration {tmp_path / 'none'} does not exist. Expected an .npz, .npy, .txt or .jsonl file"):
         read(tmp_path / "none")
 
 
