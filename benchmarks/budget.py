@@ -23,7 +23,7 @@ from prox24_export.budget.judges import Judges, divide_samples, make_limit_judge
 from prox24_export.budget.keep import keep_budget
 from prox24_export.budget.search import ORDERS, RELATIVE_ERROR, Order
 from prox24_export.budget.sensitivity import make_variant
-from prox24_export.data.samples import Sample
+from prox24_export.data.sample_list import Sample
 from prox24_export.progress import Silent
 from prox24_export.results.budget import BudgetReport
 from prox24_export.stages.prepare import Job, prepare

@@ -15,7 +15,9 @@ import numpy as np
 
 from fuzz.values import BytesMutation, pick_integer
 from prox24_export.data import array_files, samples, text
+from prox24_export.data.batches import choose_batch_size, join_samples
 from prox24_export.data.first_batch import outline_first_batch
+from prox24_export.data.sample_list import SampleList
 from prox24_export.errors import InputError
 from prox24_export.passes.graph.protocol import Input
 
@@ -82,17 +84,17 @@ def _load_letters(_: Path) -> _Letters:
     return _Letters()
 
 
-def _read_rows(file: Path, option: str) -> Any:
-    return text.read_token_rows(file, _make_folder(), 12, 5, option)
+def _read_rows(words: Path | str, option: str) -> Any:
+    return text.read_token_rows(Path(words), _make_folder(), 12, 5, option)
 
 
-def _use(found: list[samples.Sample], inputs: tuple[Input, ...]) -> None:
+def _use(found: SampleList, inputs: tuple[Input, ...]) -> None:
     """Divides samples into parts and joins them into batches."""
     found = found[:100]
     parts = samples.split_samples(found, with_report=True, seed=0, limit=None)
     for part in (parts.fit, parts.choice, parts.report):
         if part:
-            list(samples.join_samples(part, inputs, samples.choose_batch_size(part)))
+            list(join_samples(part, inputs, choose_batch_size(part)))
 
 
 def mutate(data: bytes, random: Random, mutate_bytes: BytesMutation) -> bytes:

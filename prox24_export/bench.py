@@ -5,9 +5,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from prox24_export.data.array_files import read_arrays
+from prox24_export.data.batches import join_samples
+from prox24_export.data.checked_arrays import can_join
 from prox24_export.data.random_samples import draw_random
-from prox24_export.data.samples import LABELS, Parts, can_join, join_samples, read_samples
+from prox24_export.data.sample_groups import LABELS
+from prox24_export.data.sample_list import Sample, select_samples
+from prox24_export.data.samples import Parts, read_samples
 from prox24_export.engines.choice import EngineChoice, EngineRequest, choose_engine
 from prox24_export.errors import InputError, Prox24Error
 from prox24_export.facts import machine
@@ -104,8 +110,8 @@ def _bench_models(  # noqa: PLR0917 - as `bench` has them
         found = FindLinears(settings.include, settings.exclude).call(graph=looked_at).layers
         rows = _describe_layers(looked_at, found)
     with run.timed("data"):
-        samples = [] if inputs is None else read_samples(inputs, left.inputs, "--inputs")
-        parts = Parts(tuple(samples), (), ())
+        samples: Sequence[Sample] = [] if inputs is None else read_samples(inputs, left.inputs, "--inputs")
+        parts = Parts(samples, (), ())
         size = find_batch_size(left, parts) if samples else 1
         job = Job(models[0], settings, target, found, parts, None, size, choice)
         timed = _draw_calls(job, batches, run)
@@ -190,10 +196,10 @@ def _draw_calls(job: Job, batches: Sequence[int], run: Run) -> list[Feeds]:
 
 
 def _draw_call(job: Job, size: int) -> Feeds:
-    graph, samples = job.graph, list(job.parts.fit)
+    graph, samples = job.graph, job.parts.fit
     if not samples:
         samples = draw_random(graph.inputs, graph.gathered_rows, job.settings.random_shapes, size, job.settings.seed)
-    repeated = (samples * -(-size // len(samples)))[:size]
+    repeated = select_samples(samples, [index % len(samples) for index in range(size)])
     groups = [feeds for feeds, _ in join_samples(repeated, graph.inputs, size)]
     if len(groups) > 1:
         raise InputError(f"--batch {size}: the samples have other shapes and cannot be joined. Give ones that can.")
@@ -214,7 +220,9 @@ def _bench_engines(  # noqa: PLR0917 - as `bench` has them
     sizes = tuple(batches) or (longest,)
     if max(sizes) > longest:
         raise InputError(f"--batch {max(sizes)}: {inputs} has {longest} samples. Give more samples or a smaller batch.")
-    timed = [{name: array[:size] if array.ndim else array for name, array in arrays.items()} for size in sizes]
+    timed = [
+        {name: array[:size] if array.ndim else np.asarray(array) for name, array in arrays.items()} for size in sizes
+    ]
     states = look_at((dense, sparse))
     found = [describe_files({"": file}, file) for file in (dense, sparse)]
     with run.timed("engines"):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, CycloptsError, Parameter
+from cyclopts.exceptions import UnusedCliTokensError
 
 from prox24_export import config
 from prox24_export.errors import InputError, Prox24Error, describe_fault
@@ -92,10 +93,11 @@ def export(
         model: An .onnx file, a Hugging Face directory with safetensors, a .pt2 file, or module:function that returns
             a torch module and example inputs. It is never modified.
         calibration: Samples to prune with, which need no labels: .npz (with arrays named as the inputs), .npy, a
-            folder of .npz, .txt for a directory with a tokenizer, or module:function. By default, inputs are random
-            and the masks are not based on data.
-        evaluation: Samples to measure the accuracy on, in the forms of --calibration; an array `labels` gives top-1.
-            By default, a fifth of the calibration samples is set aside for it.
+            folder of .npz or of pictures, .txt or .jsonl for a model with a tokenizer, or module:function. By default,
+            inputs are random and the masks are not based on data.
+        evaluation: Samples to measure the accuracy on, in the forms of --calibration; an array `labels`, or a folder
+            for each class of pictures, gives top-1. By default, a fifth of the calibration samples is set aside for
+            it.
         out: The folder to write. By default, it is MODEL_STEM-2to4 in the current folder.
         settings: What the run does.
         no_refine: Leave the weights as they were solved layer by layer, as --refine no does. By default, they are
@@ -260,6 +262,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _explain(error: Exception) -> tuple[str, int]:
     """Says what an error means to the user, and gives its exit code."""
+    if isinstance(error, UnusedCliTokensError):
+        too_many = " ".join(error.unused_tokens or ())
+        return f"one model is expected, and {too_many} comes after it. {_list_commands()}", UNUSABLE
     if isinstance(error, CycloptsError):
         return f"{error} See prox24-export --help.", UNUSABLE
     if isinstance(error, Prox24Error):
@@ -272,6 +277,11 @@ def _explain(error: Exception) -> tuple[str, int]:
         return f"{told} Repair {library} and what it imports, or install them again.", UNAVAILABLE
     told = f"internal error: {describe_fault(error)}. {_what_is_written()}"
     return f"{told} Set PROX24_TRACEBACK=1 for the traceback.", FAILED
+
+
+def _list_commands() -> str:
+    names = ", ".join(name for name in app if not name.startswith("-"))
+    return f"The commands before a model are {names}; see prox24-export --help."
 
 
 def _find_library(error: ImportError) -> str | None:

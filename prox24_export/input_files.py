@@ -4,8 +4,10 @@ A reader that opens a named pipe waits for ever, and one that opens a device rea
 program therefore asks here first.
 """
 
+import difflib
 import errno
 import os
+import re
 import stat
 from pathlib import Path
 
@@ -19,6 +21,7 @@ KINDS = {
     stat.S_IFBLK: "a device",
 }
 MB = 1 << 20
+_URL = re.compile(r"([a-z][a-z0-9+.-]+):/{1,2}(?=[^/])", re.IGNORECASE)
 
 
 def expect_file(path: Path, what: str, wanted: str, *, most: int | None = None) -> os.stat_result:
@@ -52,6 +55,30 @@ def expect_file(path: Path, what: str, wanted: str, *, most: int | None = None) 
             f"{what} {path} holds {found.st_size / MB:.1f} MB. Expected {wanted}, of at most {most // MB} MB."
         )
     return found
+
+
+def expect_no_url(name: str | Path, what: str) -> None:
+    """Expects the name of a file, and no address on a network, from which nothing is read.
+
+    Raises:
+        InputError: It is a URL, which may have lost a slash as a path.
+    """
+    if found := _URL.match(str(name)):
+        url = f"{found.group(1)}://{str(name)[found.end() :]}"
+        raise InputError(
+            f"{what} {url} is a URL, and nothing is read from a network. Download it first, with curl -LO {url}, and "
+            "name the file."
+        )
+
+
+def propose_near(path: Path) -> str:
+    """Proposes the name beside a path that is most like it, as a sentence behind another; empty where none is."""
+    try:
+        names = [file.name for file in path.parent.iterdir()]
+    except OSError:
+        return ""
+    near = difflib.get_close_matches(path.name, names, 1)
+    return f" Did you mean {path.parent / near[0]}?" if near else ""
 
 
 def expect_path(path: str | Path, what: str) -> None:

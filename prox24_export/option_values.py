@@ -10,6 +10,8 @@ Refine = Literal["auto", "no", "weights", "weights+bias", "all"]
 RefineMode = Literal["auto", "model", "segments"]
 RefineTarget = Literal["dense", "views"]
 Engine = Literal["auto", "tensorrt", "torch", "onnxruntime", "none"]
+PicturePreset = Literal["imagenet", "clip", "siglip", "0-1"]
+PictureLayout = Literal["nchw", "nhwc"]
 Precision = Literal["fp16", "bf16", "fp32", "int8"]
 
 AIMS_AT_DENSE_OUTPUT: frozenset[Method] = frozenset({"prox", "prox-gradient", "prox-model"})

@@ -6,6 +6,7 @@ it is its help. Nothing heavy is imported, since the command's help imports this
 """
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
@@ -21,6 +22,8 @@ from prox24_export.option_values import (
     LayerMethod,
     Method,
     Permutation,
+    PictureLayout,
+    PicturePreset,
     Precision,
     Refine,
     RefineMode,
@@ -54,6 +57,31 @@ FUNCTION = Bound("module:function", lambda value: ":" in value)
 def _read_shapes(_: object, tokens: tuple[Token, ...]) -> dict[str, ShapeRange]:
     """Reads every `--shapes` of a command line, or the list of a file, which may be empty."""
     return parse_shapes(token.value for token in tokens if token.implicit_value != [])
+
+
+def _read_numbers(_: object, tokens: tuple[Token, ...]) -> tuple[float, ...]:
+    """Reads numbers with commas between them, or the list of a file.
+
+    Raises:
+        ValueError: One of them is no number.
+    """
+    return tuple(float(number) for token in tokens for number in token.value.split(","))
+
+
+NUMBERS = Parameter(converter=_read_numbers, n_tokens=1, accepts_keys=False, metavar="NUMBERS")
+THREE_NUMBERS = Bound(
+    "one number, or three", lambda numbers: _are_numbers(numbers) and all(map(math.isfinite, numbers))
+)
+DEVIATIONS = Bound(
+    "one number above 0, or three", lambda numbers: _are_numbers(numbers) and all(0 < one < math.inf for one in numbers)
+)
+_SIZE = re.compile(r"[1-9][0-9]{0,4}(?:[xX][1-9][0-9]{0,4})?")
+PICTURE_SIZE = Bound("a size such as 256 or 224x224", lambda size: bool(_SIZE.fullmatch(str(size))))
+
+
+def _are_numbers(value: Any) -> bool:
+    is_list = isinstance(value, tuple) and len(value) in {1, 3}
+    return is_list and all(isinstance(one, (int, float)) and not isinstance(one, bool) for one in value)
 
 
 SHAPES = Parameter(converter=_read_shapes, n_tokens=-1, accepts_keys=False, metavar="SHAPE...")
@@ -176,6 +204,37 @@ class Settings(InspectSettings, BenchSettings):
 
     stride: Annotated[int | None, DATA] = None
     """The number of tokens by which windows over an evaluation text advance. By default, windows do not overlap."""
+
+    tokenizer: Annotated[str | None, DATA, PATH] = None
+    """A tokenizer.json, or a folder with the tokenizer, that turns texts into token ids. By default, it is that of the
+    Hugging Face directory, or tokenizer.json beside an .onnx file."""
+
+    preprocess: Annotated[PicturePreset | None, DATA] = None
+    """How pictures become inputs, as a preset: `imagenet`, `clip` and `siglip` resize, cut and normalise as for these
+    models, in the size that the model fixes; with `0-1` values are divided by 255. By default, it is what
+    preprocessor_config.json beside the model says."""
+
+    resize: Annotated[str | None, DATA, PICTURE_SIZE] = None
+    """The size to which pictures are resized: 256 for the shorter edge, or 224x224 for height and width. By default,
+    it is that of the preset, or pictures stay as they are."""
+
+    crop: Annotated[str | None, DATA, PICTURE_SIZE] = None
+    """The size that is cut out of the middle of pictures, such as 224 or 224x224. By default, it is that of the preset,
+    or nothing is cut."""
+
+    mean: Annotated[tuple[float, ...] | None, DATA, NUMBERS, THREE_NUMBERS] = None
+    """What is subtracted from each channel of pictures, on the scale from 0 to 1: one number, or three with commas
+    between them. Where it and the deviation are 0.5, inputs are from −1 to 1. By default, it is that of the preset."""
+
+    std: Annotated[tuple[float, ...] | None, DATA, NUMBERS, DEVIATIONS] = None
+    """What each channel of pictures is divided by then, on the same scale. By default, it is that of the preset."""
+
+    layout: Annotated[PictureLayout | None, DATA] = None
+    """The order of the axes of the model's input for pictures. By default, it is read from the input's shape."""
+
+    classes: Annotated[str | None, DATA, PATH] = None
+    """A file of class names, one a line in the order of the indices, for pictures in one sub-folder a class. By
+    default, sub-folders are named by class indices, or as id2label in config.json beside the model names them."""
 
     metric: Annotated[str | None, DATA, FUNCTION] = None
     """Your own metric, as module:function; the documentation says what it gets. By default, the metric is top-1 where

@@ -45,6 +45,9 @@ from prox24_export.settings import Settings
         ({"budget": True}, "--budget must be given a limit to keep"),
         ({"min_speedup": -1.0}, "--min-speedup must be 0 or more. Got -1.0."),
         ({"min_sparse_layers": -1}, "--min-sparse-layers must be 0 or more. Got -1."),
+        ({"mean": 0.5}, "--mean must be one number, or three. Got 0.5."),
+        ({"std": (0.5, 0.5)}, "--std must be one number above 0, or three. Got (0.5, 0.5)."),
+        ({"crop": "224x"}, "--crop must be a size such as 256 or 224x224. Got 224x."),
         ({"shapes": {"x": (1, 0)}}, "--shapes must be sizes of at least 1. Got x: 1x0."),
     ],
 )
@@ -71,6 +74,7 @@ def test_the_report_gets_every_option_as_plain_values() -> None:
     plain = Settings(shapes={"x": (1, 3)}, include=("a*",)).as_dict()
     assert plain.keys() == {
         *("method", "effort", "include", "exclude", "samples", "seed", "shapes"),
+        *("tokenizer", "preprocess", "resize", "crop", "mean", "std", "layout", "classes"),
         *(
             "damping",
             "blend",

@@ -42,9 +42,12 @@ class Calibrate:
 
     Attributes:
         with_cross: Whether the cross Gram matrix is wanted. If not, `cross` of the moments is their `gram`.
+        widest: The most columns of an input whose Gram matrix is wanted; of wider ones only the norms are summed. With
+            None all are wanted.
     """
 
     with_cross: bool = True
+    widest: int | None = None
 
     def call(
         self,
@@ -75,11 +78,43 @@ class Calibrate:
             part = streams.batches[index].part
             for observed, users in views.items():
                 where = f"layer {users[0].name}, calibration batch {index}"
-                _add(sums[observed], part, observed, pair, where, with_cross=self.with_cross)
+                self._add(sums[observed], part, observed, pair, where)
             if self.with_cross:
                 _add_residuals(residuals, part, stage, pair)
             del pair
         return CalibratedStage(_collect(streams, stage, sums, residuals))
+
+    def _add(
+        self,
+        sums: dict[str, Moments],
+        part: str,
+        observed: ObservedView,
+        streams: tuple[Mapping[str, Array], Mapping[str, Array]],
+        where: str,
+    ) -> None:
+        """Adds one batch of both streams to the sums of its part.
+
+        Products are taken in float32 over chunks of bounded size; their totals are float64.
+
+        Where the graph chose other tokens in the pruned stream than in the dense one (NonZero, TopK, ...), rows cannot
+        be paired: the batch then counts as if the dense stream had seen the pruned one's input.
+        """
+        name, view, expert = observed
+        dense, pruned = streams
+        left, right = (dense[name], pruned[name]) if expert is None else expert.rows(name, dense, pruned)
+        empty = True
+        for x_dense, x_pruned in _pair_chunks(view, left if left.shape == right.shape else right, right):
+            if part not in sums:
+                columns = x_pruned.shape[1]
+                sums[part] = Moments.zeros(columns, with_gram=self.widest is None or columns <= self.widest)
+            if not sums[part].add_rows(x_dense, x_pruned, with_cross=self.with_cross):
+                raise InputError(
+                    f"NaN or Inf in the activations of {where}: expected finite values. "
+                    "Check that calibration data and weights are finite and that the model does not overflow on them."
+                )
+            empty = False
+        if empty:
+            raise InputError(f"no activation reached {where}: expected at least one sample per batch.")
 
     @staticmethod
     def requires(streams: Streams) -> None:
@@ -152,39 +187,6 @@ def _multiply_residual(
         total += rows.to(chunk.dtype).T @ chunk  # a float32 product, a float64 sum
         start += len(chunk)
     return total if start == len(moved) and bool(torch.isfinite(total).all()) else None
-
-
-def _add(
-    sums: dict[str, Moments],
-    part: str,
-    observed: ObservedView,
-    streams: tuple[Mapping[str, Array], Mapping[str, Array]],
-    where: str,
-    *,
-    with_cross: bool,
-) -> None:
-    """Adds one batch of both streams to the sums of its part.
-
-    Products are taken in float32 over chunks of bounded size; their totals are float64.
-
-    Where the graph chose other tokens in the pruned stream than in the dense one (NonZero, TopK, ...), rows cannot be
-    paired: the batch then counts as if the dense stream had seen the pruned one's input.
-    """
-    name, view, expert = observed
-    dense, pruned = streams
-    left, right = (dense[name], pruned[name]) if expert is None else expert.rows(name, dense, pruned)
-    empty = True
-    for x_dense, x_pruned in _pair_chunks(view, left if left.shape == right.shape else right, right):
-        if part not in sums:
-            sums[part] = Moments.zeros(x_pruned.shape[1])
-        if not sums[part].add_rows(x_dense, x_pruned, with_cross=with_cross):
-            raise InputError(
-                f"NaN or Inf in the activations of {where}: expected finite values. "
-                "Check that calibration data and weights are finite and that the model does not overflow on them."
-            )
-        empty = False
-    if empty:
-        raise InputError(f"no activation reached {where}: expected at least one sample per batch.")
 
 
 def _pair_chunks(view: View, dense: Array, pruned: Array) -> Iterator[tuple[Tensor, Tensor]]:

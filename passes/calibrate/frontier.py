@@ -28,18 +28,21 @@ class Spill:
 
 
 class Frontier:
-    """Values of the dense and the pruned stream by batch. A value that both streams share stays one object."""
+    """Values of the dense and the pruned stream by batch. A value that both streams share stays one object.
+
+    Feeds are not kept: they are read again where they are wanted again.
+    """
 
     def __init__(self, read_feeds: Callable[[int], Mapping[str, Any]], spill: Spill | None = None) -> None:
         """Starts both streams with the feeds, and lets them share the arrays.
 
         Args:
-            read_feeds: Reads the feeds of a batch by its number. It is called when the batch is taken before anything
-                was put for it.
+            read_feeds: The feeds of a batch by its number; arrays are read when they are asked for.
             spill: Where values go that do not fit in memory; None keeps all of them there.
         """
         self._read_feeds, self._spill = read_feeds, spill
         self._values: dict[int, dict[ValueKey, Any]] = {}
+        self._fed: dict[int, list[str]] = {}  # names of the feeds that are still carried
         self._held, self._files = 0, 0
 
     def take(self, batch: int) -> tuple[StreamValues, StreamValues]:
@@ -48,12 +51,10 @@ class Frontier:
         Raises:
             OSError: What is on disk cannot be read.
         """
-        if batch not in self._values:
-            feeds = self._read_feeds(batch)
-            return dict(feeds), dict(feeds)
-        dense: StreamValues = {}
-        pruned: StreamValues = {}
-        for (name, stream), entry in self._values[batch].items():
+        feeds = self._read_feeds(batch)
+        dense: StreamValues = {name: feeds[name] for name in self._fed.get(batch, feeds)}
+        pruned = dict(dense)
+        for (name, stream), entry in self._values.get(batch, {}).items():
             value = _read(entry) if isinstance(entry, Path) else entry
             for where, values in ((DENSE, dense), (PRUNED, pruned)):
                 if stream in {where, BOTH}:
@@ -66,9 +67,14 @@ class Frontier:
         Raises:
             OSError: The values cannot be written.
         """
-        known = self._values.get(batch, {})
-        wanted = {_key(name, dense, pruned, DENSE): value for name, value in dense.items()}
-        wanted |= {_key(name, dense, pruned, PRUNED): value for name, value in pruned.items()}
+        feeds, known = self._read_feeds(batch), self._values.get(batch, {})
+        self._fed[batch] = [name for name in pruned if name in feeds]
+        wanted = {
+            _key(name, dense, pruned, stream): value
+            for stream, values in ((DENSE, dense), (PRUNED, pruned))
+            for name, value in values.items()
+            if name not in feeds
+        }
         for key, entry in known.items():
             if key not in wanted:
                 self._forget(entry)

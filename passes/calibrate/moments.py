@@ -17,7 +17,7 @@ class Moments:
     The matrices are the largest things a run holds, so they are added to in place.
 
     Attributes:
-        gram: `XₛᵀXₛ` of the pruned stream, float64.
+        gram: `XₛᵀXₛ` of the pruned stream, float64; empty, [0, 0], where only the norms are summed.
         cross: `X_dᵀXₛ` of the dense and the pruned stream, float64; `gram` itself where both streams are the same.
         dense: Diagonal of `X_dᵀX_d` of the dense stream, float64.
         tokens: Number of tokens, which are the rows of `X`.
@@ -29,10 +29,21 @@ class Moments:
     tokens: int
 
     @classmethod
-    def zeros(cls, columns: int) -> "Moments":
-        """Moments of an empty set of tokens, for inputs with this number of columns."""
-        gram = torch.zeros(columns, columns, dtype=torch.float64)
+    def zeros(cls, columns: int, *, with_gram: bool = True) -> "Moments":
+        """Moments of an empty set of tokens, for inputs with this number of columns.
+
+        Args:
+            columns: The number of columns.
+            with_gram: Whether the Gram matrix is wanted. If not, only the norms are summed.
+        """
+        size = columns if with_gram else 0
+        gram = torch.zeros(size, size, dtype=torch.float64)
         return cls(gram, gram, torch.zeros(columns, dtype=torch.float64), 0)
+
+    @property
+    def has_gram(self) -> bool:
+        """Whether the Gram matrix is summed, and not the norms alone."""
+        return len(self.gram) == len(self.dense)
 
     def add(self, other: "Moments") -> None:
         """Adds the moments of another set of tokens."""
@@ -60,8 +71,9 @@ class Moments:
         differ = with_cross and x_dense is not x_pruned
         if differ and self.cross is self.gram:
             self.cross = self.gram.clone()
-        product = _multiply(x_pruned, x_pruned)
-        _accumulate(self.gram, product)
+        if self.has_gram:
+            product = _multiply(x_pruned, x_pruned)
+            _accumulate(self.gram, product)
         if self.cross is not self.gram:
             if differ:
                 del product

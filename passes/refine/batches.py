@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, overload
 
 import torch
 from torch import Tensor
@@ -9,6 +11,33 @@ from torch import Tensor
 from prox24_export.passes.refine.views import Inputs, Views
 
 EPOCH = 1_000_003  # the distance between the seeds of consecutive runs, so that their epochs share none
+
+
+class ChainedInputs(Sequence[Inputs]):
+    """Inputs of several sequences, one after the other; each is read when it is asked for."""
+
+    def __init__(self, *parts: Sequence[Inputs]) -> None:
+        """Takes the sequences."""
+        self._parts = parts
+
+    def __len__(self) -> int:
+        """The number of samples."""
+        return sum(map(len, self._parts))
+
+    @overload
+    def __getitem__(self, index: int) -> Inputs: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Inputs]: ...
+    def __getitem__(self, index: int | slice) -> Any:
+        """Reads the inputs of one sample, or of those of a slice."""
+        if isinstance(index, slice):
+            return [self[place] for place in range(*index.indices(len(self)))]
+        place = range(len(self))[index]
+        for part in self._parts:
+            if place < len(part):
+                return part[place]
+            place -= len(part)
+        raise IndexError(index)
 
 
 @dataclass(frozen=True)
@@ -55,11 +84,18 @@ class Samples:
             feeds = views.changed(feeds, generator) if views else feeds
             yield mix(feeds, generator) if mixed and len(group) > 1 else feeds
 
+    @cached_property
+    def _shapes(self) -> list[tuple[torch.Size, ...]]:
+        """The shapes of every sample behind the first axis; equal ones are one object."""
+        known: dict[tuple[torch.Size, ...], tuple[torch.Size, ...]] = {}
+        shapes = (tuple(feed.shape[1:] for feed in feeds) for feeds in self.samples)
+        return [known.setdefault(shape, shape) for shape in shapes]
+
     def _indices(self, order: Sequence[int]) -> Iterator[list[int]]:
         waiting: dict[tuple[torch.Size, ...], list[int]] = {}
         size = self.batch if self.joinable else 1
         for index in order:
-            key = tuple(feed.shape[1:] for feed in self.samples[index])
+            key = self._shapes[index]
             waiting.setdefault(key, []).append(index)
             if len(waiting[key]) == size:
                 yield waiting.pop(key)

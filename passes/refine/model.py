@@ -13,7 +13,7 @@ from functools import partial
 import torch
 from torch import Tensor, fx
 
-from prox24_export.passes.refine.batches import Samples
+from prox24_export.passes.refine.batches import ChainedInputs, Samples
 from prox24_export.passes.refine.clock import Clock
 from prox24_export.passes.refine.improvement import improves
 from prox24_export.passes.refine.loss import Custom
@@ -257,7 +257,7 @@ class _Run:
             return self._result(self.progress.parts, self.progress.parts[0], "model")
         objective = self._whole(together=self.together)
         seed, mixed = self.settings.seed, self.settings.mixed
-        everything = replace(self.fit, samples=[*self.fit.samples, *self.choice.samples])
+        everything = replace(self.fit, samples=ChainedInputs(self.fit.samples, self.choice.samples))
 
         def epoch(number: int, samples: Samples = self.fit) -> Iterator[StreamPair]:
             return self._pairs(samples.shuffled(number, seed, mixed=mixed, views=self.views))

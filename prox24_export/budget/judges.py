@@ -13,7 +13,8 @@ import numpy as np
 from prox24_export.budget.expected_drop import ExpectedDrop
 from prox24_export.budget.search import Judge, LimitedFigure
 from prox24_export.budget.sensitivity import make_variant, remember_outputs
-from prox24_export.data.samples import Sample, join_samples
+from prox24_export.data.batches import JoinedBatches
+from prox24_export.data.sample_list import Sample, select_samples
 from prox24_export.errors import InputError
 from prox24_export.passes.graph.protocol import Runner
 from prox24_export.results.report import AccuracyReport
@@ -126,7 +127,7 @@ def divide_samples(
     places = np.arange(len(samples)) if in_order else np.random.default_rng(seed).permutation(len(samples))
     part = max(1, len(samples) // PART)
     searched, confirmed, reported = (
-        [samples[place] for place in sorted(places)] for places in np.split(places, [part, 2 * part])
+        select_samples(samples, np.sort(places)) for places in np.split(places, [part, 2 * part])
     )
     return searched, confirmed, reported
 
@@ -180,7 +181,7 @@ def prepare_measure(job: Job, samples: Sequence[Sample]) -> VariantMeasure:
         samples,
         job.settings,
         size=job.size,
-        told=SampleSource.of_report(samples, job.numbers, job.facts),
+        told=SampleSource.of_report(samples, job.facts),
         dense=lambda batches: remember_outputs(model, batches),
     ).compare
 
@@ -202,7 +203,8 @@ def make_limit_judge(job: Job, samples: Sequence[Sample], measure: VariantMeasur
         raise InputError("--budget needs a limit to keep. Give --max-accuracy-drop or --max-metric-change.")
     drop = None
     if settings.max_accuracy_drop is not None:
-        batches = [(feeds, labels) for feeds, labels in join_samples(samples, inputs, job.size) if labels is not None]
+        joined = JoinedBatches(samples, inputs, job.size)
+        batches = [(feeds, labels) for feeds, labels in joined if labels is not None]
         if not batches or any(sample.labels is None for sample in samples):
             raise InputError(
                 "--budget with --max-accuracy-drop needs labels: expected an array 'labels' in the --evaluation file."

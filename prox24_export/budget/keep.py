@@ -24,7 +24,7 @@ from pathlib import Path
 from prox24_export.budget.judges import Judges, expect_held_back
 from prox24_export.budget.search import ERRORS, ORDERS, DenseChoice, Order, Search, StoredWeights, list_weights
 from prox24_export.budget.sensitivity import DenseNames, OutputDistance, Unit, find_units, measure_sensitivity
-from prox24_export.data.samples import join_samples
+from prox24_export.data.batches import join_samples, list_feeds
 from prox24_export.passes.graph.protocol import Linear, Reason, Skipped
 from prox24_export.progress import Progress
 from prox24_export.results.budget import BudgetDecision, BudgetReport, Kept, SensitivityReport
@@ -50,7 +50,7 @@ def measure_job_sensitivity(
     expect_held_back(job)
     samples = job.parts.choice
     linears = [layer for layer in job.linears if layer.weight in weights]
-    feeds = [feeds for feeds, _ in join_samples(samples, job.graph.inputs, job.size)]
+    feeds = list_feeds(samples, job.graph.inputs, job.size)
     one, _ = next(join_samples(samples, job.graph.inputs, 1))
     found = find_units(job.graph, linears, one)
     errors = {row.name: row.relative_error or 0.0 for row in layers}

@@ -1,19 +1,15 @@
 """Additive masks, whose −Inf mean something: they leave out of a Softmax what they are added to."""
 
-from typing import Any
-
 import numpy as np
 
 from prox24_export.passes.graph.arrays import Array
 
 
-def find_masked(array: Array) -> Any:
-    """Finds the −Inf of a float array of any shape that can be an additive mask.
+def can_be_mask(array: Array) -> bool:
+    """Whether a float array of one or more axes can be an additive mask, or a part of one.
 
-    Returns:
-        Where they are, as booleans of the array's shape; False alone where the array is no such mask: it holds no −Inf,
-        a positive value or NaN, or nothing would be left along its last axis.
+    It holds no positive value and no NaN, and something is left along its last axis everywhere.
     """
-    masked = np.isneginf(array)
-    is_mask = bool(array.ndim and masked.any() and (array <= 0).all() and not masked.all(axis=-1).any())
-    return masked if is_mask else False
+    if np.isnan(array).any():
+        return False
+    return bool((array <= 0).all() and not np.isneginf(array).all(axis=-1).any())

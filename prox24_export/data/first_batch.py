@@ -8,8 +8,9 @@ import numpy as np
 
 from prox24_export.data import text
 from prox24_export.data.array_files import outline_arrays
+from prox24_export.data.disk_datasets import is_saved_dataset
 from prox24_export.data.samples import Source
-from prox24_export.data.sources import is_function, list_files, start_function
+from prox24_export.data.sources import is_function, is_picture_folder, list_files, start_function
 
 TOKENS = (2, 12)  # rows, and ids in each, that stand for those of a text
 
@@ -40,7 +41,8 @@ def outline_first_batch(source: Source | None, option: str) -> tuple[Source | No
 
     Returns:
         The source, which still yields its first batch; and that batch: a dictionary of arrays by name, or what a
-        function or an iterable yields; None where there is none.
+        function or an iterable yields; None where there is none, and for pictures and datasets, of which
+        nothing is known yet.
 
     Raises:
         InputError: A file is missing or unreadable, or a function fails.
@@ -49,7 +51,9 @@ def outline_first_batch(source: Source | None, option: str) -> tuple[Source | No
         return peek_first_batch(source)
     if is_function(source, option):
         return start_function(str(source), option)
+    if is_picture_folder(Path(source)) or is_saved_dataset(Path(source)):
+        return source, None
     first = list_files(Path(source), option)[0]
-    if first.suffix.lower() == text.ENDING:
+    if first.suffix.lower() in text.ENDINGS:
         return source, {"input_ids": np.zeros(TOKENS, np.int64)}
     return source, outline_arrays(first, option)

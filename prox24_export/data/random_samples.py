@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from prox24_export.data.array_files import expect_room
-from prox24_export.data.samples import Sample, matches_shape, show_shape
+from prox24_export.data.checked_arrays import matches_shape, show_shape
+from prox24_export.data.sample_list import Sample
 from prox24_export.data.symbolic_sizes import compute_size, find_symbols
 from prox24_export.errors import InputError
 from prox24_export.passes.graph.arrays import Array
@@ -47,7 +48,8 @@ def draw_random(
     shown = ", ".join(f"{name} {list(shape)}" for name, shape in sizes.items())
     expect_room(needed, f"random inputs of {shown}, for {count} samples,", "Give smaller sizes with --shapes.")
     return [
-        Sample({value.name: _draw(generator, value, sizes[value.name], rows) for value in inputs}) for _ in range(count)
+        Sample({value.name: _draw(generator, value, sizes[value.name], rows) for value in inputs}, place=place)
+        for place in range(count)
     ]
 
 

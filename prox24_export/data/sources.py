@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from prox24_export import user_code
+from prox24_export.data.picture_folders import ENDINGS, holds_pictures
 from prox24_export.errors import InputError
-from prox24_export.input_files import expect_path
+from prox24_export.input_files import expect_no_url, expect_path, propose_near
 
+KINDS = "an .npz, .npy, .txt or .jsonl file, a folder of .npz or of pictures"
 YIELDS = "yields feed dictionaries"
 
 
@@ -57,25 +59,38 @@ def start_function(spec: str, option: str) -> tuple[StartedFunction, Any]:
 
 
 def is_function(source: str | Path, option: str) -> bool:
-    """Whether a source is `module:function`, and no path."""
+    """Whether a source is `module:function`, and no path.
+
+    Raises:
+        InputError: It is a URL, or a name that no file can have.
+    """
     expect_path(source, option)
+    if not Path(source).exists():
+        expect_no_url(source, option)
     return ":" in str(source) and not Path(source).exists()
+
+
+def is_picture_folder(path: Path) -> bool:
+    """Whether a path is a folder that holds pictures, or holds folders of them, and no `.npz` files."""
+    return path.is_dir() and next(path.glob("*.npz"), None) is None and holds_pictures(path)
 
 
 def list_files(path: Path, option: str) -> list[Path]:
     """Lists the files that samples are read from: one, or the `.npz` files of a folder in the order of their names.
 
     Raises:
-        InputError: There is no such file, or the folder holds none.
+        InputError: There is no such file, it is a single picture, or the folder holds none.
     """
     if path.is_dir():
         files = sorted(path.glob("*.npz"))
         if not files:
-            raise InputError(f"{option} {path} is a folder without .npz files. Expected one feed dictionary a file.")
+            raise InputError(
+                f"{option} {path} is a folder without .npz files and pictures. Expected one feed dictionary a file, "
+                "pictures, or one sub-folder of pictures for each class."
+            )
         return files
     if not path.exists():
-        raise InputError(
-            f"{option} {path} does not exist. Expected an .npz, .npy or .txt file, a folder of .npz, or "
-            "module:function."
-        )
+        raise InputError(f"{option} {path} does not exist. Expected {KINDS}, or module:function.{propose_near(path)}")
+    if path.suffix.lower() in ENDINGS:
+        raise InputError(f"{option} {path} is one picture. Give the folder that holds all of them.")
     return [path]

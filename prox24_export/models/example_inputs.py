@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from prox24_export.data.items import convert_value
-from prox24_export.data.samples import LABELS
+from prox24_export.data.sample_groups import LABELS
 from prox24_export.errors import InputError
 from prox24_export.models.forward_arguments import find_main_inputs, list_parameters
 from prox24_export.models.invented_inputs import choose_inputs, invent_shape

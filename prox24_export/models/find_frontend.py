@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from prox24_export.errors import InputError
-from prox24_export.input_files import expect_path
+from prox24_export.input_files import expect_no_url, expect_path, propose_near
 from prox24_export.models.frontend import CONFIG, Frontend
 from prox24_export.models.onnx import OnnxFile
 
@@ -29,6 +29,8 @@ def find_frontend(model: Any, example: Any = None) -> Frontend:
         return _find_for_module(model, example)
     expect_path(model, "model")
     path = Path(model)
+    if not path.exists():
+        expect_no_url(model, "model")
     if path.suffix.lower() in PICKLES:
         raise InputError(
             f"{path} is a pickle, which can run any code when it is read. Expected {KINDS}: save the model with "
@@ -48,7 +50,20 @@ def find_frontend(model: Any, example: Any = None) -> Frontend:
         from prox24_export.models.torch_program import TorchProgram  # noqa: PLC0415
 
         return TorchProgram.from_function(str(model))
+    if not path.exists():
+        raise InputError(f"no such model: {path}. Expected {KINDS}.{_propose_way(path)}")
     return OnnxFile(path)
+
+
+def _propose_way(path: Path) -> str:
+    """Proposes what may have been meant by a path that leads nowhere: a file beside it, or a name on a hub."""
+    if near := propose_near(path):
+        return near
+    if path.suffix or path.is_absolute() or len(path.parts) != 2 or path.parent.exists():  # noqa: PLR2004 - OWNER/NAME
+        return ""
+    return (
+        f" Nothing is downloaded: for a model of the Hugging Face hub run hf download {path} --local-dir {path.name}."
+    )
 
 
 def is_traced_on_samples(model: Any) -> bool:

@@ -4,7 +4,7 @@ import inspect
 import re
 from typing import TYPE_CHECKING
 
-from prox24_export.data.samples import LABELS
+from prox24_export.data.sample_groups import LABELS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

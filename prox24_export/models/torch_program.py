@@ -19,7 +19,7 @@ from torch.export import ExportedProgram
 from torch.export.pt2_archive._package import load_pt2
 
 from prox24_export import user_code
-from prox24_export.data.samples import LABELS
+from prox24_export.data.sample_groups import LABELS
 from prox24_export.errors import InputError, first_line
 from prox24_export.facts.files import describe_files
 from prox24_export.input_files import expect_file

@@ -74,7 +74,7 @@ class LayerReport:
         reason: Why the layer is dense; empty where it is sparse.
         notes: What limits the gain of a sparse layer.
         relative_error: Loss of the layer's output against its target, relative to the output's energy; None where it
-            was not solved.
+            was not solved, or where a baseline reads only the norms of a wide input.
         blend: What the solver aimed at: 0 is the dense weight, 1 the dense network's output.
         damping: Share of its mean diagonal that was added to the diagonal of the Gram matrix.
         iterations: Number of iterations of the mask solver.

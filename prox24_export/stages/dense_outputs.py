@@ -4,13 +4,16 @@ Nothing can be compared with NaN, and no sum of differences says anything of out
 sample.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from prox24_export.data.samples import Parts, Sample, can_join, join_samples
+from prox24_export.data.batches import join_samples
+from prox24_export.data.checked_arrays import can_join
+from prox24_export.data.sample_list import Sample, count_entries, list_places
+from prox24_export.data.samples import Parts
 from prox24_export.errors import InputError
 from prox24_export.passes.graph.arrays import Array
 from prox24_export.passes.graph.protocol import Feeds, Linear, Runner, TracedGraph
@@ -19,9 +22,6 @@ from prox24_export.stages.prune import expect_finite_weights
 from prox24_export.validation.arrays import holds_nan, is_float, read_output
 
 PROBED = 16  # samples on which the size of outputs is looked at, one by one
-
-Numbers = Mapping[int, int]
-"""The place of each sample in its source, by `id` of the sample: the parts hold samples in another order."""
 
 
 @dataclass(frozen=True)
@@ -37,17 +37,17 @@ class SampleSource:
     source: str
 
     @classmethod
-    def of_calibration(cls, samples: Sequence[Sample], numbers: Numbers, facts: DataFacts | None) -> "SampleSource":
+    def of_calibration(cls, samples: Sequence[Sample], facts: DataFacts | None) -> "SampleSource":
         """How to name samples that layers are solved with."""
         is_random = facts is not None and facts.is_random
-        return cls(_find_places(samples, numbers), "" if is_random or facts is None else facts.calibration)
+        return cls(list_places(samples), "" if is_random or facts is None else facts.calibration)
 
     @classmethod
-    def of_report(cls, samples: Sequence[Sample], numbers: Numbers, facts: DataFacts | None) -> "SampleSource":
+    def of_report(cls, samples: Sequence[Sample], facts: DataFacts | None) -> "SampleSource":
         """How to name samples of the report part, which may be a fifth of those for the calibration."""
         if facts is None or facts.evaluation != f"a fifth of {facts.calibration}":
-            return cls(_find_places(samples, numbers), "" if facts is None else facts.evaluation)
-        return cls.of_calibration(samples, numbers, facts)
+            return cls(list_places(samples), "" if facts is None else facts.evaluation)
+        return cls.of_calibration(samples, facts)
 
 
 def expect_numbers(
@@ -82,7 +82,6 @@ def check_calibration(
     graph: TracedGraph,
     linears: Sequence[Linear],
     parts: Parts,
-    numbers: Numbers,
     facts: DataFacts | None,
     *,
     size: int,
@@ -95,21 +94,23 @@ def check_calibration(
         graph: The dense model.
         linears: Its layers that can be pruned.
         parts: The samples.
-        numbers: Their places in their source.
         facts: Where they come from.
         size: The number of samples in one call.
 
     Raises:
         InputError: An output holds NaN. Where a weight does, the message says that.
     """
-    samples = sorted([*parts.fit, *parts.choice], key=lambda sample: numbers.get(id(sample), 0))
-    if not samples:
+    places = [(part, index) for part in (parts.fit, parts.choice) for index in range(len(part))]
+    if not places:
         return
-    largest = max(samples, key=lambda sample: sum(array.size for array in sample.feeds.values()))
+    numbers = [*list_places(parts.fit), *list_places(parts.choice)]
+    order = sorted(range(len(places)), key=numbers.__getitem__)
+    largest = max(order, key=lambda index: count_entries(*places[index]))
     run = graph.runner()
     try:
-        for few in (samples[:size], [largest]):
-            told = SampleSource.of_calibration(few, numbers, facts)
+        for chosen in (order[:size], [largest]):
+            few = [part[index] for part, index in (places[one] for one in chosen)]
+            told = SampleSource.of_calibration(few, facts)
             batches = join_samples(few, graph.inputs, size)
             expect_numbers(run, graph.outputs, batches, told, joined=can_join(graph.inputs))
     except InputError:
@@ -140,10 +141,6 @@ def expect_fixed_size(graph: TracedGraph, samples: Sequence[Sample]) -> None:
             "entry of one model belongs to an entry of the other. Leave the gate out, cut the model before the "
             "selection, or use --metric."
         )
-
-
-def _find_places(samples: Sequence[Sample], numbers: Numbers) -> list[int]:
-    return [numbers.get(id(sample), place) for place, sample in enumerate(samples)]
 
 
 def _find_first_nan(output: Any) -> int:

@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from prox24_export.data.batches import join_samples
+from prox24_export.data.checked_arrays import can_join
 from prox24_export.data.random_samples import draw_random
-from prox24_export.data.samples import can_join, join_samples
 from prox24_export.engines.estimate import estimate
 from prox24_export.engines.timing import gpu_state
 from prox24_export.engines.timing.gpu_watch import Watch, follow_state
@@ -81,7 +82,7 @@ def measure_engines(  # noqa: PLR0917 - in the order in which they were found
     written: WrittenModel,
     rows: Sequence[LayerReport],
     timed: Sequence[Feeds],
-    evaluation: Sequence[tuple[dict[str, Array], Array | None]],
+    evaluation: Sequence[tuple[Feeds, Array | None]],
     run: Run,
 ) -> EngineReport:
     """Builds and times the engines of a written model; see `run_engines`.
@@ -112,7 +113,7 @@ def run_engines(
     job: Job,
     finished: FinishedPair,
     timed: Sequence[Feeds],
-    evaluation: Sequence[tuple[dict[str, Array], Array | None]] = (),
+    evaluation: Sequence[tuple[Feeds, Array | None]] = (),
 ) -> EngineReport:
     """Builds and times with the chosen engine.
 
@@ -191,7 +192,7 @@ def _measure(
     job: Job,
     finished: FinishedPair,
     timed: Sequence[Feeds],
-    evaluation: Sequence[tuple[dict[str, Array], Array | None]],
+    evaluation: Sequence[tuple[Feeds, Array | None]],
 ) -> EngineReport:
     files = _lower_pair(job, finished)
     report = _measure_latency(job, finished, files, timed)
@@ -322,7 +323,7 @@ def _add_accuracy(
     job: Job,
     dense: OnnxGraph,
     files: LoweredPair,
-    evaluation: Sequence[tuple[dict[str, Array], Array | None]],
+    evaluation: Sequence[tuple[Feeds, Array | None]],
     report: EngineReport,
 ) -> EngineReport:
     """Adds the accuracy of the sparse converted file; in INT8 also that of the dense one, and intervals."""

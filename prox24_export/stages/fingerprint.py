@@ -6,14 +6,15 @@ has done.
 
 import hashlib
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from prox24_export import user_code
-from prox24_export.data.samples import Sample
+from prox24_export.data.sample_list import Sample
 from prox24_export.stages.prepare import Job
 from prox24_export.stages.refine import WANTED
 from prox24_export.stages.run import Run
@@ -25,6 +26,7 @@ COUNTED = frozenset({
 })  # fmt: skip
 """The options that change what is recorded. Shapes of random inputs count by the samples that are drawn in them."""
 NOT_COUNTED = frozenset({
+    *("tokenizer", "preprocess", "resize", "crop", "mean", "std", "layout", "classes"),  # samples count as they are fed
     *("shapes", "stride", "metric", "memory", "budget", "max_accuracy_drop", "max_metric_change", "min_snr"),
     *("min_sparse_layers", "min_speedup", "strict", "baseline", "engine", "precision", "workspace_mb", "timing_cache"),
     *("onnx", "force", "no_resume"),
@@ -43,7 +45,7 @@ def take_fingerprint(job: Job, run: Run) -> dict[str, Any]:
     parts = job.parts
     return {
         "model": _digest_model(job),
-        "calibration": digest_samples((*parts.fit, *parts.choice)),
+        "calibration": digest_samples(itertools.chain(parts.fit, parts.choice)),
         "evaluation": digest_samples(parts.report),
         "loss": _digest_loss(job.settings.refine_loss),
         "settings": {name: job.settings.as_dict()[name] for name in sorted(COUNTED)},
@@ -63,7 +65,7 @@ def list_differences(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> list
     return found
 
 
-def digest_samples(samples: Sequence[Sample]) -> str:
+def digest_samples(samples: Iterable[Sample]) -> str:
     """Computes the SHA-256 digest of the arrays and labels of samples: names, types, shapes and bytes."""
     digest = hashlib.sha256()
     for sample in samples:

@@ -3,7 +3,9 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from prox24_export.data.samples import Sample, can_join, join_samples
+from prox24_export.data.batches import JoinedBatches
+from prox24_export.data.checked_arrays import can_join
+from prox24_export.data.sample_list import Sample
 from prox24_export.passes.graph.arrays import Array
 from prox24_export.passes.graph.protocol import Feeds, Runner, TracedGraph
 from prox24_export.results.report import AccuracyReport
@@ -33,7 +35,7 @@ class Measurement:
 
     dense: Runner
     outputs: tuple[str, ...]
-    batches: Sequence[tuple[dict[str, Array], Array | None]]
+    batches: Sequence[tuple[Feeds, Array | None]]
     samples: int
     next_token: str | None = None
     stride: int | None = None
@@ -66,7 +68,7 @@ class Measurement:
         Raises:
             InputError: An output of the dense model holds NaN, or the user's own metric fails.
         """
-        batches = list(join_samples(samples, graph.inputs, size))
+        batches = JoinedBatches(samples, graph.inputs, size)
         run = graph.runner() if dense is None else dense([feeds for feeds, _ in batches])
         expect_numbers(run, graph.outputs, batches, told, joined=can_join(graph.inputs))
         spec, own = settings.metric, None
@@ -107,7 +109,7 @@ def prepare_measurement(job: Job, run: Run) -> Measurement:
     with run.timed("data"):
         if job.settings.min_snr is not None and job.linears:
             expect_fixed_size(job.graph, job.parts.report)
-        told = SampleSource.of_report(job.parts.report, job.numbers, job.facts)
+        told = SampleSource.of_report(job.parts.report, job.facts)
         return Measurement.prepare(job.graph, job.parts.report, job.settings, size=job.size, told=told)
 
 

@@ -16,6 +16,7 @@ from prox24_export.passes.graph.protocol import Linear, TracedGraph
 from prox24_export.passes.refine.memory import find_available_memory
 from prox24_export.settings import Settings
 from prox24_export.solver.costs import estimate_solver_bytes
+from prox24_export.stages.norms import find_widest
 
 MB, GB = 2**20, 2**30
 SHARE_BY_DEFAULT = 0.8  # of what is free when a run begins
@@ -69,6 +70,8 @@ def estimate_stage_mb(stage: Stage, settings: Settings, parts: int) -> float:
     """Estimates the most MB that the matrices of a stage take while it is observed and its layers are solved."""
     aims = settings.method in AIMS_AT_DENSE_OUTPUT
     widths = [layers[0].k for layers in group_by_input([linear for linear, _ in stage.observed])]
+    if (widest := find_widest(settings.method)) is not None:
+        widths = [width for width in widths if width <= widest]
     sums = estimate_sums_mb(widths, aims=aims, parts=parts)
     return max(sums, estimate_solver_mb(widths, stage.linears, aims=aims, parts=parts))
 

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from prox24_export.data.batches import make_batches
 from prox24_export.data.random_samples import draw_random
-from prox24_export.data.samples import make_batches
 from prox24_export.errors import InputError, Prox24Error, first_line
 from prox24_export.option_values import AIMS_AT_DENSE_OUTPUT
 from prox24_export.passes.calibrate.calibrate import Calibrate

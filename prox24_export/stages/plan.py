@@ -8,7 +8,8 @@ from typing import Any, TypeVar
 
 import torch
 
-from prox24_export.data.samples import Parts, make_batches
+from prox24_export.data.batches import make_batches
+from prox24_export.data.samples import Parts
 from prox24_export.facts.machine import measure_resident_mb, return_free_memory
 from prox24_export.option_values import AIMS_AT_DENSE_OUTPUT, Effort
 from prox24_export.passes.calibrate.schedule import Stage, schedule

@@ -1,7 +1,7 @@
 """Before any work: the model opened, its layers found, samples in their parts, everything checked."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from torch import nn
@@ -19,7 +19,7 @@ from prox24_export.passes.graph.protocol import Linear, Skipped, TracedGraph
 from prox24_export.results import reader
 from prox24_export.results.report import DataFacts, Report
 from prox24_export.settings import Settings
-from prox24_export.stages.dense_outputs import Numbers, check_calibration
+from prox24_export.stages.dense_outputs import check_calibration
 from prox24_export.stages.open_model import OpenedModel, open_model
 from prox24_export.stages.run import Run
 from prox24_export.stages.samples import check_gates, collect_samples, find_batch_size
@@ -41,7 +41,6 @@ class Job:
         size: How many samples are joined in one call of the model.
         choice: The engine that measures at the end.
         baseline: An earlier run, against which nothing may regress; None where there is none.
-        numbers: The place of each sample in its source, for messages.
     """
 
     opened: OpenedModel
@@ -53,7 +52,6 @@ class Job:
     size: int
     choice: EngineChoice
     baseline: Report | None = None
-    numbers: Numbers = field(default_factory=dict)
 
     @property
     def frontend(self) -> Frontend:
@@ -130,13 +128,13 @@ def prepare(named: NamedModel, evaluation: Source | None, settings: Settings, ru
         linears = [layer for layer in found if isinstance(layer, Linear)]
         needed = bool(linears)
     with run.timed("data"):
-        parts, facts_of_data, numbers = collect_samples(graph, calibration, evaluation, settings, needed=needed)
+        parts, facts_of_data = collect_samples(graph, calibration, evaluation, settings, needed=needed)
         is_random = facts_of_data is not None and facts_of_data.is_random
         size = find_batch_size(graph, parts, is_random=is_random)
-        check_calibration(graph, linears, parts, numbers, facts_of_data, size=size)
+        check_calibration(graph, linears, parts, facts_of_data, size=size)
         if needed:
             check_gates(graph, parts, settings, size)
-    return Job(opened, settings, named.target, found, parts, facts_of_data, size, choice, baseline, numbers)
+    return Job(opened, settings, named.target, found, parts, facts_of_data, size, choice, baseline)
 
 
 def expect_calibration(settings: Settings, calibration: Source | None) -> None:

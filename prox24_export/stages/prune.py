@@ -1,5 +1,6 @@
 """Pruning, stage by stage: a layer's input is observed in both streams, it is solved, and the next stage reads it."""
 
+import math
 from collections import deque
 from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -8,7 +9,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from prox24_export.data.samples import Parts, make_batches
+from prox24_export.data.batches import make_batches
+from prox24_export.data.samples import Parts
 from prox24_export.errors import InputError
 from prox24_export.facts.machine import return_free_memory
 from prox24_export.option_values import AIMS_AT_DENSE_OUTPUT
@@ -27,6 +29,7 @@ from prox24_export.results.report import Executions, LayerReport
 from prox24_export.settings import Settings
 from prox24_export.stages.journal import NO_RECORDS, LayerRecords
 from prox24_export.stages.memory import find_spill
+from prox24_export.stages.norms import find_widest, mask_by_norms
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,8 @@ def prune(
     batches = [batch for part, samples in sources for batch in make_batches(samples, graph.inputs, part, size)]
     spill = find_spill(stages, settings, 2 if parts.choice else 1, scratch)
     streams = Streams(graph, batches, spill)
-    calibrate = Calibrate(with_cross=settings.method in AIMS_AT_DENSE_OUTPUT)
+    widest = find_widest(settings.method)
+    calibrate = Calibrate(with_cross=settings.method in AIMS_AT_DENSE_OUTPUT, widest=widest)
     sparsify = Sparsify(settings.layer_method, settings.effort, settings.damping, settings.blend, held_back)
     done = _DoneLayers(graph, linears, weights, records)
     known = done.known
@@ -161,6 +165,12 @@ def _solve_stage(
             done.leave_dense(linear, why)
         else:
             by_name[linear.name] = linear
+    for name in [name for name in by_name if not seen[name].fit.has_gram]:
+        linear = by_name.pop(name)
+        weight = done.graph.weight(linear)
+        solved = mask_by_norms(linear, weight, seen.pop(name), sparsify.method, held_back=sparsify.held_back)
+        done.take_solved(linear, solved)
+        tick()
     dense = LazyTensors(partial(_weight, done.graph, by_name), tuple(by_name))
     roundings = {name: linear.round_rows for name, linear in by_name.items() if linear.grid is not None}
     for solved in sparsify.call(weights=dense, observations=seen, roundings=roundings, tick=tick):
@@ -220,7 +230,7 @@ def _describe_solution(row: LayerReport, solved: SolvedLayer) -> LayerReport:
     solution = solved.solution
     return replace(
         row,
-        relative_error=solution.relative_error,
+        relative_error=None if math.isnan(solution.relative_error) else solution.relative_error,
         blend=solved.blend,
         damping=solved.damping,
         iterations=solution.iterations,

@@ -3,13 +3,15 @@
 import math
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import replace
+from typing import Any, overload
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from prox24_export import user_code
-from prox24_export.data.samples import Sample, can_join
+from prox24_export.data.checked_arrays import can_join
+from prox24_export.data.sample_list import Sample
 from prox24_export.errors import InputError, Prox24Error, first_line
 from prox24_export.facts.machine import measure_anonymous_mb
 from prox24_export.option_values import AIMS_AT_DENSE_OUTPUT
@@ -156,8 +158,8 @@ def refine(
                 dense=function.module,
                 weights=solved,
                 masks={name: tensor != 0 for name, tensor in solved.items()},
-                fit=_as_tensors(parts.fit, order),
-                choice=_as_tensors(parts.choice, order),
+                fit=_TensorSamples(parts.fit, order),
+                choice=_TensorSamples(parts.choice, order),
                 fixed=fixed,
                 groups=function.list_groups(linears, solved) if settings.method == "prox-model" else None,
                 joinable=can_join(graph.inputs),
@@ -210,8 +212,24 @@ def _needed_bytes(graph: TracedGraph, linears: Sequence[Linear]) -> float:
     return 4.0 * graph.parameters + 4.0 * COPIES * sum(linear.parameters for linear in linears)
 
 
-def _as_tensors(samples: Sequence[Sample], order: Sequence[str]) -> list[tuple[Tensor, ...]]:
-    return [tuple(as_tensor(sample.feeds[name]) for name in order) for sample in samples]
+class _TensorSamples(Sequence[tuple[Tensor, ...]]):
+    """Samples as tensors in the order of the inputs; each is read when it is asked for."""
+
+    def __init__(self, samples: Sequence[Sample], order: Sequence[str]) -> None:
+        self._samples, self._order = samples, order
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    @overload
+    def __getitem__(self, index: int) -> tuple[Tensor, ...]: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[tuple[Tensor, ...]]: ...
+    def __getitem__(self, index: int | slice) -> Any:
+        if isinstance(index, slice):
+            return _TensorSamples(self._samples[index], self._order)
+        feeds = self._samples[index].feeds
+        return tuple(as_tensor(feeds[name]) for name in self._order)
 
 
 def _bar_of_shares(tick: Callable[[], None]) -> Callable[[float, object], None]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TypeVar
 
-from prox24_export.data.samples import can_join, show_shape
+from prox24_export.data.checked_arrays import can_join, show_shape
 from prox24_export.errors import describe_fault
 from prox24_export.facts.machine import list_versions
 from prox24_export.passes.find_linears import matches

@@ -1,20 +1,14 @@
 """The samples of a run: in their parts, as many in a call as the model takes, and enough to answer the gates."""
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from prox24_export.data import text
+from prox24_export.data.batches import choose_batch_size, join_samples, list_feeds
 from prox24_export.data.random_samples import RANDOM_SAMPLES, draw_random
-from prox24_export.data.samples import (
-    Parts,
-    Sample,
-    Source,
-    choose_batch_size,
-    join_samples,
-    read_samples,
-    split_samples,
-)
+from prox24_export.data.sample_list import Sample, read_array
+from prox24_export.data.samples import Parts, Source, Tokenize, read_samples, split_samples
 from prox24_export.data.sources import StartedFunction
 from prox24_export.errors import InputError
 from prox24_export.passes.front_onnx import runtime
@@ -22,6 +16,7 @@ from prox24_export.passes.graph.arrays import Array
 from prox24_export.passes.graph.protocol import Feeds, TracedGraph
 from prox24_export.results.report import DataFacts
 from prox24_export.settings import Settings
+from prox24_export.stages.picture_options import expect_used, make_picture_reader
 from prox24_export.validation import accuracy, gates
 from prox24_export.validation.arrays import is_float, read_output
 from prox24_export.validation.perplexity import find_token_input
@@ -37,7 +32,7 @@ def collect_samples(
     settings: Settings,
     *,
     needed: bool,
-) -> tuple[Parts, DataFacts | None, dict[int, int]]:
+) -> tuple[Parts, DataFacts | None]:
     """Collects the samples of a run in three parts that never mix.
 
     Args:
@@ -48,35 +43,29 @@ def collect_samples(
         needed: Whether anything is eligible. Where nothing is, nothing is drawn at random.
 
     Returns:
-        The parts; where they come from; and the place of each sample in its source, by `id` of the sample.
+        The parts, and where they come from.
     """
-    if settings.shapes and calibration is not None and settings.engine == "none":
-        raise InputError(
-            "--shapes sizes random inputs and engines; --calibration gives real inputs, and --engine none builds no "
-            "engine. Leave --shapes out."
-        )
-    if settings.stride is not None and Path(str(evaluation)).suffix.lower() != text.ENDING:
-        raise InputError("--stride is for windows over one text. Give --evaluation a .txt file, or leave it out.")
-
-    def tokenizer(stride: int | None) -> Callable[[Path, str], Array]:
-        return lambda file, option: text.read_token_rows(file, graph.path, settings.sequence, stride, option)
-
+    _expect_fitting(calibration, evaluation, settings)
+    pictures = make_picture_reader(graph.path, settings)
     if not needed and calibration is None and evaluation is None:
-        return Parts((), (), ()), None, {}
+        return Parts((), (), ()), None
     if calibration is None and not needed:
-        samples = []
+        samples: Sequence[Sample] = []
     elif calibration is None:
         count = settings.samples or RANDOM_SAMPLES
         samples = draw_random(graph.inputs, graph.gathered_rows, settings.random_shapes, count, settings.seed)
     else:
-        samples = read_samples(calibration, graph.inputs, "--calibration", tokenizer(None), settings.samples)
+        tokenize, limit = _make_tokenize(graph, settings, None), settings.samples
+        samples = read_samples(calibration, graph.inputs, "--calibration", tokenize, limit, pictures=pictures)
     _expect_rows(graph, samples, "--calibration")
     parts = split_samples(samples, with_report=evaluation is None, seed=settings.seed, limit=settings.samples)
     report: Sequence[Sample] = ()
     if evaluation is not None:
-        report = read_samples(evaluation, graph.inputs, "--evaluation", tokenizer(settings.stride))
+        tokenize = _make_tokenize(graph, settings, settings.stride)
+        report = read_samples(evaluation, graph.inputs, "--evaluation", tokenize, pictures=pictures)
         _expect_rows(graph, report, "--evaluation")
         parts = Parts(parts.fit, parts.choice, report)
+    expect_used(settings, pictures, calibration, evaluation)
     source = ("random" if needed else "none") if calibration is None else _describe_source(calibration)
     facts = DataFacts(
         calibration=source,
@@ -86,14 +75,37 @@ def collect_samples(
         report=len(parts.report),
         is_random=calibration is None and needed,
     )
-    return parts, facts, {id(sample): place for part in (samples, report) for place, sample in enumerate(part)}
+    return parts, facts
+
+
+def _make_tokenize(graph: TracedGraph, settings: Settings, stride: int | None) -> Tokenize:
+    """Makes what turns texts into rows of token ids for a model, with windows that advance by `stride`."""
+    place = text.find_tokenizer(graph.path) if settings.tokenizer is None else Path(settings.tokenizer)
+
+    def tokenize(words: Path | str, name: str) -> Array:
+        if isinstance(words, str):
+            return text.cut_token_rows(words, place, settings.sequence, stride, name)
+        return text.read_token_rows(words, place, settings.sequence, stride, name)
+
+    return tokenize
+
+
+def _expect_fitting(calibration: Source | None, evaluation: Source | None, settings: Settings) -> None:
+    """Refuses options that these sources leave without a meaning."""
+    if settings.shapes and calibration is not None and settings.engine == "none":
+        raise InputError(
+            "--shapes sizes random inputs and engines; --calibration gives real inputs, and --engine none builds no "
+            "engine. Leave --shapes out."
+        )
+    if settings.stride is not None and Path(str(evaluation)).suffix.lower() not in text.ENDINGS:
+        raise InputError("--stride is for windows over one text. Give --evaluation a .txt file, or leave it out.")
 
 
 def _expect_rows(graph: TracedGraph, samples: Sequence[Sample], option: str) -> None:
     """Refuses samples with an index that the table it is looked up in does not have."""
     for name, rows in graph.gathered_rows.items():
-        for index, sample in enumerate(samples):
-            ids = sample.feeds[name]
+        for index in range(len(samples)):
+            ids = read_array(samples, index, name)
             if ids.size and (int(ids.max()) >= rows or int(ids.min()) < -rows):
                 raise InputError(
                     f"{option}: {name!r} of sample {index} has values from {ids.min()} to {ids.max()}. Expected less "
@@ -128,8 +140,9 @@ def find_batch_size(graph: TracedGraph, parts: Parts, *, is_random: bool = False
         except Exception as error:
             raise InputError(_tell_failure(graph, every[0][0].feeds, "first", error, is_random=is_random)) from error
     for attempt in dict.fromkeys((min(size, 2), 1)):  # a model that runs two samples at once runs more
-        groups = (feeds for part in every for feeds, _ in join_samples(part, graph.inputs, attempt))
-        feeds = max(groups, key=lambda group: sum(array.size for array in group.values()))  # the largest there will be
+        groups = (feeds for part in every for feeds in list_feeds(part, graph.inputs, attempt))
+        largest = max(groups, key=lambda group: group.entries)
+        feeds = dict(largest)
         try:
             run(feeds)
         except Exception as error:

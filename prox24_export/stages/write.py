@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from prox24_export.data.samples import join_samples
+from prox24_export.data.batches import join_samples
 from prox24_export.errors import Prox24Error
 from prox24_export.models.find_frontend import find_frontend
 from prox24_export.models.frontend import ONNX_MODEL

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prox24_export.budget.judges import divide_samples, list_changes
-from prox24_export.data.samples import Sample
+from prox24_export.data.sample_list import Sample
 from prox24_export.errors import InputError
 from prox24_export.results.change import Change
 from prox24_export.results.report import AccuracyReport

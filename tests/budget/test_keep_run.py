@@ -14,7 +14,8 @@ from prox24_export.budget.judges import Judges, divide_samples, make_limit_judge
 from prox24_export.budget.keep import keep_budget, measure_job_sensitivity
 from prox24_export.budget.search import Search, StoredWeights
 from prox24_export.budget.sensitivity import make_variant
-from prox24_export.data.samples import Sample, join_samples
+from prox24_export.data.batches import join_samples
+from prox24_export.data.sample_list import Sample
 from prox24_export.errors import InputError
 from prox24_export.passes.graph.arrays import Array
 from prox24_export.progress import Silent

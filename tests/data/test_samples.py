@@ -10,6 +10,7 @@ import pytest
 
 from prox24_export.data import items
 from prox24_export.data import samples as data
+from prox24_export.data.batches import join_samples
 from prox24_export.errors import InputError
 from prox24_export.passes.graph.protocol import Input
 from tests.data.sample_sources import PAIR, X, one, read, refused, shapes
@@ -66,13 +67,13 @@ def test_a_folder_is_read_in_the_order_of_its_names_with_lengths_of_their_own(tm
     (tmp_path / "notes.txt").touch()
     found = read(tmp_path, one(("N", "T", 3)))
     assert shapes(found) == [(1, 5, 3), (1, 7, 3)]
-    assert [feeds["x"].shape for feeds, _ in data.join_samples(found, one(("N", "T", 3)), 32)] == [(1, 5, 3), (1, 7, 3)]
+    assert [feeds["x"].shape for feeds, _ in join_samples(found, one(("N", "T", 3)), 32)] == [(1, 5, 3), (1, 7, 3)]
 
 
 def test_a_folder_without_npz_and_a_missing_path_are_refused(tmp_path: Path) -> None:
-    with refused(f"{tmp_path} is a folder without .npz files"):
+    with refused(f"{tmp_path} is a folder without .npz files and pictures"):
         read(tmp_path)
-    with refused(f"--calibration {tmp_path / 'none'} does not exist. Expected an .npz, .npy or .txt file"):
+    with refused(f"--calibration {tmp_path / 'none'} does not exist. Expected an .npz, .npy, .txt or .jsonl file"):
         read(tmp_path / "none")
 
 

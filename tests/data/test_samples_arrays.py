@@ -6,7 +6,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from prox24_export.data.samples import join_samples
+from prox24_export.data.batches import join_samples
 from prox24_export.passes.graph.arrays import Array
 from prox24_export.passes.graph.protocol import Input
 from tests.data.sample_sources import PAIR, Shape, X, one, read, refused, shapes

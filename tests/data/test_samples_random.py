@@ -6,8 +6,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from prox24_export.data import samples as data
 from prox24_export.data.random_samples import draw_random
+from prox24_export.data.sample_list import Sample
 from prox24_export.errors import InputError
 from prox24_export.passes.graph.arrays import Array
 from prox24_export.passes.graph.protocol import Input
@@ -16,11 +16,11 @@ from tests.data.sample_sources import Shape, X, one, refused, shapes
 
 def random(
     inputs: tuple[Input, ...], count: int = 8, rows: Any = None, given: Any = None, seed: int = 0
-) -> list[data.Sample]:
+) -> list[Sample]:
     return draw_random(inputs, rows or {}, given or {}, count, seed)
 
 
-def values(found: list[data.Sample]) -> Array:
+def values(found: list[Sample]) -> Array:
     return np.concatenate([sample.feeds["x"].reshape(-1) for sample in found])
 
 

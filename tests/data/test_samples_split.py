@@ -5,7 +5,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from prox24_export.data import batches
 from prox24_export.data import samples as data
+from prox24_export.data.sample_list import Sample
 from prox24_export.passes.graph.protocol import Input
 from tests.data.sample_sources import X, one, read
 from tests.graphs import normal
@@ -14,7 +16,7 @@ from tests.graphs import normal
 def test_samples_of_equal_shape_are_joined_and_the_last_batch_is_smaller() -> None:
     x = normal(7, 3)
     found = read([{"x": x, "labels": np.arange(7)}])
-    joined = list(data.join_samples(found, X, 3))
+    joined = list(batches.join_samples(found, X, 3))
     assert [feeds["x"].shape for feeds, _ in joined] == [(3, 3), (3, 3), (1, 3)]
     np.testing.assert_array_equal(np.concatenate([feeds["x"] for feeds, _ in joined]), x)
     assert [labels.tolist() for _, labels in joined if labels is not None] == [[0, 1, 2], [3, 4, 5], [6]]
@@ -22,25 +24,25 @@ def test_samples_of_equal_shape_are_joined_and_the_last_batch_is_smaller() -> No
 
 def test_a_batch_has_labels_only_where_every_sample_has_some() -> None:
     found = read([{"x": normal(2, 3), "labels": np.arange(2)}, {"x": normal(2, 3)}])
-    assert [labels is None for _, labels in data.join_samples(found, X, 2)] == [False, True]
-    assert [labels is None for _, labels in data.join_samples(found, X, 4)] == [True]
+    assert [labels is None for _, labels in batches.join_samples(found, X, 2)] == [False, True]
+    assert [labels is None for _, labels in batches.join_samples(found, X, 4)] == [True]
 
 
 @pytest.mark.parametrize("inputs", [one((1, 3)), one((4, 3)), one(None), (*X, Input("s", np.dtype(np.float32), ()))])
 def test_samples_of_a_model_with_a_fixed_batch_run_one_by_one(inputs: tuple[Input, ...]) -> None:
     source: dict[str, Any] = {value.name: 1.0 if value.name == "s" else normal(8, 3) for value in inputs}
     found = read([source], inputs)
-    assert len(list(data.join_samples(found, inputs, 32))) == len(found) > 1
+    assert len(list(batches.join_samples(found, inputs, 32))) == len(found) > 1
 
 
 def test_large_samples_make_small_batches() -> None:
-    assert data.choose_batch_size([data.Sample({"x": np.zeros((1, 10), np.float32)})]) == data.BATCH
-    assert data.choose_batch_size([data.Sample({"x": np.zeros((1, data.BATCH_VALUES // 2), np.uint8)})]) == 2
-    assert data.choose_batch_size([data.Sample({"x": np.zeros((1, data.BATCH_VALUES * 2), np.uint8)})]) == 1
+    assert batches.choose_batch_size([Sample({"x": np.zeros((1, 10), np.float32)})]) == batches.BATCH
+    assert batches.choose_batch_size([Sample({"x": np.zeros((1, batches.BATCH_VALUES // 2), np.uint8)})]) == 2
+    assert batches.choose_batch_size([Sample({"x": np.zeros((1, batches.BATCH_VALUES * 2), np.uint8)})]) == 1
 
 
-def numbered(count: int) -> list[data.Sample]:
-    return [data.Sample({"x": np.full((1, 3), index, np.float32)}) for index in range(count)]
+def numbered(count: int) -> list[Sample]:
+    return [Sample({"x": np.full((1, 3), index, np.float32)}) for index in range(count)]
 
 
 def numbers(part: Any) -> list[int]:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from prox24_export.data import samples as calibration
+from prox24_export.data.batches import join_samples
 from prox24_export.data.random_samples import draw_random
 from prox24_export.engines.estimate import apply_amdahl, estimate
 from prox24_export.passes.calibrate.calibrate import Calibrate
@@ -102,7 +102,7 @@ def test_resnet_20_has_the_operations_its_paper_tells(shared_data: Path) -> None
     """He et al. 2015 by layers: 40.55 million multiply-adds for an image of 32 × 32."""
     graph = OnnxGraph(shared_data / "images" / "resnet20.onnx")
     samples = draw_random(graph.inputs, graph.gathered_rows, {}, 1, 0)
-    (feeds, _), *_ = calibration.join_samples(samples, graph.inputs, 1)
+    (feeds, _), *_ = join_samples(samples, graph.inputs, 1)
     told = estimate(graph, found(graph), {layer.name for layer in linears(graph)}, feeds)
     assert told.flops == pytest.approx(2 * 40.55e6, rel=1e-3)
     assert told.sparse_share == pytest.approx(1 - 2 * 1024 * 27 * 16 / told.flops)  # all but the first

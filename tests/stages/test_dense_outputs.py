@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from prox24_export.data.samples import Sample, split_samples
+from prox24_export.data.sample_list import Sample
+from prox24_export.data.samples import split_samples
 from prox24_export.passes.graph.arrays import Array
 from tests.command import expect_refusal, in_process, snapshot
 from tests.graphs import model, normal, save

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from prox24_export import Settings
-from prox24_export.data.samples import Sample
+from prox24_export.data.sample_list import Sample
 from prox24_export.stages.fingerprint import (
     COUNTED,
     NOT_COUNTED,

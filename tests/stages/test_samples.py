@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from prox24_export import export
-from prox24_export.data.samples import Parts, Sample
+from prox24_export.data.sample_list import Sample
+from prox24_export.data.samples import Parts
 from prox24_export.errors import InputError
 from prox24_export.settings import Settings
 from prox24_export.stages import samples as prep

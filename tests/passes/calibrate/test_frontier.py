@@ -34,14 +34,17 @@ def test_feeds_are_read_once_so_that_both_streams_share_them() -> None:
 def test_what_stays_is_not_written_again_and_what_goes_is_removed(tmp_path: Path) -> None:
     frontier = Frontier(FEEDS.__getitem__, Spill(tmp_path))
     dense, pruned = frontier.take(0)
-    frontier.put(0, dense, pruned)
+    h = np.ones(2)
+    frontier.put(0, dense | {"h": h, "k": np.ones(3)}, pruned | {"h": h, "k": np.zeros(3)})
     before = set(tmp_path.iterdir())
-    assert len(before) == 2
+    assert len(before) == 3  # feeds are not written, and what both streams share is written once
     dense, pruned = frontier.take(0)
-    frontier.put(0, {"mask": dense["mask"], "h": np.ones(2)}, {"mask": pruned["mask"], "h": np.zeros(2)})
+    assert dense["x"] is pruned["x"] is FEEDS[0]["x"]
+    frontier.put(0, {"h": dense["h"], "l": np.ones(2)}, {"h": pruned["h"], "l": np.zeros(2)})
     after = set(tmp_path.iterdir())
-    assert len(after & before) == 1  # "mask", whose file stays; "x" is gone
+    assert len(after & before) == 1  # "h", whose file stays; "k" is gone
     assert len(after - before) == 2
+    assert set(frontier.take(0)[0]) == {"h", "l"}
     frontier.put(0, {}, {})
     assert list(tmp_path.iterdir()) == []
 

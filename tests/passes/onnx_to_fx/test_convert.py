@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from prox24_export.data import samples as calibration
+from prox24_export.data.batches import join_samples
 from prox24_export.data.random_samples import draw_random
 from prox24_export.errors import Prox24Error
 from prox24_export.models.find_frontend import find_frontend
@@ -45,7 +45,7 @@ WEIGHTS = {"w": normal(8, 16), "bias": normal(16, seed=1), "v": normal(16, 4)}
 def drawn(graph: OnnxGraph, batch: int = 1) -> Feeds:
     """Random feeds, as many samples at once as wanted."""
     samples = draw_random(graph.inputs, graph.gathered_rows, {}, batch, 0)
-    (feeds, _), *_ = calibration.join_samples(samples, graph.inputs, batch)
+    (feeds, _), *_ = join_samples(samples, graph.inputs, batch)
     return feeds
 
 
