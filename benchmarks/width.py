@@ -3,8 +3,8 @@
     python benchmarks/width.py [--parts square,convolution,growth] [--threads 1] [--write]
 
 `square`: a layer of 8,192 × 8,192. `convolution`: 512 channels of 2,048 × 3 × 3, whose Gram matrix has 18,432 columns.
-Both aim at the dense output, with moments that are given. `growth`: all iterations of one penalty with its inverse, by
-width, for a quarter as many rows as columns.
+Both aim at the dense output, with moments that are given. `growth`: the first iterations, with two inverses, by width,
+for a quarter as many rows as columns.
 Every case is a process of its own. Seconds are of its processor, divided by the number of threads, so that other work
 on the machine counts little. With `--write`, parts that are not measured keep what stands in the results.
 """
@@ -98,7 +98,7 @@ def measure_solve(rows: int, columns: int) -> Row:
 
 
 def measure_growth(columns: int) -> Row:
-    """Takes the iterations of one penalty, with the inverse that they share."""
+    """Takes the iterations of the first penalty and one of the next, with the inverses of both."""
     solver = replace(MASK_SOLVERS["prox", "default"], limit=MASK_SOLVERS["prox", "default"].penalty_every + 1)
     gram, _ = make_moments(columns)
     quadratic = Quadratic.of(gram, None, 0.01)
