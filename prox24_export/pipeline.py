@@ -9,15 +9,19 @@ from typing import Any
 from prox24_export.budget.judges import Judges, expect_held_back, prepare_judges
 from prox24_export.budget.keep import measure_job_sensitivity, stay_within_budget
 from prox24_export.data.samples import Source
+from prox24_export.engines.gain import bound_gain
 from prox24_export.errors import InputError
 from prox24_export.models.find_frontend import find_frontend
+from prox24_export.models.onnx import OnnxFile
+from prox24_export.option_values import GpuName
 from prox24_export.output.place import make_scratch, take_place
 from prox24_export.passes.find_linears import FindLinears
-from prox24_export.passes.graph.protocol import Feeds, Linear, Skipped
+from prox24_export.passes.graph.protocol import Feeds, Linear, Skipped, TracedGraph
 from prox24_export.process.interrupts import catch_signals
 from prox24_export.progress import Progress, Silent
 from prox24_export.report import files
 from prox24_export.results.budget import SensitivityReport
+from prox24_export.results.gain import GpuGain
 from prox24_export.results.permutation import SpaceReport
 from prox24_export.results.plan import Plan
 from prox24_export.results.report import Gate, LayerReport, Report
@@ -132,16 +136,49 @@ def inspect(model: ModelSource, settings: Settings | None = None, *, example: An
         InputError: The model is unreadable. Whether it can be run shows only in `export`.
     """
     settings = settings or Settings()
-    graph = find_frontend(model, example).open()
+    graph = _open_to_look_at(model, example)
     return list(FindLinears(settings.include, settings.exclude).call(graph=graph).layers)
+
+
+def _open_to_look_at(model: ModelSource, example: Any = None) -> TracedGraph:
+    """Opens a model whose weights are not read; of a directory with `config.json` alone, the shapes are known."""
+    frontend = find_frontend(model, example)
+    if isinstance(frontend, OnnxFile):  # transformers and torch need not be loaded
+        return frontend.open()
+    from prox24_export.models import configured_shapes  # noqa: PLC0415
+
+    return (
+        configured_shapes.open_shapes(frontend.path) if configured_shapes.has_only_shapes(frontend) else frontend.open()
+    )
 
 
 def inspect_layers(model: str | Path, settings: Settings | None = None) -> list[LayerReport]:
     """Describes what `inspect` finds as rows of the report, with each layer's share of the model's parameters."""
     settings = settings or Settings()
-    graph = find_frontend(model).open()
+    graph = _open_to_look_at(model)
     found = FindLinears(settings.include, settings.exclude).call(graph=graph).layers
     return [describe_layer(layer, graph.parameters) for layer in found]
+
+
+def inspect_on_gpu(
+    model: str | Path, gpu: GpuName, *, batch: int = 1, sequence: int = 128, settings: Settings | None = None
+) -> tuple[list[LayerReport], GpuGain]:
+    """Describes what `inspect_layers` does, and bounds what 2:4 could gain on a GPU.
+
+    Args:
+        model: As for `inspect`.
+        gpu: The GPU.
+        batch: The size of dynamic first axes in the call that the gain is bounded for.
+        sequence: The size of its other dynamic axes.
+        settings: `include` and `exclude` count.
+
+    Raises:
+        InputError: The model is unreadable, or cannot be run to count the tokens of that call.
+    """
+    settings = settings or Settings()
+    graph = _open_to_look_at(model)
+    found = FindLinears(settings.include, settings.exclude).call(graph=graph).layers
+    return [describe_layer(layer, graph.parameters) for layer in found], bound_gain(graph, found, gpu, batch, sequence)
 
 
 def inspect_spaces(model: str | Path, settings: Settings | None = None) -> list[SpaceReport]:

@@ -12,6 +12,7 @@ from prox24_export.report.advice import advise
 from prox24_export.report.engine_tables import name_uncounted
 from prox24_export.report.tables import units
 from prox24_export.results.engine import EngineReport, Estimate, LatencyPoint
+from prox24_export.results.gain import GpuGain
 from prox24_export.results.permutation import SpaceReport
 from prox24_export.results.plan import Plan
 from prox24_export.results.report import Gate, LayerReport, OutputReport, Report
@@ -162,11 +163,17 @@ def plan_table(plan: Plan) -> str:
     return "\n".join(lines) + "\n"
 
 
-def layers_json(layers: Sequence[LayerReport], spaces: Sequence[SpaceReport] | None = None) -> str:
-    """The table of `inspect` as JSON: a list of layers; where channel spaces are given, an object with both."""
+def layers_json(
+    layers: Sequence[LayerReport], spaces: Sequence[SpaceReport] | None = None, gain: GpuGain | None = None
+) -> str:
+    """The table of `inspect` as JSON: a list of layers, or an object with what else was asked for beside them."""
     rows: list[dict[str, Any]] = [{key: asdict(layer)[key] for key in COLUMNS} for layer in layers]
-    found = [permutation.describe_space(space) for space in spaces or ()]
-    content = rows if spaces is None else {"layers": rows, "channel_spaces": found}
+    more: dict[str, Any] = {}
+    if spaces is not None:
+        more["channel_spaces"] = [permutation.describe_space(space) for space in spaces]
+    if gain is not None:
+        more["gain"] = asdict(gain)
+    content = {"layers": rows, **more} if more else rows
     return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
 
 

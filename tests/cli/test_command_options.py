@@ -91,9 +91,24 @@ def test_inspect_writes_no_file_and_lists_every_layer(tmp_path: Path, capfd: Any
     table = in_process("inspect", "net.onnx", "--exclude", "w0", folder=tmp_path, capture=capfd)
     listed = in_process("inspect", "net.onnx", "--exclude", "w0", "--format", "json", folder=tmp_path, capture=capfd)
     assert (table.code, listed.code) == (0, 0)
-    assert table.stdout.splitlines()[-1] == "1 of 2 eligible, 38.5 % of the parameters"
+    assert table.stdout.splitlines()[-2] == "1 of 2 eligible, 38.5 % of the parameters"
     rows = json.loads(listed.stdout)
     assert [(row["weight"], row["state"]) for row in rows] == [("w0", "dense"), ("w1", "sparse")]
     assert rows[0]["reason"] == "excluded by the user (--exclude w0)"
     assert rows[1]["notes"] == ["N % 8 ≠ 0: an fp16 sparse kernel is unlikely"]
     assert snapshot(tmp_path) == before
+
+
+def test_inspect_ends_with_whether_it_is_worth_it(tmp_path: Path, capfd: Any) -> None:
+    network(tmp_path)
+    plain = in_process("inspect", "net.onnx", folder=tmp_path, capture=capfd)
+    assert plain.stdout.splitlines()[-1].startswith("is it worth it? name the GPU")
+    told = in_process("inspect", "net.onnx", "--gpu", "l4", "--batch", "7", folder=tmp_path, capture=capfd)
+    assert "2:4 can gain on NVIDIA L4, with inputs x [7, 8]:" in told.stdout
+    assert "Is it worth it? No: 0 of 2 layers have a shape that may gain" in told.stdout
+    listed = in_process("inspect", "net.onnx", "--gpu", "l4", "--format", "json", folder=tmp_path, capture=capfd)
+    gain = json.loads(listed.stdout)["gain"]
+    assert [(layer["k"], layer["tokens"]) for layer in gain["layers"]] == [(8, 1), (16, 1)]
+    refused = in_process("inspect", "net.onnx", "--gpu", "l4", "--batch", "0", folder=tmp_path, capture=capfd)
+    assert (refused.code, refused.stdout) == (2, "")
+    assert refused.stderr == "prox24-export: --batch and --sequence must be 1 or more. Got 0.\n"

@@ -41,6 +41,7 @@ def test_a_stale_part_is_found_and_the_rest_stays() -> None:
 def test_every_part_that_can_be_generated_stands_on_a_page() -> None:
     text = "".join(path.read_text(encoding="utf-8") for path in PAGES)
     assert set(re.findall("<!-- generated: (.*?) -->", text)) == {
+        "gpus",
         "options",
         "report schema",
         "reasons of layers",
