@@ -7,7 +7,7 @@ from dataclasses import asdict
 from io import StringIO
 from typing import Any
 
-from prox24_export.report import permutation, terminal_budget
+from prox24_export.report import outcome, permutation, terminal_budget
 from prox24_export.report.advice import advise
 from prox24_export.report.engine_tables import name_uncounted
 from prox24_export.report.tables import units
@@ -23,16 +23,8 @@ COLUMNS = ("name", "op", "weight", "k", "n", "parameters", "share", "state", "re
 
 
 def render(report: Report) -> str:
-    """Renders the result of a run in a few lines."""
-    sparse = report.sparse_layers
-    parameters = sum(layer.parameters for layer in sparse)
-    lines = [f"{len(sparse)} of {len(report.layers)} linear layers are 2:4 sparse ({parameters:,} weights, verified)"]
-    if not sparse and report.budget is not None and report.budget.verdict == "only dense":
-        lines = [f"0 of {len(report.layers)} linear layers are 2:4 sparse: only the dense model keeps the limit"]
-    elif not sparse:
-        lines = [f"nothing eligible: {report.output.path} is a copy of {report.input.path}"]
-    if (advice := advise(report)) is not None:
-        lines.insert(0, advice)
+    """Renders the result of a run: the verdict in a sentence, then a line for each thing that was found."""
+    lines = _head_lines(report)
     reasons = Counter(layer.reason.split(" (")[0] for layer in report.layers if layer.state == "dense")
     lines += [f"  dense: {count} × {reason}" for reason, count in reasons.most_common()]
     if report.budget is not None:
@@ -49,6 +41,18 @@ def render(report: Report) -> str:
     lines += [f"warning: {warning}" for warning in report.warnings]
     lines.append(f"{report.output.path}  ({report.seconds['total']:.1f} s)")
     return "\n".join(lines) + "\n"
+
+
+def _head_lines(report: Report) -> list[str]:
+    """The verdict: accuracy and layers, what to expect on a GPU, what to do next, and what may help."""
+    weights = sum(layer.parameters for layer in report.sparse_layers)
+    if not report.sparse_layers and report.budget is not None and report.budget.verdict == "only dense":
+        return [f"0 of {len(report.layers)} linear layers are 2:4 sparse: only the dense model keeps the limit"]
+    if not report.sparse_layers:
+        return [f"nothing eligible: {report.output.path} is a copy of {report.input.path}"]
+    layers = f"{outcome.describe_layers(report)} ({weights:,} weights, verified)"
+    more = outcome.describe_expectation(report), advise(report), outcome.describe_next_step(report)
+    return [f"{outcome.describe_accuracy(report)}; {layers}.", *(f"{line.rstrip('.')}." for line in more if line)]
 
 
 def engine_lines(report: Report) -> list[str]:

@@ -15,7 +15,7 @@ def test_options_may_stand_before_the_model_and_be_repeated(tmp_path: Path, capf
     arguments = ("--include", "w0", "--include", "nothing", "--exclude", "w9", "net.onnx", "--min-snr", "-50")
     outcome = in_process(*arguments, folder=tmp_path, capture=capfd)
     assert outcome.code == 0
-    assert outcome.stdout.startswith("1 of 2 linear layers are 2:4 sparse (128 weights")
+    assert "; 1 of 2 prunable layers are 2:4 sparse (128 weights" in outcome.stdout.splitlines()[0]
     settings = json.loads((tmp_path / "net-2to4" / "report.json").read_text("utf-8"))["settings"]
     assert (settings["include"], settings["exclude"]) == (["w0", "nothing"], ["w9"])
 

@@ -41,7 +41,7 @@ def test_the_shown_output_is_what_the_first_command_prints(tmp_path: Path) -> No
 
 def without_figures(text: str) -> str:
     """The accuracy of a sparse model moves with the machine's rounding by an image or two; the text does not."""
-    return re.sub(r"\d+\.\d+", "#", SECONDS.sub("(# s)", text))
+    return re.sub(r"[±+−]?\d+\.\d+|[±+−]\d+", "#", SECONDS.sub("(# s)", text))
 
 
 @pytest.mark.parametrize("page", [README, BENCHMARKS], ids=lambda page: page.name)

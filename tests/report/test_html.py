@@ -25,7 +25,7 @@ def test_the_first_screen_answers() -> None:
     text = render(build())
     first = Page(text).text.partition("Sparse against dense, in detail")[0]
     for words in (
-        "74 of 98 linear layers are 2:4 sparse",
+        "74 of 80 prunable layers are 2:4 sparse",
         "98 found 74 pruned to 2:4 50 eligible 25 sparse tactic chosen",
         "It is not known whether 12 of 74 pruned layers got a sparse tactic.",
         "top-1 97.6 % 97.2 % −0.4 points 95 % interval −0.93 to +0.12",
