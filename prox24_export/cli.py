@@ -115,10 +115,12 @@ def export(
         raise InputError("--plan and --sensitivity print different things. Leave one of them out.")
     if no_refine:
         settings = replace(settings, refine="no")
+    progress = Silent() if quiet else Terminal()
+    if isinstance(progress, Terminal):
+        progress.begin()
     from prox24_export import pipeline  # noqa: PLC0415 (torch and ONNX Runtime load here)
     from prox24_export.report import terminal  # noqa: PLC0415
 
-    progress = Silent() if quiet else Terminal()
     if plan:
         planned = pipeline.plan(model, calibration, out, evaluation=evaluation, settings=settings, progress=progress)
         _print(terminal.plan_table(planned))

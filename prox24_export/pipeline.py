@@ -18,7 +18,7 @@ from prox24_export.output.place import make_scratch, take_place
 from prox24_export.passes.find_linears import FindLinears
 from prox24_export.passes.graph.protocol import Feeds, Linear, Skipped, TracedGraph
 from prox24_export.process.interrupts import catch_signals
-from prox24_export.progress import Progress, Silent
+from prox24_export.progress import Progress, choose_progress
 from prox24_export.report import files
 from prox24_export.results.budget import SensitivityReport
 from prox24_export.results.gain import GpuGain
@@ -49,7 +49,7 @@ def export(
     *,
     evaluation: Source | None = None,
     settings: Settings | None = None,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
 ) -> Report:
     """Makes a 2:4-sparse copy of a model, verifies it, and measures what it is worth.
 
@@ -62,7 +62,8 @@ def export(
         out: Folder to write; default `MODEL_STEM-2to4` in the current folder. Appears whole or not at all.
         evaluation: Samples for the accuracy, as for `calibration`; None sets a fifth of the calibration samples aside.
         settings: Every option; None means the defaults.
-        progress: Where to show progress; None shows nothing.
+        progress: Whether to show progress: True shows it in a notebook or on stderr, False nothing, and None hands it
+            to `logging` at level INFO, as messages of the logger `prox24_export`. Or an object of your own.
 
     Returns:
         The report, as also written to `report.json`, `report.html`, `summary.md` and `junit.xml`.
@@ -80,7 +81,7 @@ def export(
         Prox24Error: Somebody else made the output folder meanwhile; the error says where the result is.
         KeyboardInterrupt: A signal came; nothing was left behind but the journal.
     """
-    run, settings = Run(progress or Silent()), settings or Settings()
+    run, settings = Run(choose_progress(progress)), settings or Settings()
     named = name_model(model, calibration, out)
     reads = named.frontend.path, named.calibration, evaluation, settings.baseline, settings.timing_cache
     with catch_signals(), take_place(named.target, *reads, force=settings.force, journaled=True) as folder:
@@ -200,7 +201,7 @@ def plan(
     *,
     evaluation: Source | None = None,
     settings: Settings | None = None,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
 ) -> Plan:
     """States the peak memory and the time that `export` would take with these arguments; writes nothing.
 
@@ -209,7 +210,7 @@ def plan(
     Raises:
         InputError: The model, the samples or an option are unsuitable, as for `export`.
     """
-    run = Run(progress or Silent())
+    run = Run(choose_progress(progress))
     quantises = settings is not None and settings.precision == "int8"
     expect_calibration(settings or Settings(), calibration)
     with catch_signals():
@@ -237,7 +238,7 @@ def sensitivity(
     *,
     evaluation: Source | None = None,
     settings: Settings | None = None,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
 ) -> SensitivityReport:
     """Measures how much the outputs lose by each layer, on held-back samples after the layers are solved.
 
@@ -248,7 +249,7 @@ def sensitivity(
         InputError: The model, the samples or an option are unsuitable, as for `export`; or no sample is held back; or
             no layer can be pruned.
     """
-    run = Run(progress or Silent())
+    run = Run(choose_progress(progress))
     with catch_signals(), tempfile.TemporaryDirectory() as name:
         named = name_model(model, calibration, Path(name) / "out")
         job = prepare(named, evaluation, _unmeasured(settings, calibration), run)

@@ -9,7 +9,16 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from prox24_export.report import content, html_answers, html_budget, html_charts, html_mask, html_tables, permutation
+from prox24_export.report import (
+    content,
+    deploy,
+    html_answers,
+    html_budget,
+    html_charts,
+    html_mask,
+    html_tables,
+    permutation,
+)
 from prox24_export.report.html_mask import Mask
 from prox24_export.report.tables import number
 from prox24_export.results.report import Report
@@ -71,6 +80,8 @@ def render(report: Report, masks: Mapping[str, Mask] | None = None) -> str:
         budget=html_budget.budget_section(report.budget),
         layer_times=html_tables.layer_times(report.engine),
         layers=html_tables.layers(report),
+        steps_to_deploy=deploy.list_steps(report),
+        no_server=deploy.NO_SERVER if deploy.is_directory(report) else "",
         masks=html_mask.pack_masks({layer.name: given[layer.name] for layer in report.layers if layer.name in given}),
         number=number,
         format_value=format_value,

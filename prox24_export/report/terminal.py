@@ -7,7 +7,7 @@ from dataclasses import asdict
 from io import StringIO
 from typing import Any
 
-from prox24_export.report import outcome, permutation, terminal_budget
+from prox24_export.report import deploy, outcome, permutation, terminal_budget
 from prox24_export.report.advice import advise
 from prox24_export.report.engine_tables import name_uncounted
 from prox24_export.report.tables import units
@@ -19,6 +19,7 @@ from prox24_export.results.report import Gate, LayerReport, OutputReport, Report
 
 WIDTH = 100
 ENGINE_NAMES = {"tensorrt": "TensorRT", "torch": "torch.sparse (not TensorRT)", "onnxruntime": "ONNX Runtime, CPU"}
+IN_TERMINAL = {"TensorRT 11", "Polygraphy"}  # the other lines are in DEPLOY.md
 COLUMNS = ("name", "op", "weight", "k", "n", "parameters", "share", "state", "reason", "notes")
 
 
@@ -52,7 +53,12 @@ def _head_lines(report: Report) -> list[str]:
         return [f"nothing eligible: {report.output.path} is a copy of {report.input.path}"]
     layers = f"{outcome.describe_layers(report)} ({weights:,} weights, verified)"
     more = outcome.describe_expectation(report), advise(report), outcome.describe_next_step(report)
-    return [f"{outcome.describe_accuracy(report)}; {layers}.", *(f"{line.rstrip('.')}." for line in more if line)]
+    steps = [f"  {step.lines[0]}" for step in deploy.list_steps(report) if step.title in IN_TERMINAL]
+    return [
+        f"{outcome.describe_accuracy(report)}; {layers}.",
+        *(f"{line.rstrip('.')}." for line in more if line),
+        *steps,
+    ]
 
 
 def engine_lines(report: Report) -> list[str]:

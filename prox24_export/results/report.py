@@ -268,6 +268,34 @@ class Executions:
 
 
 @dataclass(frozen=True)
+class TensorFacts:
+    """An input or output of the ONNX file that was written.
+
+    Attributes:
+        name: Its name.
+        dtype: Its type as numpy calls it, `bfloat16` and `string` included; empty for what is no tensor.
+        shape: Its sizes; −1 for a dynamic axis.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class ModelInterface:
+    """What the ONNX file that was written reads and returns; both are empty where none was written.
+
+    Attributes:
+        inputs: The inputs that the user feeds.
+        outputs: The outputs.
+    """
+
+    inputs: tuple[TensorFacts, ...] = ()
+    outputs: tuple[TensorFacts, ...] = ()
+
+
+@dataclass(frozen=True)
 class Report:
     """A whole run. `schema_version` changes when a reader of the JSON would have to.
 
@@ -293,6 +321,8 @@ class Report:
         budget: Which layers were left dense to keep a limit; None where nobody asked.
         faults: The stages that failed after the layers were solved; none where all went well.
         files: Every file that the run wrote, by its name in the output folder; `--force` removes no other.
+        interface: Inputs and outputs of the ONNX file that was written.
+        compressed: Bytes of the written model after zlib at level 1; None where it was not measured.
         schema_version: Version of this format; it changes when a reader of the JSON would have to.
     """
 
@@ -317,6 +347,8 @@ class Report:
     budget: BudgetReport | None = None
     faults: tuple[Fault, ...] = ()
     files: tuple[str, ...] = ()
+    interface: ModelInterface = ModelInterface()
+    compressed: int | None = None
     schema_version: int = SCHEMA_VERSION
 
     @property
