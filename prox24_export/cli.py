@@ -115,9 +115,7 @@ def export(
         raise InputError("--plan and --sensitivity print different things. Leave one of them out.")
     if no_refine:
         settings = replace(settings, refine="no")
-    progress = Silent() if quiet else Terminal()
-    if isinstance(progress, Terminal):
-        progress.begin()
+    progress = Silent() if quiet else Terminal().begin()
     from prox24_export import pipeline  # noqa: PLC0415 (torch and ONNX Runtime load here)
     from prox24_export.report import terminal  # noqa: PLC0415
 

@@ -81,7 +81,7 @@ def export(
         Prox24Error: Somebody else made the output folder meanwhile; the error says where the result is.
         KeyboardInterrupt: A signal came; nothing was left behind but the journal.
     """
-    run, settings = Run(choose_progress(progress)), settings or Settings()
+    run, settings = Run(choose_progress(progress)), _complete(settings)
     named = name_model(model, calibration, out)
     reads = named.frontend.path, named.calibration, evaluation, settings.baseline, settings.timing_cache
     with catch_signals(), take_place(named.target, *reads, force=settings.force, journaled=True) as folder:
@@ -136,7 +136,7 @@ def inspect(model: ModelSource, settings: Settings | None = None, *, example: An
     Raises:
         InputError: The model is unreadable. Whether it can be run shows only in `export`.
     """
-    settings = settings or Settings()
+    settings = _complete(settings)
     graph = _open_to_look_at(model, example)
     return list(FindLinears(settings.include, settings.exclude).call(graph=graph).layers)
 
@@ -155,7 +155,7 @@ def _open_to_look_at(model: ModelSource, example: Any = None) -> TracedGraph:
 
 def inspect_layers(model: str | Path, settings: Settings | None = None) -> list[LayerReport]:
     """Describes what `inspect` finds as rows of the report, with each layer's share of the model's parameters."""
-    settings = settings or Settings()
+    settings = _complete(settings)
     graph = _open_to_look_at(model)
     found = FindLinears(settings.include, settings.exclude).call(graph=graph).layers
     return [describe_layer(layer, graph.parameters) for layer in found]
@@ -176,7 +176,7 @@ def inspect_on_gpu(
     Raises:
         InputError: The model is unreadable, or cannot be run to count the tokens of that call.
     """
-    settings = settings or Settings()
+    settings = _complete(settings)
     graph = _open_to_look_at(model)
     found = FindLinears(settings.include, settings.exclude).call(graph=graph).layers
     return [describe_layer(layer, graph.parameters) for layer in found], bound_gain(graph, found, gpu, batch, sequence)
@@ -188,7 +188,7 @@ def inspect_spaces(model: str | Path, settings: Settings | None = None) -> list[
     Raises:
         InputError: The model is unreadable, or its graph cannot be followed.
     """
-    settings = settings or Settings()
+    settings = _complete(settings)
     graph = find_frontend(model).open()
     linears = FindLinears(settings.include, settings.exclude).call(graph=graph).linears
     return find_spaces(graph, linears)
@@ -211,8 +211,8 @@ def plan(
         InputError: The model, the samples or an option are unsuitable, as for `export`.
     """
     run = Run(choose_progress(progress))
-    quantises = settings is not None and settings.precision == "int8"
-    expect_calibration(settings or Settings(), calibration)
+    quantises = _complete(settings).precision == "int8"
+    expect_calibration(_complete(settings), calibration)
     with catch_signals():
         named = name_model(model, calibration, out)
         job = prepare(named, evaluation, _unmeasured(settings, calibration), run)
@@ -261,9 +261,20 @@ def sensitivity(
         return measure_job_sensitivity(job, solved.weights, solved.pruned.layers, run.progress)[0]
 
 
+def _complete(settings: Settings | None) -> Settings:
+    """The settings that were given, or the defaults.
+
+    Raises:
+        InputError: They are something else.
+    """
+    if settings is not None and not isinstance(settings, Settings):
+        raise InputError(f"settings must be a Settings, such as Settings(effort='fast'). Got {settings!r:.80}.")
+    return settings or Settings()
+
+
 def _unmeasured(settings: Settings | None, calibration: Source | None) -> Settings:
     """The settings of a run that ends before anything is timed or written."""
-    settings = settings or Settings()
+    settings = _complete(settings)
     shapes = {} if calibration is not None else settings.shapes  # then they are those of engines
     plain = replace(settings, precision=None, min_speedup=None, workspace_mb=None, timing_cache=None)
     return replace(plain, engine="none", shapes=shapes)

@@ -158,12 +158,13 @@ class Terminal:
     There are no colours where `NO_COLOR` is set.
     """
 
-    def begin(self) -> None:
-        """Gives the first sign of life, before libraries are loaded, on a terminal."""
+    def begin(self) -> "Terminal":
+        """Gives the first sign of life, before libraries are loaded, on a terminal; returns itself."""
         stream = open_stderr()
         if stream.isatty():
             stream.write("loading libraries and the model …\n")
             stream.flush()
+        return self
 
     @contextmanager
     def stage(self, title: str, total: float, work: Mapping[str, float] | None = None) -> Iterator[Steps]:

@@ -9,7 +9,8 @@ from typing import NamedTuple
 from prox24_export.report import outcome, triton
 from prox24_export.report.markdown_table import code_span, escape_text
 from prox24_export.report.tables import number
-from prox24_export.results.report import LayerReport, Report, TensorFacts
+from prox24_export.results.interface import TensorFacts
+from prox24_export.results.report import LayerReport, Report
 
 ONNX_MODEL, MODEL = "model.onnx", "model"
 MANY = 3  # layers that are proposed to be left dense

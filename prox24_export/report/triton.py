@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import PurePath
 
-from prox24_export.results.report import ModelInterface, TensorFacts
+from prox24_export.results.interface import ModelInterface, TensorFacts
 
 MOST = 32  # samples that Triton may put into one call
 TYPES = {

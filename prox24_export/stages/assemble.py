@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from prox24_export.facts import machine
 from prox24_export.output.manifest import TOOL
 from prox24_export.results.engine import EngineReport, Estimate
+from prox24_export.results.interface import ModelInterface
 from prox24_export.results.permutation import PermutationReport
-from prox24_export.results.report import AccuracyReport, Gate, ModelInterface, Report
+from prox24_export.results.report import AccuracyReport, Gate, Report
 from prox24_export.stages.interface import measure_compressed, read_interface
 from prox24_export.stages.prepare import Job
 from prox24_export.stages.run import Run

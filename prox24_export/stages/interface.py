@@ -8,7 +8,7 @@ import onnx
 
 from prox24_export.models.frontend import ONNX_MODEL
 from prox24_export.passes.front_onnx.graph import OnnxGraph
-from prox24_export.results.report import ModelInterface, TensorFacts
+from prox24_export.results.interface import ModelInterface, TensorFacts
 from prox24_export.stages.write import WrittenModel
 
 LARGEST = 512 * 2**20  # bytes that are compressed only to see how small they become

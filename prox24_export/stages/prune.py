@@ -83,14 +83,14 @@ def prune(
     streams = Streams(graph, batches, scratch if settings.offload else None)
     calibrate = Calibrate(with_cross=settings.method in AIMS_AT_DENSE_OUTPUT)
     sparsify = Sparsify(settings.layer_method, settings.effort, settings.damping, settings.blend, held_back)
-    done = _DoneLayers(graph, linears, weights, records)
-    known = done.known
+    known = (done := _DoneLayers(graph, linears, weights, records)).known
     work = {BATCHES: float(len(stages) * len(batches)), LAYERS: sum(map(_estimate_cost, linears))}
-    with progress.stage("calibrate and prune", len(stages) * len(batches) + len(linears), work) as tick:
+    with progress.stage("calibrate and prune", sum(work.values()), work) as tick:
+        observe = partial(tick, BATCHES)
         for stage in stages:
             return_free_memory()
             if all(linear.name in known for linear, _ in stage.observed):
-                deque(streams.advance(stage, weights, partial(tick, BATCHES)), maxlen=0)
+                deque(streams.advance(stage, weights, observe), maxlen=0)
                 seen: dict[str, Observation] = {}
             else:
                 seen = calibrate.call(

@@ -16,7 +16,8 @@ from prox24_export import Settings, export
 from prox24_export.output.manifest import PAGES
 from prox24_export.report import deploy, files, html, markdown, model_card, terminal, triton
 from prox24_export.results.budget import SensitivityReport
-from prox24_export.results.report import ModelInterface, Report, TensorFacts
+from prox24_export.results.interface import ModelInterface, TensorFacts
+from prox24_export.results.report import Report
 from tests.command import network, samples
 from tests.graphs import model, normal, save
 from tests.report.example import budget, build, full, nothing_eligible
