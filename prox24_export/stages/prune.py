@@ -93,9 +93,7 @@ def prune(
                 deque(streams.advance(stage, weights, observe), maxlen=0)
                 seen: dict[str, Observation] = {}
             else:
-                seen = calibrate.call(
-                    streams=streams, stage=stage, weights=weights, tick=partial(tick, BATCHES)
-                ).observations
+                seen = calibrate.call(streams=streams, stage=stage, weights=weights, tick=observe).observations
             _solve_stage(stage, seen, sparsify, done, tick)
         if known:
             tick.tell(f"{len(known)} of {len(linears)} layers were solved before")
