@@ -21,8 +21,13 @@ from prox24_export.results.report import (
 
 def verdict(report: Report) -> str:
     """The run in a few sentences: accuracy, layers, what to expect on a GPU, and what to do next."""
+    return " ".join(list_verdict(report))
+
+
+def list_verdict(report: Report) -> list[str]:
+    """The sentences of the verdict, the most important one first."""
     shown = [_describe_result(report), outcome.describe_expectation(report), outcome.describe_next_step(report)]
-    return " ".join(f"{sentence}." for sentence in shown if sentence)
+    return [f"{sentence}." for sentence in shown if sentence]
 
 
 def _describe_result(report: Report) -> str:

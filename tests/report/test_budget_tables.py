@@ -187,7 +187,7 @@ def test_a_layer_left_dense_has_no_error_of_a_sparse_one() -> None:
     before, after = html_charts.errors(page_example().layers), html_charts.errors(report.layers)
     assert before == after  # the same bars, and a gap where it is
     row = html.render(report).partition('data-state="dense budget"')[2].partition("</tr>")[0]
-    assert '<td class="number" data-value=""></td>' in row
+    assert '<td class="number" data-label="Error" data-value=""></td>' in row
     assert "Pruned, its error was 3.6 %: blend 1" in row
 
 
