@@ -33,6 +33,8 @@ Usage: prox24-export [OPTIONS] MODEL
        prox24-export inspect [OPTIONS] MODEL
        prox24-export bench [OPTIONS] DENSE SPARSE
        prox24-export report [OPTIONS] RUN [OTHER]
+       prox24-export completion SHELL
+       prox24-export cache [--clear]
 
 Examples:
   prox24-export model.onnx --calibration samples.npz --evaluation labelled.npz
@@ -246,6 +248,32 @@ def inspect(
     _print(terminal.layers_table(make_printable(layers)))
     _print(terminal.spaces_table(make_printable(spaces)) if spaces is not None else "")
     _print(terminal_gain.gain_table(make_printable(gain)) if gain is not None else terminal_gain.ASK_FOR_GPU)
+    return PASSED
+
+
+@app.command(usage="Usage: prox24-export completion SHELL", help_epilogue="", default_parameter=PLAIN)
+def completion(shell: Literal["bash", "zsh", "fish"], /) -> int:
+    """Print a script that completes commands and options in SHELL, to be read by its start-up file.
+
+    Args:
+        shell: The shell: `source <(prox24-export completion bash)` in ~/.bashrc makes bash complete.
+    """
+    _print(app.generate_completion(shell=shell))
+    return PASSED
+
+
+@app.command(usage="Usage: prox24-export cache [--clear]", help_epilogue="", default_parameter=PLAIN)
+def cache(*, clear: Annotated[bool, OUTPUT] = False) -> int:
+    """Name the folder in which compiled kernels are kept between runs, and its size.
+
+    Args:
+        clear: Also remove what is in it; the next run compiles anew. By default, it stays.
+    """
+    from prox24_export.solver import compile_cache  # noqa: PLC0415 (numba loads here)
+
+    folder, size = compile_cache.measure_cache()
+    removed = compile_cache.clear_cache() if clear else False
+    _print(f"{folder}: {size / 1e6:.1f} MB{', removed' if removed else ''}\n")
     return PASSED
 
 
