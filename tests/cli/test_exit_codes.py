@@ -35,7 +35,7 @@ def test_a_run_that_succeeds_exits_0_prints_the_result_on_stdout_and_nothing_on_
     assert "net-2to4/model.onnx" in outcome.stdout
     written = tmp_path / "net-2to4"
     assert {path.name for path in written.iterdir()} == {
-        *("model.onnx", "report.json", "report.html", "summary.md", "junit.xml")
+        *("model.onnx", "report.json", "report.html", "summary.md", "junit.xml", "DEPLOY.md")
     }
     assert before.items() <= snapshot(tmp_path).items()
     assert {path.name for path in tmp_path.iterdir()} == {"net.onnx", "data.npz", "net-2to4"}
