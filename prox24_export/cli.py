@@ -12,11 +12,12 @@ from cyclopts.exceptions import UnusedCliTokensError
 
 from prox24_export import config
 from prox24_export.errors import InputError, Prox24Error, describe_fault
+from prox24_export.option_values import GpuName
 from prox24_export.process import interrupts
 from prox24_export.process.printable import escape, make_printable
 from prox24_export.process.stderr import open_stderr
 from prox24_export.progress import Silent, Terminal
-from prox24_export.settings import DATA, OUTPUT, REFINEMENT, BenchSettings, InspectSettings, Settings
+from prox24_export.settings import DATA, ENGINES, OUTPUT, REFINEMENT, BenchSettings, InspectSettings, Settings
 
 if TYPE_CHECKING:
     from prox24_export.results.report import Report
@@ -33,6 +34,8 @@ Usage: prox24-export [OPTIONS] MODEL
        prox24-export inspect [OPTIONS] MODEL
        prox24-export bench [OPTIONS] DENSE SPARSE
        prox24-export report [OPTIONS] RUN [OTHER]
+       prox24-export completion SHELL
+       prox24-export cache [--clear]
 
 Examples:
   prox24-export model.onnx --calibration samples.npz --evaluation labelled.npz
@@ -116,10 +119,10 @@ def export(
         raise InputError("--plan and --sensitivity print different things. Leave one of them out.")
     if no_refine:
         settings = replace(settings, refine="no")
+    progress = Silent() if quiet else Terminal().begin()
     from prox24_export import pipeline  # noqa: PLC0415 (torch and ONNX Runtime load here)
     from prox24_export.report import terminal  # noqa: PLC0415
 
-    progress = Silent() if quiet else Terminal()
     if plan:
         planned = pipeline.plan(model, calibration, out, evaluation=evaluation, settings=settings, progress=progress)
         _print(terminal.plan_table(planned))
@@ -210,28 +213,69 @@ def inspect(
     /,
     *,
     settings: Annotated[InspectSettings, EACH_FIELD] = InspectSettings(),  # noqa: B008 - frozen
+    gpu: Annotated[GpuName | None, ENGINES] = None,
+    batch: Annotated[int, ENGINES] = 1,
+    sequence: Annotated[int, ENGINES] = 128,
     channels: Annotated[bool, OUTPUT] = False,
     format: Annotated[Literal["table", "json"], OUTPUT] = "table",  # noqa: A002 - the option's name
 ) -> int:
-    """List every linear layer of MODEL: whether it would be pruned, and if not, why.
+    """List every linear layer of MODEL: whether it would be pruned, and if not, why; and whether it is worth it.
 
     Args:
-        model: A model in one of the forms that the main command takes.
+        model: A model in one of the forms that the main command takes, or a Hugging Face directory with nothing but
+            its config.json.
         settings: Which layers count.
+        gpu: Also bound what 2:4 could gain on this GPU, layer by layer, from shapes and the vendor's peak rates. An
+            ONNX model is run once for that, on random inputs. By default, only layers are listed.
+        batch: The size of a dynamic first axis in the call that the gain is bounded for.
+        sequence: The size of every other dynamic axis in that call, such as the number of tokens.
         channels: Also list the input channels that may change places, and why others may not; the model is run once
             for that, on random inputs. By default, only layers are listed.
         format: What is printed: a table to read, or JSON.
     """
     from prox24_export import pipeline  # noqa: PLC0415
-    from prox24_export.report import terminal  # noqa: PLC0415
+    from prox24_export.report import terminal, terminal_gain  # noqa: PLC0415
 
-    layers = pipeline.inspect_layers(model, _completed(settings))
-    spaces = pipeline.inspect_spaces(model, _completed(settings)) if channels else None
-    if format == "json":
-        _print(terminal.layers_json(layers, spaces))
+    if min(batch, sequence) < 1:
+        raise InputError(f"--batch and --sequence must be 1 or more. Got {min(batch, sequence)}.")
+    chosen, gain = _completed(settings), None
+    if gpu is None:
+        layers = pipeline.inspect_layers(model, chosen)
     else:
-        _print(terminal.layers_table(make_printable(layers)))
-        _print(terminal.spaces_table(make_printable(spaces)) if spaces is not None else "")
+        layers, gain = pipeline.inspect_on_gpu(model, gpu, batch=batch, sequence=sequence, settings=chosen)
+    spaces = pipeline.inspect_spaces(model, chosen) if channels else None
+    if format == "json":
+        _print(terminal.layers_json(layers, spaces, gain))
+        return PASSED
+    _print(terminal.layers_table(make_printable(layers)))
+    _print(terminal.spaces_table(make_printable(spaces)) if spaces is not None else "")
+    _print(terminal_gain.gain_table(make_printable(gain)) if gain is not None else terminal_gain.ASK_FOR_GPU)
+    return PASSED
+
+
+@app.command(usage="Usage: prox24-export completion SHELL", help_epilogue="", default_parameter=PLAIN)
+def completion(shell: Literal["bash", "zsh", "fish"], /) -> int:
+    """Print a script that completes commands and options in SHELL, to be read by its start-up file.
+
+    Args:
+        shell: The shell: `source <(prox24-export completion bash)` in ~/.bashrc makes bash complete.
+    """
+    _print(app.generate_completion(shell=shell))
+    return PASSED
+
+
+@app.command(usage="Usage: prox24-export cache [--clear]", help_epilogue="", default_parameter=PLAIN)
+def cache(*, clear: Annotated[bool, OUTPUT] = False) -> int:
+    """Name the folder in which compiled kernels are kept between runs, and its size.
+
+    Args:
+        clear: Also remove what is in it; the next run compiles anew. By default, it stays.
+    """
+    from prox24_export.solver import compile_cache  # noqa: PLC0415 (numba loads here)
+
+    folder, size = compile_cache.measure_cache()
+    removed = compile_cache.clear_cache() if clear else False
+    _print(f"{folder}: {size / 1e6:.1f} MB{', removed' if removed else ''}\n")
     return PASSED
 
 

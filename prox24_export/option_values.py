@@ -13,6 +13,7 @@ Engine = Literal["auto", "tensorrt", "torch", "onnxruntime", "none"]
 PicturePreset = Literal["imagenet", "clip", "siglip", "0-1"]
 PictureLayout = Literal["nchw", "nhwc"]
 Precision = Literal["fp16", "bf16", "fp32", "int8"]
+GpuName = Literal["a100", "h100", "h200", "l4", "l40s", "orin", "rtx4090", "t4"]
 
 AIMS_AT_DENSE_OUTPUT: frozenset[Method] = frozenset({"prox", "prox-gradient", "prox-model"})
 """The methods that can fit a layer to what the dense network gives; the others are baselines."""

@@ -9,15 +9,19 @@ from typing import Any
 from prox24_export.budget.judges import Judges, expect_held_back, prepare_judges
 from prox24_export.budget.keep import measure_job_sensitivity, stay_within_budget
 from prox24_export.data.samples import Source
+from prox24_export.engines.gain import bound_gain
 from prox24_export.errors import InputError
 from prox24_export.models.find_frontend import find_frontend
+from prox24_export.models.onnx import OnnxFile
+from prox24_export.option_values import GpuName
 from prox24_export.output.place import make_scratch, take_place
 from prox24_export.passes.find_linears import FindLinears
-from prox24_export.passes.graph.protocol import Feeds, Linear, Skipped
+from prox24_export.passes.graph.protocol import Feeds, Linear, Skipped, TracedGraph
 from prox24_export.process.interrupts import catch_signals
-from prox24_export.progress import Progress, Silent
+from prox24_export.progress import Progress, choose_progress
 from prox24_export.report import files
 from prox24_export.results.budget import SensitivityReport
+from prox24_export.results.gain import GpuGain
 from prox24_export.results.permutation import SpaceReport
 from prox24_export.results.plan import Plan
 from prox24_export.results.report import Gate, LayerReport, Report
@@ -46,7 +50,7 @@ def export(
     *,
     evaluation: Source | None = None,
     settings: Settings | None = None,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
 ) -> Report:
     """Makes a 2:4-sparse copy of a model, verifies it, and measures what it is worth.
 
@@ -59,7 +63,8 @@ def export(
         out: Folder to write; default `MODEL_STEM-2to4` in the current folder. Appears whole or not at all.
         evaluation: Samples for the accuracy, as for `calibration`; None sets a fifth of the calibration samples aside.
         settings: Every option; None means the defaults.
-        progress: Where to show progress; None shows nothing.
+        progress: Whether to show progress: True shows it in a notebook or on stderr, False nothing, and None hands it
+            to `logging` at level INFO, as messages of the logger `prox24_export`. Or an object of your own.
 
     Returns:
         The report, as also written to `report.json`, `report.html`, `summary.md` and `junit.xml`.
@@ -77,7 +82,7 @@ def export(
         Prox24Error: Somebody else made the output folder meanwhile; the error says where the result is.
         KeyboardInterrupt: A signal came; nothing was left behind but the journal.
     """
-    run, settings = Run(progress or Silent()), settings or Settings()
+    run, settings = Run(choose_progress(progress)), _complete(settings)
     named = name_model(model, calibration, out)
     reads = named.frontend.path, named.calibration, evaluation, settings.baseline, settings.timing_cache
     with catch_signals(), take_place(named.target, *reads, force=settings.force, journaled=True) as folder:
@@ -133,17 +138,50 @@ def inspect(model: ModelSource, settings: Settings | None = None, *, example: An
     Raises:
         InputError: The model is unreadable. Whether it can be run shows only in `export`.
     """
-    settings = settings or Settings()
-    graph = find_frontend(model, example).open()
+    settings = _complete(settings)
+    graph = _open_to_look_at(model, example)
     return list(FindLinears(settings.include, settings.exclude).call(graph=graph).layers)
+
+
+def _open_to_look_at(model: ModelSource, example: Any = None) -> TracedGraph:
+    """Opens a model whose weights are not read; of a directory with `config.json` alone, the shapes are known."""
+    frontend = find_frontend(model, example)
+    if isinstance(frontend, OnnxFile):  # transformers and torch need not be loaded
+        return frontend.open()
+    from prox24_export.models import configured_shapes  # noqa: PLC0415
+
+    return (
+        configured_shapes.open_shapes(frontend.path) if configured_shapes.has_only_shapes(frontend) else frontend.open()
+    )
 
 
 def inspect_layers(model: str | Path, settings: Settings | None = None) -> list[LayerReport]:
     """Describes what `inspect` finds as rows of the report, with each layer's share of the model's parameters."""
-    settings = settings or Settings()
-    graph = find_frontend(model).open()
+    settings = _complete(settings)
+    graph = _open_to_look_at(model)
     found = FindLinears(settings.include, settings.exclude).call(graph=graph).layers
     return [describe_layer(layer, graph.parameters) for layer in found]
+
+
+def inspect_on_gpu(
+    model: str | Path, gpu: GpuName, *, batch: int = 1, sequence: int = 128, settings: Settings | None = None
+) -> tuple[list[LayerReport], GpuGain]:
+    """Describes what `inspect_layers` does, and bounds what 2:4 could gain on a GPU.
+
+    Args:
+        model: As for `inspect`.
+        gpu: The GPU.
+        batch: The size of dynamic first axes in the call that the gain is bounded for.
+        sequence: The size of its other dynamic axes.
+        settings: `include` and `exclude` count.
+
+    Raises:
+        InputError: The model is unreadable, or cannot be run to count the tokens of that call.
+    """
+    settings = _complete(settings)
+    graph = _open_to_look_at(model)
+    found = FindLinears(settings.include, settings.exclude).call(graph=graph).layers
+    return [describe_layer(layer, graph.parameters) for layer in found], bound_gain(graph, found, gpu, batch, sequence)
 
 
 def inspect_spaces(model: str | Path, settings: Settings | None = None) -> list[SpaceReport]:
@@ -152,7 +190,7 @@ def inspect_spaces(model: str | Path, settings: Settings | None = None) -> list[
     Raises:
         InputError: The model is unreadable, or its graph cannot be followed.
     """
-    settings = settings or Settings()
+    settings = _complete(settings)
     graph = find_frontend(model).open()
     linears = FindLinears(settings.include, settings.exclude).call(graph=graph).linears
     return find_spaces(graph, linears)
@@ -165,7 +203,7 @@ def plan(
     *,
     evaluation: Source | None = None,
     settings: Settings | None = None,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
 ) -> Plan:
     """States the peak memory and the time that `export` would take with these arguments; writes nothing.
 
@@ -174,9 +212,9 @@ def plan(
     Raises:
         InputError: The model, the samples or an option are unsuitable, as for `export`.
     """
-    run = Run(progress or Silent())
-    quantises = settings is not None and settings.precision == "int8"
-    expect_calibration(settings or Settings(), calibration)
+    run = Run(choose_progress(progress))
+    quantises = _complete(settings).precision == "int8"
+    expect_calibration(_complete(settings), calibration)
     with catch_signals():
         named = name_model(model, calibration, out)
         job = prepare(named, evaluation, _unmeasured(settings, calibration), run)
@@ -203,7 +241,7 @@ def sensitivity(
     *,
     evaluation: Source | None = None,
     settings: Settings | None = None,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
 ) -> SensitivityReport:
     """Measures how much the outputs lose by each layer, on held-back samples after the layers are solved.
 
@@ -214,7 +252,7 @@ def sensitivity(
         InputError: The model, the samples or an option are unsuitable, as for `export`; or no sample is held back; or
             no layer can be pruned.
     """
-    run = Run(progress or Silent())
+    run = Run(choose_progress(progress))
     with catch_signals(), tempfile.TemporaryDirectory() as name:
         named = name_model(model, calibration, Path(name) / "out")
         job = prepare(named, evaluation, _unmeasured(settings, calibration), run)
@@ -226,9 +264,20 @@ def sensitivity(
         return measure_job_sensitivity(job, solved.weights, solved.pruned.layers, run.progress)[0]
 
 
+def _complete(settings: Settings | None) -> Settings:
+    """The settings that were given, or the defaults.
+
+    Raises:
+        InputError: They are something else.
+    """
+    if settings is not None and not isinstance(settings, Settings):
+        raise InputError(f"settings must be a Settings, such as Settings(effort='fast'). Got {settings!r:.80}.")
+    return settings or Settings()
+
+
 def _unmeasured(settings: Settings | None, calibration: Source | None) -> Settings:
     """The settings of a run that ends before anything is timed or written."""
-    settings = settings or Settings()
+    settings = _complete(settings)
     shapes = {} if calibration is not None else settings.shapes  # then they are those of engines
     plain = replace(settings, precision=None, min_speedup=None, workspace_mb=None, timing_cache=None)
     return replace(plain, engine="none", shapes=shapes)

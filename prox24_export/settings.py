@@ -5,11 +5,17 @@ field is `Annotated` with the group that it is shown in and, where there is one,
 it is its help. Nothing heavy is imported, since the command's help imports this module.
 """
 
+import difflib
+import functools
+import inspect
 import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
+from numbers import Integral, Real
+from os import PathLike
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin
 
 from cyclopts import Group, Parameter, Token
 
@@ -87,6 +93,29 @@ def _are_numbers(value: Any) -> bool:
 SHAPES = Parameter(converter=_read_shapes, n_tokens=-1, accepts_keys=False, metavar="SHAPE...")
 
 
+SettingsClass = TypeVar("SettingsClass")
+
+
+def refuse_unknown(kind: type[SettingsClass]) -> type[SettingsClass]:
+    """Makes a class of settings refuse options that it does not have by an `InputError`, as it does wrong values."""
+    plain = kind.__init__
+    known = list(inspect.signature(kind).parameters)
+
+    @functools.wraps(plain)
+    def check_and_make(self: SettingsClass, *values: object, **options: object) -> None:
+        if values:
+            raise InputError(f"settings are given by name, such as {kind.__name__}({known[0]}=...). Got {values[0]!r}.")
+        for name in options:
+            if name not in known:
+                near = difflib.get_close_matches(name, known, 1)
+                hint = f"Did you mean {near[0]}?" if near else f"The settings are: {', '.join(known)}."
+                raise InputError(f"{name} is no setting of {kind.__name__}. {hint}")
+        plain(self, **options)
+
+    kind.__init__ = check_and_make  # type: ignore[method-assign, assignment]
+    return kind
+
+
 @dataclass(frozen=True, kw_only=True)
 class CheckedSettings:
     """Settings that check their values when they are made."""
@@ -103,6 +132,7 @@ class CheckedSettings:
                 _expect_allowed(f"--{option.name.replace('_', '-')}", option.type, value)
 
 
+@refuse_unknown
 @dataclass(frozen=True, kw_only=True)
 class InspectSettings(CheckedSettings):
     """The options of a run that `inspect` has, too: which layers count."""
@@ -126,6 +156,7 @@ class InspectSettings(CheckedSettings):
             _expect(not isinstance(globs, str), option, "a tuple of globs", repr(globs))
 
 
+@refuse_unknown
 @dataclass(frozen=True, kw_only=True)
 class BenchSettings(CheckedSettings):
     """The options of a run that `bench` has, too: what is timed, and with what."""
@@ -191,6 +222,7 @@ class BenchSettings(CheckedSettings):
         return {name: shapes.opt for name, shapes in self.ranges.items()}
 
 
+@refuse_unknown
 @dataclass(frozen=True, kw_only=True)
 class Settings(InspectSettings, BenchSettings):
     """What a run does: every option of the command that is not a file to read or a folder to write."""
@@ -363,15 +395,53 @@ class Settings(InspectSettings, BenchSettings):
 
 
 def _expect_allowed(option: str, annotated: Any, value: object) -> None:
-    """Holds one value against the `Literal` and the `Bound` that it is annotated with."""
+    """Holds one value against the type, the `Literal` and the `Bound` that it is annotated with."""
     allowed, *notes = get_args(annotated)
+    kinds = get_args(allowed) if get_origin(allowed) in {Union, UnionType} else (allowed,)
     for kind in (allowed, *get_args(allowed)):
         if get_origin(kind) is Literal:
             choices = get_args(kind)
             _expect(value in choices, option, f"one of {', '.join(choices)}", value)
+    wanted = next(WORDS[get_origin(kind) or kind][0] for kind in kinds if kind is not NoneType)
+    _expect(any(_is_of(value, kind) for kind in kinds), option, wanted, repr(value))
     for note in notes:
         if isinstance(note, Bound):
             _expect(note.holds(value), option, note.wanted, value)
+
+
+def _is_of(value: object, kind: Any) -> bool:
+    """Whether a value is of an annotated type; what contains others is looked into."""
+    base = get_origin(kind) or kind
+    if base is NoneType:
+        return value is None
+    holds: bool = WORDS[base][1](value)
+    return holds
+
+
+def _is_shapes(value: object) -> bool:
+    return isinstance(value, Mapping) and all(
+        isinstance(name, str)
+        and (
+            isinstance(shape, ShapeRange)
+            or (isinstance(shape, (tuple, list)) and all(isinstance(size, int) for size in shape))
+        )
+        for name, shape in value.items()
+    )
+
+
+WORDS: Mapping[Any, tuple[str, Callable[[Any], bool]]] = {
+    bool: ("True or False", lambda value: isinstance(value, bool)),
+    int: ("a whole number", lambda value: isinstance(value, Integral) and not isinstance(value, bool)),
+    float: ("a number", lambda value: isinstance(value, Real) and not isinstance(value, bool)),
+    str: ("a text", lambda value: isinstance(value, (str, PathLike))),
+    tuple: (
+        "a tuple of globs",
+        lambda value: isinstance(value, (tuple, list)) and all(isinstance(entry, str) for entry in value),
+    ),
+    Mapping: ("a dictionary of shapes, such as {'image': (1, 3, 224, 224)}", _is_shapes),
+    Literal: ("one of its choices", lambda _value: True),  # told before
+}
+"""What a value of each type is called, and how it is recognised."""
 
 
 def _expect(holds: bool, option: str, wanted: str, got: object) -> None:

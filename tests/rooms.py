@@ -28,7 +28,10 @@ ORDER = {
         *("onnx_to_fx", "permute", "refine", "precision", "quantise", "emit_engine", TOP),
     ),
     f"{PASSES}.onnx_to_fx": ("table", "operators", "steps", "convert", "check", TOP),
-    f"{PACKAGE}.engines": ("timing", "estimate", "diagnosis", "tensorrt", "torch_sparse", "onnxruntime", "choice", TOP),
+    f"{PACKAGE}.engines": (
+        *("timing", "products", "gpus", "gain", "estimate", "diagnosis", "tensorrt", "torch_sparse"),
+        *("onnxruntime", "choice", TOP),
+    ),
 }
 
 

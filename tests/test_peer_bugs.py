@@ -7,7 +7,7 @@ import cProfile
 import pstats
 import tracemalloc
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -132,13 +132,13 @@ class Counting:
         patch.setattr(Moments, "__init__", noted)
 
     @contextmanager
-    def stage(self, title: str, total: int) -> Iterator[Steps]:
+    def stage(self, title: str, total: float, work: Mapping[str, float] | None = None) -> Iterator[Steps]:  # noqa: ARG002
         """See `prox24_export.progress.Progress`."""
         assert title
         assert total
         yield Steps(self.count)
 
-    def count(self) -> None:
+    def count(self, _kind: str, _cost: float) -> None:
         self.most = max(self.most, sum(made() is not None for made in self.made))
 
 

@@ -157,7 +157,7 @@ def test_activations_on_disk_give_the_same_bytes_and_leave_nothing(
     assert plain.output.sha256 == offloaded.output.sha256
     assert plain.executions == offloaded.executions  # what both streams share still runs once
     names = [{path.name for path in (tmp_path / name).iterdir()} for name in ("plain", "offloaded")]
-    assert names[0] == names[1] == {"model.onnx", "report.json", "report.html", "summary.md", "junit.xml"}
+    assert names[0] == names[1] == {"model.onnx", "report.json", "report.html", "summary.md", "junit.xml", "DEPLOY.md"}
 
 
 @pytest.mark.parametrize(

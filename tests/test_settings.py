@@ -1,12 +1,18 @@
 """Every option is checked once, where it enters."""
 
+import copy
+import pickle
 import re
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from prox24_export import export, inspect, plan, sensitivity
 from prox24_export.errors import InputError
 from prox24_export.settings import Settings
+from tests.command import network
 
 
 @pytest.mark.parametrize(
@@ -48,6 +54,21 @@ from prox24_export.settings import Settings
         ({"mean": 0.5}, "--mean must be one number, or three. Got 0.5."),
         ({"std": (0.5, 0.5)}, "--std must be one number above 0, or three. Got (0.5, 0.5)."),
         ({"crop": "224x"}, "--crop must be a size such as 256 or 224x224. Got 224x."),
+        ({"samples": "8"}, "--samples must be a whole number. Got '8'."),
+        ({"samples": 1.5}, "--samples must be a whole number. Got 1.5."),
+        ({"samples": True}, "--samples must be a whole number. Got True."),
+        ({"seed": None}, "--seed must be a whole number. Got None."),
+        ({"max_accuracy_drop": "1"}, "--max-accuracy-drop must be a number. Got '1'."),
+        ({"min_snr": "a"}, "--min-snr must be a number. Got 'a'."),
+        ({"force": "no"}, "--force must be True or False. Got 'no'."),
+        ({"metric": 3}, "--metric must be a text. Got 3."),
+        ({"include": [1]}, "--include must be a tuple of globs. Got [1]."),
+        ({"include": None}, "--include must be a tuple of globs. Got None."),
+        ({"shapes": 3}, "--shapes must be a dictionary of shapes, such as {'image': (1, 3, 224, 224)}. Got 3."),
+        ({"shapes": {"x": "1x3"}}, "--shapes must be a dictionary of shapes"),
+        ({"effort": 3}, "--effort must be one of fast, default, thorough. Got 3."),
+        ({"efort": "fast"}, "efort is no setting of Settings. Did you mean effort?"),
+        ({"zzz": 1}, "zzz is no setting of Settings. The settings are: "),
         ({"shapes": {"x": (1, 0)}}, "--shapes must be sizes of at least 1. Got x: 1x0."),
     ],
 )
@@ -107,3 +128,22 @@ def test_the_report_gets_every_option_as_plain_values() -> None:
         ),
     }
     assert plain["shapes"] == {"x": "1x3"}
+
+
+def test_settings_by_position_are_refused() -> None:
+    with pytest.raises(InputError, match=r"settings are given by name, such as Settings\(.*=\.\.\.\)\. Got 'fast'\."):
+        Settings("fast")  # type: ignore[call-arg, arg-type]
+
+
+@pytest.mark.parametrize("call", [export, plan, sensitivity, inspect])
+def test_something_else_than_settings_is_refused_by_every_function(call: Any, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"settings must be a Settings, such as .* Got \{'effort': 'fast'\}"):
+        call(network(tmp_path), settings={"effort": "fast"})
+
+
+def test_settings_are_replaced_copied_and_described_as_before() -> None:
+    settings = replace(Settings(effort="fast"), samples=7)
+    assert (settings.effort, settings.samples) == ("fast", 7)
+    assert pickle.loads(pickle.dumps(settings)) == copy.copy(settings) == settings  # noqa: S301 - our own bytes
+    with pytest.raises(InputError, match="--samples must be at least 1"):
+        replace(settings, samples=0)

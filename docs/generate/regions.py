@@ -4,12 +4,14 @@ import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from docs.generate.gpus import render_gpus
 from docs.generate.options import render_options
 from docs.generate.reasons import render_engine_reasons, render_layer_reasons
 from docs.generate.schema import render_schema
 
 PAGES = tuple(sorted(Path(__file__).resolve().parents[1].glob("*.md")))
 RENDERERS: Mapping[str, Callable[[], str]] = {
+    "gpus": render_gpus,
     "options": render_options,
     "report schema": render_schema,
     "reasons of layers": render_layer_reasons,

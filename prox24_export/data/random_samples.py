@@ -19,7 +19,14 @@ RANDOM_AXIS = 32  # size of a dynamic axis other than the first
 
 
 def draw_random(
-    inputs: Sequence[Input], rows: Mapping[str, int], shapes: Mapping[str, tuple[int, ...]], count: int, seed: int
+    inputs: Sequence[Input],
+    rows: Mapping[str, int],
+    shapes: Mapping[str, tuple[int, ...]],
+    count: int,
+    seed: int,
+    *,
+    first: int = 1,
+    other: int = RANDOM_AXIS,
 ) -> list[Sample]:
     """Draws seeded random samples.
 
@@ -33,6 +40,8 @@ def draw_random(
         shapes: The shapes that the user gave, by input name.
         count: The number of samples.
         seed: The seed of the generator.
+        first: The size of a dynamic first axis whose size the user did not give.
+        other: The size of any other dynamic axis whose size the user did not give.
 
     Raises:
         InputError: An input has an unknown rank or a type that cannot be drawn, `shapes` does not fit, or the samples
@@ -43,7 +52,7 @@ def draw_random(
         names = ", ".join(value.name for value in inputs)
         raise InputError(f"--shapes names {min(unknown)!r}, which is no input. The inputs are: {names}.")
     generator = np.random.default_rng(seed)
-    sizes = _choose_shapes(inputs, shapes)
+    sizes = _choose_shapes(inputs, shapes, first, other)
     needed = count * LARGEST_VALUE * sum(map(math.prod, sizes.values()))
     shown = ", ".join(f"{name} {list(shape)}" for name, shape in sizes.items())
     expect_room(needed, f"random inputs of {shown}, for {count} samples,", "Give smaller sizes with --shapes.")
@@ -53,7 +62,9 @@ def draw_random(
     ]
 
 
-def _choose_shapes(inputs: Sequence[Input], given: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+def _choose_shapes(
+    inputs: Sequence[Input], given: Mapping[str, tuple[int, ...]], first: int, other: int
+) -> dict[str, tuple[int, ...]]:
     """Chooses shapes by input name: those that the user gave, or else the declared ones with sizes for dynamic axes."""
     for value in inputs:
         shape = given.get(value.name)
@@ -62,33 +73,35 @@ def _choose_shapes(inputs: Sequence[Input], given: Mapping[str, tuple[int, ...]]
         if shape is None and value.shape is None:
             name = value.name
             raise InputError(f"input {name!r} declares no rank. Give its shape: --shapes {name}:1x3x224x224.")
-    sizes = _choose_sizes(inputs, given)
+    sizes = _choose_sizes(inputs, given, first, other)
     return {
         value.name: given[value.name]
         if value.name in given
-        else tuple(_choose_size(size, axis, sizes) for axis, size in enumerate(value.shape or ()))
+        else tuple(_choose_size(size, sizes, other if axis else first) for axis, size in enumerate(value.shape or ()))
         for value in inputs
     }
 
 
-def _choose_sizes(inputs: Sequence[Input], given: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
-    """Chooses a size for every symbol: the one that the user gave, 1 where it is of a first axis, or else 32."""
+def _choose_sizes(
+    inputs: Sequence[Input], given: Mapping[str, tuple[int, ...]], first: int, other: int
+) -> dict[str, int]:
+    """Chooses a size for every symbol: the one that the user gave, `first` where it is of a first axis, or `other`."""
     sizes: dict[str, int] = {}
     axes = [(axis, size) for value in inputs for axis, size in enumerate(value.shape or ()) if isinstance(size, str)]
     for axis, size in sorted(axes, key=lambda place: place[0]):  # first axes first
         for symbol in find_symbols(size):
-            sizes.setdefault(symbol, 1 if axis == 0 else RANDOM_AXIS)
+            sizes.setdefault(symbol, other if axis else first)
     for value in inputs:
         named = zip(value.shape or (), given.get(value.name, ()), strict=False)
         sizes |= {symbol: size for symbol, size in named if isinstance(symbol, str)}
     return sizes
 
 
-def _choose_size(size: int | str | None, axis: int, sizes: Mapping[str, int]) -> int:
+def _choose_size(size: int | str | None, sizes: Mapping[str, int], default: int) -> int:
     if isinstance(size, int):
         return size
     computed = None if size is None else compute_size(size, sizes)
-    return computed or (1 if axis == 0 else RANDOM_AXIS)
+    return computed or default
 
 
 def _draw(generator: np.random.Generator, value: Input, shape: tuple[int, ...], rows: Mapping[str, int]) -> Array:

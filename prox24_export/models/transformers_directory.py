@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 MODEL = "model"
 ADAPTER = "adapter_config.json"
+SAFETENSORS = ".safetensors"
+MOST_TENSORS = 1 << 10  # layers that a configuration without weights may describe
 OF_MODEL = {".safetensors", ".json", ".model"}  # and tokenizers
 PACKED, SLACK = 8, 1 << 28  # weights in a stored byte, and entries of what is computed and not stored
 WEIGHTS = "safetensors safetensors.index.json bin bin.index.json pt pth ckpt pkl h5 msgpack gguf onnx"
@@ -145,7 +147,8 @@ def load_lazily(path: Path) -> "tuple[PreTrainedModel, Callable[[str], Tensor] |
     Raises:
         InputError: See `TransformersDirectory.open`.
     """
-    architecture = _find_architecture(path)
+    _expect_weights(path)
+    architecture = find_architecture(path)
     checkpoint = Checkpoint(path)
     _expect_fitting(architecture, path, checkpoint)
     module = _build_without_values(architecture, path, checkpoint)
@@ -207,8 +210,24 @@ def _build_without_values(architecture: Any, path: Path, checkpoint: Checkpoint)
     return module if same and complete else None
 
 
-def _find_architecture(path: Path) -> Any:
-    """Finds the class of transformers that the directory's configuration names."""
+def _expect_weights(path: Path) -> None:
+    """Expects a directory with weights.
+
+    Raises:
+        InputError: It has none, or only pickles.
+    """
+    if not list(path.glob(f"*{SAFETENSORS}")):
+        raise InputError(
+            f"{path} holds no {SAFETENSORS} file. Save the model with save_pretrained; pickles are not read."
+        )
+
+
+def find_architecture(path: Path) -> Any:
+    """Finds the class of transformers that a directory's configuration names; weights need not be there.
+
+    Raises:
+        InputError: transformers is not installed, or the configuration is unsuitable.
+    """
     stay_offline()
     try:
         import transformers  # noqa: PLC0415 - an extra
@@ -217,10 +236,6 @@ def _find_architecture(path: Path) -> Any:
             f"{path} is a Hugging Face directory, and {describe_missing(error, 'transformers')}. "
             "Install it with: pip install 'prox24-export[transformers]'."
         ) from error
-    if not list(path.glob("*.safetensors")):
-        raise InputError(
-            f"{path} holds no .safetensors file. Save the model with save_pretrained; pickles are not read."
-        )
     if (path / ADAPTER).exists():
         raise InputError(
             f"{path} holds {ADAPTER}, of an adapter that is laid over a model. Merge it into the model with "
@@ -228,7 +243,7 @@ def _find_architecture(path: Path) -> Any:
         )
     places = Checkpoint(path).places.values()
     largest = max((size for place in places for size in place.shape), default=0)
-    named = read_configuration(path, largest, len(places)).get("architectures") or ["none"]
+    named = read_configuration(path, largest, len(places) or MOST_TENSORS).get("architectures") or ["none"]
     architecture = _find_class(transformers, str(named[0] if isinstance(named, list) else named), path)
     _expect_no_timm(architecture, path)
     return architecture
@@ -283,7 +298,8 @@ def load_whole(path: Path) -> "PreTrainedModel":
     Raises:
         InputError: See `TransformersDirectory.open`.
     """
-    architecture = _find_architecture(path)
+    _expect_weights(path)
+    architecture = find_architecture(path)
     from transformers.utils import logging  # noqa: PLC0415 - an extra
 
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]

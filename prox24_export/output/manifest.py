@@ -9,7 +9,7 @@ from prox24_export.errors import InputError
 from prox24_export.input_files import expect_file
 
 REPORT = "report.json"
-PAGES = ("report.html", "summary.md", "junit.xml")  # which `prox24-export report` may write later, too
+PAGES = ("report.html", "summary.md", "junit.xml", "DEPLOY.md")  # which `prox24-export report` may write later, too
 LARGEST = 1 << 28  # bytes of a report
 TOOL = "prox24-export"  # the value of `tool` in the report of a folder that may be replaced
 

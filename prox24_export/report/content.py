@@ -4,9 +4,9 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 
-from prox24_export.report import budget_tables, engine_tables, permutation
+from prox24_export.report import budget_tables, engine_tables, outcome, permutation
 from prox24_export.report.advice import advise
-from prox24_export.report.tables import Table, interval, metric_name, number, signed_number, units
+from prox24_export.report.tables import Table, change_interval, interval, metric_name, number, signed_number, units
 from prox24_export.results.change import Change
 from prox24_export.results.report import (
     RANDOM_WARNING,
@@ -20,34 +20,33 @@ from prox24_export.results.report import (
 
 
 def verdict(report: Report) -> str:
-    """The run in one sentence."""
-    pruned, shared = len(report.sparse_layers), tables(report)
-    parts = [f"{pruned:,} of {len(report.layers):,} linear layers {'is' if pruned == 1 else 'are'} 2:4 sparse"]
-    if report.budget is not None and report.budget.dense:
-        parts = [f"{parts[0]}, {len(report.budget.dense):,} left dense to keep the budget"]
+    """The run in a few sentences: accuracy, layers, what to expect on a GPU, and what to do next."""
+    return " ".join(list_verdict(report))
+
+
+def list_verdict(report: Report) -> list[str]:
+    """The sentences of the verdict, the most important one first."""
+    shown = [_describe_result(report), outcome.describe_expectation(report), outcome.describe_next_step(report)]
+    return [f"{sentence}." for sentence in shown if sentence]
+
+
+def _describe_result(report: Report) -> str:
+    """Accuracy, layers, and what failed, in one sentence without its full stop."""
+    parts = [outcome.describe_accuracy(report), outcome.describe_layers(report)]
     if not report.layers and report.input.sha256 != report.output.sha256:  # two engines were timed
         parts = ["Layers were not looked at"]
-    elif not pruned and report.budget is not None and report.budget.verdict == "only dense":
+    elif not report.sparse_layers and report.budget is not None and report.budget.verdict == "only dense":
         parts = [f"Only the dense model keeps the limit: none of {len(report.layers):,} linear layers is 2:4 sparse"]
-    elif not pruned:
+    elif not report.sparse_layers:
         same = report.input.sha256 == report.output.sha256
         parts = [f"Nothing eligible: model.onnx is {'a byte copy of the input' if same else 'as dense as the input'}"]
-    elif shared["metrics"].rows:
-        name, dense, sparse, change = shared["metrics"].rows[0]
-        parts += [f"{name} {sparse} against {dense} dense ({change})"]
-    elif worst := worst_output(report):
-        parts += [f"{worst[0]} {worst[1]}"]
-    else:
-        parts += ["accuracy was not measured"]
-    if report.engine is not None and report.engine.latency and not report.engine.not_measured:
-        parts += [engine_tables.speedup_sentence(report)]
     for said, gates in (
         ("gate failed", [gate for gate in report.gates if not gate.passed]),
         ("gate inconclusive", [gate for gate in report.gates if gate.passed and gate.verdict == "inconclusive"]),
     ):
         parts += [f"{said}: {', '.join(gate.name for gate in gates)}"] if gates else []
     parts += [f"failed: {', '.join(fault.stage for fault in report.faults)}"] if report.faults else []
-    return "; ".join(parts) + "."
+    return "; ".join(parts)
 
 
 def faults(report: Report) -> list[str]:
@@ -202,7 +201,7 @@ def _metric_rows(accuracy: AccuracyReport) -> list[tuple[str, ...]]:
 
 
 def _format_interval(change: Change | None) -> str:
-    return "" if change is None else f", 95 % interval {signed_number(change.low)} to {signed_number(change.high)}"
+    return "" if change is None else f", {change_interval(change.low, change.high)}"
 
 
 def _output_row(output: OutputReport) -> tuple[str, ...]:

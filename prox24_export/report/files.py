@@ -3,6 +3,7 @@
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from prox24_export.errors import InputError, describe_fault
 from prox24_export.input_files import expect_file, expect_path
 from prox24_export.output.manifest import PAGES, REPORT, list_files
 from prox24_export.process.printable import escape, make_printable
-from prox24_export.report import html, html_mask, junit, markdown
+from prox24_export.report import deploy, html, html_mask, junit, markdown, model_card, outcome
 from prox24_export.report.html_mask import Mask
 from prox24_export.results import reader
 from prox24_export.results.report import Fault, Report
@@ -19,6 +20,7 @@ PAGE = "report.html"
 WRITERS: dict[str, Callable[[Report], str]] = {
     "summary.md": markdown.render,
     "junit.xml": junit.render,
+    outcome.DEPLOY: deploy.render,
 }
 
 
@@ -36,7 +38,7 @@ def write_rendered(report: Report, folder: Path, masks: Mapping[str, Mask] | Non
     Raises:
         OSError: A file cannot be written.
     """
-    texts = _render(report, masks)
+    texts = _render(report, masks, _list_pages(report))
     for name, text in texts.items():
         _write(folder / name, text)
     return [folder / name for name in texts]
@@ -58,7 +60,10 @@ def write_report(report: Report, folder: Path, masks: Mapping[str, Mask] | None 
     Raises:
         OSError: A file cannot be written.
     """
+    report = replace(report, files=tuple(list_files(folder)))  # what is to be deployed
+    report = replace(report, files=tuple(sorted({*report.files, *_list_pages(report), REPORT})))
     report = _write_pages(report, folder, masks)
+    _add_model_card(report, folder)
     report = replace(report, files=tuple(sorted({*list_files(folder), REPORT})))
     _write(folder / REPORT, report.to_json())
     return report
@@ -67,7 +72,8 @@ def write_report(report: Report, folder: Path, masks: Mapping[str, Mask] | None 
 def _write_pages(report: Report, folder: Path, masks: Mapping[str, Mask] | None) -> Report:
     """Writes every page that can be, and returns the report with the faults of the others, which all pages show."""
     while True:
-        faults, pages = [], [name for name in PAGES if name not in {fault.stage for fault in report.faults}]
+        failed = {fault.stage for fault in report.faults}
+        faults, pages = [], [name for name in _list_pages(report) if name not in failed]
         for name in pages:
             try:
                 _write(folder / name, _render(report, masks, (name,))[name])
@@ -79,7 +85,20 @@ def _write_pages(report: Report, folder: Path, masks: Mapping[str, Mask] | None)
         report = replace(report, faults=(*report.faults, *faults))
 
 
-def _render(report: Report, masks: Mapping[str, Mask] | None, names: Iterable[str] = PAGES) -> dict[str, str]:
+def _list_pages(report: Report) -> list[str]:
+    """The pages of a run; there is nothing to deploy where nothing is sparse."""
+    return [name for name in PAGES if name != outcome.DEPLOY or deploy.is_deployable(report)]
+
+
+def _add_model_card(report: Report, folder: Path) -> None:
+    """Writes the card of a directory that has none; on any failure there is none."""
+    card = folder / deploy.MODEL / model_card.NAME
+    if deploy.is_directory(report) and not card.exists():
+        with suppress(OSError):
+            _write(card, model_card.render(make_printable(report)))
+
+
+def _render(report: Report, masks: Mapping[str, Mask] | None, names: Iterable[str]) -> dict[str, str]:
     """Renders files by name, from a report in which no text can harm a reader."""
     shown = make_printable(report)
     corners = {escape(layer): mask for layer, mask in (masks or {}).items()}

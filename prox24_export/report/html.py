@@ -9,7 +9,16 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from prox24_export.report import content, html_answers, html_budget, html_charts, html_mask, html_tables, permutation
+from prox24_export.report import (
+    content,
+    deploy,
+    html_answers,
+    html_budget,
+    html_charts,
+    html_mask,
+    html_tables,
+    permutation,
+)
 from prox24_export.report.html_mask import Mask
 from prox24_export.report.tables import number
 from prox24_export.results.report import Report
@@ -43,6 +52,7 @@ def render(report: Report, masks: Mapping[str, Mask] | None = None) -> str:
     points = report.engine.latency if report.engine else ()
     ratio = "Ratio of times, no speed-up" if report.engine and report.engine.not_measured else "Speed-up"
     steps, unknown = html_answers.steps(report)
+    layers, products = html_tables.split_products(html_tables.layers(report))
     given = masks or {}
     return environment.get_template("report.html.j2").render(
         report=report,
@@ -50,7 +60,7 @@ def render(report: Report, masks: Mapping[str, Mask] | None = None) -> str:
         script=Markup(script),  # noqa: S704 (same)
         policy=policy(style, script),
         tables=content.tables(report),
-        verdict=content.verdict(report),
+        verdict=content.list_verdict(report),
         worst=content.worst_output(report),
         warnings=content.warnings(report),
         reasons=content.reasons(report),
@@ -70,7 +80,11 @@ def render(report: Report, masks: Mapping[str, Mask] | None = None) -> str:
         curves=list(filter(None, (html_charts.medians(points), html_charts.speedups(points, ratio)))),
         budget=html_budget.budget_section(report.budget),
         layer_times=html_tables.layer_times(report.engine),
-        layers=html_tables.layers(report),
+        layers=layers,
+        products=products,
+        worst_errors=html_charts.worst_errors(report.layers),
+        steps_to_deploy=deploy.list_steps(report),
+        no_server=deploy.NO_SERVER if deploy.is_directory(report) else "",
         masks=html_mask.pack_masks({layer.name: given[layer.name] for layer in report.layers if layer.name in given}),
         number=number,
         format_value=format_value,

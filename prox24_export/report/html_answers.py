@@ -13,7 +13,7 @@ NOTHING_TIMED = "no engine was built or timed in this run"
 
 
 class Step(NamedTuple):
-    """One step from all layers to those that a sparse tactic computes; `layers` is a dash where it is not known."""
+    """One step from all layers to those that a sparse tactic computes."""
 
     label: str
     layers: str
@@ -51,7 +51,7 @@ class VerdictBox(NamedTuple):
 
 
 def steps(report: Report) -> tuple[list[Step], str]:
-    """The steps (layers found, pruned, eligible, with a sparse tactic), and why a step is not known."""
+    """The steps (layers found, pruned, eligible, with a sparse tactic) that are known, and why others are not."""
     found, pruned = len(report.layers), len(report.sparse_layers)
     names = (
         ("eligible", "sparse tactic chosen") if not _is_torch(report) else ("fits torch.sparse", "run by torch.sparse")
@@ -60,8 +60,9 @@ def steps(report: Report) -> tuple[list[Step], str]:
     eligible, chosen = [layer.eligible for layer in told], [layer.chosen for layer in told]
     counts = (found, pruned, *(states.count(True) if _is_told(states) else None for states in (eligible, chosen)))
     rows = [
-        Step(name, "–" if count is None else f"{count:,}", 100 * (count or 0) / max(found, 1))
+        Step(name, f"{count:,}", 100 * count / max(found, 1))
         for name, count in zip(("found", "pruned to 2:4", *names), counts, strict=True)
+        if count is not None
     ]
     return rows, _unknown(report, eligible, chosen)
 

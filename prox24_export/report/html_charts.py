@@ -12,7 +12,7 @@ from prox24_export.results.report import LayerReport, RefinementReport
 
 FEWEST_SLOTS = 12  # the bars of two layers alone would be too wide
 LAST_QUANTILE = 99  # per cent; beyond it one outlier would squeeze everything else into a corner
-MOST_SHAPES = 20
+MOST_SHAPES, MOST_ERRORS = 20, 12
 ASIDE = 1.5  # distance in per cent between the whiskers of two ratios of one point
 MODELS = {"dense": "dense", "sparse": "sparse", "off": "sparse weights, tactics off"}
 
@@ -79,6 +79,29 @@ def errors(layers: Sequence[LayerReport]) -> Plot | None:
         gaps=[slot * (place + 0.5) for place, layer in enumerate(layers) if layer.state == "dense"],
         legend=[Key("sparse bar", "sparse layer"), Key("gap", "layer left dense")],
     )
+
+
+class ErrorBar(NamedTuple):
+    """One of the layers with the largest errors; its width is in per cent of the widest bar."""
+
+    name: str
+    error: str
+    width: float
+
+
+def worst_errors(layers: Sequence[LayerReport]) -> list[ErrorBar]:
+    """The layers with the largest relative errors, the largest first, each with its name."""
+    known = [
+        (layer.relative_error, layer)
+        for layer in layers
+        if layer.state == "sparse" and layer.relative_error is not None and math.isfinite(layer.relative_error)
+    ]
+    worst = sorted(known, key=lambda pair: -pair[0])[:MOST_ERRORS]
+    widest = max((error for error, _ in worst), default=0.0)
+    return [
+        ErrorBar(layer.name, content.figures(layer)[2], 100 * error / widest if widest else 0.0)
+        for error, layer in worst
+    ]
 
 
 def refinement(found: RefinementReport | None) -> Plot | None:

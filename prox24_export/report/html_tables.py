@@ -10,6 +10,7 @@ from prox24_export.results.engine import EngineReport, LayerDiagnosis
 from prox24_export.results.report import LayerReport, Report
 
 MOST_TIMES = 40
+OF_ACTIVATIONS = "both operands are activations"  # as the front ends say it
 
 
 class Row(NamedTuple):
@@ -25,6 +26,16 @@ class Row(NamedTuple):
     details: str
     budget: str
     is_kept_dense: bool
+
+
+def split_products(rows: Sequence[Row]) -> tuple[list[Row], list[str]]:
+    """Takes products of two activations, which have no weight to prune, out of the rows; also returns their names."""
+    names = [row.layer.name for row in rows if _is_of_activations(row.layer)]
+    return [row for row in rows if not _is_of_activations(row.layer)], names
+
+
+def _is_of_activations(layer: LayerReport) -> bool:
+    return layer.weight is None and layer.state == "dense" and OF_ACTIVATIONS in layer.reason
 
 
 def layers(report: Report) -> list[Row]:

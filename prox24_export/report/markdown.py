@@ -1,12 +1,13 @@
 """`summary.md`: the report for a CI summary, under 60 kB."""
 
-from prox24_export.report import budget_tables, content, engine_tables, permutation
+from prox24_export.report import budget_tables, content, deploy, engine_tables, outcome, permutation
 from prox24_export.report.markdown_table import code_span, escape_text, fit, write_table
 from prox24_export.report.tables import Table
 from prox24_export.results.budget import BudgetReport
 from prox24_export.results.permutation import PermutationReport
 from prox24_export.results.report import Report
 
+DEPLOY_BYTES = 8_000  # most bytes of the lines to deploy it
 LAYERS, WARNINGS, REASONS, SPACES = (
     12_000,
     3_000,
@@ -38,12 +39,23 @@ def render(report: Report) -> str:
         *write_table(Table(f"Sparse layers ({len(layers):,}), worst relative error first", header, pruned), LAYERS),
         *write_table(Table("Why layers stay dense", ("Reason", "Layers"), content.reasons(report))),
         *write_table(Table(f"Dense layers ({len(dense):,})", ("Layer", "Operator", "Reason"), dense), REASONS),
+        *_deploy_lines(report),
         *write_table(shared["data"]),
         *write_table(shared["files"]),
         *([f"\nCalibration took {content.cost(report)}."] if content.cost(report) else []),
         "\n" + escape_text(f"{report.tool}, started {report.started}. Versions: {versions}.", 800),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _deploy_lines(report: Report) -> list[str]:
+    """The lines that build, compare and serve the model, as far as they fit."""
+    lines = []
+    for title, language, text in deploy.list_steps(report):
+        lines += [f"\n{escape_text(title, 200)}:\n", deploy.write_block(language, *text)]
+    if not lines or sum(len(line.encode()) for line in lines) > DEPLOY_BYTES:
+        return [f"\nThe lines to deploy it are in {outcome.DEPLOY}."] if lines else []
+    return ["\n## Next steps", "\nIn the folder of the run:", *lines]
 
 
 def _permutation_lines(found: PermutationReport | None, spaces: Table) -> list[str]:

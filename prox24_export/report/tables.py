@@ -28,10 +28,15 @@ def number(value: float, digits: int = 3) -> str:
     return written.replace("-", "−")
 
 
-def signed_number(value: float, unit: str = "") -> str:
+def signed_number(value: float, unit: str = "", digits: int = 3) -> str:
     """A change with its sign, which is ± where it is zero."""
     sign = "+" if value > 0 else "" if value else "±"
-    return f"{sign}{number(value)}{unit}"
+    return f"{sign}{number(value, digits)}{unit}"
+
+
+def change_interval(low: float, high: float) -> str:
+    """The interval of a change; two digits are all that an interval of 95 % can tell."""
+    return f"95 % interval {signed_number(low, digits=2)} to {signed_number(high, digits=2)}"
 
 
 def units(metric: str) -> tuple[str, str]:

@@ -7,31 +7,25 @@ from dataclasses import asdict
 from io import StringIO
 from typing import Any
 
-from prox24_export.report import permutation, terminal_budget
+from prox24_export.report import deploy, outcome, permutation, terminal_budget
 from prox24_export.report.advice import advise
 from prox24_export.report.engine_tables import name_uncounted
 from prox24_export.report.tables import units
 from prox24_export.results.engine import EngineReport, Estimate, LatencyPoint
+from prox24_export.results.gain import GpuGain
 from prox24_export.results.permutation import SpaceReport
 from prox24_export.results.plan import Plan
 from prox24_export.results.report import Gate, LayerReport, OutputReport, Report
 
 WIDTH = 100
 ENGINE_NAMES = {"tensorrt": "TensorRT", "torch": "torch.sparse (not TensorRT)", "onnxruntime": "ONNX Runtime, CPU"}
+IN_TERMINAL = {"TensorRT 11", "Polygraphy"}  # the other lines are in DEPLOY.md
 COLUMNS = ("name", "op", "weight", "k", "n", "parameters", "share", "state", "reason", "notes")
 
 
 def render(report: Report) -> str:
-    """Renders the result of a run in a few lines."""
-    sparse = report.sparse_layers
-    parameters = sum(layer.parameters for layer in sparse)
-    lines = [f"{len(sparse)} of {len(report.layers)} linear layers are 2:4 sparse ({parameters:,} weights, verified)"]
-    if not sparse and report.budget is not None and report.budget.verdict == "only dense":
-        lines = [f"0 of {len(report.layers)} linear layers are 2:4 sparse: only the dense model keeps the limit"]
-    elif not sparse:
-        lines = [f"nothing eligible: {report.output.path} is a copy of {report.input.path}"]
-    if (advice := advise(report)) is not None:
-        lines.insert(0, advice)
+    """Renders the result of a run: the verdict in a sentence, then a line for each thing that was found."""
+    lines = _head_lines(report)
     reasons = Counter(layer.reason.split(" (")[0] for layer in report.layers if layer.state == "dense")
     lines += [f"  dense: {count} × {reason}" for reason, count in reasons.most_common()]
     if report.budget is not None:
@@ -48,6 +42,23 @@ def render(report: Report) -> str:
     lines += [f"warning: {warning}" for warning in report.warnings]
     lines.append(f"{report.output.path}  ({report.seconds['total']:.1f} s)")
     return "\n".join(lines) + "\n"
+
+
+def _head_lines(report: Report) -> list[str]:
+    """The verdict: accuracy and layers, what to expect on a GPU, what to do next, and what may help."""
+    weights = sum(layer.parameters for layer in report.sparse_layers)
+    if not report.sparse_layers and report.budget is not None and report.budget.verdict == "only dense":
+        return [f"0 of {len(report.layers)} linear layers are 2:4 sparse: only the dense model keeps the limit"]
+    if not report.sparse_layers:
+        return [f"nothing eligible: {report.output.path} is a copy of {report.input.path}"]
+    layers = f"{outcome.describe_layers(report)} ({weights:,} weights, verified)"
+    more = outcome.describe_expectation(report), advise(report), outcome.describe_next_step(report)
+    steps = [f"  {step.lines[0]}" for step in deploy.list_steps(report) if step.title in IN_TERMINAL]
+    return [
+        f"{outcome.describe_accuracy(report)}; {layers}.",
+        *(f"{line.rstrip('.')}." for line in more if line),
+        *steps,
+    ]
 
 
 def engine_lines(report: Report) -> list[str]:
@@ -162,11 +173,17 @@ def plan_table(plan: Plan) -> str:
     return "\n".join(lines) + "\n"
 
 
-def layers_json(layers: Sequence[LayerReport], spaces: Sequence[SpaceReport] | None = None) -> str:
-    """The table of `inspect` as JSON: a list of layers; where channel spaces are given, an object with both."""
+def layers_json(
+    layers: Sequence[LayerReport], spaces: Sequence[SpaceReport] | None = None, gain: GpuGain | None = None
+) -> str:
+    """The table of `inspect` as JSON: a list of layers, or an object with what else was asked for beside them."""
     rows: list[dict[str, Any]] = [{key: asdict(layer)[key] for key in COLUMNS} for layer in layers]
-    found = [permutation.describe_space(space) for space in spaces or ()]
-    content = rows if spaces is None else {"layers": rows, "channel_spaces": found}
+    more: dict[str, Any] = {}
+    if spaces is not None:
+        more["channel_spaces"] = [permutation.describe_space(space) for space in spaces]
+    if gain is not None:
+        more["gain"] = asdict(gain)
+    content = {"layers": rows, **more} if more else rows
     return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
 
 

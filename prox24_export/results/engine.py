@@ -153,6 +153,26 @@ class ShapeShare:
 
 
 @dataclass(frozen=True)
+class GpuBound:
+    """The most that the pruned layers can gain on one GPU, from shapes and peak rates; it is never a measurement.
+
+    Attributes:
+        name: Name of the GPU, as `inspect --gpu` takes it.
+        title: The GPU as its vendor calls it.
+        fp16: Time of all linear layers dense over their time with the pruned ones sparse, in fp16 or bf16; only layers
+            of a shape for which sparse kernels are known to win gain.
+        int8: The same in int8.
+        layers: Number of pruned layers of such a shape.
+    """
+
+    name: str
+    title: str
+    fp16: float
+    int8: float
+    layers: int
+
+
+@dataclass(frozen=True)
 class Estimate:
     """A bound of what can be gained; it is never a measurement.
 
@@ -165,6 +185,7 @@ class Estimate:
         not_counted: Linear layers that are in none of these figures: their kind, the reason and their number.
         of_activations: Number of products of two activations, as in attention. They are no linear layers, and in none
             of these figures.
+        gpus: The most that can be gained on each GPU of the table.
     """
 
     flops: float
@@ -173,6 +194,7 @@ class Estimate:
     shapes: tuple[ShapeShare, ...]
     not_counted: tuple[str, ...] = ()
     of_activations: int = 0
+    gpus: tuple[GpuBound, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """The report of a run; every writer renders this object and nothing else."""
 
+import html
 import json
 import math
 import re
@@ -7,9 +8,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from prox24_export.errors import UnavailableError, describe_missing
 from prox24_export.results.budget import BudgetReport
 from prox24_export.results.change import Change
 from prox24_export.results.engine import EngineReport, Estimate
+from prox24_export.results.interface import ModelInterface
 from prox24_export.results.permutation import PermutationReport
 
 SCHEMA_VERSION = 1
@@ -267,7 +270,7 @@ class Executions:
     stages: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Report:
     """A whole run. `schema_version` changes when a reader of the JSON would have to.
 
@@ -293,6 +296,8 @@ class Report:
         budget: Which layers were left dense to keep a limit; None where nobody asked.
         faults: The stages that failed after the layers were solved; none where all went well.
         files: Every file that the run wrote, by its name in the output folder; `--force` removes no other.
+        interface: Inputs and outputs of the ONNX file that was written.
+        compressed: Bytes of the written model after zlib at level 1; None where it was not measured.
         schema_version: Version of this format; it changes when a reader of the JSON would have to.
     """
 
@@ -317,7 +322,44 @@ class Report:
     budget: BudgetReport | None = None
     faults: tuple[Fault, ...] = ()
     files: tuple[str, ...] = ()
+    interface: ModelInterface = field(default_factory=ModelInterface)
+    compressed: int | None = None
     schema_version: int = SCHEMA_VERSION
+
+    def __repr__(self) -> str:
+        """What a person who works with it wants to see: the model, how many layers are sparse, the metrics."""
+        metrics = [f"{name} {dense:g} → {sparse:g}" for name, dense, sparse in self._list_metrics()]
+        said = [f"{len(self.sparse_layers)} of {len(self.layers)} layers sparse", *metrics]
+        return f"Report({self.output.path}: {', '.join([*said, 'passed' if self.passed else 'FAILED'])})"
+
+    def _repr_html_(self) -> str:
+        """The same as a table, which notebooks show."""
+        rows = [("sparse layers", str(len(self.layers)), str(len(self.sparse_layers)))]
+        rows += [(name, f"{dense:g}", f"{sparse:g}") for name, dense, sparse in self._list_metrics()]
+        rows += [
+            (gate.name, f"{gate.limit:g} {gate.unit}", "passed" if gate.passed else "failed") for gate in self.gates
+        ]
+        cells = "".join(f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
+        head = "<tr><th></th><th>dense, or limit</th><th>sparse, or verdict</th></tr>"
+        return f"<p><b>{html.escape(self.output.path)}</b></p><table>{head}{cells}</table>"
+
+    def _list_metrics(self) -> list[tuple[str, float, float]]:
+        found = self.accuracy
+        return [] if found is None else [(name, dense, found.sparse[name]) for name, dense in found.dense.items()]
+
+    def to_pandas(self) -> Any:
+        """Returns the layers as a `pandas.DataFrame`, a row for each, with the attributes of `LayerReport` as columns.
+
+        Raises:
+            UnavailableError: pandas is not installed.
+        """
+        try:
+            import pandas as pd  # noqa: PLC0415 - only this needs it
+        except ImportError as error:
+            raise UnavailableError(
+                f"to_pandas needs pandas, and {describe_missing(error, 'pandas')}. Install it with: pip install pandas."
+            ) from error
+        return pd.DataFrame([asdict(layer) for layer in self.layers])
 
     @property
     def sparse_layers(self) -> Sequence[LayerReport]:

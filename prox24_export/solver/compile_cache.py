@@ -77,6 +77,36 @@ def _kernel_version() -> str:
     return digest.hexdigest()[:12]
 
 
+def measure_cache() -> tuple[Path, int]:
+    """Measures what is kept, of this version and of others.
+
+    Returns:
+        The folder, which `NUMBA_CACHE_DIR` may name, and the bytes of the files in it.
+    """
+    folder = Path(CONFIG.CACHE_DIR) if CONFIG.CACHE_DIR else _find_all_versions()
+    return folder, sum(file.lstat().st_size for file in folder.rglob("*") if file.is_file() and not file.is_symlink())
+
+
+def clear_cache() -> bool:
+    """Removes what is kept, of this version and of others; returns whether it did.
+
+    A folder that `NUMBA_CACHE_DIR` names may hold what others have compiled, and stays.
+
+    Raises:
+        OSError: It cannot be removed.
+    """
+    if CONFIG.CACHE_DIR:
+        return False
+    shutil.rmtree(_find_all_versions())
+    return True
+
+
+def _find_all_versions() -> Path:
+    """The folder that holds those of all versions, or the private one of this process."""
+    folder = find_cache_folder()
+    return folder.parent if folder.parent.name == "prox24-export" else folder
+
+
 def cache_compiled(jit: Decorator) -> Decorator:
     """Makes the decorator `jit`, which must have `cache=True`, keep its files in `find_cache_folder()`.
 

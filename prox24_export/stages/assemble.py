@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from prox24_export.facts import machine
 from prox24_export.output.manifest import TOOL
 from prox24_export.results.engine import EngineReport, Estimate
+from prox24_export.results.interface import ModelInterface
 from prox24_export.results.permutation import PermutationReport
 from prox24_export.results.report import AccuracyReport, Gate, Report
+from prox24_export.stages.interface import measure_compressed, read_interface
 from prox24_export.stages.prepare import Job
 from prox24_export.stages.run import Run
 from prox24_export.stages.solve import SolvedModel
@@ -26,6 +28,9 @@ def assemble_report(  # noqa: PLR0917 - in the order in which they were found
     run: Run,
 ) -> Report:
     """The report of a run; the arguments are what its stages returned."""
+    interface = run.attempt("interface", lambda: read_interface(written), ModelInterface())
+    files = job.frontend.find_written(written.path).files(written.sparse)
+    compressed = run.attempt("compressed size", lambda: measure_compressed(files.values()), None)
     return Report(
         tool=TOOL,
         versions=run.versions,
@@ -46,5 +51,7 @@ def assemble_report(  # noqa: PLR0917 - in the order in which they were found
         engine=engine,
         budget=solved.budget,
         faults=tuple(run.faults),
+        interface=interface,
+        compressed=compressed,
         seconds=run.seconds | {"total": round(time.perf_counter() - run.start, 3)},
     )

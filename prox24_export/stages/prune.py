@@ -31,6 +31,8 @@ from prox24_export.stages.journal import NO_RECORDS, LayerRecords
 from prox24_export.stages.memory import find_spill
 from prox24_export.stages.norms import find_widest, mask_by_norms
 
+BATCHES, LAYERS = "batches", "layers"  # kinds of steps of this stage
+
 
 @dataclass(frozen=True)
 class PrunedLayers:
@@ -87,16 +89,17 @@ def prune(
     widest = find_widest(settings.method)
     calibrate = Calibrate(with_cross=settings.method in AIMS_AT_DENSE_OUTPUT, widest=widest)
     sparsify = Sparsify(settings.layer_method, settings.effort, settings.damping, settings.blend, held_back)
-    done = _DoneLayers(graph, linears, weights, records)
-    known = done.known
-    with progress.stage("calibrate and prune", len(stages) * len(batches) + len(linears)) as tick:
+    known = (done := _DoneLayers(graph, linears, weights, records)).known
+    work = {BATCHES: float(len(stages) * len(batches)), LAYERS: sum(map(_estimate_cost, linears))}
+    with progress.stage("calibrate and prune", sum(work.values()), work) as tick:
+        observe = partial(tick, BATCHES)
         for stage in stages:
             return_free_memory()
             if all(linear.name in known for linear, _ in stage.observed):
-                deque(streams.advance(stage, weights, tick), maxlen=0)
+                deque(streams.advance(stage, weights, observe), maxlen=0)
                 seen: dict[str, Observation] = {}
             else:
-                seen = calibrate.call(streams=streams, stage=stage, weights=weights, tick=tick).observations
+                seen = calibrate.call(streams=streams, stage=stage, weights=weights, tick=observe).observations
             _solve_stage(stage, seen, sparsify, done, tick)
         if known:
             tick.tell(f"{len(known)} of {len(linears)} layers were solved before")
@@ -129,6 +132,11 @@ class _DoneLayers:
         self._weights, self._records = weights, records
         self._places = {linear.name: place for place, linear in enumerate(linears)}
 
+    def show(self, tick: Steps, linear: Linear) -> None:
+        """Advances the progress by a layer that is being taken."""
+        tick.place(f"layer {len(self.rows) + 1} of {len(self._places)}")
+        tick(LAYERS, _estimate_cost(linear))
+
     def take_known(self, linear: Linear) -> None:
         """Takes a layer that an earlier run has solved."""
         record = self.known[linear.name]
@@ -158,9 +166,9 @@ def _solve_stage(
     by_name = {}
     for linear in stage.linears:
         if linear.name in done.known:
+            done.show(tick, linear)
             done.take_known(linear)
             seen.pop(linear.name, None)
-            tick()
         elif why := _why_unreached(seen[linear.name]):
             done.leave_dense(linear, why)
         else:
@@ -173,9 +181,15 @@ def _solve_stage(
         tick()
     dense = LazyTensors(partial(_weight, done.graph, by_name), tuple(by_name))
     roundings = {name: linear.round_rows for name, linear in by_name.items() if linear.grid is not None}
-    for solved in sparsify.call(weights=dense, observations=seen, roundings=roundings, tick=tick):
+    for solved in sparsify.call(weights=dense, observations=seen, roundings=roundings):
+        done.show(tick, by_name[solved.name])
         tick.tell(f"{solved.name}: error {solved.solution.relative_error:.3g}")
         done.take_solved(by_name[solved.name], solved)
+
+
+def _estimate_cost(linear: Linear) -> float:
+    """What solving a layer costs beside other layers: products with its Gram matrix, and the inverses of that."""
+    return linear.n * linear.k**2 + linear.k**3
 
 
 def draw_masks(linears: Sequence[Linear], weights: Mapping[str, Array]) -> dict[str, Thumbnail]:

@@ -22,7 +22,7 @@ from prox24_export.passes.refine.differentiable import make_differentiable
 from prox24_export.passes.refine.memory import find_available_memory
 from prox24_export.passes.refine.model import RefineModel
 from prox24_export.passes.refine.state import Refined
-from prox24_export.progress import Progress
+from prox24_export.progress import Progress, Steps
 from prox24_export.results.report import EpochReport, RefinementReport
 from prox24_export.settings import Settings
 from prox24_export.stages.gradient import find_reached, why_not_reached
@@ -232,12 +232,14 @@ class _TensorSamples(Sequence[tuple[Tensor, ...]]):
         return tuple(as_tensor(feeds[name]) for name in self._order)
 
 
-def _bar_of_shares(tick: Callable[[], None]) -> Callable[[float, object], None]:
-    """Makes steps of a progress bar of the shares of the work that are done."""
-    done = 0
+def _bar_of_shares(tick: Steps) -> Callable[[float, object], None]:
+    """Makes steps of a progress bar of the shares of the work that are done; each call is an epoch."""
+    done = epochs = 0
 
     def to(share: float, _epoch: object) -> None:
-        nonlocal done
+        nonlocal done, epochs
+        epochs += 1
+        tick.place(f"epoch {epochs}")
         while done < math.floor(STEPS * min(1.0, share)):
             tick()
             done += 1

@@ -1,13 +1,17 @@
 """Options of the command, and what they change."""
 
 import json
+import os
+import re
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from tests.command import expect_refusal, in_process, network, samples, snapshot
+from tests.command import command, expect_refusal, in_process, network, samples, snapshot
 
 
 def test_options_may_stand_before_the_model_and_be_repeated(tmp_path: Path, capfd: Any) -> None:
@@ -15,7 +19,7 @@ def test_options_may_stand_before_the_model_and_be_repeated(tmp_path: Path, capf
     arguments = ("--include", "w0", "--include", "nothing", "--exclude", "w9", "net.onnx", "--min-snr", "-50")
     outcome = in_process(*arguments, folder=tmp_path, capture=capfd)
     assert outcome.code == 0
-    assert outcome.stdout.startswith("1 of 2 linear layers are 2:4 sparse (128 weights")
+    assert "; 1 of 2 prunable layers are 2:4 sparse (128 weights" in outcome.stdout.splitlines()[0]
     settings = json.loads((tmp_path / "net-2to4" / "report.json").read_text("utf-8"))["settings"]
     assert (settings["include"], settings["exclude"]) == (["w0", "nothing"], ["w9"])
 
@@ -91,9 +95,68 @@ def test_inspect_writes_no_file_and_lists_every_layer(tmp_path: Path, capfd: Any
     table = in_process("inspect", "net.onnx", "--exclude", "w0", folder=tmp_path, capture=capfd)
     listed = in_process("inspect", "net.onnx", "--exclude", "w0", "--format", "json", folder=tmp_path, capture=capfd)
     assert (table.code, listed.code) == (0, 0)
-    assert table.stdout.splitlines()[-1] == "1 of 2 eligible, 38.5 % of the parameters"
+    assert table.stdout.splitlines()[-2] == "1 of 2 eligible, 38.5 % of the parameters"
     rows = json.loads(listed.stdout)
     assert [(row["weight"], row["state"]) for row in rows] == [("w0", "dense"), ("w1", "sparse")]
     assert rows[0]["reason"] == "excluded by the user (--exclude w0)"
     assert rows[1]["notes"] == ["N % 8 ≠ 0: an fp16 sparse kernel is unlikely"]
     assert snapshot(tmp_path) == before
+
+
+def test_inspect_ends_with_whether_it_is_worth_it(tmp_path: Path, capfd: Any) -> None:
+    network(tmp_path)
+    plain = in_process("inspect", "net.onnx", folder=tmp_path, capture=capfd)
+    assert plain.stdout.splitlines()[-1].startswith("is it worth it? name the GPU")
+    told = in_process("inspect", "net.onnx", "--gpu", "l4", "--batch", "7", folder=tmp_path, capture=capfd)
+    assert "2:4 can gain on NVIDIA L4, with inputs x [7, 8]:" in told.stdout
+    assert "Is it worth it? No: 0 of 2 layers have a shape that may gain" in told.stdout
+    listed = in_process("inspect", "net.onnx", "--gpu", "l4", "--format", "json", folder=tmp_path, capture=capfd)
+    gain = json.loads(listed.stdout)["gain"]
+    assert [(layer["k"], layer["tokens"]) for layer in gain["layers"]] == [(8, 1), (16, 1)]
+    refused = in_process("inspect", "net.onnx", "--gpu", "l4", "--batch", "0", folder=tmp_path, capture=capfd)
+    assert (refused.code, refused.stdout) == (2, "")
+    assert refused.stderr == "prox24-export: --batch and --sequence must be 1 or more. Got 0.\n"
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_a_completion_names_every_command_and_is_sound(shell: str, tmp_path: Path, capfd: Any) -> None:
+    told = in_process("completion", shell, folder=tmp_path, capture=capfd)
+    assert (told.code, told.stderr) == (0, "")
+    for word in ("inspect", "bench", "report", "calibration", "max-accuracy-drop", "gpu"):
+        assert word in told.stdout
+    program = shutil.which(shell)
+    if program is not None:
+        (tmp_path / "script").write_text(told.stdout, encoding="utf-8")
+        subprocess.run([program, "-n", tmp_path / "script"], check=True)
+
+
+def test_bash_completes_an_option(tmp_path: Path, capfd: Any) -> None:
+    told = in_process("completion", "bash", folder=tmp_path, capture=capfd)
+    (tmp_path / "script").write_text(told.stdout, encoding="utf-8")
+    ask = (
+        'source ./script; COMP_WORDS=(prox24-export inspect --g); COMP_CWORD=2; COMP_LINE="prox24-export inspect --g"; '
+        'COMP_POINT=${#COMP_LINE}; $(complete -p prox24-export | grep -o "[-]F [^ ]*" | cut -c4-) prox24-export --g '
+        'inspect; printf "%s\\n" "${COMPREPLY[@]}"'
+    )
+    shown = subprocess.run(["bash", "-c", ask], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert "--gpu" in shown.stdout.split(), shown.stderr
+
+
+def test_the_cache_is_named_and_cleared(tmp_path: Path) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "NUMBA_CACHE_DIR"}
+    environment |= {"XDG_CACHE_HOME": str(tmp_path / "caches")}
+    (tmp_path / "caches").mkdir(mode=0o700)
+    network(tmp_path)
+    samples(tmp_path)
+    command("net.onnx", "--calibration", "data.npz", "--no-refine", "--quiet", folder=tmp_path, env=environment)
+    folder = tmp_path / "caches" / "prox24-export"
+    kept = command("cache", folder=tmp_path, env=environment)
+    assert re.fullmatch(rf"{re.escape(str(folder))}: \d+\.\d MB\n", kept.stdout)
+    assert any(folder.rglob("*.nbi"))
+    cleared = command("cache", "--clear", folder=tmp_path, env=environment)
+    assert cleared.stdout.endswith(" MB, removed\n")
+    assert not folder.exists()
+    own = command("cache", "--clear", folder=tmp_path, env=environment | {"NUMBA_CACHE_DIR": str(tmp_path)})
+    assert own.stdout.startswith(f"{tmp_path}: ")
+    assert "removed" not in own.stdout
+    assert (tmp_path / "net.onnx").is_file()

@@ -31,11 +31,11 @@ def test_a_run_that_succeeds_exits_0_prints_the_result_on_stdout_and_nothing_on_
     before = snapshot(tmp_path)
     outcome = command("net.onnx", "--calibration", "data.npz", folder=tmp_path)
     assert (outcome.code, outcome.stderr) == (0, "")
-    assert outcome.stdout.startswith("2 of 2 linear layers are 2:4 sparse")
+    assert "; 2 of 2 prunable layers are 2:4 sparse" in outcome.stdout.splitlines()[0]
     assert "net-2to4/model.onnx" in outcome.stdout
     written = tmp_path / "net-2to4"
     assert {path.name for path in written.iterdir()} == {
-        *("model.onnx", "report.json", "report.html", "summary.md", "junit.xml")
+        *("model.onnx", "report.json", "report.html", "summary.md", "junit.xml", "DEPLOY.md")
     }
     assert before.items() <= snapshot(tmp_path).items()
     assert {path.name for path in tmp_path.iterdir()} == {"net.onnx", "data.npz", "net-2to4"}

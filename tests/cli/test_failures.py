@@ -116,11 +116,11 @@ def test_a_fault_of_a_later_stage_costs_no_solved_layer_is_named_and_exits_1(
     outcome = in_process("net.onnx", "--calibration", "data.npz", "-o", "out", folder=tmp_path, capture=capfd)
     assert (outcome.code, outcome.stderr) == (1, "")
     assert f"failed: {stage}: RuntimeError: two\n" in outcome.stdout
-    assert "2 of 2 linear layers are 2:4 sparse" in outcome.stdout
+    assert "2 of 2 prunable layers are 2:4 sparse" in outcome.stdout
     report = json.loads((tmp_path / "out" / "report.json").read_text("utf-8"))
     assert report["faults"] == [{"stage": stage, "message": "RuntimeError: two"}]
     shown = {"summary.md", "junit.xml", "report.html"} - {stage}
-    assert sorted(report["files"]) == sorted({"model.onnx", "report.json", *shown})
+    assert sorted(report["files"]) == sorted({"model.onnx", "report.json", "DEPLOY.md", *shown})
     assert all("RuntimeError: two" in (tmp_path / "out" / name).read_text("utf-8") for name in shown)
     written = OnnxGraph(tmp_path / "out" / "model.onnx")
     VerifyPattern().call(graph=written, linears=FindLinears().call(graph=written).linears)

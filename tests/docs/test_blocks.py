@@ -30,6 +30,7 @@ PRINTED = {  # what a Python block prints, by a name in it
     "max_accuracy_drop": r"(\S+ \S+ \S+\n){26}17 True\n",
     "json.load": r"17 \{'top1': [\d.]+, 'top5': [\d.]+\}\n",
     "def confidence": "",
+    "basicConfig": "",
     "solve_layer": r"torch\.Size\(\[32, 64\]\) 0\.\d+ .+\ntensor\(\[.*\]\)\n",
 }
 

@@ -44,7 +44,9 @@ def unexplained(found: list[Block]) -> list[Block]:
 
 
 def unknown_options(text: str) -> set[str]:
-    return set(re.findall(r"(?<![\w-])(--[a-z][a-z0-9-]*)", text)) - known_options() - FOREIGN
+    """Options of ours that nobody knows; what other tools print of themselves in an output is theirs."""
+    ours = re.sub(r"^  (trtexec|polygraphy) .*$", "", text, flags=re.MULTILINE)
+    return set(re.findall(r"(?<![\w-])(--[a-z][a-z0-9-]*)", ours)) - known_options() - FOREIGN
 
 
 @EVERY_PAGE

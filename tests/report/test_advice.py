@@ -18,8 +18,9 @@ def lossy(dense: float = 56.5, sparse: float = 44.6, **changes: Any) -> Report:
     return build(12, accuracy=accuracy, gates=(), data=FEW, seconds={"total": 1.0}, **changes)
 
 
-def test_the_first_line_says_what_is_lost_and_what_may_help() -> None:
-    first = render(lossy()).splitlines()[0]
+def test_the_first_lines_say_what_is_lost_and_what_may_help() -> None:
+    lost, first = render(lossy()).splitlines()[:2]
+    assert lost.startswith("Accuracy lost: top-1 56.5 % dense, 44.6 % sparse (−11.9 points)")
     assert first.startswith(
         "The sparse model loses 11.9 points of top-1. What may help: more calibration samples than 256;"
     )
@@ -62,7 +63,7 @@ def test_where_everything_was_done_the_loss_is_said_all_the_same() -> None:
 @pytest.mark.parametrize("sparse", [53.6, 56.5, 60.0])
 def test_a_small_loss_is_not_mentioned(sparse: float) -> None:
     assert advise(lossy(sparse=sparse)) is None
-    assert "of 12 linear layers" in render(lossy(sparse=sparse)).splitlines()[0]
+    assert "of 9 prunable layers" in render(lossy(sparse=sparse)).splitlines()[0]
 
 
 def test_without_labels_the_arg_max_tells() -> None:

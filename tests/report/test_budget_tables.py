@@ -163,7 +163,7 @@ def test_the_page_tells_the_search_and_each_decision() -> None:
     text = html.render(report)
     page = Page(text).text
     first = page.partition("Sparse against dense, in detail")[0]
-    assert "74 of 98 linear layers are 2:4 sparse, 1 left dense to keep the budget; " in first
+    assert "74 of 81 prunable layers are 2:4 sparse, 1 left dense to keep the budget; " in first
     assert "1 layer (65,536 weights) left dense, the others solved again, by 219 samples." in page
     for words in (
         f"Layers in the order of: {GAIN}.",
@@ -187,7 +187,7 @@ def test_a_layer_left_dense_has_no_error_of_a_sparse_one() -> None:
     before, after = html_charts.errors(page_example().layers), html_charts.errors(report.layers)
     assert before == after  # the same bars, and a gap where it is
     row = html.render(report).partition('data-state="dense budget"')[2].partition("</tr>")[0]
-    assert '<td class="number" data-value=""></td>' in row
+    assert '<td class="number" data-label="Error" data-value=""></td>' in row
     assert "Pruned, its error was 3.6 %: blend 1" in row
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from prox24_export.report import html_charts
 from prox24_export.report.html import format_value, render
 from prox24_export.report.html_answers import engine_state, gates, overall_verdict, speed, steps
 from prox24_export.report.html_mask import read_masks
@@ -25,7 +26,7 @@ def test_the_first_screen_answers() -> None:
     text = render(build())
     first = Page(text).text.partition("Sparse against dense, in detail")[0]
     for words in (
-        "74 of 98 linear layers are 2:4 sparse",
+        "74 of 80 prunable layers are 2:4 sparse",
         "98 found 74 pruned to 2:4 50 eligible 25 sparse tactic chosen",
         "It is not known whether 12 of 74 pruned layers got a sparse tactic.",
         "top-1 97.6 % 97.2 % −0.4 points 95 % interval −0.93 to +0.12",
@@ -74,7 +75,7 @@ def test_figures_reasons_and_facts_appear() -> None:
 def test_every_layer_has_a_row_and_every_sparse_one_a_bar() -> None:
     text = render(build())
     drawn = text[text.index('<section id="errors"') : text.index('<section id="layer-list"')]
-    assert drawn.count("<rect") == 74 + 2  # two in the legend
+    assert drawn.count("<rect") == 74 + 2 + 12  # two in the legend, and the twelve largest with their names
     table = text[text.index('<table id="layers">') :].partition("</table>")[0]
     assert table.count('<th scope="row">') == 98
     assert table.count('data-state="sparse missed"') == 74 - 25
@@ -163,7 +164,7 @@ def test_an_inconclusive_gate_under_strict_says_that_it_failed() -> None:
 
 def test_without_an_engine_the_page_says_so_and_shows_no_ratio() -> None:
     text = Page(render(build(engine=None))).text
-    assert "98 found 74 pruned to 2:4 – eligible – sparse tactic chosen" in text
+    assert "98 found 74 pruned to 2:4" in text
     assert "Speed-up Not measured No engine was built or timed in this run. Estimate, not measured: at most" in text
     assert "Latency" not in text
     assert "÷" not in text
@@ -225,7 +226,7 @@ def test_what_no_log_tells_is_a_dash_and_counted() -> None:
     report = build()
     told = tuple(LayerDiagnosis(entry.name, pattern=True, eligible=None, chosen=None) for entry in report.sparse_layers)
     rows, unknown = steps(replace(report, engine=engine(report, layers=told)))
-    assert [row.layers for row in rows] == ["98", "74", "–", "–"]
+    assert [row.layers for row in rows] == ["98", "74"]
     assert unknown == (
         "It is not known whether 74 of 74 pruned layers are eligible, "
         "nor whether 74 of 74 pruned layers got a sparse tactic."
@@ -307,3 +308,29 @@ def test_values_are_written_for_people() -> None:
     assert format_value(()) == format_value({}) == "none"
     assert format_value(0.123456) == "0.123"
     assert details(layer(3)) == ""
+
+
+def test_the_largest_errors_have_bars_with_their_names() -> None:
+    bars = html_charts.worst_errors(build().layers)
+    errors = sorted((layer.relative_error or 0 for layer in build().sparse_layers), reverse=True)
+    assert len(bars) == 12
+    assert bars[0].width == pytest.approx(100)
+    assert bars[5].width == pytest.approx(100 * errors[5] / errors[0])
+    assert {bar.name for bar in bars} <= {layer.name for layer in build().sparse_layers}
+    assert html_charts.worst_errors(nothing_eligible().layers) == []
+
+
+def test_products_of_activations_are_folded_away_and_so_is_how_a_layer_was_solved() -> None:
+    reason = "the weight is not a constant of the model (both operands are activations)"
+    product = replace(layer(3), name="/attention/MatMul", weight=None, reason=reason)
+    text = render(build(layers=(*build().layers, product)))
+    table = text[text.index('<table id="layers">') :].partition("</table>")[0]
+    assert "/attention/" not in table
+    folded = text[text.index("1 products of two activations") :].partition("</details>")[0]
+    assert "<li>/attention/MatMul</li>" in folded
+    assert table.count('<small class="solved">blend 1, damping') == 74
+
+
+def test_the_objective_is_explained_and_the_page_of_many_layers_is_small() -> None:
+    assert "It is 0 where both models say the same; no label is needed for it." in Page(render(build())).text
+    assert len(render(with_budget(build(300)), masks(build(300))).encode()) < 1_000_000

@@ -32,7 +32,10 @@ def longest(index: int) -> LayerReport:
 def test_a_run_is_told_from_its_report() -> None:
     text = terminal.render(build(seconds=SECONDS, warnings=("look here",)))
     lines = text.splitlines()
-    assert lines[0] == "74 of 98 linear layers are 2:4 sparse (9,568,256 weights, verified)"
+    assert lines[0] == (
+        "Accuracy nearly kept: top-1 97.6 % dense, 97.2 % sparse (−0.4 points) on 1,096 samples; "
+        "74 of 80 prunable layers are 2:4 sparse (9,568,256 weights, verified)."
+    )
     assert "  dense: 6 × the weight is not a constant of the model" in lines
     assert "  dense: 6 × the reduction dimension is not a multiple of 4" in lines  # the figure in brackets is left out
     assert "top1: 97.60 % dense, 97.20 % sparse on 1096 samples" in lines

@@ -11,7 +11,7 @@ from prox24_export.passes.front_onnx.rewrite_weights import RewriteWeights
 from tests.graphs import model, normal, run, save
 
 TEXT = "g (float[n,400] x) => (float[n,400] y) { a = Add(x, u) b = Mul(a, v) y = Add(b, w) }"
-REPORT_FILES = ("report.json", "report.html", "summary.md", "junit.xml", "model.onnx", "dense.onnx")
+REPORT_FILES = ("report.json", "report.html", "summary.md", "junit.xml", "DEPLOY.md", "model.onnx", "dense.onnx")
 
 
 def source(folder: Path, places: tuple[tuple[str, int], ...]) -> Path:
