@@ -266,6 +266,8 @@ def tabulate_gain(rows: Sequence[Row]) -> list[str]:
         snr, error, seconds = (" → ".join(both(*key)) for key in (("snr_db", 1), ("mean_error", 5), ("seconds", 0)))
         if any(row.get("shared") for rows_of in mine.values() for row in rows_of):
             seconds = "shared machine"
+        if any(row.get("threads") == 1 for rows_of in mine.values() for row in rows_of):
+            seconds = "shared machine; from the second seed on, both ways side by side, one thread each"
         dense = f"{mine['no'][0]['dense']:.2f}"
         lines.append(
             f"| {model} | {way} | {len(mine['no'])} | {dense} | {kept} | {permuted} | {snr} | {error} | {seconds} |"

@@ -91,6 +91,11 @@ def divide(
     return Division(groups, before, best, is_finished)
 
 
+def prepare_search() -> None:
+    """Compiles the search or reads it from the cache, so that no limit of time is spent on that."""
+    divide(np.ones((2 * GROUP, 1), np.float32))
+
+
 def add_up(costs: npt.NDArray[np.float32], groups: Groups) -> float:
     """Adds up the two smallest entries of every group in every row, in float64."""
     total = 0.0

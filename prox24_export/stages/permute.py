@@ -23,6 +23,7 @@ from prox24_export.passes.permute.aten_trace import trace_to_aten
 from prox24_export.passes.permute.find_spaces import ChannelSpace, FindSpaces
 from prox24_export.passes.permute.search import OrderedSpace, Saliency, compose, search_order
 from prox24_export.results.permutation import AxisOrder, PermutationReport, SpaceReport, SpaceState, StoredAxis
+from prox24_export.solver.exchange import prepare_search
 from prox24_export.solver.layer import SolverSettings, solve_layer
 from prox24_export.stages.journal import ChannelsRecord, Journal
 from prox24_export.stages.memory import find_memory_limit
@@ -151,6 +152,7 @@ def _search(
     minutes = job.settings.permute_minutes
     if minutes is None and job.settings.permute == "auto":
         minutes = MINUTES_BY_DEFAULT
+    prepare_search()
     end = time.monotonic() + (60 * minutes if minutes is not None else float("inf"))
     rows, chosen, is_finished = [], [], True
     with run.progress.stage("search channel orders", len(free)) as tick:

@@ -2,8 +2,10 @@
 
 import json
 import re
+import time
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -176,6 +178,24 @@ def test_the_search_ends_with_its_minutes(tmp_path: Path, monkeypatch: pytest.Mo
     export(network(tmp_path), samples(60), tmp_path / "out", settings=Settings(refine="no", permute_minutes=0.5))
     assert len(given) == 2
     assert 30 >= given[0] > given[1] > 0
+
+
+def test_what_compiling_takes_is_not_taken_from_the_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now, given = [0.0], []
+
+    def compile_slowly() -> None:
+        now[0] += 1000
+
+    def note(*arguments: Any, seed: int, seconds: float) -> OrderedSpace:
+        given.append(seconds)
+        return search_order(*arguments, seed=seed, seconds=seconds)
+
+    clocks = SimpleNamespace(monotonic=lambda: now[0], perf_counter=time.perf_counter)
+    monkeypatch.setattr(stage, "time", clocks)
+    monkeypatch.setattr(stage, "prepare_search", compile_slowly)
+    monkeypatch.setattr(stage, "search_order", note)
+    export(network(tmp_path), samples(60), tmp_path / "out", settings=Settings(refine="no", permute_minutes=0.5))
+    assert given == [30, 30]
 
 
 def test_a_search_that_is_cut_short_says_so(tmp_path: Path) -> None:
