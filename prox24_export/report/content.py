@@ -180,7 +180,8 @@ def gate_value(gate: Gate) -> str:
     """What was measured, with its interval where there is one."""
     if gate.value is None:
         return "not measured"
-    return f"{number(gate.value, 5)} {gate.unit}".rstrip() + interval(gate.low, gate.high)
+    digits = 2 if gate.unit == "points" else 3  # as the change of an accuracy has them elsewhere
+    return f"{number(gate.value, 5)} {gate.unit}".rstrip() + interval(gate.low, gate.high, digits)
 
 
 def gate_limit(gate: Gate) -> str:
