@@ -12,6 +12,7 @@ from prox24_export.results.engine import GpuBound
 from prox24_export.results.report import AccuracyReport, OutputReport, Report
 
 SMALL_POINTS, SMALL_SHARE = 1.0, 0.02  # of top-1, and of any other metric: up to here a loss is called small
+UNSURE = 5  # times a small loss: an interval that reaches farther leaves the question open
 IN_POINTS = {"top1", "top5"}
 LEFT_DENSE = (Reason.EXCLUDED.value, Reason.NOT_REACHED.value, "left dense to keep the accuracy budget")
 SHOWN_GPUS: tuple[GpuName, ...] = ("a100", "h100", "l4", "orin")  # in a sentence; tables have all of them
@@ -84,7 +85,9 @@ def _judge_metric(report: Report, accuracy: AccuracyReport, name: str) -> str:
     is_chance = change is not None and change.low <= 0 <= change.high
     if not math.isfinite(loss) or loss > small:
         return "Accuracy lost"
-    return "Accuracy kept" if loss <= 0 or is_chance else "Accuracy nearly kept"
+    said = "Accuracy kept" if loss <= 0 or is_chance else "Accuracy nearly kept"
+    worst = 0.0 if change is None or not sign else max(sign * change.low, sign * change.high)
+    return f"{said}, as far as so few samples tell" if worst > UNSURE * small else said
 
 
 def _describe_outputs(outputs: Sequence[OutputReport]) -> str:

@@ -28,6 +28,9 @@ def measured(name: str, dense: float, sparse: float, *interval: float, **better:
         (measured("top1", 97.6, 98.0, 0.1, 0.7), "kept: "),
         (measured("top1", 97.6, 96.7, -1.3, -0.5), "nearly kept: "),
         (measured("top1", 97.6, 96.7), "nearly kept: "),
+        (measured("top1", 97.6, 97.6, -38.0, 38.0), "kept, as far as so few samples tell: "),
+        (measured("top1", 97.6, 97.6, -5.1, 1.0), "kept, as far as so few samples tell: "),
+        (measured("top1", 97.6, 97.6, -4.9, 9.0), "kept: "),
         (measured("top1", 97.6, 96.5, -2.6, 0.4), "lost: "),  # too few samples are no proof that it was kept
         (measured("perplexity", 4.8, 4.89, better={"perplexity": "lower"}), "nearly kept: perplexity 4.8 dense, 4.89 "),
         (measured("perplexity", 4.8, 5.8, better={"perplexity": "lower"}), "lost: "),
