@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import App, CycloptsError, Parameter
 from cyclopts.exceptions import UnusedCliTokensError
 
-from prox24_export import config
 from prox24_export.errors import InputError, Prox24Error, describe_fault
 from prox24_export.option_values import GpuName
+from prox24_export.options import config
 from prox24_export.process import interrupts
 from prox24_export.process.printable import escape, make_printable
 from prox24_export.process.stderr import open_stderr

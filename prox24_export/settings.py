@@ -5,22 +5,14 @@ field is `Annotated` with the group that it is shown in and, where there is one,
 it is its help. Nothing heavy is imported, since the command's help imports this module.
 """
 
-import difflib
-import functools
-import inspect
 import math
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields
-from numbers import Integral, Real
-from os import PathLike
-from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Annotated, Any
 
 from cyclopts import Group, Parameter, Token
 
-from prox24_export.config import PATH
-from prox24_export.errors import InputError
 from prox24_export.option_values import (
     AIMS_AT_DENSE_OUTPUT,
     Effort,
@@ -35,6 +27,18 @@ from prox24_export.option_values import (
     RefineMode,
     RefineTarget,
 )
+from prox24_export.options.checks import (
+    AT_LEAST_1,
+    FUNCTION,
+    NOT_NEGATIVE,
+    POSITIVE,
+    SHARE,
+    Bound,
+    CheckedSettings,
+    expect,
+    refuse_unknown,
+)
+from prox24_export.options.config import PATH
 from prox24_export.shapes import Shape, ShapeRange, parse_shapes
 
 # The groups of the help, in the order in which it shows them.
@@ -44,20 +48,6 @@ REFINEMENT = Parameter(group=Group.create_ordered("Refinement"))
 GATES = Parameter(group=Group.create_ordered("Gates", "The exit code is 1 where one of these limits is not kept."))
 ENGINES = Parameter(group=Group.create_ordered("Engines"))
 OUTPUT = Parameter(group=Group.create_ordered("Output"))
-
-
-class Bound(NamedTuple):
-    """What the value of an option must be: in words, for its error message, and as a test."""
-
-    wanted: str
-    holds: Callable[[Any], bool]
-
-
-AT_LEAST_1 = Bound("at least 1", lambda value: value >= 1)
-NOT_NEGATIVE = Bound("0 or more", lambda value: 0 <= value < math.inf)
-POSITIVE = Bound("more than 0", lambda value: 0 < value < math.inf)
-SHARE = Bound("between 0 and 1", lambda value: 0 <= value <= 1)
-FUNCTION = Bound("module:function", lambda value: ":" in value)
 
 
 def _read_shapes(_: object, tokens: tuple[Token, ...]) -> dict[str, ShapeRange]:
@@ -93,45 +83,6 @@ def _are_numbers(value: Any) -> bool:
 SHAPES = Parameter(converter=_read_shapes, n_tokens=-1, accepts_keys=False, metavar="SHAPE...")
 
 
-SettingsClass = TypeVar("SettingsClass")
-
-
-def refuse_unknown(kind: type[SettingsClass]) -> type[SettingsClass]:
-    """Makes a class of settings refuse options that it does not have by an `InputError`, as it does wrong values."""
-    plain = kind.__init__
-    known = list(inspect.signature(kind).parameters)
-
-    @functools.wraps(plain)
-    def check_and_make(self: SettingsClass, *values: object, **options: object) -> None:
-        if values:
-            raise InputError(f"settings are given by name, such as {kind.__name__}({known[0]}=...). Got {values[0]!r}.")
-        for name in options:
-            if name not in known:
-                near = difflib.get_close_matches(name, known, 1)
-                hint = f"Did you mean {near[0]}?" if near else f"The settings are: {', '.join(known)}."
-                raise InputError(f"{name} is no setting of {kind.__name__}. {hint}")
-        plain(self, **options)
-
-    kind.__init__ = check_and_make  # type: ignore[method-assign, assignment]
-    return kind
-
-
-@dataclass(frozen=True, kw_only=True)
-class CheckedSettings:
-    """Settings that check their values when they are made."""
-
-    def __post_init__(self) -> None:
-        """Checks every field against its choices and its bound.
-
-        Raises:
-            InputError: A value is none of the choices, or outside its bound.
-        """
-        for option in fields(self):
-            value = getattr(self, option.name)
-            if value is not None or option.default is not None:
-                _expect_allowed(f"--{option.name.replace('_', '-')}", option.type, value)
-
-
 @refuse_unknown
 @dataclass(frozen=True, kw_only=True)
 class InspectSettings(CheckedSettings):
@@ -153,7 +104,7 @@ class InspectSettings(CheckedSettings):
         """
         super().__post_init__()
         for option, globs in (("--include", self.include), ("--exclude", self.exclude)):
-            _expect(not isinstance(globs, str), option, "a tuple of globs", repr(globs))
+            expect(not isinstance(globs, str), option, "a tuple of globs", repr(globs))
 
 
 @refuse_unknown
@@ -203,10 +154,10 @@ class BenchSettings(CheckedSettings):
         super().__post_init__()
         builds = self.engine in {"auto", "tensorrt"}
         for option, given in (("--timing-cache", self.timing_cache), ("--workspace-mb", self.workspace_mb)):
-            _expect(given is None or builds, option, f"left out with --engine {self.engine}", given)
+            expect(given is None or builds, option, f"left out with --engine {self.engine}", given)
         for name, shapes in self.ranges.items():
             fits = all(size >= 1 for shape in (shapes.min, shapes.opt, shapes.max) for size in shape)
-            _expect(fits, "--shapes", "sizes of at least 1", f"{name}: {shapes}")
+            expect(fits, "--shapes", "sizes of at least 1", f"{name}: {shapes}")
 
     @property
     def ranges(self) -> dict[str, ShapeRange]:
@@ -371,18 +322,18 @@ class Settings(InspectSettings, BenchSettings):
         super().__post_init__()
         aims = self.method in AIMS_AT_DENSE_OUTPUT
         for option, value in (("--damping", self.damping), ("--blend", self.blend)):
-            _expect(value is None or aims, option, f"left out with --method {self.method}, which has none", value)
+            expect(value is None or aims, option, f"left out with --method {self.method}, which has none", value)
         together = self.method != "prox-model" or self.refine != "no"
-        _expect(together, "--refine", "left out with --method prox-model, whose masks move in the refinement", "no")
+        expect(together, "--refine", "left out with --method prox-model, whose masks move in the refinement", "no")
         only_one = f"left out with --method {self.method}, which knows only one"
-        _expect(self.effort == "default" or aims, "--effort", only_one, self.effort)
-        _expect(self.stride is None or 1 <= self.stride <= self.sequence, "--stride", "1 to --sequence", self.stride)
+        expect(self.effort == "default" or aims, "--effort", only_one, self.effort)
+        expect(self.stride is None or 1 <= self.stride <= self.sequence, "--stride", "1 to --sequence", self.stride)
         for option, given in (("--refine-minutes", self.refine_minutes), ("--refine-loss", self.refine_loss)):
-            _expect(given is None or self.refine != "no", option, "left out with --refine no", given)
+            expect(given is None or self.refine != "no", option, "left out with --refine no", given)
         given = self.permute_minutes
-        _expect(given is None or self.permute != "no", "--permute-minutes", "left out with --permute no", given)
+        expect(given is None or self.permute != "no", "--permute-minutes", "left out with --permute no", given)
         kept = not self.budget or any(limit is not None for limit in (self.max_accuracy_drop, self.max_metric_change))
-        _expect(kept, "--budget", "given a limit to keep: --max-accuracy-drop or --max-metric-change", "none")
+        expect(kept, "--budget", "given a limit to keep: --max-accuracy-drop or --max-metric-change", "none")
 
     @property
     def layer_method(self) -> LayerMethod:
@@ -392,58 +343,3 @@ class Settings(InspectSettings, BenchSettings):
     def as_dict(self) -> dict[str, Any]:
         """Plain values for the report."""
         return asdict(self) | {"shapes": {name: str(shapes) for name, shapes in self.ranges.items()}}
-
-
-def _expect_allowed(option: str, annotated: Any, value: object) -> None:
-    """Holds one value against the type, the `Literal` and the `Bound` that it is annotated with."""
-    allowed, *notes = get_args(annotated)
-    kinds = get_args(allowed) if get_origin(allowed) in {Union, UnionType} else (allowed,)
-    for kind in (allowed, *get_args(allowed)):
-        if get_origin(kind) is Literal:
-            choices = get_args(kind)
-            _expect(value in choices, option, f"one of {', '.join(choices)}", value)
-    wanted = next(WORDS[get_origin(kind) or kind][0] for kind in kinds if kind is not NoneType)
-    _expect(any(_is_of(value, kind) for kind in kinds), option, wanted, repr(value))
-    for note in notes:
-        if isinstance(note, Bound):
-            _expect(note.holds(value), option, note.wanted, value)
-
-
-def _is_of(value: object, kind: Any) -> bool:
-    """Whether a value is of an annotated type; what contains others is looked into."""
-    base = get_origin(kind) or kind
-    if base is NoneType:
-        return value is None
-    holds: bool = WORDS[base][1](value)
-    return holds
-
-
-def _is_shapes(value: object) -> bool:
-    return isinstance(value, Mapping) and all(
-        isinstance(name, str)
-        and (
-            isinstance(shape, ShapeRange)
-            or (isinstance(shape, (tuple, list)) and all(isinstance(size, int) for size in shape))
-        )
-        for name, shape in value.items()
-    )
-
-
-WORDS: Mapping[Any, tuple[str, Callable[[Any], bool]]] = {
-    bool: ("True or False", lambda value: isinstance(value, bool)),
-    int: ("a whole number", lambda value: isinstance(value, Integral) and not isinstance(value, bool)),
-    float: ("a number", lambda value: isinstance(value, Real) and not isinstance(value, bool)),
-    str: ("a text", lambda value: isinstance(value, (str, PathLike))),
-    tuple: (
-        "a tuple of globs",
-        lambda value: isinstance(value, (tuple, list)) and all(isinstance(entry, str) for entry in value),
-    ),
-    Mapping: ("a dictionary of shapes, such as {'image': (1, 3, 224, 224)}", _is_shapes),
-    Literal: ("one of its choices", lambda _value: True),  # told before
-}
-"""What a value of each type is called, and how it is recognised."""
-
-
-def _expect(holds: bool, option: str, wanted: str, got: object) -> None:
-    if not holds:
-        raise InputError(f"{option} must be {wanted}. Got {got}.")

@@ -19,7 +19,7 @@ TOP = "__init__"  # a level's own __init__.py, which may import every room of it
 # From the ground floor up: a room may import those before it, and none behind it.
 ORDER = {
     PACKAGE: (
-        *("errors", "process", "input_files", "option_values", "progress", "user_code", "shapes", "output", "config"),
+        *("errors", "process", "input_files", "option_values", "progress", "user_code", "shapes", "output", "options"),
         *("results", "facts", "solver", "passes", "data", "models", "validation", "engines", "settings", "stages"),
         *("budget", "report", "bench", "pipeline", "cli", "__main__", TOP),
     ),

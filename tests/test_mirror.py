@@ -55,7 +55,7 @@ def test_each_test_file_stands_where_its_subject_stands() -> None:
     assert [str(file) for file in files if not is_mirrored(file)] == []
 
 
-@pytest.mark.parametrize("name", ["passes/test_x.py", "solver/test_x.py", "passes/refine/test_x.py", "test_config.py"])
+@pytest.mark.parametrize("name", ["passes/test_x.py", "solver/test_x.py", "passes/refine/test_x.py", "test_shapes.py"])
 def test_places_that_are_right(name: str) -> None:
     assert is_mirrored(Path(name))
 

@@ -84,10 +84,8 @@ def prune(
     stages = schedule(graph, linears)
     sources = (("fit", parts.fit), ("choice", parts.choice))
     batches = [batch for part, samples in sources for batch in make_batches(samples, graph.inputs, part, size)]
-    spill = find_spill(stages, settings, 2 if parts.choice else 1, scratch)
-    streams = Streams(graph, batches, spill)
-    widest = find_widest(settings.method)
-    calibrate = Calibrate(with_cross=settings.method in AIMS_AT_DENSE_OUTPUT, widest=widest)
+    streams = Streams(graph, batches, find_spill(stages, settings, 2 if parts.choice else 1, scratch))
+    calibrate = Calibrate(settings.method in AIMS_AT_DENSE_OUTPUT, find_widest(settings.method))
     sparsify = Sparsify(settings.layer_method, settings.effort, settings.damping, settings.blend, held_back)
     known = (done := _DoneLayers(graph, linears, weights, records)).known
     work = {BATCHES: float(len(stages) * len(batches)), LAYERS: sum(map(_estimate_cost, linears))}

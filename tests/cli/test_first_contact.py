@@ -76,7 +76,7 @@ ANSWERS: dict[str, tuple[tuple[str, ...], str]] = {
         ("inspekt", "dense.onnx"),
         (
             "one model is expected, and dense.onnx comes after it. The commands before a model are bench, report, "
-            "inspect; see prox24-export --help."
+            "inspect, completion, cache; see prox24-export --help."
         ),
     ),
     "a name on a hub": (

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from cyclopts import App, CycloptsError
 
-from prox24_export import cli, config
+from prox24_export import cli
+from prox24_export.options import config
 from prox24_export.settings import Settings
 from prox24_export.shapes import ShapeRange
 
