@@ -1,11 +1,11 @@
 """Every method on every model we have, side by side: README's table.
 
-    python benchmarks/methods.py [--methods prox,refined] [--write]
+    python benchmarks/methods.py [--methods prox,refined] [--models NAME,...] [--write]
 
 Top-1 in per cent (perplexity of language models) on the evaluation data, which no method sees; no labels anywhere.
 `refined` is the default command, the others are layer by layer. Models and data are read from `PROX24_TEST_DATA`
-(default `../shared/data`); what is absent is skipped with the reason. Methods that `--methods` leaves out keep the
-figures of the last results.
+(default `../shared/data`); what is absent is skipped with the reason. Methods that `--methods` leaves out, and
+models that `--models` leaves out, keep the figures of the last results.
 """
 
 import argparse
@@ -54,18 +54,24 @@ def main() -> None:
     """Measures and prints; writes with `--write`."""
     parser = argparse.ArgumentParser(description="Every method on every model.")
     parser.add_argument("--methods", default=",".join(METHODS), help="which to measure again, separated by commas")
+    parser.add_argument("--models", default=",".join(MODELS), help="on which, separated by commas")
     parser.add_argument("--write", action="store_true", help="write benchmarks/results/methods.{json,md}")
     arguments = parser.parse_args()
+    wanted = arguments.models.split(",")
     chosen = [method for method in METHODS if method in arguments.methods.split(",")]
-    known = json.loads((RESULTS / "methods.json").read_text(encoding="utf-8"))["rows"] if chosen != [*METHODS] else []
+    is_whole = chosen == [*METHODS] and wanted == [*MODELS]
+    known = [] if is_whole else json.loads((RESULTS / "methods.json").read_text(encoding="utf-8"))["rows"]
     before = {row["model"]: row for row in known}
     rows: list[dict[str, Any]] = []
     for model in filter(available, MODELS):
+        if model not in wanted:
+            rows += [before[model]] if model in before else []
+            continue
         with tempfile.TemporaryDirectory() as folder:
             rows.append(measure(model, Path(folder), chosen, before.get(model, {})))
     print(table(rows))
     if arguments.write:
-        write_results("methods", rows, table(rows), facts={"measured": chosen})
+        write_results("methods", rows, table(rows), facts={"measured": chosen, "on": wanted})
 
 
 if __name__ == "__main__":
