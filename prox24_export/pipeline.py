@@ -31,7 +31,6 @@ from prox24_export.stages.engines import ENGINES_FAILED, draw_timed_batches, est
 from prox24_export.stages.journal import Journal
 from prox24_export.stages.judge import judge
 from prox24_export.stages.measure import Measurement, measure_accuracy, prepare_measurement
-from prox24_export.stages.memory import expect_memory
 from prox24_export.stages.permute import PermutedModel, find_spaces, permute, why_not_by_default
 from prox24_export.stages.plan import plan_run
 from prox24_export.stages.prepare import Job, ModelSource, expect_calibration, name_model, prepare
@@ -91,7 +90,6 @@ def export(
         measurement, timed = prepare_measurement(job, run), draw_timed_batches(job, run)
         run.warn_about(job.graph, job.facts)
         run.warn_about_globs(job.settings, job.found)
-        expect_memory(job.graph, job.linears, job.settings, 2 if job.parts.choice else 1)
         with open_journal(prepared, run) as journal:
             return _run_stages(job, judges, measurement, timed, folder, run, journal)
 
@@ -218,7 +216,6 @@ def plan(
     with catch_signals():
         named = name_model(model, calibration, out)
         job = prepare(named, evaluation, _unmeasured(settings, calibration), run)
-        expect_memory(job.graph, job.linears, job.settings, 2 if job.parts.choice else 1)
         journal = find_journal_to_resume(job, run)
     planned = plan_run(
         job.graph,

@@ -150,10 +150,21 @@ def test_onnx_runtime_leaves_nothing_in_the_users_home(tmp_path: Path) -> None:
 def test_activations_on_disk_give_the_same_bytes_and_leave_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model, data = network(tmp_path), samples(tmp_path)
-    plain = export(model, data, tmp_path / "plain")
+    text = "{ a = MatMul(x, w0) b = Relu(a) c = MatMul(b, w1) d = Relu(c) y = MatMul(d, w2) }"  # b is carried on
+    weights = {"w0": normal(8, 16), "w1": normal(16, 16), "w2": normal(16, 4)}
+    path, data = save(model(f"g (float[N,8] x) => (float[N,4] y) {text}", weights), tmp_path), samples(tmp_path)
+    plain = export(path, data, tmp_path / "plain")
+    written: list[object] = []
+    write = torch.save
+
+    def note(value: object, file: Path) -> None:
+        written.append(file)
+        write(value, file)
+
+    monkeypatch.setattr(torch, "save", note)
     monkeypatch.setattr(memory, "find_memory_limit", lambda _settings: 0.0)
-    offloaded = export(model, data, tmp_path / "offloaded")
+    offloaded = export(path, data, tmp_path / "offloaded")
+    assert written
     assert plain.output.sha256 == offloaded.output.sha256
     assert plain.executions == offloaded.executions  # what both streams share still runs once
     names = [{path.name for path in (tmp_path / name).iterdir()} for name in ("plain", "offloaded")]

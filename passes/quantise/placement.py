@@ -28,7 +28,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx_ir as ir
 
-from prox24_export.passes.front_onnx.constants import ONNX_DOMAINS, PASSED_THROUGH
+from prox24_export.passes.front_onnx.constants import ONNX_DOMAINS
 from prox24_export.passes.graph.layout import Layout
 from prox24_export.passes.graph.protocol import Candidate, Reason, Skipped
 
@@ -265,16 +265,3 @@ def _explain_skipped(entry: Skipped) -> str:
     if entry.reason is Reason.NOT_CONSTANT and entry.weight is None:
         return OF_ACTIVATIONS
     return entry.sentence.replace("TensorRT has no sparse kernel for it", "it is not pruned and stays in float")
-
-
-def reaches_only(value: ir.Value, nodes: AbstractSet[str]) -> bool:
-    """Whether nothing but the nodes of these names reads a stored value, past layout operators."""
-    pending = [value]
-    while pending:
-        for node, _ in pending.pop().uses():
-            if node.name in nodes:
-                continue
-            if node.op_type not in PASSED_THROUGH:
-                return False
-            pending.extend(node.outputs)
-    return True

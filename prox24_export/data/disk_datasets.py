@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from prox24_export.data.checked_arrays import AnyArray
+from prox24_export.data.lazy_rows import LazyRows
 from prox24_export.data.picture_samples import PictureReader
 from prox24_export.data.pictures import decode_picture, measure_picture
 from prox24_export.data.sample_groups import LABELS
@@ -32,7 +33,7 @@ def is_saved_dataset(path: Path) -> bool:
 
 
 @dataclass(frozen=True, eq=False)
-class DatasetColumn:
+class DatasetColumn(LazyRows):
     """A column of numbers, whose rows are read when they are asked for.
 
     Attributes:
@@ -48,15 +49,6 @@ class DatasetColumn:
     where: str
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
-
-    @property
-    def ndim(self) -> int:
-        """The number of axes."""
-        return len(self.shape)
-
-    def __len__(self) -> int:
-        """The number of rows."""
-        return self.shape[0]
 
     def __getitem__(self, rows: slice) -> Array:
         """Reads some rows.

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from prox24_export.data.lazy_rows import LazyRows
 from prox24_export.errors import InputError
 from prox24_export.passes.graph.arrays import Array
 
@@ -22,7 +23,7 @@ class MappedState(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class MappedArray:
+class MappedArray(LazyRows):
     """An array of one or more axes in a file, whose bytes lie there as they do in memory.
 
     Attributes:
@@ -40,15 +41,6 @@ class MappedArray:
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     is_fortran: bool = False
-
-    @property
-    def ndim(self) -> int:
-        """The number of axes."""
-        return len(self.shape)
-
-    def __len__(self) -> int:
-        """The size of the first axis."""
-        return self.shape[0]
 
     def __getitem__(self, rows: slice) -> Array:
         """Copies rows into an array of their own.

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from prox24_export.data.checked_arrays import LazyArray
+from prox24_export.data.lazy_rows import LazyRows
 from prox24_export.data.preprocessing import Preprocessing
 from prox24_export.errors import InputError, UnavailableError, describe_missing, first_line
 from prox24_export.input_files import expect_file
@@ -119,7 +120,7 @@ class PictureRows:
 
 
 @dataclass(frozen=True, eq=False)
-class PictureArray:
+class PictureArray(LazyRows):
     """Pictures as an array of four axes, of which rows are made when they are asked for.
 
     Attributes:
@@ -135,15 +136,6 @@ class PictureArray:
     layout: PictureLayout
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
-
-    @property
-    def ndim(self) -> int:
-        """The number of axes."""
-        return len(self.shape)
-
-    def __len__(self) -> int:
-        """The number of pictures."""
-        return len(self.source)
 
     def __getitem__(self, rows: slice) -> Array:
         """Makes some rows of the array.

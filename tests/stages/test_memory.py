@@ -9,6 +9,7 @@ from prox24_export.facts.machine import measure_anonymous_mb
 from prox24_export.passes.calibrate.schedule import schedule
 from prox24_export.passes.front_onnx.graph import OnnxGraph
 from prox24_export.settings import Settings
+from prox24_export.solver.costs import estimate_solver_bytes
 from prox24_export.stages.memory import (
     GB,
     MB,
@@ -31,10 +32,18 @@ def test_gram_matrices_count_by_part_stream_and_input() -> None:
     assert estimate_sums_mb([1000], aims=False, parts=2) == pytest.approx((2 * 8 + 4) * square)
 
 
-def test_a_solver_takes_more_than_the_sums(tmp_path: Path) -> None:
+def test_a_baseline_needs_the_sums_two_squares_and_its_largest_weight(tmp_path: Path) -> None:
     layers = linears(OnnxGraph(network(tmp_path, k=64)))
-    assert estimate_solver_mb([64], layers, aims=True, parts=1) > estimate_sums_mb([64], aims=True, parts=1) / 2
-    assert estimate_solver_mb([64], layers, aims=False, parts=1) > 0
+    largest = max(layer.n * layer.k for layer in layers)
+    expected = (8 * 64**2 + 16 * 64**2 + 10 * largest) / MB
+    assert estimate_solver_mb([64], layers, aims=False, parts=1) == pytest.approx(expected)
+
+
+def test_a_solver_needs_the_sums_a_factor_and_what_is_solved(tmp_path: Path) -> None:
+    layers = linears(OnnxGraph(network(tmp_path, k=64)))
+    found = estimate_solver_mb([64], layers, aims=True, parts=1)
+    solving = max(estimate_solver_bytes([layer.n], layer.k) for layer in layers)
+    assert found == pytest.approx((2 * 8 * 64**2 + 8 * 64**2 + solving) / MB)
 
 
 def test_layers_of_one_input_count_once(tmp_path: Path) -> None:
