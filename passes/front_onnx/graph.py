@@ -276,6 +276,11 @@ class OnnxGraph:
         return {name: found.shape for name, found in types.items()}
 
     @cached_property
+    def _places(self) -> dict[int, int]:
+        """The place of every node in topological order, by its index."""
+        return {node.index: place for place, node in enumerate(self._all_nodes)}
+
+    @cached_property
     def _producer(self) -> dict[str, Node]:
         return {name: node for node in self._all_nodes for name in node.outputs}
 
@@ -293,7 +298,7 @@ class OnnxGraph:
                 if producer is not None and (names is None or name in names) and producer.index not in wanted:
                     wanted.add(producer.index)
                     pending.append(producer)
-        return [node for node in self._all_nodes if node.index in wanted]
+        return [self._all_nodes[place] for place in sorted(self._places[index] for index in wanted)]
 
 
 def expect_onnx_graph(graph: object) -> OnnxGraph:

@@ -1,19 +1,24 @@
-"""The folder OUT.journal: records of what a run has done, each whole and on the disk, or not there at all.
+"""The folder OUT.journal: records of what a run has done, each whole or not there at all.
 
 A record is a file `KEY.DIGEST.ENDING`. The SHA-256 of all its bytes is part of its name, so that a damaged one is found
-whatever it holds. It is written under another name, put on the disk, and renamed.
+whatever it holds. It is written under another name and renamed, so that a process that is killed loses none of those
+that it has finished. A machine that loses power is another matter: once a second a record is put on the disk before it
+gets its name; the system writes those in between when it likes to, and what is lost of them is found by the digest.
 """
 
 import hashlib
+import math
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from prox24_export.errors import InputError
 from prox24_export.output.exchange import sync
 
 ENDING, PARTIAL = ".journal", ".partial"
+SYNC_EVERY = 1.0  # seconds: what putting a record on the disk costs, a few ms, is then little beside the work
 OWN = re.compile(r"[a-z0-9-]+\.([0-9a-f]{64}\.[a-z]+|partial)")  # every name that a run gives to a file of its journal
 
 
@@ -23,15 +28,17 @@ def find_journal(out: Path) -> Path:
     return place.with_name(place.name + ENDING)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Records:
-    """The records of one run.
+    """The records of one run, which is the only one that writes into their folder.
 
     Attributes:
         folder: Where they are. It is made with the first record.
     """
 
     folder: Path
+    _files: dict[str, set[Path]] | None = field(init=False, default=None)  # finished ones by key; None: not listed yet
+    _synced: float = field(init=False, default=-math.inf)  # when the last one was put on the disk
 
     def list_files(self) -> list[Path]:
         """Lists the files of all records, sorted by name, unfinished ones included.
@@ -63,24 +70,37 @@ class Records:
         if not self.folder.is_dir():
             self.folder.mkdir()
             sync(self.folder.parent)
+        if self._files is None:
+            self._files = self._list_by_key()
         partial = self.folder / (key + PARTIAL)
+        syncs = time.monotonic() - self._synced >= SYNC_EVERY
         try:
             write(partial)
-            digest = _digest(partial)
-            sync(partial)
-            whole = self.folder / f"{key}.{digest}.{ending}"
+            whole = self.folder / f"{key}.{_digest(partial)}.{ending}"
+            if syncs:
+                sync(partial)
             partial.rename(whole)
         finally:
             partial.unlink(missing_ok=True)
-        sync(self.folder)
-        for earlier in self._find_all(key):
-            if earlier != whole:
-                earlier.unlink()
+        if syncs:
+            sync(self.folder)
+            self._synced = time.monotonic()
+        for earlier in self._files.get(key, set()) - {whole}:
+            earlier.unlink(missing_ok=True)
+        self._files[key] = {whole}
 
     def find(self, key: str) -> Path | None:
         """Finds the newest whole record of a key; None where there is none, or each is damaged."""
-        found = sorted(self._find_all(key), key=lambda file: file.stat().st_mtime_ns, reverse=True)
-        return next((file for file in found if _is_whole(file)), None)
+        return self.find_each([key]).get(key)
+
+    def find_each(self, keys: Iterable[str]) -> dict[str, Path]:
+        """Finds the newest whole record of each key that has one; the folder is listed once for all of them."""
+        files, found = self._list_by_key(), {}
+        for key in keys:
+            newest_first = sorted(files.get(key, ()), key=lambda file: file.stat().st_mtime_ns, reverse=True)
+            if whole := next((file for file in newest_first if _is_whole(file)), None):
+                found[key] = whole
+        return found
 
     def remove(self) -> None:
         """Removes all records and the folder, the record that was written first as the last one.
@@ -93,9 +113,15 @@ class Records:
             file.unlink()
         if self.folder.is_dir():
             self.folder.rmdir()
+        self._files = None
 
-    def _find_all(self, key: str) -> list[Path]:
-        return [file for file in self.folder.glob(f"{key}.*") if not file.name.endswith(PARTIAL)]
+    def _list_by_key(self) -> dict[str, set[Path]]:
+        """Lists finished records, whole ones and damaged ones, by their key."""
+        files: dict[str, set[Path]] = {}
+        for file in self.folder.iterdir() if self.folder.is_dir() else ():
+            if not file.name.endswith(PARTIAL):
+                files.setdefault(file.name.partition(".")[0], set()).add(file)
+        return files
 
 
 def _digest(file: Path) -> str:

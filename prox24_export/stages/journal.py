@@ -182,7 +182,11 @@ class LayerRecords:
 
     def read(self, linears: Sequence[Linear]) -> dict[str, LayerRecord]:
         """Reads what is recorded of layers, by name; weights are read when they are asked for."""
-        found = {linear.name: self._read_one(linear, place) for place, linear in enumerate(linears)}
+        if self.journal.records is None:
+            return {}
+        places = {self._key(place): linear for place, linear in enumerate(linears)}
+        files = self.journal.records.find_each(places)
+        found = {places[key].name: self._read_one(places[key], file) for key, file in files.items()}
         return {name: record for name, record in found.items() if record is not None}
 
     def write(self, place: int, row: LayerReport, mask: Thumbnail | None = None, weight: Array | None = None) -> None:
@@ -203,11 +207,7 @@ class LayerRecords:
     def _key(self, place: int) -> str:
         return f"{self.kind}-{place:05d}"
 
-    def _read_one(self, linear: Linear, place: int) -> LayerRecord | None:
-        file = None if self.journal.records is None else self.journal.records.find(self._key(place))
-        if file is None:
-            return None
-
+    def _read_one(self, linear: Linear, file: Path) -> LayerRecord | None:
         def read() -> Array:
             with safe_open(file, "pt") as content:
                 return as_array(content.get_tensor(WEIGHT))

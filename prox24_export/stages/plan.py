@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -11,7 +11,7 @@ import torch
 from prox24_export.data.batches import make_batches
 from prox24_export.data.samples import Parts
 from prox24_export.facts.machine import measure_resident_mb, return_free_memory
-from prox24_export.option_values import AIMS_AT_DENSE_OUTPUT, Effort
+from prox24_export.option_values import AIMS_AT_DENSE_OUTPUT
 from prox24_export.passes.calibrate.schedule import Stage, schedule
 from prox24_export.passes.calibrate.streams import StageRunner
 from prox24_export.passes.graph.activations import Patches
@@ -21,15 +21,15 @@ from prox24_export.passes.refine.memory import find_available_memory
 from prox24_export.progress import Progress
 from prox24_export.results.plan import Plan, Resumed, StagePlan
 from prox24_export.settings import Settings
-from prox24_export.solver.costs import count_inverses
+from prox24_export.solver.costs import OPEN, STEPS, count_inverses, is_solved_in_float64
 from prox24_export.solver.pattern import GROUP
 from prox24_export.solver.products import multiply
 from prox24_export.stages.memory import MB, estimate_stage_mb, find_spill, group_by_input
 from prox24_export.stages.permute import SAMPLES, SOLVED_BYTES, WIDEST_SOLVED
 
 TRIAL = 1024  # size of the matrices that the machine's rates are measured on
-ITERATIONS: Mapping[Effort, int] = {"fast": 14, "default": 35, "thorough": 130}  # mask solver and refinement together
-PASS = 9e-9  # seconds of one core for the prox of an entry
+PASS = 8e-9  # seconds of one core for the prox of an entry
+STEP = 1e-4  # seconds that an iteration takes of a layer of no size
 COPIED, DIGESTED = 0.5e9, 2e9  # bytes a second of a file's copy and of its SHA-256, as measured on a virtual disk
 SWEEPS, PAIR_ROWS = 4, 2e7  # of the search for an order of channels, and rows of two groups that it cuts in a second
 INVERSE = 2.0  # floating-point operations of an inverse, in K³, at the rate of a product
@@ -53,16 +53,20 @@ class Rates:
     cholesky: float
 
     @classmethod
-    def measure(cls) -> "Rates":
-        """Measures this machine, which takes about a second."""
+    def measure(cls, now: Callable[[], float] = time.perf_counter) -> "Rates":
+        """Measures this machine, which takes about a second.
+
+        Args:
+            now: The clock, in seconds.
+        """
         x = torch.randn(TRIAL, TRIAL, generator=torch.Generator().manual_seed(0))
         gram = x @ x.T / TRIAL + torch.eye(TRIAL)
         cube, wide = float(TRIAL) ** 3, gram.double()
         return cls(
-            single=2 * cube / _time_fastest(lambda: x @ x),
-            double=2 * cube / _time_fastest(lambda: wide @ wide),
-            rounded=2 * cube / _time_fastest(lambda: multiply(x, x, "auto")),
-            cholesky=cube / _time_fastest(lambda: torch.linalg.cholesky(wide)),
+            single=2 * cube / _time_fastest(lambda: x @ x, now),
+            double=2 * cube / _time_fastest(lambda: wide @ wide, now),
+            rounded=2 * cube / _time_fastest(lambda: multiply(x, x, "auto"), now),
+            cholesky=cube / _time_fastest(lambda: torch.linalg.cholesky(wide), now),
         )
 
 
@@ -93,15 +97,28 @@ class Costs:
             product = 2.0 * linear.n * linear.k**2
             total += product / rates.double + product / rates.single  # the loss, and what it is relative to
             if self.aims:
-                one = product / rates.rounded + PASS * linear.parameters / torch.get_num_threads()
-                total += ITERATIONS[self.settings.effort] * one
+                total += self._iteration_seconds(linear)
                 total += (2 + 5 * (self.parts - 1)) * product / rates.double  # the target, and the choice of the blend
         if self.aims:
             total += sum(self.parts * k**3 / rates.cholesky for k in widths)
             for group in group_by_input(linears):
                 heights, width = [linear.n for linear in group], group[0].k
-                total += count_inverses(heights, width, self.settings.effort) * INVERSE * width**3 / rates.single
+                rate = rates.double if is_solved_in_float64(max(heights), width) else rates.single
+                total += count_inverses(heights, width, self.settings.effort) * INVERSE * width**3 / rate
         return total
+
+    def _iteration_seconds(self, linear: Linear) -> float:
+        """Estimates what a layer takes of the mask solver and of the refinement, beside the inverses."""
+        rates, steps = self.rates, STEPS[self.settings.effort]
+        product = 2.0 * linear.n * linear.k**2
+        masks, first, others = rates.rounded, rates.single, rates.rounded
+        if self.settings.effort == "thorough":
+            others = rates.single
+        if is_solved_in_float64(linear.n, linear.k):
+            masks = first = others = rates.double
+        products = (steps.masks - 1) / masks + 1 / first + OPEN * steps.refinement / others
+        passes = steps.masks * PASS * linear.parameters / torch.get_num_threads()
+        return product * products + passes + STEP * (steps.masks + steps.refinement)
 
     def search_mb(self, linears: Sequence[Linear]) -> float:
         """Estimates the MB that the search for an order of channels holds: a cost for each entry, Gram matrices."""
@@ -236,11 +253,11 @@ def _mb(values: Iterable[Any]) -> float:
     return sum(float(getattr(value, "nbytes", 0)) for value in values) / MB
 
 
-def _time_action(action: Callable[[], Result]) -> tuple[float, Result]:
-    started = time.perf_counter()
+def _time_action(action: Callable[[], Result], now: Callable[[], float] = time.perf_counter) -> tuple[float, Result]:
+    started = now()
     result = action()
-    return time.perf_counter() - started, result
+    return now() - started, result
 
 
-def _time_fastest(action: Callable[[], Any]) -> float:
-    return min(_time_action(action)[0] for _ in range(3))
+def _time_fastest(action: Callable[[], Any], now: Callable[[], float]) -> float:
+    return min(_time_action(action, now)[0] for _ in range(3))

@@ -2,11 +2,14 @@
 
 import errno
 import os
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from prox24_export.errors import InputError
+from prox24_export.output import records as records_module
 from prox24_export.output.records import Records, find_journal
 
 
@@ -25,6 +28,37 @@ def test_a_record_is_found_again_and_a_later_one_takes_its_place(tmp_path: Path)
     assert put(records, "one", "b").read_text("utf-8") == "b"
     put(records, "one-more", "c")
     assert [file.name.split(".")[0] for file in records.list_files()] == ["one-more", "one"]
+
+
+def test_a_record_goes_to_the_disk_at_once_and_then_once_a_second(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, synced = [0.0], []
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(records_module, "sync", lambda path: synced.append(path.name))
+    records = Records(tmp_path / "out.journal")
+    for number in range(4):
+        put(records, f"layer-{number}", str(number))
+        now[0] += 0.6
+    folder = tmp_path.name, "out.journal"  # its name, and then the record and its name
+    assert synced == [folder[0], "layer-0.partial", folder[1], "layer-2.partial", folder[1]]
+
+
+def test_many_records_are_found_with_one_look_at_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    records = Records(tmp_path / "out.journal")
+    looks: list[Path] = []
+    iterate = Path.iterdir
+
+    def look(folder: Path) -> Iterator[Path]:
+        looks.append(folder)
+        return iterate(folder)
+
+    monkeypatch.setattr(Path, "iterdir", look)
+    for number in range(20):
+        records.put(f"layer-{number}", "json", lambda file: file.write_text("{}", "utf-8"))
+    found = Records(records.folder).find_each([f"layer-{number}" for number in range(30)])
+    assert set(found) == {f"layer-{number}" for number in range(20)}
+    assert len(looks) == 2  # the run's, before its first record, and the one that goes on
 
 
 def test_a_damaged_record_is_not_found(tmp_path: Path) -> None:

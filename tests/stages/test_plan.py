@@ -2,14 +2,34 @@
 
 from pathlib import Path
 
+import pytest
+import torch
+
 from prox24_export import Settings, plan
+from prox24_export.option_values import Effort
 from prox24_export.passes.front_onnx.graph import OnnxGraph
-from prox24_export.passes.graph.protocol import Linear
+from prox24_export.passes.graph.activations import Rows
+from prox24_export.passes.graph.layout import Layout
+from prox24_export.passes.graph.protocol import Linear, Use
 from prox24_export.stages.plan import Costs, Rates
 from tests.command import command, network, samples, snapshot
 from tests.graphs import linears
 
 RATES = Rates(single=1e9, double=5e8, rounded=2e9, cholesky=1e9)
+MACHINE = Rates(single=98.4e9, double=46.7e9, rounded=202.8e9, cholesky=59.7e9)  # on which these were measured:
+MEASURED: list[
+    tuple[int, int, Effort, float]
+] = [  # one thread; processor time of one layer with moments of both streams
+    (64, 64, "default", 0.0048),
+    (256, 256, "fast", 0.0242),
+    (256, 256, "default", 0.0512),
+    (768, 768, "fast", 0.2271),
+    (768, 768, "default", 0.4045),
+    (768, 768, "thorough", 1.0427),
+    (512, 2048, "default", 2.3406),
+    (2048, 2048, "default", 6.1164),
+    (3072, 768, "default", 1.4299),
+]
 
 
 def layers_of(folder: Path, k: int) -> list[Linear]:
@@ -49,6 +69,17 @@ def test_more_effort_tokens_and_width_take_longer(tmp_path: Path) -> None:
     assert seconds("fast", 100, 64) < seconds("default", 100, 64) < seconds("thorough", 100, 64)
     assert seconds("default", 100, 64) < seconds("default", 1000, 64)
     assert seconds("default", 100, 64) < seconds("default", 100, 128)
+
+
+@pytest.mark.parametrize(("rows", "columns", "effort", "measured"), MEASURED)
+def test_the_seconds_of_a_solve_are_those_that_were_measured(
+    rows: int, columns: int, effort: Effort, measured: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    use = Use("layer", "x", Rows())
+    linear = Linear("layer", "MatMul", "weight", "float32", Layout((rows, columns)), columns, rows, (use,))
+    planned = Costs(MACHINE, Settings(effort=effort), parts=1).seconds([columns], [linear], 0)
+    assert max(planned / measured, measured / planned) <= 1.5
 
 
 def test_the_machines_rates_are_measured() -> None:
