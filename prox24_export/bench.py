@@ -20,6 +20,7 @@ from prox24_export.facts import machine
 from prox24_export.facts.files import describe_files, expect_unchanged, look_at
 from prox24_export.input_files import expect_file
 from prox24_export.models.onnx import OnnxFile
+from prox24_export.output.destination import Destination
 from prox24_export.output.manifest import TOOL
 from prox24_export.output.place import find_free_name, take_place
 from prox24_export.output.target import expect_outside
@@ -80,6 +81,8 @@ def bench(
     if len(kinds) > 1:
         raise InputError(f"{dense} and {sparse} must both be ONNX files, or both TensorRT engines.")
     target = out or Path(f"{sparse.stem}-bench")
+    if Destination.read(target).model is not None:
+        raise InputError(f"--out {target} names a model, and bench writes a report. Give the name of a folder.")
     reads = sparse, dense, inputs, settings.timing_cache
     with catch_signals(), take_place(target, *reads, force=settings.force) as folder:
         if kinds == {True}:

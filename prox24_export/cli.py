@@ -101,7 +101,8 @@ def export(
         evaluation: Samples to measure the accuracy on, in the forms of --calibration; an array `labels`, or a folder
             for each class of pictures, gives top-1. By default, a fifth of the calibration samples is set aside for
             it.
-        out: The folder to write. By default, it is MODEL_STEM-2to4 in the current folder.
+        out: The folder to write, or a name such as x.onnx for the ONNX file (and x.onnx.data); everything else is in
+            the folder x-report then. By default, it is the folder MODEL_STEM-2to4 in the current folder.
         settings: What the run does.
         no_refine: Leave the weights as they were solved layer by layer, as --refine no does. By default, they are
             tuned together as --refine says.
@@ -113,12 +114,9 @@ def export(
             default, the run takes place.
         sensitivity: Only measure and print how much the outputs lose by each layer. By default, the run takes place.
     """
-    if no_refine and settings.refine not in {"auto", "no"}:
-        raise InputError(f"--no-refine and --refine {settings.refine} contradict each other. Leave one of them out.")
     if plan and sensitivity:
         raise InputError("--plan and --sensitivity print different things. Leave one of them out.")
-    if no_refine:
-        settings = replace(settings, refine="no")
+    settings = _leave_unrefined(settings) if no_refine else settings
     progress = Silent() if quiet else Terminal().begin()
     from prox24_export import pipeline  # noqa: PLC0415 (torch and ONNX Runtime load here)
     from prox24_export.report import terminal  # noqa: PLC0415
@@ -136,6 +134,17 @@ def export(
     report = pipeline.export(model, calibration, out, evaluation=evaluation, settings=settings, progress=progress)
     _print(_formatted(make_printable(report), format))
     return PASSED if report.passed else GATE_FAILED
+
+
+def _leave_unrefined(settings: Settings) -> Settings:
+    """What --no-refine makes of the other options.
+
+    Raises:
+        InputError: One of them asks for the refinement.
+    """
+    if settings.refine not in {"auto", "no"}:
+        raise InputError(f"--no-refine and --refine {settings.refine} contradict each other. Leave one of them out.")
+    return replace(settings, refine="no")
 
 
 def _formatted(report: "Report", format: Format) -> str:  # noqa: A002 - the option's name

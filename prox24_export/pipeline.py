@@ -14,6 +14,8 @@ from prox24_export.errors import InputError
 from prox24_export.models.find_frontend import find_frontend
 from prox24_export.models.onnx import OnnxFile
 from prox24_export.option_values import GpuName
+from prox24_export.output.beside import find_model_folder
+from prox24_export.output.manifest import list_files
 from prox24_export.output.place import make_scratch, take_place
 from prox24_export.passes.find_linears import FindLinears
 from prox24_export.passes.graph.protocol import Feeds, Linear, Skipped, TracedGraph
@@ -59,7 +61,9 @@ def export(
         calibration: `.npz`, `.npy`, a folder of `.npz`, `module:function`, or an iterable of batches: feed
             dictionaries, or arrays or tensors in the order of the inputs. None draws random inputs: then the masks are
             not based on data, and the report says so. A torch module is traced on the first batch.
-        out: Folder to write; default `MODEL_STEM-2to4` in the current folder. Appears whole or not at all.
+        out: Folder to write; default `MODEL_STEM-2to4` in the current folder. A name that ends in `.onnx` is that of
+            the ONNX file instead: external data of `x.onnx` go to `x.onnx.data`, and everything else to the folder
+            `x-report`. All of it appears whole or not at all.
         evaluation: Samples for the accuracy, as for `calibration`; None sets a fifth of the calibration samples aside.
         settings: Every option; None means the defaults.
         progress: Whether to show progress: True shows it in a notebook or on stderr, False nothing, and None hands it
@@ -84,7 +88,8 @@ def export(
     run, settings = Run(choose_progress(progress)), _complete(settings)
     named = name_model(model, calibration, out)
     reads = named.frontend.path, named.calibration, evaluation, settings.baseline, settings.timing_cache
-    with catch_signals(), take_place(named.target, *reads, force=settings.force, journaled=True) as folder:
+    taken = take_place(named.target, *reads, force=settings.force, journaled=True, model=named.model_file)
+    with catch_signals(), taken as folder:
         prepared = prepare(named, evaluation, settings, run)
         job, judges = prepare_judges(prepared)
         measurement, timed = prepare_measurement(job, run), draw_timed_batches(job, run)
@@ -122,7 +127,8 @@ def _run_stages(  # noqa: PLR0917 - what is prepared before them
     gates = run.attempt("gates", lambda: judge(job, accuracy, engine, layers, run, is_copy=is_copy), none)
     job.opened.expect_unchanged()
     report = assemble_report(job, permuted.report, solved, written, accuracy, estimate, engine, gates, run)
-    return files.write_report(report, folder, solved.pruned.masks)
+    beside = () if job.model_file is None else list_files(find_model_folder(folder, job.model_file))
+    return files.write_report(report, folder, solved.pruned.masks, beside)
 
 
 def inspect(model: ModelSource, settings: Settings | None = None, *, example: Any = None) -> list[Linear | Skipped]:

@@ -87,7 +87,7 @@ def pruned(graph: OnnxGraph, layers: Sequence[Linear] | None = None) -> dict[str
     return {linear.weight: magnitude(graph, linear) for linear in (linears(graph) if layers is None else layers)}
 
 
-def rewritten(graph: OnnxGraph, folder: Path, **settings: int) -> Path:
+def rewritten(graph: OnnxGraph, folder: Path, **settings: Any) -> Path:
     """The file with all its layers pruned by magnitude."""
     folder.mkdir(parents=True, exist_ok=True)
     return RewriteWeights(**settings).call(graph=graph, weights=pruned(graph), folder=folder).path

@@ -16,7 +16,8 @@ from prox24_export.passes.front_onnx.tensors import find_model_tensors, has_exte
 from prox24_export.passes.graph.arrays import EXTERNAL_ABOVE, EXTERNAL_TENSOR, Array, map_file
 
 MODEL = "model.onnx"
-EXTERNAL_DATA = "model.onnx.data"
+DATA = ".data"  # ending of the file of external data, behind the name of the model's file
+EXTERNAL_DATA = MODEL + DATA
 OUR_ENDINGS = {".json", ".html", ".md", ".xml", ".txt", ".log", ".onnx"}  # whatever else a run writes beside the model
 OUR_FOLDERS = {"engines"}  # … or in here
 ALIGNMENT = 4096  # bytes: what ONNX recommends, so that a reader can map a tensor into memory
@@ -40,18 +41,20 @@ class RewriteWeights:
     """The pass that writes solved weights, and its settings.
 
     Attributes:
-        external_above: Size of the model in bytes above which large tensors go to `model.onnx.data`. They also go there
-            where the source holds external data.
+        external_above: Size of the model in bytes above which large tensors go to `NAME.data`. They also go there where
+            the source holds external data.
+        name: The name of the file that is written.
     """
 
     external_above: int = EXTERNAL_ABOVE
+    name: str = MODEL
 
     def call(self, *, graph: OnnxGraph, weights: Mapping[str, Array], folder: Path) -> RewrittenModel:
         """Writes a copy of the model with new weights.
 
         Without any, the file is copied byte by byte, unless the run may write another file under a name that its
-        external data have: these then go to `model.onnx.data`. Where tensors are external, they are copied from file to
-        file.
+        external data have, or the file gets a name of its own: these then go to `NAME.data`. Where tensors are
+        external, they are copied from file to file.
 
         Args:
             graph: The model.
@@ -63,21 +66,22 @@ class RewriteWeights:
             InputError: External data cannot be read.
             OSError: The folder cannot be written.
         """
-        if not weights and _can_be_copied(graph):
-            return RewrittenModel(_copy_unchanged(graph, folder), ())
+        if not weights and (_can_be_copied(graph) if self.name == MODEL else not graph.external_names):
+            return RewrittenModel(_copy_unchanged(graph, folder, self.name), ())
         self.requires(graph, weights)
         model = onnx.ModelProto()
         model.CopyFrom(graph.proto)
         tensors = list(find_model_tensors(model))
         if has_external(model) or model.ByteSize() > self.external_above:
-            with (folder / EXTERNAL_DATA).open("wb") as data:
+            location = self.name + DATA
+            with (folder / location).open("wb") as data:
                 for name, tensor in tensors:
-                    _place(tensor, _read_payload(graph, name, tensor, weights), data)
+                    _place(tensor, _read_payload(graph, name, tensor, weights), data, location)
         else:
             for name, tensor in tensors:
                 if name is not None and name in weights:
                     _inline(tensor, weights[name].tobytes())
-        path = folder / MODEL
+        path = folder / self.name
         path.write_bytes(model.SerializeToString())
         return RewrittenModel(path, tuple(weights))
 
@@ -112,13 +116,13 @@ def _can_be_copied(graph: OnnxGraph) -> bool:
     return plain and not ours and len({name.casefold() for name in names}) == len(names)
 
 
-def _copy_unchanged(graph: OnnxGraph, folder: Path) -> Path:
+def _copy_unchanged(graph: OnnxGraph, folder: Path, name: str) -> Path:
     """Copies the file and the external data that it names byte by byte.
 
     Raises:
         OSError: The folder cannot be written.
     """
-    path = folder / MODEL
+    path = folder / name
     shutil.copyfile(graph.path, path)
     for file in graph.external_files:
         target = folder / file.relative_to(graph.path.parent)
@@ -142,7 +146,7 @@ def _read_payload(
     return map_file(place.file, np.dtype(np.uint8), [place.length], place.offset)
 
 
-def _place(tensor: onnx.TensorProto, payload: Array | None, data: BinaryIO) -> None:
+def _place(tensor: onnx.TensorProto, payload: Array | None, data: BinaryIO, location: str) -> None:
     """Puts a large payload into the file of external data, and a small one into the model file."""
     if payload is None:
         return
@@ -154,7 +158,7 @@ def _place(tensor: onnx.TensorProto, payload: Array | None, data: BinaryIO) -> N
     data.write(payload.data)
     _clear(tensor)
     tensor.data_location = onnx.TensorProto.EXTERNAL
-    for key, value in (("location", EXTERNAL_DATA), ("offset", offset), ("length", payload.size)):
+    for key, value in (("location", location), ("offset", offset), ("length", payload.size)):
         tensor.external_data.add(key=key, value=str(value))
 
 

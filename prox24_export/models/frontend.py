@@ -9,7 +9,7 @@ from prox24_export.passes.graph.protocol import TracedGraph
 from prox24_export.results.report import FileFacts
 
 ONNX_MODEL = "model.onnx"
-"""The name of the file that `Frontend.write_onnx` writes."""
+"""The name of an ONNX file to which the user gave none."""
 CONFIG = "config.json"
 """The name of the file that makes a directory a model of Hugging Face's transformers."""
 
@@ -67,8 +67,13 @@ class Frontend(Protocol):
             InputError: The model is an ONNX file already, or holds what ONNX cannot express.
         """
 
-    def write_onnx(self, graph: TracedGraph, folder: Path) -> Path:
-        """Writes an opened model as `folder/model.onnx` and returns the path of that file.
+    def write_onnx(self, graph: TracedGraph, folder: Path, name: str = ONNX_MODEL) -> Path:
+        """Writes an opened model as an ONNX file in `folder` and returns the path of that file.
+
+        Args:
+            graph: The model, as `open` returned it.
+            folder: An existing folder.
+            name: The name of the file; external data go to `NAME.data`.
 
         Raises:
             InputError: The model cannot be exported.

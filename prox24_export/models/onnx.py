@@ -6,6 +6,7 @@ from pathlib import Path
 
 from prox24_export.errors import InputError
 from prox24_export.facts.files import describe_files
+from prox24_export.models.frontend import ONNX_MODEL
 from prox24_export.passes.graph.arrays import Array
 from prox24_export.passes.graph.protocol import TracedGraph
 from prox24_export.results.report import FileFacts
@@ -18,10 +19,12 @@ class OnnxFile:
     Attributes:
         path: The file.
         always_onnx: False, since what `write` writes is an ONNX file already.
+        written_name: The name of the file that `write` writes.
     """
 
     path: Path
     always_onnx: bool = False
+    written_name: str = ONNX_MODEL
 
     def open(self) -> TracedGraph:
         """See `Frontend.open`."""
@@ -45,7 +48,8 @@ class OnnxFile:
         from prox24_export.passes.front_onnx.graph import expect_onnx_graph  # noqa: PLC0415
         from prox24_export.passes.front_onnx.rewrite_weights import RewriteWeights  # noqa: PLC0415
 
-        return RewriteWeights().call(graph=expect_onnx_graph(graph), weights=weights, folder=folder).path
+        rewrite = RewriteWeights(name=self.written_name)
+        return rewrite.call(graph=expect_onnx_graph(graph), weights=weights, folder=folder).path
 
     def find_written(self, path: Path) -> "OnnxFile":
         """See `Frontend.find_written`."""
@@ -55,7 +59,7 @@ class OnnxFile:
         """Refuses every graph, as `write_onnx` does."""
         self.write_onnx(graph, Path())
 
-    def write_onnx(self, graph: TracedGraph, folder: Path) -> Path:  # noqa: ARG002 - as the protocol has it
+    def write_onnx(self, graph: TracedGraph, folder: Path, name: str = ONNX_MODEL) -> Path:  # noqa: ARG002 - as the protocol has it
         """Refuses to write an ONNX file beside an ONNX file.
 
         Raises:

@@ -122,9 +122,9 @@ class TorchProgram:
         """See `Frontend.expect_onnx`."""
         EmitOnnx.requires(expect_fx_graph(graph).program, str(self.path))
 
-    def write_onnx(self, graph: TracedGraph, folder: Path) -> Path:
+    def write_onnx(self, graph: TracedGraph, folder: Path, name: str = ONNX_MODEL) -> Path:
         """See `Frontend.write_onnx`."""
-        path = folder / ONNX_MODEL
+        path = folder / name
         EmitOnnx().call(program=expect_fx_graph(graph).program, file=path)
         return path
 

@@ -112,9 +112,9 @@ class TransformersDirectory:
         """See `Frontend.expect_onnx`."""
         EmitOnnx.requires(expect_fx_graph(graph).program, str(self.path))
 
-    def write_onnx(self, graph: TracedGraph, folder: Path) -> Path:
+    def write_onnx(self, graph: TracedGraph, folder: Path, name: str = ONNX_MODEL) -> Path:
         """See `Frontend.write_onnx`."""
-        file = folder / ONNX_MODEL
+        file = folder / name
         EmitOnnx().call(program=expect_fx_graph(graph).whole_program(), file=file)
         return file
 

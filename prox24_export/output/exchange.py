@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 AT_FDCWD = -100  # fcntl.h: paths are relative to the current folder
-RENAME_EXCHANGE = 2  # linux/fs.h
+RENAME_NOREPLACE, RENAME_EXCHANGE = 1, 2  # linux/fs.h
 
 
 def write_through(folder: Path) -> None:
@@ -61,10 +61,30 @@ def find_aside(place: Path) -> Path:
     return place.with_name(f"{place.name}.replaced")
 
 
+def rename_to_free(source: Path, target: Path) -> None:
+    """Renames a file or folder, and takes the place of nothing.
+
+    Where the system has no such step, whether the name is free is looked at just before.
+
+    Raises:
+        FileExistsError: Something has the name.
+        OSError: It cannot be renamed.
+    """
+    if _rename_at_once(source, target, RENAME_NOREPLACE):
+        return
+    if os.path.lexists(target):
+        raise FileExistsError(f"{target} is in the way")
+    source.rename(target)
+
+
 def _exchange_at_once(left: Path, right: Path) -> bool:
+    return _rename_at_once(left, right, RENAME_EXCHANGE)
+
+
+def _rename_at_once(source: Path, target: Path, flag: int) -> bool:
     try:
         rename = ctypes.CDLL(None, use_errno=True).renameat2  # Linux, since glibc 2.28
     except (OSError, AttributeError):
         return False
-    done = rename(AT_FDCWD, os.fsencode(left), AT_FDCWD, os.fsencode(right), RENAME_EXCHANGE)
-    return bool(done == 0)  # else a file system without it, and the two steps name the cause where it is another
+    done = rename(AT_FDCWD, os.fsencode(source), AT_FDCWD, os.fsencode(target), flag)
+    return bool(done == 0)  # else a file system without it, and the plain steps name the cause where it is another

@@ -7,6 +7,7 @@ from typing import Any
 
 from prox24_export.errors import InputError
 from prox24_export.input_files import expect_file
+from prox24_export.output.destination import list_beside
 
 REPORT = "report.json"
 PAGES = ("report.html", "summary.md", "junit.xml", "DEPLOY.md")  # which `prox24-export report` may write later, too
@@ -24,6 +25,24 @@ def read_listed(folder: Path) -> frozenset[str] | None:
 
     Many things are called `report.json`, and anybody can write one: a name that leads out of the folder is not listed.
     """
+    told = _read_names(folder)
+    if told is None:
+        return None
+    return frozenset(name for name in (*told, *(PAGES if told else ())) if _stays_inside(name))
+
+
+def read_listed_beside(folder: Path) -> frozenset[str]:
+    """Reads which files directly beside a folder the run that wrote it wrote, by their names; none where none did."""
+    return frozenset(list_beside(_read_names(folder) or ()))
+
+
+def find_others(folder: Path, listed: frozenset[str]) -> list[str]:
+    """Finds the files below a folder that are not listed, by their names relative to it."""
+    return [name for name in list_files(folder) if name not in listed]
+
+
+def _read_names(folder: Path) -> list[str] | None:
+    """The names of files in the report of a folder; None where no run of this program wrote it."""
     try:
         expect_file(folder / REPORT, "report", "the report of a run", most=LARGEST)
         report: Any = json.loads((folder / REPORT).read_text(encoding="utf-8"))
@@ -32,13 +51,7 @@ def read_listed(folder: Path) -> frozenset[str] | None:
     if not isinstance(report, dict) or report.get("tool") != TOOL:
         return None
     names = report.get("files")
-    told = [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
-    return frozenset(name for name in (*told, *(PAGES if told else ())) if _stays_inside(name))
-
-
-def find_others(folder: Path, listed: frozenset[str]) -> list[str]:
-    """Finds the files below a folder that are not listed, by their names relative to it."""
-    return [name for name in list_files(folder) if name not in listed]
+    return [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
 
 
 def _walk(folder: Path) -> Iterator[Path]:

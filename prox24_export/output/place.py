@@ -8,7 +8,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from prox24_export.errors import InputError, Prox24Error, describe_fault
-from prox24_export.output import manifest, target
+from prox24_export.output import beside, manifest, target
+from prox24_export.output.destination import Destination
 from prox24_export.output.exchange import exchange, find_aside, sync, write_through
 from prox24_export.output.lock import hold_lock
 from prox24_export.output.records import Records, find_journal
@@ -19,7 +20,9 @@ UNFINISHED, RUN = ".unfinished", "run"
 
 
 @contextmanager
-def take_place(out: Path, *sources: object, force: bool, journaled: bool = False) -> Iterator[Path]:
+def take_place(
+    out: Path, *sources: object, force: bool, journaled: bool = False, model: Path | None = None
+) -> Iterator[Path]:
     """Takes the place of an output folder, and puts what the block has written there when it ends well.
 
     What is there stays until then. When the block fails, nothing is left of the run.
@@ -29,6 +32,8 @@ def take_place(out: Path, *sources: object, force: bool, journaled: bool = False
         sources: What the run reads, as far as it is known before the work; what is no path does not count.
         force: Whether a finished run may be replaced.
         journaled: Whether the run keeps a journal beside the output folder, which has served when that is in place.
+        model: An ONNX file that the run writes beside the output folder, into `beside.find_model_folder`; None where
+            everything is in the folder.
 
     Yields:
         The folder to write to.
@@ -39,23 +44,30 @@ def take_place(out: Path, *sources: object, force: bool, journaled: bool = False
         OSError: The folder cannot be written.
     """
     place = target.expect_place(out)
-    target.expect_outside(out, sources)
+    target.expect_outside(out, sources, model)
+    if model is not None:
+        target.expect_model_place(model, out)
+    goal = Destination(place, None if model is None else place.with_name(model.name))
     above = [parent for parent in place.parents if not parent.exists()]
     around, aside = place.with_name(place.name + UNFINISHED), find_aside(place)
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         with hold_lock(place) as lock:
             with hold_signals():
+                if model is not None and lock.left:
+                    _keep_what_no_run_wrote(beside.finish_settling(around, goal) / place.name, place)
                 _remove_leftovers(place, around, aside, left=lock.left)
                 lock.stays = False
                 if journaled and lock.left and manifest.read_listed(place) is not None:
                     _remove_journal(place)  # of the finished run, which was killed between its last two steps
+            target.expect_model_replaceable(Destination(out, model), force=force)
             target.expect_replaceable(out, force=force)
             try:
                 work = around / RUN
-                work.mkdir(parents=True)
+                for folder in (work, beside.find_model_folder(work, model)):
+                    folder.mkdir(parents=True, exist_ok=True)
                 yield work
-                _finish(out, place, work, force=force, journaled=journaled)
+                _finish(Destination(out, model), goal, work, force=force, journaled=journaled)
             finally:
                 with hold_signals():
                     shutil.rmtree(around, ignore_errors=True)
@@ -77,37 +89,55 @@ def make_scratch(folder: Path) -> Iterator[Path]:
             shutil.rmtree(place, ignore_errors=True)
 
 
-def _finish(out: Path, place: Path, work: Path, *, force: bool, journaled: bool) -> None:
-    """Puts the finished folder `work` into its place; all of it is on the disk before."""
+def _finish(named: Destination, goal: Destination, work: Path, *, force: bool, journaled: bool) -> None:
+    """Puts the finished folder `work`, and the model beside it, into their places; all is on the disk before.
+
+    Args:
+        named: The places as the user wrote them.
+        goal: The same with all links resolved.
+        work: The finished folder.
+        force: Whether a finished run may be replaced.
+        journaled: Whether a journal stands beside the output folder, which has served then.
+    """
+    place = goal.folder
     raise_if_interrupted()
-    write_through(work)
+    for folder in {work, beside.find_model_folder(work, goal.model)}:
+        write_through(folder)
     with hold_signals():
         try:
+            target.expect_model_replaceable(goal, force=force)
             target.expect_replaceable(place, force=force)
-            was_exchanged = _replace(place, work)
+            replaced = _replace(place, work) if goal.model is None else beside.settle(work, goal) / place.name
         except (InputError, OSError) as error:
+            _bring_together(work, goal)
             kept = _move_to_free_name(work, place)
             mark_finished(kept)
             if journaled:
                 _remove_journal(place)
             told = describe_fault(error)
             raise Prox24Error(f"{told}. It was not so when the run began. The finished run is in {kept}.") from error
-        mark_finished(out)
+        mark_finished(named.model or named.folder)
         with suppress(OSError):  # it stands; when the disk learns its name is all that is left
             sync(place.parent)
         if journaled:
             _remove_journal(place)
-        if was_exchanged:
-            _keep_what_no_run_wrote(work, place)
+        _keep_what_no_run_wrote(replaced, place)
 
 
-def _replace(place: Path, work: Path) -> bool:
-    """Puts `work` in the place of what is there; returns whether that is at `work` now."""
+def _bring_together(work: Path, goal: Destination) -> None:
+    """Brings a model that cannot take its place into the folder of its report, as far as it is not there."""
+    if goal.model is not None and (model_folder := beside.find_model_folder(work, goal.model)).is_dir():
+        for file in model_folder.iterdir():
+            file.rename(work / file.name)
+
+
+def _replace(place: Path, work: Path) -> Path:
+    """Puts `work` in the place of what is there, which is at `work` then; returns that path."""
     if not place.exists() or not any(place.iterdir()):
         work.rename(place)  # takes the place of an empty folder, too, and of nothing else
-        return False
-    exchange(work, place)
-    return True
+    else:
+        exchange(work, place)
+    return work
 
 
 def _remove_journal(place: Path) -> None:
@@ -122,7 +152,7 @@ def _keep_what_no_run_wrote(earlier: Path, place: Path) -> None:
     Otherwise it is removed with the folder that it is in now.
     """
     try:
-        others = manifest.find_others(earlier, manifest.read_listed(earlier) or frozenset())
+        others = manifest.find_others(earlier, manifest.read_listed(earlier) or frozenset()) if earlier.exists() else []
     except OSError:
         others = ["what cannot be looked at"]
     if others:

@@ -7,6 +7,9 @@ from pathlib import Path
 from prox24_export.errors import InputError, first_line
 from prox24_export.input_files import expect_path
 from prox24_export.output import manifest
+from prox24_export.output.destination import Destination, find_data
+
+OTHER = "Choose another name with -o."
 
 
 def expect_place(out: Path) -> Path:
@@ -25,6 +28,38 @@ def expect_place(out: Path) -> Path:
         raise InputError(f"{out} is a link to nothing. Choose another folder with -o.")
     _expect_writable(place.parent)
     return place
+
+
+def expect_model_place(model: Path, folder: Path) -> None:
+    """Expects names under which an ONNX file and the folder of its report can be written side by side.
+
+    Raises:
+        InputError: The name of the file is that of a folder, or that of the folder is a link.
+    """
+    expect_path(find_data(model), "--out")
+    if model.is_dir():
+        raise InputError(f"{model} is a folder, and a name that ends in .onnx is that of a file. {OTHER}")
+    if folder.is_symlink():
+        raise InputError(f"{folder} is a link, and the report of {model} goes there. Remove it. {OTHER}")
+
+
+def expect_model_replaceable(destination: Destination, *, force: bool) -> None:
+    """Expects no file where the model and its external data go, or those of a run that `force` allows to be replaced.
+
+    Raises:
+        InputError: There is another one.
+    """
+    listed = manifest.read_listed_beside(destination.folder)
+    for file in destination.files:
+        if not os.path.lexists(file):
+            continue
+        if file.name not in listed:
+            raise InputError(
+                f"{file} is there already, and it was not written by a run whose report is in {destination.folder}: "
+                f"not even --force replaces it. {OTHER}"
+            )
+        if not force:
+            raise InputError(f"{file} is there already. Replace it with --force, or choose another name with -o.")
 
 
 def expect_replaceable(out: Path, *, force: bool) -> None:
@@ -54,23 +89,27 @@ def expect_replaceable(out: Path, *, force: bool) -> None:
         )
 
 
-def expect_outside(out: Path, sources: Iterable[object]) -> None:
-    """Expects no file that is read to lie in the output folder, since that is replaced.
+def expect_outside(out: Path, sources: Iterable[object], model: Path | None = None) -> None:
+    """Expects no file that is read to lie in the output folder, since that is replaced, or to be the output.
 
     Args:
         out: The output folder.
         sources: What the run reads; what is no path does not count.
+        model: The ONNX file that is written beside the folder; None where there is none.
 
     Raises:
         InputError: One of them does.
     """
     place = _resolve(out, "--out")
+    written = [_resolve(file, "--out") for file in Destination(out, model).files]
     for source in sources:
         if not isinstance(source, (str, Path)):
             continue
         found = _resolve(Path(source), "the path")
         if place in (found, *found.parents):
             raise InputError(f"{source}, which is read, lies inside the output folder {out}. Choose another with -o.")
+        if found in written:
+            raise InputError(f"{source}, which is read, would be replaced by the output {model}. {OTHER}")
 
 
 def _resolve(path: Path, what: str) -> Path:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from statistics import median
 from typing import NamedTuple
 
+from prox24_export.output.destination import ABOVE, list_beside
 from prox24_export.report import outcome, triton
 from prox24_export.report.markdown_table import code_span, escape_text
 from prox24_export.report.tables import number
@@ -83,7 +84,8 @@ def find_engine_file(report: Report) -> str | None:
     written = sorted(name for name in report.files if name.startswith("engines/sparse.") and name.endswith(".onnx"))
     if written:
         return written[0]
-    return ONNX_MODEL if ONNX_MODEL in report.files else report.output.path.rpartition("/")[2]
+    named = [ABOVE + name for name in list_beside(report.files) if name.lower().endswith(".onnx")]
+    return next(iter(named), ONNX_MODEL if ONNX_MODEL in report.files else report.output.path.rpartition("/")[2])
 
 
 def trtexec_line(report: Report, file: str, major: int, *, sparsity: str = "enable") -> str:
@@ -171,7 +173,7 @@ def onnxruntime_lines(file: str) -> list[str]:
 
 def _list_triton_steps(report: Report, file: str) -> list[DeployStep]:
     """Repository and configuration for Triton; none where an input or output is no tensor, which it does not serve."""
-    name = triton.name_model(report.output.path)
+    name = triton.name_model(file.removeprefix(ABOVE) if file.startswith(ABOVE) else report.output.path)
     configuration = triton.configure(name, report.interface)
     if configuration is None:
         return []

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from prox24_export.errors import InputError, describe_fault
 from prox24_export.input_files import expect_file, expect_path
+from prox24_export.output.destination import ABOVE
 from prox24_export.output.manifest import PAGES, REPORT, list_files
 from prox24_export.process.printable import escape, make_printable
 from prox24_export.report import deploy, html, html_mask, junit, markdown, model_card, outcome
@@ -44,7 +45,9 @@ def write_rendered(report: Report, folder: Path, masks: Mapping[str, Mask] | Non
     return [folder / name for name in texts]
 
 
-def write_report(report: Report, folder: Path, masks: Mapping[str, Mask] | None = None) -> Report:
+def write_report(
+    report: Report, folder: Path, masks: Mapping[str, Mask] | None = None, beside: Iterable[str] = ()
+) -> Report:
     """Writes `report.json` and every file that is rendered from it.
 
     A page that cannot be rendered or written is left out and named as a fault.
@@ -53,6 +56,7 @@ def write_report(report: Report, folder: Path, masks: Mapping[str, Mask] | None 
         report: The report of a run.
         folder: Folder to write to.
         masks: As for `write_rendered`.
+        beside: Names of files that the run wrote and that will lie beside the folder.
 
     Returns:
         The report with the names of all files, and with the faults that were found.
@@ -60,11 +64,12 @@ def write_report(report: Report, folder: Path, masks: Mapping[str, Mask] | None 
     Raises:
         OSError: A file cannot be written.
     """
-    report = replace(report, files=tuple(list_files(folder)))  # what is to be deployed
+    outside = [ABOVE + name for name in beside]
+    report = replace(report, files=(*outside, *list_files(folder)))  # what is to be deployed
     report = replace(report, files=tuple(sorted({*report.files, *_list_pages(report), REPORT})))
     report = _write_pages(report, folder, masks)
     _add_model_card(report, folder)
-    report = replace(report, files=tuple(sorted({*list_files(folder), REPORT})))
+    report = replace(report, files=tuple(sorted({*outside, *list_files(folder), REPORT})))
     _write(folder / REPORT, report.to_json())
     return report
 
@@ -132,7 +137,7 @@ def rerender_folder(folder: Path) -> list[Path]:
     """Renders the files of a finished run again from its `report.json`, which stays as it is.
 
     Args:
-        folder: The output folder of the run.
+        folder: The output folder of the run, or its ONNX file where that has a name of its own.
 
     Returns:
         The files that were written.
@@ -142,6 +147,7 @@ def rerender_folder(folder: Path) -> list[Path]:
         OSError: A file cannot be written.
     """
     expect_path(folder, "folder")
+    folder = reader.find_folder(folder)
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder. Expected the output folder of a finished run.")
     page = folder / PAGE

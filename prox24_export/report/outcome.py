@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 
 from prox24_export.option_values import GpuName
+from prox24_export.output.destination import find_run_folder
 from prox24_export.passes.graph.protocol import Reason
 from prox24_export.report import engine_tables
 from prox24_export.report.advice import OF_ACCURACY
@@ -141,6 +142,6 @@ def describe_next_step(report: Report) -> str:
     if report.faults or failed:
         return "Next: see what failed below, and what may help"
     if DEPLOY in report.files:
-        folder = report.output.path.rpartition("/")[0]
-        return f"Next: build and time it on your GPU, with the lines in {folder + '/' if folder else ''}{DEPLOY}"
+        place = find_run_folder(report.output.path, report.files) / DEPLOY
+        return f"Next: build and time it on your GPU, with the lines in {place.as_posix()}"
     return ""

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from io import StringIO
 from typing import Any
 
+from prox24_export.output.destination import ONNX, find_run_folder, list_beside
 from prox24_export.report import deploy, outcome, permutation, terminal_budget
 from prox24_export.report.advice import advise
 from prox24_export.report.engine_tables import name_uncounted
@@ -40,8 +41,15 @@ def render(report: Report) -> str:
     lines += [_gate_line(gate) for gate in report.gates]
     lines += [f"failed: {fault.stage}: {fault.message}" for fault in report.faults]
     lines += [f"warning: {warning}" for warning in report.warnings]
-    lines.append(f"{report.output.path}  ({report.seconds['total']:.1f} s)")
+    lines.append(f"{', '.join(_list_outputs(report))}  ({report.seconds['total']:.1f} s)")
     return "\n".join(lines) + "\n"
+
+
+def _list_outputs(report: Report) -> list[str]:
+    """The written model, and the ONNX file of a torch model where the user gave that a name of its own."""
+    above = find_run_folder(report.output.path, report.files).parent
+    named = [str(above / name) for name in list_beside(report.files) if name.lower().endswith(ONNX)]
+    return list(dict.fromkeys([report.output.path, *named]))
 
 
 def _head_lines(report: Report) -> list[str]:

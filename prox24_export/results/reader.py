@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 from prox24_export.errors import InputError, first_line
 from prox24_export.input_files import MB, expect_file, expect_path
+from prox24_export.output.destination import ONNX, find_report_folder
 from prox24_export.output.manifest import REPORT, TOOL
 from prox24_export.results.report import SCHEMA_VERSION, Report
 
@@ -34,12 +35,13 @@ def load_report(path: Path) -> Report:
     """Loads the report of a run.
 
     Args:
-        path: `report.json`, or the folder that holds it.
+        path: `report.json`, the folder that holds it, or an ONNX file that was written under a name of its own.
 
     Raises:
         InputError: The file cannot be read, or is not a report of this `schema_version`.
     """
     expect_path(path, "report")
+    path = find_folder(path)
     file = path / REPORT if path.is_dir() else path
     expect_file(file, "report", f"the {REPORT} of a finished run, or its folder", most=LARGEST)
     try:
@@ -49,6 +51,11 @@ def load_report(path: Path) -> Report:
     except UnicodeError as error:
         raise InputError(f"{file} is not a report: {first_line(error)}. {REMEDY}") from error
     return parse_report(text, str(file))
+
+
+def find_folder(run: Path) -> Path:
+    """Finds the folder of a run that is named by its model, `x-report` for `x.onnx`; any other path stays as it is."""
+    return find_report_folder(run) if run.suffix.lower() == ONNX and not run.is_dir() else run
 
 
 def parse_report(text: str, source: str) -> Report:

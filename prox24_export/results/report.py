@@ -295,7 +295,8 @@ class Report:
         engine: What was built and timed; None where nobody asked.
         budget: Which layers were left dense to keep a limit; None where nobody asked.
         faults: The stages that failed after the layers were solved; none where all went well.
-        files: Every file that the run wrote, by its name in the output folder; `--force` removes no other.
+        files: Every file that the run wrote, by its name in the output folder; `--force` removes no other. Those beside
+            the folder begin with `../`.
         interface: Inputs and outputs of the ONNX file that was written.
         compressed: Bytes of the written model after zlib at level 1; None where it was not measured.
         schema_version: Version of this format; it changes when a reader of the JSON would have to.

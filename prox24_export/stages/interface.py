@@ -6,7 +6,6 @@ from pathlib import Path
 
 import onnx
 
-from prox24_export.models.frontend import ONNX_MODEL
 from prox24_export.passes.front_onnx.graph import OnnxGraph
 from prox24_export.results.interface import ModelInterface, TensorFacts
 from prox24_export.stages.write import WrittenModel
@@ -18,11 +17,10 @@ NAMES = {"float": "float32", "double": "float64"}  # where ONNX calls a type oth
 
 def read_interface(written: WrittenModel) -> ModelInterface:
     """Reads inputs and outputs of the written ONNX file; both are empty where there is none."""
-    file = written.folder / ONNX_MODEL
     if isinstance(written.sparse, OnnxGraph):
         graph = written.sparse.proto.graph
-    elif file.is_file():
-        graph = onnx.load(file, load_external_data=False).graph
+    elif written.onnx.is_file():
+        graph = onnx.load(written.onnx, load_external_data=False).graph
     else:
         return ModelInterface()
     stored = {tensor.name for tensor in graph.initializer}

@@ -1,7 +1,7 @@
 """Before any work: the model opened, its layers found, samples in their parts, everything checked."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import nn
@@ -13,6 +13,7 @@ from prox24_export.errors import InputError
 from prox24_export.models.find_frontend import find_frontend, is_traced_on_samples
 from prox24_export.models.frontend import Frontend
 from prox24_export.models.onnx import OnnxFile
+from prox24_export.output.destination import Destination
 from prox24_export.output.target import expect_outside
 from prox24_export.passes.find_linears import FindLinears
 from prox24_export.passes.graph.protocol import Linear, Skipped, TracedGraph
@@ -42,6 +43,7 @@ class Job:
         size: How many samples are joined in one call of the model.
         choice: The engine that measures at the end.
         baseline: An earlier run, against which nothing may regress; None where there is none.
+        model_file: The ONNX file that is written beside the output folder; None where everything is in the folder.
     """
 
     opened: OpenedModel
@@ -53,6 +55,7 @@ class Job:
     size: int
     choice: EngineChoice
     baseline: Report | None = None
+    model_file: Path | None = None
 
     @property
     def frontend(self) -> Frontend:
@@ -72,7 +75,7 @@ class Job:
     @property
     def wants_onnx(self) -> bool:
         """Whether an ONNX file is written beside the model."""
-        return self.settings.onnx or self.frontend.always_onnx
+        return _wants_onnx(self.frontend, self.settings, self.model_file)
 
 
 @dataclass(frozen=True)
@@ -83,11 +86,13 @@ class NamedModel:
         frontend: Reads and writes it.
         calibration: The source of calibration samples, which still yields its first batch.
         target: The output folder.
+        model_file: The ONNX file that is written beside the output folder; None where everything is in the folder.
     """
 
     frontend: Frontend
     calibration: Source | None
     target: Path
+    model_file: Path | None = None
 
 
 def name_model(model: ModelSource, calibration: Source | None, out: str | Path | None) -> NamedModel:
@@ -102,7 +107,15 @@ def name_model(model: ModelSource, calibration: Source | None, out: str | Path |
     else:
         calibration, example = peek_first_batch(calibration)
     frontend = find_frontend(model, example)
-    return NamedModel(frontend, calibration, Path(out) if out is not None else Path(_default_out(frontend.path)))
+    goal = Destination.read(out if out is not None else _default_out(frontend.path))
+    if isinstance(frontend, OnnxFile) and goal.model is not None:
+        frontend = replace(frontend, written_name=goal.model.name)
+    return NamedModel(frontend, calibration, goal.folder, goal.model)
+
+
+def _wants_onnx(frontend: Frontend, settings: Settings, model_file: Path | None) -> bool:
+    """Whether an ONNX file is written beside what the front end writes."""
+    return settings.onnx or frontend.always_onnx or (model_file is not None and not isinstance(frontend, OnnxFile))
 
 
 def prepare(named: NamedModel, evaluation: Source | None, settings: Settings, run: Run) -> Job:
@@ -115,14 +128,14 @@ def prepare(named: NamedModel, evaluation: Source | None, settings: Settings, ru
     frontend, calibration = named.frontend, named.calibration
     expect_calibration(settings, calibration)
     baseline = None if settings.baseline is None else reader.load_report(Path(settings.baseline))
-    is_onnx = isinstance(frontend, OnnxFile)
+    wants_onnx = _wants_onnx(frontend, settings, named.model_file)
     request = EngineRequest(settings.engine, settings.precision, settings.min_speedup)
-    choice = choose_engine(request, has_onnx=is_onnx or settings.onnx or frontend.always_onnx)
+    choice = choose_engine(request, has_onnx=isinstance(frontend, OnnxFile) or wants_onnx)
     with run.timed("load"):
         opened = open_model(frontend)
         graph = opened.graph
-        expect_outside(named.target, opened.states)
-        if settings.onnx or frontend.always_onnx:
+        expect_outside(named.target, opened.states, named.model_file)
+        if wants_onnx:
             frontend.expect_onnx(graph)
         graph.runner()  # a model that cannot be run is refused before anything else
         found = FindLinears(settings.include, settings.exclude).call(graph=graph).layers
@@ -136,7 +149,7 @@ def prepare(named: NamedModel, evaluation: Source | None, settings: Settings, ru
         check_calibration(graph, linears, parts, facts_of_data, size=size)
         if needed:
             check_gates(graph, parts, settings, size)
-    return Job(opened, settings, named.target, found, parts, facts_of_data, size, choice, baseline)
+    return Job(opened, settings, named.target, found, parts, facts_of_data, size, choice, baseline, named.model_file)
 
 
 def expect_calibration(settings: Settings, calibration: Source | None) -> None:

@@ -9,6 +9,8 @@ from prox24_export.errors import Prox24Error
 from prox24_export.models.find_frontend import find_frontend
 from prox24_export.models.frontend import ONNX_MODEL
 from prox24_export.models.onnx import OnnxFile
+from prox24_export.output.beside import find_model_folder
+from prox24_export.output.destination import find_data
 from prox24_export.passes.front_torch.emit_onnx import verify_onnx
 from prox24_export.passes.graph.arrays import Array
 from prox24_export.passes.graph.protocol import Linear, TracedGraph
@@ -29,12 +31,14 @@ class WrittenModel:
         facts: Name, size and digest of what was read back, under the name that it will have.
         sparse: The graph of it.
         folder: The output folder, as long as it is not in place.
+        onnx: The ONNX file; where the model is none, it may be missing.
     """
 
     path: Path
     facts: FileFacts
     sparse: TracedGraph
     folder: Path
+    onnx: Path
 
     def onnx_files(self, job: Job, scratch: Path) -> tuple[Path | None, Path | None]:
         """Dense and sparse model as ONNX files, as far as there are any.
@@ -51,9 +55,9 @@ class WrittenModel:
         needed = job.choice.engine in {"tensorrt", "onnxruntime"} or job.choice.writes_files
         if not job.wants_onnx or not needed:
             return None, None
-        if not (self.folder / ONNX_MODEL).is_file():
-            raise Prox24Error(f"{ONNX_MODEL} could not be written, and engines are made from it")
-        return job.frontend.write_onnx(job.graph, scratch), self.folder / ONNX_MODEL
+        if not self.onnx.is_file():
+            raise Prox24Error(f"{self.onnx.name} could not be written, and engines are made from it")
+        return job.frontend.write_onnx(job.graph, scratch), self.onnx
 
 
 def write_model(job: Job, solved: SolvedModel, moved: Mapping[str, Array], folder: Path, run: Run) -> WrittenModel:
@@ -72,27 +76,31 @@ def write_model(job: Job, solved: SolvedModel, moved: Mapping[str, Array], folde
         PatternError: A written weight is not 2:4: a fault of this program.
         OSError: The folder cannot be written.
     """
-    linears = solved.layers_of(job)
+    linears, is_onnx = solved.layers_of(job), isinstance(job.frontend, OnnxFile)
+    model_folder = find_model_folder(folder, job.model_file)
     with run.timed("save"):
         stores = dict.fromkeys(moved, moved) | dict.fromkeys(solved.weights, solved.weights)
-        path = job.frontend.write(job.graph, PickedWeights(stores), folder)
+        path = job.frontend.write(job.graph, PickedWeights(stores), model_folder if is_onnx else folder)
     with run.timed("verify"):
         frontend = job.frontend.find_written(path)
         sparse = frontend.open()
-        found = replace(frontend.facts(sparse), path=str(job.target / path.name))
+        place = job.model_file if is_onnx and job.model_file is not None else job.target / path.name
+        found = replace(frontend.facts(sparse), path=str(place))
         VerifyPattern().call(graph=sparse, linears=linears)
+    file = path if is_onnx else model_folder / (ONNX_MODEL if job.model_file is None else job.model_file.name)
     if job.wants_onnx:
-        run.attempt(ONNX_MODEL, lambda: _write_onnx(job, sparse, linears, folder, run), None)
-    return WrittenModel(path, found, sparse, folder)
+        run.attempt(file.name, lambda: _write_onnx(job, sparse, linears, file, run), None)
+    return WrittenModel(path, found, sparse, folder, file)
 
 
-def _write_onnx(job: Job, sparse: TracedGraph, linears: Sequence[Linear], folder: Path, run: Run) -> None:
+def _write_onnx(job: Job, sparse: TracedGraph, linears: Sequence[Linear], file: Path, run: Run) -> None:
     """Writes the ONNX file beside the model and compares it with that; on any failure nothing is left of it."""
     feeds, _ = next(join_samples(job.parts.report or job.parts.fit, job.graph.inputs, 1), (None, None))
     try:
         with run.timed("verify"):
-            verify_onnx(find_frontend(job.frontend.write_onnx(sparse, folder)).open(), sparse, linears, feeds)
+            written = job.frontend.write_onnx(sparse, file.parent, file.name)
+            verify_onnx(find_frontend(written).open(), sparse, linears, feeds)
     except BaseException:
-        for file in folder.glob(f"{ONNX_MODEL}*"):
-            file.unlink()
+        for part in (file, find_data(file)):
+            part.unlink(missing_ok=True)
         raise

@@ -51,6 +51,17 @@ ANSWERS: dict[str, tuple[tuple[str, ...], str]] = {
         ("dense.onnx", *DATA, "-o", "notes.txt"),
         "notes.txt is a file. Expected a folder that does not exist yet; choose one with -o.",
     ),
+    "an output that is a model": (
+        ("dense.onnx", *DATA, "-o", "served.onnx", "--force"),
+        (
+            "served.onnx is there already, and it was not written by a run whose report is in served-report: not even "
+            "--force replaces it. Choose another name with -o."
+        ),
+    ),
+    "an output that is the model": (
+        ("dense.onnx", *DATA, "-o", "dense.onnx"),
+        "dense.onnx, which is read, would be replaced by the output dense.onnx. Choose another name with -o.",
+    ),
     "a directory without weights": (
         ("llm", *DATA),
         "llm holds no .safetensors file. Save the model with save_pretrained; pickles are not read.",
@@ -100,7 +111,7 @@ def workplace(tmp_path: Path) -> Path:
         (tmp_path / name).mkdir()
     (tmp_path / "pictures" / "cat.jpg").write_bytes(b"\xff\xd8\xff")
     (tmp_path / "llm" / "config.json").write_text(json.dumps({"architectures": ["LlamaForCausalLM"]}), encoding="utf-8")
-    for name in ("notes.txt", "pytorch_model.bin", "resnet.pth"):
+    for name in ("notes.txt", "served.onnx", "pytorch_model.bin", "resnet.pth"):
         (tmp_path / name).write_bytes(b"PK\x03\x04")
     return tmp_path
 
