@@ -24,6 +24,7 @@ from prox24_export.stages.memory import expect_memory
 from prox24_export.stages.open_model import OpenedModel, open_model
 from prox24_export.stages.run import Run
 from prox24_export.stages.samples import check_gates, collect_samples, find_batch_size
+from prox24_export.stages.workers import Workers
 
 ModelSource = str | Path | nn.Module
 
@@ -42,6 +43,7 @@ class Job:
         size: How many samples are joined in one call of the model.
         choice: The engine that measures at the end.
         baseline: An earlier run, against which nothing may regress; None where there is none.
+        workers: Who calibrates and solves; None for this process alone.
     """
 
     opened: OpenedModel
@@ -53,6 +55,7 @@ class Job:
     size: int
     choice: EngineChoice
     baseline: Report | None = None
+    workers: Workers | None = None
 
     @property
     def frontend(self) -> Frontend:

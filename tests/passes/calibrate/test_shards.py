@@ -41,7 +41,7 @@ def test_the_runs_are_cut_by_the_number_of_batches(fit: int, choice: int, sizes:
 def observe_apart(given: list[Batch], folder: Path) -> dict[str, Observation]:
     """Each run by streams of its own, from the first stage on, as workers do it."""
     graph = opened(residual_blocks(2), folder)
-    stages, shards, seen = schedule(graph, linears(graph)), cut_shards(given), {}
+    stages, shards, seen = schedule(graph, linears(graph)), cut_shards(given), dict[str, Observation]()
     streams = [Streams(graph, given) for _ in shards]
     weights: dict[str, Array] = {}
     for stage in stages:
