@@ -7,6 +7,8 @@ import secrets
 import shutil
 import signal
 import socket
+import subprocess
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -25,7 +27,7 @@ from prox24_export.stages.workers import WorkerCall, WorkerLostError, Workers
 
 LOCAL = "local"
 MOST_WORKERS = MOST_SHARDS + 1  # more would find nothing to observe
-START_SECONDS, REACH_SECONDS = 180, 5
+START_SECONDS, REACH_SECONDS, LOOK_SECONDS = 180, 5, 30
 EVERY = 1.0  # seconds between two looks for a signal
 INSTALL = "Install it with: pip install 'prox24-export[ray]', or leave out --ray."
 
@@ -235,18 +237,25 @@ def _connect(ray: Any, address: str, folder: Path | None) -> None:
 
 
 def _expect_reachable(address: str) -> None:
-    """Expects something to listen at an address; Ray itself would try for minutes.
+    """Expects the head of a cluster at an address, by a look from another process: Ray's own would wait for minutes.
 
     Raises:
-        UnavailableError: Nothing does.
+        UnavailableError: Nothing listens there, or it is no head that this process may use.
     """
     host, _, port = address.rpartition(":")
+    way = "Start one with ray start --head --port=6379, or use --ray local."
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=REACH_SECONDS).close()
-    except OSError as error:
+    except (OSError, OverflowError) as error:
+        told = getattr(error, "strerror", None) or error
+        raise UnavailableError(f"--ray {address}: no head of a cluster can be reached there: {told}. {way}") from error
+    look = [sys.executable, "-m", "ray.scripts.scripts", "health-check", "--skip-version-check", "--address", address]
+    try:
+        subprocess.run(look, timeout=LOOK_SECONDS, capture_output=True, check=True)  # noqa: S603 - our own interpreter
+    except subprocess.SubprocessError as error:
         raise UnavailableError(
-            f"--ray {address}: no head of a cluster can be reached there: {error.strerror or error}. Start one with "
-            "ray start --head --port=6379, or use --ray local."
+            f"--ray {address}: what answers there is no head of a Ray cluster, or wants the token in RAY_AUTH_TOKEN "
+            f"that it was started with. {way}"
         ) from error
 
 
