@@ -1,8 +1,9 @@
 """Solves each layer for its mask and weights, with settings chosen on held-back tokens. Knows no graph format."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
 
 from jaxtyping import Float
@@ -80,13 +81,9 @@ class Sparsify:
             ValueError: A weight has no observation, or a shape that does not fit its moments.
         """
         self.requires(weights, observations)
-        solve = self._solve_aimed if self.method in AIMS_AT_DENSE_OUTPUT else self._solve_baseline
-        sharers: dict[int, list[str]] = {}  # layers that read the same value share its moments
-        for name in weights:
-            sharers.setdefault(id(observations[name].fit), []).append(name)
-        for names in sharers.values():
+        for names in group_by_moments(observations, weights):
             seen = {name: observations.pop(name) for name in names}
-            for solved in solve(weights, seen, roundings):
+            for solved in self._solve_group(weights, seen, roundings):
                 tick()
                 yield solved
 
@@ -100,59 +97,92 @@ class Sparsify:
         if missing := set(weights) - observations.keys():
             raise ValueError(f"every layer must have been observed by calibration. Got nothing for {min(missing)}.")
 
-    def _solve_aimed(
+    def _solve_group(
         self, weights: Mapping[str, Tensor], seen: dict[str, Observation], roundings: Mapping[str, Rounding]
     ) -> Iterator[SolvedLayer]:
         """Chooses blends on held-back tokens, where there are some, and then solves on all tokens."""
         started = time.perf_counter()
-        whole, choice = (first := next(iter(seen.values()))).fit, first.choice
-        del first
-        joins = choice is not None and not self.held_back
-        tokens = whole.tokens + (choice.tokens if choice is not None and joins else 0)
-        width = whole.gram.shape[0]
-        damping = self.damping
-        if damping is None:
-            damping = automatic_damping(tokens, width)
-        blends = self._choose_blends(weights, seen, damping)
-        parts = ("fit", "choice") if joins else ("fit",)
-        residuals = {name: _add_known([one.residuals.get(part) for part in parts]) for name, one in seen.items()}
-        seen.clear()
-        if choice is not None and joins:
-            whole.add(choice)
-        del choice
-        quadratic = _factorise(whole, damping)
+        damping = self.choose_damping(next(iter(seen.values())))
+        blends = self.choose_blends(weights, seen, damping)
+        residuals = {name: self.join_residuals(one.residuals) for name, one in seen.items()}
+        whole = self.join_moments(seen)
+        solve = self.prepare(whole, damping)
+        del whole
         tasks = (
             LayerTask(weights[name], blend, residuals.pop(name), roundings.get(name)) for name, blend in blends.items()
         )
-        settings = SolverSettings(self.method, self.effort, damping=damping)
         shared = (time.perf_counter() - started) / len(blends)
-        solutions = solve_layers(tasks, whole.gram, whole.cross, whole.tokens, settings, quadratic=quadratic)
-        for (name, blend), solution in zip(blends.items(), solutions, strict=True):
+        for (name, blend), solution in zip(blends.items(), solve(tasks), strict=True):
             yield SolvedLayer(name, solution, blend, damping, shared + solution.seconds)
 
-    def _choose_blends(
-        self, weights: Mapping[str, Tensor], seen: Mapping[str, Observation], damping: float
+    @property
+    def aims(self) -> bool:
+        """Whether layers can be fitted to what the dense network gives."""
+        return self.method in AIMS_AT_DENSE_OUTPUT
+
+    def choose_damping(self, seen: Observation) -> float:
+        """Chooses the damping for layers that share an observation; 0 for a baseline, which has none."""
+        if not self.aims:
+            return 0.0
+        joined = None if self.held_back else seen.choice
+        tokens = seen.fit.tokens + (0 if joined is None else joined.tokens)
+        return automatic_damping(tokens, len(seen.fit.gram)) if self.damping is None else self.damping
+
+    def choose_blends(
+        self, weights: Mapping[str, Float[Tensor, "N K"]], seen: Mapping[str, Observation], damping: float
     ) -> dict[str, float]:
-        if self.blend is not None:
-            return dict.fromkeys(seen, self.blend)
+        """Chooses what the solver aims at, by name, for layers that share their moments; 0 for a baseline."""
+        if not self.aims or self.blend is not None:
+            return dict.fromkeys(seen, self.blend if self.aims and self.blend is not None else 0.0)
         first = next(iter(seen.values()))
         if first.choice is None:
             return dict.fromkeys(seen, USUAL_BLEND)
         fitted = _factorise(first.fit, damping)
         return {name: find_best_blend(weights[name], one, fitted) for name, one in seen.items()}
 
-    def _solve_baseline(
-        self, weights: Mapping[str, Tensor], seen: dict[str, Observation], roundings: Mapping[str, Rounding]
-    ) -> Iterator[SolvedLayer]:
+    def join_residuals(self, residuals: Mapping[str, Tensor]) -> Tensor | None:
+        """Adds up a layer's products with its residual branch, in place, over the data that it is solved on."""
+        parts = ("fit",) if self.held_back else ("fit", "choice")
+        return _add_known([residuals.get(part) for part in parts])
+
+    def join_moments(self, seen: dict[str, Observation]) -> Moments:
+        """Adds up the moments that layers share, in place, over the data that they are solved on; `seen` is emptied."""
         first = next(iter(seen.values()))
-        moments = first.fit
+        seen.clear()
         if first.choice is not None and not self.held_back:
-            moments.add(first.choice)
-        settings = SolverSettings(method=self.method)
-        tasks = (LayerTask(weights[name], rounding=roundings.get(name)) for name in seen)
-        solutions = solve_layers(tasks, moments.gram, settings=settings, squared_norms=moments.dense)
-        for name, solution in zip(seen, solutions, strict=True):
-            yield SolvedLayer(name, solution, 0.0, 0.0, solution.seconds)
+            first.fit.add(first.choice)
+        return first.fit
+
+    def prepare(self, whole: Moments, damping: float) -> Callable[[Iterable[LayerTask]], Iterator[LayerSolution]]:
+        """Prepares the solution of layers that share their moments: a Gram matrix is factorised once for all of them.
+
+        Args:
+            whole: The moments of the data that they are solved on.
+            damping: What `choose_damping` chose.
+
+        Returns:
+            A function that solves layers, and yields their solutions in order.
+        """
+        if not self.aims:
+            return partial(
+                solve_layers, gram=whole.gram, settings=SolverSettings(self.method), squared_norms=whole.dense
+            )
+        return partial(
+            solve_layers,
+            gram=whole.gram,
+            cross=whole.cross,
+            tokens=whole.tokens,
+            settings=SolverSettings(self.method, self.effort, damping=damping),
+            quadratic=_factorise(whole, damping),
+        )
+
+
+def group_by_moments(observations: Mapping[str, Observation], names: Iterable[str]) -> list[list[str]]:
+    """Groups layers that read the same value, and so share its moments."""
+    sharers: dict[int, list[str]] = {}
+    for name in names:
+        sharers.setdefault(id(observations[name].fit), []).append(name)
+    return list(sharers.values())
 
 
 def _factorise(moments: Moments, damping: float) -> Quadratic | None:

@@ -37,6 +37,7 @@ from prox24_export.stages.permute import PermutedModel, find_spaces, permute, wh
 from prox24_export.stages.plan import plan_run
 from prox24_export.stages.prepare import Job, ModelSource, expect_calibration, name_model, prepare
 from prox24_export.stages.prune import describe_layer
+from prox24_export.stages.ray_workers import open_workers
 from prox24_export.stages.refine import is_wanted
 from prox24_export.stages.resume import find_journal_to_resume, find_resumed, open_journal
 from prox24_export.stages.run import Run
@@ -80,7 +81,7 @@ def export(
     Raises:
         InputError: Model, data or options are unsuitable, or the model was changed meanwhile; or the journal is of a
             run with others. Nothing was written.
-        UnavailableError: An engine was asked for that cannot be had here; nothing was written.
+        UnavailableError: An engine was asked for that cannot be had here, or workers; nothing was written.
         OSError: The output cannot be written; nothing was left behind but the journal.
         Prox24Error: Somebody else made the output folder meanwhile; the error says where the result is.
         KeyboardInterrupt: A signal came; nothing was left behind but the journal.
@@ -89,8 +90,8 @@ def export(
     named = name_model(model, calibration, out)
     reads = named.frontend.path, named.calibration, evaluation, settings.baseline, settings.timing_cache
     taken = take_place(named.target, *reads, force=settings.force, journaled=True, model=named.model_file)
-    with catch_signals(), taken as folder:
-        prepared = prepare(named, evaluation, settings, run)
+    with catch_signals(), taken as folder, open_workers(settings.ray) as workers:
+        prepared = replace(prepare(named, evaluation, settings, run), workers=workers)
         job, judges = prepare_judges(prepared)
         measurement, timed = prepare_measurement(job, run), draw_timed_batches(job, run)
         run.warn_about(job.graph, job.facts)
@@ -256,9 +257,13 @@ def sensitivity(
             no layer can be pruned.
     """
     run = Run(choose_progress(progress))
-    with catch_signals(), tempfile.TemporaryDirectory() as name:
+    with (
+        catch_signals(),
+        tempfile.TemporaryDirectory() as name,
+        open_workers(_complete(settings).ray) as workers,
+    ):
         named = name_model(model, calibration, Path(name) / "out")
-        job = prepare(named, evaluation, _unmeasured(settings, calibration), run)
+        job = replace(prepare(named, evaluation, _unmeasured(settings, calibration), run), workers=workers)
         expect_held_back(job)
         job = permute(job, Path(name), run, Journal()).job
         solved = solve(job, Path(name), run, Journal())

@@ -72,6 +72,9 @@ DEVIATIONS = Bound(
     "one number above 0, or three", lambda numbers: _are_numbers(numbers) and all(0 < one < math.inf for one in numbers)
 )
 _SIZE = re.compile(r"[1-9][0-9]{0,4}(?:[xX][1-9][0-9]{0,4})?")
+RAY_ADDRESS = Bound(
+    "local, or an address such as 10.0.0.5:6379", lambda ray: bool(re.fullmatch(r"local|[^\s/]+:[0-9]{1,5}", str(ray)))
+)
 PICTURE_SIZE = Bound("a size such as 256 or 224x224", lambda size: bool(_SIZE.fullmatch(str(size))))
 
 
@@ -226,6 +229,10 @@ class Settings(InspectSettings, BenchSettings):
     memory: Annotated[float | None, DATA, POSITIVE] = None
     """The most memory that the run may take, in GB (2³⁰ bytes); activations that do not fit go to disk, beside the
     output folder. By default, it is four fifths of what is free."""
+
+    ray: Annotated[str | None, PRUNING, RAY_ADDRESS] = None
+    """Who calibrates and solves, by Ray: `local` for processes of this machine, or the address of a cluster's head,
+    such as 10.0.0.5:6379. Masks do not depend on it. By default, this process does all of it."""
 
     method: Annotated[Method, PRUNING] = "prox"
     """How the masks are found: `prox` is proximal ADMM, layer by layer; `prox-gradient` is the method of the paper;

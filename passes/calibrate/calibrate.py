@@ -5,7 +5,9 @@ the last stage kept, so that every node runs once per stream and batch, however 
 """
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+import itertools
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -14,14 +16,13 @@ from torch import Tensor
 from prox24_export.errors import InputError
 from prox24_export.passes.calibrate.moments import Moments, Observation
 from prox24_export.passes.calibrate.schedule import Stage
-from prox24_export.passes.calibrate.streams import Streams
+from prox24_export.passes.calibrate.shards import cut_shards
+from prox24_export.passes.calibrate.streams import Streams, ValuePair
+from prox24_export.passes.calibrate.sums import ObservedView, StageSums
 from prox24_export.passes.graph.activations import View
 from prox24_export.passes.graph.arrays import Array
-from prox24_export.passes.graph.experts import Expert
 from prox24_export.passes.graph.protocol import Linear, Use
 
-ObservedView = tuple[str, View, Expert | None]  # layers for which all three are equal share one Gram matrix
-Sums = dict[ObservedView, dict[str, Moments]]
 Residuals = dict[str, dict[str, Tensor]]
 
 
@@ -71,18 +72,34 @@ class Calibrate:
             ValueError: There is no batch.
         """
         self.requires(streams)
+        totals, pairs = StageSums(), streams.advance(stage, weights, tick)
+        for shard in cut_shards(streams.batches):
+            totals.add(self.sum_up(streams, stage, itertools.islice(pairs, len(shard))))
+        deque(pairs, maxlen=0)  # the last batch is left behind, too
+        return CalibratedStage(collect_observations(streams.pending, stage, totals))
+
+    def sum_up(self, streams: Streams, stage: Stage, pairs: Iterable[tuple[int, ValuePair]]) -> StageSums:
+        """Sums up what some batches show of a stage.
+
+        Args:
+            streams: The two streams.
+            stage: The stage that they stand at.
+            pairs: What `streams.advance` yields for these batches.
+
+        Raises:
+            InputError: As `call`.
+        """
         views = _group_by_view(stage)
-        sums: Sums = {view: {} for view in views}
-        residuals: Residuals = {}
-        for index, pair in streams.advance(stage, weights, tick):
+        sums = StageSums({view: {} for view in views})
+        for index, pair in pairs:
             part = streams.batches[index].part
             for observed, users in views.items():
                 where = f"layer {users[0].name}, calibration batch {index}"
-                self._add(sums[observed], part, observed, pair, where)
+                self._add(sums.moments[observed], part, observed, pair, where)
             if self.with_cross:
-                _add_residuals(residuals, part, stage, pair)
+                _add_residuals(sums.residuals, part, stage, pair)
             del pair
-        return CalibratedStage(_collect(streams, stage, sums, residuals))
+        return sums
 
     def _add(
         self,
@@ -127,11 +144,18 @@ class Calibrate:
             raise ValueError("calibration needs at least one batch. Got none.")
 
 
-def _collect(streams: Streams, stage: Stage, sums: Sums, residuals: Residuals) -> dict[str, Observation]:
-    """Collects the observations of the stage's layers. Moments of layers with later uses wait in `streams.pending`."""
-    pending = streams.pending
+def collect_observations(
+    pending: dict[str, dict[str, Moments]], stage: Stage, sums: StageSums
+) -> dict[str, Observation]:
+    """Collects the observations of the stage's layers by name, out of the sums over all batches.
+
+    Args:
+        pending: Moments of layers that have later uses; they wait there. It is changed.
+        stage: The stage.
+        sums: The sums, which must not be used afterwards.
+    """
     for linear, use in stage.observed:
-        seen = sums[use.activation, use.view, use.expert]
+        seen = sums.moments[use.activation, use.view, use.expert]
         known = pending.get(linear.name)
         if known is None:
             pending[linear.name] = seen if len(linear.uses) == 1 else copy.deepcopy(seen)
@@ -141,7 +165,7 @@ def _collect(streams: Streams, stage: Stage, sums: Sums, residuals: Residuals) -
     result = {}
     for linear in stage.linears:
         parts = pending.pop(linear.name)
-        result[linear.name] = Observation(parts["fit"], parts.get("choice"), residuals.get(linear.name, {}))
+        result[linear.name] = Observation(parts["fit"], parts.get("choice"), sums.residuals.get(linear.name, {}))
     return result
 
 

@@ -1,6 +1,6 @@
 """The two activation streams of a calibration, carried from stage to stage."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from prox24_export.passes.calibrate.frontier import Frontier, Spill
@@ -51,7 +51,13 @@ class Streams:
         self.frontier = Frontier(lambda batch: self.batches[batch].feeds, self.spill)
 
     def advance(
-        self, stage: Stage, weights: Mapping[str, Array], tick: Callable[[], None] = lambda: None
+        self,
+        stage: Stage,
+        weights: Mapping[str, Array],
+        tick: Callable[[], None] = lambda: None,
+        *,
+        places: Iterable[int] | None = None,
+        runners: "RunnerPair | None" = None,
     ) -> Iterator[tuple[int, ValuePair]]:
         """Runs one stage in both streams, batch by batch, and leaves both behind it.
 
@@ -59,13 +65,15 @@ class Streams:
             stage: The stage that comes next in the schedule.
             weights: The weights solved so far, in their stored shape and dtype, by name.
             tick: Called once for each batch.
+            places: The batches to run, by their place; None runs all of them.
+            runners: What runs the stage, dense and with `weights`, where somebody has it.
 
         Yields:
             The number of each batch, and what the dense and the pruned stream hold then. It should be forgotten before
             the next one is asked for, because it takes memory.
         """
-        dense, pruned = StageRunner(self.graph, stage, {}), StageRunner(self.graph, stage, weights)
-        for index in range(len(self.batches)):
+        dense, pruned = make_runners(self.graph, stage, weights) if runners is None else runners
+        for index in range(len(self.batches)) if places is None else places:
             carried = self.frontier.take(index)
             same = all(carried[0][name] is carried[1][name] for name in carried[1])
             untouched = same and not weights  # nothing is pruned yet: one run serves both streams
@@ -99,3 +107,11 @@ class StageRunner:
         if self._call is None:
             self._call = self.graph.compile(self._stage.nodes, values, self._stage.fetches, self._weights)
         return values | self._call(values)
+
+
+RunnerPair = tuple[StageRunner, StageRunner]  # of the dense and of the pruned stream
+
+
+def make_runners(graph: TracedGraph, stage: Stage, weights: Mapping[str, Array]) -> RunnerPair:
+    """Makes what runs a stage in the dense and in the pruned stream."""
+    return StageRunner(graph, stage, {}), StageRunner(graph, stage, weights)

@@ -209,8 +209,9 @@ class _Method:
             self._move(weight.device)
             self.checked = True
         solve, status = (_keep_rows, Status.ALREADY_SPARSE) if is_two_four(widen(weight)) else self._chosen
-        solution, mask = torch.empty_like(weight), torch.empty_like(weight, dtype=torch.bool)
-        layer = OpenLayer(task, solve, status, len(weight), solution, mask)
+        wanted = weight if task.rows is None else weight[task.rows]
+        solution, mask = torch.empty_like(wanted), torch.empty_like(wanted, dtype=torch.bool)
+        layer = OpenLayer(task, solve, status, len(wanted), solution, mask)
         layer.seconds = time.perf_counter() - started
         return layer
 

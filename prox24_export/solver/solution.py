@@ -1,6 +1,7 @@
 """A layer to be solved, what comes of it, and the pieces of its rows in between."""
 
 import enum
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -37,12 +38,27 @@ class LayerTask:
             product and has moved away from the dense network's; the target then makes good for it too.
         rounding: Rounds solved rows to what can be stored, given which rows they are; zeros stay zeros. The loss is
             then that of the rounded weight. None leaves rows as they are.
+        rows: One of the pieces that `cut_rows` gives: only this is solved, and the solution is that of these rows.
+            None solves all of them.
     """
 
     weight: Float[Tensor, "N K"]
     blend: float = 1.0
     residual: Float[Tensor, "N K"] | None = None
     rounding: Rounding | None = None
+    rows: slice | None = None
+
+    @property
+    def pieces(self) -> list[slice]:
+        """The rows that are to be solved, in pieces."""
+        return cut_rows(*self.weight.shape) if self.rows is None else [self.rows]
+
+
+def cut_rows(height: int, width: int) -> list[slice]:
+    """Cuts the rows of a weight [height, width] into pieces of a bounded size, each about as tall as the others."""
+    most = max(1, ROWS_AT_ONCE // width)
+    rows = max(1, -(-height // max(1, -(-height // most))))
+    return [slice(first, min(height, first + rows)) for first in range(0, height, rows)]
 
 
 @dataclass(frozen=True)
@@ -58,6 +74,7 @@ class LayerSolution:
         refinement_iterations: Steps of the refinement, of the same cost for the rows that have not stopped.
         seconds: Wall time.
         status: Why the solver stopped.
+        energy: `tr(W gram Wᵀ)`; NaN where nobody has measured it.
     """
 
     weight: Float[Tensor, "N K"]
@@ -68,6 +85,29 @@ class LayerSolution:
     refinement_iterations: int
     seconds: float
     status: Status
+    energy: float = math.nan
+
+
+def join_rows(pieces: Sequence[LayerSolution]) -> LayerSolution:
+    """Joins the solutions of all pieces of a layer, in their order, to what solving it whole gives.
+
+    Raises:
+        ValueError: There is none.
+    """
+    if not pieces:
+        raise ValueError("pieces must be those of a layer. Got none.")
+    lost, energy = (sum((getattr(piece, name) for piece in pieces), 0.0) for name in ("loss", "energy"))
+    return LayerSolution(
+        weight=torch.cat([piece.weight for piece in pieces]),
+        mask=torch.cat([piece.mask for piece in pieces]),
+        loss=lost,
+        relative_error=lost / energy if energy > 0 else 0.0,
+        iterations=max(piece.iterations for piece in pieces),
+        refinement_iterations=max(piece.refinement_iterations for piece in pieces),
+        seconds=sum(piece.seconds for piece in pieces),
+        status=next((piece.status for piece in pieces if piece.status is Status.LIMIT), pieces[0].status),
+        energy=energy,
+    )
 
 
 def widen(weight: Tensor) -> Tensor:
@@ -84,7 +124,7 @@ class OpenLayer:
         solve: What solves its rows.
         status: What it is said to be when all its rows are done.
         left: Rows that are not done.
-        solution: 2:4 weight, as far as it is done.
+        solution: 2:4 weight of the rows that are to be solved, as far as it is done.
         mask: Its mask.
         lost: Loss of the rows that are done.
         energy: `tr(W gram Wᵀ)` of the rows that are done.
@@ -106,19 +146,18 @@ class OpenLayer:
     seconds: float = 0.0
 
     def cut(self) -> Iterator["Piece"]:
-        """Cuts it into pieces of a bounded size, each about as tall as the others."""
-        height, width = self.task.weight.shape
-        most = max(1, ROWS_AT_ONCE // width)
-        rows = -(-height // max(1, -(-height // most)))
-        for first in range(0, height, max(1, rows)):
-            yield Piece(self, slice(first, min(height, first + rows)))
+        """Cuts it into its pieces."""
+        for part in self.task.pieces:
+            yield Piece(self, part)
 
     def take(self, piece: "Piece", solved: "Solved", gram: Float[Tensor, "K K"]) -> None:
         """Takes the solution of some of its rows."""
         part, rounding = piece.part, self.task.rounding
         rounded = solved.weight if rounding is None else rounding(solved.weight, part)
         weight = positive_zeros(rounded.to(self.solution.dtype))
-        self.solution[part], self.mask[part] = weight, weight != 0
+        first = 0 if self.task.rows is None else self.task.rows.start
+        place = slice(part.start - first, part.stop - first)
+        self.solution[place], self.mask[place] = weight, weight != 0
         self.energy += energy(piece.rows, gram)
         self.lost += float(loss(weight, solved.target, gram).sum())
         self.iterations = max(self.iterations, solved.iterations)
@@ -137,6 +176,7 @@ class OpenLayer:
             refinement_iterations=self.refinements,
             seconds=self.seconds,
             status=self.status,
+            energy=self.energy,
         )
 
 

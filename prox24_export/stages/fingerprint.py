@@ -29,7 +29,7 @@ NOT_COUNTED = frozenset({
     *("tokenizer", "preprocess", "resize", "crop", "mean", "std", "layout", "classes"),  # samples count as they are fed
     *("shapes", "stride", "metric", "memory", "budget", "max_accuracy_drop", "max_metric_change", "min_snr"),
     *("min_sparse_layers", "min_speedup", "strict", "baseline", "engine", "precision", "workspace_mb", "timing_cache"),
-    *("onnx", "force", "no_resume"),
+    *("onnx", "force", "no_resume", "ray"),
 })  # fmt: skip
 """The options that do not: what is measured, checked and written once the layers are solved and refined."""
 FILES = {

@@ -25,6 +25,7 @@ from prox24_export.stages.memory import expect_memory
 from prox24_export.stages.open_model import OpenedModel, open_model
 from prox24_export.stages.run import Run
 from prox24_export.stages.samples import check_gates, collect_samples, find_batch_size
+from prox24_export.stages.workers import Workers
 
 ModelSource = str | Path | nn.Module
 
@@ -44,6 +45,7 @@ class Job:
         choice: The engine that measures at the end.
         baseline: An earlier run, against which nothing may regress; None where there is none.
         model_file: The ONNX file that is written beside the output folder; None where everything is in the folder.
+        workers: Who calibrates and solves; None for this process alone.
     """
 
     opened: OpenedModel
@@ -56,6 +58,7 @@ class Job:
     choice: EngineChoice
     baseline: Report | None = None
     model_file: Path | None = None
+    workers: Workers | None = None
 
     @property
     def frontend(self) -> Frontend:

@@ -1,13 +1,10 @@
 """Pruning, stage by stage: a layer's input is observed in both streams, it is solved, and the next stage reads it."""
 
 import math
-from collections import deque
 from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-
-from torch import Tensor
 
 from prox24_export.data.batches import make_batches
 from prox24_export.data.samples import Parts
@@ -20,7 +17,6 @@ from prox24_export.passes.calibrate.schedule import Stage, schedule
 from prox24_export.passes.calibrate.streams import Streams
 from prox24_export.passes.find_linears import skip_unreached
 from prox24_export.passes.graph.arrays import Array, is_finite
-from prox24_export.passes.graph.lazy_tensors import LazyTensors
 from prox24_export.passes.graph.protocol import Linear, Skipped, TracedGraph
 from prox24_export.passes.sparsify import SolvedLayer, Sparsify
 from prox24_export.progress import Progress, Steps
@@ -30,6 +26,8 @@ from prox24_export.settings import Settings
 from prox24_export.stages.journal import NO_RECORDS, LayerRecords
 from prox24_export.stages.memory import find_spill
 from prox24_export.stages.norms import find_widest, mask_by_norms
+from prox24_export.stages.spread import SpreadWork, Team
+from prox24_export.stages.stage_work import OwnWork, StageWork
 
 BATCHES, LAYERS = "batches", "layers"  # kinds of steps of this stage
 
@@ -55,6 +53,7 @@ def prune(
     settings: Settings,
     progress: Progress,
     records: LayerRecords = NO_RECORDS,
+    team: Team | None = None,
 ) -> PrunedLayers:
     """Prunes every layer, stage by stage: each stage reads what the pruned layers before it give.
 
@@ -72,9 +71,11 @@ def prune(
         settings: How the layers are solved.
         progress: Where to show progress.
         records: Has the layers that an earlier run has solved, and takes those that are solved here.
+        team: Who does the work; None for this process alone.
 
     Raises:
-        InputError: A weight or an activation holds NaN or Inf.
+        InputError: A weight or an activation holds NaN or Inf, or the workers have another model.
+        Prox24Error: Work was lost with several workers.
     """
     rows = [describe_layer(layer, graph.parameters) for layer in found]
     linears = [layer for layer in found if isinstance(layer, Linear)]
@@ -87,22 +88,25 @@ def prune(
     streams = Streams(graph, batches, find_spill(stages, settings, 2 if parts.choice else 1, scratch))
     calibrate = Calibrate(settings.method in AIMS_AT_DENSE_OUTPUT, find_widest(settings.method))
     sparsify = Sparsify(settings.layer_method, settings.effort, settings.damping, settings.blend, held_back)
+    work: StageWork = OwnWork(streams, calibrate, sparsify)
+    if team is not None:
+        work = SpreadWork(team, stages, linears, streams, calibrate, sparsify, settings)
     known = (done := _DoneLayers(graph, linears, weights, records)).known
-    work = {BATCHES: float(len(stages) * len(batches)), LAYERS: sum(map(_estimate_cost, linears))}
-    with progress.stage("calibrate and prune", sum(work.values()), work) as tick:
+    costs = {BATCHES: float(len(stages) * len(batches)), LAYERS: sum(map(_estimate_cost, linears))}
+    with progress.stage("calibrate and prune", sum(costs.values()), costs) as tick:
         observe = partial(tick, BATCHES)
         for stage in stages:
             return_free_memory()
             if all(linear.name in known for linear, _ in stage.observed):
-                deque(streams.advance(stage, weights, observe), maxlen=0)
+                work.pass_by(stage, weights, observe)
                 seen: dict[str, Observation] = {}
             else:
-                seen = calibrate.call(streams=streams, stage=stage, weights=weights, tick=observe).observations
-            _solve_stage(stage, seen, sparsify, done, tick)
+                seen = work.observe(stage, weights, observe)
+            _solve_stage(stage, seen, sparsify, work, done, tick)
         if known:
             tick.tell(f"{len(known)} of {len(linears)} layers were solved before")
     rows = [done.rows[layer.name] if isinstance(layer, Linear) else row for row, layer in zip(rows, found, strict=True)]
-    return PrunedLayers(rows, Executions(streams.executions, streams.one_pass, len(stages)), done.masks)
+    return PrunedLayers(rows, Executions(work.executions, streams.one_pass, len(stages)), done.masks)
 
 
 class _DoneLayers:
@@ -157,8 +161,8 @@ class _DoneLayers:
         self._records.write(self._places[linear.name], row, mask, weight)
 
 
-def _solve_stage(
-    stage: Stage, seen: dict[str, Observation], sparsify: Sparsify, done: _DoneLayers, tick: Steps
+def _solve_stage(  # noqa: PLR0917 - what a stage needs
+    stage: Stage, seen: dict[str, Observation], sparsify: Sparsify, work: StageWork, done: _DoneLayers, tick: Steps
 ) -> None:
     """Solves the layers of a stage that are not known, and takes those that are."""
     by_name = {}
@@ -177,9 +181,7 @@ def _solve_stage(
         solved = mask_by_norms(linear, weight, seen.pop(name), sparsify.method, held_back=sparsify.held_back)
         done.take_solved(linear, solved)
         tick()
-    dense = LazyTensors(partial(_weight, done.graph, by_name), tuple(by_name))
-    roundings = {name: linear.round_rows for name, linear in by_name.items() if linear.grid is not None}
-    for solved in sparsify.call(weights=dense, observations=seen, roundings=roundings):
+    for solved in work.solve(by_name, seen):
         done.show(tick, by_name[solved.name])
         tick.tell(f"{solved.name}: error {solved.solution.relative_error:.3g}")
         done.take_solved(by_name[solved.name], solved)
@@ -197,10 +199,6 @@ def draw_masks(linears: Sequence[Linear], weights: Mapping[str, Array]) -> dict[
         for linear in linears
         if linear.weight in weights
     }
-
-
-def _weight(graph: TracedGraph, by_name: Mapping[str, Linear], name: str) -> Tensor:
-    return graph.weight(by_name[name])
 
 
 def _why_unreached(seen: Observation) -> str:

@@ -14,6 +14,7 @@ from prox24_export.stages.prepare import Job
 from prox24_export.stages.prune import PrunedLayers, draw_masks, prune
 from prox24_export.stages.refine import open_differentiable, refine
 from prox24_export.stages.run import Run
+from prox24_export.stages.spread import gather_team
 from prox24_export.stages.weight_store import PickedWeights, WeightStore
 
 REFINEMENT_FAILED = RefinementReport(kept=False, reason="it failed")
@@ -55,6 +56,7 @@ def solve(job: Job, scratch: Path, run: Run, journal: Journal) -> SolvedModel:
     Raises:
         InputError: A weight or an activation holds NaN or Inf.
     """
+    team = None if job.workers is None else gather_team(job.workers, job.frontend, job.graph, scratch)
 
     def layer_by_layer(weights: WeightStore, *, held_back: bool) -> PrunedLayers:
         with run.timed("prune"):
@@ -69,6 +71,7 @@ def solve(job: Job, scratch: Path, run: Run, journal: Journal) -> SolvedModel:
                 settings=job.settings,
                 progress=run.progress,
                 records=journal.layers(held_back=held_back),
+                team=team,
             )
 
     function = open_differentiable(job)

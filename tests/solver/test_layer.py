@@ -11,6 +11,7 @@ from prox24_export.solver.admm import ProximalAdmm
 from prox24_export.solver.pattern import is_two_four
 from prox24_export.solver.quadratic import Quadratic
 from prox24_export.solver.refine import MaskedGradient
+from prox24_export.solver.solution import cut_rows, join_rows
 from tests.solver.problems import best_on_mask, correlated, row_losses, two_four_masks, weights
 
 METHODS = get_args(LayerMethod)
@@ -191,6 +192,29 @@ def test_layers_side_by_side_are_solved_as_each_alone(method: LayerMethod, monke
         alone = solve_layer(task.weight, gram, cross, 200, blended, residual=task.residual)
         assert torch.equal(one.weight, alone.weight)
         assert (one.loss, one.iterations, one.status) == (alone.loss, alone.iterations, alone.status)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_pieces_of_a_layer_that_are_solved_apart_join_to_the_layer(
+    method: LayerMethod, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, dense = correlated(200, 16), correlated(200, 16, seed=1)
+    gram, cross, settings = x.T @ x, dense.T @ x, SolverSettings(method)
+    monkeypatch.setattr("prox24_export.solver.solution.ROWS_AT_ONCE", 16 * 12)
+    weight = weights(40, 16)
+    weight[:10] = torch.tensor([1.0, 0.0, 0.0, 2.0]).repeat(4)  # a piece that is 2:4, in a layer that is not
+    whole = LayerTask(weight, 0.5, 0.1 * weights(40, 16, seed=2).double())
+    (expected,) = solve_layers([whole], gram, cross, 200, settings)
+    pieces = cut_rows(*weight.shape)
+    assert len(pieces) == 4
+    apart = [next(solve_layers([dataclasses.replace(whole, rows=rows)], gram, cross, 200, settings)) for rows in pieces]
+    joined = join_rows(apart)
+    assert torch.equal(joined.weight, expected.weight)
+    assert torch.equal(joined.mask, expected.mask)
+    for name in ("loss", "energy", "relative_error", "iterations", "refinement_iterations", "status"):
+        assert getattr(joined, name) == getattr(expected, name)
+    with pytest.raises(ValueError, match=r"pieces must be those of a layer\. Got none\."):
+        join_rows([])
 
 
 def test_an_inverse_is_made_once_for_rows_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
