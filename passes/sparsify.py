@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.linalg import LinAlgError  # type: ignore[attr-defined] # documented, but missing from the stubs
@@ -51,6 +52,7 @@ class Sparsify:
             on the choice part of the data.
         held_back: Whether the choice part is used to choose settings only. Otherwise layers are then solved on the fit
             and the choice part together.
+        halvings: How often the pieces in which layers are solved are halved, for a device with little room.
     """
 
     method: LayerMethod = "prox"
@@ -58,6 +60,7 @@ class Sparsify:
     damping: float | None = None
     blend: float | None = None
     held_back: bool = False
+    halvings: int = 0
 
     def call(
         self,
@@ -124,7 +127,7 @@ class Sparsify:
         tasks = (
             LayerTask(weights[name], blend, residuals.pop(name), roundings.get(name)) for name, blend in blends.items()
         )
-        settings = SolverSettings(self.method, self.effort, damping=damping)
+        settings = SolverSettings(self.method, self.effort, damping=damping, halvings=self.halvings)
         shared = (time.perf_counter() - started) / len(blends)
         solutions = solve_layers(tasks, whole.gram, whole.cross, whole.tokens, settings, quadratic=quadratic)
         for (name, blend), solution in zip(blends.items(), solutions, strict=True):
@@ -148,7 +151,7 @@ class Sparsify:
         moments = first.fit
         if first.choice is not None and not self.held_back:
             moments.add(first.choice)
-        settings = SolverSettings(method=self.method)
+        settings = SolverSettings(method=self.method, halvings=self.halvings)
         tasks = (LayerTask(weights[name], rounding=roundings.get(name)) for name in seen)
         solutions = solve_layers(tasks, moments.gram, settings=settings, squared_norms=moments.dense)
         for name, solution in zip(seen, solutions, strict=True):
@@ -185,7 +188,7 @@ def find_best_blend(weight: Float[Tensor, "N K"], seen: Observation, fitted: Qua
     held = seen.choice
     if held is None or fitted is None:
         return 0.0
-    gain = curvature = 0.0
+    sums = torch.zeros(2, dtype=torch.float64, device=weight.device)  # gain and curvature, which are read once
     rows = max(1, ENTRIES_AT_ONCE // weight.shape[1])
     for first in range(0, len(weight), rows):
         part = slice(first, first + rows)
@@ -197,6 +200,7 @@ def find_best_blend(weight: Float[Tensor, "N K"], seen: Observation, fitted: Qua
         wanted = (wide @ held.cross).sub_(wide @ held.gram)
         if "choice" in residuals:
             wanted += residuals["choice"]
-        gain += float((wanted * correction).sum())
-        curvature += float(((correction @ held.gram) * correction).sum())
+        sums[0] += (wanted * correction).sum()
+        sums[1] += ((correction @ held.gram) * correction).sum()
+    gain, curvature = sums.tolist()
     return min(1.0, max(0.0, gain / curvature)) if curvature > 0 else 0.0

@@ -72,6 +72,9 @@ DEVIATIONS = Bound(
     "one number above 0, or three", lambda numbers: _are_numbers(numbers) and all(0 < one < math.inf for one in numbers)
 )
 _SIZE = re.compile(r"[1-9][0-9]{0,4}(?:[xX][1-9][0-9]{0,4})?")
+DEVICE = Bound(
+    "auto, cpu, cuda or cuda:N", lambda device: bool(re.fullmatch(r"auto|cpu|cuda(:[0-9]{1,3})?", str(device)))
+)
 PICTURE_SIZE = Bound("a size such as 256 or 224x224", lambda size: bool(_SIZE.fullmatch(str(size))))
 
 
@@ -226,6 +229,11 @@ class Settings(InspectSettings, BenchSettings):
     memory: Annotated[float | None, DATA, POSITIVE] = None
     """The most memory that the run may take, in GB (2³⁰ bytes); activations that do not fit go to disk, beside the
     output folder. By default, it is four fifths of what is free."""
+
+    device: Annotated[str, DATA, DEVICE] = "auto"
+    """Where calibration, solver, refinement and accuracy compute: `cpu`, `cuda`, or `cuda:1` for the second GPU. With
+    `auto` it is the first GPU that torch sees, else the CPU. Sums are rounded differently on another device, so that
+    single entries of the masks may differ."""
 
     method: Annotated[Method, PRUNING] = "prox"
     """How the masks are found: `prox` is proximal ADMM, layer by layer; `prox-gradient` is the method of the paper;

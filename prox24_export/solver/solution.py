@@ -105,10 +105,14 @@ class OpenLayer:
     refinements: int = 0
     seconds: float = 0.0
 
-    def cut(self) -> Iterator["Piece"]:
-        """Cuts it into pieces of a bounded size, each about as tall as the others."""
+    def cut(self, halvings: int = 0) -> Iterator["Piece"]:
+        """Cuts it into pieces of a bounded size, each about as tall as the others.
+
+        Args:
+            halvings: How often that size is halved.
+        """
         height, width = self.task.weight.shape
-        most = max(1, ROWS_AT_ONCE // width)
+        most = max(1, (ROWS_AT_ONCE >> halvings) // width)
         rows = -(-height // max(1, -(-height // most)))
         for first in range(0, height, max(1, rows)):
             yield Piece(self, slice(first, min(height, first + rows)))
@@ -119,8 +123,9 @@ class OpenLayer:
         rounded = solved.weight if rounding is None else rounding(solved.weight, part)
         weight = positive_zeros(rounded.to(self.solution.dtype))
         self.solution[part], self.mask[part] = weight, weight != 0
-        self.energy += energy(piece.rows, gram)
-        self.lost += float(loss(weight, solved.target, gram).sum())
+        sums = torch.stack([energy(piece.rows, gram), loss(weight, solved.target, gram).sum()]).tolist()
+        self.energy += sums[0]
+        self.lost += sums[1]
         self.iterations = max(self.iterations, solved.iterations)
         self.refinements = max(self.refinements, solved.refinements)
         self.status = Status.LIMIT if solved.hit_the_limit else self.status
@@ -191,11 +196,16 @@ class Solved:
 Solve = Callable[[Sequence[Piece]], Iterable[Solved]]
 
 
-def have_room(pieces: Sequence[Piece], piece: Piece) -> bool:
+def have_room(pieces: Sequence[Piece], piece: Piece, halvings: int = 0) -> bool:
     """Whether a piece can be solved beside those at hand.
 
     Together they may have as many rows as the Gram matrix has: an inverse of that costs little beside their products,
     and their memory is that of a few such matrices.
+
+    Args:
+        pieces: Those at hand.
+        piece: Another one.
+        halvings: How often what they may take together is halved.
     """
-    most = max(ROWS_AT_ONCE, piece.layer.solution.shape[1] ** 2)
+    most = max(ROWS_AT_ONCE, piece.layer.solution.shape[1] ** 2) >> halvings
     return not pieces or sum(one.size for one in pieces) + piece.size <= most

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from prox24_export.data.batches import make_batches
@@ -24,9 +25,11 @@ from prox24_export.passes.graph.lazy_tensors import LazyTensors
 from prox24_export.passes.graph.protocol import Linear, Skipped, TracedGraph
 from prox24_export.passes.sparsify import SolvedLayer, Sparsify
 from prox24_export.progress import Progress, Steps
+from prox24_export.results.device import HostWork
 from prox24_export.results.mask import Thumbnail, make_thumbnail
 from prox24_export.results.report import Executions, LayerReport
 from prox24_export.settings import Settings
+from prox24_export.stages.device import CPU, StagePlacement, place_on
 from prox24_export.stages.journal import NO_RECORDS, LayerRecords
 from prox24_export.stages.memory import find_spill
 from prox24_export.stages.norms import find_widest, mask_by_norms
@@ -36,11 +39,12 @@ BATCHES, LAYERS = "batches", "layers"  # kinds of steps of this stage
 
 @dataclass(frozen=True)
 class PrunedLayers:
-    """What pruning leaves beside the weights: a row for every layer, and a corner of every mask."""
+    """What pruning leaves beside the weights: a row for every layer, a corner of every mask, what the host ran."""
 
     layers: Sequence[LayerReport]
     executions: Executions | None
     masks: Mapping[str, Thumbnail] = field(default_factory=dict)
+    on_host: Sequence[HostWork] = ()
 
 
 def prune(
@@ -55,6 +59,7 @@ def prune(
     settings: Settings,
     progress: Progress,
     records: LayerRecords = NO_RECORDS,
+    placement: StagePlacement | None = None,
 ) -> PrunedLayers:
     """Prunes every layer, stage by stage: each stage reads what the pruned layers before it give.
 
@@ -72,6 +77,7 @@ def prune(
         settings: How the layers are solved.
         progress: Where to show progress.
         records: Has the layers that an earlier run has solved, and takes those that are solved here.
+        placement: Where the stages of the model run; None for the host.
 
     Raises:
         InputError: A weight or an activation holds NaN or Inf.
@@ -81,14 +87,12 @@ def prune(
     if not linears:
         return PrunedLayers(rows, None)
     expect_finite_weights(graph, linears)
-    stages = schedule(graph, linears)
-    sources = (("fit", parts.fit), ("choice", parts.choice))
-    batches = [batch for part, samples in sources for batch in make_batches(samples, graph.inputs, part, size)]
-    streams = Streams(graph, batches, find_spill(stages, settings, 2 if parts.choice else 1, scratch))
+    stages, placement = schedule(graph, linears), placement or place_on(graph, CPU)
+    streams = _start_streams(graph, parts, stages, size, placement, settings, scratch)
     calibrate = Calibrate(settings.method in AIMS_AT_DENSE_OUTPUT, find_widest(settings.method))
-    sparsify = Sparsify(settings.layer_method, settings.effort, settings.damping, settings.blend, held_back)
-    known = (done := _DoneLayers(graph, linears, weights, records)).known
-    work = {BATCHES: float(len(stages) * len(batches)), LAYERS: sum(map(_estimate_cost, linears))}
+    sparsify = _make_sparsify(settings, placement, held_back=held_back)
+    known = (done := _DoneLayers(graph, linears, weights, records, placement.device)).known
+    work = {BATCHES: float(len(stages) * len(streams.batches)), LAYERS: sum(map(_estimate_cost, linears))}
     with progress.stage("calibrate and prune", sum(work.values()), work) as tick:
         observe = partial(tick, BATCHES)
         for stage in stages:
@@ -102,7 +106,32 @@ def prune(
         if known:
             tick.tell(f"{len(known)} of {len(linears)} layers were solved before")
     rows = [done.rows[layer.name] if isinstance(layer, Linear) else row for row, layer in zip(rows, found, strict=True)]
-    return PrunedLayers(rows, Executions(streams.executions, streams.one_pass, len(stages)), done.masks)
+    return PrunedLayers(rows, _count_executions(streams, stages), done.masks, placement.list_host_work(stages))
+
+
+def _start_streams(  # noqa: PLR0917 - in the order in which they are looked at
+    graph: TracedGraph,
+    parts: Parts,
+    stages: Sequence[Stage],
+    size: int,
+    placement: StagePlacement,
+    settings: Settings,
+    scratch: Path,
+) -> Streams:
+    """Joins the samples into batches, and starts both streams with them."""
+    spill = find_spill(stages, settings, 2 if parts.choice else 1, scratch, placement.moves_to)
+    sources, size = (("fit", parts.fit), ("choice", parts.choice)), placement.shrink(size)
+    batches = [batch for part, samples in sources for batch in make_batches(samples, graph.inputs, part, size)]
+    return Streams(placement.compiler, batches, spill, placement.moves_to)
+
+
+def _count_executions(streams: Streams, stages: Sequence[Stage]) -> Executions:
+    return Executions(streams.executions, streams.one_pass, len(stages))
+
+
+def _make_sparsify(settings: Settings, placement: StagePlacement, *, held_back: bool) -> Sparsify:
+    method, halvings = settings.layer_method, placement.halvings
+    return Sparsify(method, settings.effort, settings.damping, settings.blend, held_back, halvings)
 
 
 class _DoneLayers:
@@ -114,6 +143,7 @@ class _DoneLayers:
         linears: Sequence[Linear],
         weights: MutableMapping[str, Array],
         records: LayerRecords,
+        device: torch.device,
     ) -> None:
         """Reads what is recorded; no layer is done yet.
 
@@ -122,13 +152,18 @@ class _DoneLayers:
             linears: Its layers that can be pruned.
             weights: Takes the solved weights by name, as they are stored.
             records: Takes every layer that is solved.
+            device: Where layers are solved.
         """
-        self.graph = graph
+        self.graph, self._device = graph, device
         self.rows: dict[str, LayerReport] = {}
         self.masks: dict[str, Thumbnail] = {}
         self.known = records.read(linears)
         self._weights, self._records = weights, records
         self._places = {linear.name: place for place, linear in enumerate(linears)}
+
+    def read_weight(self, linear: Linear) -> Tensor:
+        """Reads the dense weight of a layer to where it is solved."""
+        return self.graph.weight(linear).to(self._device)
 
     def show(self, tick: Steps, linear: Linear) -> None:
         """Advances the progress by a layer that is being taken."""
@@ -149,10 +184,10 @@ class _DoneLayers:
         self._records.write(self._places[linear.name], row)
 
     def take_solved(self, linear: Linear, solved: SolvedLayer) -> None:
-        """Takes a layer that is solved now, and records it."""
+        """Takes a layer that is solved now, and records it; its weight comes back from its device once."""
         row = _describe_solution(describe_layer(linear, self.graph.parameters), solved)
-        mask = make_thumbnail(solved.solution.mask.cpu().numpy())
-        weight = linear.to_stored(solved.solution.weight)
+        matrix = solved.solution.weight.cpu()
+        mask, weight = make_thumbnail((matrix != 0).numpy()), linear.to_stored(matrix)
         self.rows[linear.name], self.masks[linear.name], self._weights[linear.weight] = row, mask, weight
         self._records.write(self._places[linear.name], row, mask, weight)
 
@@ -173,11 +208,11 @@ def _solve_stage(
             by_name[linear.name] = linear
     for name in [name for name in by_name if not seen[name].fit.has_gram]:
         linear = by_name.pop(name)
-        weight = done.graph.weight(linear)
+        weight = done.read_weight(linear)
         solved = mask_by_norms(linear, weight, seen.pop(name), sparsify.method, held_back=sparsify.held_back)
         done.take_solved(linear, solved)
         tick()
-    dense = LazyTensors(partial(_weight, done.graph, by_name), tuple(by_name))
+    dense = LazyTensors(lambda name: done.read_weight(by_name[name]), tuple(by_name))
     roundings = {name: linear.round_rows for name, linear in by_name.items() if linear.grid is not None}
     for solved in sparsify.call(weights=dense, observations=seen, roundings=roundings):
         done.show(tick, by_name[solved.name])
@@ -197,10 +232,6 @@ def draw_masks(linears: Sequence[Linear], weights: Mapping[str, Array]) -> dict[
         for linear in linears
         if linear.weight in weights
     }
-
-
-def _weight(graph: TracedGraph, by_name: Mapping[str, Linear], name: str) -> Tensor:
-    return graph.weight(by_name[name])
 
 
 def _why_unreached(seen: Observation) -> str:
