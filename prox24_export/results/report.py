@@ -11,6 +11,7 @@ from typing import Any, Literal
 from prox24_export.errors import UnavailableError, describe_missing
 from prox24_export.results.budget import BudgetReport
 from prox24_export.results.change import Change
+from prox24_export.results.device import DeviceReport
 from prox24_export.results.engine import EngineReport, Estimate
 from prox24_export.results.interface import ModelInterface
 from prox24_export.results.permutation import PermutationReport
@@ -298,6 +299,7 @@ class Report:
         files: Every file that the run wrote, by its name in the output folder; `--force` removes no other.
         interface: Inputs and outputs of the ONNX file that was written.
         compressed: Bytes of the written model after zlib at level 1; None where it was not measured.
+        device: The device that it was computed on; None in reports of earlier versions.
         schema_version: Version of this format; it changes when a reader of the JSON would have to.
     """
 
@@ -324,6 +326,7 @@ class Report:
     files: tuple[str, ...] = ()
     interface: ModelInterface = field(default_factory=ModelInterface)
     compressed: int | None = None
+    device: DeviceReport | None = None
     schema_version: int = SCHEMA_VERSION
 
     def __repr__(self) -> str:
