@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.linalg import LinAlgError  # type: ignore[attr-defined] # documented, but missing from the stubs
@@ -52,6 +53,7 @@ class Sparsify:
             on the choice part of the data.
         held_back: Whether the choice part is used to choose settings only. Otherwise layers are then solved on the fit
             and the choice part together.
+        halvings: How often the pieces in which layers are solved are halved, for a device with little room.
     """
 
     method: LayerMethod = "prox"
@@ -59,6 +61,7 @@ class Sparsify:
     damping: float | None = None
     blend: float | None = None
     held_back: bool = False
+    halvings: int = 0
 
     def call(
         self,
@@ -165,14 +168,17 @@ class Sparsify:
         """
         if not self.aims:
             return partial(
-                solve_layers, gram=whole.gram, settings=SolverSettings(self.method), squared_norms=whole.dense
+                solve_layers,
+                gram=whole.gram,
+                settings=SolverSettings(self.method, halvings=self.halvings),
+                squared_norms=whole.dense,
             )
         return partial(
             solve_layers,
             gram=whole.gram,
             cross=whole.cross,
             tokens=whole.tokens,
-            settings=SolverSettings(self.method, self.effort, damping=damping),
+            settings=SolverSettings(self.method, self.effort, damping=damping, halvings=self.halvings),
             quadratic=_factorise(whole, damping),
         )
 
@@ -215,7 +221,7 @@ def find_best_blend(weight: Float[Tensor, "N K"], seen: Observation, fitted: Qua
     held = seen.choice
     if held is None or fitted is None:
         return 0.0
-    gain = curvature = 0.0
+    sums = torch.zeros(2, dtype=torch.float64, device=weight.device)  # gain and curvature, which are read once
     rows = max(1, ENTRIES_AT_ONCE // weight.shape[1])
     for first in range(0, len(weight), rows):
         part = slice(first, first + rows)
@@ -227,6 +233,7 @@ def find_best_blend(weight: Float[Tensor, "N K"], seen: Observation, fitted: Qua
         wanted = (wide @ held.cross).sub_(wide @ held.gram)
         if "choice" in residuals:
             wanted += residuals["choice"]
-        gain += float((wanted * correction).sum())
-        curvature += float(((correction @ held.gram) * correction).sum())
+        sums[0] += (wanted * correction).sum()
+        sums[1] += ((correction @ held.gram) * correction).sum()
+    gain, curvature = sums.tolist()
     return min(1.0, max(0.0, gain / curvature)) if curvature > 0 else 0.0

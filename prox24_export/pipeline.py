@@ -119,7 +119,7 @@ def _run_stages(  # noqa: PLR0917 - what is prepared before them
         written = write_model(job, solved, moved, folder, run)
         is_copy, layers = not solved.weights, solved.pruned.layers
     job.opened.expect_unchanged()
-    accuracy = run.attempt("accuracy", lambda: measure_accuracy(measurement, written.sparse, run), None)
+    accuracy = run.attempt("accuracy", lambda: measure_accuracy(measurement, written.sparse, job.device, run), None)
     estimate = run.attempt("estimate", lambda: estimate_gain(job, layers, timed, run), None)
     engine = run.attempt(
         "engines", lambda: measure_engines(job, written, layers, timed, measurement.batches, run), ENGINES_FAILED

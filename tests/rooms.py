@@ -27,7 +27,9 @@ ORDER = {
         *("graph", "find_linears", "verify_pattern", "calibrate", "sparsify", "front_onnx", "front_torch"),
         *("onnx_to_fx", "permute", "refine", "precision", "quantise", "emit_engine", TOP),
     ),
-    f"{PASSES}.onnx_to_fx": ("table", "operators", "steps", "convert", "check", TOP),
+    f"{PASSES}.onnx_to_fx": (
+        *("table", "operators", "steps", "convert", "check", "device_function", "device_stages", TOP),
+    ),
     f"{PACKAGE}.engines": (
         *("timing", "products", "gpus", "gain", "estimate", "diagnosis", "tensorrt", "torch_sparse"),
         *("onnxruntime", "choice", TOP),

@@ -7,7 +7,7 @@ the last stage kept, so that every node runs once per stream and batch, however 
 import copy
 import itertools
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -93,9 +93,11 @@ class Calibrate:
         sums = StageSums({view: {} for view in views})
         for index, pair in pairs:
             part = streams.batches[index].part
+            finite: dict[str, list[Tensor]] = {}
             for observed, users in views.items():
                 where = f"layer {users[0].name}, calibration batch {index}"
-                self._add(sums.moments[observed], part, observed, pair, where)
+                finite[where] = self._add(sums.moments[observed], part, observed, pair, where)
+            _expect_finite(finite)
             if self.with_cross:
                 _add_residuals(sums.residuals, part, stage, pair)
             del pair
@@ -108,8 +110,8 @@ class Calibrate:
         observed: ObservedView,
         streams: tuple[Mapping[str, Array], Mapping[str, Array]],
         where: str,
-    ) -> None:
-        """Adds one batch of both streams to the sums of its part.
+    ) -> list[Tensor]:
+        """Adds one batch of both streams to the sums of its part; returns whether its rows are finite.
 
         Products are taken in float32 over chunks of bounded size; their totals are float64.
 
@@ -119,19 +121,16 @@ class Calibrate:
         name, view, expert = observed
         dense, pruned = streams
         left, right = (dense[name], pruned[name]) if expert is None else expert.rows(name, dense, pruned)
-        empty = True
+        finite = []
         for x_dense, x_pruned in _pair_chunks(view, left if left.shape == right.shape else right, right):
             if part not in sums:
                 columns = x_pruned.shape[1]
-                sums[part] = Moments.zeros(columns, with_gram=self.widest is None or columns <= self.widest)
-            if not sums[part].add_rows(x_dense, x_pruned, with_cross=self.with_cross):
-                raise InputError(
-                    f"NaN or Inf in the activations of {where}: expected finite values. "
-                    "Check that calibration data and weights are finite and that the model does not overflow on them."
-                )
-            empty = False
-        if empty:
+                with_gram = self.widest is None or columns <= self.widest
+                sums[part] = Moments.zeros(columns, with_gram=with_gram, device=x_pruned.device)
+            finite.append(sums[part].add_rows(x_dense, x_pruned, with_cross=self.with_cross))
+        if not finite:
             raise InputError(f"no activation reached {where}: expected at least one sample per batch.")
+        return finite
 
     @staticmethod
     def requires(streams: Streams) -> None:
@@ -142,6 +141,22 @@ class Calibrate:
         """
         if not streams.batches:
             raise ValueError("calibration needs at least one batch. Got none.")
+
+
+def _expect_finite(finite: Mapping[str, Sequence[Tensor]]) -> None:
+    """Expects the rows of a batch to be finite; all that is known of them is read from their device at once.
+
+    Raises:
+        InputError: Some are not; the message names the first layer that reads them.
+    """
+    known = [(where, flag) for where, flags in finite.items() for flag in flags]
+    if not known or bool(torch.stack([flag for _, flag in known]).all()):
+        return
+    where = next(where for where, flag in known if not flag)
+    raise InputError(
+        f"NaN or Inf in the activations of {where}: expected finite values. "
+        "Check that calibration data and weights are finite and that the model does not overflow on them."
+    )
 
 
 def collect_observations(
@@ -203,14 +218,15 @@ def _multiply_residual(
     if r_dense is r_pruned or r_dense.shape != r_pruned.shape or r_dense.ndim < pruned[use.activation].ndim:
         return None
     moved = use.view.products(r_dense) - use.view.products(r_pruned)
-    total, start = torch.zeros(linear.n, linear.k, dtype=torch.float64), 0
+    total, start = torch.zeros(linear.n, linear.k, dtype=torch.float64, device=moved.device), 0
     for chunk in use.view.chunks(pruned[use.activation]):
         rows = moved[start : start + len(chunk)]
         if rows.shape != (len(chunk), linear.n):
             return None
         total += rows.to(chunk.dtype).T @ chunk  # a float32 product, a float64 sum
         start += len(chunk)
-    return total if start == len(moved) and bool(torch.isfinite(total).all()) else None
+    is_finite = torch.isfinite(total).all()  # a batch that overflows counts for nothing, and nobody waits to see it
+    return total.masked_fill_(~is_finite, 0.0) if start == len(moved) else None
 
 
 def _pair_chunks(view: View, dense: Array, pruned: Array) -> Iterator[tuple[Tensor, Tensor]]:

@@ -1,11 +1,15 @@
 """The values that the streams carry from stage to stage, batch by batch: in memory as far as they fit, else on disk."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
+
+from prox24_export.passes.graph.on_device import move_to
 
 StreamValues = dict[str, Any]
 BOTH, DENSE, PRUNED = "both", "dense", "pruned"
@@ -21,10 +25,13 @@ class Spill:
     Attributes:
         folder: The folder; it must exist.
         limit: The most bytes that values take in memory.
+        limit_on_device: The most that they take in the memory of a GPU, where the streams run on one; others come to
+            the host's.
     """
 
     folder: Path
     limit: float = 0.0
+    limit_on_device: float = math.inf
 
 
 class Frontier:
@@ -33,17 +40,23 @@ class Frontier:
     Feeds are not kept: they are read again where they are wanted again.
     """
 
-    def __init__(self, read_feeds: Callable[[int], Mapping[str, Any]], spill: Spill | None = None) -> None:
+    def __init__(
+        self,
+        read_feeds: Callable[[int], Mapping[str, Any]],
+        spill: Spill | None = None,
+        device: torch.device | None = None,
+    ) -> None:
         """Starts both streams with the feeds, and lets them share the arrays.
 
         Args:
             read_feeds: The feeds of a batch by its number; arrays are read when they are asked for.
             spill: Where values go that do not fit in memory; None keeps all of them there.
+            device: Where values are when they are taken; None leaves them as they were put.
         """
-        self._read_feeds, self._spill = read_feeds, spill
+        self._read_feeds, self._spill, self._device = read_feeds, spill, device
         self._values: dict[int, dict[ValueKey, Any]] = {}
         self._fed: dict[int, list[str]] = {}  # names of the feeds that are still carried
-        self._held, self._files = 0, 0
+        self._held, self._held_on_device, self._files = 0, 0, 0
 
     def take(self, batch: int) -> tuple[StreamValues, StreamValues]:
         """The values that were put last for a batch, or its feeds: (dense, pruned).
@@ -55,7 +68,7 @@ class Frontier:
         dense: StreamValues = {name: feeds[name] for name in self._fed.get(batch, feeds)}
         pruned = dict(dense)
         for (name, stream), entry in self._values.get(batch, {}).items():
-            value = _read(entry) if isinstance(entry, Path) else entry
+            value = move_to(_read(entry) if isinstance(entry, Path) else entry, self._device)
             for where, values in ((DENSE, dense), (PRUNED, pruned)):
                 if stream in {where, BOTH}:
                     values[name] = value
@@ -83,6 +96,11 @@ class Frontier:
     def _keep(self, value: Any) -> Any:
         """The value itself where there is room for it, else the file that it is written to."""
         size = _size(value)
+        if _is_on_gpu(value):
+            if self._spill is None or self._held_on_device + size <= self._spill.limit_on_device:
+                self._held_on_device += size
+                return value
+            value = value.cpu()
         if self._spill is None or self._held + size <= self._spill.limit:
             self._held += size
             return value
@@ -93,6 +111,8 @@ class Frontier:
     def _forget(self, entry: Any) -> None:
         if isinstance(entry, Path):
             entry.unlink()
+        elif _is_on_gpu(entry):
+            self._held_on_device -= _size(entry)
         else:
             self._held -= _size(entry)
 
@@ -104,6 +124,10 @@ def _key(name: str, dense: StreamValues, pruned: StreamValues, stream: str) -> V
 
 def _read(file: Path) -> Any:
     return torch.load(file, weights_only=False)  # written by this process
+
+
+def _is_on_gpu(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.device.type != "cpu"
 
 
 def _size(value: Any) -> int:

@@ -4,10 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 ENTRIES_AT_ONCE = 1 << 20  # entries that are added up in float64 at a time: 8 MB
+CPU = torch.device("cpu")
 
 
 @dataclass(eq=False)
@@ -29,16 +30,17 @@ class Moments:
     tokens: int
 
     @classmethod
-    def zeros(cls, columns: int, *, with_gram: bool = True) -> "Moments":
+    def zeros(cls, columns: int, *, with_gram: bool = True, device: torch.device = CPU) -> "Moments":
         """Moments of an empty set of tokens, for inputs with this number of columns.
 
         Args:
             columns: The number of columns.
             with_gram: Whether the Gram matrix is wanted. If not, only the norms are summed.
+            device: Where the rows will be.
         """
         size = columns if with_gram else 0
-        gram = torch.zeros(size, size, dtype=torch.float64)
-        return cls(gram, gram, torch.zeros(columns, dtype=torch.float64), 0)
+        gram = torch.zeros(size, size, dtype=torch.float64, device=device)
+        return cls(gram, gram, torch.zeros(columns, dtype=torch.float64, device=device), 0)
 
     @property
     def has_gram(self) -> bool:
@@ -57,7 +59,7 @@ class Moments:
 
     def add_rows(
         self, x_dense: Float[Tensor, "tokens K"], x_pruned: Float[Tensor, "tokens K"], *, with_cross: bool
-    ) -> bool:
+    ) -> Bool[Tensor, ""]:
         """Adds rows of both streams, with one product [K, K] in memory at a time.
 
         Args:
@@ -66,23 +68,23 @@ class Moments:
             with_cross: Whether the cross product is wanted.
 
         Returns:
-            Whether the rows are finite. If they are not, the sums hold NaN or Inf from now on.
+            Whether the rows are finite, on their device. If they are not, the sums hold NaN or Inf from now on.
         """
         differ = with_cross and x_dense is not x_pruned
         if differ and self.cross is self.gram:
             self.cross = self.gram.clone()
         if self.has_gram:
-            product = _multiply(x_pruned, x_pruned)
+            product = multiply_rows(x_pruned, x_pruned)
             _accumulate(self.gram, product)
         if self.cross is not self.gram:
             if differ:
                 del product
-                product = _multiply(x_dense, x_pruned)
+                product = multiply_rows(x_dense, x_pruned)
             _accumulate(self.cross, product)
         norms = x_dense.double().square().sum(0)
         self.dense += norms
         self.tokens += x_pruned.shape[0]
-        return bool(torch.isfinite(norms).all() and torch.isfinite(x_pruned).all())
+        return torch.isfinite(norms).all() & torch.isfinite(x_pruned).all()
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,13 @@ class Observation:
     residuals: Mapping[str, Float[Tensor, "N K"]] = field(default_factory=dict)
 
 
+def _scale_down(rows: Float[Tensor, "tokens K"]) -> tuple[Float[Tensor, "tokens K"], Float[Tensor, ""]]:
+    """Rows over a power of two so that no magnitude is above 2, and that power, float64; both are exact."""
+    largest = torch.linalg.vector_norm(rows, torch.inf).clamp_min(torch.finfo(rows.dtype).tiny)
+    power = torch.frexp(largest).exponent - 1
+    return torch.ldexp(rows, -power), torch.ldexp(torch.ones_like(largest, dtype=torch.float64), power)
+
+
 def _accumulate(total: Float[Tensor, "K K"], product: Float[Tensor, "K K"]) -> None:
     """Adds `product` to `total`, a few rows at a time, because torch first makes a float64 copy of what it adds."""
     rows = max(1, ENTRIES_AT_ONCE // max(1, product.shape[1]))
@@ -109,8 +118,15 @@ def _accumulate(total: Float[Tensor, "K K"], product: Float[Tensor, "K K"]) -> N
         total[first : first + rows] += product[first : first + rows]
 
 
-def _multiply(left: Tensor, right: Tensor) -> Tensor:
-    """Computes `leftᵀ right` in the rows' own dtype, or in float64 where that dtype overflows."""
+def multiply_rows(left: Float[Tensor, "tokens N"], right: Float[Tensor, "tokens K"]) -> Float[Tensor, "N K"]:
+    """Computes `leftᵀ right` in the rows' own dtype, or in float64 where that dtype overflows.
+
+    On a GPU nobody waits to see whether it does: there the rows are first divided by powers of two near their largest
+    entries, with which no product of theirs overflows, and the product is multiplied by these in float64.
+    """
+    if left.device.type != "cpu" and left.dtype != torch.float64:
+        (left, by), (right, and_by) = _scale_down(left), _scale_down(right)
+        return (left.T @ right).double() * (by * and_by)
     product = left.T @ right
     total = product.sum()  # not finite where an entry is not, and sometimes where all are: then float64 only costs time
     return product if bool(torch.isfinite(total)) else left.double().T @ right.double()

@@ -3,11 +3,14 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import torch
+
 from prox24_export.passes.calibrate.frontier import Frontier, Spill
 from prox24_export.passes.calibrate.moments import Moments
 from prox24_export.passes.calibrate.schedule import Stage
 from prox24_export.passes.graph.arrays import Array
-from prox24_export.passes.graph.protocol import TracedGraph
+from prox24_export.passes.graph.on_device import MovedFeeds
+from prox24_export.passes.graph.protocol import StageCompiler
 
 ValuePair = tuple[dict[str, Array], dict[str, Array]]
 
@@ -30,25 +33,27 @@ class Streams:
     """The dense and the pruned stream, which stand behind the stages that have run so far.
 
     Attributes:
-        graph: The dense model.
+        graph: The dense model, or what compiles its stages for a device.
         batches: Calibration data; each batch is carried through all stages.
         spill: Where values go that the streams carry from stage to stage and that do not fit in memory; None keeps all
             of them there.
+        device: Where the feeds go, and so everything that is computed of them; None leaves them as they are.
         frontier: The values that they carry now.
         pending: Moments of layers that have been observed but not yet solved, by name of the layer and by part.
         executions: Number of node executions so far, both streams together.
     """
 
-    graph: TracedGraph
+    graph: StageCompiler
     batches: Sequence[Batch]
     spill: Spill | None = None
+    device: torch.device | None = None
     frontier: Frontier = field(init=False)
     pending: dict[str, dict[str, Moments]] = field(init=False, default_factory=dict)
     executions: int = field(init=False, default=0)
 
     def __post_init__(self) -> None:
         """Starts both streams with the feeds, and lets them share the arrays."""
-        self.frontier = Frontier(lambda batch: self.batches[batch].feeds, self.spill)
+        self.frontier = Frontier(self._read_feeds, self.spill, self.device)
 
     def advance(
         self,
@@ -86,6 +91,10 @@ class Streams:
             del carried, pair, x_dense
             tick()
 
+    def _read_feeds(self, batch: int) -> Mapping[str, Array]:
+        feeds = self.batches[batch].feeds
+        return feeds if self.device is None else MovedFeeds(feeds, self.device)
+
     @property
     def one_pass(self) -> int:
         """Number of node executions in one dense pass over the data."""
@@ -95,7 +104,7 @@ class Streams:
 class StageRunner:
     """Runs a stage. It is compiled at its first batch, because only then the types of what it reads are known."""
 
-    def __init__(self, graph: TracedGraph, stage: Stage, weights: Mapping[str, Array]) -> None:
+    def __init__(self, graph: StageCompiler, stage: Stage, weights: Mapping[str, Array]) -> None:
         """Runs nothing yet. `weights` replace stored ones by name."""
         self.graph, self._stage, self._weights = graph, stage, weights
         self._call: Callable[[Mapping[str, Array]], dict[str, Array]] | None = None
@@ -112,6 +121,6 @@ class StageRunner:
 RunnerPair = tuple[StageRunner, StageRunner]  # of the dense and of the pruned stream
 
 
-def make_runners(graph: TracedGraph, stage: Stage, weights: Mapping[str, Array]) -> RunnerPair:
+def make_runners(graph: StageCompiler, stage: Stage, weights: Mapping[str, Array]) -> RunnerPair:
     """Makes what runs a stage in the dense and in the pruned stream."""
     return StageRunner(graph, stage, {}), StageRunner(graph, stage, weights)

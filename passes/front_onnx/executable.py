@@ -100,7 +100,13 @@ class Executable:
             raise InputError(f"ONNX Runtime cannot load {self.path}{copy}: {said}.") from error
 
     def open_part(
-        self, nodes: Sequence[Node], feeds: Mapping[str, Array], fetches: Sequence[str], weights: Mapping[str, Array]
+        self,
+        nodes: Sequence[Node],
+        feeds: Mapping[str, Array],
+        fetches: Sequence[str],
+        weights: Mapping[str, Array],
+        *,
+        gpu: int | None = None,
     ) -> runtime.Session:
         """Opens a session for some nodes.
 
@@ -109,34 +115,60 @@ class Executable:
             feeds: What they are given beside stored tensors, by name.
             fetches: Names of the values to return.
             weights: Weights by name that replace stored ones, in the stored shape and dtype.
+            gpu: The GPU on which ONNX Runtime may run, where its CUDA provider is installed; None for none.
 
         Raises:
             InputError: External data cannot be read, or a value between two stages is no tensor.
         """
         read = {name for node in nodes for name in node.inputs}
+        fed = {
+            name: weights[name] if name in weights else map_tensor(self.mapped[name], self.path)
+            for name in sorted(read & self._places.keys())
+            if name in self.mapped
+        }
+        inputs = [declare_input(name, value) for name, value in feeds.items()]
+        model = self.make_part(nodes, inputs, fetches, weights, left_out=fed)
+        if fed:
+            return open_fed_session(model, fed, widens=bool(self.types_without_kernel))
+        return runtime.open_session(model.SerializeToString(), has_float16=runtime.has_float16(model), gpu=gpu)
+
+    def make_part(
+        self,
+        nodes: Sequence[Node],
+        inputs: Sequence[onnx.ValueInfoProto],
+        fetches: Sequence[str],
+        weights: Mapping[str, Array],
+        *,
+        left_out: Collection[str] = (),
+    ) -> onnx.ModelProto:
+        """Makes a model of some nodes, with the tensors that they read.
+
+        Args:
+            nodes: The nodes, in topological order.
+            inputs: What they are given beside stored tensors.
+            fetches: Names of the values to return.
+            weights: As for `open_part`.
+            left_out: Names of stored tensors that are left out.
+
+        Raises:
+            InputError: External data cannot be read.
+        """
+        read = {name for node in nodes for name in node.inputs}
         part = onnx.GraphProto(name="segment")
         part.node.extend(self._replace_node(node, weights) for node in nodes)
         stored = sorted(read & self._places.keys())
-        fed = {
-            name: weights[name] if name in weights else map_tensor(self.mapped[name], self.path)
-            for name in stored
-            if name in self.mapped
-        }
-        part.initializer.extend(self._replace_initializer(name, weights) for name in stored if name not in fed)
+        part.initializer.extend(self._replace_initializer(name, weights) for name in stored if name not in left_out)
         part.sparse_initializer.extend(
             self._load_parts(sparse) for sparse in self.proto.graph.sparse_initializer if sparse.values.name in read
         )
-        part.input.extend(declare_input(name, value) for name, value in feeds.items())
+        part.input.extend(inputs)
         part.output.extend(onnx.ValueInfoProto(name=name) for name in fetches)
-        model = onnx.ModelProto(
+        return onnx.ModelProto(
             ir_version=self.proto.ir_version,
             opset_import=self.proto.opset_import,
             functions=self._functions,
             graph=part,
         )
-        if fed:
-            return open_fed_session(model, fed, widens=bool(self.types_without_kernel))
-        return runtime.open_session(model.SerializeToString(), has_float16=runtime.has_float16(model))
 
     def _open(self, proto: onnx.ModelProto, *, widens: bool = False) -> runtime.Session:
         """Opens a session for the model as it came, or for its float32 copy."""

@@ -230,13 +230,19 @@ class OnnxGraph:
         return run
 
     def compile(
-        self, nodes: Sequence[Node], sample: Feeds, fetches: Sequence[str], weights: Mapping[str, Array]
+        self,
+        nodes: Sequence[Node],
+        sample: Feeds,
+        fetches: Sequence[str],
+        weights: Mapping[str, Array],
+        *,
+        gpu: int | None = None,
     ) -> Callable[[Feeds], dict[str, Array]]:
-        """Makes a function that runs `nodes`; see `TracedGraph.compile`."""
-        wanted = self._with_constants(nodes)
+        """Makes a function that runs `nodes`; see `TracedGraph.compile`, and for `gpu` `Executable.open_part`."""
+        wanted = self.with_constants(nodes)
         read = {name for node in wanted for name in node.inputs}
         names = [name for name in sample if name in read]
-        session = self.executable.open_part(wanted, {name: sample[name] for name in names}, fetches, weights)
+        session = self.executable.open_part(wanted, {name: sample[name] for name in names}, fetches, weights, gpu=gpu)
 
         def run(values: Feeds) -> dict[str, Array]:
             results = session.run(list(fetches), {name: values[name] for name in names})
@@ -284,7 +290,7 @@ class OnnxGraph:
     def _producer(self) -> dict[str, Node]:
         return {name: node for node in self._all_nodes for name in node.outputs}
 
-    def _with_constants(self, nodes: Sequence[Node]) -> list[Node]:
+    def with_constants(self, nodes: Sequence[Node]) -> list[Node]:
         """`nodes` and the nodes of the constants that they read, in topological order."""
         return self._with_producers(nodes, self.constants)
 

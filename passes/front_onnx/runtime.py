@@ -28,6 +28,8 @@ LOST_OUTPUT = "Failed to find node output"
 # Another one, for convolutions, ends the whole process where it opens some models with float16.
 ENDS_PROCESS = "NchwcTransformer"
 
+CUDA_PROVIDER = "CUDAExecutionProvider"
+
 SEED = 0  # seed of random operators without one of their own: two streams, and two runs, must draw the same
 
 
@@ -38,8 +40,13 @@ class Session(Protocol):
         """Returns the outputs of these names, or all outputs for None, for feeds by name."""
 
 
-def open_session(model: bytes | Path, *, has_float16: bool = False) -> Session:
-    """Opens a CPU session for a serialised model or a file. Its random operators draw from a fixed seed.
+def has_cuda_provider() -> bool:
+    """Whether this build of ONNX Runtime can run on NVIDIA GPUs."""
+    return CUDA_PROVIDER in ort.get_available_providers()
+
+
+def open_session(model: bytes | Path, *, has_float16: bool = False, gpu: int | None = None) -> Session:
+    """Opens a session for a serialised model or a file. Its random operators draw from a fixed seed.
 
     QuantizeLinear and DequantizeLinear are executed as they stand, and what is between them in float32: the int8
     kernels into which they are fused otherwise saturate on CPUs without VNNI.
@@ -47,6 +54,7 @@ def open_session(model: bytes | Path, *, has_float16: bool = False) -> Session:
     Args:
         model: The serialised model, or the file.
         has_float16: Whether float16 is in the model, so that an optimisation is left out that such models can crash in.
+        gpu: The GPU to run on, where this build can, by its number; None for the CPU alone.
     """
     options = ort.SessionOptions()
     options.log_severity_level = FATAL_ONLY
@@ -56,7 +64,10 @@ def open_session(model: bytes | Path, *, has_float16: bool = False) -> Session:
     source = str(model) if isinstance(model, Path) else model
     ort.set_seed(SEED)  # each random node's generator is seeded from this and its place when the session is made
     # `enable_fallback`: a second attempt, as on other providers, would be told on stdout
-    more: dict[str, Any] = {"providers": ["CPUExecutionProvider"], "enable_fallback": 0}
+    providers: list[Any] = ["CPUExecutionProvider"]
+    if gpu is not None and has_cuda_provider():
+        providers.insert(0, (CUDA_PROVIDER, {"device_id": gpu}))
+    more: dict[str, Any] = {"providers": providers, "enable_fallback": 0}
     left_out = [ENDS_PROCESS] if has_float16 else []
     try:
         made: Session = ort.InferenceSession(source, options, disabled_optimizers=left_out, **more)

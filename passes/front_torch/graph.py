@@ -13,11 +13,13 @@ from torch import Tensor, fx
 from torch.export import ExportedProgram
 
 from prox24_export.errors import InputError
+from prox24_export.passes.front_torch.device_interpreter import DeviceInterpreter
 from prox24_export.passes.front_torch.linear_operators import Operators, keeps_entries
 from prox24_export.passes.front_torch.trace import identify_memory, read_shape, replace_tensors
 from prox24_export.passes.graph.arrays import Array, as_array, as_numpy_dtype, as_tensor
 from prox24_export.passes.graph.experts import replace_parts, split_part_name
 from prox24_export.passes.graph.lazy_tensors import LazyTensors
+from prox24_export.passes.graph.on_device import move_to
 from prox24_export.passes.graph.protocol import Candidate, Feeds, Input, Linear, Node, Skipped, TracedGraph
 
 
@@ -158,13 +160,25 @@ class FxGraph:
         self, nodes: Sequence[Node], sample: Mapping[str, Any], fetches: Sequence[str], weights: Mapping[str, Array]
     ) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
         """Makes a function that runs `nodes`; see `TracedGraph.compile`. The types of `sample` are not needed here."""
+        del sample  # torch needs no types in advance
+        return self.compile_on(None, nodes, fetches, weights)
+
+    def compile_on(
+        self, device: torch.device | None, nodes: Sequence[Node], fetches: Sequence[str], weights: Mapping[str, Array]
+    ) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
+        """Makes a function that runs `nodes` on a device, where its results stay; None is the CPU."""
         folded = [node for node in self._folded if node.name in fetches]
         calls = self._with_folded([*(self._calls[node.index] for node in nodes), *folded])
-        del sample  # torch needs no types in advance
-        return self._compiled(calls, fetches, weights, resident=True)
+        return self._compiled(calls, fetches, weights, resident=True, device=device)
 
     def _compiled(
-        self, calls: Sequence[fx.Node], fetches: Sequence[str], weights: Mapping[str, Array], *, resident: bool
+        self,
+        calls: Sequence[fx.Node],
+        fetches: Sequence[str],
+        weights: Mapping[str, Array],
+        *,
+        resident: bool,
+        device: torch.device | None = None,
     ) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
         """Makes a function that runs calls in order.
 
@@ -172,22 +186,25 @@ class FxGraph:
         """
         places = {call: place for place, call in enumerate(self._calls)}
         read = {operand.name for call in calls for operand in call.all_input_nodes} & self._constants.keys()
-        held = {place: self._constant(place, weights) for place in read} if resident else {}
+        held = {place: move_to(self._constant(place, weights), device) for place in read} if resident else {}
+        drawing = [device] if device is not None and any(map(_is_random, calls)) else []
         wanted, last = set(fetches), _find_last_readers(calls)
 
         def run(values: Mapping[str, Any]) -> dict[str, Any]:
-            interpreter = fx.Interpreter(self.program.graph_module, garbage_collect_values=False)
+            interpreter = DeviceInterpreter(self.program.graph_module, device)
             env = interpreter.env
-            known = held | _convert_arrays(values)
+            known = held | _convert_arrays(values, device)
             results = {name: known[name] for name in wanted if name in known}
-            with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            with torch.no_grad(), torch.random.fork_rng(devices=drawing):
                 for index, call in enumerate(calls):
                     if _is_random(call):
                         torch.manual_seed(places[call])  # the same draw in both streams, and in every run
                     for operand in call.all_input_nodes:
                         if operand not in env:
                             name = operand.name
-                            env[operand] = known[name] if name in known else self._constant(name, weights)
+                            env[operand] = (
+                                known[name] if name in known else move_to(self._constant(name, weights), device)
+                            )
                     env[call] = interpreter.run_node(call)
                     if call.name in wanted:
                         results[call.name] = env[call]
@@ -199,10 +216,14 @@ class FxGraph:
 
     def runner(self) -> Callable[[Feeds], Sequence[Array]]:
         """A function that runs the whole model: it takes feeds and returns outputs, in the order of `outputs`."""
+        return self.runner_on(None)
+
+    def runner_on(self, device: torch.device | None) -> Callable[[Feeds], Sequence[Array]]:
+        """The same on a device; None is the CPU."""
         calls = self._with_folded(
             [call for call in self._calls if call not in self._folded or call.name in self.outputs]
         )
-        whole = self._compiled(calls, self.outputs, {}, resident=self.read is None)
+        whole = self._compiled(calls, self.outputs, {}, resident=self.read is None, device=device)
 
         def run(feeds: Feeds) -> Sequence[Array]:
             results = whole(feeds)
@@ -328,7 +349,9 @@ def _is_random(node: fx.Node) -> bool:
     return torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
 
 
-def _convert_arrays(values: Mapping[str, Any]) -> dict[str, Any]:
+def _convert_arrays(values: Mapping[str, Any], device: torch.device | None) -> dict[str, Any]:
+    if device is not None:
+        return {name: move_to(value, device) for name, value in values.items()}
     return {name: as_tensor(value) if isinstance(value, np.ndarray) else value for name, value in values.items()}
 
 

@@ -72,7 +72,7 @@ class Patches:
         size = math.prod(activation.shape)
         step = max(1, CHUNK_VALUES // per_sample)
         if size == 0:  # without samples, or with samples without extent, there is no token
-            yield torch.zeros(0, math.prod(self.kernel) * activation.shape[1])
+            yield _as_float(activation).new_zeros(0, math.prod(self.kernel) * activation.shape[1])
         for start in range(0, activation.shape[0] if size else 0, step):
             windows = self._windows(_as_float(activation[start : start + step]))
             rows = windows.shape[2] if step > 1 else max(1, CHUNK_VALUES * windows.shape[2] // max(1, windows.numel()))
@@ -118,8 +118,8 @@ View = Rows | Patches
 
 
 def _as_float(activation: Activation) -> Tensor:
-    """Reads an activation as a tensor on the CPU: float64 stays float64, everything else becomes float32."""
+    """Reads an activation as a tensor where it is: float64 stays float64, everything else becomes float32."""
     if isinstance(activation, Tensor):
-        return activation.detach().cpu().to(torch.float64 if activation.dtype == torch.float64 else torch.float32)
+        return activation.detach().to(torch.float64 if activation.dtype == torch.float64 else torch.float32)
     dtype = np.float64 if activation.dtype == np.float64 else np.float32
     return torch.from_numpy(np.ascontiguousarray(activation, dtype=dtype))

@@ -49,14 +49,16 @@ class Expert:
         if self.tokens is None:
             return rows, rows
         there = self._span(dense[self.offsets])
-        place = {int(token): row for row, token in enumerate(dense[self.tokens][there])}
-        paired = [place.get(int(token), -1) for token in pruned[self.tokens][here]]
-        index = torch.tensor(paired, dtype=torch.int64)
-        counterpart = torch.as_tensor(dense[activation][there])[index] if place else torch.as_tensor(rows)
-        return torch.where((index >= 0)[:, None], counterpart, torch.as_tensor(rows)), rows
+        place = {int(token): row for row, token in enumerate(dense[self.tokens][there].tolist())}
+        paired = [place.get(int(token), -1) for token in pruned[self.tokens][here].tolist()]
+        found = torch.as_tensor(rows)
+        index = torch.tensor(paired, dtype=torch.int64, device=found.device)
+        counterpart = torch.as_tensor(dense[activation][there])[index] if place else found
+        return torch.where((index >= 0)[:, None], counterpart, found), rows
 
     def _span(self, offsets: Any) -> slice:
-        return slice(int(offsets[self.index - 1]) if self.index else 0, int(offsets[self.index]))
+        first, last = [0, *offsets.tolist()][self.index : self.index + 2]
+        return slice(int(first), int(last))
 
 
 def name_part(weight: str, index: int | None) -> str:

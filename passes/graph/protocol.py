@@ -259,6 +259,19 @@ class Input:
     shape: tuple[int | str | None, ...] | None
 
 
+class StageCompiler(Protocol):
+    """What runs some nodes of a graph: the graph itself, or what runs them on another device."""
+
+    @property
+    def nodes(self) -> Sequence[Node]:
+        """The nodes of the main graph that compute no constants, in topological order."""
+
+    def compile(
+        self, nodes: Sequence[Node], sample: Mapping[str, Any], fetches: Sequence[str], weights: Mapping[str, Array]
+    ) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
+        """Makes a function that runs some nodes; see `TracedGraph.compile`."""
+
+
 class TracedGraph(Protocol):
     """What a pass may ask of a graph, whichever front end opened it.
 

@@ -105,8 +105,7 @@ def find_difference(ours: Tensor, theirs: Array, tolerance: float, *, exact_type
     if not theirs.size:
         return None
     a, b = got.astype(np.float64), theirs.astype(np.float64)
-    magnitude = np.abs(b[np.isfinite(b) & (b != 0)])
-    scale = float(np.median(magnitude)) if magnitude.size else 1.0
+    scale = _find_scale(theirs)
     with np.errstate(invalid="ignore"):
         agrees = (a == b) | (np.isnan(a) & np.isnan(b)) | (np.abs(a - b) <= tolerance * (np.abs(b) + scale))
     differing = ~agrees
@@ -117,6 +116,28 @@ def find_difference(ours: Tensor, theirs: Array, tolerance: float, *, exact_type
         f"differs in {int(differing.sum())} of {differing.size} entries, first at {list(first)}: "
         f"{a[first]:.6g}, expected {b[first]:.6g}"
     )
+
+
+def agree_on_device(ours: Tensor, theirs: Array, tolerance: float) -> bool:
+    """Whether a value of torch agrees with one of ONNX Runtime, as `find_difference` has it, whatever its type.
+
+    The value of ONNX Runtime goes to the device of the other one, of which nothing comes back but the answer.
+    """
+    if tuple(ours.shape) != theirs.shape:
+        return False
+    if not theirs.size:
+        return True
+    a, b = ours.detach().double(), torch.from_numpy(theirs.astype(np.float64)).to(ours.device)
+    near = (a - b).abs() <= tolerance * (b.abs() + _find_scale(theirs))
+    differing = ~((a == b) | (torch.isnan(a) & torch.isnan(b)) | near)
+    return int(differing.sum()) <= MAY_DIFFER * theirs.size
+
+
+def _find_scale(theirs: Array) -> float:
+    """The median magnitude of the entries that are finite and not 0; 1 where there is none."""
+    b = theirs.astype(np.float64)
+    magnitude = np.abs(b[np.isfinite(b) & (b != 0)])
+    return float(np.median(magnitude)) if magnitude.size else 1.0
 
 
 class _Recorder(fx.Interpreter):

@@ -57,7 +57,10 @@ class MaskedAdam:
         loss = self.objective(weights, batch).mean()
         gradients = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
         state.step += 1
-        if all(gradient is None or bool(torch.isfinite(gradient).all()) for gradient in gradients):
+        known = [torch.isfinite(gradient).all() for gradient in gradients if gradient is not None]
+        is_finite = torch.stack(known).all() if known else torch.ones_like(loss, dtype=torch.bool)
+        value, moves = torch.stack([loss.detach().double(), is_finite.double()]).tolist()  # read together: a GPU waits
+        if moves:
             state.fresh += 1
             for name, gradient in zip(weights, gradients, strict=True):
                 if gradient is not None:
@@ -65,7 +68,7 @@ class MaskedAdam:
             share = 1 / min(max(1.0, horizon), state.fresh + 1)
             for name, average in state.average.items():
                 average.lerp_(state.weights[name], share)
-        return float(loss.detach())
+        return float(value)
 
     def _move(self, state: TrainingState, name: str, gradient: Tensor, rate: float) -> None:
         first, second = state.first[name], state.second[name]

@@ -38,6 +38,17 @@ def find_device(module: fx.GraphModule) -> torch.device:
     return next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
 
 
+def move_module(module: fx.GraphModule, device: torch.device) -> None:
+    """Moves a network to a device, in place; what its nodes make they then make there."""
+    if find_device(module) == device:
+        return
+    module.to(device)
+    for node in module.graph.nodes:
+        if node.kwargs.get("device") is not None:
+            node.kwargs = {**node.kwargs, "device": device}
+    module.recompile()
+
+
 def move_feeds(feeds: Inputs, device: torch.device) -> Inputs:
     """Moves the inputs of a batch to a device."""
     return tuple(feed.to(device) for feed in feeds)

@@ -161,6 +161,18 @@ def cost(report: Report) -> str:
     return f"{run.calibration:,} node executions in {run.stages:,} stages, {multiple} × one dense pass"
 
 
+def describe_device(report: Report) -> str:
+    """Which GPU the run computed on, and what was left to the host, without a full stop; empty for the CPU."""
+    device = report.device
+    if device is None or device.name == "cpu":
+        return ""
+    left = []
+    for work in device.on_host:
+        where = f" before {', '.join(work.layers)}" if work.layers else ""
+        left.append(f"{work.work}{where} ({work.reason})")
+    return f"{device.name} ({device.title})" + (f"; left to the host: {'; '.join(left)}" if left else "")
+
+
 def gate_verdict(gate: Gate) -> str:
     """`passed` or `failed`, and whether that is more than chance."""
     said = "passed" if gate.passed else "failed"

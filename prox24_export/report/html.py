@@ -65,6 +65,7 @@ def render(report: Report, masks: Mapping[str, Mask] | None = None) -> str:
         warnings=content.warnings(report),
         reasons=content.reasons(report),
         cost=content.cost(report),
+        device=content.describe_device(report),
         share=sum(layer.share for layer in report.sparse_layers),
         steps=steps,
         unknown=unknown,

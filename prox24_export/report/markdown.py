@@ -43,6 +43,7 @@ def render(report: Report) -> str:
         *write_table(shared["data"]),
         *write_table(shared["files"]),
         *([f"\nCalibration took {content.cost(report)}."] if content.cost(report) else []),
+        *([f"\nComputed on {content.describe_device(report)}."] if content.describe_device(report) else []),
         "\n" + escape_text(f"{report.tool}, started {report.started}. Versions: {versions}.", 800),
     ]
     return "\n".join(lines) + "\n"

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from prox24_export.errors import UnavailableError, describe_missing
 from prox24_export.results.budget import BudgetReport
 from prox24_export.results.change import Change
+from prox24_export.results.device import DeviceReport
 from prox24_export.results.engine import EngineReport, Estimate
 from prox24_export.results.interface import ModelInterface
 from prox24_export.results.permutation import PermutationReport
@@ -299,6 +300,7 @@ class Report:
             the folder begin with `../`.
         interface: Inputs and outputs of the ONNX file that was written.
         compressed: Bytes of the written model after zlib at level 1; None where it was not measured.
+        device: The device that it was computed on; None in reports of earlier versions.
         schema_version: Version of this format; it changes when a reader of the JSON would have to.
     """
 
@@ -325,6 +327,7 @@ class Report:
     files: tuple[str, ...] = ()
     interface: ModelInterface = field(default_factory=ModelInterface)
     compressed: int | None = None
+    device: DeviceReport | None = None
     schema_version: int = SCHEMA_VERSION
 
     def __repr__(self) -> str:

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from prox24_export.solver.pattern import GROUP, two_four_mask
+from prox24_export.solver.pattern import GROUP, mark_two_largest, two_four_mask
 
 SPARSEGPT_BLOCK = 128  # columns updated together, as published
 SPARSEGPT_DAMPING = 0.01  # of the mean diagonal, as published
@@ -48,7 +48,7 @@ class SparseGpt:
         """
         hessian = gram.double().clone()
         dead = hessian.diagonal() == 0
-        hessian[dead, dead] = 1.0
+        hessian.diagonal().masked_fill_(dead, 1.0)
         hessian.diagonal().add_(SPARSEGPT_DAMPING * hessian.diagonal().mean())
         inverse = torch.cholesky_inverse(torch.linalg.cholesky(hessian))
         return cls(torch.linalg.cholesky(inverse, upper=True).float(), dead)
@@ -58,8 +58,7 @@ class SparseGpt:
 
         The error of every pruned entry is spread over the columns not yet visited.
         """
-        work = weight.float().clone()
-        work[:, self.dead] = 0.0
+        work = weight.float().masked_fill(self.dead, 0.0)
         columns, upper = work.shape[1], self.upper
         for start in range(0, columns, SPARSEGPT_BLOCK):
             stop = min(start + SPARSEGPT_BLOCK, columns)
@@ -69,7 +68,7 @@ class SparseGpt:
                 here = start + column
                 if column % GROUP == 0:
                     group = slice(column, column + GROUP)
-                    kept = two_four_mask((block[group] / upper.diagonal()[here : here + GROUP, None]).T).T
+                    kept = mark_two_largest((block[group] / upper.diagonal()[here : here + GROUP, None]).T.abs()).T
                 error = block[column].masked_fill(kept[column % GROUP], 0.0) / upper[here, here]
                 block[column:].addr_(upper[here, here:stop], error, alpha=-1)
                 block[column].masked_fill_(~kept[column % GROUP], 0.0)

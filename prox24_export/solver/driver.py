@@ -70,10 +70,10 @@ def choose_working_dtype(target: Tensor) -> torch.dtype:
     """The dtype of the iteration: float64 for a small float64 target, else float32, which takes half the time.
 
     In float64 a rounding error of the runtime stays below what flips a mask; one flip changes what all later layers
-    read.
+    read. That goes for every device, so that masks of a small layer are the same on a GPU.
     """
     rows, columns = target.shape
-    small = max(rows, columns) * columns <= SOLVED_IN_FLOAT64 and target.device.type == "cpu"
+    small = max(rows, columns) * columns <= SOLVED_IN_FLOAT64
     return torch.float64 if small and target.dtype == torch.float64 else torch.float32
 
 

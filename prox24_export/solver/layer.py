@@ -60,6 +60,7 @@ class SolverSettings:
         products: Precision of the mask solver's products, and of the refinement's where they may be `bf16`.
         mask_solver: The iteration behind `prox` and `prox-gradient`; None chooses it by method, effort and products.
         refinement: How the surviving weights are found; None is conjugate gradient with the tolerance of the effort.
+        halvings: How often the pieces in which rows are solved are halved, for a device with little room.
     """
 
     method: LayerMethod = "prox"
@@ -69,6 +70,7 @@ class SolverSettings:
     products: Products = "auto"
     mask_solver: MaskSolver[Any] | None = None
     refinement: ConjugateGradient | MaskedGradient | None = None
+    halvings: int = 0
 
     def choose_refinement(self) -> ConjugateGradient | MaskedGradient:
         """The refinement that these settings choose."""
@@ -151,13 +153,14 @@ def solve_layers(
     Raises:
         ValueError: As `solve_layer`.
     """
-    method = _Method(gram, cross, tokens, settings or SolverSettings(), squared_norms, quadratic)
+    settings = settings or SolverSettings()
+    method, halvings = _Method(gram, cross, tokens, settings, squared_norms, quadratic), settings.halvings
     waiting: deque[OpenLayer] = deque()
     pieces: list[Piece] = []
     for task in tasks:
         waiting.append(method.open(task))
-        for piece in waiting[-1].cut():
-            if not have_room(pieces, piece):
+        for piece in waiting[-1].cut(halvings):
+            if not have_room(pieces, piece, halvings):
                 method.solve(pieces)
                 pieces.clear()
             pieces.append(piece)
@@ -273,7 +276,7 @@ class _Method:
 def _make_target(piece: Piece, quadratic: Quadratic) -> Float[Tensor, "N K"]:
     """What rows should come close to, in float64 where they are few."""
     rows, blend = piece.rows, piece.layer.task.blend
-    if max(rows.shape) * rows.shape[1] <= SOLVED_IN_FLOAT64 and rows.device.type == "cpu":
+    if max(rows.shape) * rows.shape[1] <= SOLVED_IN_FLOAT64:
         rows = rows.double()
     correction = quadratic.correction(rows, piece.residual) if blend else None
     return rows if correction is None else rows + (blend * correction).to(rows.dtype)
@@ -313,5 +316,6 @@ def _check_shape(name: str, matrix: Tensor | None, k: int) -> None:
 
 def _check_finite(name: str, matrix: Tensor) -> None:
     rows = max(1, ENTRIES_AT_ONCE // len(matrix))  # torch makes a copy of what it checks
-    if not all(bool(torch.isfinite(matrix[first : first + rows]).all()) for first in range(0, len(matrix), rows)):
+    parts = [torch.isfinite(matrix[first : first + rows]).all() for first in range(0, len(matrix), rows)]
+    if not bool(torch.stack(parts).all()):
         raise ValueError(f"{name} must be finite. Got NaN or Inf.")

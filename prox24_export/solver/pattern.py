@@ -43,6 +43,14 @@ def two_four_mask(weight: Shaped[Tensor, "..."]) -> Bool[Tensor, "..."]:
             f"weight must hold no NaN, which has no magnitude to rank. Got {int(torch.isnan(size).sum())} NaN in shape "
             f"{tuple(weight.shape)}. Repair the weight before pruning it."
         )
+    return mark_two_largest(size).reshape(weight.shape)
+
+
+def mark_two_largest(size: Shaped[Tensor, "... 4"]) -> Bool[Tensor, "... 4"]:
+    """True for the two largest of four magnitudes, as `two_four_mask` has it; that none is NaN is not checked.
+
+    So nothing is read, for which the host would have to wait for a GPU.
+    """
     a, b, c, d = size.unbind(-1)
     # Six games, the lower index winning draws; the kept two are those that lost fewer than two of their three games.
     ab, ac, ad, bc, bd, cd = a >= b, a >= c, a >= d, b >= c, b >= d, c >= d
@@ -52,7 +60,7 @@ def two_four_mask(weight: Shaped[Tensor, "..."]) -> Bool[Tensor, "..."]:
         _lost_at_most_one(ac, bc, ~cd),
         _lost_at_most_one(ad, bd, cd),
     ]
-    return torch.stack(kept, dim=-1).reshape(weight.shape)
+    return torch.stack(kept, dim=-1)
 
 
 def _lost_at_most_one(x: Bool[Tensor, "..."], y: Bool[Tensor, "..."], z: Bool[Tensor, "..."]) -> Bool[Tensor, "..."]:

@@ -211,12 +211,15 @@ def loss(
     return torch.cat(losses)
 
 
-def energy(weight: Float[Tensor, "N K"], gram: Float[Tensor, "K K"]) -> float:
-    """`tr(W gram Wᵀ)`; the product in the dtype of `weight`, which is enough for a sum without cancellation."""
+def energy(weight: Float[Tensor, "N K"], gram: Float[Tensor, "K K"]) -> Float[Tensor, ""]:
+    """`tr(W gram Wᵀ)`, float64, on the device of both.
+
+    The product is taken in the dtype of `weight`, which is enough for a sum without cancellation.
+    """
     columns = max(1, ENTRIES_AT_ONCE // max(1, len(gram)))
-    total = 0.0
+    total = torch.zeros((), dtype=torch.float64, device=weight.device)
     for first in range(0, len(gram), columns):
         part = slice(first, first + columns)
         product = weight @ gram[:, part].to(weight.dtype)
-        total += float(product.mul_(weight[:, part]).sum(dtype=torch.float64))
+        total += product.mul_(weight[:, part]).sum(dtype=torch.float64)
     return total

@@ -73,8 +73,9 @@ class ConjugateGradient:
                 break
             if left < SHRINK_BELOW * len(rows.places):
                 solution[rows.places] = rows.here
-                rows = rows.keep(is_open)
-                gains = deque((gain[is_open] for gain in gains), maxlen=DELAY)
+                kept = is_open.nonzero()[:, 0]  # once: to know how many these are, the host waits for a GPU
+                rows = rows.keep(kept)
+                gains = deque((gain[kept] for gain in gains), maxlen=DELAY)
             product = multiply(rows.direction, gram, "bf16") if low else rows.direction @ gram
             gains.append(rows.step(product, inverse))
             iterations += 1
@@ -95,9 +96,9 @@ class _OpenRows:
     floor: Float[Tensor, " rows"]
     energy: Float[Tensor, " rows"]
 
-    def keep(self, is_open: Bool[Tensor, " rows"]) -> "_OpenRows":
-        """Only some of them."""
-        return _OpenRows(*(getattr(self, each.name)[is_open] for each in fields(self)))
+    def keep(self, kept: Int[Tensor, " kept"]) -> "_OpenRows":
+        """Only some of them, by their places here."""
+        return _OpenRows(*(getattr(self, each.name)[kept] for each in fields(self)))
 
     def step(self, product: Float[Tensor, "rows K"], inverse: Float[Tensor, " K"]) -> Float[Tensor, " rows"]:
         """Takes a step in place, given `direction·G`, and returns what it lowers the loss of each row by."""

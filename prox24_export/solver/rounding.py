@@ -139,7 +139,7 @@ def round_to_grid(
     for part in _parts(weight):
         rows = weight[part].to(grid.gram.dtype)
         aim = rows if target is None else target[part].to(grid.gram.dtype)
-        whole += energy(aim, gram)
+        whole += float(energy(aim, gram))
         if is_moved:
             correction = quadratic.correction(aim, None if residual is None else residual[part]) if blend else None
             aim = aim if correction is None else aim + (blend * correction).to(grid.gram.dtype)

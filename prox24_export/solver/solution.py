@@ -48,15 +48,16 @@ class LayerTask:
     rounding: Rounding | None = None
     rows: slice | None = None
 
-    @property
-    def pieces(self) -> list[slice]:
-        """The rows that are to be solved, in pieces."""
-        return cut_rows(*self.weight.shape) if self.rows is None else [self.rows]
 
+def cut_rows(height: int, width: int, halvings: int = 0) -> list[slice]:
+    """Cuts the rows of a weight [height, width] into pieces of a bounded size, each about as tall as the others.
 
-def cut_rows(height: int, width: int) -> list[slice]:
-    """Cuts the rows of a weight [height, width] into pieces of a bounded size, each about as tall as the others."""
-    most = max(1, ROWS_AT_ONCE // width)
+    Args:
+        height: The number of rows.
+        width: The number of columns.
+        halvings: How often that size is halved.
+    """
+    most = max(1, (ROWS_AT_ONCE >> halvings) // width)
     rows = max(1, -(-height // max(1, -(-height // most))))
     return [slice(first, min(height, first + rows)) for first in range(0, height, rows)]
 
@@ -145,9 +146,10 @@ class OpenLayer:
     refinements: int = 0
     seconds: float = 0.0
 
-    def cut(self) -> Iterator["Piece"]:
-        """Cuts it into its pieces."""
-        for part in self.task.pieces:
+    def cut(self, halvings: int = 0) -> Iterator["Piece"]:
+        """Cuts it into its pieces; see `cut_rows`."""
+        height, width = self.task.weight.shape
+        for part in cut_rows(height, width, halvings) if self.task.rows is None else [self.task.rows]:
             yield Piece(self, part)
 
     def take(self, piece: "Piece", solved: "Solved", gram: Float[Tensor, "K K"]) -> None:
@@ -158,8 +160,9 @@ class OpenLayer:
         first = 0 if self.task.rows is None else self.task.rows.start
         place = slice(part.start - first, part.stop - first)
         self.solution[place], self.mask[place] = weight, weight != 0
-        self.energy += energy(piece.rows, gram)
-        self.lost += float(loss(weight, solved.target, gram).sum())
+        sums = torch.stack([energy(piece.rows, gram), loss(weight, solved.target, gram).sum()]).tolist()
+        self.energy += sums[0]
+        self.lost += sums[1]
         self.iterations = max(self.iterations, solved.iterations)
         self.refinements = max(self.refinements, solved.refinements)
         self.status = Status.LIMIT if solved.hit_the_limit else self.status
@@ -231,11 +234,16 @@ class Solved:
 Solve = Callable[[Sequence[Piece]], Iterable[Solved]]
 
 
-def have_room(pieces: Sequence[Piece], piece: Piece) -> bool:
+def have_room(pieces: Sequence[Piece], piece: Piece, halvings: int = 0) -> bool:
     """Whether a piece can be solved beside those at hand.
 
     Together they may have as many rows as the Gram matrix has: an inverse of that costs little beside their products,
     and their memory is that of a few such matrices.
+
+    Args:
+        pieces: Those at hand.
+        piece: Another one.
+        halvings: How often what they may take together is halved.
     """
-    most = max(ROWS_AT_ONCE, piece.layer.solution.shape[1] ** 2)
+    most = max(ROWS_AT_ONCE, piece.layer.solution.shape[1] ** 2) >> halvings
     return not pieces or sum(one.size for one in pieces) + piece.size <= most

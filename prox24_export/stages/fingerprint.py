@@ -15,16 +15,18 @@ import numpy as np
 
 from prox24_export import user_code
 from prox24_export.data.sample_list import Sample
+from prox24_export.stages.device import name_kind
 from prox24_export.stages.prepare import Job
 from prox24_export.stages.refine import WANTED
 from prox24_export.stages.run import Run
 
 FORMAT = 1  # of the records; it grows when a reader of them would have to change
 COUNTED = frozenset({
-    *("include", "exclude", "seed", "samples", "sequence", "method", "effort", "damping", "blend"),
+    *("include", "exclude", "seed", "samples", "sequence", "device", "method", "effort", "damping", "blend"),
     *("permute", "permute_minutes", "refine", "refine_mode", "refine_target", "refine_minutes", "refine_loss"),
 })  # fmt: skip
-"""The options that change what is recorded. Shapes of random inputs count by the samples that are drawn in them."""
+"""The options that change what is recorded. Shapes of random inputs count by the samples that are drawn in them, and a
+device by what it is: another one rounds sums differently."""
 NOT_COUNTED = frozenset({
     *("tokenizer", "preprocess", "resize", "crop", "mean", "std", "layout", "classes"),  # samples count as they are fed
     *("shapes", "stride", "metric", "memory", "budget", "max_accuracy_drop", "max_metric_change", "min_snr"),
@@ -42,13 +44,13 @@ FILES = {
 
 def take_fingerprint(job: Job, run: Run) -> dict[str, Any]:
     """Takes the fingerprint of a run before its work, as plain values for JSON."""
-    parts = job.parts
+    parts, told = job.parts, {"device": name_kind(job.device)}
     return {
         "model": _digest_model(job),
         "calibration": digest_samples(itertools.chain(parts.fit, parts.choice)),
         "evaluation": digest_samples(parts.report),
         "loss": _digest_loss(job.settings.refine_loss),
-        "settings": {name: job.settings.as_dict()[name] for name in sorted(COUNTED)},
+        "settings": {name: (job.settings.as_dict() | told)[name] for name in sorted(COUNTED)},
         "versions": run.versions | {"the journal's format": str(FORMAT)},
     }
 

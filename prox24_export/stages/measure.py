@@ -3,6 +3,8 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import torch
+
 from prox24_export.data.batches import JoinedBatches
 from prox24_export.data.checked_arrays import can_join
 from prox24_export.data.sample_list import Sample
@@ -11,6 +13,7 @@ from prox24_export.passes.graph.protocol import Feeds, Runner, TracedGraph
 from prox24_export.results.report import AccuracyReport
 from prox24_export.settings import Settings
 from prox24_export.stages.dense_outputs import SampleSource, expect_fixed_size, expect_numbers
+from prox24_export.stages.device import make_runner
 from prox24_export.stages.prepare import Job
 from prox24_export.stages.run import Run
 from prox24_export.validation import accuracy, custom_metric
@@ -110,11 +113,26 @@ def prepare_measurement(job: Job, run: Run) -> Measurement:
         if job.settings.min_snr is not None and job.linears:
             expect_fixed_size(job.graph, job.parts.report)
         told = SampleSource.of_report(job.parts.report, job.facts)
-        return Measurement.prepare(job.graph, job.parts.report, job.settings, size=job.size, told=told)
+        return Measurement.prepare(
+            job.graph,
+            job.parts.report,
+            job.settings,
+            size=job.size,
+            told=told,
+            dense=lambda batches: make_runner(job.graph, job.device, next(iter(batches), None), run.on_host.append),
+        )
 
 
-def measure_accuracy(measurement: Measurement, sparse: TracedGraph, run: Run) -> AccuracyReport | None:
+def measure_accuracy(
+    measurement: Measurement, sparse: TracedGraph, device: torch.device, run: Run
+) -> AccuracyReport | None:
     """Measures the finished model beside the dense one; None where there is no sample.
+
+    Args:
+        measurement: The dense model, and what to measure on.
+        sparse: The finished model.
+        device: Where it runs, where it can.
+        run: Takes the time, and what is left to the host.
 
     Raises:
         InputError: The user's own metric fails.
@@ -122,4 +140,5 @@ def measure_accuracy(measurement: Measurement, sparse: TracedGraph, run: Run) ->
     if not measurement.batches:
         return None
     with run.timed("accuracy"), run.progress.stage("accuracy", len(measurement.batches)) as tick:
-        return measurement.compare(sparse.runner(), tick)
+        variant = make_runner(sparse, device, measurement.batches[0][0], run.on_host.append)
+        return measurement.compare(variant, tick)

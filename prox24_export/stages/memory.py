@@ -31,7 +31,9 @@ def find_memory_limit(settings: Settings) -> float:
     return measure_anonymous_mb() * MB + SHARE_BY_DEFAULT * find_available_memory(torch.device("cpu"))
 
 
-def find_spill(stages: Sequence[Stage], settings: Settings, parts: int, folder: Path) -> Spill:
+def find_spill(
+    stages: Sequence[Stage], settings: Settings, parts: int, folder: Path, device: torch.device | None = None
+) -> Spill:
     """Finds how many bytes of activations stay in memory between stages, beside the matrices of the largest stage.
 
     Args:
@@ -39,8 +41,13 @@ def find_spill(stages: Sequence[Stage], settings: Settings, parts: int, folder: 
         settings: The options of the run.
         parts: Number of parts that the data are divided into.
         folder: Where the other activations go.
+        device: The GPU that has the matrices, and as many activations as it has room for; None for the host.
     """
     matrices = max((estimate_stage_mb(stage, settings, parts) for stage in stages), default=0.0)
+    if device is not None:
+        room = find_available_memory(device) - MARGIN * matrices * MB
+        left = find_memory_limit(settings) - measure_anonymous_mb() * MB
+        return Spill(folder, max(0.0, left / 2), max(0.0, room / 2))
     left = find_memory_limit(settings) - (measure_anonymous_mb() + MARGIN * matrices) * MB
     return Spill(folder, max(0.0, left / 2))  # the other half is for what a stage computes of them
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from prox24_export.data.first_batch import outline_first_batch, peek_first_batch
@@ -21,6 +22,7 @@ from prox24_export.results import reader
 from prox24_export.results.report import DataFacts, Report
 from prox24_export.settings import Settings
 from prox24_export.stages.dense_outputs import check_calibration
+from prox24_export.stages.device import CPU, choose_device
 from prox24_export.stages.memory import expect_memory
 from prox24_export.stages.open_model import OpenedModel, open_model
 from prox24_export.stages.run import Run
@@ -43,6 +45,7 @@ class Job:
         facts: Which samples are used for what.
         size: How many samples are joined in one call of the model.
         choice: The engine that measures at the end.
+        device: Where the run computes.
         baseline: An earlier run, against which nothing may regress; None where there is none.
         model_file: The ONNX file that is written beside the output folder; None where everything is in the folder.
         workers: Who calibrates and solves; None for this process alone.
@@ -56,6 +59,7 @@ class Job:
     facts: DataFacts | None
     size: int
     choice: EngineChoice
+    device: torch.device = CPU
     baseline: Report | None = None
     model_file: Path | None = None
     workers: Workers | None = None
@@ -126,9 +130,10 @@ def prepare(named: NamedModel, evaluation: Source | None, settings: Settings, ru
 
     Raises:
         InputError: Model, data or options are unsuitable.
-        UnavailableError: The engine that was asked for cannot be had here.
+        UnavailableError: The device or the engine that was asked for cannot be had here.
     """
     frontend, calibration = named.frontend, named.calibration
+    device = choose_device(settings.device)
     expect_calibration(settings, calibration)
     baseline = None if settings.baseline is None else reader.load_report(Path(settings.baseline))
     wants_onnx = _wants_onnx(frontend, settings, named.model_file)
@@ -152,7 +157,8 @@ def prepare(named: NamedModel, evaluation: Source | None, settings: Settings, ru
         check_calibration(graph, linears, parts, facts_of_data, size=size)
         if needed:
             check_gates(graph, parts, settings, size)
-    return Job(opened, settings, named.target, found, parts, facts_of_data, size, choice, baseline, named.model_file)
+    made = named.target, found, parts, facts_of_data, size, choice, device, baseline, named.model_file
+    return Job(opened, settings, *made)
 
 
 def expect_calibration(settings: Settings, calibration: Source | None) -> None:

@@ -6,6 +6,9 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
 from prox24_export.data.batches import make_batches
 from prox24_export.data.samples import Parts
 from prox24_export.errors import InputError
@@ -20,9 +23,11 @@ from prox24_export.passes.graph.arrays import Array, is_finite
 from prox24_export.passes.graph.protocol import Linear, Skipped, TracedGraph
 from prox24_export.passes.sparsify import SolvedLayer, Sparsify
 from prox24_export.progress import Progress, Steps
+from prox24_export.results.device import HostWork
 from prox24_export.results.mask import Thumbnail, make_thumbnail
 from prox24_export.results.report import Executions, LayerReport
 from prox24_export.settings import Settings
+from prox24_export.stages.device import CPU, StagePlacement, place_on
 from prox24_export.stages.journal import NO_RECORDS, LayerRecords
 from prox24_export.stages.memory import find_spill
 from prox24_export.stages.norms import find_widest, mask_by_norms
@@ -34,11 +39,12 @@ BATCHES, LAYERS = "batches", "layers"  # kinds of steps of this stage
 
 @dataclass(frozen=True)
 class PrunedLayers:
-    """What pruning leaves beside the weights: a row for every layer, and a corner of every mask."""
+    """What pruning leaves beside the weights: a row for every layer, a corner of every mask, what the host ran."""
 
     layers: Sequence[LayerReport]
     executions: Executions | None
     masks: Mapping[str, Thumbnail] = field(default_factory=dict)
+    on_host: Sequence[HostWork] = ()
 
 
 def prune(
@@ -53,6 +59,7 @@ def prune(
     settings: Settings,
     progress: Progress,
     records: LayerRecords = NO_RECORDS,
+    placement: StagePlacement | None = None,
     team: Team | None = None,
 ) -> PrunedLayers:
     """Prunes every layer, stage by stage: each stage reads what the pruned layers before it give.
@@ -71,7 +78,8 @@ def prune(
         settings: How the layers are solved.
         progress: Where to show progress.
         records: Has the layers that an earlier run has solved, and takes those that are solved here.
-        team: Who does the work; None for this process alone.
+        placement: Where the stages of the model run; None for the host.
+        team: Who does the work, on the host; None for this process alone.
 
     Raises:
         InputError: A weight or an activation holds NaN or Inf, or the workers have another model.
@@ -82,17 +90,16 @@ def prune(
     if not linears:
         return PrunedLayers(rows, None)
     expect_finite_weights(graph, linears)
-    stages = schedule(graph, linears)
-    sources = (("fit", parts.fit), ("choice", parts.choice))
-    batches = [batch for part, samples in sources for batch in make_batches(samples, graph.inputs, part, size)]
-    streams = Streams(graph, batches, find_spill(stages, settings, 2 if parts.choice else 1, scratch))
+    stages, placement = schedule(graph, linears), placement or place_on(graph, CPU)
+    streams = _start_streams(graph, parts, stages, size, placement, settings, scratch)
     calibrate = Calibrate(settings.method in AIMS_AT_DENSE_OUTPUT, find_widest(settings.method))
-    sparsify = Sparsify(settings.layer_method, settings.effort, settings.damping, settings.blend, held_back)
-    work: StageWork = OwnWork(streams, calibrate, sparsify)
+    sparsify = _make_sparsify(settings, placement, held_back=held_back)
+    done = _DoneLayers(graph, linears, weights, records, placement.device)
+    work: StageWork = OwnWork(streams, calibrate, sparsify, done.read_weight)
     if team is not None:
-        work = SpreadWork(team, stages, linears, streams, calibrate, sparsify, settings)
-    known = (done := _DoneLayers(graph, linears, weights, records)).known
-    costs = {BATCHES: float(len(stages) * len(batches)), LAYERS: sum(map(_estimate_cost, linears))}
+        work = SpreadWork(team, graph, stages, linears, streams, calibrate, sparsify, settings)
+    known = done.known
+    costs = {BATCHES: float(len(stages) * len(streams.batches)), LAYERS: sum(map(_estimate_cost, linears))}
     with progress.stage("calibrate and prune", sum(costs.values()), costs) as tick:
         observe = partial(tick, BATCHES)
         for stage in stages:
@@ -106,7 +113,30 @@ def prune(
         if known:
             tick.tell(f"{len(known)} of {len(linears)} layers were solved before")
     rows = [done.rows[layer.name] if isinstance(layer, Linear) else row for row, layer in zip(rows, found, strict=True)]
-    return PrunedLayers(rows, Executions(work.executions, streams.one_pass, len(stages)), done.masks)
+    return PrunedLayers(
+        rows, Executions(work.executions, streams.one_pass, len(stages)), done.masks, placement.list_host_work(stages)
+    )
+
+
+def _start_streams(  # noqa: PLR0917 - in the order in which they are looked at
+    graph: TracedGraph,
+    parts: Parts,
+    stages: Sequence[Stage],
+    size: int,
+    placement: StagePlacement,
+    settings: Settings,
+    scratch: Path,
+) -> Streams:
+    """Joins the samples into batches, and starts both streams with them."""
+    spill = find_spill(stages, settings, 2 if parts.choice else 1, scratch, placement.moves_to)
+    sources, size = (("fit", parts.fit), ("choice", parts.choice)), placement.shrink(size)
+    batches = [batch for part, samples in sources for batch in make_batches(samples, graph.inputs, part, size)]
+    return Streams(placement.compiler, batches, spill, placement.moves_to)
+
+
+def _make_sparsify(settings: Settings, placement: StagePlacement, *, held_back: bool) -> Sparsify:
+    method, halvings = settings.layer_method, placement.halvings
+    return Sparsify(method, settings.effort, settings.damping, settings.blend, held_back, halvings)
 
 
 class _DoneLayers:
@@ -118,6 +148,7 @@ class _DoneLayers:
         linears: Sequence[Linear],
         weights: MutableMapping[str, Array],
         records: LayerRecords,
+        device: torch.device,
     ) -> None:
         """Reads what is recorded; no layer is done yet.
 
@@ -126,13 +157,18 @@ class _DoneLayers:
             linears: Its layers that can be pruned.
             weights: Takes the solved weights by name, as they are stored.
             records: Takes every layer that is solved.
+            device: Where layers are solved.
         """
-        self.graph = graph
+        self.graph, self._device = graph, device
         self.rows: dict[str, LayerReport] = {}
         self.masks: dict[str, Thumbnail] = {}
         self.known = records.read(linears)
         self._weights, self._records = weights, records
         self._places = {linear.name: place for place, linear in enumerate(linears)}
+
+    def read_weight(self, linear: Linear) -> Tensor:
+        """Reads the dense weight of a layer to where it is solved."""
+        return self.graph.weight(linear).to(self._device)
 
     def show(self, tick: Steps, linear: Linear) -> None:
         """Advances the progress by a layer that is being taken."""
@@ -153,10 +189,10 @@ class _DoneLayers:
         self._records.write(self._places[linear.name], row)
 
     def take_solved(self, linear: Linear, solved: SolvedLayer) -> None:
-        """Takes a layer that is solved now, and records it."""
+        """Takes a layer that is solved now, and records it; its weight comes back from its device once."""
         row = _describe_solution(describe_layer(linear, self.graph.parameters), solved)
-        mask = make_thumbnail(solved.solution.mask.cpu().numpy())
-        weight = linear.to_stored(solved.solution.weight)
+        matrix = solved.solution.weight.cpu()
+        mask, weight = make_thumbnail((matrix != 0).numpy()), linear.to_stored(matrix)
         self.rows[linear.name], self.masks[linear.name], self._weights[linear.weight] = row, mask, weight
         self._records.write(self._places[linear.name], row, mask, weight)
 
@@ -177,7 +213,7 @@ def _solve_stage(  # noqa: PLR0917 - what a stage needs
             by_name[linear.name] = linear
     for name in [name for name in by_name if not seen[name].fit.has_gram]:
         linear = by_name.pop(name)
-        weight = done.graph.weight(linear)
+        weight = done.read_weight(linear)
         solved = mask_by_norms(linear, weight, seen.pop(name), sparsify.method, held_back=sparsify.held_back)
         done.take_solved(linear, solved)
         tick()

@@ -21,6 +21,7 @@ from prox24_export.passes.graph.protocol import Linear, TracedGraph
 from prox24_export.passes.refine.differentiable import make_differentiable
 from prox24_export.passes.refine.memory import find_available_memory
 from prox24_export.passes.refine.model import RefineModel
+from prox24_export.passes.refine.moving import move_module
 from prox24_export.passes.refine.state import Refined
 from prox24_export.progress import Progress, Steps
 from prox24_export.results.report import EpochReport, RefinementReport
@@ -147,6 +148,7 @@ def refine(
         journal: Has the progress of an interrupted run, and takes that of this one.
     """
     graph, parts, settings = job.graph, job.parts, job.settings
+    move_module(function.module, job.device)
     fixed = function.solved_buffers(linears, weights)
     integers = sum(linear.weight in function.dequantised for linear in linears)
     linears = find_reached(function, linears)

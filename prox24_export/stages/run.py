@@ -16,6 +16,7 @@ from prox24_export.passes.find_linears import matches
 from prox24_export.passes.graph.protocol import Input, Linear, Skipped, TracedGraph
 from prox24_export.process.interrupts import raise_if_interrupted
 from prox24_export.progress import Progress, Silent
+from prox24_export.results.device import HostWork
 from prox24_export.results.report import RANDOM_WARNING, DataFacts, Fault
 from prox24_export.settings import Settings
 
@@ -36,6 +37,7 @@ class Run:
         seconds: Wall seconds by name of the stage.
         warnings: What the user should know, one sentence each.
         faults: The stages that failed after the layers were solved.
+        on_host: What was left to the host although the run is on a GPU.
     """
 
     progress: Progress = field(default_factory=Silent)
@@ -45,6 +47,7 @@ class Run:
     seconds: dict[str, float] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
+    on_host: list[HostWork] = field(default_factory=list)
 
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:

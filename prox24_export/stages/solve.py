@@ -9,6 +9,8 @@ from prox24_export.passes.graph.differentiable import Differentiable
 from prox24_export.passes.graph.protocol import Linear
 from prox24_export.results.budget import BudgetReport
 from prox24_export.results.report import RefinementReport
+from prox24_export.stages.device import CPU, place_on
+from prox24_export.stages.device_memory import do_in_smaller_blocks
 from prox24_export.stages.journal import Journal
 from prox24_export.stages.prepare import Job
 from prox24_export.stages.prune import PrunedLayers, draw_masks, prune
@@ -55,11 +57,12 @@ def solve(job: Job, scratch: Path, run: Run, journal: Journal) -> SolvedModel:
 
     Raises:
         InputError: A weight or an activation holds NaN or Inf.
+        DeviceMemoryError: The GPU has too little memory; what is solved is recorded.
     """
     team = None if job.workers is None else gather_team(job.workers, job.frontend, job.graph, scratch)
 
     def layer_by_layer(weights: WeightStore, *, held_back: bool) -> PrunedLayers:
-        with run.timed("prune"):
+        def attempt(halvings: int) -> PrunedLayers:
             return prune(
                 job.graph,
                 job.found,
@@ -71,8 +74,14 @@ def solve(job: Job, scratch: Path, run: Run, journal: Journal) -> SolvedModel:
                 settings=job.settings,
                 progress=run.progress,
                 records=journal.layers(held_back=held_back),
+                placement=place_on(job.graph, CPU if team is not None else job.device, halvings),
                 team=team,
             )
+
+        with run.timed("prune"):
+            pruned = do_in_smaller_blocks(attempt, job.device, run.warnings.append)
+        run.on_host[:] = pruned.on_host
+        return pruned
 
     function = open_differentiable(job)
     weights = WeightStore(scratch)

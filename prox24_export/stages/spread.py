@@ -73,6 +73,7 @@ class SpreadWork:
 
     Attributes:
         team: The workers and their model.
+        graph: The same model, as this process has it.
         stages: The stages of the run.
         linears: The layers of the run.
         streams: The batches; they are not run here.
@@ -83,6 +84,7 @@ class SpreadWork:
     """
 
     team: Team
+    graph: TracedGraph
     stages: Sequence[Stage]
     linears: Sequence[Linear]
     streams: Streams
@@ -181,13 +183,12 @@ class SpreadWork:
         """What stands for the setup of the workers, once it is stored for them."""
         put, frontend, spill = self.team.workers.put, self.team.frontend, self.streams.spill
         room = 0.0 if spill is None else spill.limit
-        graph = self.streams.graph
         setup = WorkerSetup(
             model=str(frontend.path.resolve()),
             example=getattr(frontend, "example", None),
             include=self.settings.include,
             exclude=self.settings.exclude,
-            digest=digest_graph(frontend, graph, self.linears),
+            digest=digest_graph(frontend, self.graph, self.linears),
             batches=[
                 (batch.part, {name: put(np.asarray(array)) for name, array in batch.feeds.items()})
                 for batch in self.streams.batches

@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from torch import Tensor
+
 from prox24_export.passes.calibrate.calibrate import Calibrate
 from prox24_export.passes.calibrate.moments import Observation
 from prox24_export.passes.calibrate.schedule import Stage
@@ -40,11 +42,13 @@ class OwnWork:
         streams: The two activation streams.
         calibrate: How a stage is observed.
         sparsify: How layers are solved.
+        read_weight: Reads the dense weight of a layer to where it is solved.
     """
 
     streams: Streams
     calibrate: Calibrate
     sparsify: Sparsify
+    read_weight: Callable[[Linear], Tensor]
 
     @property
     def executions(self) -> int:
@@ -61,7 +65,6 @@ class OwnWork:
 
     def solve(self, layers: Mapping[str, Linear], seen: dict[str, Observation]) -> Iterator[SolvedLayer]:
         """See `StageWork.solve`."""
-        graph = self.streams.graph
-        dense = LazyTensors(lambda name: graph.weight(layers[name]), tuple(layers))
+        dense = LazyTensors(lambda name: self.read_weight(layers[name]), tuple(layers))
         roundings = {name: linear.round_rows for name, linear in layers.items() if linear.grid is not None}
         return self.sparsify.call(weights=dense, observations=seen, roundings=roundings)

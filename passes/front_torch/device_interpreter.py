@@ -1,0 +1,27 @@
+"""Runs nodes of a traced program on another device than the one that it was traced on."""
+
+from typing import Any
+
+import torch
+from torch import fx
+from torch.utils._pytree import tree_map_only
+
+
+class DeviceInterpreter(fx.Interpreter):
+    """Runs a program's nodes; those that name a device, to make or to expect a tensor there, get the one to run on."""
+
+    def __init__(self, module: torch.nn.Module, device: torch.device | None) -> None:
+        """Runs nothing yet.
+
+        Args:
+            module: The module of the nodes.
+            device: The device to run on; None leaves nodes as they were traced.
+        """
+        super().__init__(module, garbage_collect_values=False)
+        self._device = device
+
+    def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Calls the function of a node."""
+        if self._device is not None:
+            args, kwargs = tree_map_only(torch.device, lambda _: self._device, (args, kwargs))
+        return super().call_function(target, args, kwargs)

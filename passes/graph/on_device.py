@@ -1,0 +1,77 @@
+"""Values of a graph on another device than the host: how they come there, and back."""
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from prox24_export.passes.graph.arrays import as_array, as_tensor
+
+CPU = torch.device("cpu")
+OF_TORCH = {*"?bhilqBefd"}  # characters of the NumPy dtypes that torch takes; bfloat16 has its own
+StageCall = Callable[[Mapping[str, Any]], dict[str, Any]]
+
+
+class MovedFeeds(Mapping[str, Any]):
+    """Feeds of a batch as tensors on a device; each is read, and moved, when it is asked for."""
+
+    def __init__(self, feeds: Mapping[str, Any], device: torch.device) -> None:
+        """Moves nothing yet."""
+        self._feeds, self._device = feeds, device
+
+    def __getitem__(self, name: str) -> Any:
+        """Moves an array; what torch has no type for, such as texts, stays as it is."""
+        return move_to(self._feeds[name], self._device)
+
+    def __contains__(self, name: object) -> bool:
+        """Whether there is a feed of this name; none is read."""
+        return name in self._feeds
+
+    def __iter__(self) -> Iterator[str]:
+        """Iterates over the names."""
+        return iter(self._feeds)
+
+    def __len__(self) -> int:
+        """The number of feeds."""
+        return len(self._feeds)
+
+
+def move_to(value: Any, device: torch.device | None) -> Any:
+    """Moves an array, a tensor, or those in a tuple or list to a device, as tensors; everything else stays as it is.
+
+    Args:
+        value: The value.
+        device: The device; None leaves the value where and as it is.
+    """
+    if device is None:
+        return value
+    if isinstance(value, np.ndarray) and (value.dtype.char in OF_TORCH or value.dtype.name == "bfloat16"):
+        return as_tensor(value).to(device)
+    if isinstance(value, Tensor):
+        return value.to(device)
+    if isinstance(value, (tuple, list)):
+        moved = [move_to(one, device) for one in value]
+        return tuple(moved) if isinstance(value, tuple) else moved
+    return value
+
+
+def run_on_host(run: StageCall, names: Collection[str], device: torch.device, *, arrays: bool) -> StageCall:
+    """Makes a function of values on the host one of values on a device, which travel there and back.
+
+    Args:
+        run: The function, of values by name.
+        names: The values that it reads.
+        device: The device.
+        arrays: Whether the function takes arrays; otherwise it takes tensors.
+    """
+
+    def to_host(value: Any) -> Any:
+        return as_array(value) if arrays and isinstance(value, Tensor) else move_to(value, CPU)
+
+    def moved(values: Mapping[str, Any]) -> dict[str, Any]:
+        results = run({name: to_host(value) for name, value in values.items() if name in names})
+        return {name: move_to(value, device) for name, value in results.items()}
+
+    return moved

@@ -1,0 +1,174 @@
+"""Runs stages of an ONNX model as torch functions on a GPU; where there is no such function, in ONNX Runtime."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from onnx import inliner
+from torch import Tensor
+
+from prox24_export.errors import first_line
+from prox24_export.passes.front_onnx.external_data import open_model
+from prox24_export.passes.front_onnx.graph import OnnxGraph
+from prox24_export.passes.graph.arrays import Array, as_array, as_numpy_dtype, as_tensor
+from prox24_export.passes.graph.on_device import StageCall, move_to, run_on_host
+from prox24_export.passes.graph.protocol import Feeds, Node
+from prox24_export.passes.onnx_to_fx.check import TOLERANCE, TOLERANCE_WIDENED, agree_on_device, find_difference
+from prox24_export.passes.onnx_to_fx.convert import Converted, ConvertToFx, convert_model
+from prox24_export.passes.onnx_to_fx.device_function import DeviceFunction
+from prox24_export.passes.onnx_to_fx.table import NotDifferentiableError
+
+StageKey = tuple[int, ...]  # the places of a stage's nodes
+
+
+class OnnxOnDevice:
+    """Stages of an ONNX model on a GPU; a `StageCompiler`.
+
+    A stage runs as a torch function. What that gives for the first batch of the dense stream is compared with ONNX
+    Runtime, which runs the stages with that batch, too; its values go to the device, so that nothing comes back. A
+    stage with an operator that has no torch function, or whose function computes something else, runs in ONNX Runtime
+    on the host: on the GPU, too, where its CUDA provider is installed, but its values travel.
+
+    Attributes:
+        on_host: Why stages run in ONNX Runtime, by the places of their nodes.
+    """
+
+    def __init__(self, graph: OnnxGraph, device: torch.device) -> None:
+        """Compiles nothing yet."""
+        self._graph, self._device = graph, device
+        self.on_host: dict[StageKey, str] = {}
+        self._dtypes: dict[StageKey, Mapping[str, torch.dtype]] = {}  # of fetched values, as ONNX Runtime has them
+        self._known: dict[str, Any] = {}  # what ONNX Runtime gave for the first batch, and a later stage reads
+
+    @property
+    def nodes(self) -> Sequence[Node]:
+        """The nodes of the main graph that compute no constants, in topological order."""
+        return self._graph.nodes
+
+    def compile(
+        self, nodes: Sequence[Node], sample: Mapping[str, Any], fetches: Sequence[str], weights: Mapping[str, Array]
+    ) -> StageCall:
+        """Makes a function that runs some nodes; see `TracedGraph.compile`. Its values are on the device."""
+        key = tuple(node.index for node in nodes)
+        read = {name for node in self._graph.with_constants(nodes) for name in node.inputs}
+        taken = {name: value for name, value in sample.items() if name in read}
+        if key not in self.on_host:
+            try:
+                if key not in self._dtypes:  # this is the first batch
+                    self._known = {name: value for name, value in self._known.items() if name in sample}
+                return self._compile(key, nodes, taken, fetches, weights)
+            except torch.OutOfMemoryError:
+                raise
+            except (NotDifferentiableError, RuntimeError, ValueError, TypeError, IndexError) as error:
+                self.on_host[key] = first_line(error)
+        gpu = self._device.index if self._device.type == "cuda" else None
+        arrays = {name: as_array(value) if isinstance(value, Tensor) else value for name, value in taken.items()}
+        run = self._graph.compile(nodes, arrays, fetches, weights, gpu=gpu)
+        return run_on_host(run, taken.keys(), self._device, arrays=True)
+
+    def _compile(
+        self,
+        key: StageKey,
+        nodes: Sequence[Node],
+        sample: Mapping[str, Any],
+        fetches: Sequence[str],
+        weights: Mapping[str, Array],
+    ) -> StageCall:
+        """Makes a torch function; the first one of a stage is compared with ONNX Runtime on `sample`.
+
+        Raises:
+            NotDifferentiableError: There is none, or it computes something else.
+        """
+        converted = self._convert(nodes, sample, fetches, weights)
+        function = DeviceFunction(converted.module, self._device)
+        names = list(converted.inputs)
+        if key not in self._dtypes:
+            found = function.run([sample[name] for name in names])
+            self._dtypes[key] = self._check(nodes, sample, fetches, dict(zip(fetches, found, strict=True)))
+        dtypes = self._dtypes[key]
+
+        def run(values: Mapping[str, Any]) -> dict[str, Any]:
+            found = function.run([values[name] for name in names])
+            return {name: value.to(dtypes[name]) for name, value in zip(fetches, found, strict=True)}
+
+        return run
+
+    def _convert(
+        self,
+        nodes: Sequence[Node],
+        sample: Mapping[str, Any],
+        fetches: Sequence[str],
+        weights: Mapping[str, Array],
+    ) -> Converted:
+        executable = self._graph.executable
+        inputs = [_declare_input(name, value) for name, value in sample.items()]
+        model = executable.make_part(self._graph.with_constants(nodes), inputs, fetches, weights)
+        if model.graph.sparse_initializer:
+            raise NotDifferentiableError("SparseTensor", model.graph.sparse_initializer[0].values.name)
+        if model.functions:
+            model = inliner.inline_local_functions(model)
+        return convert_model(open_model(model, self._graph.path), widen=True)
+
+    def _check(
+        self, nodes: Sequence[Node], sample: Mapping[str, Any], fetches: Sequence[str], found: Mapping[str, Tensor]
+    ) -> dict[str, torch.dtype]:
+        """Compares what a stage's function gives with ONNX Runtime; returns the types of its values there.
+
+        Raises:
+            NotDifferentiableError: A value differs.
+        """
+        arrays = {name: self._known[name] if name in self._known else as_array(value) for name, value in sample.items()}
+        wanted = self._graph.compile(nodes, arrays, fetches, {})(arrays)
+        self._known |= wanted
+        by_value = {name: node for node in nodes for name in node.outputs}
+        for name, theirs in wanted.items():
+            is_narrow = theirs.dtype.itemsize < 4 and theirs.dtype.kind not in "biu"  # noqa: PLR2004 - bytes of float32
+            tolerance = TOLERANCE_WIDENED if is_narrow else TOLERANCE
+            if agree_on_device(found[name], theirs, tolerance):
+                continue
+            said = find_difference(found[name], theirs, tolerance, exact_type=False)
+            node = by_value[name]
+            raise NotDifferentiableError(node.op, node.name, f"value {name} {said}, as ONNX Runtime has it")
+        return {name: as_tensor(np.zeros(0, theirs.dtype)).dtype for name, theirs in wanted.items()}
+
+
+def make_device_runner(graph: OnnxGraph, device: torch.device, feeds: Feeds) -> Callable[[Feeds], Sequence[Array]]:
+    """Makes a function that runs a whole ONNX model on a device: feeds to outputs, as `TracedGraph.runner`.
+
+    Args:
+        graph: The model.
+        device: The device.
+        feeds: One batch, on which it is compared with ONNX Runtime.
+
+    Raises:
+        NotDifferentiableError: An operator has no torch function, or an output differs from ONNX Runtime's.
+        InputError: ONNX Runtime cannot load the model.
+    """
+    converted = ConvertToFx().call(graph=graph)
+    function = DeviceFunction(converted.module, device)
+
+    def run(values: Feeds) -> Sequence[Array]:
+        found = function.run([move_to(values[name], device) for name in converted.inputs])
+        return [as_array(value) for value in found]
+
+    tolerance = TOLERANCE_WIDENED if converted.is_widened else TOLERANCE
+    wanted = graph.runner()(feeds)
+    for name, ours, theirs in zip(graph.outputs, run(feeds), wanted, strict=True):
+        said = find_difference(torch.from_numpy(ours), theirs, tolerance, exact_type=False)
+        if said is not None:
+            raise NotDifferentiableError("output", name, said)
+    return run
+
+
+def _declare_input(name: str, value: Any) -> onnx.ValueInfoProto:
+    """Declares an input of the type of a tensor.
+
+    Raises:
+        NotDifferentiableError: The value is none, such as a sequence or a text.
+    """
+    if not isinstance(value, Tensor):
+        raise NotDifferentiableError("input", name, f"it is a {type(value).__name__}, and no tensor")
+    dtype = as_numpy_dtype(str(value.dtype).removeprefix("torch."))
+    return onnx.helper.make_tensor_value_info(name, onnx.helper.np_dtype_to_tensor_dtype(dtype), None)
