@@ -32,7 +32,6 @@ PASS = 8e-9  # seconds of one core for the prox of an entry
 STEP = 1e-4  # seconds that an iteration takes of a layer of no size
 COPIED, DIGESTED = 0.5e9, 2e9  # bytes a second of a file's copy and of its SHA-256, as measured on a virtual disk
 SWEEPS, PAIR_ROWS = 4, 2e7  # of the search for an order of channels, and rows of two groups that it cuts in a second
-INVERSE = 2.0  # floating-point operations of an inverse, in K³, at the rate of a product
 Result = TypeVar("Result")
 
 
@@ -44,13 +43,15 @@ class Rates:
         single: Floating-point operations of a float32 matrix product.
         double: Floating-point operations of a float64 matrix product.
         rounded: Floating-point operations of a product of the mask solver.
-        cholesky: `K³` of a float64 Cholesky factorisation.
+        cholesky: `K³` of a float64 Cholesky factorisation of a matrix of `TRIAL` columns.
+        inverse: `K³` of a float32 inverse of such a matrix.
     """
 
     single: float
     double: float
     rounded: float
     cholesky: float
+    inverse: float
 
     @classmethod
     def measure(cls, now: Callable[[], float] = time.perf_counter) -> "Rates":
@@ -67,7 +68,16 @@ class Rates:
             double=2 * cube / _time_fastest(lambda: wide @ wide, now),
             rounded=2 * cube / _time_fastest(lambda: multiply(x, x, "auto"), now),
             cholesky=cube / _time_fastest(lambda: torch.linalg.cholesky(wide), now),
+            inverse=cube / _time_fastest(lambda: torch.cholesky_inverse(torch.linalg.cholesky(gram)), now),
         )
+
+    def factor_seconds(self, width: int) -> float:
+        """Estimates a float64 factorisation of a matrix of this width: `K³/3` operations, most of them products."""
+        return _extrapolate(TRIAL**3 / self.cholesky, 1 / 3 / self.double, width)
+
+    def inverse_seconds(self, width: int) -> float:
+        """Estimates a float32 inverse of a matrix of this width: `K³` operations, most of them products."""
+        return _extrapolate(TRIAL**3 / self.inverse, 1 / self.single, width)
 
 
 @dataclass(frozen=True)
@@ -100,11 +110,13 @@ class Costs:
                 total += self._iteration_seconds(linear)
                 total += (2 + 5 * (self.parts - 1)) * product / rates.double  # the target, and the choice of the blend
         if self.aims:
-            total += sum(self.parts * k**3 / rates.cholesky for k in widths)
+            total += sum(self.parts * rates.factor_seconds(k) for k in widths)
             for group in group_by_input(linears):
                 heights, width = [linear.n for linear in group], group[0].k
-                rate = rates.double if is_solved_in_float64(max(heights), width) else rates.single
-                total += count_inverses(heights, width, self.settings.effort) * INVERSE * width**3 / rate
+                in_float64 = is_solved_in_float64(max(heights), width)
+                # An inverse has three times the operations of a factorisation.
+                one = 3 * rates.factor_seconds(width) if in_float64 else rates.inverse_seconds(width)
+                total += count_inverses(heights, width, self.settings.effort) * one
         return total
 
     def _iteration_seconds(self, linear: Linear) -> float:
@@ -132,7 +144,7 @@ class Costs:
             view = linear.uses[0].view
             places = math.prod(view.kernel) if isinstance(view, Patches) else 1
             groups, rows = linear.k / places / GROUP, min(linear.n * places, MOST_ROWS)
-            total += 2 * tokens * linear.k**2 / self.rates.single + linear.k**3 / self.rates.cholesky
+            total += 2 * tokens * linear.k**2 / self.rates.single + self.rates.factor_seconds(linear.k)
             total += SWEEPS * groups**2 / 2 * rows / PAIR_ROWS
         return total
 
@@ -257,6 +269,18 @@ def _time_action(action: Callable[[], Result], now: Callable[[], float] = time.p
     started = now()
     result = action()
     return now() - started, result
+
+
+def _extrapolate(measured: float, ideal: float, width: int) -> float:
+    """Seconds at a width, from those at `TRIAL`: products grow with its cube, what is done beside them by its square.
+
+    Args:
+        measured: Seconds at `TRIAL`.
+        ideal: Seconds over `K³` if there were products alone.
+        width: `K`.
+    """
+    beside = max(0.0, measured - ideal * TRIAL**3)
+    return float(ideal * width**3 + beside * (width / TRIAL) ** 2)
 
 
 def _time_fastest(action: Callable[[], Any], now: Callable[[], float]) -> float:
