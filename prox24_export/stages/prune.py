@@ -161,6 +161,7 @@ def _solve_stage(
     stage: Stage, seen: dict[str, Observation], sparsify: Sparsify, done: _DoneLayers, tick: Steps
 ) -> None:
     """Solves the layers of a stage that are not known, and takes those that are."""
+    return_free_memory()  # of the stage's sessions, before the solver makes its matrices
     by_name = {}
     for linear in stage.linears:
         if linear.name in done.known:
