@@ -220,15 +220,24 @@ def test_the_same_seed_gives_the_same_bytes(case: Case, mode: Any) -> None:
     assert not all(torch.equal(weight, runs[2].weights[name]) for name, weight in runs[0].weights.items())
 
 
-@pytest.mark.parametrize("mode", ["model", "segments"])
-def test_an_interrupted_run_goes_on_to_the_same_bytes(case: Case, mode: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("mode", "place"), [("model", "epoch"), ("model", "between"), ("model", "all samples"), ("segments", "epoch")]
+)
+def test_an_interrupted_run_goes_on_to_the_same_bytes(case: Case, mode: Any, place: str, tmp_path: Path) -> None:
     settings, file = RefineModel(mode=mode, epochs=3), tmp_path / "state"
     whole = case.refined(settings)
-    calls = iter(range(100))
 
     def interrupt(progress: RefineProgress) -> None:
-        progress.save(file)
-        if next(calls) == (2 if mode == "model" else 7):
+        state = progress.state
+        if state is None or len(progress.parts) < (mode == "segments") or len(state.curve) < 2:
+            return
+        is_there = {
+            "epoch": len(state.losses) == 2,
+            "between": state.is_between_epochs,
+            "all samples": state.finishing is not None,
+        }
+        if is_there[place]:
+            progress.save(file)
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
