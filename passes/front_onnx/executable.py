@@ -11,7 +11,7 @@ from prox24_export.errors import InputError
 from prox24_export.passes.front_onnx import external_data, float32_copy, runtime
 from prox24_export.passes.front_onnx.fed_session import open_fed_session
 from prox24_export.passes.front_onnx.inputs import declare_input
-from prox24_export.passes.front_onnx.mapped_tensors import find_mappable, map_tensor
+from prox24_export.passes.front_onnx.mapped_tensors import MappedFiles, find_mappable, map_tensor
 from prox24_export.passes.front_onnx.tensors import find_node_tensors, is_external
 from prox24_export.passes.graph.arrays import Array
 from prox24_export.passes.graph.protocol import Node
@@ -129,7 +129,7 @@ class Executable:
         inputs = [declare_input(name, value) for name, value in feeds.items()]
         model = self.make_part(nodes, inputs, fetches, weights, left_out=fed)
         if fed:
-            return open_fed_session(model, fed, widens=bool(self.types_without_kernel))
+            return open_fed_session(model, fed, widens=bool(self.types_without_kernel), check=self._files.expect_whole)
         return runtime.open_session(model.SerializeToString(), has_float16=runtime.has_float16(model), gpu=gpu)
 
     def make_part(
@@ -174,7 +174,8 @@ class Executable:
         """Opens a session for the model as it came, or for its float32 copy."""
         if self._is_fed:
             fed = {name: map_tensor(tensor, self.path) for name, tensor in self.mappable.items()}
-            return open_fed_session(self._leave_out(proto, fed.keys()), fed, widens=widens)
+            rest = self._leave_out(proto, fed.keys())
+            return open_fed_session(rest, fed, widens=widens, check=self._files.expect_whole)
         left = runtime.has_float16(proto)
         return runtime.open_session(self.path if proto is self._source else proto.SerializeToString(), has_float16=left)
 
@@ -191,6 +192,10 @@ class Executable:
                     del entries[place]
         external_data.load_tensors(copy, self.path)
         return copy
+
+    @cached_property
+    def _files(self) -> MappedFiles:
+        return MappedFiles.of(self.mappable.values(), self.path)
 
     @cached_property
     def _functions(self) -> list[onnx.FunctionProto]:

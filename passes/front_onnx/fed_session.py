@@ -1,6 +1,6 @@
 """A session whose weights are inputs: fed at every call, in place of constants, of which ONNX Runtime makes copies."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,9 @@ WIDENED = frozenset(runtime.MAY_LACK_KERNELS.values())
 BFLOAT16 = "bfloat16"  # which NumPy does not know, so that ONNX Runtime takes no array of it
 
 
-def open_fed_session(model: onnx.ModelProto, fed: Mapping[str, Array], *, widens: bool) -> runtime.Session:
+def open_fed_session(
+    model: onnx.ModelProto, fed: Mapping[str, Array], *, widens: bool, check: Callable[[], None] = lambda: None
+) -> runtime.Session:
     """Opens a session for a model that lacks some tensors, which are fed at every call.
 
     Args:
@@ -22,6 +24,7 @@ def open_fed_session(model: onnx.ModelProto, fed: Mapping[str, Array], *, widens
         fed: The tensors by name. They must stay as they are.
         widens: Whether bfloat16 and float64 are converted to float32 where they are read. Only one tensor at a time is
             in memory as float32.
+        check: Called before every call of the session; what it raises is raised there.
     """
     casts, feeds = [], {}
     for name, array in fed.items():
@@ -36,20 +39,22 @@ def open_fed_session(model: onnx.ModelProto, fed: Mapping[str, Array], *, widens
         nodes = [*casts, *model.graph.node]
         del model.graph.node[:]
         model.graph.node.extend(nodes)
-    return _FedSession(
-        runtime.open_session(model.SerializeToString(), has_float16=runtime.has_float16(model)), feeds, dict(fed)
-    )
+    session = runtime.open_session(model.SerializeToString(), has_float16=runtime.has_float16(model))
+    return _FedSession(session, feeds, dict(fed), check)
 
 
 class _FedSession:
     """A session and what it is fed at every call."""
 
-    def __init__(self, session: runtime.Session, fed: Mapping[str, Any], held: Mapping[str, Array]) -> None:
+    def __init__(
+        self, session: runtime.Session, fed: Mapping[str, Any], held: Mapping[str, Array], check: Callable[[], None]
+    ) -> None:
         """Takes what to feed by name, and the arrays behind it, which have to outlive the session."""
-        self._session, self._fed, self._held = session, fed, held
+        self._session, self._fed, self._held, self._check = session, fed, held, check
 
     def run(self, output_names: Sequence[str] | None, input_feed: Mapping[str, Any]) -> list[Any]:
         """See `runtime.Session`."""
+        self._check()
         return self._session.run(output_names, {**self._fed, **input_feed})
 
 

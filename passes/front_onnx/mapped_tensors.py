@@ -4,12 +4,16 @@ Such arrays take no memory of their own. ONNX Runtime does not get them as initi
 inputs that are fed at every call.
 """
 
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import onnx
 import onnx_ir as ir
 
+from prox24_export.errors import InputError
+from prox24_export.input_files import expect_file
 from prox24_export.passes.front_onnx.external_data import find_place
 from prox24_export.passes.front_onnx.tensors import count_bytes, is_external
 from prox24_export.passes.graph.arrays import Array, map_file
@@ -69,6 +73,41 @@ def map_tensor(tensor: onnx.TensorProto, model: Path) -> Array:
     """
     place = find_place(tensor, model)
     return map_file(place.file, onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type), tensor.dims, place.offset)
+
+
+@dataclass(frozen=True)
+class MappedFiles:
+    """The files that tensors are mapped from, as they were when a model was opened.
+
+    Attributes:
+        sizes: The size of each file in bytes.
+    """
+
+    sizes: Mapping[Path, int]
+
+    @classmethod
+    def of(cls, tensors: Iterable[onnx.TensorProto], model: Path) -> "MappedFiles":
+        """Looks at the files of external tensors.
+
+        Raises:
+            InputError: As for `find_place`.
+        """
+        files = {find_place(tensor, model).file for tensor in tensors}
+        return cls({file: file.stat().st_size for file in sorted(files)})
+
+    def expect_whole(self) -> None:
+        """Expects no file to have become shorter: reading behind its end would end the process without a word.
+
+        Raises:
+            InputError: One has, or is gone.
+        """
+        for file, size in self.sizes.items():
+            found = expect_file(file, "external data", "the file to stay until the run ends").st_size
+            if found < size:
+                raise InputError(
+                    f"external data {file} became shorter while they were read: from {size:,} to {found:,} bytes. "
+                    "Expected the model to stay as it is until the run ends; run again."
+                )
 
 
 def read_own(tensor: ir.TensorProtocol) -> Array:

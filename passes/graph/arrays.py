@@ -10,6 +10,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from prox24_export.errors import InputError
+
 Array = npt.NDArray[Any]
 PIECE = 1 << 22  # entries that are looked at together
 EXTERNAL_ABOVE = 1_800_000_000  # bytes of an ONNX model above which tensors go to another file: protobuf ends at 2 GiB
@@ -33,12 +35,20 @@ def map_file(file: Path, dtype: np.dtype[Any], shape: Iterable[int], offset: int
 
     Returns:
         The array. What is written into it stays with it and never reaches the file.
+
+    Raises:
+        InputError: The file has become shorter, or cannot be read.
     """
     sizes = tuple(shape)
     size = math.prod(sizes) * dtype.itemsize
     if not size:
         return np.empty(sizes, dtype)
-    array: Array = np.asarray(np.memmap(file, np.uint8, mode="c", offset=offset, shape=(size,)))
+    try:
+        array: Array = np.asarray(np.memmap(file, np.uint8, mode="c", offset=offset, shape=(size,)))
+    except (OSError, ValueError) as error:  # the second one where it ends before the part does
+        raise InputError(
+            f"{file} was changed while it was read: {error}. Expected it to stay as it is to the end; run again."
+        ) from error
     return array.view(dtype).reshape(sizes)
 
 

@@ -122,7 +122,8 @@ class RefineModel:
             joinable: Whether samples can be joined along the first axis of every input.
             tick: Called after each epoch with the share of the work that is done, and the epoch.
             progress: Progress of an interrupted run with the same arguments. It is changed in place.
-            saved: Called after each epoch with the progress, which can be given as `progress` to a later run.
+            saved: Called after each step and each epoch with the progress, which can be given as `progress` to a later
+                run.
 
         Raises:
             ValueError: A weight has no parameter, or its mask has another shape.
@@ -283,9 +284,12 @@ class _Run:
     ) -> Part:
         """Lets the masks move; goes on where an interrupted run has stopped, or takes what came of it."""
 
-        def note(state: TrainingState) -> None:
+        def save(state: TrainingState) -> None:
             self.progress.state, self.progress.seconds = state, self.clock.seconds
             self.saved(self.progress)
+
+        def note(state: TrainingState) -> None:
+            save(state)
             self.tick(min(1.0, state.step / state.planned) / 2, state.curve[-1])
 
         if self.progress.moved is None:
@@ -299,6 +303,7 @@ class _Run:
                 planned=self.epochs * self.fit.steps,
                 clock=self.clock.until(MOVING),
                 note=note,
+                within=save,
                 state=self.progress.state,
             )
             self.progress.state, self.progress.seconds = None, self.clock.seconds

@@ -26,6 +26,7 @@ def move_masks(
     planned: int,
     clock: Clock,
     note: Callable[[TrainingState], None],
+    within: Callable[[TrainingState], None] = lambda _state: None,
     state: TrainingState | None = None,
 ) -> Part:
     """Takes proximal steps from a 2:4 solution, and ends at the 2:4 weights that held-back samples found best.
@@ -42,6 +43,7 @@ def move_masks(
         planned: Number of steps.
         clock: Its limit ends the moving, to within one step.
         note: Called with the state after the start is measured and after each epoch.
+        within: Called with the state after each step.
         state: The state that an interrupted run was given with the same arguments. It is changed in place.
 
     Returns:
@@ -54,7 +56,7 @@ def move_masks(
     def judge(weights: Mapping[str, Tensor]) -> Tensor:
         return held(keep_two_largest(weights, adam.groups))
 
-    Training(adam, steps, planned, math.inf, clock).run(state, epoch, judge, note)
+    Training(adam, steps, planned, math.inf, clock).run(state, epoch, judge, note, within)
     weights = keep_two_largest(state.best, adam.groups)
     curve = tuple(state.curve)
     return Part(weights, curve, state.before, state.after, True, state.taken_back, limited=state.limited)

@@ -62,7 +62,7 @@ class PartTraining:
         clock: The time that is taken, and its limit.
         progress: How far the refinement is.
         tick: Called after each epoch with the share of the work that is done, and the epoch.
-        saved: Called after each epoch with the progress.
+        saved: Called after each step and each epoch with the progress.
     """
 
     masks: Mapping[str, Tensor]
@@ -101,22 +101,26 @@ class PartTraining:
         share = (1.0 if everything is None else TRAINING) / (parts - done)
         clock = self.clock.until(share)
 
-        def note(state: TrainingState) -> None:
+        def save(state: TrainingState) -> None:
             self.progress.state, self.progress.seconds = state, self.clock.seconds
             self.saved(self.progress)
+
+        def note(state: TrainingState) -> None:
+            save(state)
             self.tick((done + min(1.0, state.step / state.planned)) / parts, state.curve[-1])
 
         adam = MaskedAdam.of(tuned.objective.of, tuned.begin, tuned.find_masks(self.masks))
         state = self.progress.state or self._start(adam, tuned, epoch, clock)
         most, enough = self.planned * self.longest, self._find_enough(tuned, choice())
         training = Training(adam, self.steps, most, enough, clock)
-        training.run(state, epoch, held, note)
+        if state.finishing is None:
+            training.run(state, epoch, held, note, save)
         before = state.before if tuned.moved is None else tuned.moved.before
         kept, weights = improves(before, state.after), tuned.start
         if kept:
             weights = state.best
         if kept and everything is not None:
-            weights = replace(training, clock=self.clock).finish(state, everything, held)
+            weights = replace(training, clock=self.clock).finish(state, everything, held, save)
         part = Part(weights, tuple(state.curve), before, state.after, kept, state.taken_back, limited=state.limited)
         if tuned.moved is not None:
             part = part.after_moving(tuned.moved)

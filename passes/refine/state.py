@@ -30,7 +30,7 @@ class Epoch:
 
 @dataclass
 class TrainingState:
-    """The state of a training between two epochs. All weights and moments are float32, by name of the parameter.
+    """The state of a training between two steps. All weights and moments are float32, by name of the parameter.
 
     Attributes:
         weights: The weights as they are now.
@@ -49,6 +49,8 @@ class TrainingState:
         limited: Whether the training ended because its time was over.
         judging: Seconds that it takes to judge weights on the held-back samples.
         curve: The start, and the epochs that were not taken back.
+        losses: Objectives of the steps of the epoch that is being taken; empty between two epochs.
+        finishing: Number of steps before those on all samples; None before these have begun.
     """
 
     weights: Weights
@@ -67,6 +69,13 @@ class TrainingState:
     limited: bool = False
     judging: float = 0.0
     curve: list[Epoch] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
+    finishing: int | None = None
+
+    @property
+    def is_between_epochs(self) -> bool:
+        """Whether no epoch is begun, and the steps on all samples are not."""
+        return not self.losses and self.finishing is None
 
     @staticmethod
     def start(weights: Mapping[str, Tensor], rate: float, ceiling: float, planned: int) -> "TrainingState":
@@ -142,7 +151,7 @@ class Refined:
 
 @dataclass
 class RefineProgress:
-    """How far a refinement is between two epochs.
+    """How far a refinement is between two steps.
 
     Attributes:
         parts: Segments that are done; a whole network counts as one part.

@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,6 +53,7 @@ class Training:
         epoch: Callable[[int], Iterable[Any]],
         held: HeldMeasure,
         done: Callable[[TrainingState], None],
+        within: Callable[[TrainingState], None] = lambda _state: None,
     ) -> TrainingState:
         """Trains to the end. On a CPU, the same seed gives the same bytes where no limit of time is reached.
 
@@ -61,6 +62,7 @@ class Training:
             epoch: Returns the batches of an epoch by its number, which starts at 1.
             held: Measures weights: returns the objective of each held-back sample.
             done: Called with the state after the start is measured and after each epoch.
+            within: Called with the state after each step.
 
         Returns:
             The state that was given, after the last epoch.
@@ -74,10 +76,10 @@ class Training:
         pace = self._begin(state)
         while pace.progress(state) < 1 and state.taken_back < MOST_TAKEN_BACK:
             number = len(state.curve) + state.taken_back
-            losses = list(self._train(state, epoch(number), pace))
-            if not losses:
+            self._train(state, epoch(number), pace, within)
+            if not state.losses:
                 break
-            values = held(state.average)
+            values, losses, state.losses = held(state.average), state.losses, []
             if _is_bad(state, values):
                 state.taken_back += 1
                 state.go_back()
@@ -91,31 +93,43 @@ class Training:
             self._note(state, math.fsum(losses) / len(losses), values)
             if _still_falls(state) and _mean(state.after) > self.enough:
                 state.planned = min(self.most, max(state.planned, round(LONGER * (state.step + self.steps))))
-            done(state)  # a run that goes on from here begins with the next epoch: nothing may be left to decide
+            done(state)  # a run may go on from here: nothing may be left to decide
         state.limited = pace.passed >= 1
         return state
 
-    def finish(self, state: TrainingState, epoch: Callable[[int], Iterable[Any]], held: HeldMeasure) -> Weights:
+    def finish(
+        self,
+        state: TrainingState,
+        epoch: Callable[[int], Iterable[Any]],
+        held: HeldMeasure,
+        within: Callable[[TrainingState], None] = lambda _state: None,
+    ) -> Weights:
         """Goes on from the best weights on all samples, those held back too, with a small rate that falls to zero.
 
         Args:
-            state: The state after the last epoch. It is changed in place, but for `best`.
+            state: The state after the last epoch, or that of a run that was interrupted here. It is changed in place,
+                but for `best`.
             epoch: Returns the batches of an epoch of all samples by its number, which starts at 1.
             held: As for `run`.
+            within: As for `run`.
 
         Returns:
             The weights at the end; the best ones where samples that were held back before are worse off than with them.
         """
-        state.go_back()
-        pace, began = self._begin(state), state.step
-        steps = max(1, round(FINISHING * state.step))
-        for batch in itertools.chain.from_iterable(map(epoch, itertools.count(1))):
+        if state.finishing is None:
+            state.go_back()
+            state.finishing = state.step
+        pace, began = self._begin(state), state.finishing
+        steps = max(1, round(FINISHING * began))
+        batches = itertools.chain.from_iterable(map(epoch, itertools.count(1)))
+        for batch in itertools.islice(batches, state.step - began, None):
             taken = state.step - began
             late = pace.passed > (taken + 1) / steps  # else the clock decides nothing: same seed, same bytes
             share = 1 - (pace.passed if late else taken / steps)
             if share <= 0:
                 break
             self.adam.step(state, batch, GENTLE * state.rate * share, horizon=self.steps * share)
+            within(state)
         return state.average if _mean(held(state.average)) <= _mean(state.after) else state.best
 
     def _begin(self, state: TrainingState) -> "_Pace":
@@ -126,14 +140,21 @@ class Training:
     def _note(state: TrainingState, train: float, values: Tensor) -> None:
         state.curve.append(Epoch(len(state.curve), train, _mean(values)))
 
-    def _train(self, state: TrainingState, batches: Iterable[Any], pace: "_Pace") -> Iterator[float]:
-        """Takes the steps of an epoch, as far as there is time, and yields their objectives."""
-        for batch in batches:
+    def _train(
+        self,
+        state: TrainingState,
+        batches: Iterable[Any],
+        pace: "_Pace",
+        within: Callable[[TrainingState], None],
+    ) -> None:
+        """Takes the steps of an epoch that are not taken yet, as far as there is time."""
+        for batch in itertools.islice(batches, len(state.losses), None):
             share = pace.share(state)
             if share <= 0:
                 return
             warm = min(1.0, (state.fresh + 1) / WARM_UP)
-            yield self.adam.step(state, batch, state.rate * warm * share, horizon=self.steps * share)
+            state.losses.append(self.adam.step(state, batch, state.rate * warm * share, horizon=self.steps * share))
+            within(state)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ class StagePlan:
 
     Attributes:
         layers: Names of the layers that the stage solves.
-        memory_mb: Peak of resident memory in MB (2²⁰ bytes).
+        memory_mb: Peak of memory in MB (2²⁰ bytes), without what the system keeps of files.
         seconds: Wall time.
     """
 
@@ -40,7 +40,7 @@ class Plan:
     """What a run will take on this machine.
 
     Attributes:
-        memory_mb: Peak of resident memory in MB (2²⁰ bytes).
+        memory_mb: Peak of memory in MB (2²⁰ bytes), without what the system keeps of files.
         seconds: Wall time of the whole run without the refinement.
         stages: The stages, in the order in which they run.
         refines: Whether the run also refines the model; the refinement's memory and time are not included.

@@ -31,6 +31,7 @@ HEAD, CHANNELS, REFINEMENT = "run", "channels", "refinement"
 TENSORS, JSON, PROGRESS = "safetensors", "json", "pt"  # the endings of records
 WEIGHT, ROW, MASK = "weight", "row", "mask"
 SHARE = 0.02  # of the time of the refinement that may go into writing its state
+WITHIN = 60.0  # seconds after which the refinement is saved within an epoch, too
 MARK = 12  # digits of the digest of an order in the keys of what depends on it
 
 
@@ -119,7 +120,8 @@ class Journal:
         return LayerRecords(self, f"{'fit' if held_back else 'all'}-{self.order}")
 
     def read_progress(self) -> RefineProgress | None:
-        """Reads how far the refinement is; None where it is not begun."""
+        """Reads how far the refinement is; None where it is not begun. It counts as saved now."""
+        self.saved = time.monotonic(), 0.0
         file = None if self.records is None else self.records.find(f"{REFINEMENT}-{self.order}")
         try:
             return None if file is None else RefineProgress.load(file)
@@ -127,9 +129,14 @@ class Journal:
             return None
 
     def save_progress(self, progress: RefineProgress) -> None:
-        """Records how far the refinement is, as often as that takes little of its time, and whenever a part is done."""
-        began, (last, took) = time.monotonic(), self.saved
-        if self.records is None or (progress.state is not None and began - last < took / SHARE):
+        """Records how far the refinement is.
+
+        That is done whenever a part is done, and else, as long as it takes little of its time, after every epoch, and
+        within an epoch once a minute.
+        """
+        began, (last, took), state = time.monotonic(), self.saved, progress.state
+        least = took / SHARE if state is None or state.is_between_epochs else max(took / SHARE, WITHIN)
+        if self.records is None or (state is not None and began - last < least):
             return
         self.put(f"{REFINEMENT}-{self.order}", PROGRESS, progress.save)
         ended = time.monotonic()

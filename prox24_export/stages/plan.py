@@ -10,10 +10,11 @@ import torch
 
 from prox24_export.data.batches import make_batches
 from prox24_export.data.samples import Parts
-from prox24_export.facts.machine import measure_resident_mb, return_free_memory
+from prox24_export.facts.machine import measure_anonymous_mb, return_free_memory
 from prox24_export.option_values import AIMS_AT_DENSE_OUTPUT
 from prox24_export.passes.calibrate.schedule import Stage, schedule
 from prox24_export.passes.calibrate.streams import StageRunner
+from prox24_export.passes.front_onnx.graph import OnnxGraph
 from prox24_export.passes.graph.activations import Patches
 from prox24_export.passes.graph.protocol import Linear, TracedGraph
 from prox24_export.passes.permute.search import MOST_ROWS
@@ -32,6 +33,8 @@ PASS = 8e-9  # seconds of one core for the prox of an entry
 STEP = 1e-4  # seconds that an iteration takes of a layer of no size
 COPIED, DIGESTED = 0.5e9, 2e9  # bytes a second of a file's copy and of its SHA-256, as measured on a virtual disk
 SWEEPS, PAIR_ROWS = 4, 2e7  # of the search for an order of channels, and rows of two groups that it cuts in a second
+KERNELS_MB = 50.0  # that compiled kernels and their compiler take once they are loaded
+MODEL_COPIES = 4.5  # of an ONNX model in memory at the end: both sessions, the written file, and what opening it takes
 Result = TypeVar("Result")
 
 
@@ -197,7 +200,9 @@ def plan_run(
     is_cached = 4.0 * graph.parameters < find_available_memory(torch.device("cpu")) / 2
     stages = schedule(graph, linears) if fit else []
     spill = find_spill(stages, settings, costs.parts, graph.path.parent)
-    walk = _ModelWalk(measure_resident_mb(), spill.limit / MB, is_cached)
+    held = _count_session_bytes(graph) / MB
+    loaded = measure_anonymous_mb() + (KERNELS_MB if stages else 0.0)
+    walk = _ModelWalk(loaded + held, spill.limit / MB, is_cached)
     values: dict[str, Any] = dict(fit[0].feeds) if fit else {}
     done = resumed.layers if resumed is not None else frozenset[str]()
     with progress.stage("plan", len(stages)) as tick:
@@ -211,7 +216,7 @@ def plan_run(
     accuracy = reports * (walk.running + walk.loading)
     files = 4.0 * graph.parameters * (1 / COPIED + 2 / DIGESTED)  # the model copied, both digested
     seconds = checks + accuracy + files + sum(stage.seconds for stage in walk.stages)
-    memory = max((stage.memory_mb for stage in walk.stages), default=walk.base_mb)
+    memory = max([loaded + MODEL_COPIES * held, *(stage.memory_mb for stage in walk.stages)])
     if permutes and not (resumed is not None and resumed.permuted):
         observed = min(SAMPLES, len(parts.fit)) / samples  # batches
         seconds += 3 * opening + observed * walk.running + walk.loading + files
@@ -231,8 +236,12 @@ def _walk_stage(
     done: frozenset[str],
 ) -> dict[str, Any]:
     """Runs one stage twice, the first time with its weights to load; returns what later stages read."""
+    return_free_memory()
+    before = measure_anonymous_mb()
     first, _ = _time_action(lambda: runner.run(values))
     again, results = _time_action(lambda: runner.run(values))
+    return_free_memory()
+    loaded = max(0.0, measure_anonymous_mb() - before - _mb(results[name] for name in stage.fetches))
     if walk.is_cached:
         first, _ = _time_action(lambda: StageRunner(runner.graph, stage, {}).run(values))  # from memory now
     loading = max(0.0, first - again)
@@ -245,14 +254,21 @@ def _walk_stage(
     widths = [linear.k for linear in inputs.values()]
     held = 2 * repeats * _mb(kept.values())  # of which as much goes to disk as does not fit
     streams = min(held, walk.spill_mb) + 2 * _mb(results[name] for name in stage.fetches)
-    weights = 2 * 4 * sum(linear.parameters for linear, _ in stage.observed) / MB
-    memory, seconds = walk.base_mb + streams + weights, 2 * (loading + repeats * again)
+    weight = 4 * max((linear.parameters for linear, _ in stage.observed), default=0) / MB  # of the layer being solved
+    memory, seconds = walk.base_mb + streams + 2 * loaded + weight, 2 * (loading + repeats * again)
     if not all(linear.name in done for linear, _ in stage.observed):
         memory += estimate_stage_mb(stage, costs.settings, costs.parts)
         linears = [linear for linear in stage.linears if linear.name not in done]
         seconds += costs.seconds(widths, linears, repeats * max(tokens.values(), default=0))
     walk.stages.append(StagePlan(tuple(linear.name for linear in stage.linears), memory, seconds))
     return kept
+
+
+def _count_session_bytes(graph: TracedGraph) -> int:
+    """Bytes of an ONNX model that a session for the whole of it holds; 0 where its weights stay in their files."""
+    if not isinstance(graph, OnnxGraph) or graph.executable.mapped:
+        return 0
+    return int(graph.proto.ByteSize())
 
 
 def _tokens(linear: Linear, activation: Any) -> float:

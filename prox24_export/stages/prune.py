@@ -201,6 +201,7 @@ def _solve_stage(  # noqa: PLR0917 - what a stage needs
     stage: Stage, seen: dict[str, Observation], sparsify: Sparsify, work: StageWork, done: _DoneLayers, tick: Steps
 ) -> None:
     """Solves the layers of a stage that are not known, and takes those that are."""
+    return_free_memory()  # of the stage's sessions, before the solver makes its matrices
     by_name = {}
     for linear in stage.linears:
         if linear.name in done.known:

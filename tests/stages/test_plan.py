@@ -11,7 +11,8 @@ from prox24_export.passes.front_onnx.graph import OnnxGraph
 from prox24_export.passes.graph.activations import Rows
 from prox24_export.passes.graph.layout import Layout
 from prox24_export.passes.graph.protocol import Linear, Use
-from prox24_export.stages.plan import Costs, Rates
+from prox24_export.stages import plan as plan_module
+from prox24_export.stages.plan import KERNELS_MB, MODEL_COPIES, Costs, Rates
 from tests.command import command, network, samples, snapshot
 from tests.graphs import linears
 
@@ -61,6 +62,19 @@ def test_every_stage_is_planned(tmp_path: Path) -> None:
     assert planned.memory_mb == max(stage.memory_mb for stage in planned.stages) > 50
     assert planned.seconds > sum(stage.seconds for stage in planned.stages) > 0
     assert plan(network(tmp_path), samples(tmp_path), settings=Settings(exclude=("*",))).stages == ()
+
+
+def test_the_memory_is_what_the_process_holds_beside_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan_module, "measure_anonymous_mb", lambda: 1000.0)
+    planned = plan(network(tmp_path), samples(tmp_path))
+    assert 1000 + KERNELS_MB < planned.memory_mb < 1000 + KERNELS_MB + 5
+
+
+def test_sessions_of_a_whole_model_in_memory_are_planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan_module, "measure_anonymous_mb", lambda: 1000.0)
+    model = network(tmp_path, hidden=1 << 16, n=16)
+    planned = plan(model, samples(tmp_path), settings=Settings(exclude=("*",)))
+    assert planned.memory_mb == pytest.approx(1000 + MODEL_COPIES * model.stat().st_size / 2**20, abs=0.1)
 
 
 def test_more_effort_tokens_and_width_take_longer(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ def run(at, early, out):
         return os.waitpid(child, 0)[1]
     from prox24_export.output.records import Records
     from prox24_export.stages import journal
-    journal.SHARE = 1e9  # every epoch is saved
+    journal.SHARE, journal.WITHIN = 1e9, float("inf")  # every epoch is saved, and nothing within one
     put, log = Records.put, Path(f"{out}.log").open("a", encoding="utf-8")
 
     def killed(records, key, ending, write):

@@ -1,5 +1,6 @@
 """Models with much external data: large tensors stay in their files, and everything is computed as before."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from prox24_export.errors import InputError
 from prox24_export.passes.front_onnx import executable, mapped_tensors, runtime
 from prox24_export.passes.front_onnx.fed_session import open_fed_session
 from prox24_export.passes.front_onnx.graph import OnnxGraph
+from prox24_export.passes.graph.arrays import map_file
 from tests.graphs import model, normal
 
 TEXT = "g (float[n,64] x) => (float[n,32] y) { h = MatMul(x, w) r = Relu(h) y = Gemm(r, v, b) }"
@@ -53,6 +55,31 @@ def test_solved_weights_replace_what_the_file_holds(tmp_path: Path) -> None:
     new = {"w": np.zeros((64, 96), np.float32)}
     y = graph.compile(graph.nodes, {"x": X}, ["y"], new)({"x": X})["y"]
     np.testing.assert_allclose(y, np.tile(WEIGHTS["b"], (5, 1)), rtol=1e-6)
+
+
+def test_a_file_that_becomes_shorter_is_an_error_and_not_the_end_of_the_process(tmp_path: Path) -> None:
+    graph = OnnxGraph(save_external(model(TEXT, WEIGHTS), tmp_path))
+    run = graph.runner()
+    part = graph.compile(graph.nodes, {"x": X}, ["y"], {})
+    run({"x": X})
+    part({"x": X})
+    os.truncate(tmp_path / "weights.data", 100)
+    for read in (run, part):
+        with pytest.raises(
+            InputError, match=r"weights\.data became shorter while they were read: from [\d,]+ to 100 b"
+        ):
+            read({"x": X})
+    with pytest.raises(InputError, match="the file holds 100"):
+        graph.stored("w")
+    (tmp_path / "weights.data").unlink()
+    with pytest.raises(InputError, match="no such external data"):
+        run({"x": X})
+
+
+def test_a_part_of_a_file_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "short").write_bytes(bytes(10))
+    with pytest.raises(InputError, match="short was changed while it was read"):
+        map_file(tmp_path / "short", np.dtype(np.float32), [4])
 
 
 def with_narrow_weights(kind: int, name: str) -> onnx.ModelProto:

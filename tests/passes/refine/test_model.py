@@ -220,15 +220,16 @@ def test_the_same_seed_gives_the_same_bytes(case: Case, mode: Any) -> None:
     assert not all(torch.equal(weight, runs[2].weights[name]) for name, weight in runs[0].weights.items())
 
 
-@pytest.mark.parametrize("mode", ["model", "segments"])
-def test_an_interrupted_run_goes_on_to_the_same_bytes(case: Case, mode: Any, tmp_path: Path) -> None:
-    settings, file = RefineModel(mode=mode, epochs=3), tmp_path / "state"
-    whole = case.refined(settings)
-    calls = iter(range(100))
+@pytest.mark.parametrize(("mode", "place"), [("model", "epoch"), ("model", "all samples"), ("segments", "epoch")])
+def test_an_interrupted_run_goes_on_to_the_same_bytes(case: Case, mode: Any, place: str, tmp_path: Path) -> None:
+    whole, file = case.refined(settings := RefineModel(mode=mode, epochs=3)), tmp_path / "state"
 
     def interrupt(progress: RefineProgress) -> None:
-        progress.save(file)
-        if next(calls) == (2 if mode == "model" else 7):
+        state = progress.state
+        if state is None or len(progress.parts) < (mode == "segments") or len(state.curve) < 2:
+            return
+        if state.finishing is not None if place == "all samples" else len(state.losses) == 2:
+            progress.save(file)
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -237,8 +238,7 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(case: Case, mode: Any, tmp
     assert all(torch.equal(weight, resumed.weights[name]) for name, weight in whole.weights.items())
     assert resumed.after == whole.after
     assert [len(part.curve) for part in resumed.parts] == [4] * len(whole.parts)
-    finished = RefineProgress()
-    case.refined(settings, progress=finished)
+    case.refined(settings, progress=(finished := RefineProgress()))
     again = case.refined(settings, progress=finished, saved=lambda _: pytest.fail("nothing was left to do"))
     assert all(torch.equal(weight, again.weights[name]) for name, weight in whole.weights.items())
 

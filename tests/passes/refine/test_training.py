@@ -51,19 +51,29 @@ def train(rate: float, clock: Clock | None = None, most: int = PLANNED, enough: 
     return Training(adam, STEPS, most, enough, clock or Clock()).run(state, epoch, judge, lambda _: None)
 
 
-def test_a_training_that_goes_on_from_any_epoch_ends_with_the_same_bytes() -> None:
+def test_a_training_that_goes_on_from_any_step_ends_with_the_same_bytes() -> None:
     adam, noted = MaskedAdam.of(project, START, {}), []
     training = Training(adam, STEPS, 4 * PLANNED, 0.0, Clock())
 
     def note(state: TrainingState) -> None:
         noted.append(copy.deepcopy(state))
 
-    whole = training.run(TrainingState.start(START, 1e-3, 3e-2, PLANNED), epoch, judge, note)
+    whole = training.run(TrainingState.start(START, 1e-3, 3e-2, PLANNED), epoch, judge, note, note)
     assert whole.planned > PLANNED  # it went on while it helped, which is decided after an epoch
-    for state in noted[::5]:
+    assert {len(state.losses) for state in noted} == set(range(STEPS + 1))  # between two epochs and after each step
+    for state in noted[::17]:
         resumed = training.run(state, epoch, judge, lambda _: None)
         assert torch.equal(resumed.best["w"], whole.best["w"])
         assert resumed.curve[1:] == whole.curve[1:]  # the first has no train objective: NaN
+
+
+def test_finishing_goes_on_from_any_step_with_the_same_bytes() -> None:
+    training, noted = Training(MaskedAdam.of(project, START, {}), STEPS, PLANNED, 0.0, Clock()), []
+    state = train(1e-3)
+    whole = training.finish(state, epoch, judge, lambda state: noted.append(copy.deepcopy(state)))
+    assert len(noted) == round(0.1 * PLANNED)
+    for state in noted:
+        assert torch.equal(training.finish(state, epoch, judge)["w"], whole["w"])
 
 
 @given(st.floats(-6, 3))
