@@ -6,6 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor, fx
 
+from prox24_export.passes.front_torch.device_interpreter import move_nodes
 from prox24_export.passes.refine.state import Weights
 from prox24_export.passes.refine.views import Inputs
 
@@ -43,9 +44,7 @@ def move_module(module: fx.GraphModule, device: torch.device) -> None:
     if find_device(module) == device:
         return
     module.to(device)
-    for node in module.graph.nodes:
-        if node.kwargs.get("device") is not None:
-            node.kwargs = {**node.kwargs, "device": device}
+    move_nodes(module.graph, device)
     module.recompile()
 
 
