@@ -41,11 +41,17 @@ def find_device(module: fx.GraphModule) -> torch.device:
 
 def move_module(module: fx.GraphModule, device: torch.device) -> None:
     """Moves a network to a device, in place; what its nodes make they then make there."""
-    if find_device(module) == device:
+    if device.type == "cpu" and find_device(module) == device:
         return
     module.to(device)
     move_nodes(module.graph, device)
     module.recompile()
+
+
+def free_module(module: fx.GraphModule) -> None:
+    """Gives the memory of a network on a GPU back; it cannot be run any more. One on the CPU stays as it is."""
+    if find_device(module).type != "cpu":
+        module.to("meta")
 
 
 def move_feeds(feeds: Inputs, device: torch.device) -> Inputs:
