@@ -1,10 +1,9 @@
 """Peak memory and time of a run, stated before it: one batch is carried through the stages, and costs are added up."""
 
 import math
-import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
@@ -24,63 +23,16 @@ from prox24_export.results.plan import Plan, Resumed, StagePlan
 from prox24_export.settings import Settings
 from prox24_export.solver.costs import OPEN, STEPS, count_inverses, is_solved_in_float64
 from prox24_export.solver.pattern import GROUP
-from prox24_export.solver.products import multiply
+from prox24_export.stages.gpu_rates import UPLOAD, GpuPlan
 from prox24_export.stages.memory import MB, estimate_stage_mb, find_spill, group_by_input
 from prox24_export.stages.permute import SAMPLES, SOLVED_BYTES, WIDEST_SOLVED
+from prox24_export.stages.rates import Rates, time_action
 
-TRIAL = 1024  # size of the matrices that the machine's rates are measured on
-PASS = 8e-9  # seconds of one core for the prox of an entry
 STEP = 1e-4  # seconds that an iteration takes of a layer of no size
 COPIED, DIGESTED = 0.5e9, 2e9  # bytes a second of a file's copy and of its SHA-256, as measured on a virtual disk
 SWEEPS, PAIR_ROWS = 4, 2e7  # of the search for an order of channels, and rows of two groups that it cuts in a second
 KERNELS_MB = 50.0  # that compiled kernels and their compiler take once they are loaded
 MODEL_COPIES = 4.5  # of an ONNX model in memory at the end: both sessions, the written file, and what opening it takes
-Result = TypeVar("Result")
-
-
-@dataclass(frozen=True)
-class Rates:
-    """How much this machine computes in a second.
-
-    Attributes:
-        single: Floating-point operations of a float32 matrix product.
-        double: Floating-point operations of a float64 matrix product.
-        rounded: Floating-point operations of a product of the mask solver.
-        cholesky: `K³` of a float64 Cholesky factorisation of a matrix of `TRIAL` columns.
-        inverse: `K³` of a float32 inverse of such a matrix.
-    """
-
-    single: float
-    double: float
-    rounded: float
-    cholesky: float
-    inverse: float
-
-    @classmethod
-    def measure(cls, now: Callable[[], float] = time.perf_counter) -> "Rates":
-        """Measures this machine, which takes about a second.
-
-        Args:
-            now: The clock, in seconds.
-        """
-        x = torch.randn(TRIAL, TRIAL, generator=torch.Generator().manual_seed(0))
-        gram = x @ x.T / TRIAL + torch.eye(TRIAL)
-        cube, wide = float(TRIAL) ** 3, gram.double()
-        return cls(
-            single=2 * cube / _time_fastest(lambda: x @ x, now),
-            double=2 * cube / _time_fastest(lambda: wide @ wide, now),
-            rounded=2 * cube / _time_fastest(lambda: multiply(x, x, "auto"), now),
-            cholesky=cube / _time_fastest(lambda: torch.linalg.cholesky(wide), now),
-            inverse=cube / _time_fastest(lambda: torch.cholesky_inverse(torch.linalg.cholesky(gram)), now),
-        )
-
-    def factor_seconds(self, width: int) -> float:
-        """Estimates a float64 factorisation of a matrix of this width: `K³/3` operations, most of them products."""
-        return _extrapolate(TRIAL**3 / self.cholesky, 1 / 3 / self.double, width)
-
-    def inverse_seconds(self, width: int) -> float:
-        """Estimates a float32 inverse of a matrix of this width: `K³` operations, most of them products."""
-        return _extrapolate(TRIAL**3 / self.inverse, 1 / self.single, width)
 
 
 @dataclass(frozen=True)
@@ -91,11 +43,13 @@ class Costs:
         rates: What this machine computes in a second.
         settings: The options of the run.
         parts: Number of parts that the data are divided into: fit, and choice where there is one.
+        on_gpu: Whether the model is run on a GPU, where nothing is timed.
     """
 
     rates: Rates
     settings: Settings
     parts: int
+    on_gpu: bool = False
 
     @property
     def aims(self) -> bool:
@@ -132,8 +86,18 @@ class Costs:
         if is_solved_in_float64(linear.n, linear.k):
             masks = first = others = rates.double
         products = (steps.masks - 1) / masks + 1 / first + OPEN * steps.refinement / others
-        passes = steps.masks * PASS * linear.parameters / torch.get_num_threads()
+        passes = steps.masks * linear.parameters / rates.entries
         return product * products + passes + STEP * (steps.masks + steps.refinement)
+
+    def forward(self, linears: Sequence[Linear], tokens: float, measured: float) -> float:
+        """The seconds of a stage's nodes with one batch: as measured, or on a GPU those of the products alone."""
+        return (
+            2 * tokens * sum(linear.parameters for linear in linears) / self.rates.single if self.on_gpu else measured
+        )
+
+    def upload(self, linears: Sequence[Linear]) -> float:
+        """The seconds in which a stage's weights come to the GPU; 0 on the CPU."""
+        return 4.0 * sum(linear.parameters for linear in linears) / UPLOAD if self.on_gpu else 0.0
 
     def search_mb(self, linears: Sequence[Linear]) -> float:
         """Estimates the MB that the search for an order of channels holds: a cost for each entry, Gram matrices."""
@@ -176,6 +140,7 @@ def plan_run(
     refines: bool,
     permutes: bool,
     resumed: Resumed | None,
+    gpu: GpuPlan | None = None,
     progress: Progress,
 ) -> Plan:
     """Carries one batch through the dense model, stage by stage, and adds up what the run will take.
@@ -190,10 +155,11 @@ def plan_run(
         refines: Whether layers will be refined together afterwards.
         permutes: Whether an order of channels will be searched before.
         resumed: What an interrupted run has done; None where it starts anew.
+        gpu: The GPU that the run will be on; None for the CPU.
         progress: Where to show progress.
     """
     fit = make_batches(parts.fit, graph.inputs, "fit", size)
-    costs = Costs(Rates.measure(), settings, 2 if parts.choice else 1)
+    costs = Costs(Rates.measure() if gpu is None else gpu.rates, settings, 2 if parts.choice else 1, gpu is not None)
     samples = max(1, min(size, len(parts.fit)))  # of the batch that is run here
     repeats = (len(parts.fit) + len(parts.choice)) / samples
     return_free_memory()
@@ -222,7 +188,8 @@ def plan_run(
         seconds += 3 * opening + observed * walk.running + walk.loading + files
         seconds += costs.search_seconds(linears, observed * walk.tokens)
         memory = max(memory, walk.base_mb + costs.search_mb(linears))
-    return Plan(memory, seconds, tuple(walk.stages), refines, resumed=resumed)
+    assumed = () if gpu is None else gpu.list_assumptions()
+    return Plan(memory, seconds, tuple(walk.stages), refines, resumed=resumed, assumptions=assumed)
 
 
 def _walk_stage(
@@ -238,19 +205,20 @@ def _walk_stage(
     """Runs one stage twice, the first time with its weights to load; returns what later stages read."""
     return_free_memory()
     before = measure_anonymous_mb()
-    first, _ = _time_action(lambda: runner.run(values))
-    again, results = _time_action(lambda: runner.run(values))
+    first, _ = time_action(lambda: runner.run(values))
+    again, results = time_action(lambda: runner.run(values))
     return_free_memory()
     loaded = max(0.0, measure_anonymous_mb() - before - _mb(results[name] for name in stage.fetches))
     if walk.is_cached:
-        first, _ = _time_action(lambda: StageRunner(runner.graph, stage, {}).run(values))  # from memory now
+        first, _ = time_action(lambda: StageRunner(runner.graph, stage, {}).run(values))  # from memory now
     loading = max(0.0, first - again)
-    walk.loading += loading
-    walk.running += again
     kept = {name: value for name, value in results.items() if name in stage.kept}
     inputs = {(use.activation, use.view, use.expert): linear for linear, use in stage.observed}
     tokens = {key: _tokens(linear, results[key[0]]) for key, linear in inputs.items()}
     walk.tokens = max(walk.tokens, *tokens.values(), 0.0)
+    again = costs.forward(stage.linears, max(tokens.values(), default=0.0), again)
+    walk.loading += (loading := loading + costs.upload(stage.linears))
+    walk.running += again
     widths = [linear.k for linear in inputs.values()]
     held = 2 * repeats * _mb(kept.values())  # of which as much goes to disk as does not fit
     streams = min(held, walk.spill_mb) + 2 * _mb(results[name] for name in stage.fetches)
@@ -279,25 +247,3 @@ def _tokens(linear: Linear, activation: Any) -> float:
 
 def _mb(values: Iterable[Any]) -> float:
     return sum(float(getattr(value, "nbytes", 0)) for value in values) / MB
-
-
-def _time_action(action: Callable[[], Result], now: Callable[[], float] = time.perf_counter) -> tuple[float, Result]:
-    started = now()
-    result = action()
-    return now() - started, result
-
-
-def _extrapolate(measured: float, ideal: float, width: int) -> float:
-    """Seconds at a width, from those at `TRIAL`: products grow with its cube, what is done beside them by its square.
-
-    Args:
-        measured: Seconds at `TRIAL`.
-        ideal: Seconds over `K³` if there were products alone.
-        width: `K`.
-    """
-    beside = max(0.0, measured - ideal * TRIAL**3)
-    return float(ideal * width**3 + beside * (width / TRIAL) ** 2)
-
-
-def _time_fastest(action: Callable[[], Any], now: Callable[[], float]) -> float:
-    return min(_time_action(action, now)[0] for _ in range(3))

@@ -11,8 +11,11 @@ from prox24_export.passes.front_onnx.graph import OnnxGraph
 from prox24_export.passes.graph.activations import Rows
 from prox24_export.passes.graph.layout import Layout
 from prox24_export.passes.graph.protocol import Linear, Use
+from prox24_export.report.terminal import plan_table
 from prox24_export.stages import plan as plan_module
-from prox24_export.stages.plan import KERNELS_MB, MODEL_COPIES, Costs, Rates
+from prox24_export.stages.gpu_rates import GpuPlan, find_planned_gpu
+from prox24_export.stages.plan import KERNELS_MB, MODEL_COPIES, Costs
+from prox24_export.stages.rates import Rates
 from tests.command import command, network, samples, snapshot
 from tests.graphs import linears
 
@@ -75,6 +78,25 @@ def test_sessions_of_a_whole_model_in_memory_are_planned(tmp_path: Path, monkeyp
     model = network(tmp_path, hidden=1 << 16, n=16)
     planned = plan(model, samples(tmp_path), settings=Settings(exclude=("*",)))
     assert planned.memory_mb == pytest.approx(1000 + MODEL_COPIES * model.stat().st_size / 2**20, abs=0.1)
+
+
+def test_a_plan_for_a_gpu_prints_what_it_assumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    net, data = network(tmp_path), samples(tmp_path)
+    planned = plan(net, data, settings=Settings(device="cuda"))
+    told = plan_table(planned)
+    assert [stage.layers for stage in planned.stages] == [("MatMul:a",), ("MatMul:y",)]
+    assert "an NVIDIA A100 80GB SXM" in told
+    assert "40% of its data sheet's 19.5 TFLOP/s in float32" in told
+    assert "none of these rates was measured by this project" in told
+    assert plan(net, data, settings=Settings(device="cpu")).assumptions == ()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "NVIDIA H100 80GB HBM3")
+    planned_gpu = find_planned_gpu("auto")
+    assert planned_gpu == GpuPlan("h100", "NVIDIA H100 80GB HBM3")
+    assert planned_gpu is not None
+    assert planned_gpu.rates.single > GpuPlan("a100").rates.single
+    assert find_planned_gpu("cpu") is None
 
 
 def test_more_effort_tokens_and_width_take_longer(tmp_path: Path) -> None:
