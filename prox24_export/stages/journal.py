@@ -121,7 +121,7 @@ class Journal:
         return LayerRecords(self, f"{'fit' if held_back else 'all'}-{self.order}")
 
     def read_progress(self, device: torch.device = CPU) -> RefineProgress | None:
-        """Reads how far the refinement is, on the GPU where it is; None where it is not begun. It counts as saved now."""
+        """Reads how far the refinement is, on its GPU; None where it is not begun. It counts as saved now."""
         self.saved = time.monotonic(), 0.0
         file = None if self.records is None else self.records.find(f"{REFINEMENT}-{self.order}")
         try:

@@ -128,6 +128,20 @@ class _ModelWalk:
     tokens: float = 0.0  # the most rows that one batch becomes before a layer
     stages: list[StagePlan] = field(default_factory=list)
 
+    def checks_and_accuracy(self, opening: float, samples: int, reported: int) -> float:
+        """Estimates the seconds of what is done before and after the layers.
+
+        The model is opened twice; run twice on few samples before any work, read, written, verified, and run once for
+        the estimate; the accuracy is measured of the dense and of the sparse model.
+
+        Args:
+            opening: Seconds that it takes to open the model.
+            samples: Samples of the batch that was run.
+            reported: Samples that the accuracy is measured on.
+        """
+        checks = 2 * opening + 8 * self.loading + 3 * self.running / samples
+        return checks + 2 * reported / samples * (self.running + self.loading)
+
 
 def plan_run(
     graph: TracedGraph,
@@ -176,12 +190,9 @@ def plan_run(
             runner = StageRunner(graph, stage, {})
             values = _walk_stage(runner, stage, values, repeats, costs=costs, walk=walk, done=done)
             tick()
-    reports = 2 * len(parts.report) / samples  # batches of the accuracy, dense and sparse
-    # Opened twice; run twice on few samples before any work, read, written, verified, and run once for the estimate.
-    checks = 2 * opening + 8 * walk.loading + 3 * walk.running / samples
-    accuracy = reports * (walk.running + walk.loading)
     files = 4.0 * graph.parameters * (1 / COPIED + 2 / DIGESTED)  # the model copied, both digested
-    seconds = checks + accuracy + files + sum(stage.seconds for stage in walk.stages)
+    seconds = files + walk.checks_and_accuracy(opening, samples, len(parts.report))
+    seconds += sum(stage.seconds for stage in walk.stages)
     memory = max([loaded + MODEL_COPIES * held, *(stage.memory_mb for stage in walk.stages)])
     if permutes and not (resumed is not None and resumed.permuted):
         observed = min(SAMPLES, len(parts.fit)) / samples  # batches

@@ -98,24 +98,15 @@ def prune(
     work: StageWork = OwnWork(streams, calibrate, sparsify, done.read_weight)
     if team is not None:
         work = SpreadWork(team, graph, stages, linears, streams, calibrate, sparsify, settings)
-    known = done.known
     costs = {BATCHES: float(len(stages) * len(streams.batches)), LAYERS: sum(map(_estimate_cost, linears))}
     with progress.stage("calibrate and prune", sum(costs.values()), costs) as tick:
-        observe = partial(tick, BATCHES)
         for stage in stages:
-            return_free_memory()
-            if all(linear.name in known for linear, _ in stage.observed):
-                work.pass_by(stage, weights, observe)
-                seen: dict[str, Observation] = {}
-            else:
-                seen = work.observe(stage, weights, observe)
+            seen = _observe_stage(stage, work, weights, done, tick)
             _solve_stage(stage, seen, sparsify, work, done, tick)
-        if known:
-            tick.tell(f"{len(known)} of {len(linears)} layers were solved before")
+        done.tell_known(tick)
     rows = [done.rows[layer.name] if isinstance(layer, Linear) else row for row, layer in zip(rows, found, strict=True)]
-    return PrunedLayers(
-        rows, Executions(work.executions, streams.one_pass, len(stages)), done.masks, placement.list_host_work(stages)
-    )
+    executions = Executions(work.executions, streams.one_pass, len(stages))
+    return PrunedLayers(rows, executions, done.masks, placement.list_host_work(stages))
 
 
 def _start_streams(  # noqa: PLR0917 - in the order in which they are looked at
@@ -175,6 +166,11 @@ class _DoneLayers:
         tick.place(f"layer {len(self.rows) + 1} of {len(self._places)}")
         tick(LAYERS, _estimate_cost(linear))
 
+    def tell_known(self, tick: Steps) -> None:
+        """Tells how many layers an earlier run has solved, if there are some."""
+        if self.known:
+            tick.tell(f"{len(self.known)} of {len(self._places)} layers were solved before")
+
     def take_known(self, linear: Linear) -> None:
         """Takes a layer that an earlier run has solved."""
         record = self.known[linear.name]
@@ -195,6 +191,18 @@ class _DoneLayers:
         mask, weight = make_thumbnail((matrix != 0).numpy()), linear.to_stored(matrix)
         self.rows[linear.name], self.masks[linear.name], self._weights[linear.weight] = row, mask, weight
         self._records.write(self._places[linear.name], row, mask, weight)
+
+
+def _observe_stage(
+    stage: Stage, work: StageWork, weights: Mapping[str, Array], done: _DoneLayers, tick: Steps
+) -> dict[str, Observation]:
+    """Observes the inputs of a stage's layers; a stage whose layers are all known is left behind."""
+    return_free_memory()
+    observe = partial(tick, BATCHES)
+    if all(linear.name in done.known for linear, _ in stage.observed):
+        work.pass_by(stage, weights, observe)
+        return {}
+    return work.observe(stage, weights, observe)
 
 
 def _solve_stage(  # noqa: PLR0917 - what a stage needs

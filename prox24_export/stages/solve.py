@@ -11,12 +11,12 @@ from prox24_export.results.budget import BudgetReport
 from prox24_export.results.report import RefinementReport
 from prox24_export.stages.device import CPU, place_on
 from prox24_export.stages.device_memory import do_in_smaller_blocks
-from prox24_export.stages.journal import Journal
+from prox24_export.stages.journal import Journal, LayerRecords
 from prox24_export.stages.prepare import Job
 from prox24_export.stages.prune import PrunedLayers, draw_masks, prune
 from prox24_export.stages.refine import open_differentiable, refine
 from prox24_export.stages.run import Run
-from prox24_export.stages.spread import gather_team
+from prox24_export.stages.spread import Team, gather_team
 from prox24_export.stages.weight_store import PickedWeights, WeightStore
 
 REFINEMENT_FAILED = RefinementReport(kept=False, reason="it failed")
@@ -62,26 +62,7 @@ def solve(job: Job, scratch: Path, run: Run, journal: Journal) -> SolvedModel:
     team = None if job.workers is None else gather_team(job.workers, job.frontend, job.graph, scratch)
 
     def layer_by_layer(weights: WeightStore, *, held_back: bool) -> PrunedLayers:
-        def attempt(halvings: int) -> PrunedLayers:
-            return prune(
-                job.graph,
-                job.found,
-                job.parts,
-                weights,
-                held_back=held_back,
-                scratch=scratch,
-                size=job.size,
-                settings=job.settings,
-                progress=run.progress,
-                records=journal.layers(held_back=held_back),
-                placement=place_on(job.graph, CPU if team is not None else job.device, halvings),
-                team=team,
-            )
-
-        with run.timed("prune"):
-            pruned = do_in_smaller_blocks(attempt, job.device, run.warnings.append)
-        run.on_host[:] = [*(work for work in run.on_host if work.work != "calibration"), *pruned.on_host]
-        return pruned
+        return _prune_job(job, weights, team, scratch, run, journal.layers(held_back=held_back), held_back)
 
     function = open_differentiable(job)
     weights = WeightStore(scratch)
@@ -105,6 +86,34 @@ def solve(job: Job, scratch: Path, run: Run, journal: Journal) -> SolvedModel:
     return run.attempt(
         "solving on all samples", lambda: SolvedModel(second, layer_by_layer(second, held_back=False), refined), first
     )
+
+
+def _prune_job(  # noqa: PLR0917 - what a run has
+    job: Job, weights: WeightStore, team: Team | None, scratch: Path, run: Run, records: LayerRecords, held_back: bool
+) -> PrunedLayers:
+    """Solves every layer by itself, on the device in smaller blocks where it has no room."""
+    device = job.device if team is None else CPU  # workers compute on their processors
+
+    def attempt(halvings: int) -> PrunedLayers:
+        return prune(
+            job.graph,
+            job.found,
+            job.parts,
+            weights,
+            held_back=held_back,
+            scratch=scratch,
+            size=job.size,
+            settings=job.settings,
+            progress=run.progress,
+            records=records,
+            placement=place_on(job.graph, device, halvings),
+            team=team,
+        )
+
+    with run.timed("prune"):
+        pruned = do_in_smaller_blocks(attempt, device, run.warnings.append)
+    run.on_host[:] = [*(work for work in run.on_host if work.work != "calibration"), *pruned.on_host]
+    return pruned
 
 
 def _draw_again(
