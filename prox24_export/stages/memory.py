@@ -22,6 +22,7 @@ MB, GB = 2**20, 2**30
 SHARE_BY_DEFAULT = 0.8  # of what is free when a run begins
 MARGIN = 1.1  # of what is needed over what is counted: buffers of libraries, one batch of activations
 BASELINE_BYTES = 10  # of an entry of the largest weight: a baseline holds weight, solution and mask
+CONVERSION = 1.2  # of a float32 model's bytes that converting it to another precision takes, as measured
 
 
 def find_memory_limit(settings: Settings) -> float:
@@ -63,6 +64,24 @@ def expect_memory(graph: TracedGraph, linears: Sequence[Linear], settings: Setti
             f"--memory {settings.memory:g} is too little: this run takes at least {_round_up(least / GB)} GB, "
             f"{sizes[largest] / 1024:.2g} of them for the Gram matrices before {names}. Give --memory "
             f"{_round_up(least / GB)}, or leave these layers dense with --exclude."
+        )
+
+
+def expect_memory_to_convert(graph: TracedGraph, settings: Settings) -> None:
+    """Expects room for the whole model where `--precision` converts it, since that does not read it in pieces.
+
+    Raises:
+        InputError: It does not fit into what is free, or into what `--memory` says.
+    """
+    if settings.precision in {None, "fp32"}:
+        return
+    needed = CONVERSION * 4.0 * graph.parameters
+    left = find_memory_limit(settings) - measure_anonymous_mb() * MB
+    if needed > left:
+        raise InputError(
+            f"--precision {settings.precision} reads the whole model, which takes about {_round_up(needed / GB)} GB, "
+            f"and {max(0.0, left) / GB:.1f} GB are left for it. Leave --precision out, and "
+            "convert the sparse model where there is more memory."
         )
 
 

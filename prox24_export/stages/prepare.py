@@ -20,7 +20,7 @@ from prox24_export.results import reader
 from prox24_export.results.report import DataFacts, Report
 from prox24_export.settings import Settings
 from prox24_export.stages.dense_outputs import check_calibration
-from prox24_export.stages.memory import expect_memory
+from prox24_export.stages.memory import expect_memory, expect_memory_to_convert
 from prox24_export.stages.open_model import OpenedModel, open_model
 from prox24_export.stages.run import Run
 from prox24_export.stages.samples import check_gates, collect_samples, find_batch_size
@@ -131,6 +131,7 @@ def prepare(named: NamedModel, evaluation: Source | None, settings: Settings, ru
     with run.timed("data"):
         parts, facts_of_data = collect_samples(graph, calibration, evaluation, settings, needed=needed)
         expect_memory(graph, linears, settings, 2 if parts.choice else 1)
+        expect_memory_to_convert(graph, settings)
         is_random = facts_of_data is not None and facts_of_data.is_random
         size = find_batch_size(graph, parts, is_random=is_random)
         check_calibration(graph, linears, parts, facts_of_data, size=size)

@@ -1,15 +1,18 @@
 """The memory of a run: what its matrices need, what is left for activations, and a limit that is too small."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from prox24_export import export
 from prox24_export.errors import InputError
 from prox24_export.facts.machine import measure_anonymous_mb
 from prox24_export.passes.calibrate.schedule import schedule
 from prox24_export.passes.front_onnx.graph import OnnxGraph
 from prox24_export.settings import Settings
 from prox24_export.solver.costs import estimate_solver_bytes
+from prox24_export.stages import memory
 from prox24_export.stages.memory import (
     GB,
     MB,
@@ -17,6 +20,7 @@ from prox24_export.stages.memory import (
     estimate_stage_mb,
     estimate_sums_mb,
     expect_memory,
+    expect_memory_to_convert,
     find_memory_limit,
     find_spill,
     group_by_input,
@@ -83,3 +87,26 @@ def test_the_command_refuses_before_any_work(tmp_path: Path) -> None:
         assert "--memory 0.01 is too little" in outcome.stderr
     assert {file.name for file in tmp_path.iterdir()} == {"net.onnx", "data.npz"}
     assert command("net.onnx", "--calibration", "data.npz", "--memory", "8", folder=tmp_path).code == 0
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16", "int8"])
+def test_a_model_that_is_converted_has_to_fit_into_memory(precision: Any, tmp_path: Path) -> None:
+    graph = OnnxGraph(network(tmp_path, hidden=1 << 16, n=16))
+    held = measure_anonymous_mb() * MB / GB
+    size = 4 * graph.parameters / GB
+    wanted = rf"--precision {precision} reads the whole model, which takes about 0\.1 GB.* Leave --precision out"
+    with pytest.raises(InputError, match=wanted):
+        expect_memory_to_convert(graph, Settings(precision=precision, memory=held))
+    expect_memory_to_convert(graph, Settings(precision=precision, memory=held + 2 * size + 0.1))
+    expect_memory_to_convert(graph, Settings(precision="fp32", memory=held))
+    expect_memory_to_convert(graph, Settings(memory=held))
+
+
+def test_a_model_that_cannot_be_converted_is_refused_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "CONVERSION", 1e9)
+    settings = Settings(precision="fp16", engine="none")
+    with pytest.raises(InputError, match="reads the whole model"):
+        export(network(tmp_path), samples(tmp_path), tmp_path / "out", settings=settings)
+    assert not (tmp_path / "out").exists()
