@@ -14,6 +14,7 @@ import shutil
 import stat
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ import numba
 CONFIG: Any = numba.config  # its attributes are made at run time
 Decorator = Callable[[Callable[..., Any]], Any]
 OTHERS = stat.S_IWGRP | stat.S_IWOTH
+COMMON = "common"
+TELLS_BY_DIGEST = (0, 68)  # the version of numba
 
 
 def find_cache_folder() -> Path:
@@ -117,8 +120,24 @@ def cache_compiled(jit: Decorator) -> Decorator:
         before = CONFIG.CACHE_DIR
         try:
             CONFIG.CACHE_DIR = before or str(find_cache_folder())  # read when a function is decorated
-            return jit(function)
+            compiled = jit(function)
         finally:
             CONFIG.CACHE_DIR = before
+        if not before and hasattr(compiled, "stats"):
+            _share(Path(compiled.stats.cache_path))
+        return compiled
 
     return decorate
+
+
+def _share(folder: Path) -> None:
+    """Lets a folder of compiled kernels be a link to one that all installations with the same sources share.
+
+    Numba names the folder after the path of the source. By a digest of its text it knows whose what is kept there is.
+    """
+    if tuple(map(int, numba.__version__.split(".")[:2])) < TELLS_BY_DIGEST or folder.is_symlink():
+        return
+    with suppress(OSError):  # a folder with files in it, or a file system without links: numba's own is as good
+        folder.with_name(COMMON).mkdir(mode=0o700, exist_ok=True)
+        folder.rmdir()
+        folder.symlink_to(COMMON, target_is_directory=True)

@@ -86,9 +86,9 @@ def expect_memory_to_convert(graph: TracedGraph, settings: Settings) -> None:
     left = find_memory_limit(settings) - measure_anonymous_mb() * MB
     if needed > left:
         raise InputError(
-            f"--precision {settings.precision} reads the whole model, which takes about {_round_up(needed / GB)} GB "
-            f"more than what is held already, and {max(0.0, left) / GB:.1f} GB are left for it. Leave --precision out, "
-            "and convert the sparse model where there is more memory."
+            f"--precision {settings.precision} reads the whole model, which takes about {_round_up(needed / GB)} GB, "
+            f"and {max(0.0, left) / GB:.1f} GB are left for it. Leave --precision out, and "
+            "convert the sparse model where there is more memory."
         )
 
 

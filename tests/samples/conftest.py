@@ -17,7 +17,7 @@ NEEDED = (
 )
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def scripts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A fresh environment's folder of commands; other packages are those of the environment that runs the tests."""
     folder = tmp_path_factory.mktemp("environment")

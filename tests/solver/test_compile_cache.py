@@ -42,6 +42,36 @@ def test_numbas_own_setting_is_left_as_it_was() -> None:
     assert before == compile_cache.CONFIG.CACHE_DIR
 
 
+CALL = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from kernels import double
+assert double(21) == 42
+print(sum(double.stats.cache_hits.values()))
+"""
+SOURCE = """
+import numba
+from prox24_export.solver.compile_cache import cache_compiled
+
+@cache_compiled(numba.njit(cache=True))
+def double(number):
+    return 2 * number
+"""
+
+
+def test_what_one_installation_has_compiled_serves_another_with_the_same_sources(tmp_path: Path) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "NUMBA_CACHE_DIR"}
+    hits = []
+    for place, source in (("one", SOURCE), ("two", SOURCE), ("three", SOURCE.replace("2 * number", "number + number"))):
+        (tmp_path / place).mkdir()
+        file = tmp_path / place / "kernels.py"
+        file.write_text(source, encoding="utf-8")
+        command = [sys.executable, "-c", CALL, str(file.parent)]
+        changed = environment | {"XDG_CACHE_HOME": str(tmp_path / "cache")}
+        hits.append(int(subprocess.run(command, env=changed, capture_output=True, text=True, check=True).stdout))
+    assert hits == [0, 1, 0]
+
+
 @pytest.fixture
 def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of all caches, which is the user's alone."""

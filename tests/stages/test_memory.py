@@ -94,7 +94,7 @@ def test_a_model_that_is_converted_has_to_fit_into_memory(precision: Any, tmp_pa
     graph = OnnxGraph(network(tmp_path, hidden=1 << 16, n=16))
     held = measure_anonymous_mb() * MB / GB
     size = 4 * graph.parameters / GB
-    wanted = rf"--precision {precision} reads the whole model, which takes about 0\.1 GB .* Leave --precision out"
+    wanted = rf"--precision {precision} reads the whole model, which takes about 0\.1 GB.* Leave --precision out"
     with pytest.raises(InputError, match=wanted):
         expect_memory_to_convert(graph, Settings(precision=precision, memory=held))
     expect_memory_to_convert(graph, Settings(precision=precision, memory=held + 2 * size + 0.1))
