@@ -214,12 +214,13 @@ def plan(
 
     Raises:
         InputError: The model, the samples or an option are unsuitable, as for `export`.
+        UnavailableError: There are no workers to be had.
     """
     run = Run(choose_progress(progress))
     quantises = _complete(settings).precision == "int8"
     expect_calibration(_complete(settings), calibration)
-    with catch_signals():
-        named = name_model(model, calibration, out)
+    with catch_signals(), open_workers(_complete(settings).ray) as workers:
+        named, count = name_model(model, calibration, out), 0 if workers is None else workers.count
         job = prepare(named, evaluation, _unmeasured(settings, calibration), run)
         journal = find_journal_to_resume(job, run)
     planned = plan_run(
@@ -233,6 +234,7 @@ def plan(
         permutes=job.settings.permute != "no" and why_not_by_default(job) is None,
         resumed=find_resumed(journal, job),
         progress=run.progress,
+        workers=count,
     )
     return replace(planned, quantises=quantises)
 

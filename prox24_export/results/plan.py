@@ -46,6 +46,8 @@ class Plan:
         refines: Whether the run also refines the model; the refinement's memory and time are not included.
         quantises: Whether the run also writes INT8 files; calibration and choice of their scales are not included.
         resumed: What an interrupted run has done, which `seconds` leaves out; None where it starts anew.
+        workers: Number of workers that calibrate and solve; memory is then that of each process, and the time what it
+            takes at best. 0 for this process alone.
     """
 
     memory_mb: float
@@ -54,3 +56,4 @@ class Plan:
     refines: bool = False
     quantises: bool = False
     resumed: Resumed | None = None
+    workers: int = 0

@@ -13,6 +13,7 @@ from prox24_export.data.samples import Parts
 from prox24_export.facts.machine import measure_resident_mb, return_free_memory
 from prox24_export.option_values import AIMS_AT_DENSE_OUTPUT, Effort
 from prox24_export.passes.calibrate.schedule import Stage, schedule
+from prox24_export.passes.calibrate.shards import cut_shards
 from prox24_export.passes.calibrate.streams import StageRunner
 from prox24_export.passes.graph.activations import Patches
 from prox24_export.passes.graph.protocol import Linear, TracedGraph
@@ -26,6 +27,7 @@ from prox24_export.solver.pattern import GROUP
 from prox24_export.solver.products import multiply
 from prox24_export.stages.memory import MB, estimate_stage_mb, find_spill, group_by_input
 from prox24_export.stages.permute import SAMPLES, SOLVED_BYTES, WIDEST_SOLVED
+from prox24_export.stages.workers import find_longest_share, find_solving_share
 
 TRIAL = 1024  # size of the matrices that the machine's rates are measured on
 ITERATIONS: Mapping[Effort, int] = {"fast": 14, "default": 35, "thorough": 130}  # mask solver and refinement together
@@ -126,11 +128,18 @@ class _ModelWalk:
 
     base_mb: float
     spill_mb: float  # the most that activations take between stages
+    workers: int
+    shards: Sequence[range]  # of the batches
     is_cached: bool = True  # the model's files fit into the system's cache: only the first read is slow
     loading: float = 0.0  # seconds to read every weight once
     running: float = 0.0  # seconds of one batch
     tokens: float = 0.0  # the most rows that one batch becomes before a layer
     stages: list[StagePlan] = field(default_factory=list)
+
+    @property
+    def observing_share(self) -> float:
+        """Share of the batches that the worker with the most of them has."""
+        return find_longest_share([len(shard) for shard in self.shards], self.workers)
 
 
 def plan_run(
@@ -145,6 +154,7 @@ def plan_run(
     permutes: bool,
     resumed: Resumed | None,
     progress: Progress,
+    workers: int = 0,
 ) -> Plan:
     """Carries one batch through the dense model, stage by stage, and adds up what the run will take.
 
@@ -159,6 +169,7 @@ def plan_run(
         permutes: Whether an order of channels will be searched before.
         resumed: What an interrupted run has done; None where it starts anew.
         progress: Where to show progress.
+        workers: As `Plan.workers`.
     """
     fit = make_batches(parts.fit, graph.inputs, "fit", size)
     costs = Costs(Rates.measure(), settings, 2 if parts.choice else 1)
@@ -168,7 +179,8 @@ def plan_run(
     is_cached = 4.0 * graph.parameters < find_available_memory(torch.device("cpu")) / 2
     stages = schedule(graph, linears) if fit else []
     spill = find_spill(stages, settings, costs.parts, graph.path.parent)
-    walk = _ModelWalk(measure_resident_mb(), spill.limit / MB, is_cached)
+    shards = cut_shards([*fit, *make_batches(parts.choice, graph.inputs, "choice", size)])
+    walk = _ModelWalk(measure_resident_mb(), spill.limit / MB, max(1, workers), shards, is_cached)
     values: dict[str, Any] = dict(fit[0].feeds) if fit else {}
     done = resumed.layers if resumed is not None else frozenset[str]()
     with progress.stage("plan", len(stages)) as tick:
@@ -188,7 +200,7 @@ def plan_run(
         seconds += 3 * opening + observed * walk.running + walk.loading + files
         seconds += costs.search_seconds(linears, observed * walk.tokens)
         memory = max(memory, walk.base_mb + costs.search_mb(linears))
-    return Plan(memory, seconds, tuple(walk.stages), refines, resumed=resumed)
+    return Plan(memory, seconds, tuple(walk.stages), refines, resumed=resumed, workers=workers)
 
 
 def _walk_stage(
@@ -217,11 +229,13 @@ def _walk_stage(
     held = 2 * repeats * _mb(kept.values())  # of which as much goes to disk as does not fit
     streams = min(held, walk.spill_mb) + 2 * _mb(results[name] for name in stage.fetches)
     weights = 2 * 4 * sum(linear.parameters for linear, _ in stage.observed) / MB
-    memory, seconds = walk.base_mb + streams + weights, 2 * (loading + repeats * again)
+    memory, seconds = walk.base_mb + streams + weights, 2 * (loading + walk.observing_share * repeats * again)
     if not all(linear.name in done for linear, _ in stage.observed):
         memory += estimate_stage_mb(stage, costs.settings, costs.parts)
         linears = [linear for linear in stage.linears if linear.name not in done]
-        seconds += costs.seconds(widths, linears, repeats * max(tokens.values(), default=0))
+        solving = costs.seconds(widths, linears, 0.0)
+        observing = costs.seconds(widths, linears, repeats * max(tokens.values(), default=0)) - solving
+        seconds += walk.observing_share * observing + find_solving_share(linears, walk.workers) * solving
     walk.stages.append(StagePlan(tuple(linear.name for linear in stage.linears), memory, seconds))
     return kept
 

@@ -1,7 +1,7 @@
 """Pruning, stage by stage: a layer's input is observed in both streams, it is solved, and the next stage reads it."""
 
 import math
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -28,7 +28,7 @@ from prox24_export.results.mask import Thumbnail, make_thumbnail
 from prox24_export.results.report import Executions, LayerReport
 from prox24_export.settings import Settings
 from prox24_export.stages.device import CPU, StagePlacement, place_on
-from prox24_export.stages.journal import NO_RECORDS, LayerRecords
+from prox24_export.stages.journal import NO_RECORDS, LayerRecord, LayerRecords
 from prox24_export.stages.memory import find_spill
 from prox24_export.stages.norms import find_widest, mask_by_norms
 from prox24_export.stages.spread import SpreadWork, Team
@@ -92,23 +92,14 @@ def prune(
     expect_finite_weights(graph, linears)
     stages, placement = schedule(graph, linears), placement or place_on(graph, CPU)
     streams = _start_streams(graph, parts, stages, size, placement, settings, scratch)
-    calibrate = Calibrate(settings.method in AIMS_AT_DENSE_OUTPUT, find_widest(settings.method))
     sparsify = _make_sparsify(settings, placement, held_back=held_back)
-    done = _DoneLayers(graph, linears, weights, records, placement.device)
-    work: StageWork = OwnWork(streams, calibrate, sparsify, done.read_weight)
-    if team is not None:
-        work = SpreadWork(team, graph, stages, linears, streams, calibrate, sparsify, settings)
-    known = done.known
+    known = (done := _DoneLayers(graph, linears, weights, records, placement.device)).known
+    work = _choose_work(team, done, stages, linears, streams, sparsify, settings)
     costs = {BATCHES: float(len(stages) * len(streams.batches)), LAYERS: sum(map(_estimate_cost, linears))}
     with progress.stage("calibrate and prune", sum(costs.values()), costs) as tick:
-        observe = partial(tick, BATCHES)
         for stage in stages:
             return_free_memory()
-            if all(linear.name in known for linear, _ in stage.observed):
-                work.pass_by(stage, weights, observe)
-                seen: dict[str, Observation] = {}
-            else:
-                seen = work.observe(stage, weights, observe)
+            seen = _observe_stage(stage, work, weights, known, partial(tick, BATCHES))
             _solve_stage(stage, seen, sparsify, work, done, tick)
         if known:
             tick.tell(f"{len(known)} of {len(linears)} layers were solved before")
@@ -132,6 +123,36 @@ def _start_streams(  # noqa: PLR0917 - in the order in which they are looked at
     sources, size = (("fit", parts.fit), ("choice", parts.choice)), placement.shrink(size)
     batches = [batch for part, samples in sources for batch in make_batches(samples, graph.inputs, part, size)]
     return Streams(placement.compiler, batches, spill, placement.moves_to)
+
+
+def _observe_stage(
+    stage: Stage,
+    work: StageWork,
+    weights: Mapping[str, Array],
+    known: Mapping[str, LayerRecord],
+    observe: Callable[[], None],
+) -> dict[str, Observation]:
+    """Observes a stage; one of which every layer is known is only left behind."""
+    if all(linear.name in known for linear, _ in stage.observed):
+        work.pass_by(stage, weights, observe)
+        return {}
+    return work.observe(stage, weights, observe)
+
+
+def _choose_work(  # noqa: PLR0917 - what both kinds of work need
+    team: Team | None,
+    done: "_DoneLayers",
+    stages: Sequence[Stage],
+    linears: Sequence[Linear],
+    streams: Streams,
+    sparsify: Sparsify,
+    settings: Settings,
+) -> StageWork:
+    """Chooses who observes and solves: workers where there are some, else this process."""
+    calibrate = Calibrate(settings.method in AIMS_AT_DENSE_OUTPUT, find_widest(settings.method))
+    if team is None:
+        return OwnWork(streams, calibrate, sparsify, done.read_weight)
+    return SpreadWork(team, done.graph, stages, linears, streams, calibrate, sparsify, settings)
 
 
 def _make_sparsify(settings: Settings, placement: StagePlacement, *, held_back: bool) -> Sparsify:

@@ -83,8 +83,7 @@ def solve(job: Job, scratch: Path, run: Run, journal: Journal) -> SolvedModel:
         run.on_host[:] = pruned.on_host
         return pruned
 
-    function = open_differentiable(job)
-    weights = WeightStore(scratch)
+    function, weights = open_differentiable(job), WeightStore(scratch)
     if not isinstance(function, Differentiable):
         return SolvedModel(weights, layer_by_layer(weights, held_back=False), function)
     pruned = layer_by_layer(weights, held_back=True)
@@ -100,8 +99,7 @@ def solve(job: Job, scratch: Path, run: Run, journal: Journal) -> SolvedModel:
     if refined.kept:
         stores = dict.fromkeys(weights, weights) | dict.fromkeys(tuned, tuned)  # biases may be tuned, too
         return SolvedModel(PickedWeights(stores), _draw_again(pruned, linears, tuned, refined), refined)
-    first = SolvedModel(weights, pruned, refined)
-    second = WeightStore(scratch)
+    first, second = SolvedModel(weights, pruned, refined), WeightStore(scratch)
     return run.attempt(
         "solving on all samples", lambda: SolvedModel(second, layer_by_layer(second, held_back=False), refined), first
     )

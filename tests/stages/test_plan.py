@@ -2,12 +2,19 @@
 
 from pathlib import Path
 
+import pytest
+
 from prox24_export import Settings, plan
+from prox24_export.data.sample_list import Sample
+from prox24_export.data.samples import Parts
 from prox24_export.passes.front_onnx.graph import OnnxGraph
 from prox24_export.passes.graph.protocol import Linear
-from prox24_export.stages.plan import Costs, Rates
+from prox24_export.progress import Silent
+from prox24_export.report.terminal import plan_table
+from prox24_export.stages.plan import Costs, Rates, plan_run
+from prox24_export.stages.workers import find_longest_share, find_solving_share
 from tests.command import command, network, samples, snapshot
-from tests.graphs import linears
+from tests.graphs import linears, normal
 
 RATES = Rates(single=1e9, double=5e8, rounded=2e9, cholesky=1e9)
 
@@ -49,6 +56,31 @@ def test_more_effort_tokens_and_width_take_longer(tmp_path: Path) -> None:
     assert seconds("fast", 100, 64) < seconds("default", 100, 64) < seconds("thorough", 100, 64)
     assert seconds("default", 100, 64) < seconds("default", 1000, 64)
     assert seconds("default", 100, 64) < seconds("default", 100, 128)
+
+
+def test_workers_take_their_shares_of_the_batches_and_the_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    layers = layers_of(tmp_path, 64)
+    assert find_solving_share(layers[:1], 4) == 1.0  # one piece
+    monkeypatch.setattr("prox24_export.solver.solution.ROWS_AT_ONCE", 64 * 4)
+    assert find_solving_share(layers[:1], 2) == 0.5
+    assert find_longest_share([2, 1, 1], 2) == 0.5
+    job = network(tmp_path), samples(tmp_path)
+    planned = plan_run(  # as for a cluster of three
+        graph := OnnxGraph(job[0]),
+        linears(graph),
+        Parts([Sample({"x": normal(1, 8, seed=seed)}) for seed in range(8)], [Sample({"x": normal(1, 8)})] * 2, ()),
+        size=1,
+        settings=Settings(),
+        opening=0.0,
+        refines=False,
+        permutes=False,
+        resumed=None,
+        progress=Silent(),
+        workers=3,
+    )
+    assert plan_table(planned).partition("\n")[0].endswith(" s at best with 3 workers")
+    assert " MB in each process, time " in plan_table(planned)
+    assert " at best" not in plan_table(plan(*job))
 
 
 def test_the_machines_rates_are_measured() -> None:
