@@ -28,6 +28,7 @@ from prox24_export.results.report import Gate, LayerReport, Report
 from prox24_export.settings import Settings
 from prox24_export.stages.assemble import assemble_report
 from prox24_export.stages.engines import ENGINES_FAILED, draw_timed_batches, estimate_gain, measure_engines
+from prox24_export.stages.gpu_rates import find_planned_gpu
 from prox24_export.stages.journal import Journal
 from prox24_export.stages.judge import judge
 from prox24_export.stages.measure import Measurement, measure_accuracy, prepare_measurement
@@ -210,7 +211,8 @@ def plan(
 ) -> Plan:
     """States the peak memory and the time that `export` would take with these arguments; writes nothing.
 
-    Where that would go on with what an interrupted run has done, it is the time that is left.
+    Where that would go on with what an interrupted run has done, it is the time that is left. For a GPU, which need not
+    be there, nothing is measured: `Plan.assumptions` says what it rests on.
 
     Raises:
         InputError: The model, the samples or an option are unsuitable, as for `export`.
@@ -218,11 +220,13 @@ def plan(
     """
     run = Run(choose_progress(progress))
     quantises = _complete(settings).precision == "int8"
+    gpu = find_planned_gpu(_complete(settings).device) if _complete(settings).ray is None else None
     expect_calibration(_complete(settings), calibration)
     with catch_signals(), open_workers(_complete(settings).ray) as workers:
         named, count = name_model(model, calibration, out), 0 if workers is None else workers.count
-        job = prepare(named, evaluation, _unmeasured(settings, calibration), run)
-        journal = find_journal_to_resume(job, run)
+        there = gpu is None or bool(gpu.seen)
+        job = prepare(named, evaluation, _unmeasured(settings, calibration, device=None if there else "cpu"), run)
+        journal = find_journal_to_resume(job, run) if there else Journal()
     planned = plan_run(
         job.graph,
         job.linears,
@@ -233,6 +237,7 @@ def plan(
         refines=is_wanted(job),
         permutes=job.settings.permute != "no" and why_not_by_default(job) is None,
         resumed=find_resumed(journal, job),
+        gpu=gpu,
         progress=run.progress,
         workers=count,
     )
@@ -283,9 +288,10 @@ def _complete(settings: Settings | None) -> Settings:
     return settings or Settings()
 
 
-def _unmeasured(settings: Settings | None, calibration: Source | None) -> Settings:
-    """The settings of a run that ends before anything is timed or written."""
+def _unmeasured(settings: Settings | None, calibration: Source | None, device: str | None = None) -> Settings:
+    """The settings of a run that ends before anything is timed or written; on another device where one is given."""
     settings = _complete(settings)
+    settings = settings if device is None else replace(settings, device=device)
     shapes = {} if calibration is not None else settings.shapes  # then they are those of engines
     plain = replace(settings, precision=None, min_speedup=None, workspace_mb=None, timing_cache=None)
     return replace(plain, engine="none", shapes=shapes)

@@ -6,11 +6,12 @@ of tensors, and numbers that are read, each of which makes a real GPU wait. Valu
 """
 # ruff: noqa: SLF001 - what a class of tensors needs has an underscore in torch
 
+import math
 import sys
-import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,7 +20,6 @@ import pytest
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
-from torch.utils._pytree import tree_flatten, tree_map_only
 
 import prox24_export.solver
 from prox24_export.solver import kernels_cpu
@@ -36,7 +36,7 @@ WAITS = {  # operators whose result has a size, or is a number, that the host mu
     *(ATEN._unique2.default, ATEN.repeat_interleave.Tensor, ATEN._local_scalar_dense.default),
 }
 INDEXED = {ATEN.index.Tensor, ATEN.index_put_.default, ATEN.index_put.default, ATEN._index_put_impl_.default}
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = f"{Path(__file__).resolve().parents[1]}/"
 
 
 @dataclass
@@ -100,13 +100,13 @@ class SimulatedTensor(Tensor):
 class SimulatedGpu(TorchDispatchMode):  # type: ignore[no-untyped-call] # as are others of torch's own
     """Runs every operator on the CPU, in the name of the device that a real one would run on."""
 
-    def __init__(self, traffic: Traffic) -> None:
+    def __init__(self, traffic: Traffic, largest: float) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._traffic = traffic
+        self._traffic, self._largest = traffic, largest
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None) -> Any:
         given = dict(kwargs or {})
-        tensors = [leaf for leaf in tree_flatten((args, given))[0] if isinstance(leaf, Tensor)]
+        tensors = _list_tensors((*args, *given.values()))
         simulated = [tensor for tensor in tensors if isinstance(tensor, SimulatedTensor)]
         asked = given.get("device")
         if not simulated and not _is_gpu(asked):
@@ -122,10 +122,13 @@ class SimulatedGpu(TorchDispatchMode):  # type: ignore[no-untyped-call] # as are
             self._expect_one_device(func, tensors)
             if func in WAITS or (func in INDEXED and _has_mask(args[1])):
                 self._traffic.note(1)
-        found = func(*_unwrap(args), **_unwrap(given))
-        if wanted.type == "cpu" or not _holds_tensor(found):
+        found = func(*_unwrap(args), **{name: _unwrap(value) for name, value in given.items()})
+        if wanted.type == "cpu" or not _list_tensors((found,)):
             return found
-        wrapped = tree_map_only(Tensor, SimulatedTensor, found)
+        self._expect_memory(func, found)
+        wrapped = _wrap(found)
+        if not _is_aliasing(func):
+            return wrapped
         return return_and_correct_aliasing(func, args, dict(kwargs or {}), wrapped)  # type: ignore[no-untyped-call]
 
     def _copy_into(self, target: Tensor, source: Tensor, *_: Any) -> Tensor:
@@ -140,6 +143,11 @@ class SimulatedGpu(TorchDispatchMode):  # type: ignore[no-untyped-call] # as are
         elif not isinstance(source, SimulatedTensor):
             self._traffic.uploads.append(source.numel())
 
+    def _expect_memory(self, func: Any, found: Any) -> None:
+        for tensor in _list_tensors((found,)):
+            if tensor.nbytes > self._largest:
+                raise torch.OutOfMemoryError(f"{func} wants {tensor.nbytes} bytes")
+
     @staticmethod
     def _expect_one_device(func: Any, tensors: list[Tensor]) -> None:
         """Refuses what a GPU refuses; a tensor without axes may come from the host, as numbers do."""
@@ -152,11 +160,15 @@ class SimulatedGpu(TorchDispatchMode):  # type: ignore[no-untyped-call] # as are
 
 
 @contextmanager
-def simulate_gpu(patch: pytest.MonkeyPatch) -> Iterator[Traffic]:
+def simulate_gpu(patch: pytest.MonkeyPatch, largest: float = math.inf) -> Iterator[Traffic]:
     """Lets torch see one GPU as long as the block runs, and counts what comes back from it.
 
     Triton's kernels are replaced by the compiled kernels of the CPU: what they compute on a GPU is tested in Triton's
     interpreter, see `tests/solver/test_kernels_cuda.py`.
+
+    Args:
+        patch: Undoes what is replaced in torch.
+        largest: Bytes of the largest tensor for which there is memory.
     """
     for name, value in {
         "is_available": lambda: True,
@@ -166,6 +178,8 @@ def simulate_gpu(patch: pytest.MonkeyPatch) -> Iterator[Traffic]:
         "get_device_name": lambda *_: "Simulated GPU",
         "mem_get_info": lambda *_: (MEMORY, MEMORY),
         "synchronize": lambda *_: None,
+        "get_rng_state": lambda *_: torch.get_rng_state(),
+        "set_rng_state": lambda *_: None,
     }.items():
         patch.setattr(torch.cuda, name, value)
     traffic = Traffic()
@@ -176,7 +190,7 @@ def simulate_gpu(patch: pytest.MonkeyPatch) -> Iterator[Traffic]:
     before = torch._C._only_lift_cpu_tensors()
     torch._C._set_only_lift_cpu_tensors(True)  # torch.tensor(…, device=) then copies
     try:
-        with torch.autograd.set_multithreading_enabled(False), SimulatedGpu(traffic):
+        with torch.autograd.set_multithreading_enabled(False), SimulatedGpu(traffic, largest):
             yield traffic
     finally:
         torch._C._set_only_lift_cpu_tensors(before)
@@ -206,12 +220,35 @@ def _make_kernels(traffic: Traffic) -> ModuleType:
     return kernels
 
 
-def _unwrap(values: Any) -> Any:
-    return tree_map_only(SimulatedTensor, lambda tensor: tensor.held, values)
+def _list_tensors(values: Any) -> list[Tensor]:
+    """All tensors in arguments or results; torch's own walk through them takes most of the time otherwise."""
+    found: list[Tensor] = []
+    for value in values:
+        if isinstance(value, Tensor):
+            found.append(value)
+        elif isinstance(value, (list, tuple)):
+            found += _list_tensors(value)
+    return found
 
 
-def _holds_tensor(found: Any) -> bool:
-    return any(isinstance(leaf, Tensor) for leaf in tree_flatten(found)[0])
+def _unwrap(value: Any) -> Any:
+    if isinstance(value, SimulatedTensor):
+        return value.held
+    return type(value)(map(_unwrap, value)) if isinstance(value, (list, tuple)) else value
+
+
+def _wrap(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return SimulatedTensor(value)
+    if isinstance(value, (list, tuple)):
+        return list(map(_wrap, value)) if isinstance(value, list) else tuple(map(_wrap, value))
+    return value
+
+
+@cache
+def _is_aliasing(func: Any) -> bool:
+    """Whether an operator changes an argument or returns a view of one."""
+    return any(argument.alias_info is not None for argument in func._schema.arguments)
 
 
 def _is_gpu(device: Any) -> bool:
@@ -233,6 +270,11 @@ def _has_mask(indices: Any) -> bool:
 
 def _find_caller() -> str:
     """The two innermost lines of the project, outside of this file, that are running."""
-    own = [frame for frame in traceback.extract_stack() if Path(frame.filename).is_relative_to(ROOT)]
-    outside = [frame for frame in own if frame.filename != __file__][-2:] or own[-1:]
-    return " < ".join(f"{Path(frame.filename).relative_to(ROOT)}:{frame.lineno}" for frame in reversed(outside))
+    found: list[str] = []
+    frame = sys._getframe(1)
+    while frame is not None and len(found) < 2:
+        file = frame.f_code.co_filename
+        if file.startswith(ROOT) and file != __file__:
+            found.append(f"{file.removeprefix(ROOT)}:{frame.f_lineno}")
+        frame = frame.f_back  # type: ignore[assignment] # None at the outermost
+    return " < ".join(found)

@@ -6,6 +6,9 @@ import torch
 from torch import fx
 from torch.utils._pytree import tree_map_only
 
+# A view wants strides as they were where the program was traced; kernels of another device may give others.
+ELSEWHERE = {torch.ops.aten.view.default: torch.ops.aten.reshape.default}
+
 
 class DeviceInterpreter(fx.Interpreter):
     """Runs a program's nodes; those that name a device, to make or to expect a tensor there, get the one to run on."""
@@ -23,5 +26,13 @@ class DeviceInterpreter(fx.Interpreter):
     def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Calls the function of a node."""
         if self._device is not None:
+            target = ELSEWHERE.get(target, target)
             args, kwargs = tree_map_only(torch.device, lambda _: self._device, (args, kwargs))
         return super().call_function(target, args, kwargs)
+
+
+def move_nodes(graph: fx.Graph, device: torch.device) -> None:
+    """Changes the nodes of a graph in the same way."""
+    for node in graph.nodes:
+        node.target = ELSEWHERE.get(node.target, node.target)
+        node.args, node.kwargs = tree_map_only(torch.device, lambda _: device, (node.args, dict(node.kwargs)))

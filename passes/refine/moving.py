@@ -6,6 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor, fx
 
+from prox24_export.passes.front_torch.device_interpreter import move_nodes
 from prox24_export.passes.refine.state import Weights
 from prox24_export.passes.refine.views import Inputs
 
@@ -40,13 +41,17 @@ def find_device(module: fx.GraphModule) -> torch.device:
 
 def move_module(module: fx.GraphModule, device: torch.device) -> None:
     """Moves a network to a device, in place; what its nodes make they then make there."""
-    if find_device(module) == device:
+    if device.type == "cpu" and find_device(module) == device:
         return
     module.to(device)
-    for node in module.graph.nodes:
-        if node.kwargs.get("device") is not None:
-            node.kwargs = {**node.kwargs, "device": device}
+    move_nodes(module.graph, device)
     module.recompile()
+
+
+def free_module(module: fx.GraphModule) -> None:
+    """Gives the memory of a network on a GPU back; it cannot be run any more. One on the CPU stays as it is."""
+    if find_device(module).type != "cpu":
+        module.to("meta")
 
 
 def move_feeds(feeds: Inputs, device: torch.device) -> Inputs:

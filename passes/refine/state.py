@@ -11,6 +11,8 @@ from torch import Tensor
 Weights = dict[str, Tensor]
 Mode = Literal["model", "segments", "auto"]
 Target = Literal["dense", "views"]
+CPU = torch.device("cpu")
+MOST_GPUS = 64  # of a machine
 
 
 @dataclass(frozen=True)
@@ -170,13 +172,17 @@ class RefineProgress:
         partial.replace(path)
 
     @staticmethod
-    def load(path: Path) -> "RefineProgress":
+    def load(path: Path, device: torch.device = CPU) -> "RefineProgress":
         """Reads a file that `save` wrote.
+
+        Args:
+            path: The file.
+            device: Where tensors go that were on a GPU, which may have had another number.
 
         Raises:
             OSError: The file cannot be read.
         """
-        stored = torch.load(path, weights_only=True)
+        stored = torch.load(path, map_location={f"cuda:{n}": str(device) for n in range(MOST_GPUS)}, weights_only=True)
         parts, state = [_read_part(part) for part in stored["parts"]], stored["state"]
         moved = None if stored["moved"] is None else _read_part(stored["moved"])
         if state is not None:

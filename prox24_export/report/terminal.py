@@ -167,6 +167,7 @@ def plan_table(plan: Plan) -> str:
         left = f"{len(done.layers)} of {done.total} layers are solved, {done.total - len(done.layers)} are left"
         epochs = f"; {done.epochs} epoch{'s' * (done.epochs != 1)} of the refinement are done" if done.epochs else ""
         lines.append(f"  an interrupted run goes on: {left}{epochs}")
+    lines += [f"  assumed: {assumption}" for assumption in plan.assumptions]
     if plan.quantises:
         lines.append("  scales and files of --precision int8 are not included")
     if plan.refines:

@@ -50,7 +50,7 @@ def name_kind(device: torch.device) -> str:
 
 def describe_device(device: torch.device, on_host: Sequence[HostWork]) -> DeviceReport:
     """Describes the device of a run, and what was left to the host."""
-    return DeviceReport(str(device), "" if device.type == "cpu" else name_kind(device), tuple(on_host))
+    return DeviceReport(str(device), "" if device.type == "cpu" else name_kind(device), tuple(dict.fromkeys(on_host)))
 
 
 @dataclass(frozen=True)

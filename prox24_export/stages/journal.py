@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
@@ -20,7 +21,7 @@ from prox24_export.errors import InputError, describe_fault
 from prox24_export.output.records import Records
 from prox24_export.passes.graph.arrays import Array, as_array, as_tensor
 from prox24_export.passes.graph.protocol import Linear
-from prox24_export.passes.refine.state import RefineProgress
+from prox24_export.passes.refine.state import CPU, RefineProgress
 from prox24_export.process.interrupts import mark_resumable
 from prox24_export.results.mask import Thumbnail
 from prox24_export.results.permutation import PermutationReport
@@ -118,11 +119,11 @@ class Journal:
         """The records of layers, by whether held-back samples only choose."""
         return LayerRecords(self, f"{'fit' if held_back else 'all'}-{self.order}")
 
-    def read_progress(self) -> RefineProgress | None:
-        """Reads how far the refinement is; None where it is not begun."""
+    def read_progress(self, device: torch.device = CPU) -> RefineProgress | None:
+        """Reads how far the refinement is, on the GPU where it is; None where it is not begun."""
         file = None if self.records is None else self.records.find(f"{REFINEMENT}-{self.order}")
         try:
-            return None if file is None else RefineProgress.load(file)
+            return None if file is None else RefineProgress.load(file, device)
         except (OSError, RuntimeError, KeyError, TypeError, ValueError):
             return None
 

@@ -1,10 +1,9 @@
 """Peak memory and time of a run, stated before it: one batch is carried through the stages, and costs are added up."""
 
 import math
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
@@ -24,48 +23,16 @@ from prox24_export.results.plan import Plan, Resumed, StagePlan
 from prox24_export.settings import Settings
 from prox24_export.solver.costs import count_inverses
 from prox24_export.solver.pattern import GROUP
-from prox24_export.solver.products import multiply
+from prox24_export.stages.gpu_rates import UPLOAD, GpuPlan
 from prox24_export.stages.memory import MB, estimate_stage_mb, find_spill, group_by_input
 from prox24_export.stages.permute import SAMPLES, SOLVED_BYTES, WIDEST_SOLVED
+from prox24_export.stages.rates import Rates, time_action
 from prox24_export.stages.workers import find_longest_share, find_solving_share
 
-TRIAL = 1024  # size of the matrices that the machine's rates are measured on
 ITERATIONS: Mapping[Effort, int] = {"fast": 14, "default": 35, "thorough": 130}  # mask solver and refinement together
-PASS = 9e-9  # seconds of one core for the prox of an entry
 COPIED, DIGESTED = 0.5e9, 2e9  # bytes a second of a file's copy and of its SHA-256, as measured on a virtual disk
 SWEEPS, PAIR_ROWS = 4, 2e7  # of the search for an order of channels, and rows of two groups that it cuts in a second
 INVERSE = 2.0  # floating-point operations of an inverse, in K³, at the rate of a product
-Result = TypeVar("Result")
-
-
-@dataclass(frozen=True)
-class Rates:
-    """How much this machine computes in a second.
-
-    Attributes:
-        single: Floating-point operations of a float32 matrix product.
-        double: Floating-point operations of a float64 matrix product.
-        rounded: Floating-point operations of a product of the mask solver.
-        cholesky: `K³` of a float64 Cholesky factorisation.
-    """
-
-    single: float
-    double: float
-    rounded: float
-    cholesky: float
-
-    @classmethod
-    def measure(cls) -> "Rates":
-        """Measures this machine, which takes about a second."""
-        x = torch.randn(TRIAL, TRIAL, generator=torch.Generator().manual_seed(0))
-        gram = x @ x.T / TRIAL + torch.eye(TRIAL)
-        cube, wide = float(TRIAL) ** 3, gram.double()
-        return cls(
-            single=2 * cube / _time_fastest(lambda: x @ x),
-            double=2 * cube / _time_fastest(lambda: wide @ wide),
-            rounded=2 * cube / _time_fastest(lambda: multiply(x, x, "auto")),
-            cholesky=cube / _time_fastest(lambda: torch.linalg.cholesky(wide)),
-        )
 
 
 @dataclass(frozen=True)
@@ -76,11 +43,13 @@ class Costs:
         rates: What this machine computes in a second.
         settings: The options of the run.
         parts: Number of parts that the data are divided into: fit, and choice where there is one.
+        on_gpu: Whether the model is run on a GPU, where nothing is timed.
     """
 
     rates: Rates
     settings: Settings
     parts: int
+    on_gpu: bool = False
 
     @property
     def aims(self) -> bool:
@@ -95,7 +64,7 @@ class Costs:
             product = 2.0 * linear.n * linear.k**2
             total += product / rates.double + product / rates.single  # the loss, and what it is relative to
             if self.aims:
-                one = product / rates.rounded + PASS * linear.parameters / torch.get_num_threads()
+                one = product / rates.rounded + linear.parameters / rates.entries
                 total += ITERATIONS[self.settings.effort] * one
                 total += (2 + 5 * (self.parts - 1)) * product / rates.double  # the target, and the choice of the blend
         if self.aims:
@@ -104,6 +73,16 @@ class Costs:
                 heights, width = [linear.n for linear in group], group[0].k
                 total += count_inverses(heights, width, self.settings.effort) * INVERSE * width**3 / rates.single
         return total
+
+    def forward(self, linears: Sequence[Linear], tokens: float, measured: float) -> float:
+        """The seconds of a stage's nodes with one batch: as measured, or on a GPU those of the products alone."""
+        return (
+            2 * tokens * sum(linear.parameters for linear in linears) / self.rates.single if self.on_gpu else measured
+        )
+
+    def upload(self, linears: Sequence[Linear]) -> float:
+        """The seconds in which a stage's weights come to the GPU; 0 on the CPU."""
+        return 4.0 * sum(linear.parameters for linear in linears) / UPLOAD if self.on_gpu else 0.0
 
     def search_mb(self, linears: Sequence[Linear]) -> float:
         """Estimates the MB that the search for an order of channels holds: a cost for each entry, Gram matrices."""
@@ -153,6 +132,7 @@ def plan_run(
     refines: bool,
     permutes: bool,
     resumed: Resumed | None,
+    gpu: GpuPlan | None = None,
     progress: Progress,
     workers: int = 0,
 ) -> Plan:
@@ -168,30 +148,29 @@ def plan_run(
         refines: Whether layers will be refined together afterwards.
         permutes: Whether an order of channels will be searched before.
         resumed: What an interrupted run has done; None where it starts anew.
+        gpu: The GPU that the run will be on; None for the CPU.
         progress: Where to show progress.
         workers: As `Plan.workers`.
     """
     fit = make_batches(parts.fit, graph.inputs, "fit", size)
-    costs = Costs(Rates.measure(), settings, 2 if parts.choice else 1)
+    costs = Costs(Rates.measure() if gpu is None else gpu.rates, settings, 2 if parts.choice else 1, gpu is not None)
     samples = max(1, min(size, len(parts.fit)))  # of the batch that is run here
     repeats = (len(parts.fit) + len(parts.choice)) / samples
     return_free_memory()
     is_cached = 4.0 * graph.parameters < find_available_memory(torch.device("cpu")) / 2
     stages = schedule(graph, linears) if fit else []
-    spill = find_spill(stages, settings, costs.parts, graph.path.parent)
-    shards = cut_shards([*fit, *make_batches(parts.choice, graph.inputs, "choice", size)])
-    walk = _ModelWalk(measure_resident_mb(), spill.limit / MB, max(1, workers), shards, is_cached)
-    values: dict[str, Any] = dict(fit[0].feeds) if fit else {}
+    spill_mb = find_spill(stages, settings, costs.parts, graph.path.parent).limit / MB
+    batches = [*fit, *make_batches(parts.choice, graph.inputs, "choice", size)]
+    walk = _ModelWalk(measure_resident_mb(), spill_mb, max(1, workers), cut_shards(batches), is_cached)
+    values = dict[str, Any](fit[0].feeds if fit else {})
     done = resumed.layers if resumed is not None else frozenset[str]()
     with progress.stage("plan", len(stages)) as tick:
         for stage in stages:
-            runner = StageRunner(graph, stage, {})
-            values = _walk_stage(runner, stage, values, repeats, costs=costs, walk=walk, done=done)
+            values = _walk_stage(graph, stage, values, repeats, costs=costs, walk=walk, done=done)
             tick()
-    reports = 2 * len(parts.report) / samples  # batches of the accuracy, dense and sparse
     # Opened twice; run twice on few samples before any work, read, written, verified, and run once for the estimate.
     checks = 2 * opening + 8 * walk.loading + 3 * walk.running / samples
-    accuracy = reports * (walk.running + walk.loading)
+    accuracy = 2 * len(parts.report) / samples * (walk.running + walk.loading)  # dense and sparse
     files = 4.0 * graph.parameters * (1 / COPIED + 2 / DIGESTED)  # the model copied, both digested
     seconds = checks + accuracy + files + sum(stage.seconds for stage in walk.stages)
     memory = max((stage.memory_mb for stage in walk.stages), default=walk.base_mb)
@@ -200,11 +179,12 @@ def plan_run(
         seconds += 3 * opening + observed * walk.running + walk.loading + files
         seconds += costs.search_seconds(linears, observed * walk.tokens)
         memory = max(memory, walk.base_mb + costs.search_mb(linears))
-    return Plan(memory, seconds, tuple(walk.stages), refines, resumed=resumed, workers=workers)
+    assumed = () if gpu is None else gpu.list_assumptions()
+    return Plan(memory, seconds, tuple(walk.stages), refines, resumed=resumed, assumptions=assumed, workers=workers)
 
 
 def _walk_stage(
-    runner: StageRunner,
+    graph: TracedGraph,
     stage: Stage,
     values: dict[str, Any],
     repeats: float,
@@ -214,17 +194,19 @@ def _walk_stage(
     done: frozenset[str],
 ) -> dict[str, Any]:
     """Runs one stage twice, the first time with its weights to load; returns what later stages read."""
-    first, _ = _time_action(lambda: runner.run(values))
-    again, results = _time_action(lambda: runner.run(values))
+    runner = StageRunner(graph, stage, {})
+    first, _ = time_action(lambda: runner.run(values))
+    again, results = time_action(lambda: runner.run(values))
     if walk.is_cached:
-        first, _ = _time_action(lambda: StageRunner(runner.graph, stage, {}).run(values))  # from memory now
+        first, _ = time_action(lambda: StageRunner(graph, stage, {}).run(values))  # from memory now
     loading = max(0.0, first - again)
-    walk.loading += loading
-    walk.running += again
     kept = {name: value for name, value in results.items() if name in stage.kept}
     inputs = {(use.activation, use.view, use.expert): linear for linear, use in stage.observed}
     tokens = {key: _tokens(linear, results[key[0]]) for key, linear in inputs.items()}
     walk.tokens = max(walk.tokens, *tokens.values(), 0.0)
+    again = costs.forward(stage.linears, max(tokens.values(), default=0.0), again)
+    walk.loading += (loading := loading + costs.upload(stage.linears))
+    walk.running += again
     widths = [linear.k for linear in inputs.values()]
     held = 2 * repeats * _mb(kept.values())  # of which as much goes to disk as does not fit
     streams = min(held, walk.spill_mb) + 2 * _mb(results[name] for name in stage.fetches)
@@ -248,13 +230,3 @@ def _tokens(linear: Linear, activation: Any) -> float:
 
 def _mb(values: Iterable[Any]) -> float:
     return sum(float(getattr(value, "nbytes", 0)) for value in values) / MB
-
-
-def _time_action(action: Callable[[], Result]) -> tuple[float, Result]:
-    started = time.perf_counter()
-    result = action()
-    return time.perf_counter() - started, result
-
-
-def _time_fastest(action: Callable[[], Any]) -> float:
-    return min(_time_action(action)[0] for _ in range(3))

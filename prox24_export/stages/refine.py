@@ -20,12 +20,13 @@ from prox24_export.passes.graph.differentiable import Differentiable
 from prox24_export.passes.graph.protocol import Linear, TracedGraph
 from prox24_export.passes.refine.differentiable import make_differentiable
 from prox24_export.passes.refine.memory import find_available_memory
-from prox24_export.passes.refine.model import RefineModel
-from prox24_export.passes.refine.moving import move_module
+from prox24_export.passes.refine.model import BATCH, RefineModel
+from prox24_export.passes.refine.moving import free_module, move_module
 from prox24_export.passes.refine.state import Refined
 from prox24_export.progress import Progress, Steps
 from prox24_export.results.report import EpochReport, RefinementReport
 from prox24_export.settings import Settings
+from prox24_export.stages.device_memory import do_in_smaller_blocks
 from prox24_export.stages.gradient import find_reached, why_not_reached
 from prox24_export.stages.journal import Journal
 from prox24_export.stages.memory import GB, MB
@@ -100,7 +101,8 @@ def _why_impossible(job: Job) -> str | None:
     """Tells why the refinement cannot be done with these samples on this machine; None where it can."""
     if len(job.parts.choice) < 2:  # noqa: PLR2004 - a deviation takes two
         return "too few samples to hold any back, on which it could be judged"
-    needed, free = _needed_bytes(job.graph, job.linears), float(find_available_memory(torch.device("cpu")))
+    devices = {torch.device("cpu"), job.device}
+    needed, free = _needed_bytes(job.graph, job.linears), float(min(map(find_available_memory, devices)))
     if job.settings.memory is not None:
         free = min(free, job.settings.memory * GB - measure_anonymous_mb() * MB)
     if needed > SHARE_OF_MEMORY * free:
@@ -146,17 +148,21 @@ def refine(
         tuned: Takes the tuned weights where the result is kept, and only then.
         progress: Where to show progress.
         journal: Has the progress of an interrupted run, and takes that of this one.
+
+    Raises:
+        DeviceMemoryError: The GPU has too little memory, one sample at a time too.
     """
     graph, parts, settings = job.graph, job.parts, job.settings
-    move_module(function.module, job.device)
     fixed = function.solved_buffers(linears, weights)
     integers = sum(linear.weight in function.dequantised for linear in linears)
     linears = find_reached(function, linears)
     solved = function.pruned_parameters(linears, weights)
     order = [value.name for value in graph.inputs]
-    try:
+
+    def attempt(halvings: int) -> Refined:
+        move_module(function.module, job.device)
         with progress.stage("refine", STEPS) as tick:
-            result = _pass_settings(settings).call(
+            return _pass_settings(settings, BATCH >> halvings if halvings else None).call(
                 dense=function.module,
                 weights=solved,
                 masks={name: tensor != 0 for name, tensor in solved.items()},
@@ -166,22 +172,30 @@ def refine(
                 groups=function.list_groups(linears, solved) if settings.method == "prox-model" else None,
                 joinable=can_join(graph.inputs),
                 tick=_bar_of_shares(tick),
-                progress=journal.read_progress(),
+                progress=None if halvings else journal.read_progress(job.device),
                 saved=journal.save_progress,
             )
+
+    try:
+        result = do_in_smaller_blocks(attempt, job.device)
     except RuntimeError as error:  # torch's, e.g. for outputs whose size depends on the data; layers stay as solved
         return RefinementReport(kept=False, reason=f"torch cannot run it: {first_line(error)}")
+    finally:
+        free_module(function.module)
     moved = measure_moved(result, solved) if settings.method == "prox-model" else None
     if result.kept:
         tuned.update(function.stored_tensors(graph, linears, result.weights))
-    report = _report(result, len(parts.choice), _limit_in_minutes(settings), moved)
+    return _tell_of_integers(_report(result, len(parts.choice), _limit_in_minutes(settings), moved), integers)
+
+
+def _tell_of_integers(report: RefinementReport, integers: int) -> RefinementReport:
     if not integers:
         return report
     left = "1 layer stored as integers stays" if integers == 1 else f"{integers} layers stored as integers stay"
     return replace(report, reason=f"{report.reason}; {left} as solved")
 
 
-def _pass_settings(settings: Settings) -> RefineModel:
+def _pass_settings(settings: Settings, batch: int | None) -> RefineModel:
     custom = None
     if (spec := settings.refine_loss) is not None:
 
@@ -198,6 +212,7 @@ def _pass_settings(settings: Settings) -> RefineModel:
         thorough=settings.effort == "thorough",
         minutes=_limit_in_minutes(settings),
         custom=custom,
+        batch=None if batch is None else max(1, batch),
         seed=settings.seed,
     )
 

@@ -80,7 +80,7 @@ def solve(job: Job, scratch: Path, run: Run, journal: Journal) -> SolvedModel:
 
         with run.timed("prune"):
             pruned = do_in_smaller_blocks(attempt, job.device, run.warnings.append)
-        run.on_host[:] = pruned.on_host
+        run.on_host[:] = [*(work for work in run.on_host if work.work != "calibration"), *pruned.on_host]
         return pruned
 
     function, weights = open_differentiable(job), WeightStore(scratch)

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.gpu import engines, kernels, meter, part, solve
+from benchmarks.gpu import device, engines, kernels, meter, part, solve
 from benchmarks.gpu.engine_models import Bert, Subject, list_subjects, trace_module
 from benchmarks.gpu.engine_tables import write_section
 from benchmarks.gpu.kernels import Kernels
@@ -24,11 +24,13 @@ from benchmarks.power_law import power_law
 from prox24_export.engines.torch_sparse.measure import Backend
 from prox24_export.passes.front_onnx.graph import OnnxGraph
 from prox24_export.results.engine import Distribution, EngineReport, Estimate, LatencyPoint, Ratio
+from tests.command import network, samples
 from tests.graphs import model, normal, save
 from tests.latency import QUICK
+from tests.simulated_gpu import simulate_gpu
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-SCRIPTS = ("kernels", "solve", "engines", "tensorrt_engines")
+SCRIPTS = ("kernels", "solve", "device", "engines", "tensorrt_engines")
 CPU = torch.device("cpu")
 no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU, on which it would run")
 WITHOUT = """
@@ -100,6 +102,21 @@ def test_the_other_parts_need_neither_onnx_nor_tensorrt_when_started_as_modules(
     code = f"{WITHOUT}sys.argv = ['part']\nrunpy.run_module('benchmarks.gpu.{script}', run_name='__main__')"
     done = run_python("-c", code)
     assert (done.returncode, done.stderr) == (2, "no CUDA GPU here: nothing measured\n")
+
+
+def test_whole_exports_are_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device, "_warm_up", lambda _: None)
+    subject = device.Subject("net", network(tmp_path), samples(tmp_path, 40), {"damping": 0.1, "blend": 0.5})
+    with simulate_gpu(monkeypatch):
+        row = device.compare(subject, tmp_path)
+    assert (row["model"], row["layers"], row["mask_percent"], row["worst_layer_percent"]) == ("net", 2, 0, 0)
+    assert row["times_as_fast"] == row["cpu_seconds"] / row["gpu_seconds"]
+    assert row["on_host"] == "nothing"
+    assert device.read_committed_seconds() > 60
+
+
+def test_parts_are_chosen_by_their_names() -> None:
+    assert run_python("-m", "benchmarks.gpu", "kernel").returncode == 2
 
 
 def test_torch_models_are_timed_without_onnx(tmp_path: Path) -> None:

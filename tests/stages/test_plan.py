@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from prox24_export import Settings, plan
 from prox24_export.data.sample_list import Sample
@@ -11,7 +12,9 @@ from prox24_export.passes.front_onnx.graph import OnnxGraph
 from prox24_export.passes.graph.protocol import Linear
 from prox24_export.progress import Silent
 from prox24_export.report.terminal import plan_table
-from prox24_export.stages.plan import Costs, Rates, plan_run
+from prox24_export.stages.gpu_rates import GpuPlan, find_planned_gpu
+from prox24_export.stages.plan import Costs, plan_run
+from prox24_export.stages.rates import Rates
 from prox24_export.stages.workers import find_longest_share, find_solving_share
 from tests.command import command, network, samples, snapshot
 from tests.graphs import linears, normal
@@ -46,6 +49,25 @@ def test_every_stage_is_planned(tmp_path: Path) -> None:
     assert planned.memory_mb == max(stage.memory_mb for stage in planned.stages) > 50
     assert planned.seconds > sum(stage.seconds for stage in planned.stages) > 0
     assert plan(network(tmp_path), samples(tmp_path), settings=Settings(exclude=("*",))).stages == ()
+
+
+def test_a_plan_for_a_gpu_prints_what_it_assumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    net, data = network(tmp_path), samples(tmp_path)
+    planned = plan(net, data, settings=Settings(device="cuda"))
+    told = plan_table(planned)
+    assert [stage.layers for stage in planned.stages] == [("MatMul:a",), ("MatMul:y",)]
+    assert "an NVIDIA A100 80GB SXM" in told
+    assert "40% of its data sheet's 19.5 TFLOP/s in float32" in told
+    assert "none of these rates was measured by this project" in told
+    assert plan(net, data, settings=Settings(device="cpu")).assumptions == ()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "NVIDIA H100 80GB HBM3")
+    planned_gpu = find_planned_gpu("auto")
+    assert planned_gpu == GpuPlan("h100", "NVIDIA H100 80GB HBM3")
+    assert planned_gpu is not None
+    assert planned_gpu.rates.single > GpuPlan("a100").rates.single
+    assert find_planned_gpu("cpu") is None
 
 
 def test_more_effort_tokens_and_width_take_longer(tmp_path: Path) -> None:
