@@ -218,12 +218,14 @@ def plan(
 
     Raises:
         InputError: The model, the samples or an option are unsuitable, as for `export`.
+        UnavailableError: There are no workers to be had.
     """
     run = Run(choose_progress(progress))
-    quantises, gpu = _complete(settings).precision == "int8", find_planned_gpu(_complete(settings).device)
+    quantises = _complete(settings).precision == "int8"
+    gpu = find_planned_gpu(_complete(settings).device) if _complete(settings).ray is None else None
     expect_calibration(_complete(settings), calibration)
-    with catch_signals():
-        named = name_model(model, calibration, out)
+    with catch_signals(), open_workers(_complete(settings).ray) as workers:
+        named, count = name_model(model, calibration, out), 0 if workers is None else workers.count
         there = gpu is None or bool(gpu.seen)
         job = prepare(named, evaluation, _unmeasured(settings, calibration, device=None if there else "cpu"), run)
         journal = find_journal_to_resume(job, run) if there else Journal()
@@ -239,6 +241,7 @@ def plan(
         resumed=find_resumed(journal, job),
         gpu=gpu,
         progress=run.progress,
+        workers=count,
     )
     return replace(planned, quantises=quantises)
 

@@ -164,7 +164,8 @@ def _describe_output(output: OutputReport) -> str:
 
 def plan_table(plan: Plan) -> str:
     """What `--plan` prints: memory and time of the whole run, and the stages that take the most of each."""
-    lines = [f"peak memory {plan.memory_mb:,.0f} MB, time {plan.seconds:,.0f} s"]
+    each, at_best = (" in each process", f" at best with {plan.workers} workers") if plan.workers else ("", "")
+    lines = [f"peak memory {plan.memory_mb:,.0f} MB{each}, time {plan.seconds:,.0f} s{at_best}"]
     if plan.stages:
         largest = max(plan.stages, key=lambda stage: stage.memory_mb)
         longest = max(plan.stages, key=lambda stage: stage.seconds)

@@ -47,6 +47,8 @@ class Plan:
         quantises: Whether the run also writes INT8 files; calibration and choice of their scales are not included.
         resumed: What an interrupted run has done, which `seconds` leaves out; None where it starts anew.
         assumptions: What was assumed and not measured, one sentence each without its full stop.
+        workers: Number of workers that calibrate and solve; memory is then that of each process, and the time what it
+            takes at best. 0 for this process alone.
     """
 
     memory_mb: float
@@ -56,3 +58,4 @@ class Plan:
     quantises: bool = False
     resumed: Resumed | None = None
     assumptions: tuple[str, ...] = ()
+    workers: int = 0

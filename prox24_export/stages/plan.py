@@ -12,6 +12,7 @@ from prox24_export.data.samples import Parts
 from prox24_export.facts.machine import measure_anonymous_mb, return_free_memory
 from prox24_export.option_values import AIMS_AT_DENSE_OUTPUT
 from prox24_export.passes.calibrate.schedule import Stage, schedule
+from prox24_export.passes.calibrate.shards import cut_shards
 from prox24_export.passes.calibrate.streams import StageRunner
 from prox24_export.passes.front_onnx.graph import OnnxGraph
 from prox24_export.passes.graph.activations import Patches
@@ -27,6 +28,7 @@ from prox24_export.stages.gpu_rates import UPLOAD, GpuPlan
 from prox24_export.stages.memory import MB, estimate_stage_mb, find_spill, group_by_input
 from prox24_export.stages.permute import SAMPLES, SOLVED_BYTES, WIDEST_SOLVED
 from prox24_export.stages.rates import Rates, time_action
+from prox24_export.stages.workers import find_longest_share, find_solving_share
 
 STEP = 1e-4  # seconds that an iteration takes of a layer of no size
 COPIED, DIGESTED = 0.5e9, 2e9  # bytes a second of a file's copy and of its SHA-256, as measured on a virtual disk
@@ -122,6 +124,8 @@ class _ModelWalk:
 
     base_mb: float
     spill_mb: float  # the most that activations take between stages
+    workers: int
+    shards: Sequence[range]  # of the batches
     is_cached: bool = True  # the model's files fit into the system's cache: only the first read is slow
     loading: float = 0.0  # seconds to read every weight once
     running: float = 0.0  # seconds of one batch
@@ -142,6 +146,11 @@ class _ModelWalk:
         checks = 2 * opening + 8 * self.loading + 3 * self.running / samples
         return checks + 2 * reported / samples * (self.running + self.loading)
 
+    @property
+    def observing_share(self) -> float:
+        """Share of the batches that the worker with the most of them has."""
+        return find_longest_share([len(shard) for shard in self.shards], self.workers)
+
 
 def plan_run(
     graph: TracedGraph,
@@ -156,6 +165,7 @@ def plan_run(
     resumed: Resumed | None,
     gpu: GpuPlan | None = None,
     progress: Progress,
+    workers: int = 0,
 ) -> Plan:
     """Carries one batch through the dense model, stage by stage, and adds up what the run will take.
 
@@ -171,6 +181,7 @@ def plan_run(
         resumed: What an interrupted run has done; None where it starts anew.
         gpu: The GPU that the run will be on; None for the CPU.
         progress: Where to show progress.
+        workers: As `Plan.workers`.
     """
     fit = make_batches(parts.fit, graph.inputs, "fit", size)
     costs = Costs(Rates.measure() if gpu is None else gpu.rates, settings, 2 if parts.choice else 1, gpu is not None)
@@ -179,16 +190,16 @@ def plan_run(
     return_free_memory()
     is_cached = 4.0 * graph.parameters < find_available_memory(torch.device("cpu")) / 2
     stages = schedule(graph, linears) if fit else []
-    spill = find_spill(stages, settings, costs.parts, graph.path.parent)
+    spill_mb = find_spill(stages, settings, costs.parts, graph.path.parent).limit / MB
+    batches = [*fit, *make_batches(parts.choice, graph.inputs, "choice", size)]
     held = _count_session_bytes(graph) / MB
     loaded = measure_anonymous_mb() + (KERNELS_MB if stages else 0.0)
-    walk = _ModelWalk(loaded + held, spill.limit / MB, is_cached)
-    values: dict[str, Any] = dict(fit[0].feeds) if fit else {}
+    walk = _ModelWalk(loaded + held, spill_mb, max(1, workers), cut_shards(batches), is_cached)
+    values = dict[str, Any](fit[0].feeds if fit else {})
     done = resumed.layers if resumed is not None else frozenset[str]()
     with progress.stage("plan", len(stages)) as tick:
         for stage in stages:
-            runner = StageRunner(graph, stage, {})
-            values = _walk_stage(runner, stage, values, repeats, costs=costs, walk=walk, done=done)
+            values = _walk_stage(graph, stage, values, repeats, costs=costs, walk=walk, done=done)
             tick()
     files = 4.0 * graph.parameters * (1 / COPIED + 2 / DIGESTED)  # the model copied, both digested
     seconds = files + walk.checks_and_accuracy(opening, samples, len(parts.report))
@@ -200,11 +211,11 @@ def plan_run(
         seconds += costs.search_seconds(linears, observed * walk.tokens)
         memory = max(memory, walk.base_mb + costs.search_mb(linears))
     assumed = () if gpu is None else gpu.list_assumptions()
-    return Plan(memory, seconds, tuple(walk.stages), refines, resumed=resumed, assumptions=assumed)
+    return Plan(memory, seconds, tuple(walk.stages), refines, resumed=resumed, assumptions=assumed, workers=workers)
 
 
 def _walk_stage(
-    runner: StageRunner,
+    graph: TracedGraph,
     stage: Stage,
     values: dict[str, Any],
     repeats: float,
@@ -215,13 +226,13 @@ def _walk_stage(
 ) -> dict[str, Any]:
     """Runs one stage twice, the first time with its weights to load; returns what later stages read."""
     return_free_memory()
-    before = measure_anonymous_mb()
+    runner, before = StageRunner(graph, stage, {}), measure_anonymous_mb()
     first, _ = time_action(lambda: runner.run(values))
     again, results = time_action(lambda: runner.run(values))
     return_free_memory()
     loaded = max(0.0, measure_anonymous_mb() - before - _mb(results[name] for name in stage.fetches))
     if walk.is_cached:
-        first, _ = time_action(lambda: StageRunner(runner.graph, stage, {}).run(values))  # from memory now
+        first, _ = time_action(lambda: StageRunner(graph, stage, {}).run(values))  # from memory now
     loading = max(0.0, first - again)
     kept = {name: value for name, value in results.items() if name in stage.kept}
     inputs = {(use.activation, use.view, use.expert): linear for linear, use in stage.observed}
@@ -234,11 +245,14 @@ def _walk_stage(
     held = 2 * repeats * _mb(kept.values())  # of which as much goes to disk as does not fit
     streams = min(held, walk.spill_mb) + 2 * _mb(results[name] for name in stage.fetches)
     weight = 4 * max((linear.parameters for linear, _ in stage.observed), default=0) / MB  # of the layer being solved
-    memory, seconds = walk.base_mb + streams + 2 * loaded + weight, 2 * (loading + repeats * again)
+    memory = walk.base_mb + streams + 2 * loaded + weight
+    seconds = 2 * (loading + walk.observing_share * repeats * again)
     if not all(linear.name in done for linear, _ in stage.observed):
         memory += estimate_stage_mb(stage, costs.settings, costs.parts)
         linears = [linear for linear in stage.linears if linear.name not in done]
-        seconds += costs.seconds(widths, linears, repeats * max(tokens.values(), default=0))
+        solving = costs.seconds(widths, linears, 0.0)
+        observing = costs.seconds(widths, linears, repeats * max(tokens.values(), default=0)) - solving
+        seconds += walk.observing_share * observing + find_solving_share(linears, walk.workers) * solving
     walk.stages.append(StagePlan(tuple(linear.name for linear in stage.linears), memory, seconds))
     return kept
 

@@ -92,12 +92,9 @@ def prune(
     expect_finite_weights(graph, linears)
     stages, placement = schedule(graph, linears), placement or place_on(graph, CPU)
     streams = _start_streams(graph, parts, stages, size, placement, settings, scratch)
-    calibrate = Calibrate(settings.method in AIMS_AT_DENSE_OUTPUT, find_widest(settings.method))
     sparsify = _make_sparsify(settings, placement, held_back=held_back)
     done = _DoneLayers(graph, linears, weights, records, placement.device)
-    work: StageWork = OwnWork(streams, calibrate, sparsify, done.read_weight)
-    if team is not None:
-        work = SpreadWork(team, graph, stages, linears, streams, calibrate, sparsify, settings)
+    work = _choose_work(team, done, stages, linears, streams, sparsify, settings)
     costs = {BATCHES: float(len(stages) * len(streams.batches)), LAYERS: sum(map(_estimate_cost, linears))}
     with progress.stage("calibrate and prune", sum(costs.values()), costs) as tick:
         for stage in stages:
@@ -123,6 +120,22 @@ def _start_streams(  # noqa: PLR0917 - in the order in which they are looked at
     sources, size = (("fit", parts.fit), ("choice", parts.choice)), placement.shrink(size)
     batches = [batch for part, samples in sources for batch in make_batches(samples, graph.inputs, part, size)]
     return Streams(placement.compiler, batches, spill, placement.moves_to)
+
+
+def _choose_work(  # noqa: PLR0917 - what both kinds of work need
+    team: Team | None,
+    done: "_DoneLayers",
+    stages: Sequence[Stage],
+    linears: Sequence[Linear],
+    streams: Streams,
+    sparsify: Sparsify,
+    settings: Settings,
+) -> StageWork:
+    """Chooses who observes and solves: workers where there are some, else this process."""
+    calibrate = Calibrate(settings.method in AIMS_AT_DENSE_OUTPUT, find_widest(settings.method))
+    if team is None:
+        return OwnWork(streams, calibrate, sparsify, done.read_weight)
+    return SpreadWork(team, done.graph, stages, linears, streams, calibrate, sparsify, settings)
 
 
 def _make_sparsify(settings: Settings, placement: StagePlacement, *, held_back: bool) -> Sparsify:

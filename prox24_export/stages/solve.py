@@ -64,8 +64,7 @@ def solve(job: Job, scratch: Path, run: Run, journal: Journal) -> SolvedModel:
     def layer_by_layer(weights: WeightStore, *, held_back: bool) -> PrunedLayers:
         return _prune_job(job, weights, team, scratch, run, journal.layers(held_back=held_back), held_back)
 
-    function = open_differentiable(job)
-    weights = WeightStore(scratch)
+    function, weights = open_differentiable(job), WeightStore(scratch)
     if not isinstance(function, Differentiable):
         return SolvedModel(weights, layer_by_layer(weights, held_back=False), function)
     pruned = layer_by_layer(weights, held_back=True)
@@ -81,8 +80,7 @@ def solve(job: Job, scratch: Path, run: Run, journal: Journal) -> SolvedModel:
     if refined.kept:
         stores = dict.fromkeys(weights, weights) | dict.fromkeys(tuned, tuned)  # biases may be tuned, too
         return SolvedModel(PickedWeights(stores), _draw_again(pruned, linears, tuned, refined), refined)
-    first = SolvedModel(weights, pruned, refined)
-    second = WeightStore(scratch)
+    first, second = SolvedModel(weights, pruned, refined), WeightStore(scratch)
     return run.attempt(
         "solving on all samples", lambda: SolvedModel(second, layer_by_layer(second, held_back=False), refined), first
     )

@@ -24,7 +24,7 @@ from prox24_export.passes.graph.arrays import Array
 from prox24_export.passes.graph.protocol import Linear, TracedGraph
 from prox24_export.passes.sparsify import SolvedLayer, Sparsify, group_by_moments
 from prox24_export.settings import Settings
-from prox24_export.solver.solution import LayerSolution, cut_rows, join_rows
+from prox24_export.solver.solution import LayerSolution, join_rows
 from prox24_export.stages.stage_worker import (
     SharedInput,
     WorkerSetup,
@@ -33,7 +33,7 @@ from prox24_export.stages.stage_worker import (
     unpack_solution,
     unpack_sums,
 )
-from prox24_export.stages.workers import WorkerCall, Workers, cut_evenly, make_calls
+from prox24_export.stages.workers import WorkerCall, Workers, cut_evenly, deal_out, make_calls
 
 Blended = tuple[SharedInput, list[str], dict[str, float]]  # of layers that share an input: that, names, blends
 
@@ -122,14 +122,12 @@ class SpreadWork:
         """See `StageWork.solve`."""
         blended = self._choose_blends(layers, seen)
         share = max(1, self.team.workers.count // max(1, len(blended)))
-        calls, cuts, damping = list[WorkerCall](), list[list[tuple[str, slice]]](), dict[str, float]()
+        calls, cuts, damping = list[WorkerCall](), list[Sequence[tuple[str, slice]]](), dict[str, float]()
         chosen: dict[str, float] = {}
         for shared, names, blends in blended:
-            pieces = [(name, rows) for name in names for rows in cut_rows(layers[name].n, layers[name].k)]
-            costs = [float(rows.stop - rows.start) * layers[name].k ** 2 for name, rows in pieces]
-            for run in cut_evenly(costs, share):
-                cuts.append(pieces[run.start : run.stop])
-                calls.append(WorkerCall("solve_rows", (shared, cuts[-1], blends), sum(costs[run.start : run.stop])))
+            for run in deal_out([layers[name] for name in names], share):
+                cuts.append(run.pieces)
+                calls.append(WorkerCall("solve_rows", (shared, run.pieces, blends), run.cost))
             damping |= dict.fromkeys(names, shared.damping)
             chosen |= blends
         solved: dict[str, list[LayerSolution]] = {}

@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from prox24_export.errors import Prox24Error
+from prox24_export.passes.graph.protocol import Linear
+from prox24_export.solver.solution import cut_rows
+from prox24_export.stages.memory import group_by_input
 
 ATTEMPTS = 3  # of a call; one that ends every worker would be made for ever
 
@@ -120,3 +123,40 @@ def cut_evenly(costs: Sequence[float], count: int) -> list[range]:
         if done >= whole * (len(ends) + 1) / count * (1 - 1e-9) or place == len(costs) - 1:
             ends.append(place + 1)
     return [range(start, stop) for start, stop in itertools.pairwise([0, *ends])]
+
+
+def find_longest_share(costs: Sequence[float], count: int) -> float:
+    """Finds the share of all tasks that the worker with the most to do has: what they take at best, side by side."""
+    loads = [0.0] * count
+    for cost, place in zip(costs, assign(costs, count), strict=True):
+        loads[place] += cost
+    return max(loads) / sum(costs) if sum(costs) else 1.0
+
+
+def find_solving_share(linears: Sequence[Linear], count: int) -> float:
+    """Finds the share of a stage's solving that one of so many workers has, when its layers' pieces are dealt out."""
+    groups = group_by_input(linears)
+    share = max(1, count // max(1, len(groups)))
+    runs = [run for group in groups for run in deal_out(group, share)]
+    return find_longest_share([run.cost for run in runs], count)
+
+
+@dataclass(frozen=True)
+class PieceRun:
+    """Pieces of layers that are solved by one worker, side by side.
+
+    Attributes:
+        pieces: Name of the layer and rows of each piece.
+        cost: What they cost beside other pieces.
+    """
+
+    pieces: Sequence[tuple[str, slice]]
+    cost: float
+
+
+def deal_out(linears: Sequence[Linear], count: int) -> list[PieceRun]:
+    """Deals the pieces of layers that share an input out to at most so many workers, in their order."""
+    pieces = [(linear.name, rows) for linear in linears for rows in cut_rows(linear.n, linear.k)]
+    costs = [float(rows.stop - rows.start) * linear.k**2 for linear in linears for rows in cut_rows(linear.n, linear.k)]
+    runs = cut_evenly(costs, count)
+    return [PieceRun(pieces[run.start : run.stop], sum(costs[run.start : run.stop])) for run in runs]

@@ -15,6 +15,7 @@ RUN = {"sh", "python", "toml", "yaml"}
 SHOWN = ("output of ", "a formula")  # what may stand before a block of plain text
 FOREIGN = {"--sparsity", "--verbose", "--index-url", "--quick", "--write"}  # of trtexec, pip and the benchmarks
 FOREIGN |= {"--fold-constants"}  # of Polygraphy
+FOREIGN |= {"--address", "--generate", "--head", "--include-dashboard", "--port"}  # of Ray
 EVERY_PAGE = pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
 
 

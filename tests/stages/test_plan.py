@@ -6,18 +6,22 @@ import pytest
 import torch
 
 from prox24_export import Settings, plan
+from prox24_export.data.sample_list import Sample
+from prox24_export.data.samples import Parts
 from prox24_export.option_values import Effort
 from prox24_export.passes.front_onnx.graph import OnnxGraph
 from prox24_export.passes.graph.activations import Rows
 from prox24_export.passes.graph.layout import Layout
 from prox24_export.passes.graph.protocol import Linear, Use
+from prox24_export.progress import Silent
 from prox24_export.report.terminal import plan_table
 from prox24_export.stages import plan as plan_module
 from prox24_export.stages.gpu_rates import GpuPlan, find_planned_gpu
-from prox24_export.stages.plan import KERNELS_MB, MODEL_COPIES, Costs
+from prox24_export.stages.plan import KERNELS_MB, MODEL_COPIES, Costs, plan_run
 from prox24_export.stages.rates import Rates
+from prox24_export.stages.workers import find_longest_share, find_solving_share
 from tests.command import command, network, samples, snapshot
-from tests.graphs import linears
+from tests.graphs import linears, normal
 
 RATES = Rates(single=1e9, double=5e8, rounded=2e9, cholesky=1e9, inverse=5e8)
 # The machine on which the following were measured.
@@ -118,6 +122,31 @@ def test_the_seconds_of_a_solve_are_those_that_were_measured(
     linear = Linear("layer", "MatMul", "weight", "float32", Layout((rows, columns)), columns, rows, (use,))
     planned = Costs(MACHINE, Settings(effort=effort), parts=1).seconds([columns], [linear], 0)
     assert max(planned / measured, measured / planned) <= 1.5
+
+
+def test_workers_take_their_shares_of_the_batches_and_the_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    layers = layers_of(tmp_path, 64)
+    assert find_solving_share(layers[:1], 4) == 1.0  # one piece
+    monkeypatch.setattr("prox24_export.solver.solution.ROWS_AT_ONCE", 64 * 4)
+    assert find_solving_share(layers[:1], 2) == 0.5
+    assert find_longest_share([2, 1, 1], 2) == 0.5
+    job = network(tmp_path), samples(tmp_path)
+    planned = plan_run(  # as for a cluster of three
+        graph := OnnxGraph(job[0]),
+        linears(graph),
+        Parts([Sample({"x": normal(1, 8, seed=seed)}) for seed in range(8)], [Sample({"x": normal(1, 8)})] * 2, ()),
+        size=1,
+        settings=Settings(),
+        opening=0.0,
+        refines=False,
+        permutes=False,
+        resumed=None,
+        progress=Silent(),
+        workers=3,
+    )
+    assert plan_table(planned).partition("\n")[0].endswith(" s at best with 3 workers")
+    assert " MB in each process, time " in plan_table(planned)
+    assert " at best" not in plan_table(plan(*job))
 
 
 def test_the_machines_rates_are_measured() -> None:
