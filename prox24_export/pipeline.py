@@ -30,6 +30,7 @@ from prox24_export.results.report import Gate, LayerReport, Report
 from prox24_export.settings import Settings
 from prox24_export.stages.assemble import assemble_report
 from prox24_export.stages.engines import ENGINES_FAILED, draw_timed_batches, estimate_gain, measure_engines
+from prox24_export.stages.forecast import forecast
 from prox24_export.stages.gpu_rates import find_planned_gpu
 from prox24_export.stages.journal import Journal
 from prox24_export.stages.judge import judge
@@ -111,6 +112,7 @@ def _run_stages(  # noqa: PLR0917 - what is prepared before them
     journal: Journal,
 ) -> Report:
     """Does the work: once the layers are solved, no fault of a later stage costs them."""
+    forecast(job, measurement, run)
     with make_scratch(folder) as scratch:
         permuted = run.attempt("permute", lambda: permute(job, scratch, run, journal), PermutedModel(job))
         journal.set_order(permuted.report if permuted.moved else None)

@@ -26,6 +26,7 @@ from prox24_export.solver.costs import OPEN, STEPS, count_inverses, is_solved_in
 from prox24_export.solver.pattern import GROUP
 from prox24_export.stages.gpu_rates import UPLOAD, GpuPlan
 from prox24_export.stages.memory import MB, estimate_stage_mb, find_spill, group_by_input
+from prox24_export.stages.norms import find_widest
 from prox24_export.stages.permute import SAMPLES, SOLVED_BYTES, WIDEST_SOLVED
 from prox24_export.stages.rates import Rates, time_action
 from prox24_export.stages.workers import find_longest_share, find_solving_share
@@ -250,6 +251,8 @@ def _walk_stage(
     if not all(linear.name in done for linear, _ in stage.observed):
         memory += estimate_stage_mb(stage, costs.settings, costs.parts)
         linears = [linear for linear in stage.linears if linear.name not in done]
+        widest = find_widest(costs.settings.method) or math.inf  # columns: a baseline reads no wider Gram matrix
+        widths, linears = [k for k in widths if k <= widest], [linear for linear in linears if linear.k <= widest]
         solving = costs.seconds(widths, linears, 0.0)
         observing = costs.seconds(widths, linears, repeats * max(tokens.values(), default=0)) - solving
         seconds += walk.observing_share * observing + find_solving_share(linears, walk.workers) * solving

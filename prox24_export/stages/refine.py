@@ -40,7 +40,9 @@ MEMORY_BY_DEFAULT, MINUTES_BY_DEFAULT = 4 << 30, 10.0  # most bytes of weights, 
 MODEL_BY_DEFAULT = 2 << 30  # most bytes of the model, whatever part of it is pruned
 MINUTES_IF_THOROUGH = 40.0
 HELD_BACK_BY_DEFAULT = 8  # with three of 16 samples held back it was kept where it did not help, see README
-STEPS = 100  # of the progress bar
+STEPS, TRIALS = 100, 1  # of the progress bar: shares of the training, and whatever is done before it
+PLANNED = 1 / 1.1  # share of the training that its planned steps are; those on all samples come to them
+BEFORE, TRAINING = "before", "training"  # kinds of steps
 WANTED = "takes (pruned outputs, dense outputs), tuples of tensors, and returns a loss: a scalar or one value a sample"
 
 
@@ -164,7 +166,8 @@ def refine(
     def attempt(halvings: int) -> Refined:
         move_module(function.module, job.device)
         exact = nullcontext() if job.device.type == "cpu" else exact_products()
-        with exact, progress.stage("refine", STEPS) as tick:
+        kinds = {BEFORE: TRIALS, TRAINING: STEPS}
+        with exact, progress.stage("refine", STEPS + TRIALS, kinds) as tick:
             return _pass_settings(settings, BATCH >> halvings if halvings else None).call(
                 dense=function.module,
                 weights=solved,
@@ -188,7 +191,7 @@ def refine(
     moved = measure_moved(result, solved) if settings.method == "prox-model" else None
     if result.kept:
         tuned.update(function.stored_tensors(graph, linears, result.weights))
-    return _tell_of_integers(_report(result, len(parts.choice), _limit_in_minutes(settings), moved), integers)
+    return _tell_of_integers(_report(result, len(parts.choice), find_minutes(settings), moved), integers)
 
 
 def _tell_of_integers(report: RefinementReport, integers: int) -> RefinementReport:
@@ -213,14 +216,14 @@ def _pass_settings(settings: Settings, batch: int | None) -> RefineModel:
         mode=settings.refine_mode,
         target=settings.refine_target,
         thorough=settings.effort == "thorough",
-        minutes=_limit_in_minutes(settings),
+        minutes=find_minutes(settings),
         custom=custom,
         batch=None if batch is None else max(1, batch),
         seed=settings.seed,
     )
 
 
-def _limit_in_minutes(settings: Settings) -> float | None:
+def find_minutes(settings: Settings) -> float | None:
     """The most minutes that the refinement may take; None where there is no limit."""
     if settings.refine != "auto" or settings.refine_minutes is not None:
         return settings.refine_minutes
@@ -253,15 +256,17 @@ class _TensorSamples(Sequence[tuple[Tensor, ...]]):
 
 
 def _bar_of_shares(tick: Steps) -> Callable[[float, object], None]:
-    """Makes steps of a progress bar of the shares of the work that are done; each call is an epoch."""
+    """Makes steps of a progress bar of the shares of the work that are done; each call but the first is an epoch."""
     done = epochs = 0
 
     def to(share: float, _epoch: object) -> None:
         nonlocal done, epochs
+        if not epochs:
+            tick(BEFORE)
         epochs += 1
         tick.place(f"epoch {epochs}")
-        while done < math.floor(STEPS * min(1.0, share)):
-            tick()
+        while done < math.floor(STEPS * PLANNED * min(1.0, share)):
+            tick(TRAINING)
             done += 1
 
     return to

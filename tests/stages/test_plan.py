@@ -15,6 +15,7 @@ from prox24_export.passes.graph.layout import Layout
 from prox24_export.passes.graph.protocol import Linear, Use
 from prox24_export.progress import Silent
 from prox24_export.report.terminal import plan_table
+from prox24_export.stages import norms
 from prox24_export.stages import plan as plan_module
 from prox24_export.stages.gpu_rates import GpuPlan, find_planned_gpu
 from prox24_export.stages.plan import KERNELS_MB, MODEL_COPIES, Costs, plan_run
@@ -147,6 +148,21 @@ def test_workers_take_their_shares_of_the_batches_and_the_rows(tmp_path: Path, m
     assert plan_table(planned).partition("\n")[0].endswith(" s at best with 3 workers")
     assert " MB in each process, time " in plan_table(planned)
     assert " at best" not in plan_table(plan(*job))
+
+
+def test_a_baseline_takes_no_time_for_gram_matrices_that_it_does_not_make(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        Rates, "measure", lambda: Rates(1e3, 1e3, 1e3, 1e3, 1e3)
+    )  # they take for ever
+    model, data = network(tmp_path), samples(tmp_path)
+
+    def planned(widest: int) -> float:
+        monkeypatch.setattr(norms, "WIDEST_MEASURED", widest)
+        return plan(model, data, settings=Settings(method="wanda")).seconds
+
+    assert planned(4) < planned(2048) / 10
 
 
 def test_the_machines_rates_are_measured() -> None:
