@@ -30,6 +30,7 @@ from prox24_export.results.report import Gate, LayerReport, Report
 from prox24_export.settings import Settings
 from prox24_export.stages.assemble import assemble_report
 from prox24_export.stages.engines import ENGINES_FAILED, draw_timed_batches, estimate_gain, measure_engines
+from prox24_export.stages.forecast import forecast
 from prox24_export.stages.journal import Journal
 from prox24_export.stages.judge import judge
 from prox24_export.stages.measure import Measurement, measure_accuracy, prepare_measurement
@@ -109,6 +110,7 @@ def _run_stages(  # noqa: PLR0917 - what is prepared before them
     journal: Journal,
 ) -> Report:
     """Does the work: once the layers are solved, no fault of a later stage costs them."""
+    forecast(job, measurement, run)
     with make_scratch(folder) as scratch:
         permuted = run.attempt("permute", lambda: permute(job, scratch, run, journal), PermutedModel(job))
         journal.set_order(permuted.report if permuted.moved else None)

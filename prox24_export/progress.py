@@ -1,7 +1,8 @@
 """Progress of long work: a line that people understand on a terminal and in a notebook, elsewhere a line a stage.
 
-A pass calls `tick` and knows no more of it. The time left is that of the stage: of each kind of step the mean time of
-those that are done, times what is left of it.
+A pass calls `tick` and knows no more of it. The time left of a stage is, of each kind of step, the mean time of those
+that are done times what is left of it. Where a run has told how long its stages may take, the time left is that of the
+whole run.
 """
 
 import logging
@@ -20,6 +21,7 @@ from prox24_export.process.stderr import PatientStream, open_stderr
 LOGGER = logging.getLogger("prox24_export")
 LEAST_ROOM = 24  # columns for what is told last; with fewer it is left out
 LEAST_SHARE = 0.02  # of the work, before which nothing is said of the time left
+TRUSTED = 0.1  # share of the steps of a stage from which on they tell its time, and not what was expected
 EVERY = 0.1  # share of a stage between two lines of the log
 MINUTE, HOUR = 60.0, 3600.0
 
@@ -66,6 +68,52 @@ class Progress(Protocol):
 
 
 @dataclass
+class Course:
+    """The stages of a run that are still to come, and how long they may take.
+
+    Attributes:
+        now: Returns the time in seconds.
+        expected: Seconds that each stage to come may take, by its title, in their order; empty where nothing is known.
+        alike: Titles of stages that do the same work, more or less of it: as much slower as one is, so are the others.
+        current: The stage that began last; None before the first.
+    """
+
+    now: Callable[[], float] = time.perf_counter
+    expected: dict[str, float] = field(default_factory=dict)
+    alike: frozenset[str] = frozenset()
+    current: "StageClock | None" = None
+
+    def __post_init__(self) -> None:
+        """Starts the clock."""
+        self.started = self.now()
+
+    def expect(self, seconds: Mapping[str, float], alike: frozenset[str] = frozenset()) -> None:
+        """Takes what is known of the stages to come; see `Course`."""
+        self.expected, self.alike = dict(seconds), alike
+
+    def begin(self, title: str) -> float | None:
+        """Begins a stage: returns the seconds that it was expected to take; None where nothing was known of it.
+
+        What was expected before it does not come any more.
+        """
+        titles = list(self.expected)
+        for earlier in titles[: titles.index(title)] if title in titles else ():
+            del self.expected[earlier]
+        return self.expected.pop(title, None)
+
+    def end(self, title: str, slower: float) -> None:
+        """Ends a stage that took so many times as long as was expected."""
+        if title in self.alike:
+            for other in self.alike & self.expected.keys():
+                self.expected[other] *= slower
+
+    def seconds_later(self, title: str, slower: float) -> float:
+        """The seconds that the stages after this one may take, if it takes so many times as long as was expected."""
+        scale = slower if title in self.alike else 1.0
+        return sum(seconds * (scale if name in self.alike else 1.0) for name, seconds in self.expected.items())
+
+
+@dataclass
 class StageClock:
     """How far a stage is, and how long the rest will take.
 
@@ -75,6 +123,8 @@ class StageClock:
         now: Returns the time in seconds.
         place: Where the stage is.
         said: What is known so far.
+        course: The run that the stage is of.
+        expected: Seconds that the stage may take, as the run has told; None where it has not.
     """
 
     title: str
@@ -82,6 +132,8 @@ class StageClock:
     now: Callable[[], float] = time.perf_counter
     place: str = ""
     said: str = ""
+    course: Course = field(default_factory=Course)
+    expected: float | None = None
     _done: dict[str, float] = field(default_factory=dict)
     _spent: dict[str, float] = field(default_factory=dict)
 
@@ -110,17 +162,38 @@ class StageClock:
             return None
         return max(0.0, left - (self.now() - self._last))
 
+    def run_seconds_left(self) -> float | None:
+        """The seconds until the end of the run; of the stage where nothing is known of the others; None as there."""
+        left = self.seconds_left()
+        if self.expected is None:
+            return None if left is None else left + self.course.seconds_later(self.title, 1.0)
+        foreseen = max(0.0, self.expected - (self.now() - self.started))
+        if left is None:
+            return foreseen + self.course.seconds_later(self.title, 1.0)
+        trust = min(1.0, self._step_share() / TRUSTED)  # what the first steps took says little of the others
+        slower = 1 + trust * (self.measure_slower(left) - 1)
+        return trust * left + (1 - trust) * foreseen + self.course.seconds_later(self.title, slower)
+
+    def measure_slower(self, left: float = 0.0) -> float:
+        """How many times as long as expected the stage takes, if so many seconds are left of it."""
+        return (self.now() - self.started + left) / self.expected if self.expected else 1.0
+
     def share(self) -> float:
-        """The share of the stage that is done: of its time where that is known, else of its steps."""
-        left, spent = self.seconds_left(), self.now() - self.started
+        """The share of the run, or of the stage, that is done: of its time where that is known, else of its steps."""
+        left = self.run_seconds_left()
+        is_run = self.expected is not None or bool(self.course.expected)
+        spent = self.now() - (self.course.started if is_run else self.started)
         if left is not None:
             return spent / (spent + left) if spent + left else 0.0
+        return self._step_share()
+
+    def _step_share(self) -> float:
         whole = sum(self.work.values())
         return sum(self._done.values()) / whole if whole else 0.0
 
     def describe(self, width: int) -> str:
         """Describes the stage on one line, in at most `width` columns; whole parts are left out, numbers never cut."""
-        left = self.seconds_left()
+        left = self.run_seconds_left()
         parts = [f"{min(99, int(100 * self.share()))} %", *([describe_time(left)] if left is not None else [])]
         for head in ([self.title, self.place], [self.title], [self.place]):
             line = " · ".join(filter(None, (*head, *parts)))
@@ -152,11 +225,17 @@ class Silent:
         yield Steps()
 
 
+@dataclass(frozen=True)
 class Terminal:
     """Progress on stderr: a line with the time left on a terminal, else one line for each stage that is done.
 
     There are no colours where `NO_COLOR` is set.
+
+    Attributes:
+        course: The run that is shown.
     """
+
+    course: Course = field(default_factory=Course)
 
     def begin(self) -> "Terminal":
         """Gives the first sign of life, before libraries are loaded, on a terminal; returns itself."""
@@ -169,18 +248,26 @@ class Terminal:
     @contextmanager
     def stage(self, title: str, total: float, work: Mapping[str, float] | None = None) -> Iterator[Steps]:
         """See `Progress.stage`."""
-        stream, clock = open_stderr(), StageClock(title, work or {"": total})
+        stream, clock = open_stderr(), _begin(self.course, title, work or {"": total})
         with _show_live(clock, stream) if stream.isatty() else _show_line(clock, stream) as steps:
             yield steps
+        self.course.end(title, clock.measure_slower())
 
 
+@dataclass(frozen=True)
 class Logged:
-    """Progress as messages of level INFO of the logger `prox24_export`: a line for each tenth of a stage."""
+    """Progress as messages of level INFO of the logger `prox24_export`: a line for each tenth of the way.
+
+    Attributes:
+        course: The run that is shown.
+    """
+
+    course: Course = field(default_factory=Course)
 
     @contextmanager
     def stage(self, title: str, total: float, work: Mapping[str, float] | None = None) -> Iterator[Steps]:
         """See `Progress.stage`."""
-        clock, told = StageClock(title, work or {"": total}), [0.0]
+        clock, told = _begin(self.course, title, work or {"": total}), [0.0]
 
         def show() -> None:
             if clock.share() >= told[0] + EVERY:
@@ -189,17 +276,25 @@ class Logged:
 
         yield _make_steps(clock, show)
         LOGGER.info("%s", _describe_end(clock))
+        self.course.end(title, clock.measure_slower())
 
 
+@dataclass(frozen=True)
 class Notebook:
-    """Progress in a Jupyter notebook: one line a stage, written anew in its place."""
+    """Progress in a Jupyter notebook: one line a stage, written anew in its place.
+
+    Attributes:
+        course: The run that is shown.
+    """
+
+    course: Course = field(default_factory=Course)
 
     @contextmanager
     def stage(self, title: str, total: float, work: Mapping[str, float] | None = None) -> Iterator[Steps]:
         """See `Progress.stage`."""
         from IPython.display import Pretty, display  # noqa: PLC0415 - only notebooks have it
 
-        clock, shown = StageClock(title, work or {"": total}), [time.perf_counter()]
+        clock, shown = _begin(self.course, title, work or {"": total}), [time.perf_counter()]
         handle: Any = display(Pretty(clock.describe(100)), display_id=True)
 
         def show() -> None:
@@ -209,8 +304,29 @@ class Notebook:
 
         try:
             yield _make_steps(clock, show)
+            self.course.end(title, clock.measure_slower())
         finally:
             handle.update(Pretty(_describe_end(clock)))
+
+
+def foresee(progress: Progress, seconds: Mapping[str, float], alike: frozenset[str] = frozenset()) -> None:
+    """Tells how long the stages of a run may take, so that the time left can be that of the whole run.
+
+    Args:
+        progress: Where progress is shown; an object of the user's own is told nothing.
+        seconds: Seconds of each stage to come, by its title; and of whatever is done between stages.
+        alike: Titles of stages that do the same work; see `Course`.
+    """
+    if isinstance(progress, (Terminal, Logged, Notebook)):
+        progress.course.expect(seconds, alike)
+
+
+def _begin(course: Course, title: str, work: Mapping[str, float]) -> StageClock:
+    """Begins a stage of a run."""
+    clock = StageClock(title, work)
+    clock.course, clock.expected = course, course.begin(title)
+    course.current = clock
+    return clock
 
 
 def choose_progress(wanted: Progress | bool | None) -> Progress:

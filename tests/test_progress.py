@@ -16,6 +16,7 @@ import pytest
 
 from prox24_export import progress as module
 from prox24_export.progress import (
+    Course,
     Logged,
     Notebook,
     Progress,
@@ -24,6 +25,7 @@ from prox24_export.progress import (
     Terminal,
     choose_progress,
     describe_time,
+    foresee,
 )
 from tests.command import command, network, samples
 
@@ -127,6 +129,65 @@ def test_after_a_tenth_of_the_time_it_is_at_most_twice_wrong_though_steps_cost_m
             assert left is not None
             assert 0.5 <= left / (whole - time[0]) <= 2
     assert checked > 50
+
+
+class Simulated:
+    """A run of three stages that was foreseen: the clock moves by hand."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.seconds = 0.0
+        self.progress = Logged(Course(lambda: self.seconds))
+        monkeypatch.setattr(module, "StageClock", lambda title, work: StageClock(title, work, lambda: self.seconds))
+        expected = {"observe": 10.0, "search": 20.0, "prune": 40.0, "refine": 100.0, "end": 5.0}
+        foresee(self.progress, expected, frozenset({"observe", "prune"}))
+
+    def left(self) -> float | None:
+        assert self.progress.course.current is not None
+        return self.progress.course.current.run_seconds_left()
+
+    def described(self) -> str:
+        assert self.progress.course.current is not None
+        return self.progress.course.current.describe(79)
+
+
+def test_the_time_left_is_that_of_the_whole_run_and_corrects_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Simulated(monkeypatch)
+    with run.progress.stage("observe", 10) as tick:
+        assert run.left() == pytest.approx(175)
+        for _ in range(5):
+            run.seconds += 3.0  # three times as slow as was thought
+            tick()
+        assert run.left() == pytest.approx(15 + 20 + 3 * 40 + 105)  # pruning runs the same graph
+        assert run.described().startswith("observe · 5 % · about 4 min")
+        for _ in range(5):
+            run.seconds += 3.0
+            tick()
+    with run.progress.stage("prune", 4) as tick:  # nothing had to be searched
+        assert run.left() == pytest.approx(120 + 105)
+        run.seconds += 60
+        assert run.left() == pytest.approx(60 + 105)
+        tick()
+        tick()
+        assert run.left() == pytest.approx(60 + 105)
+        run.seconds += 10
+    with run.progress.stage("unforeseen", 2) as tick:
+        run.seconds += 7
+        tick()
+        assert run.left() == pytest.approx(7 + 105)
+    with run.progress.stage("refine", 100) as tick:
+        run.seconds += 1
+        tick()
+        assert run.left() == pytest.approx(99 + 5, rel=0.01)
+        assert run.described() == "refine · 50 % · about 2 min"
+
+
+def test_a_stage_that_was_not_foreseen_ends_before_the_run_does_and_own_objects_are_told_nothing() -> None:
+    own = Silent()
+    foresee(own, {"prune": 1.0})
+    with own.stage("prune", 2) as tick:
+        tick()
+    clock = StageClock("prune", {"": 2.0})
+    assert clock.run_seconds_left() is None
 
 
 def test_nothing_is_said_of_the_time_before_it_is_known() -> None:

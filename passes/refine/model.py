@@ -136,10 +136,9 @@ class RefineModel:
             return Refined(start, False, math.nan, math.nan, (), "model")
         views = self._views(dense, Samples(fit, BATCH, joinable))
         together = self.target == "views" and views.symmetric
-        batch, most = (BATCH_OF_VIEWS, MOST_OF_VIEWS) if together else (BATCH, MOST)
-        size = self.batch or max(1, min(batch, len(fit) // LEAST_BATCHES))
+        size = self.batch or choose_batch(len(fit), together=together)
         tuned, held = Samples(fit, size, joinable), Samples(choice, size, joinable)
-        epochs = self.epochs or min(most, max(FEWEST, round(STEPS_PLANNED / tuned.steps)))
+        epochs = self.epochs or plan_epochs(tuned.steps, together=together)
         groups = {name: places.to(start[name].device) for name, places in (groups or {}).items()}
         fixed = {name: value.to(dense.get_buffer(name)) for name, value in (fixed or {}).items()}
         run = _Run(
@@ -169,6 +168,16 @@ class RefineModel:
         device = find_device(dense)
         batches = itertools.islice(samples.in_order(), VIEW_BATCHES)
         return Views.measure(lambda feeds: dense(*feeds), (move_feeds(feeds, device) for feeds in batches))
+
+
+def choose_batch(samples: int, *, together: bool = False) -> int:
+    """Chooses how many samples are in a step, of so many to tune on; `together` where views are the target."""
+    return max(1, min(BATCH_OF_VIEWS if together else BATCH, samples // LEAST_BATCHES))
+
+
+def plan_epochs(steps: int, *, together: bool = False) -> int:
+    """Plans the number of epochs of so many steps; `together` where views are the target."""
+    return min(MOST_OF_VIEWS if together else MOST, max(FEWEST, round(STEPS_PLANNED / steps)))
 
 
 @dataclass(frozen=True)

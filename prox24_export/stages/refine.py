@@ -36,7 +36,9 @@ MEMORY_BY_DEFAULT, MINUTES_BY_DEFAULT = 4 << 30, 10.0  # most bytes of weights, 
 MODEL_BY_DEFAULT = 2 << 30  # most bytes of the model, whatever part of it is pruned
 MINUTES_IF_THOROUGH = 40.0
 HELD_BACK_BY_DEFAULT = 8  # with three of 16 samples held back it was kept where it did not help, see README
-STEPS = 100  # of the progress bar
+STEPS, TRIALS = 100, 1  # of the progress bar: shares of the training, and whatever is done before it
+PLANNED = 1 / 1.1  # share of the training that its planned steps are; those on all samples come to them
+BEFORE, TRAINING = "before", "training"  # kinds of steps
 WANTED = "takes (pruned outputs, dense outputs), tuples of tensors, and returns a loss: a scalar or one value a sample"
 
 
@@ -153,7 +155,7 @@ def refine(
     solved = function.pruned_parameters(linears, weights)
     order = [value.name for value in graph.inputs]
     try:
-        with progress.stage("refine", STEPS) as tick:
+        with progress.stage("refine", STEPS + TRIALS, {BEFORE: TRIALS, TRAINING: STEPS}) as tick:
             result = _pass_settings(settings).call(
                 dense=function.module,
                 weights=solved,
@@ -172,7 +174,7 @@ def refine(
     moved = measure_moved(result, solved) if settings.method == "prox-model" else None
     if result.kept:
         tuned.update(function.stored_tensors(graph, linears, result.weights))
-    report = _report(result, len(parts.choice), _limit_in_minutes(settings), moved)
+    report = _report(result, len(parts.choice), find_minutes(settings), moved)
     if not integers:
         return report
     left = "1 layer stored as integers stays" if integers == 1 else f"{integers} layers stored as integers stay"
@@ -194,13 +196,13 @@ def _pass_settings(settings: Settings) -> RefineModel:
         mode=settings.refine_mode,
         target=settings.refine_target,
         thorough=settings.effort == "thorough",
-        minutes=_limit_in_minutes(settings),
+        minutes=find_minutes(settings),
         custom=custom,
         seed=settings.seed,
     )
 
 
-def _limit_in_minutes(settings: Settings) -> float | None:
+def find_minutes(settings: Settings) -> float | None:
     """The most minutes that the refinement may take; None where there is no limit."""
     if settings.refine != "auto" or settings.refine_minutes is not None:
         return settings.refine_minutes
@@ -233,15 +235,17 @@ class _TensorSamples(Sequence[tuple[Tensor, ...]]):
 
 
 def _bar_of_shares(tick: Steps) -> Callable[[float, object], None]:
-    """Makes steps of a progress bar of the shares of the work that are done; each call is an epoch."""
+    """Makes steps of a progress bar of the shares of the work that are done; each call but the first is an epoch."""
     done = epochs = 0
 
     def to(share: float, _epoch: object) -> None:
         nonlocal done, epochs
+        if not epochs:
+            tick(BEFORE)
         epochs += 1
         tick.place(f"epoch {epochs}")
-        while done < math.floor(STEPS * min(1.0, share)):
-            tick()
+        while done < math.floor(STEPS * PLANNED * min(1.0, share)):
+            tick(TRAINING)
             done += 1
 
     return to
