@@ -2,12 +2,13 @@
 
 import base64
 import hashlib
+import re
 from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
 import jinja2
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from prox24_export.report import (
     content,
@@ -27,13 +28,15 @@ from prox24_export.results.report import Report
 @cache
 def _make_environment() -> jinja2.Environment:
     """Makes the environment of the templates; it is kept, because it keeps them compiled."""
-    return jinja2.Environment(
+    environment = jinja2.Environment(
         loader=jinja2.PackageLoader("prox24_export.report", "."),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters |= {"prose": keep_together, "command": keep_dashes}
+    return environment
 
 
 def render(report: Report, masks: Mapping[str, Mask] | None = None) -> str:
@@ -89,6 +92,17 @@ def render(report: Report, masks: Mapping[str, Mask] | None = None) -> str:
         number=number,
         format_value=format_value,
     )
+
+
+def keep_together(text: str) -> Markup:
+    """Marks what no line may break in a sentence: an option's name, and a number with its unit."""
+    tied = re.sub(r"(?<=\d) (?=[%×])", "\N{NO-BREAK SPACE}", str(escape(text)))
+    return Markup(re.sub(r"--[a-z0-9-]+", r'<span class="whole">\g<0></span>', tied))  # noqa: S704 (escaped before)
+
+
+def keep_dashes(text: str) -> Markup:
+    """Marks the dashes of every option in a command, after which browsers break lines; what is copied stays."""
+    return Markup(re.sub(r"--\w", r'<span class="whole">\g<0></span>', str(escape(text))))  # noqa: S704 (same)
 
 
 def policy(style: str, script: str) -> str:
