@@ -48,6 +48,7 @@ def test_the_action_prunes_the_sample_and_names_its_report(scripts: Path, checko
         model=f"{SAMPLE}/digits_vit.onnx",
         calibration=f"{SAMPLE}/calibration.npz",
         evaluation=f"{SAMPLE}/evaluation.npz",
+        out="sparse.onnx",
         options="--samples 64 --no-refine --permute no --engine none --max-accuracy-drop 5",
     )
     assert code == 0, told
