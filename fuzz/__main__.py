@@ -24,7 +24,7 @@ from benchmarks.results_files import RESULTS, write_results
 
 ROOT = Path(__file__).resolve().parent.parent
 CORPUS, KEPT = ROOT / "fuzz" / "corpus", ROOT / "build" / "fuzz"
-TARGETS = {"open_model": 1 << 15, "read_samples": 1 << 16, "read_engine_log": 1 << 14}
+TARGETS = {"open_model": 1 << 15, "read_samples": 1 << 16, "read_pictures": 1 << 14, "read_engine_log": 1 << 14}
 """The targets, and the longest input of each, in bytes."""
 PATIENCE = 600  # seconds by the clock after which an input is given up; a target measures processor time itself
 MEMORY = 3000  # megabytes of a whole process, PyTorch and ONNX Runtime included

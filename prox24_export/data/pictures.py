@@ -4,7 +4,7 @@ import io
 import math
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -18,6 +18,7 @@ from prox24_export.errors import InputError, UnavailableError, describe_missing,
 from prox24_export.input_files import expect_file
 from prox24_export.option_values import PictureLayout
 from prox24_export.passes.graph.arrays import Array
+from prox24_export.process.native_output import silence_native_output
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -273,7 +274,9 @@ def _open_picture(source: Path | bytes, where: str) -> Iterator["Image"]:
             file = io.BytesIO(source) if isinstance(source, bytes) else source
             with image_module.open(file, formats=FORMATS) as image:
                 _expect_8_bits(image, where)
-                yield image
+                prints = image.format == "TIFF"  # libtiff says on stderr what it thinks of a damaged file
+                with silence_native_output() if prints else nullcontext():
+                    yield image
     except InputError:
         raise
     except Exception as error:

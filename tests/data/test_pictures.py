@@ -218,6 +218,18 @@ def test_a_corrupt_picture_is_told_by_its_name(content: bytes, said: str, tmp_pa
         _ = [sample.feeds["x"] for sample in taken(folder)]
 
 
+def test_what_libtiff_says_of_a_damaged_picture_is_not_seen(tmp_path: Path, capfd: Any) -> None:
+    file = io.BytesIO()
+    gradient(8, 8).save(file, "TIFF", compression="tiff_lzw")
+    data = bytearray(file.getvalue())
+    start = Image.open(file).tag_v2[273][0]  # of the packed pixels
+    data[start + 4 : start + 40] = b"\xff" * 36
+    (tmp_path / "damaged.tif").write_bytes(bytes(data))
+    with refused("damaged.tif cannot be decoded"):
+        np.asarray(PictureReader(ZERO_TO_ONE).read_folder(tmp_path, "--calibration", FREE)["x"])
+    assert capfd.readouterr() == ("", "")
+
+
 @pytest.mark.parametrize("mode", ["I;16", "I", "F"])
 def test_more_than_8_bits_are_refused(mode: str, tmp_path: Path) -> None:
     (tmp_path / "d").mkdir()

@@ -27,6 +27,5 @@ def test_runs_without_a_finding_add_up_and_a_finding_begins_anew() -> None:
 def test_a_target_that_is_not_there_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["1", "open_door"])
-    assert (
-        "no such target: open_door. Expected of open_model, read_samples, read_engine_log." in capsys.readouterr().err
-    )
+    told = "no such target: open_door. Expected of open_model, read_samples, read_pictures, read_engine_log."
+    assert told in capsys.readouterr().err

@@ -4,13 +4,14 @@ from random import Random
 
 import pytest
 
-from fuzz import open_model, read_engine_log, read_samples
+from fuzz import open_model, read_engine_log, read_pictures, read_samples
 from fuzz.__main__ import CORPUS, TARGETS
 from fuzz.guard import try_input
 from fuzz.values import change_bytes, repeat_piece
 from prox24_export.engines.diagnosis import inspector
 
-MODULES = {module.__name__.rpartition(".")[2]: module for module in (open_model, read_engine_log, read_samples)}
+TRIED = (open_model, read_engine_log, read_pictures, read_samples)
+MODULES = {module.__name__.rpartition(".")[2]: module for module in TRIED}
 INPUTS = sorted(CORPUS.glob("*/*"))
 MUTATIONS = 60
 
