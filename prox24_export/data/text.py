@@ -19,6 +19,8 @@ LINES = ".jsonl"
 ENDINGS = frozenset({".txt", LINES})
 TOKENIZER = "tokenizer.json"
 FIELDS = ("text", "content", "prompt")  # of a line that may hold the text, the first of them that is there
+LABELS = ("label", "labels")  # fields that a text has no use for
+EVALUATION = "--evaluation"
 BESIDE = ("attention_mask", "token_type_ids", "position_ids")  # inputs that follow from rows without padding
 PANIC = "PanicException"
 LONGEST = 512 * MB  # a token takes many times the bytes of its text
@@ -77,7 +79,7 @@ def read_token_rows(file: Path, place: Path, length: int, stride: int | None, op
     except (OSError, UnicodeError) as error:
         raise InputError(f"{option} {file} cannot be read: {first_line(error)}. Expected UTF-8 text.") from error
     if file.suffix.lower() == LINES:
-        text = "\n\n".join(_read_lines(text, f"{option} {file}"))
+        text = "\n\n".join(_read_lines(text, f"{option} {file}", is_measured=option == EVALUATION))
     return cut_token_rows(text, place, length, stride, f"{option} {file}")
 
 
@@ -109,8 +111,11 @@ def cut_token_rows(text: str, place: Path, length: int, stride: int | None, wher
     return np.array([[*before, *ids[start : start + room], *after] for start in starts], np.int64)
 
 
-def _read_lines(text: str, where: str) -> Iterator[str]:
-    """Yields the text of every line of JSON: a string, or an object that holds one under a usual name."""
+def _read_lines(text: str, where: str, *, is_measured: bool) -> Iterator[str]:
+    """Yields the text of every line of JSON: a string, or an object that holds one under a usual name.
+
+    Where accuracy is measured, labels of lines are refused, since rows of tokens are no lines and have none.
+    """
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip():
             continue
@@ -121,6 +126,11 @@ def _read_lines(text: str, where: str) -> Iterator[str]:
                 f"{where}, line {number}, is no JSON: {first_line(error)}. Expected one object a line."
             ) from error
         words = found
+        if is_measured and isinstance(found, dict) and (name := next(filter(found.__contains__, LABELS), None)):
+            raise InputError(
+                f"{where}, line {number}, has a field {name!r}, and lines are read as one text, whose rows have no "
+                "label. Leave the field out to measure perplexity, or give token ids and labels in an .npz file."
+            )
         if isinstance(found, dict):
             words = next((found[name] for name in FIELDS if name in found), None)
         if not isinstance(words, str):

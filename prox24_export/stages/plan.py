@@ -25,6 +25,7 @@ from prox24_export.solver.costs import count_inverses
 from prox24_export.solver.pattern import GROUP
 from prox24_export.solver.products import multiply
 from prox24_export.stages.memory import MB, estimate_stage_mb, find_spill, group_by_input
+from prox24_export.stages.norms import find_widest
 from prox24_export.stages.permute import SAMPLES, SOLVED_BYTES, WIDEST_SOLVED
 
 TRIAL = 1024  # size of the matrices that the machine's rates are measured on
@@ -221,6 +222,8 @@ def _walk_stage(
     if not all(linear.name in done for linear, _ in stage.observed):
         memory += estimate_stage_mb(stage, costs.settings, costs.parts)
         linears = [linear for linear in stage.linears if linear.name not in done]
+        widest = find_widest(costs.settings.method) or math.inf  # columns: a baseline reads no wider Gram matrix
+        widths, linears = [k for k in widths if k <= widest], [linear for linear in linears if linear.k <= widest]
         seconds += costs.seconds(widths, linears, repeats * max(tokens.values(), default=0))
     walk.stages.append(StagePlan(tuple(linear.name for linear in stage.linears), memory, seconds))
     return kept

@@ -44,6 +44,16 @@ def test_texts_of_lines_are_read_one_after_the_other(tmp_path: Path) -> None:
     assert rows.tolist() == [[1, 2, 3, 4], [5, 6, 7, 8]]
 
 
+@pytest.mark.parametrize("name", ["label", "labels"])
+def test_labels_of_lines_are_of_no_use_and_refused_where_they_would_count(name: str, tmp_path: Path) -> None:
+    file = written(tmp_path, {"text": "w0 w1"}, {"text": "w2 w3", name: 1})
+    assert len(read_token_rows(file, words_tokenizer(tmp_path), 4, None, "--calibration")) == 1
+    with refused(
+        f"texts.jsonl, line 2, has a field '{name}', and lines are read as one text, whose rows have no label."
+    ):
+        read_token_rows(file, words_tokenizer(tmp_path), 4, None, "--evaluation")
+
+
 @pytest.mark.parametrize(
     ("line", "said"),
     [

@@ -2,9 +2,12 @@
 
 from pathlib import Path
 
+import pytest
+
 from prox24_export import Settings, plan
 from prox24_export.passes.front_onnx.graph import OnnxGraph
 from prox24_export.passes.graph.protocol import Linear
+from prox24_export.stages import norms
 from prox24_export.stages.plan import Costs, Rates
 from tests.command import command, network, samples, snapshot
 from tests.graphs import linears
@@ -49,6 +52,19 @@ def test_more_effort_tokens_and_width_take_longer(tmp_path: Path) -> None:
     assert seconds("fast", 100, 64) < seconds("default", 100, 64) < seconds("thorough", 100, 64)
     assert seconds("default", 100, 64) < seconds("default", 1000, 64)
     assert seconds("default", 100, 64) < seconds("default", 100, 128)
+
+
+def test_a_baseline_takes_no_time_for_gram_matrices_that_it_does_not_make(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Rates, "measure", lambda: Rates(1e3, 1e3, 1e3, 1e3))  # a machine on which they take for ever
+    model, data = network(tmp_path), samples(tmp_path)
+
+    def planned(widest: int) -> float:
+        monkeypatch.setattr(norms, "WIDEST_MEASURED", widest)
+        return plan(model, data, settings=Settings(method="wanda")).seconds
+
+    assert planned(4) < planned(2048) / 10
 
 
 def test_the_machines_rates_are_measured() -> None:
