@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from prox24_export.report import html_charts
-from prox24_export.report.html import format_value, render
+from prox24_export.report.html import format_value, keep_dashes, keep_together, render
 from prox24_export.report.html_answers import engine_state, gates, overall_verdict, speed, steps
 from prox24_export.report.html_mask import read_masks
 from prox24_export.report.html_tables import details
@@ -334,3 +334,21 @@ def test_products_of_activations_are_folded_away_and_so_is_how_a_layer_was_solve
 def test_the_objective_is_explained_and_the_page_of_many_layers_is_small() -> None:
     assert "It is 0 where both models say the same; no label is needed for it." in Page(render(build())).text
     assert len(render(with_budget(build(300)), masks(build(300))).encode()) < 1_000_000
+
+
+def test_what_no_line_may_break_is_marked_and_what_is_copied_stays() -> None:
+    said = keep_together("97.6 % <b> is at most 2 × with --max-accuracy-drop")
+    assert said == (
+        "97.6\N{NO-BREAK SPACE}% &lt;b&gt; is at most 2\N{NO-BREAK SPACE}× with "
+        '<span class="whole">--max-accuracy-drop</span>'
+    )
+    line = "trtexec --onnx=model.onnx --verbose"
+    assert re.sub("<[^>]*>", "", keep_dashes(line)) == line
+    assert keep_dashes(line).count('<span class="whole">--') == 2
+
+
+def test_options_that_are_not_set_are_named_in_one_line() -> None:
+    page = render(replace(build(), settings={"effort": "fast", "memory": None, "stride": None}))
+    assert "Options that were not set: memory, stride</p>" in page
+    assert "<dt>effort</dt>" in page
+    assert "<dt>memory</dt>" not in page
