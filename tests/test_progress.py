@@ -15,16 +15,14 @@ from typing import Any
 import pytest
 
 from prox24_export import progress as module
+from prox24_export.process.time_left import Course, StageClock, describe_time
 from prox24_export.progress import (
-    Course,
     Logged,
     Notebook,
     Progress,
     Silent,
-    StageClock,
     Terminal,
     choose_progress,
-    describe_time,
     foresee,
 )
 from tests.command import command, network, samples

@@ -153,9 +153,7 @@ def test_workers_take_their_shares_of_the_batches_and_the_rows(tmp_path: Path, m
 def test_a_baseline_takes_no_time_for_gram_matrices_that_it_does_not_make(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        Rates, "measure", lambda: Rates(1e3, 1e3, 1e3, 1e3, 1e3)
-    )  # they take for ever
+    monkeypatch.setattr(Rates, "measure", lambda: Rates(1e3, 1e3, 1e3, 1e3, 1e3))  # they take for ever
     model, data = network(tmp_path), samples(tmp_path)
 
     def planned(widest: int) -> float:
