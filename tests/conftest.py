@@ -8,6 +8,8 @@ from hypothesis import settings
 
 # As the command does, and for its reason: two workers of pytest-xdist share the cores. Before torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+if "PYTEST_XDIST_WORKER" in os.environ:  # there is a worker for each core; more threads only wait for each other
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 settings.register_profile("prox24", deadline=None)  # no test is timed: machines are shared
 settings.load_profile("prox24")

@@ -32,6 +32,8 @@ REFUSED = {
     "ppocrv3_det_en": "ONNX Runtime cannot load",
 }
 
+QUICK = ("--samples", "8", "--effort", "fast")  # what is written is looked at, and not how good it is
+
 
 @pytest.fixture
 def copied(request: pytest.FixtureRequest, shared_data: Path, tmp_path: Path) -> Path:
@@ -81,7 +83,7 @@ def groups_along_k(node: onnx.NodeProto, weight: Array) -> Array:
 @table(PRUNED)
 def test_a_real_model_is_pruned_verified_and_runs(copied: Path, expected: int, tmp_path: Path) -> None:
     before = snapshot(tmp_path)
-    outcome = command(copied.name, "-o", "out", folder=tmp_path)
+    outcome = command(copied.name, "-o", "out", *QUICK, folder=tmp_path)
     assert (outcome.code, outcome.stderr) == (0, "")
     assert f"; {expected} of {expected} prunable layers" in outcome.stdout.splitlines()[0]
     assert before.items() <= snapshot(tmp_path).items()
@@ -107,10 +109,10 @@ def test_a_real_model_is_pruned_verified_and_runs(copied: Path, expected: int, t
 
 @table(NOTHING_ELIGIBLE)
 def test_a_real_model_without_an_eligible_layer_is_copied_byte_for_byte(
-    copied: Path, expected: str, tmp_path: Path
+    copied: Path, expected: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     before = snapshot(tmp_path)
-    outcome = command(copied.name, "-o", "out", folder=tmp_path)
+    outcome = in_process(copied.name, "-o", "out", folder=tmp_path, capture=capfd)
     assert (outcome.code, outcome.stderr) == (0, "")
     assert outcome.stdout.startswith("nothing eligible")
     assert expected in outcome.stdout
@@ -123,10 +125,10 @@ def test_a_real_model_without_an_eligible_layer_is_copied_byte_for_byte(
 
 @table(REFUSED)
 def test_a_real_model_that_onnx_runtime_cannot_load_is_refused_in_one_sentence(
-    copied: Path, expected: str, tmp_path: Path
+    copied: Path, expected: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     before = snapshot(tmp_path)
-    outcome = command(copied.name, "-o", "out", folder=tmp_path)
+    outcome = in_process(copied.name, "-o", "out", folder=tmp_path, capture=capfd)
     expect_refusal(outcome, 2, before, tmp_path)
     assert expected in outcome.stderr
     assert not re.search(r"\.(cc|cpp|h|py)\b", outcome.stderr), "a library's source path"

@@ -15,7 +15,7 @@ from prox24_export.passes.find_linears import FindLinears
 from prox24_export.passes.front_onnx.graph import OnnxGraph
 from prox24_export.passes.front_torch.trace import trace
 from prox24_export.solver.pattern import is_two_four
-from tests.command import SCRIPT
+from tests.command import SCRIPT, in_process
 
 BUILD = """\
 import torch
@@ -115,7 +115,7 @@ def test_an_exported_program_is_read_and_written(tmp_path: Path) -> None:
     assert again.input.sha256 == report.output.sha256
 
 
-def test_a_function_that_returns_a_module(tmp_path: Path) -> None:
+def test_a_function_that_returns_a_module(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "mine.py").write_text(BUILD, encoding="utf-8")
     command = [SCRIPT, "mine:build", "--calibration", "mine:batches", "--quiet"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
@@ -123,10 +123,10 @@ def test_a_function_that_returns_a_module(tmp_path: Path) -> None:
     assert "; 2 of 2 prunable layers are 2:4 sparse" in done.stdout.splitlines()[0]
     assert {path.name for path in (tmp_path / "mine-build-2to4").iterdir()} >= {"model.pt2", "model.onnx"}
     for spec, said in (("mine:wrong", "mine:wrong returned a Linear"), ("mine:none", "model mine:none failed")):
-        done = subprocess.run([SCRIPT, spec], cwd=tmp_path, capture_output=True, text=True, check=False)
-        assert done.returncode == 2
-        assert said in done.stderr
-        assert "returns (module, example inputs)" in done.stderr
+        refused = in_process(spec, folder=tmp_path, capture=capfd)
+        assert refused.code == 2
+        assert said in refused.stderr
+        assert "returns (module, example inputs)" in refused.stderr
 
 
 class Normed(nn.Module):

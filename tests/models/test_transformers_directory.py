@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,11 @@ import onnx
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.export import ExportedProgram
 
 from prox24_export import Settings, export, inspect
 from prox24_export.errors import InputError
+from prox24_export.models import transformers_directory
 from prox24_export.models.find_frontend import find_frontend
 from prox24_export.models.transformers_directory import TransformersDirectory
 from prox24_export.passes.find_linears import FindLinears
@@ -27,6 +29,37 @@ from tests.command import network
 from tests.models.transformers_models import DECODER, FAMILIES, MOE, linear_modules, saved, transformers
 
 EXPLAINED = ("tied to an embedding", "C_in = 3", "not a constant")
+
+
+PROGRAMS: dict[tuple[str, str], ExportedProgram] = {}
+
+
+@pytest.fixture
+def traced_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Traces each configuration once in a process: that takes far longer than anything that is done with it here.
+
+    That goes for models whose weights are read lazily. The programs of others hold weights.
+    """
+    really_load, really_trace = transformers_directory.load_lazily, transformers_directory.trace_module
+    lazy: set[Path] = set()
+
+    def load(path: Path) -> Any:
+        module, read = really_load(path)
+        if read is not None:
+            lazy.add(path)
+        return module, read
+
+    def trace(module: Any, path: Path, example: Any = None) -> ExportedProgram:
+        if path not in lazy or not isinstance(example, Mapping | None):
+            return really_trace(module, path, example)
+        fed = {name: (value.dtype, tuple(value.shape)) for name, value in (example or {}).items()}
+        key = (path / "config.json").read_text(encoding="utf-8"), str(fed)
+        if key not in PROGRAMS:
+            PROGRAMS[key] = really_trace(module, path, example)
+        return PROGRAMS[key]
+
+    monkeypatch.setattr(transformers_directory, "load_lazily", load)
+    monkeypatch.setattr(transformers_directory, "trace_module", trace)
 
 
 @pytest.fixture
@@ -43,7 +76,7 @@ def opened_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(TransformersDirectory, "open", open_once)
 
 
-@pytest.mark.usefixtures("opened_once")
+@pytest.mark.usefixtures("opened_once", "traced_once")
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_linear_module_is_found_or_explained_and_the_export_loads(family: str, tmp_path: Path) -> None:
     module = saved(family, tmp_path / "dense")
@@ -96,6 +129,7 @@ def test_an_expert_that_no_token_reaches_stays_dense_and_is_reported(tmp_path: P
         assert is_two_four(after) == (layer.state == "sparse")
 
 
+@pytest.mark.usefixtures("traced_once")
 def test_config_files_types_and_ties_stay(tmp_path: Path) -> None:
     saved("gemma2", tmp_path / "dense", torch.bfloat16)
     (tmp_path / "dense" / "tokenizer.json").write_text("{}", encoding="utf-8")
@@ -110,6 +144,7 @@ def test_config_files_types_and_ties_stay(tmp_path: Path) -> None:
     assert not list((tmp_path / "dense").glob("report*"))
 
 
+@pytest.mark.usefixtures("traced_once")
 def test_a_language_model_is_measured_by_perplexity_of_each_row(tmp_path: Path) -> None:
     module = saved("llama", tmp_path / "dense")
     tokens = np.random.default_rng(0).integers(0, 96, size=(12, 10))
@@ -129,6 +164,7 @@ def test_a_language_model_is_measured_by_perplexity_of_each_row(tmp_path: Path) 
     assert "perplexity" in (tmp_path / "out" / "summary.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.usefixtures("traced_once")
 @pytest.mark.parametrize("family", ["llama", "vit"])
 def test_the_onnx_file_is_the_pruned_model(family: str, tmp_path: Path) -> None:
     saved(family, tmp_path / "dense")
@@ -139,6 +175,7 @@ def test_the_onnx_file_is_the_pruned_model(family: str, tmp_path: Path) -> None:
     assert all(None in (entry.shape or ())[:1] or isinstance((entry.shape or (1,))[0], str) for entry in graph.inputs)
 
 
+@pytest.mark.usefixtures("traced_once")
 def test_an_onnx_file_that_computes_something_else_is_noticed(tmp_path: Path) -> None:
     saved("bert", tmp_path / "dense")
     export(tmp_path / "dense", out=tmp_path / "out", settings=Settings(samples=8, onnx=True))
@@ -159,6 +196,7 @@ def test_an_onnx_file_that_computes_something_else_is_noticed(tmp_path: Path) ->
         verify_onnx(OnnxGraph(file), dense, linears, feeds)
 
 
+@pytest.mark.usefixtures("traced_once")
 def test_the_onnx_route_prunes_the_same_layers_with_the_same_errors(tmp_path: Path) -> None:
     saved("llama", tmp_path / "dense")
     frontend = find_frontend(tmp_path / "dense")
@@ -294,6 +332,7 @@ def test_a_lazy_graph_holds_no_weight(tmp_path: Path) -> None:
     assert graph.program.state_dict[linear.weight].isnan().all()  # memory that nothing was written to
 
 
+@pytest.mark.usefixtures("traced_once")
 @pytest.mark.parametrize("option", ["calibration", "evaluation"])
 def test_tokens_that_the_vocabulary_lacks_are_refused(option: str, tmp_path: Path) -> None:
     saved("llama", tmp_path / "dense")

@@ -88,15 +88,17 @@ def test_every_linear_layer_of_a_real_model_is_a_parameter(name: str, shared_dat
         assert np.array_equal(parameter.detach().numpy(), graph.stored(weight))
 
 
-def test_a_language_model_exported_to_onnx_agrees_for_any_length(shared_data: Path, tmp_path: Path) -> None:
-    folder = shared_data / "lm" / "stories260K-hf"
-    frontend = find_frontend(folder)
+def test_a_language_model_exported_to_onnx_agrees_for_any_length(tmp_path: Path) -> None:
+    from tests.models.transformers_models import saved  # noqa: PLC0415 - it skips where transformers is missing
+
+    saved("decoder", tmp_path / "decoder")
+    frontend = find_frontend(tmp_path / "decoder")
     graph = OnnxGraph(frontend.write_onnx(frontend.open(), tmp_path))
     converted = ConvertToFx().call(graph=graph)
     for shape in ((1, 7), (2, 40)):
-        check_conversion(converted, graph, {"input_ids": np.random.default_rng(0).integers(0, 512, shape)})
+        check_conversion(converted, graph, {"input_ids": np.random.default_rng(0).integers(0, 96, shape)})
     found = gradients(converted, {"input_ids": np.arange(30).reshape(2, 15)})
-    assert len(found) > 40
+    assert len(found) >= 12  # seven matrices, three norms, embedding and head
     assert all(gradient is not None for gradient in found.values())
 
 
