@@ -24,9 +24,9 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     widths: list[int] = []
     make = Moments.zeros
 
-    def note(columns: int, *, with_gram: bool = True) -> Moments:
+    def note(columns: int, *, with_gram: bool = True, **more: Any) -> Moments:
         widths.extend([columns] if with_gram else [])
-        return make(columns, with_gram=with_gram)
+        return make(columns, with_gram=with_gram, **more)
 
     monkeypatch.setattr(Moments, "zeros", note)
     return widths
