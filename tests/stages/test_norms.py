@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-import torch
 
 from prox24_export import Settings, export
 from prox24_export.passes.calibrate.moments import Moments
@@ -25,9 +24,9 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     widths: list[int] = []
     make = Moments.zeros
 
-    def note(columns: int, *, with_gram: bool = True, device: torch.device) -> Moments:
+    def note(columns: int, *, with_gram: bool = True, **more: Any) -> Moments:
         widths.extend([columns] if with_gram else [])
-        return make(columns, with_gram=with_gram, device=device)
+        return make(columns, with_gram=with_gram, **more)
 
     monkeypatch.setattr(Moments, "zeros", note)
     return widths
