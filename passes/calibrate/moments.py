@@ -9,6 +9,7 @@ from torch import Tensor
 
 ENTRIES_AT_ONCE = 1 << 20  # entries that are added up in float64 at a time: 8 MB
 CPU = torch.device("cpu")
+EXPONENT = 0x7F800000  # the bits of a float32 that hold its power of two
 
 
 @dataclass(eq=False)
@@ -105,10 +106,10 @@ class Observation:
 
 
 def _scale_down(rows: Float[Tensor, "tokens K"]) -> tuple[Float[Tensor, "tokens K"], Float[Tensor, ""]]:
-    """Rows over a power of two so that no magnitude is above 2, and that power, float64; both are exact."""
-    largest = torch.linalg.vector_norm(rows, torch.inf).clamp_min(torch.finfo(rows.dtype).tiny)
-    power = torch.frexp(largest).exponent - 1
-    return torch.ldexp(rows, -power), torch.ldexp(torch.ones_like(largest, dtype=torch.float64), power)
+    """float32 rows over a power of two so that no magnitude is above 2, and that power, float64; both are exact."""
+    largest = torch.linalg.vector_norm(rows, torch.inf).clamp_min(torch.finfo(torch.float32).tiny)
+    power = (largest.view(torch.int32) & EXPONENT).view(torch.float32)  # no function of CUDA promises it as exactly
+    return rows / power, power.double()
 
 
 def _accumulate(total: Float[Tensor, "K K"], product: Float[Tensor, "K K"]) -> None:
@@ -125,8 +126,8 @@ def multiply_rows(left: Float[Tensor, "tokens N"], right: Float[Tensor, "tokens 
     entries, with which no product of theirs overflows, and the product is multiplied by these in float64.
     """
     if left.device.type != "cpu" and left.dtype != torch.float64:
-        (left, by), (right, and_by) = _scale_down(left), _scale_down(right)
-        return (left.T @ right).double() * (by * and_by)
+        (low, by), (other, and_by) = _scale_down(left), _scale_down(right)
+        return (low.T @ other).double().mul_(by * and_by)
     product = left.T @ right
     total = product.sum()  # not finite where an entry is not, and sometimes where all are: then float64 only costs time
     return product if bool(torch.isfinite(total)) else left.double().T @ right.double()

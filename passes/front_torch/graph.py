@@ -1,6 +1,7 @@
 """A program that `torch.export` traced, as a `TracedGraph`."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +20,7 @@ from prox24_export.passes.front_torch.trace import identify_memory, read_shape, 
 from prox24_export.passes.graph.arrays import Array, as_array, as_numpy_dtype, as_tensor
 from prox24_export.passes.graph.experts import replace_parts, split_part_name
 from prox24_export.passes.graph.lazy_tensors import LazyTensors
-from prox24_export.passes.graph.on_device import move_to
+from prox24_export.passes.graph.on_device import exact_products, move_to
 from prox24_export.passes.graph.protocol import Candidate, Feeds, Input, Linear, Node, Skipped, TracedGraph
 
 
@@ -195,7 +196,8 @@ class FxGraph:
             env = interpreter.env
             known = held | _convert_arrays(values, device)
             results = {name: known[name] for name in wanted if name in known}
-            with torch.no_grad(), torch.random.fork_rng(devices=drawing):
+            exact = nullcontext() if device is None else exact_products()
+            with torch.no_grad(), torch.random.fork_rng(devices=drawing), exact:
                 for index, call in enumerate(calls):
                     if _is_random(call):
                         torch.manual_seed(places[call])  # the same draw in both streams, and in every run

@@ -1,6 +1,7 @@
 """Values of a graph on another device than the host: how they come there, and back."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -55,6 +56,21 @@ def move_to(value: Any, device: torch.device | None) -> Any:
         moved = [move_to(one, device) for one in value]
         return tuple(moved) if isinstance(value, tuple) else moved
     return value
+
+
+@contextmanager
+def exact_products() -> Iterator[None]:
+    """Keeps torch from rounding the operands of float32 products to TF32, as it does for convolutions on GPUs."""
+    cudnn: Any = torch.backends.cudnn  # whose stubs lack these
+    kinds: tuple[Any, ...] = (torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn)
+    before = [kind.fp32_precision for kind in kinds]
+    for kind in kinds:
+        kind.fp32_precision = "ieee"
+    try:
+        yield
+    finally:
+        for kind, precision in zip(kinds, before, strict=True):
+            kind.fp32_precision = precision
 
 
 def run_on_host(run: StageCall, names: Collection[str], device: torch.device, *, arrays: bool) -> StageCall:

@@ -1,13 +1,16 @@
 """A converted model on a device. What is computed of sizes alone stays on the host, which needs it there."""
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 from torch.utils._pytree import tree_flatten, tree_map_only
 
+from prox24_export.passes.graph.on_device import exact_products
 from prox24_export.passes.onnx_to_fx.operators.make import shape_of, size_of
+from prox24_export.passes.onnx_to_fx.table import TABLE
 
 FEW = 64  # entries up to which an integer constant stays on the host, too
 OF_SIZES = {shape_of, size_of}
@@ -37,7 +40,7 @@ class DeviceFunction:
 
     def run(self, arguments: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Computes the outputs, on the device."""
-        with torch.no_grad():
+        with torch.no_grad(), exact_products():
             outputs: tuple[Tensor, ...] = self._interpreter.run(*arguments)
         return outputs
 
@@ -55,12 +58,24 @@ class _Interpreter(fx.Interpreter):
             args = torch.empty(1).expand(args[0].shape), *args[1:]  # of that shape, in the host's memory
         tensors = [leaf for leaf in tree_flatten((args, kwargs))[0] if isinstance(leaf, Tensor)]
         if any(tensor.device == self._device for tensor in tensors):
-            args, kwargs = tree_map_only(Tensor, lambda tensor: tensor.to(self._device), (args, kwargs))
+            read = _list_read_by_host().get(target, frozenset())
+            args, kwargs = (
+                tuple(arg if place in read else self._move(arg) for place, arg in enumerate(args)),
+                self._move(kwargs),
+            )
         return super().call_function(target, args, kwargs)
 
     def output(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        found = super().output(target, args, kwargs)
-        return tree_map_only(Tensor, lambda tensor: tensor.to(self._device), found)
+        return self._move(super().output(target, args, kwargs))
+
+    def _move(self, values: Any) -> Any:
+        return tree_map_only(Tensor, lambda tensor: tensor.to(self._device), values)
+
+
+@cache
+def _list_read_by_host() -> dict[Any, frozenset[int]]:
+    """The places of operands that functions of the table read as numbers, such as sizes and axes."""
+    return {entry.function: entry.literals for entries in TABLE.values() for entry in entries}
 
 
 def _is_of_sizes(tensor: Tensor) -> bool:

@@ -20,6 +20,7 @@ from prox24_export.passes.onnx_to_fx.convert import Converted, ConvertToFx, conv
 from prox24_export.passes.onnx_to_fx.device_function import DeviceFunction
 from prox24_export.passes.onnx_to_fx.table import NotDifferentiableError
 
+FAILURES = (NotDifferentiableError, RuntimeError, ValueError, TypeError, IndexError)  # of functions of the table
 StageKey = tuple[int, ...]  # the places of a stage's nodes
 
 
@@ -52,21 +53,41 @@ class OnnxOnDevice:
     ) -> StageCall:
         """Makes a function that runs some nodes; see `TracedGraph.compile`. Its values are on the device."""
         key = tuple(node.index for node in nodes)
+
+        def compile_for_host(values: Mapping[str, Any]) -> StageCall:
+            gpu = self._device.index if self._device.type == "cuda" else None
+            arrays = {name: as_array(value) if isinstance(value, Tensor) else value for name, value in values.items()}
+            run = self._graph.compile(nodes, arrays, fetches, weights, gpu=gpu)
+            return run_on_host(run, values.keys(), self._device, arrays=True)
+
         read = {name for node in self._graph.with_constants(nodes) for name in node.inputs}
         taken = {name: value for name, value in sample.items() if name in read}
-        if key not in self.on_host:
-            try:
-                if key not in self._dtypes:  # this is the first batch
-                    self._known = {name: value for name, value in self._known.items() if name in sample}
-                return self._compile(key, nodes, taken, fetches, weights)
-            except torch.OutOfMemoryError:
-                raise
-            except (NotDifferentiableError, RuntimeError, ValueError, TypeError, IndexError) as error:
-                self.on_host[key] = first_line(error)
-        gpu = self._device.index if self._device.type == "cuda" else None
-        arrays = {name: as_array(value) if isinstance(value, Tensor) else value for name, value in taken.items()}
-        run = self._graph.compile(nodes, arrays, fetches, weights, gpu=gpu)
-        return run_on_host(run, taken.keys(), self._device, arrays=True)
+        if key in self.on_host:
+            return compile_for_host(taken)
+        if key not in self._dtypes:  # this is the first batch
+            self._known = {name: value for name, value in self._known.items() if name in sample}
+        try:
+            call = self._compile(key, nodes, taken, fetches, weights)
+        except torch.OutOfMemoryError:
+            raise
+        except FAILURES as error:
+            self.on_host[key] = first_line(error)
+            return compile_for_host(taken)
+        on_host = False
+
+        def run(values: Mapping[str, Any]) -> dict[str, Any]:
+            nonlocal call, on_host
+            if not on_host:
+                try:
+                    return call(values)
+                except torch.OutOfMemoryError:
+                    raise
+                except FAILURES as error:  # of sizes that only this batch has
+                    self.on_host[key] = first_line(error)
+                call, on_host = compile_for_host({name: values[name] for name in taken}), True
+            return call(values)
+
+        return run
 
     def _compile(
         self,

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any, overload
 
@@ -17,6 +18,7 @@ from prox24_export.facts.machine import measure_anonymous_mb
 from prox24_export.option_values import AIMS_AT_DENSE_OUTPUT
 from prox24_export.passes.graph.arrays import Array, as_tensor
 from prox24_export.passes.graph.differentiable import Differentiable
+from prox24_export.passes.graph.on_device import exact_products
 from prox24_export.passes.graph.protocol import Linear, TracedGraph
 from prox24_export.passes.refine.differentiable import make_differentiable
 from prox24_export.passes.refine.memory import find_available_memory
@@ -161,7 +163,8 @@ def refine(
 
     def attempt(halvings: int) -> Refined:
         move_module(function.module, job.device)
-        with progress.stage("refine", STEPS) as tick:
+        exact = nullcontext() if job.device.type == "cpu" else exact_products()
+        with exact, progress.stage("refine", STEPS) as tick:
             return _pass_settings(settings, BATCH >> halvings if halvings else None).call(
                 dense=function.module,
                 weights=solved,
