@@ -1,12 +1,12 @@
 """Runs that are spread over workers of Ray against runs of one process: masks, a killed worker, and what it costs.
 
-    python benchmarks/cluster.py [--model KWT-1|stories260K] [--runs N] [--write]
+    python benchmarks/cluster.py [--model KWT-1|stories260K] [--samples N] [--runs N] [--write]
 
 Workers are two processes of this machine with a thread each. What they come to is held against a run of one process
 with a thread, byte by byte; in a run more, one of the workers is killed (`kill -9`) once half of the layers are solved.
-Times are medians of N runs, which take turns. Models are calibrated on 160 samples, and layers are solved and nothing
-else: no order of channels, no refinement.
-Exits 1 if a byte differs; `--write` joins the rows with those of other models under `benchmarks/results/`.
+Times are medians of N runs, which take turns. Models are calibrated on N samples (160), and layers are solved and
+nothing else: no order of channels, no refinement. Exits 1 if a byte
+differs; `--write` joins the rows with those of other models under `benchmarks/results/`.
 """
 
 import argparse
@@ -31,8 +31,8 @@ from results_files import RESULTS, write_results
 from safetensors.numpy import load_file
 
 NAMES = ("KWT-1", "stories260K")
-OPTIONS = ("--samples", "160", "--permute", "no", "--refine", "no", "--engine", "none", "--quiet")
-ALONE, TWO_THREADS, SPREAD = "one process, one thread", "one process, two threads", "two workers, a thread each"
+OPTIONS = ("--permute", "no", "--refine", "no", "--engine", "none", "--quiet")
+ALONE, SPREAD = "one process, one thread", "two workers, a thread each"
 WORKER = b"ray::_Process"  # what Ray calls the process of a worker
 # The command, with a line in a log for each layer that is solved, and the seconds until workers have started.
 RUN = """\
@@ -74,11 +74,12 @@ class Measured:
 class Case:
     """A model with its data, and the runs on it, all in one folder."""
 
-    def __init__(self, name: str, folder: Path) -> None:
+    def __init__(self, name: str, samples: int, folder: Path) -> None:
         """Writes the samples; nothing runs yet."""
         model, calibration, evaluation = MODELS[name][1](folder)
         self.name, self.folder = name, folder
         self.arguments = [str(model), "--calibration", str(calibration), "--evaluation", str(evaluation), *OPTIONS]
+        self.arguments += ["--samples", str(samples)]
         self.runs = 0
 
     def run(self, threads: int, *more: str, kill_at: int | None = None) -> Measured:
@@ -143,12 +144,11 @@ def count_differences(first: Path, second: Path) -> tuple[int, int]:
     return masks, sum(one[name].tobytes() != other[name].tobytes() for name in one)
 
 
-def measure(name: str, runs: int, folder: Path) -> tuple[dict[str, Any], list[Check]]:
+def measure(name: str, samples: int, runs: int, folder: Path) -> tuple[dict[str, Any], list[Check]]:
     """Measures one model."""
-    case = Case(name, folder)
+    case = Case(name, samples, folder)
     ways: dict[str, tuple[int, tuple[str, ...]]] = {
         ALONE: (1, ()),
-        TWO_THREADS: (2, ()),
         SPREAD: (1, ("--ray", "local")),
     }
     found: dict[str, list[Measured]] = {way: [] for way in ways}
@@ -160,7 +160,13 @@ def measure(name: str, runs: int, folder: Path) -> tuple[dict[str, Any], list[Ch
     killed = case.run(1, "--ray", "local", kill_at=count // 2)
     expected = found[ALONE][0].out
     differing = [count_differences(expected, one.out) for one in (*found[SPREAD], killed)]
-    row: dict[str, Any] = {"model": name, "layers": count, "workers": found[SPREAD][0].workers, "runs": runs}
+    row: dict[str, Any] = {
+        "model": name,
+        "samples": samples,
+        "layers": count,
+        "workers": found[SPREAD][0].workers,
+        "runs": runs,
+    }
     for way, measured in found.items():
         row[way] = {
             part: round(statistics.median(getattr(one, part) for one in measured), 2)
@@ -179,15 +185,16 @@ def measure(name: str, runs: int, folder: Path) -> tuple[dict[str, Any], list[Ch
 def render(rows: Sequence[dict[str, Any]]) -> str:
     """The rows as a table."""
     head = (
-        "| model | layers | masks and weights that differ | calibrate and prune, s: one thread | two threads | "
+        "| model | samples | layers | masks and weights that differ | calibrate and prune, s: one process | "
         "two workers | two workers, one killed | start of workers, s |"
     )
     lines = [head, "|" + "---|" * 8]
     for row in rows:
-        seconds = [f"{row[way]['prune']:.1f}" for way in (ALONE, TWO_THREADS, SPREAD)]
+        seconds = [f"{row[way]['prune']:.1f}" for way in (ALONE, SPREAD)]
+        differ = f"{row['masks that differ']}, {row['weights that differ']}"
         lines.append(
-            f"| {row['model']} | {row['layers']} | {row['masks that differ']}, {row['weights that differ']} | "
-            f"{' | '.join(seconds)} | {row['killed']['prune']:.1f} | {row[SPREAD]['start']:.1f} |"
+            f"| {row['model']} | {row['samples']} | {row['layers']} | {differ} | {' | '.join(seconds)} | "
+            f"{row['killed']['prune']:.1f} | {row[SPREAD]['start']:.1f} |"
         )
     return "\n".join(lines) + "\n"
 
@@ -196,6 +203,7 @@ def main() -> int:
     """Measures the models that are there."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--model", choices=NAMES, action="append")
+    parser.add_argument("--samples", type=int, default=160)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--write", action="store_true")
     options = parser.parse_args()
@@ -203,7 +211,7 @@ def main() -> int:
     for name in options.model or NAMES:
         if available(name):
             with tempfile.TemporaryDirectory() as folder:
-                row, found = measure(name, options.runs, Path(folder))
+                row, found = measure(name, options.samples, options.runs, Path(folder))
             rows.append(row)
             checks += found
     print(render(rows))
