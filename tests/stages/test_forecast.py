@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from prox24_export import Settings, export
-from prox24_export.progress import Logged
+from prox24_export.progress import Logged, foresee
 from prox24_export.stages import forecast as module
 from tests.command import network, samples
 
@@ -16,13 +16,12 @@ class Told:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.seconds: dict[str, float] = {}
-        foresee = module.foresee
 
         def note(progress: Any, seconds: dict[str, float], alike: frozenset[str]) -> None:
             self.seconds = dict(seconds)
             foresee(progress, seconds, alike)
 
-        monkeypatch.setattr(module, "foresee", note)
+        monkeypatch.setattr("prox24_export.stages.forecast.foresee", note)
 
 
 @pytest.fixture
