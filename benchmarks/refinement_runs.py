@@ -22,7 +22,7 @@ WAYS: Mapping[str, tuple[str, ...]] = {
     "segments": ("--refine-mode", "segments"),
     "prox-model": ("--method", "prox-model"),
 }
-FLOATS: Mapping[str, Any] = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+TYPES: Mapping[str, Any] = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int32)": np.int32}
 
 
 def measure(
@@ -92,7 +92,7 @@ def score(run: Run, files: Files) -> np.ndarray[Any, Any]:
             return np.array([-100 * float(model(input_ids=row, labels=row).loss) for row in rows])
     labels = arrays.pop("labels")
     session = onnxruntime.InferenceSession(run.out / "model.onnx", providers=["CPUExecutionProvider"])
-    types = {value.name: FLOATS.get(value.type) for value in session.get_inputs()}
+    types = {value.name: TYPES.get(value.type) for value in session.get_inputs()}
     feeds = {name: array.astype(types[name] or array.dtype) for name, array in arrays.items()}
     hits = [
         np.asarray(session.run(None, {name: array[start : start + 32] for name, array in feeds.items()})[0])

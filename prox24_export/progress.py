@@ -72,16 +72,21 @@ class Silent:
 
 
 @dataclass(frozen=True)
-class Terminal:
-    """Progress on stderr: a line with the time left on a terminal, else one line for each stage that is done.
-
-    There are no colours where `NO_COLOR` is set.
+class Followed:
+    """Progress of a run that may tell how long its stages will take.
 
     Attributes:
         course: The run that is shown.
     """
 
     course: Course = field(default_factory=Course)
+
+
+class Terminal(Followed):
+    """Progress on stderr: a line with the time left on a terminal, else one line for each stage that is done.
+
+    There are no colours where `NO_COLOR` is set.
+    """
 
     def begin(self) -> "Terminal":
         """Gives the first sign of life, before libraries are loaded, on a terminal; returns itself."""
@@ -100,15 +105,8 @@ class Terminal:
         self.course.end(title, clock.measure_slower())
 
 
-@dataclass(frozen=True)
-class Logged:
-    """Progress as messages of level INFO of the logger `prox24_export`: a line for each tenth of the way.
-
-    Attributes:
-        course: The run that is shown.
-    """
-
-    course: Course = field(default_factory=Course)
+class Logged(Followed):
+    """Progress as messages of level INFO of the logger `prox24_export`: a line for each tenth of the way."""
 
     @contextmanager
     def stage(self, title: str, total: float, work: Mapping[str, float] | None = None) -> Iterator[Steps]:
@@ -125,15 +123,8 @@ class Logged:
         self.course.end(title, clock.measure_slower())
 
 
-@dataclass(frozen=True)
-class Notebook:
-    """Progress in a Jupyter notebook: one line a stage, written anew in its place.
-
-    Attributes:
-        course: The run that is shown.
-    """
-
-    course: Course = field(default_factory=Course)
+class Notebook(Followed):
+    """Progress in a Jupyter notebook: one line a stage, written anew in its place."""
 
     @contextmanager
     def stage(self, title: str, total: float, work: Mapping[str, float] | None = None) -> Iterator[Steps]:
@@ -163,7 +154,7 @@ def foresee(progress: Progress, seconds: Mapping[str, float], alike: frozenset[s
         seconds: Seconds of each stage to come, by its title; and of whatever is done between stages.
         alike: Titles of stages that do the same work; see `Course`.
     """
-    if isinstance(progress, (Terminal, Logged, Notebook)):
+    if isinstance(progress, Followed):
         progress.course.expect(seconds, alike)
 
 

@@ -84,24 +84,26 @@ def _expect_refinement(job: Job, once: float) -> float:
 
 def _time_step(function: Differentiable, job: Job, size: int) -> tuple[float, float]:
     """Seconds of a step on so many samples, and of the dense network alone on them, which is a part of the step."""
-    feeds, _ = next(join_samples(job.parts.fit[:size], job.graph.inputs, size))
-    inputs = [as_tensor(feeds[value.name]) for value in job.graph.inputs]
     weights = {name: value.detach() for name, value in function.module.named_parameters() if value.is_floating_point()}
 
-    def call() -> None:
+    def read(samples: int) -> tuple[torch.Tensor, ...]:
+        feeds, _ = next(join_samples(job.parts.fit[:samples], job.graph.inputs, samples))
+        return tuple(as_tensor(feeds[value.name]) for value in job.graph.inputs)
+
+    def call(inputs: tuple[torch.Tensor, ...]) -> None:
         with torch.no_grad():
             function.module(*inputs)
 
-    def learn() -> None:
+    def learn(inputs: tuple[torch.Tensor, ...]) -> None:
         moving = {name: value.clone().requires_grad_() for name, value in weights.items()}
-        outputs = [value for value in functional_call(function.module, moving, tuple(inputs)) if value.requires_grad]
+        outputs = [value for value in functional_call(function.module, moving, inputs) if value.requires_grad]
         loss = torch.stack([value.float().square().mean() for value in outputs]).sum()
         torch.autograd.grad(loss, list(moving.values()), allow_unused=True)
 
-    call()
-    dense = _time(call)
-    learn()
-    return dense + _time(learn), dense
+    learn(read(1))  # which loads what later ones have
+    batch = read(size)
+    dense = _time(lambda: call(batch))
+    return dense + _time(lambda: learn(batch)), dense
 
 
 def _time(action: Callable[[], object]) -> float:

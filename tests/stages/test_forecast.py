@@ -21,7 +21,7 @@ class Told:
             self.seconds = dict(seconds)
             foresee(progress, seconds, alike)
 
-        monkeypatch.setattr(module, "foresee", note)
+        monkeypatch.setattr("prox24_export.stages.forecast.foresee", note)
 
 
 @pytest.fixture
