@@ -64,7 +64,7 @@ def take_place(
             target.expect_replaceable(out, force=force)
             try:
                 work = around / RUN
-                for folder in (work, beside.find_model_folder(work, model)):
+                for folder in dict.fromkeys((work, beside.find_model_folder(work, model))):
                     folder.mkdir(parents=True, exist_ok=True)
                 yield work
                 _finish(Destination(out, model), goal, work, force=force, journaled=journaled)
