@@ -37,7 +37,7 @@ READS = 3  # times that a model is opened or read again at the end
 
 def forecast(job: Job, measurement: Measurement, run: Run) -> None:
     """Tells the progress of a run how long its stages may take; where that cannot be found out, nothing is told."""
-    if not job.linears or not job.parts.fit:
+    if not job.linears or not job.parts.fit or job.device.type != "cpu":  # what the host takes tells nothing of a GPU
         return
     try:
         with run.timed("forecast"):

@@ -1,13 +1,16 @@
 """What a run foresees of its stages: each that will run, in order, and nothing where it cannot be found out."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from prox24_export import Settings, export
 from prox24_export.progress import Logged, foresee
 from prox24_export.stages import forecast as module
+from prox24_export.stages.run import Run
 from tests.command import network, samples
 
 
@@ -49,6 +52,17 @@ def test_each_stage_that_will_run_is_foreseen_in_order(told: Told, tmp_path: Pat
     assert min(told.seconds.values()) >= 0
     assert told.seconds[module.REFINE] == pytest.approx(0.006)  # its limit of time
     assert list(progress.course.expected) == [module.END]  # all others were begun under the same titles
+
+
+@pytest.mark.parametrize(("device", "told_of"), [("cpu", {"prune": 1.0}), ("cuda:0", {})])
+def test_nothing_is_timed_on_the_host_for_a_run_on_a_gpu(
+    device: str, told_of: dict[str, float], told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_expect_seconds", lambda *_: {"prune": 1.0})
+    job: Any = SimpleNamespace(linears=[None], parts=SimpleNamespace(fit=[None]), device=torch.device(device))
+    measurement: Any = None
+    module.forecast(job, measurement, Run(Logged()))
+    assert told.seconds == told_of
 
 
 def test_what_is_not_wanted_is_not_foreseen(told: Told, tmp_path: Path) -> None:
