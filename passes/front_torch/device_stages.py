@@ -8,7 +8,7 @@ import torch
 from prox24_export.errors import first_line
 from prox24_export.passes.front_torch.graph import FxGraph
 from prox24_export.passes.graph.arrays import Array
-from prox24_export.passes.graph.on_device import StageCall, run_on_host
+from prox24_export.passes.graph.on_device import StageCall, fall_back, run_on_host
 from prox24_export.passes.graph.protocol import Node
 
 
@@ -44,18 +44,9 @@ class TorchOnDevice:
 
         if key in self.on_host:
             return compile_for_host()
-        call, on_host = self._graph.compile_on(self._device, nodes, fetches, weights), False
 
-        def run(values: Mapping[str, Any]) -> dict[str, Any]:
-            nonlocal call, on_host
-            if not on_host:
-                try:
-                    return call(values)
-                except torch.OutOfMemoryError:
-                    raise
-                except RuntimeError as error:  # no kernel there, or a node that was traced for the host alone
-                    self.on_host[key] = first_line(error)
-                call, on_host = compile_for_host(), True
-            return call(values)
+        def leave(_values: Mapping[str, Any], error: Exception) -> StageCall:
+            self.on_host[key] = first_line(error)  # no kernel there, or a node that was traced for the host alone
+            return compile_for_host()
 
-        return run
+        return fall_back(self._graph.compile_on(self._device, nodes, fetches, weights), (RuntimeError,), leave)

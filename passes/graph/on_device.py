@@ -73,6 +73,34 @@ def exact_products() -> Iterator[None]:
             kind.fp32_precision = precision
 
 
+def fall_back(
+    call: StageCall,
+    failures: tuple[type[Exception], ...],
+    compile_for_host: Callable[[Mapping[str, Any], Exception], StageCall],
+) -> StageCall:
+    """Makes a function that runs on a device until that fails, and from then on the host.
+
+    Args:
+        call: The function of values on the device.
+        failures: How it fails, beside a lack of memory, which is raised.
+        compile_for_host: Makes the function for the host, of the values that the other one failed with and of why.
+    """
+    is_on_host = False
+
+    def run(values: Mapping[str, Any]) -> dict[str, Any]:
+        nonlocal call, is_on_host
+        if not is_on_host:
+            try:
+                return call(values)
+            except torch.OutOfMemoryError:
+                raise
+            except failures as error:
+                call, is_on_host = compile_for_host(values, error), True
+        return call(values)
+
+    return run
+
+
 def run_on_host(run: StageCall, names: Collection[str], device: torch.device, *, arrays: bool) -> StageCall:
     """Makes a function of values on the host one of values on a device, which travel there and back.
 

@@ -13,7 +13,7 @@ from prox24_export.errors import first_line
 from prox24_export.passes.front_onnx.external_data import open_model
 from prox24_export.passes.front_onnx.graph import OnnxGraph
 from prox24_export.passes.graph.arrays import Array, as_array, as_numpy_dtype, as_tensor
-from prox24_export.passes.graph.on_device import StageCall, move_to, run_on_host
+from prox24_export.passes.graph.on_device import StageCall, fall_back, move_to, run_on_host
 from prox24_export.passes.graph.protocol import Feeds, Node
 from prox24_export.passes.onnx_to_fx.check import TOLERANCE, TOLERANCE_WIDENED, agree_on_device, find_difference
 from prox24_export.passes.onnx_to_fx.convert import Converted, ConvertToFx, convert_model
@@ -73,21 +73,12 @@ class OnnxOnDevice:
         except FAILURES as error:
             self.on_host[key] = first_line(error)
             return compile_for_host(taken)
-        on_host = False
 
-        def run(values: Mapping[str, Any]) -> dict[str, Any]:
-            nonlocal call, on_host
-            if not on_host:
-                try:
-                    return call(values)
-                except torch.OutOfMemoryError:
-                    raise
-                except FAILURES as error:  # of sizes that only this batch has
-                    self.on_host[key] = first_line(error)
-                call, on_host = compile_for_host({name: values[name] for name in taken}), True
-            return call(values)
+        def leave(values: Mapping[str, Any], error: Exception) -> StageCall:
+            self.on_host[key] = first_line(error)  # of sizes that only this batch has
+            return compile_for_host({name: values[name] for name in taken})
 
-        return run
+        return fall_back(call, FAILURES, leave)
 
     def _compile(
         self,
