@@ -122,7 +122,7 @@ def _settle(groups: Ids) -> Ids:
     return ordered
 
 
-def _reorder(entries: Ids, order: Ids, size: int) -> Ids:
+def reorder(entries: Ids, order: Ids, size: int) -> Ids:
     """The order of the entries along an axis where the channels of a space come in a new order.
 
     Args:
@@ -145,7 +145,7 @@ def compose(orders: Sequence[OrderedSpace]) -> dict[tuple[str, int], Ids]:
     for ordered in orders:
         for place in ordered.space.places:
             key = place.tensor, place.axis
-            moved = _reorder(place.entries, ordered.order, place.size)
+            moved = reorder(place.entries, ordered.order, place.size)
             known = result.get(key)
             result[key] = moved if known is None else known[moved]
     return {key: order for key, order in result.items() if not np.array_equal(order, np.arange(len(order)))}

@@ -21,7 +21,7 @@ from prox24_export.passes.graph.protocol import Linear, TracedGraph
 from prox24_export.passes.permute.apply import MovedTensors
 from prox24_export.passes.permute.aten_trace import trace_to_aten
 from prox24_export.passes.permute.find_spaces import ChannelSpace, FindSpaces
-from prox24_export.passes.permute.search import OrderedSpace, Saliency, compose, search_order
+from prox24_export.passes.permute.search import OrderedSpace, Saliency, compose, reorder, search_order
 from prox24_export.results.permutation import AxisOrder, PermutationReport, SpaceReport, SpaceState, StoredAxis
 from prox24_export.solver.exchange import prepare_search
 from prox24_export.solver.layer import SolverSettings, solve_layer
@@ -244,9 +244,8 @@ def _order_columns(blocks: Sequence[tuple[Array, Array]], found: OrderedSpace, s
     """The order of a reader's columns."""
     result = np.arange(size)
     for channels, columns in blocks:
-        row = {channel: place for place, channel in enumerate(channels.tolist())}
-        source = [row[channel] for channel in found.order[channels].tolist()]
-        result[columns.reshape(-1)] = columns[source].reshape(-1)
+        row = np.argsort(channels)[np.searchsorted(np.sort(channels), found.order[channels])]
+        result = result[reorder(columns, row, size)]
     return result
 
 
