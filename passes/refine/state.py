@@ -171,14 +171,12 @@ class RefineProgress:
     mode: Mode | None = None
 
     def save(self, path: Path) -> None:
-        """Writes the progress to a file, which appears whole or not at all.
+        """Writes the progress to a file.
 
         Raises:
             OSError: The file cannot be written.
         """
-        partial = path.with_name(path.name + ".partial")
-        torch.save(_make_plain(self), partial)
-        partial.replace(path)
+        torch.save(_make_plain(self), path)
 
     @staticmethod
     def load(path: Path, device: torch.device = CPU) -> "RefineProgress":

@@ -11,6 +11,7 @@ import pytest
 from prox24_export.errors import InputError
 from prox24_export.output import records as records_module
 from prox24_export.output.records import Records, find_journal
+from prox24_export.passes.refine.state import RefineProgress
 
 
 def put(records: Records, key: str, text: str) -> Path:
@@ -92,6 +93,25 @@ def test_a_record_that_cannot_be_written_leaves_the_earlier_one(tmp_path: Path) 
     with pytest.raises(OSError, match="No space left"):
         records.put("one", "json", fail)
     assert records.list_files() == [file]
+
+
+def test_the_progress_of_a_refinement_that_is_cut_off_while_it_is_written_leaves_nothing_strange(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+
+    def cut(_: object, path: Path) -> None:
+        path.write_bytes(b"half")
+        seen.extend(file.name for file in records.list_files())  # which a process that is killed now would leave
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    records = Records(tmp_path / "out.journal")
+    monkeypatch.setattr("torch.save", cut)
+    with pytest.raises(OSError, match="No space left"):
+        records.put("refinement-0", "pt", RefineProgress().save)
+    assert seen == ["refinement-0.partial"]
+    records.remove()
+    assert not records.folder.exists()
 
 
 def test_what_a_killed_run_was_writing_belongs_to_it(tmp_path: Path) -> None:
