@@ -146,6 +146,11 @@ class Notebook(Followed):
             handle.update(Pretty(_describe_end(clock)))
 
 
+def can_foresee(progress: Progress) -> bool:
+    """Whether the time left of the whole run is shown; an object of the user's own is told nothing, as silence is."""
+    return isinstance(progress, Followed)
+
+
 def foresee(progress: Progress, seconds: Mapping[str, float], alike: frozenset[str] = frozenset()) -> None:
     """Tells how long the stages of a run may take, so that the time left can be that of the whole run.
 

@@ -1,15 +1,11 @@
-"""Measures how much memory the refinement of a whole network takes, and how much is free."""
+"""Measures how much memory activations take that are kept for a gradient."""
 
-import os
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import Tensor
 
 from prox24_export.passes.refine.objective import Objective, StreamPair
-
-MEMORY = Path("/proc/meminfo")
 
 
 def measure_kept_for_gradient(objective: Objective, weights: Mapping[str, Tensor], pair: StreamPair) -> int:
@@ -20,8 +16,19 @@ def measure_kept_for_gradient(objective: Objective, weights: Mapping[str, Tensor
         weights: The weights that move, by name of the parameter; they are not counted.
         pair: What the dense and the pruned network read.
     """
+    tracked = {name: weight.detach().requires_grad_() for name, weight in weights.items()}
+    return measure_kept(lambda: objective.of(tracked, pair).mean(), tracked.values())
+
+
+def measure_kept(action: Callable[[], object], weights: Iterable[Tensor]) -> int:
+    """Measures how many bytes an action keeps for gradients, each storage counted once.
+
+    Args:
+        action: What computes with gradients.
+        weights: Tensors that are there anyway; they are not counted.
+    """
     kept: dict[int, int] = {}
-    own = {weight.untyped_storage().data_ptr() for weight in weights.values()}
+    own = {weight.untyped_storage().data_ptr() for weight in weights}
 
     def note(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
@@ -29,18 +36,6 @@ def measure_kept_for_gradient(objective: Objective, weights: Mapping[str, Tensor
             kept[storage.data_ptr()] = storage.nbytes()
         return tensor.detach()  # an output that its own gradient keeps would never be freed
 
-    tracked = {name: weight.detach().requires_grad_() for name, weight in weights.items()}
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        objective.of(tracked, pair).mean()
+        action()
     return sum(kept.values())
-
-
-def find_available_memory(device: torch.device) -> int:
-    """Finds how many bytes are free on a device, the CPU included."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    if MEMORY.is_file():
-        for line in MEMORY.read_text(encoding="ascii").splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2

@@ -13,11 +13,12 @@ from functools import partial
 import torch
 from torch import Tensor, fx
 
+from prox24_export.facts.free_memory import find_free_memory
 from prox24_export.passes.refine.batches import ChainedInputs, Samples
 from prox24_export.passes.refine.clock import Clock
 from prox24_export.passes.refine.improvement import improves
 from prox24_export.passes.refine.loss import Custom
-from prox24_export.passes.refine.memory import find_available_memory, measure_kept_for_gradient
+from prox24_export.passes.refine.memory import measure_kept_for_gradient
 from prox24_export.passes.refine.move_masks import move_masks
 from prox24_export.passes.refine.moving import (
     Which,
@@ -61,7 +62,8 @@ class RefineModel:
         which: What moves. With `weights` these are the surviving weights of the pruned layers, with `weights+bias` also
             all vectors, and with `all` every float parameter.
         mode: How the network is tuned. With `model` everything is tuned together, with `segments` one block after the
-            other in the memory of one block. `auto` takes `model` where it needs at most half of the free memory.
+            other in the memory of one block. `auto` takes `model` where it needs at most half of the free
+            memory, and of `memory`.
         target: What the outputs should be. With `dense` these are the dense network's outputs. With `views` these are
             what it says of several views of an image together, if it takes them for the same image; else as `dense`.
         custom: A measure of all outputs to use in place of the usual ones: (pruned, dense) → a scalar or one value per
@@ -78,6 +80,7 @@ class RefineModel:
         minutes: The most time that all of it may take, in minutes. Two runs give the same result only where it
             suffices.
         seed: Seed of the order of samples and of their blends.
+        memory: The most bytes that may be taken of the host's memory.
     """
 
     which: Which = "weights"
@@ -91,6 +94,7 @@ class RefineModel:
     mixed: bool = True
     minutes: float | None = None
     seed: int = 0
+    memory: float = math.inf
 
     def call(
         self,
@@ -259,7 +263,8 @@ class _Run:
         sample = move_feeds(self.fit.samples[0], self.device)
         rows = self.fit.batch if self.fit.joinable else 1
         wanted = rows * measure_kept_for_gradient(objective, self.start, (sample, sample))
-        return "model" if wanted <= SHARE_OF_MEMORY * find_available_memory(self.device) else "segments"
+        limit = self.settings.memory if self.device.type == "cpu" else math.inf
+        return "model" if wanted <= SHARE_OF_MEMORY * min(find_free_memory(self.device), limit) else "segments"
 
     def _model(self) -> Refined:
         """Tunes the whole network at once, after its masks have moved, if they may."""

@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import numpy as np
-import torch
 
 from prox24_export.data.mapped_arrays import MappedArray, read_state
 from prox24_export.errors import InputError
+from prox24_export.facts.free_memory import find_free_host_memory
 from prox24_export.input_files import MB, expect_file
 from prox24_export.passes.graph.arrays import Array
-from prox24_export.passes.refine.memory import find_available_memory
 
 WANTED = "a NumPy .npz or .npy file"
 ZIP = (b"PK\x03\x04", b"PK\x05\x06")
@@ -184,7 +183,7 @@ def _expect_true_size(needed: int, size: int, where: str) -> None:
 
 def find_free() -> int:
     """Finds how many bytes of memory are free."""
-    return find_available_memory(torch.device("cpu"))
+    return find_free_host_memory()
 
 
 def count_bytes(arrays: Mapping[str, Array]) -> int:

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import torch
 
 from prox24_export.errors import Prox24Error, UnavailableError, first_line
+from prox24_export.facts.free_memory import find_free_memory
 from prox24_export.passes.calibrate.schedule import Stage
 from prox24_export.passes.front_torch.device_stages import TorchOnDevice
 from prox24_export.passes.front_torch.graph import FxGraph
 from prox24_export.passes.graph.protocol import Feeds, Runner, StageCompiler, TracedGraph
-from prox24_export.passes.refine.memory import find_available_memory
 from prox24_export.results.device import DeviceReport, HostWork
 
 CPU = torch.device("cpu")
@@ -131,7 +131,7 @@ def make_runner(
 
 
 def _make_device_runner(graph: TracedGraph, device: torch.device, feeds: Feeds) -> Runner:
-    if 4.0 * graph.parameters > SHARE_OF_MODEL * find_available_memory(device):
+    if 4.0 * graph.parameters > SHARE_OF_MODEL * find_free_memory(device):
         raise torch.OutOfMemoryError
     if isinstance(graph, FxGraph):
         of_torch = graph.runner_on(device)

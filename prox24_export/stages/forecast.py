@@ -16,9 +16,11 @@ from prox24_export.passes.calibrate.schedule import schedule
 from prox24_export.passes.graph.arrays import as_tensor
 from prox24_export.passes.graph.differentiable import Differentiable
 from prox24_export.passes.refine.differentiable import make_differentiable
+from prox24_export.passes.refine.memory import measure_kept
 from prox24_export.passes.refine.model import choose_batch, plan_epochs
-from prox24_export.progress import foresee
+from prox24_export.progress import can_foresee, foresee
 from prox24_export.stages.measure import Measurement
+from prox24_export.stages.memory import find_memory_left
 from prox24_export.stages.permute import SAMPLES, why_not_by_default
 from prox24_export.stages.prepare import Job
 from prox24_export.stages.refine import find_minutes, is_wanted
@@ -32,12 +34,15 @@ CUBES, RATE = 60, 2e10  # operations of a wide layer, in N·K² and K³, and how
 LARGEST = 256 << 20  # bytes of a model up to which a step is tried
 STEPS_OF_A_PASS = 5.5  # time of a step, in passes of the model over its samples, where it was not tried
 TRIALS, AFTERWARDS = 40, 1.1  # steps of finding the rate; those on all samples at the end come to the others
+SHARE_OF_ROOM = 0.25  # of the memory that is left, up to which the activations of a step are tried
 READS = 3  # times that a model is opened or read again at the end
 
 
 def forecast(job: Job, measurement: Measurement, run: Run) -> None:
     """Tells the progress of a run how long its stages may take; where that cannot be found out, nothing is told."""
-    if not job.linears or not job.parts.fit or job.device.type != "cpu":  # what the host takes tells nothing of a GPU
+    if not can_foresee(run.progress) or not job.linears or not job.parts.fit:
+        return
+    if job.device.type != "cpu":  # what the host takes tells nothing of a GPU
         return
     try:
         with run.timed("forecast"):
@@ -75,15 +80,19 @@ def _expect_refinement(job: Job, once: float) -> float:
     steps = math.ceil(len(job.parts.fit) / size)
     step, judged = STEPS_OF_A_PASS * size * once, 2 * len(job.parts.choice) * once
     if 4 * job.graph.parameters <= LARGEST:
-        step, dense = _time_step(make_differentiable(job.graph, job.parts.fit[0].feeds), job, size)
-        judged = 2 * len(job.parts.choice) / size * dense
+        timed = _time_step(make_differentiable(job.graph, job.parts.fit[0].feeds), job, size)
+        if timed is not None:
+            step, judged = timed[0], 2 * len(job.parts.choice) / size * timed[1]
     epochs, minutes = plan_epochs(steps), find_minutes(job.settings)
     seconds = (AFTERWARDS * epochs * steps + TRIALS) * step + epochs * judged
     return seconds if minutes is None else min(seconds, 60 * minutes)
 
 
-def _time_step(function: Differentiable, job: Job, size: int) -> tuple[float, float]:
-    """Seconds of a step on so many samples, and of the dense network alone on them, which is a part of the step."""
+def _time_step(function: Differentiable, job: Job, size: int) -> tuple[float, float] | None:
+    """Seconds of a step on so many samples, and of the dense network alone on them, which is a part of the step.
+
+    None where the activations of so many samples may not fit: a guess must not take a run's memory.
+    """
     weights = {name: value.detach() for name, value in function.module.named_parameters() if value.is_floating_point()}
 
     def read(samples: int) -> tuple[torch.Tensor, ...]:
@@ -95,12 +104,15 @@ def _time_step(function: Differentiable, job: Job, size: int) -> tuple[float, fl
             function.module(*inputs)
 
     def learn(inputs: tuple[torch.Tensor, ...]) -> None:
-        moving = {name: value.clone().requires_grad_() for name, value in weights.items()}
+        moving = {name: value.detach().requires_grad_() for name, value in weights.items()}
         outputs = [value for value in functional_call(function.module, moving, inputs) if value.requires_grad]
         loss = torch.stack([value.float().square().mean() for value in outputs]).sum()
         torch.autograd.grad(loss, list(moving.values()), allow_unused=True)
 
-    learn(read(1))  # which loads what later ones have
+    sample = read(1)
+    kept = measure_kept(lambda: learn(sample), weights.values())  # which loads what later ones have, too
+    if size * kept > SHARE_OF_ROOM * find_memory_left(job.settings):
+        return None
     batch = read(size)
     dense = _time(lambda: call(batch))
     return dense + _time(lambda: learn(batch)), dense

@@ -8,12 +8,12 @@ from typing import Any
 import torch
 
 from prox24_export.errors import InputError
+from prox24_export.facts.free_memory import find_free_host_memory, find_free_memory
 from prox24_export.facts.machine import measure_anonymous_mb
 from prox24_export.option_values import AIMS_AT_DENSE_OUTPUT
 from prox24_export.passes.calibrate.frontier import Spill
 from prox24_export.passes.calibrate.schedule import Stage, schedule
 from prox24_export.passes.graph.protocol import Linear, TracedGraph
-from prox24_export.passes.refine.memory import find_available_memory
 from prox24_export.settings import Settings
 from prox24_export.solver.costs import estimate_solver_bytes
 from prox24_export.stages.norms import find_widest
@@ -29,7 +29,13 @@ def find_memory_limit(settings: Settings) -> float:
     """Finds how many bytes this process may take: what `--memory` says, or most of what is free."""
     if settings.memory is not None:
         return settings.memory * GB
-    return measure_anonymous_mb() * MB + SHARE_BY_DEFAULT * find_available_memory(torch.device("cpu"))
+    return measure_anonymous_mb() * MB + SHARE_BY_DEFAULT * find_free_host_memory()
+
+
+def find_memory_left(settings: Settings) -> float:
+    """Finds how many bytes this process may still take: what is free, and what `--memory` leaves of it."""
+    free = float(find_free_host_memory())
+    return free if settings.memory is None else min(free, settings.memory * GB - measure_anonymous_mb() * MB)
 
 
 def find_spill(
@@ -46,7 +52,7 @@ def find_spill(
     """
     matrices = max((estimate_stage_mb(stage, settings, parts) for stage in stages), default=0.0)
     if device is not None:
-        room = find_available_memory(device) - MARGIN * matrices * MB
+        room = find_free_memory(device) - MARGIN * matrices * MB
         left = find_memory_limit(settings) - measure_anonymous_mb() * MB
         return Spill(folder, max(0.0, left / 2), max(0.0, room / 2))
     left = find_memory_limit(settings) - (measure_anonymous_mb() + MARGIN * matrices) * MB

@@ -26,7 +26,7 @@ from prox24_export.results.permutation import AxisOrder, PermutationReport, Spac
 from prox24_export.solver.exchange import prepare_search
 from prox24_export.solver.layer import SolverSettings, solve_layer
 from prox24_export.stages.journal import ChannelsRecord, Journal
-from prox24_export.stages.memory import find_memory_limit
+from prox24_export.stages.memory import find_memory_limit, find_spill
 from prox24_export.stages.prepare import Job
 from prox24_export.stages.run import Run
 
@@ -76,7 +76,7 @@ def permute(job: Job, scratch: Path, run: Run, journal: Journal) -> PermutedMode
 
     Args:
         job: What is to be done.
-        scratch: Folder for the copy.
+        scratch: Folder for the copy, and for activations that do not fit in memory.
         run: Takes the time, and the warning where the copy computes something else.
         journal: Has the order that an earlier run has found, and takes the one that is found here.
     """
@@ -87,7 +87,7 @@ def permute(job: Job, scratch: Path, run: Run, journal: Journal) -> PermutedMode
     with run.timed("permute"):
         found = journal.read_channels()
         if found is None:
-            found = _find_orders(job, run)
+            found = _find_orders(job, scratch, run)
             if found.report is not None and found.report.spaces:
                 journal.write_channels(found)
         run.warnings.extend(found.warnings)
@@ -95,7 +95,7 @@ def permute(job: Job, scratch: Path, run: Run, journal: Journal) -> PermutedMode
     return permuted if permuted.report is not None else replace(permuted, report=found.report)
 
 
-def _find_orders(job: Job, run: Run) -> ChannelsRecord:
+def _find_orders(job: Job, scratch: Path, run: Run) -> ChannelsRecord:
     """Searches the order of every free channel space."""
     started = time.perf_counter()
     try:
@@ -103,7 +103,7 @@ def _find_orders(job: Job, run: Run) -> ChannelsRecord:
     except Exception as error:  # noqa: BLE001 - of torch, or what it cannot trace; the model is pruned as it is
         said = str(error) if isinstance(error, Prox24Error) else first_line(error)
         return ChannelsRecord(PermutationReport(f"the graph cannot be followed: {said}"))
-    rows, ordered, warnings = _search(job, spaces.spaces, run)
+    rows, ordered, warnings = _search(job, spaces.spaces, scratch, run)
     orders = compose(ordered)
     reason = f"{len(ordered)} of {len(spaces.spaces)} channel spaces have a new order"
     report = PermutationReport(reason, tuple(rows), _describe_orders(orders), round(time.perf_counter() - started, 3))
@@ -142,13 +142,13 @@ def why_not_by_default(job: Job) -> str | None:
 
 
 def _search(
-    job: Job, spaces: Sequence[ChannelSpace], run: Run
+    job: Job, spaces: Sequence[ChannelSpace], scratch: Path, run: Run
 ) -> tuple[list[SpaceReport], list[OrderedSpace], tuple[str, ...]]:
     """A row of the report for each space, those that are given a new order, and what the user should know of it."""
     free = [space for space in spaces if not space.reason]
     read = {reader.layer for space in free for block in space.blocks for reader in block.readers}
     linears = [linear for linear in job.linears if linear.name in read]
-    known = _observe(job, linears, run)
+    known = _observe(job, linears, scratch, run)
     minutes = job.settings.permute_minutes
     if minutes is None and job.settings.permute == "auto":
         minutes = MINUTES_BY_DEFAULT
@@ -176,13 +176,13 @@ def _search(
     return rows, chosen, (warning,)
 
 
-def _observe(job: Job, linears: Sequence[Linear], run: Run) -> _Readers:
+def _observe(job: Job, linears: Sequence[Linear], scratch: Path, run: Run) -> _Readers:
     """Runs the dense model, and computes what leaving out each entry of its layers would cost."""
     known = _Readers()
     samples = job.parts.fit[:SAMPLES]
     batches = make_batches(samples, job.graph.inputs, "fit", job.size)
     stages = schedule(job.graph, linears)
-    streams = Streams(job.graph, batches)
+    streams = Streams(job.graph, batches, find_spill(stages, job.settings, 1, scratch))
     calibrate = Calibrate(with_cross=False)
     held = 0
     with run.progress.stage("observe channels", len(stages) * len(batches)) as tick:

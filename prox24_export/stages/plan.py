@@ -9,6 +9,7 @@ import torch
 
 from prox24_export.data.batches import make_batches
 from prox24_export.data.samples import Parts
+from prox24_export.facts.free_memory import find_free_host_memory
 from prox24_export.facts.machine import measure_anonymous_mb, return_free_memory
 from prox24_export.option_values import AIMS_AT_DENSE_OUTPUT
 from prox24_export.passes.calibrate.schedule import Stage, schedule
@@ -18,7 +19,6 @@ from prox24_export.passes.front_onnx.graph import OnnxGraph
 from prox24_export.passes.graph.activations import Patches
 from prox24_export.passes.graph.protocol import Linear, TracedGraph
 from prox24_export.passes.permute.search import MOST_ROWS
-from prox24_export.passes.refine.memory import find_available_memory
 from prox24_export.progress import Progress
 from prox24_export.results.plan import Plan, Resumed, StagePlan
 from prox24_export.settings import Settings
@@ -189,7 +189,7 @@ def plan_run(
     samples = max(1, min(size, len(parts.fit)))  # of the batch that is run here
     repeats = (len(parts.fit) + len(parts.choice)) / samples
     return_free_memory()
-    is_cached = 4.0 * graph.parameters < find_available_memory(torch.device("cpu")) / 2
+    is_cached = 4.0 * graph.parameters < find_free_host_memory() / 2
     stages = schedule(graph, linears) if fit else []
     spill_mb = find_spill(stages, settings, costs.parts, graph.path.parent).limit / MB
     batches = [*fit, *make_batches(parts.choice, graph.inputs, "choice", size)]

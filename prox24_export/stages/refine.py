@@ -7,21 +7,19 @@ from dataclasses import replace
 from typing import Any, overload
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from prox24_export import user_code
 from prox24_export.data.checked_arrays import can_join
 from prox24_export.data.sample_list import Sample
 from prox24_export.errors import InputError, Prox24Error, first_line
-from prox24_export.facts.machine import measure_anonymous_mb
+from prox24_export.facts.free_memory import find_free_memory
 from prox24_export.option_values import AIMS_AT_DENSE_OUTPUT
 from prox24_export.passes.graph.arrays import Array, as_tensor
 from prox24_export.passes.graph.differentiable import Differentiable
 from prox24_export.passes.graph.on_device import exact_products
 from prox24_export.passes.graph.protocol import Linear, TracedGraph
 from prox24_export.passes.refine.differentiable import make_differentiable
-from prox24_export.passes.refine.memory import find_available_memory
 from prox24_export.passes.refine.model import BATCH, RefineModel
 from prox24_export.passes.refine.moving import free_module, move_module
 from prox24_export.passes.refine.state import Refined
@@ -31,7 +29,7 @@ from prox24_export.settings import Settings
 from prox24_export.stages.device_memory import do_in_smaller_blocks
 from prox24_export.stages.gradient import find_reached, why_not_reached
 from prox24_export.stages.journal import Journal
-from prox24_export.stages.memory import GB, MB
+from prox24_export.stages.memory import find_memory_left
 from prox24_export.stages.prepare import Job
 
 COPIES = 8  # of a weight, float32: master, average, best, two moments of Adam, gradient, what came in, what goes out
@@ -105,10 +103,8 @@ def _why_impossible(job: Job) -> str | None:
     """Tells why the refinement cannot be done with these samples on this machine; None where it can."""
     if len(job.parts.choice) < 2:  # noqa: PLR2004 - a deviation takes two
         return "too few samples to hold any back, on which it could be judged"
-    devices = {torch.device("cpu"), job.device}
-    needed, free = _needed_bytes(job.graph, job.linears), float(min(map(find_available_memory, devices)))
-    if job.settings.memory is not None:
-        free = min(free, job.settings.memory * GB - measure_anonymous_mb() * MB)
+    needed = _needed_bytes(job.graph, job.linears)
+    free = min(find_memory_left(job.settings), float(find_free_memory(job.device)))
     if needed > SHARE_OF_MEMORY * free:
         return f"it takes about {needed / 2**30:.1f} GB of memory, and {free / 2**30:.1f} GB are free"
     return None
@@ -220,6 +216,7 @@ def _pass_settings(settings: Settings, batch: int | None) -> RefineModel:
         custom=custom,
         batch=None if batch is None else max(1, batch),
         seed=settings.seed,
+        memory=find_memory_left(settings),
     )
 
 

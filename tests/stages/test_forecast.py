@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from prox24_export import Settings, export
+from prox24_export.data import batches
 from prox24_export.progress import Logged, foresee
 from prox24_export.stages import forecast as module
 from prox24_export.stages.run import Run
@@ -82,3 +83,29 @@ def test_a_large_model_is_not_tried_and_a_fault_costs_no_run(
     monkeypatch.setattr(module, "LARGEST", 0)
     run(tmp_path, 60, refine="weights", refine_minutes=0.01, permute="no")
     assert 0 < told.seconds[module.REFINE] <= 0.6
+
+
+def test_a_step_whose_activations_may_not_fit_is_not_tried(
+    told: Told, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    join = batches.join_samples
+
+    def note(chosen: Any, inputs: Any, size: int) -> Any:
+        sizes.append(size)
+        return join(chosen, inputs, size)
+
+    monkeypatch.setattr(module, "join_samples", note)
+    run(tmp_path, 60, refine="weights", refine_minutes=0.01, permute="no")
+    assert sizes[1:] == [1, sizes[-1]]
+    assert sizes[-1] > 1
+    sizes.clear()
+    monkeypatch.setattr(module, "find_memory_left", lambda _: 0.0)
+    run(tmp_path, 60, refine="weights", refine_minutes=0.01, permute="no")
+    assert sizes[1:] == [1]
+    assert 0 < told.seconds[module.REFINE] <= 0.6
+
+
+def test_nothing_is_timed_where_nobody_is_told(told: Told, tmp_path: Path) -> None:
+    export(network(tmp_path), samples(tmp_path, 20), tmp_path / "out", settings=Settings(engine="none"), progress=False)
+    assert told.seconds == {}

@@ -17,6 +17,7 @@ from torch import nn
 
 from prox24_export import Settings, export, plan
 from prox24_export.errors import InputError
+from prox24_export.passes.calibrate.frontier import Spill
 from prox24_export.passes.graph.arrays import Array
 from prox24_export.passes.permute import apply
 from prox24_export.passes.permute.search import OrderedSpace, search_order
@@ -144,6 +145,25 @@ def test_a_gain_that_the_solver_does_not_find_changes_nothing(tmp_path: Path, mo
     report = export(network(tmp_path), samples(60), tmp_path / "out", settings=PLAIN)
     assert {space.state for space in order_of(report).spaces[1:]} == {"kept"}
     assert "the solver finds 1.0 % less error" in order_of(report).spaces[1].reason
+
+
+def test_activations_of_the_search_go_to_disk_where_they_do_not_fit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = export(network(tmp_path), samples(60), tmp_path / "in-memory", settings=PLAIN)
+    written: list[Path] = []
+    save_tensor = torch.save
+
+    def note(value: Any, file: Path) -> None:
+        written.append(file)
+        save_tensor(value, file)
+
+    monkeypatch.setattr(torch, "save", note)
+    monkeypatch.setattr(stage, "find_spill", lambda _stages, _settings, _parts, folder: Spill(folder))
+    report = export(network(tmp_path), samples(60), tmp_path / "out", settings=PLAIN)
+    assert [file.name for file in written if file.parent.name != "out.journal"]
+    assert order_of(report).orders == order_of(expected).orders != ()
+    assert {path.name for path in tmp_path.iterdir()} == {"deep.onnx", "in-memory", "out"}
 
 
 def test_torch_programs_move_their_parameters_and_their_statistics(tmp_path: Path) -> None:
