@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from prox24_export.option_values import AIMS_AT_DENSE_OUTPUT
 from prox24_export.results.report import Report
 
 MOST_POINTS, LEAST_AGREEMENT = 3.0, 0.95  # points of top-1, and share of equal arg-max, beyond which a loss is much
@@ -36,13 +37,16 @@ def _describe_loss(report: Report) -> str | None:
 
 def _list_ways(report: Report) -> Iterator[str]:
     data, settings = report.data, report.settings
+    is_baseline = settings.get("method", "prox") not in AIMS_AT_DENSE_OUTPUT
+    if is_baseline:
+        yield f"--method prox, the default: {settings['method']} is a baseline to compare with"
     if data is not None and data.is_random:
         yield "real samples instead of random ones (--calibration)"
     elif data is not None and data.fit + data.choice < MANY_SAMPLES:
         yield f"more calibration samples than {data.fit + data.choice:,}"
-    if report.refinement is None or ASKED_FOR in report.refinement.reason:
+    if not is_baseline and (report.refinement is None or ASKED_FOR in report.refinement.reason):
         yield f"tuning all layers together ({ASKED_FOR})"
-    if settings.get("effort") != "thorough":
+    if settings.get("effort") != "thorough" and not is_baseline:
         yield "--effort thorough"
     if report.budget is None:
         yield "leaving the layers dense that cost most (--budget with a limit, or --exclude what --sensitivity names)"

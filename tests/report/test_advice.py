@@ -92,3 +92,12 @@ def test_a_gate_of_accuracy_that_fails_is_named_and_others_are_not() -> None:
 def test_where_nothing_is_sparse_there_is_nothing_to_say() -> None:
     assert advise(replace(lossy(), layers=())) is None
     assert advise(replace(lossy(), accuracy=None)) is None
+
+
+def test_after_a_baseline_the_default_method_comes_first() -> None:
+    said = advise(lossy(settings={"method": "wanda", "effort": "default"}, refinement=None))
+    assert said is not None
+    assert "help: --method prox, the default: wanda is a baseline to compare with; more calibration samples" in said
+    assert "thorough" not in said
+    assert "--refine" not in said
+    assert "--method" not in str(advise(lossy(settings={"method": "prox-gradient"}, refinement=None)))
