@@ -9,14 +9,34 @@ from torch import Tensor
 QUANTILE, QUANTILE_SLOPE = 1.28, 0.85  # Student's t, one-sided 10 %: about 1.28 + 0.85 / degrees of freedom
 
 
-def improves(before: Float[Tensor, " samples"], after: Float[Tensor, " samples"]) -> bool:
-    """Whether `after` is lower than `before` by more than noise, by a one-sided paired t-test at 10 %.
+def improves(before: Float[Tensor, " samples"], after: Float[Tensor, " samples"], least: float = 0.0) -> bool:
+    """Whether `after` is lower than `before` by more than `least` and noise, by a one-sided paired t-test at 10 %.
 
-    The mean gain must exceed its standard error times the 90 % quantile of Student's t. With fewer than two samples
-    nobody can tell, and the answer is no.
+    The mean gain must exceed `least` by more than its standard error times the 90 % quantile of Student's t. With fewer
+    than two samples nobody can tell, and the answer is no.
     """
     gains = (before - after).double()
     if len(gains) < 2 or not bool(torch.isfinite(gains).all()):  # noqa: PLR2004 (a deviation takes two)
         return False
     noise = float(gains.std()) / math.sqrt(len(gains))
-    return float(gains.mean()) > (QUANTILE + QUANTILE_SLOPE / (len(gains) - 1)) * noise
+    return float(gains.mean()) - least > (QUANTILE + QUANTILE_SLOPE / (len(gains) - 1)) * noise
+
+
+def expect_gain_of_more(unseen: Float[Tensor, " samples"], seen: Float[Tensor, " samples"], more: float) -> float:
+    """Expects by how much the objective falls where weights are fitted to more samples than they were.
+
+    What a fit loses on unseen samples, against one to all samples that there could be, is as much as it wins on those
+    that it has seen, and falls with their number (least squares: Akaike, "Statistical predictor identification", 1970).
+
+    Args:
+        unseen: The objective of samples that the weights were not fitted to.
+        seen: That of samples that they were fitted to.
+        more: How many times as many samples there would be.
+
+    Returns:
+        The expected fall of the mean of `unseen`; 0 where nothing was measured, or where `seen` is the larger one.
+    """
+    if not len(unseen) or not len(seen):
+        return 0.0
+    gap = float(unseen.double().mean() - seen.double().mean())
+    return max(0.0, gap) / 2 * (1 - 1 / more)

@@ -16,7 +16,8 @@ from torch import Tensor, fx
 from prox24_export.facts.free_memory import find_free_memory
 from prox24_export.passes.refine.batches import ChainedInputs, Samples
 from prox24_export.passes.refine.clock import Clock
-from prox24_export.passes.refine.improvement import improves
+from prox24_export.passes.refine.epochs import BATCH, choose_batch, plan_epochs
+from prox24_export.passes.refine.improvement import expect_gain_of_more, improves
 from prox24_export.passes.refine.loss import Custom
 from prox24_export.passes.refine.memory import measure_kept_for_gradient
 from prox24_export.passes.refine.move_masks import move_masks
@@ -44,10 +45,7 @@ from prox24_export.passes.refine.state import (
 )
 from prox24_export.passes.refine.views import Inputs, Views
 
-STEPS_PLANNED, FEWEST, MOST = 360, 6, 20  # steps wanted; fewest and most epochs that they may be
 LONGEST = 10  # times as many steps are taken where the held-back objective still falls
-BATCH, LEAST_BATCHES = 16, 4  # samples in a step; fewest steps in an epoch
-MOST_OF_VIEWS, BATCH_OF_VIEWS = 30, 32  # most epochs and samples in a step where views of an image are the target
 FEWEST_HELD = 2  # samples that can decide: a deviation takes two
 MOVING = 0.4  # share of the time in which masks move
 VIEW_BATCHES = 8  # batches on which the symmetry of the network is measured
@@ -175,16 +173,6 @@ class RefineModel:
         return Views.measure(lambda feeds: dense(*feeds), (move_feeds(feeds, device) for feeds in batches))
 
 
-def choose_batch(samples: int, *, together: bool = False) -> int:
-    """Chooses how many samples are in a step, of so many to tune on; `together` where views are the target."""
-    return max(1, min(BATCH_OF_VIEWS if together else BATCH, samples // LEAST_BATCHES))
-
-
-def plan_epochs(steps: int, *, together: bool = False) -> int:
-    """Plans the number of epochs of so many steps; `together` where views are the target."""
-    return min(MOST_OF_VIEWS if together else MOST, max(FEWEST, round(STEPS_PLANNED / steps)))
-
-
 @dataclass(frozen=True)
 class _Run:
     """One call of the pass.
@@ -282,7 +270,7 @@ class _Run:
 
         moved = self._moved(objective, epoch, choice) if self.groups else None
         part = self._training.run(
-            Tuned(objective, self.start, moved),
+            Tuned(objective, self.start, moved, self._measure_seen(objective), self._more),
             epoch,
             choice,
             everything=partial(epoch, samples=everything),
@@ -359,7 +347,18 @@ class _Run:
         objective = self._whole()
         judge = objective.held(lambda: self._pairs(self.choice.in_order()))
         before, after = judge(self.start), judge(weights)
-        return Part(weights, (), before, after, improves(before, after))
+        least = expect_gain_of_more(before, self._measure_seen(objective), self._more)
+        return Part(weights, (), before, after, improves(before, after, least))
+
+    @property
+    def _more(self) -> float:
+        """How many times as many samples there are with those that are held back."""
+        return (len(self.fit) + len(self.choice)) / len(self.fit)
+
+    def _measure_seen(self, objective: Objective) -> Tensor:
+        """Measures the start on some of the samples that it was solved on, as many batches as are held back."""
+        batches = list(itertools.islice(self.fit.in_order(), self.choice.steps))
+        return objective.held(lambda: self._pairs(batches))(self.start)
 
     def _result(self, parts: Sequence[Part], whole: Part, mode: Mode) -> Refined:
         before, after = (

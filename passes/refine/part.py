@@ -3,13 +3,14 @@
 import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
+import torch
 from torch import Tensor
 
 from prox24_export.passes.refine.adam import MaskedAdam
 from prox24_export.passes.refine.clock import Clock
-from prox24_export.passes.refine.improvement import improves
+from prox24_export.passes.refine.improvement import expect_gain_of_more, improves
 from prox24_export.passes.refine.move_masks import TRIALS, repeat
 from prox24_export.passes.refine.objective import Objective, StreamPair
 from prox24_export.passes.refine.rate import FASTEST, JUDGES, STEPS, find_rate
@@ -31,11 +32,15 @@ class Tuned:
         objective: What is minimised.
         start: The weights that it has to be better than, by name of the parameter.
         moved: What came of letting the masks move; None where they are fixed.
+        seen: The objective at `start` of samples that it was solved on; empty where that need not be known.
+        more: How many times as many samples `start` can be solved on where nothing is kept.
     """
 
     objective: Objective
     start: Weights
     moved: Part | None = None
+    seen: Tensor = field(default_factory=lambda: torch.zeros(0))
+    more: float = 1.0
 
     @property
     def begin(self) -> Weights:
@@ -116,7 +121,8 @@ class PartTraining:
         if state.finishing is None:
             training.run(state, epoch, held, note, save)
         before = state.before if tuned.moved is None else tuned.moved.before
-        kept, weights = improves(before, state.after), tuned.start
+        least = expect_gain_of_more(before, tuned.seen, tuned.more)
+        kept, weights = improves(before, state.after, least), tuned.start
         if kept:
             weights = state.best
         if kept and everything is not None:

@@ -16,8 +16,8 @@ from prox24_export.passes.calibrate.schedule import schedule
 from prox24_export.passes.graph.arrays import as_tensor
 from prox24_export.passes.graph.differentiable import Differentiable
 from prox24_export.passes.refine.differentiable import make_differentiable
+from prox24_export.passes.refine.epochs import choose_batch, plan_epochs
 from prox24_export.passes.refine.memory import measure_kept
-from prox24_export.passes.refine.model import choose_batch, plan_epochs
 from prox24_export.progress import can_foresee, foresee
 from prox24_export.stages.measure import Measurement
 from prox24_export.stages.memory import find_memory_left

@@ -20,7 +20,8 @@ from prox24_export.passes.graph.differentiable import Differentiable
 from prox24_export.passes.graph.on_device import exact_products
 from prox24_export.passes.graph.protocol import Linear, TracedGraph
 from prox24_export.passes.refine.differentiable import make_differentiable
-from prox24_export.passes.refine.model import BATCH, RefineModel
+from prox24_export.passes.refine.epochs import BATCH
+from prox24_export.passes.refine.model import RefineModel
 from prox24_export.passes.refine.moving import free_module, move_module
 from prox24_export.passes.refine.state import Refined
 from prox24_export.progress import Progress, Steps
@@ -290,7 +291,13 @@ def _report(result: Refined, samples: int, minutes: float | None, moved: float |
     change = f"the held-back samples' objective went from {result.before:.4g} to {result.after:.4g}"
     if result.target == "views":
         change += " (what the dense model says of eighteen views of an image together is the target)"
-    reason = change if result.kept else "it was not better on the held-back samples by more than noise"
+    reason = (
+        change
+        if result.kept
+        else (
+            "on the held-back samples it was not better by more than noise and what solving on them, too, should bring"
+        )
+    )
     if minutes is not None and any(part.limited for part in result.parts):
         reason += f"; it ended with its limit of {minutes:g} minutes (--refine-minutes)"
     curve = tuple(

@@ -75,8 +75,8 @@ def _read_weights(folder: Path) -> dict[str, Array]:
 
 @pytest.fixture(autouse=True)
 def few_epochs(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {"FEWEST": 1, "MOST": 1, "LONGEST": 1, "VIEW_BATCHES": 1}.items():
-        monkeypatch.setattr(f"prox24_export.passes.refine.model.{name}", value)
+    for name in ("epochs.FEWEST", "epochs.MOST", "model.LONGEST", "model.VIEW_BATCHES"):
+        monkeypatch.setattr(f"prox24_export.passes.refine.{name}", 1)
 
 
 def test_the_sample_gives_the_masks_of_the_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

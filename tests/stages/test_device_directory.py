@@ -19,8 +19,8 @@ PLAIN: dict[str, Any] = {"engine": "none", "permute": "no", "damping": 0.1, "ble
 
 @pytest.fixture(autouse=True)
 def few_epochs(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {"FEWEST": 1, "MOST": 1, "LONGEST": 1}.items():
-        monkeypatch.setattr(f"prox24_export.passes.refine.model.{name}", value)
+    for name in ("epochs.FEWEST", "epochs.MOST", "model.LONGEST"):
+        monkeypatch.setattr(f"prox24_export.passes.refine.{name}", 1)
 
 
 def test_a_directory_gives_the_masks_of_the_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

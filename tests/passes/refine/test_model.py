@@ -8,19 +8,18 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 from torch.func import functional_call
 
 from prox24_export.passes.front_torch.flat_module import make_flat_module
 from prox24_export.passes.refine.batches import Samples
-from prox24_export.passes.refine.improvement import improves
 from prox24_export.passes.refine.loss import OutputLoss, measure_spread
 from prox24_export.passes.refine.memory import measure_kept_for_gradient
 from prox24_export.passes.refine.model import RefineModel
 from prox24_export.passes.refine.objective import Objective
 from prox24_export.passes.refine.segment_streams import SegmentStreams
 from prox24_export.passes.refine.segments import add_outputs, find_cuts, find_segments
-from prox24_export.passes.refine.state import Epoch, Refined, RefineProgress
+from prox24_export.passes.refine.state import Epoch, Mode, Refined, RefineProgress
 from prox24_export.solver.pattern import is_two_four
 
 AUTO = torch.export.Dim.AUTO
@@ -313,12 +312,20 @@ def test_without_two_held_back_samples_nothing_is_kept(case: Case, count: int) -
     assert not case.refined(RefineModel(epochs=2), choice=inputs(count, 2)).kept
 
 
-def test_an_improvement_counts_where_it_is_more_than_noise() -> None:
-    before = torch.tensor([1.0, 2.0, 3.0, 4.0])
-    assert improves(before, before - 0.1)
-    assert not improves(before, before)
-    assert not improves(before, before - torch.tensor([1.0, -1.0, 1.0, -0.8]))
-    assert not improves(before, before * torch.nan)
+@pytest.mark.parametrize("mode", ["model", "segments"])
+def test_a_gain_that_solving_on_all_samples_would_bring_is_not_enough(
+    mode: Mode, case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[int, int, float]] = []
+
+    def expect(unseen: Tensor, seen: Tensor, more: float) -> float:
+        asked.append((len(unseen), len(seen), more))
+        return 1e6 if len(seen) else 0.0
+
+    for module in ("part", "model"):
+        monkeypatch.setattr(f"prox24_export.passes.refine.{module}.expect_gain_of_more", expect)
+    assert not case.refined(RefineModel(epochs=3, mode=mode)).kept
+    assert asked[-1] == (32, 32, 128 / 96)
 
 
 def test_a_budget_that_is_spent_ends_the_run(case: Case) -> None:
@@ -385,15 +392,3 @@ def test_a_segment_keeps_less_for_its_gradient_than_the_network(case: Case) -> N
     assert 0 < measure_kept_for_gradient(part, weights, ((x,), (x,))) < whole
     assert case.refined(RefineModel(epochs=1)).mode == "model"
     assert case.refined(RefineModel(epochs=1, memory=0.0)).mode == "segments"
-
-
-def test_a_network_that_nothing_cuts_is_one_segment() -> None:
-    graph = fx.Graph()
-    x, weight = graph.placeholder("x"), graph.get_attr("weight")
-    graph.output((graph.call_function(torch.relu, (graph.call_function(torch.matmul, (x, weight)),)),))
-    root = nn.Module()
-    root.weight = nn.Parameter(torch.ones(4, 4))
-    module = fx.GraphModule(root, graph)
-    assert find_cuts(module, {"weight"}) == ()
-    (segment,) = find_segments(module, {"weight"})
-    assert torch.equal(segment.module(torch.ones(2, 4))[0], module(torch.ones(2, 4))[0])

@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 from prox24_export.passes.front_torch.flat_module import make_flat_module
 from prox24_export.passes.onnx_to_fx.convert import ConvertToFx
 from prox24_export.passes.refine.model import RefineModel
-from prox24_export.passes.refine.segments import add_outputs, find_cuts
+from prox24_export.passes.refine.segments import add_outputs, find_cuts, find_segments
 from tests.graphs import model, normal, opened
 
 ONNX = """g (float[n,4] x) => (float[n,4] y) {
@@ -54,3 +54,15 @@ def test_several_values_in_a_tuple_are_no_cut(kind: str, tmp_path: Path) -> None
         dense=module, weights=weights, masks=masks, fit=samples[:4], choice=samples[4:]
     )
     assert len(refined.parts) == 1
+
+
+def test_a_network_that_nothing_cuts_is_one_segment() -> None:
+    graph = fx.Graph()
+    x, weight = graph.placeholder("x"), graph.get_attr("weight")
+    graph.output((graph.call_function(torch.relu, (graph.call_function(torch.matmul, (x, weight)),)),))
+    root = nn.Module()
+    root.weight = nn.Parameter(torch.ones(4, 4))
+    module = fx.GraphModule(root, graph)
+    assert find_cuts(module, {"weight"}) == ()
+    (segment,) = find_segments(module, {"weight"})
+    assert torch.equal(segment.module(torch.ones(2, 4))[0], module(torch.ones(2, 4))[0])
