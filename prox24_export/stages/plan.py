@@ -233,7 +233,7 @@ def _walk_stage(
     return_free_memory()
     loaded = max(0.0, measure_anonymous_mb() - before - _mb(results[name] for name in stage.fetches))
     if walk.is_cached:
-        first, _ = time_action(lambda: StageRunner(graph, stage, {}).run(values))  # from memory now
+        first = min(first, time_action(lambda: StageRunner(graph, stage, {}).run(values))[0])  # from memory now
     loading = max(0.0, first - again)
     kept = {name: value for name, value in results.items() if name in stage.kept}
     inputs = {(use.activation, use.view, use.expert): linear for linear, use in stage.observed}
@@ -246,8 +246,9 @@ def _walk_stage(
     held = 2 * repeats * _mb(kept.values())  # of which as much goes to disk as does not fit
     streams = min(held, walk.spill_mb) + 2 * _mb(results[name] for name in stage.fetches)
     weight = 4 * max((linear.parameters for linear, _ in stage.observed), default=0) / MB  # of the layer being solved
-    memory = walk.base_mb + streams + 2 * loaded + weight
-    seconds = 2 * (loading + walk.observing_share * repeats * again)
+    passes = 2 if walk.stages else 1  # nothing is pruned before the first stage: one stream serves for both
+    memory = walk.base_mb + streams + passes * loaded + weight
+    seconds = passes * (loading + walk.observing_share * repeats * again)
     if not all(linear.name in done for linear, _ in stage.observed):
         memory += estimate_stage_mb(stage, costs.settings, costs.parts)
         linears = [linear for linear in stage.linears if linear.name not in done]
