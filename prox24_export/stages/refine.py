@@ -294,6 +294,8 @@ def _report(result: Refined, samples: int, minutes: float | None, moved: float |
     if result.target == "views":
         change += " (what the dense model says of eighteen views of an image together is the target)"
     reason = change if result.kept else "it was not better on the held-back samples by more than noise"
+    if not math.isfinite(result.before):
+        reason = "the solved layers' objective on the held-back samples is NaN or Inf, so that nothing can be better"
     if minutes is not None and any(part.limited for part in result.parts):
         reason += f"; it ended with its limit of {minutes:g} minutes (--refine-minutes)"
     curve = tuple(

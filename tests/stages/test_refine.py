@@ -198,6 +198,30 @@ def backwards(pruned: Any, dense: Any) -> Any:
     return (pruned[0] * 0 + dense[0] * 0).sum()
 
 
+def test_an_objective_that_is_no_number_is_the_reason(tmp_path: Path) -> None:
+    settings = Settings(refine="weights", permute="no", refine_loss="tests.stages.test_refine:nothing")
+    report = export(network(tmp_path), samples(64), tmp_path / "out", settings=settings)
+    assert not refined(report).kept
+    assert "the solved layers' objective on the held-back samples is NaN or Inf" in refined(report).reason
+    assert len(refined(report).curve) == 1
+
+
+def nothing(pruned: Any, dense: Any) -> Any:
+    """A loss that is NaN."""
+    return (pruned[0] * np.nan + dense[0]).sum()
+
+
+def test_logits_that_a_mask_hides_do_not_keep_the_others_from_being_refined(tmp_path: Path) -> None:
+    masked = DEEP.replace("y = MatMul(t, w2)", "z = MatMul(t, w2) y = Where(shown, z, hidden)")
+    more = {"shown": np.arange(8) % 4 > 0, "hidden": np.array(-np.inf, np.float32)}
+    report = export(save(model(masked, WEIGHTS | more), tmp_path), samples(600), tmp_path / "out", settings=TUNED)
+    before, after = refined(report).before, refined(report).after
+    assert refined(report).kept, refined(report).reason
+    assert before is not None
+    assert after is not None
+    assert 0 < after < before
+
+
 def test_a_loss_of_the_users_that_fails_is_reported(tmp_path: Path) -> None:
     save(model(DEEP, WEIGHTS), tmp_path, "deep.onnx")
     np.savez(tmp_path / "data.npz", x=np.concatenate([sample["x"] for sample in samples(64)]))
