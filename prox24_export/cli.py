@@ -321,7 +321,8 @@ def _explain(error: Exception) -> tuple[str, int]:
     if isinstance(error, CycloptsError):
         return f"{error} See prox24-export --help.", UNUSABLE
     if isinstance(error, Prox24Error):
-        return str(error), error.exit_code
+        how = interrupts.how_to_resume() if isinstance(error, InputError) else None
+        return f"{error} What is done is kept: {how}." if how else str(error), error.exit_code
     if isinstance(error, OSError):
         return f"{describe_fault(error)}. {_what_is_written()}", FAILED
     library = _find_library(error) if isinstance(error, ImportError) else None
