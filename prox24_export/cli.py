@@ -144,7 +144,10 @@ def _leave_unrefined(settings: Settings) -> Settings:
     """
     if settings.refine not in {"auto", "no"}:
         raise InputError(f"--no-refine and --refine {settings.refine} contradict each other. Leave one of them out.")
-    return replace(settings, refine="no")
+    try:
+        return replace(settings, refine="no")
+    except InputError as error:
+        raise InputError(f"--no-refine stands for --refine no, and {error}") from error
 
 
 def _formatted(report: "Report", format: Format) -> str:  # noqa: A002 - the option's name

@@ -191,7 +191,20 @@ def refine(
     moved = measure_moved(result, solved) if settings.method == "prox-model" else None
     if result.kept:
         tuned.update(function.stored_tensors(graph, linears, result.weights))
-    return _tell_of_integers(_report(result, len(parts.choice), find_minutes(settings), moved), integers)
+    report = _tell_of_segments(_report(result, len(parts.choice), find_minutes(settings), moved), settings)
+    return _tell_of_integers(report, integers)
+
+
+def _tell_of_segments(report: RefinementReport, settings: Settings) -> RefinementReport:
+    """Tells what was asked for and is not done where memory let only a segment be tuned at a time."""
+    lost = [
+        *(["masks stayed as they were solved"] if settings.method == "prox-model" else []),
+        *(["views were no target"] if settings.refine_target == "views" else []),
+    ]
+    if report.mode != "segments" or not lost:
+        return report
+    why = "to tune all layers at once takes more than half of the free memory, and a segment at a time"
+    return replace(report, reason=f"{report.reason}; {why} {' and '.join(lost)}")
 
 
 def _tell_of_integers(report: RefinementReport, integers: int) -> RefinementReport:

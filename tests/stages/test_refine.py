@@ -103,6 +103,16 @@ def test_masks_may_move_with_prox_model_and_the_report_tells_how_many(tmp_path: 
     assert said not in (tmp_path / "plain" / "summary.md").read_text("utf-8")
 
 
+def test_where_memory_lets_only_segments_be_tuned_the_report_says_what_was_not_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("prox24_export.passes.refine.model.SHARE_OF_MEMORY", 0.0)
+    settings = Settings(method="prox-model", refine="weights", refine_target="views", permute="no", effort="fast")
+    report = refined(export(network(tmp_path), samples(64), tmp_path / "out", settings=settings))
+    assert report.mode == "segments"
+    assert "at a time masks stayed as they were solved and views were no target" in report.reason
+
+
 def test_the_share_of_masks_that_moved_is_of_the_surviving_weights() -> None:
     solved = {"a": torch.tensor([1.0, 2.0, 0.0, 0.0]), "b": torch.tensor([0.0, 1.0, 1.0, 0.0])}
     tuned = {"a": torch.tensor([1.1, 0.0, 0.3, 0.0]), "b": torch.tensor([0.0, 1.0, 0.9, 0.0])}
@@ -278,3 +288,7 @@ def test_contradicting_options_are_refused(tmp_path: Path) -> None:
     outcome = command("deep.onnx", "--no-refine", "--refine", "all", folder=tmp_path)
     assert outcome.code == 2
     assert "--no-refine and --refine all contradict each other" in outcome.stderr
+    outcome = command("deep.onnx", "--no-refine", "--method", "prox-model", folder=tmp_path)
+    assert outcome.code == 2
+    said = "--no-refine stands for --refine no, and --refine must be left out with --method prox-model, whose masks"
+    assert said in outcome.stderr
