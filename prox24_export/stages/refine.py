@@ -191,20 +191,7 @@ def refine(
     moved = measure_moved(result, solved) if settings.method == "prox-model" else None
     if result.kept:
         tuned.update(function.stored_tensors(graph, linears, result.weights))
-    report = _tell_of_segments(_report(result, len(parts.choice), find_minutes(settings), moved), settings)
-    return _tell_of_integers(report, integers)
-
-
-def _tell_of_segments(report: RefinementReport, settings: Settings) -> RefinementReport:
-    """Tells what was asked for and is not done where memory let only a segment be tuned at a time."""
-    lost = [
-        *(["masks stayed as they were solved"] if settings.method == "prox-model" else []),
-        *(["views were no target"] if settings.refine_target == "views" else []),
-    ]
-    if report.mode != "segments" or not lost:
-        return report
-    why = "to tune all layers at once takes more than half of the free memory, and a segment at a time"
-    return replace(report, reason=f"{report.reason}; {why} {' and '.join(lost)}")
+    return _tell_of_integers(_report(result, len(parts.choice), settings, moved), integers)
 
 
 def _tell_of_integers(report: RefinementReport, integers: int) -> RefinementReport:
@@ -302,15 +289,25 @@ def measure_moved(result: Refined, solved: Mapping[str, Tensor]) -> float | None
     return sum(int((after & ~before).sum()) for before, after in pairs) / kept if kept else 0.0
 
 
-def _report(result: Refined, samples: int, minutes: float | None, moved: float | None) -> RefinementReport:
+def _tell_of_segments(settings: Settings) -> str:
+    """Tells what was asked for and is not done where memory lets only a segment be tuned at a time."""
+    masks = ["masks stayed as they were solved"] if settings.method == "prox-model" else []
+    views = ["views were no target"] if settings.refine_target == "views" else []
+    why = "to tune all layers at once takes more than half of the free memory, and a segment at a time"
+    return f"; {why} {' and '.join([*masks, *views])}" if masks or views else ""
+
+
+def _report(result: Refined, samples: int, settings: Settings, moved: float | None) -> RefinementReport:
     change = f"the held-back samples' objective went from {result.before:.4g} to {result.after:.4g}"
     if result.target == "views":
         change += " (what the dense model says of eighteen views of an image together is the target)"
     reason = change if result.kept else "it was not better on the held-back samples by more than noise"
     if not math.isfinite(result.before):
         reason = "the solved layers' objective on the held-back samples is NaN or Inf, so that nothing can be better"
+    minutes = find_minutes(settings)
     if minutes is not None and any(part.limited for part in result.parts):
         reason += f"; it ended with its limit of {minutes:g} minutes (--refine-minutes)"
+    reason += _tell_of_segments(settings) if result.mode == "segments" else ""
     curve = tuple(
         EpochReport(segment, epoch.number, _finite_or_none(epoch.train), _finite_or_none(epoch.held))
         for segment, part in enumerate(result.parts)
