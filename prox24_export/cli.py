@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import App, CycloptsError, Parameter
 from cyclopts.exceptions import UnusedCliTokensError
 
-from prox24_export.errors import InputError, Prox24Error, describe_fault
+from prox24_export.errors import InputError, Prox24Error, UnavailableError, describe_fault
 from prox24_export.option_values import GpuName
 from prox24_export.options import config
 from prox24_export.process import interrupts
@@ -324,7 +324,7 @@ def _explain(error: Exception) -> tuple[str, int]:
     if isinstance(error, CycloptsError):
         return f"{error} See prox24-export --help.", UNUSABLE
     if isinstance(error, Prox24Error):
-        how = interrupts.how_to_resume() if isinstance(error, InputError) else None
+        how = interrupts.how_to_resume() if isinstance(error, (InputError, UnavailableError)) else None
         return f"{error} What is done is kept: {how}." if how else str(error), error.exit_code
     if isinstance(error, OSError):
         return f"{describe_fault(error)}. {_what_is_written()}", FAILED
