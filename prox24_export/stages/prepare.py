@@ -23,6 +23,7 @@ from prox24_export.results.report import DataFacts, Report
 from prox24_export.settings import Settings
 from prox24_export.stages.dense_outputs import check_calibration
 from prox24_export.stages.device import CPU, choose_device
+from prox24_export.stages.device_kernels import find_usable_device
 from prox24_export.stages.memory import expect_memory, expect_memory_to_convert
 from prox24_export.stages.open_model import OpenedModel, open_model
 from prox24_export.stages.run import Run
@@ -133,7 +134,7 @@ def prepare(named: NamedModel, evaluation: Source | None, settings: Settings, ru
         UnavailableError: The device or the engine that was asked for cannot be had here.
     """
     frontend, calibration = named.frontend, named.calibration
-    device = choose_device(settings.device)
+    device = choose_device(find_usable_device(settings.device, run.warnings))
     expect_calibration(settings, calibration)
     baseline = None if settings.baseline is None else reader.load_report(Path(settings.baseline))
     wants_onnx = _wants_onnx(frontend, settings, named.model_file)
