@@ -23,7 +23,7 @@ from prox24_export.facts.machine import list_versions
 from prox24_export.passes.calibrate.shards import MOST_SHARDS
 from prox24_export.process.interrupts import SIGNALS, hold_signals, raise_if_interrupted
 from prox24_export.stages.stage_worker import StageWorker
-from prox24_export.stages.workers import WorkerCall, WorkerLostError, Workers
+from prox24_export.stages.workers import MachineWorkers, WorkerCall, WorkerLostError
 
 LOCAL = "local"
 MOST_WORKERS = MOST_SHARDS + 1  # more would find nothing to observe
@@ -33,7 +33,7 @@ INSTALL = "Install it with: pip install 'prox24-export[ray]', or leave out --ray
 
 
 @contextmanager
-def open_workers(address: str | None) -> Iterator[Workers | None]:
+def open_workers(address: str | None) -> Iterator[MachineWorkers | None]:
     """Starts workers, each of which takes as many threads as this process, and ends them with the block.
 
     Args:
@@ -72,13 +72,15 @@ class RayWorkers:
             UnavailableError: There is no room for a worker, one does not start, or it has other versions.
         """
         self._ray, self._address, self._threads = ray, address, torch.get_num_threads()
-        room = sum(int(node["Resources"].get("CPU", 0)) // self._threads for node in ray.nodes() if node["Alive"])
-        if not room:
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        rooms = [int(resources.get("CPU", 0)) // self._threads for resources in nodes]
+        if not any(rooms):
             raise UnavailableError(
                 f"--ray {address}: no machine has {self._threads} CPUs, which is the number of threads of this process "
                 "and so of each worker. Set OMP_NUM_THREADS to fewer."
             )
-        self._actors: list[Any] = [self._start() for _ in range(min(room, MOST_WORKERS))]
+        self._actors: list[Any] = [self._start() for _ in range(min(sum(rooms), MOST_WORKERS))]
+        self._largest_room = max(rooms)
         for actor in self._actors:
             self._expect_versions(actor)
 
@@ -86,6 +88,11 @@ class RayWorkers:
     def count(self) -> int:
         """How many workers there are, lost ones included."""
         return len(self._actors)
+
+    @property
+    def on_one_machine(self) -> int:
+        """How many there may be on one machine."""
+        return min(self.count, self._largest_room)
 
     def put(self, value: Any) -> Any:
         """See `Workers.put`."""

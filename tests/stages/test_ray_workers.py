@@ -53,12 +53,17 @@ def test_a_run_with_workers_writes_the_same_bytes_and_leaves_nothing_changed(tmp
     assert {number: signal.getsignal(number) for number in handlers} == handlers
 
 
-@pytest.mark.parametrize(("cpus", "count"), [([2], 2), ([1, 1, 0], 2), ([64], MOST_WORKERS)])
-def test_there_are_as_many_workers_as_there_is_room_and_work_for(cpus: list[int], count: int, own_ray: OwnRay) -> None:
+@pytest.mark.parametrize(
+    ("cpus", "count", "beside"), [([2], 2, 2), ([1, 1, 0], 2, 1), ([1, 3], 4, 3), ([64], MOST_WORKERS, MOST_WORKERS)]
+)
+def test_there_are_as_many_workers_as_there_is_room_and_work_for(
+    cpus: list[int], count: int, beside: int, own_ray: OwnRay
+) -> None:
     own_ray.cpus = cpus
     with open_workers("local") as workers:
         assert workers is not None
         assert workers.count == count
+        assert workers.on_one_machine == beside
 
 
 def test_without_an_address_there_are_none() -> None:
