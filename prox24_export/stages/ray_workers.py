@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -79,10 +80,8 @@ class RayWorkers:
                 f"--ray {address}: no machine has {self._threads} CPUs, which is the number of threads of this process "
                 "and so of each worker. Set OMP_NUM_THREADS to fewer."
             )
-        self._actors: list[Any] = [self._start() for _ in range(min(sum(rooms), MOST_WORKERS))]
+        self._actors: list[Any] = self._start_all(min(sum(rooms), MOST_WORKERS))
         self._largest_room = max(rooms)
-        for actor in self._actors:
-            self._expect_versions(actor)
 
     @property
     def count(self) -> int:
@@ -136,20 +135,41 @@ class RayWorkers:
             self._ray.get(actor.describe.remote(), timeout=START_SECONDS)
             self._actors[worker] = actor
 
-    def _expect_versions(self, actor: Any) -> None:
-        """Expects a worker to start, and to compute with the libraries of this process.
+    def _start_all(self, count: int) -> list[Any]:
+        """Starts so many workers, and leaves those out that have not started in time.
+
+        Raises:
+            UnavailableError: None starts in time, one fails, or it has other versions.
+        """
+        actors, last = [self._start() for _ in range(count)], time.monotonic() + START_SECONDS
+        asked, started = [actor.describe.remote() for actor in actors], []
+        for actor, answer in zip(actors, asked, strict=True):
+            try:
+                described = self._ray.get(answer, timeout=max(EVERY, last - time.monotonic()))
+            except self._ray.exceptions.GetTimeoutError:
+                self._ray.kill(actor)  # it would take CPUs that nobody needs once they are free
+                continue
+            except self._ray.exceptions.RayError as error:
+                told = first_line(getattr(error, "cause", None) or error).rstrip(".")
+                raise UnavailableError(
+                    f"--ray {self._address}: a worker does not start: {told}. Install this version of prox24-export on "
+                    "every machine."
+                ) from error
+            self._expect_versions(*described)
+            started.append(actor)
+        if not started:
+            raise UnavailableError(
+                f"--ray {self._address}: no worker started within {START_SECONDS} s: others use the CPUs of its "
+                "machines, or these start slowly. Run again when they are free, or leave out --ray."
+            )
+        return started
+
+    def _expect_versions(self, host: str, versions: dict[str, str]) -> None:
+        """Expects a worker to compute with the libraries of this process.
 
         Raises:
             UnavailableError: It does not.
         """
-        try:
-            host, versions = self._ray.get(actor.describe.remote(), timeout=START_SECONDS)
-        except self._ray.exceptions.RayError as error:
-            told = first_line(getattr(error, "cause", None) or error).rstrip(".")
-            raise UnavailableError(
-                f"--ray {self._address}: a worker does not start: {told}. Install this version of prox24-export on "
-                "every machine."
-            ) from error
         for name, version in list_versions().items():
             if versions.get(name) != version:
                 raise UnavailableError(

@@ -66,6 +66,17 @@ def test_there_are_as_many_workers_as_there_is_room_and_work_for(
         assert workers.on_one_machine == beside
 
 
+def test_workers_for_which_others_leave_no_cpus_are_left_out(own_ray: OwnRay) -> None:
+    own_ray.cpus, own_ray.free = [1, 3], 3
+    with open_workers("local") as workers:
+        assert workers is not None
+        assert workers.count == 3
+    assert [actor.is_waiting for actor in own_ray.killed] == [True]
+    own_ray.started, own_ray.free = [], 0
+    expect_unavailable("local", r"no worker started within 180 s: others use the CPUs of its machines, or .* --ray\.$")
+    assert len(own_ray.killed) == 5
+
+
 def test_without_an_address_there_are_none() -> None:
     with open_workers(None) as workers:
         assert workers is None
