@@ -34,6 +34,10 @@ class Reason(enum.Enum):
         "the weight is computed from constants by some operator: fold constants first "
         "(onnxsim, or polygraphy surgeon sanitize --fold-constants)"
     )
+    COMPUTED_IN_PROGRAM = (
+        "the weight is computed from parameters by some operator: store the result as a parameter first "
+        "(torch.nn.utils.parametrize.remove_parametrizations), or export the model to ONNX"
+    )
     SPARSE_INITIALIZER = "the weight is stored as a sparse_initializer"
     NO_ACTIVATION = "both operands are constants: nothing is computed from the input"
     BATCHED_WEIGHT = "the weight is batched (more than two dimensions), and not by expert"
@@ -191,7 +195,7 @@ class Skipped:
     def sentence(self) -> str:
         """The reason as the user reads it."""
         said: str = self.reason.value
-        if self.reason is Reason.COMPUTED and self.detail:
+        if self.reason in {Reason.COMPUTED, Reason.COMPUTED_IN_PROGRAM} and self.detail:
             return said.replace("some operator", self.detail)
         return f"{said} ({self.detail})" if self.detail else said
 
