@@ -54,7 +54,7 @@ def open_workers(address: str | None) -> Iterator[MachineWorkers | None]:
             _restore(handlers)  # Ray ends the process in its own way
             yield RayWorkers(ray, address)
         finally:
-            with hold_signals():
+            with hold_signals(), suppress(Exception):  # the work is done, or has failed for a reason of its own
                 ray.shutdown()
             _restore(handlers)
 

@@ -77,6 +77,18 @@ def test_workers_for_which_others_leave_no_cpus_are_left_out(own_ray: OwnRay) ->
     assert len(own_ray.killed) == 5
 
 
+def test_a_fault_of_the_end_takes_nothing_from_the_work(own_ray: OwnRay, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise RuntimeError("the socket is gone")
+
+    monkeypatch.setattr(own_ray, "shutdown", fail)
+    with open_workers("local") as workers:
+        assert workers is not None
+    own_ray.connected = False
+    with pytest.raises(InputError, match="its own"), open_workers("local"):
+        raise InputError("a reason of its own")
+
+
 def test_without_an_address_there_are_none() -> None:
     with open_workers(None) as workers:
         assert workers is None
