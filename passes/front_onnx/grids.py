@@ -66,10 +66,10 @@ def read_range(
         The range; None where it cannot be told.
     """
     has_zero = len(node.inputs) > 2 and node.inputs[2] is not None  # noqa: PLR2004 (third input)
-    asked = ir.DataType(node.attributes.get_int("output_dtype", 0))
+    asked, blocks = ir.DataType(node.attributes.get_int("output_dtype", 0)), node.attributes.get_int("block_size", 0)
     usual = ir.DataType.UINT8 if asked is ir.DataType.UNDEFINED else asked
     ends = RANGES.get(usual if zero is None else zero.dtype)
-    if scale is None or ends is None or (has_zero and zero is None) or node.attributes.get_int("block_size", 0):
+    if scale is None or ends is None or (has_zero and zero is None) or blocks:
         return None
     scales = scale.numpy().reshape(-1).astype(np.float64)
     zeros = np.zeros(len(scales)) if zero is None else zero.numpy().reshape(-1).astype(np.float64)

@@ -242,7 +242,8 @@ def test_a_branch_that_is_not_taken_takes_no_part_in_a_gradient() -> None:
     text = "g (float[5] a) => (float[5] y, float[5] z) { y = Selu(a) z = Elu(a) }"
     module = convert_model(ir.from_proto(model(text)), widen=False).module
     a = torch.tensor([-100.0, -1.0, 0.0, 1.0, 100.0], requires_grad=True)
-    for result, function in zip(module(a), (F.selu, F.elu), strict=True):
+    functions: tuple[Any, ...] = (F.selu, F.elu)
+    for result, function in zip(module(a), functions, strict=True):
         (ours,) = torch.autograd.grad(result.sum(), a, retain_graph=True)
         (theirs,) = torch.autograd.grad(function(a).sum(), a)
         torch.testing.assert_close(ours, theirs)
