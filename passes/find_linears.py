@@ -137,6 +137,7 @@ def _merge(sharers: Sequence[Candidate]) -> Linear:
         tuple(notes),
         min(sharer.limit for sharer in sharers),
         first.grid,
+        tuple(dict.fromkeys(one for sharer in sharers for one in sharer.ranges)),
     )
 
 

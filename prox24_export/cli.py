@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import App, CycloptsError, Parameter
 from cyclopts.exceptions import UnusedCliTokensError
 
-from prox24_export.errors import InputError, Prox24Error, describe_fault
+from prox24_export.errors import InputError, Prox24Error, UnavailableError, describe_fault
 from prox24_export.option_values import GpuName
 from prox24_export.options import config
 from prox24_export.process import interrupts
@@ -144,7 +144,10 @@ def _leave_unrefined(settings: Settings) -> Settings:
     """
     if settings.refine not in {"auto", "no"}:
         raise InputError(f"--no-refine and --refine {settings.refine} contradict each other. Leave one of them out.")
-    return replace(settings, refine="no")
+    try:
+        return replace(settings, refine="no")
+    except InputError as error:
+        raise InputError(f"--no-refine stands for --refine no, and {error}") from error
 
 
 def _formatted(report: "Report", format: Format) -> str:  # noqa: A002 - the option's name
@@ -321,7 +324,8 @@ def _explain(error: Exception) -> tuple[str, int]:
     if isinstance(error, CycloptsError):
         return f"{error} See prox24-export --help.", UNUSABLE
     if isinstance(error, Prox24Error):
-        return str(error), error.exit_code
+        how = interrupts.how_to_resume() if isinstance(error, (InputError, UnavailableError)) else None
+        return f"{error} What is done is kept: {how}." if how else str(error), error.exit_code
     if isinstance(error, OSError):
         return f"{describe_fault(error)}. {_what_is_written()}", FAILED
     library = _find_library(error) if isinstance(error, ImportError) else None

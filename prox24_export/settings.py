@@ -342,12 +342,30 @@ class Settings(InspectSettings, BenchSettings):
         only_one = f"left out with --method {self.method}, which knows only one"
         expect(self.effort == "default" or aims, "--effort", only_one, self.effort)
         expect(self.stride is None or 1 <= self.stride <= self.sequence, "--stride", "1 to --sequence", self.stride)
-        for option, given in (("--refine-minutes", self.refine_minutes), ("--refine-loss", self.refine_loss)):
-            expect(given is None or self.refine != "no", option, "left out with --refine no", given)
+        self._expect_refined()
         given = self.permute_minutes
         expect(given is None or self.permute != "no", "--permute-minutes", "left out with --permute no", given)
         kept = not self.budget or any(limit is not None for limit in (self.max_accuracy_drop, self.max_metric_change))
         expect(kept, "--budget", "given a limit to keep: --max-accuracy-drop or --max-metric-change", "none")
+
+    def _expect_refined(self) -> None:
+        """Expects no option of the refinement where there is none, and none that tuning in segments cannot heed.
+
+        Raises:
+            InputError: There is one.
+        """
+        for option, value, usual in (
+            ("--refine-mode", self.refine_mode, "auto"),
+            ("--refine-target", self.refine_target, "dense"),
+            ("--refine-minutes", self.refine_minutes, None),
+            ("--refine-loss", self.refine_loss, None),
+        ):
+            expect(value == usual or self.refine != "no", option, "left out with --refine no", value)
+        at_once = self.refine_mode != "segments"
+        wanted = "left out with --refine-mode segments, which aims at the dense network's values alone"
+        expect(at_once or self.refine_target == "dense", "--refine-target", wanted, self.refine_target)
+        wanted = "left out with --method prox-model, whose masks move only while all layers are tuned at once"
+        expect(at_once or self.method != "prox-model", "--refine-mode", wanted, self.refine_mode)
 
     @property
     def layer_method(self) -> LayerMethod:

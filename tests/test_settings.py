@@ -46,6 +46,16 @@ from tests.command import network
         ({"exclude": "fc*"}, "--exclude must be a tuple of globs. Got 'fc*'."),
         ({"refine": "no", "refine_minutes": 1.0}, "--refine-minutes must be left out with --refine no. Got 1.0."),
         ({"refine": "no", "refine_loss": "a:b"}, "--refine-loss must be left out with --refine no. Got a:b."),
+        ({"refine": "no", "refine_mode": "model"}, "--refine-mode must be left out with --refine no. Got model."),
+        ({"refine": "no", "refine_target": "views"}, "--refine-target must be left out with --refine no. Got views."),
+        (
+            {"method": "prox-model", "refine_mode": "segments"},
+            "--refine-mode must be left out with --method prox-model, whose masks move only while all layers are tuned",
+        ),
+        (
+            {"refine_target": "views", "refine_mode": "segments"},
+            "--refine-target must be left out with --refine-mode segments, which aims at the dense network's values",
+        ),
         ({"engine": "none", "workspace_mb": 1}, "--workspace-mb must be left out with --engine none. Got 1."),
         ({"engine": "torch", "timing_cache": "c"}, "--timing-cache must be left out with --engine torch. Got c."),
         ({"budget": True}, "--budget must be given a limit to keep"),

@@ -19,8 +19,9 @@ REMEDIES: Mapping[Reason, str] = {
     "(fp16 engines) or 32 (int8 engines). A first convolution that reads 1 or 3 channels has to stay dense.",
     Reason.NOT_CONSTANT: "Nothing where both operands are activations, as in attention. Where the weight is an input "
     "of the model, store it as an initializer.",
-    Reason.COMPUTED: "Fold constants with one of these tools. Of a torch module, call "
-    "`torch.nn.utils.parametrize.remove_parametrizations` first, or export it to ONNX.",
+    Reason.COMPUTED: "Fold constants with one of these tools.",
+    Reason.COMPUTED_IN_PROGRAM: "Call `remove_parametrizations` for each normalised weight before the module is traced "
+    "or saved. What is computed in `forward` belongs into the parameter; an ONNX file of the model is folded here.",
     Reason.SPARSE_INITIALIZER: "Store the weight densely, as an initializer, before you prune.",
     Reason.NO_ACTIVATION: "Fold constants: the product is the same for every input.",
     Reason.BATCHED_WEIGHT: "Write it as one `MatMul` for each matrix.",

@@ -97,7 +97,9 @@ class Calibrate:
             for observed, users in views.items():
                 where = f"layer {users[0].name}, calibration batch {index}"
                 finite[where] = self._add(sums.moments[observed], part, observed, pair, where)
-            _expect_finite(finite)
+            if (place := _find_not_finite(list(finite.values()))) is not None:
+                observed, users = list(views.items())[place]
+                raise _blame(users[0], list(finite)[place], sums.moments[observed][part])
             if self.with_cross:
                 _add_residuals(sums.residuals, part, stage, pair)
             del pair
@@ -143,19 +145,26 @@ class Calibrate:
             raise ValueError("calibration needs at least one batch. Got none.")
 
 
-def _expect_finite(finite: Mapping[str, Sequence[Tensor]]) -> None:
-    """Expects the rows of a batch to be finite; all that is known of them is read from their device at once.
-
-    Raises:
-        InputError: Some are not; the message names the first layer that reads them.
-    """
-    known = [(where, flag) for where, flags in finite.items() for flag in flags]
+def _find_not_finite(finite: Sequence[Sequence[Tensor]]) -> int | None:
+    """Finds the first view of a batch whose rows are not finite; all that is known of them is read at once."""
+    known = [(place, flag) for place, flags in enumerate(finite) for flag in flags]
     if not known or bool(torch.stack([flag for _, flag in known]).all()):
-        return
-    where = next(where for where, flag in known if not flag)
-    raise InputError(
-        f"NaN or Inf in the activations of {where}: expected finite values. "
-        "Check that calibration data and weights are finite and that the model does not overflow on them."
+        return None
+    return next(place for place, flag in known if not flag)
+
+
+def _blame(linear: Linear, where: str, seen: Moments) -> InputError:
+    """Makes the error for rows that are not finite: it says which network computes them."""
+    said = f"NaN or Inf in the activations of {where}"
+    way_out = f"leave the layer dense with --exclude {linear.name!r}"
+    if bool(torch.isfinite(seen.dense).all()):
+        return InputError(
+            f"{said}, as the pruned network computes them: expected finite values, as in the dense one. Most often it "
+            f"overflows where the dense one nearly does: {way_out}, or a layer before it."
+        )
+    return InputError(
+        f"{said}, as the dense network computes them: expected finite values. Check that calibration data and weights "
+        f"are finite and that the model does not overflow on them, or {way_out}."
     )
 
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx_ir as ir
 
-from prox24_export.passes.front_onnx.grids import read_grid
+from prox24_export.passes.front_onnx.grids import read_grid, read_range
 from prox24_export.passes.graph.arrays import find_largest_value
-from prox24_export.passes.graph.grid import StoredGrid
+from prox24_export.passes.graph.grid import StoredGrid, StoredRange
 from prox24_export.passes.graph.layout import Layout
 from prox24_export.passes.graph.protocol import Reason
 
@@ -37,12 +37,14 @@ class ConstantOperand:
         layout: The way from its stored shape to the shape of the operand.
         limit: Largest magnitude that the casts on the way can hold.
         grid: How the stored integers become floats; None where floats are stored.
+        ranges: What each QuantizeLinear on the way of stored floats can hold.
     """
 
     root: ir.Value
     layout: Layout
     limit: float = math.inf
     grid: StoredGrid | None = None
+    ranges: tuple[StoredRange, ...] = ()
 
     @property
     def tensor(self) -> ir.TensorProtocol:
@@ -154,6 +156,10 @@ def _pass_through(value: ir.Value, node: ir.Node, before: ConstantOperand) -> Co
             return replace(before, layout=layout) if layout else _refuse_computed(value, node)
         case "DequantizeLinear" if before.tensor.dtype not in FLOAT_TYPES and before.grid is None:
             return _dequantise(node, before)
+        case "QuantizeLinear" if before.tensor.dtype in FLOAT_TYPES:
+            sizes = () if before.layout.steps else before.layout.stored
+            found = read_range(node, sizes, *_find_scale_and_zero(node))
+            return replace(before, ranges=(*before.ranges, *([] if found is None else [found])))
     return before
 
 
@@ -162,14 +168,19 @@ def _dequantise(node: ir.Node, before: ConstantOperand) -> ConstantOperand | Ref
     name = before.tensor.dtype.name.lower()
     if node.inputs[0] is not before.root:
         return Refusal(Reason.QUANTISED_WEIGHT, f"{name}, another operator reads it first", before)
+    grid = read_grid(node, before.tensor, *_find_scale_and_zero(node))
+    if isinstance(grid, str):
+        return Refusal(Reason.QUANTISED_WEIGHT, grid, before)
+    return replace(before, grid=grid)
+
+
+def _find_scale_and_zero(node: ir.Node) -> tuple[ir.TensorProtocol | None, ir.TensorProtocol | None]:
+    """Finds the scale and the zero point of a QuantizeLinear or DequantizeLinear, where they are stored."""
     scale, zero = (
         find_stored_tensor(value) if len(node.inputs) > place and (value := node.inputs[place]) is not None else None
         for place in (1, 2)
     )
-    grid = read_grid(node, before.tensor, scale, zero)
-    if isinstance(grid, str):
-        return Refusal(Reason.QUANTISED_WEIGHT, grid, before)
-    return replace(before, grid=grid)
+    return scale, zero
 
 
 def _refuse_computed(value: ir.Value, node: ir.Node) -> Refusal:

@@ -4,9 +4,17 @@ import numpy as np
 import onnx_ir as ir
 
 from prox24_export.passes.graph.arrays import Array
-from prox24_export.passes.graph.grid import StoredGrid
+from prox24_export.passes.graph.grid import StoredGrid, StoredRange
 
 INTEGER_TYPES = {ir.DataType.INT8: "int8", ir.DataType.UINT8: "uint8"}  # of weights that are pruned as integers
+RANGES = {  # of the integers that a QuantizeLinear makes, by their type
+    ir.DataType.INT4: (-8, 7),
+    ir.DataType.UINT4: (0, 15),
+    ir.DataType.INT8: (-128, 127),
+    ir.DataType.UINT8: (0, 255),
+    ir.DataType.INT16: (-(1 << 15), (1 << 15) - 1),
+    ir.DataType.UINT16: (0, (1 << 16) - 1),
+}
 SYMMETRIC = -127  # smallest int8 of a weight that does not use −128
 
 
@@ -41,6 +49,39 @@ def read_grid(
         shape[_find_axis(node)] = len(scales)
     lowest = _find_lowest(dtype, stored.numpy(), zeros)
     return StoredGrid(dtype, tuple(scales.tolist()), tuple(zeros.tolist()), tuple(shape), lowest)
+
+
+def read_range(
+    node: ir.Node, sizes: tuple[int, ...], scale: ir.TensorProtocol | None, zero: ir.TensorProtocol | None
+) -> StoredRange | None:
+    """Reads which floats a QuantizeLinear can hold.
+
+    Args:
+        node: The node.
+        sizes: The shape of the stored floats, which it reads directly; empty where another operator reads them first.
+        scale: Its second operand, where that is stored.
+        zero: Its third operand, where there is one and it is stored.
+
+    Returns:
+        The range; None where it cannot be told.
+    """
+    has_zero = len(node.inputs) > 2 and node.inputs[2] is not None  # noqa: PLR2004 (third input)
+    asked, blocks = ir.DataType(node.attributes.get_int("output_dtype", 0)), node.attributes.get_int("block_size", 0)
+    usual = ir.DataType.UINT8 if asked is ir.DataType.UNDEFINED else asked
+    ends = RANGES.get(usual if zero is None else zero.dtype)
+    if scale is None or ends is None or (has_zero and zero is None) or blocks:
+        return None
+    scales = scale.numpy().reshape(-1).astype(np.float64)
+    zeros = np.zeros(len(scales)) if zero is None else zero.numpy().reshape(-1).astype(np.float64)
+    shape, axis = [1] * len(sizes), _find_axis(node)
+    if len(scales) > 1:
+        if not -len(sizes) <= axis < len(sizes) or sizes[axis] != len(scales):
+            return None
+        shape[axis] = len(scales)
+    if len(zeros) != len(scales) or not (np.isfinite(scales).all() and (scales > 0).all()):
+        return None
+    low, high = ((end - zeros) * scales for end in ends)
+    return StoredRange(tuple(low.tolist()), tuple(high.tolist()), tuple(shape))
 
 
 def _find_fault(

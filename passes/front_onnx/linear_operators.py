@@ -227,6 +227,7 @@ def _finish(
         constant.limit,
         () if constant.grid is None else (f"its {dtype} integers are pruned, under the scales of the file",),
         constant.grid,
+        constant.ranges,
     )
 
 

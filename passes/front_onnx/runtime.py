@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import onnx
+import torch
 
 # The library reads this when it is loaded: it must neither report anything nor leave files in the user's home.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
@@ -45,8 +46,17 @@ def has_cuda_provider() -> bool:
     return CUDA_PROVIDER in ort.get_available_providers()
 
 
-def open_session(model: bytes | Path, *, has_float16: bool = False, gpu: int | None = None) -> Session:
+def open_session(
+    model: bytes | Path,
+    *,
+    has_float16: bool = False,
+    gpu: int | None = None,
+    as_written: bool = False,
+    folder: Path | None = None,
+) -> Session:
     """Opens a session for a serialised model or a file. Its random operators draw from a fixed seed.
+
+    It has as many threads as torch, which heeds `OMP_NUM_THREADS`: by itself, ONNX Runtime takes one for each core.
 
     QuantizeLinear and DequantizeLinear are executed as they stand, and what is between them in float32: the int8
     kernels into which they are fused otherwise saturate on CPUs without VNNI.
@@ -55,9 +65,16 @@ def open_session(model: bytes | Path, *, has_float16: bool = False, gpu: int | N
         model: The serialised model, or the file.
         has_float16: Whether float16 is in the model, so that an optimisation is left out that such models can crash in.
         gpu: The GPU to run on, where this build can, by its number; None for the CPU alone.
+        as_written: Whether every node is executed as it stands, none optimised away or fused with others.
+        folder: Where the external data of a serialised model are; None where it has none.
     """
     options = ort.SessionOptions()
     options.log_severity_level = FATAL_ONLY
+    options.intra_op_num_threads = torch.get_num_threads()
+    if as_written:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if folder is not None:
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
     options.add_session_config_entry("session.disable_quant_qdq", "1")
     # Between two calls the cores belong to the solver: idle ONNX Runtime threads must not spin on them.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")

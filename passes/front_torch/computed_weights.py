@@ -15,7 +15,7 @@ PLACES = {"addmm": (2, 1), "mm": (1, 0), "matmul": (1, 0)}  # of the operands th
 
 def explain_operand(node: fx.Node, operator: str, stored: Container[str]) -> Reason:
     """Why a product has no weight: nodes compute it from what is stored, or it is an activation."""
-    return Reason.NOT_CONSTANT if _find_computed(node, operator, stored) is None else Reason.COMPUTED
+    return Reason.NOT_CONSTANT if _find_computed(node, operator, stored) is None else Reason.COMPUTED_IN_PROGRAM
 
 
 def skip_computed(node: fx.Node, operator: str, label: str, stored: Container[str]) -> Skipped:
@@ -33,7 +33,7 @@ def skip_computed(node: fx.Node, operator: str, label: str, stored: Container[st
     weight: Any = node.args[place]
     k, n = _find_dimensions(weight, operator, is_left=place == PLACES.get(operator, (RIGHT, 0))[-1])
     name = str(getattr(weight.target, "__name__", weight.target)).split(".", maxsplit=1)[0]
-    return Skipped(label, operator, None, k, n, 0, Reason.COMPUTED, name)
+    return Skipped(label, operator, None, k, n, 0, Reason.COMPUTED_IN_PROGRAM, name)
 
 
 def _find_computed(node: fx.Node, operator: str, stored: Container[str]) -> int | None:

@@ -14,7 +14,7 @@ import onnx_ir as ir
 import torch
 from torch.export import ExportedProgram
 
-from prox24_export.errors import InputError, Prox24Error, describe_missing, first_line
+from prox24_export.errors import InputError, Prox24Error, UnavailableError, describe_missing, first_line
 from prox24_export.passes.graph.arrays import EXTERNAL_ABOVE, Array
 from prox24_export.passes.graph.protocol import Candidate, Feeds, Linear, TracedGraph
 from prox24_export.passes.verify_pattern import PatternError, violations
@@ -59,10 +59,12 @@ class EmitOnnx:
             name: Name of the model in messages.
 
         Raises:
-            InputError: onnxscript is not installed, or the program multiplies by grouped experts.
+            InputError: The program multiplies by grouped experts.
+            UnavailableError: onnxscript is not installed.
         """
         if find_spec("onnxscript") is None:
-            raise InputError("an ONNX file of a torch model needs onnxscript. Install it with: pip install onnxscript.")
+            told = "an ONNX file of a torch model needs onnxscript. Install it with: pip install onnxscript."
+            raise UnavailableError(told)
         if any("grouped_mm" in str(node.target) for node in program.graph.nodes):
             raise InputError(
                 f"{name} multiplies by grouped experts, for which ONNX has no operator: no ONNX file can be written. "
@@ -77,7 +79,8 @@ class EmitOnnx:
             file: The file to write.
 
         Raises:
-            InputError: onnxscript cannot be imported, or torch cannot export an operator.
+            InputError: torch cannot export an operator.
+            UnavailableError: onnxscript cannot be imported.
             OSError: The file cannot be written.
         """
         self.requires(program, str(file))
@@ -89,7 +92,8 @@ class EmitOnnx:
                     _fold_integers(exported.model)
         except ImportError as error:
             told = describe_missing(error, "onnxscript")
-            raise InputError(f"--onnx needs onnxscript: {told}. Install it with: pip install onnxscript.") from error
+            advice = "Install it with: pip install onnxscript."
+            raise UnavailableError(f"--onnx needs onnxscript: {told}. {advice}") from error
         except Exception as error:
             raise InputError(f"torch cannot export the model to ONNX: {first_line(error)}") from error
         if exported is None:

@@ -253,7 +253,7 @@ class Operators:
         return labels
 
     def _skipped(self, node: fx.Node, label: str, reason: Reason) -> Skipped:
-        if reason is Reason.COMPUTED:
+        if reason is Reason.COMPUTED_IN_PROGRAM:
             return skip_computed(node, _name_operator(node), label, self.tensors)
         operand = next((seen for arg in _walk_operands(node) if (seen := self.weight(arg)) is not None), None)
         size = math.prod(operand.layout.shape) if operand else 0
@@ -335,7 +335,7 @@ def _follow(node: fx.Node, layout: Layout) -> Layout | None:
         return layout.permute(axes)
     if target is aten.permute.default:
         return layout.permute([int(axis) % rank for axis in args[1]])  # type: ignore[union-attr,arg-type]
-    if target in {aten.view.default, aten.reshape.default, aten.squeeze.dim, aten.unsqueeze.default}:
+    if target in {aten.view.default, aten.reshape.default, aten.unsqueeze.default} or _name_operator(node) == "squeeze":
         shape = _shape(node)
         return layout.reshape(shape) if all(isinstance(size, int) for size in shape) else None
     return None

@@ -12,6 +12,8 @@ import torch.nn.functional as F  # noqa: N812 (the name torch's own documentatio
 from jaxtyping import Float
 from torch import Tensor
 
+from prox24_export.passes.graph.padding import find_margins
+
 Activation = npt.NDArray[Any] | Tensor
 CHUNK_VALUES = 1 << 22  # entries of X held at once: 16 MB of float32
 CHUNK_TOKENS = 1 << 13  # rows whose products are summed in float32
@@ -85,10 +87,8 @@ class Patches:
 
     def _windows(self, x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """A view [samples, C_in, positions…, kernel…] of the padded input; the copy is made in `_matrix`."""
-        spatial = len(self.kernel)
         x = F.pad(x, self._torch_pads(x.shape[2:]))
-        for axis in range(spatial):
-            span = (self.kernel[axis] - 1) * self.dilations[axis] + 1
+        for axis, span in enumerate(self._spans):
             x = x.unfold(2 + axis, span, self.strides[axis])[..., :: self.dilations[axis]]
         return x
 
@@ -99,19 +99,13 @@ class Patches:
         return patches.reshape(-1, math.prod(self.kernel) * windows.shape[1])
 
     def _torch_pads(self, sizes: torch.Size) -> list[int]:
-        spatial = len(self.kernel)
-        begins, ends = list(self.pads[:spatial]), list(self.pads[spatial:])
-        if self.auto_pad == "VALID":
-            begins = ends = [0] * spatial
-        elif self.auto_pad in {"SAME_UPPER", "SAME_LOWER"}:
-            for axis, size in enumerate(sizes):
-                steps = math.ceil(size / self.strides[axis])
-                span = (self.kernel[axis] - 1) * self.dilations[axis] + 1
-                total = max((steps - 1) * self.strides[axis] + span - size, 0)
-                small, large = total // 2, total - total // 2
-                begins[axis], ends[axis] = (small, large) if self.auto_pad == "SAME_UPPER" else (large, small)
-        pairs = zip(reversed(begins), reversed(ends), strict=True)  # torch pads from the last axis
-        return [size for pair in pairs for size in pair]
+        margins = find_margins(sizes, self.strides, self._spans, self.pads, self.auto_pad)
+        return [size for margin in reversed(margins) for size in margin]  # torch pads from the last axis
+
+    @property
+    def _spans(self) -> list[int]:
+        """The number of positions from a window's first entry to its last, both included, along each spatial axis."""
+        return [(size - 1) * step + 1 for size, step in zip(self.kernel, self.dilations, strict=True)]
 
 
 View = Rows | Patches

@@ -65,3 +65,24 @@ class StoredGrid:
         low, high = np.maximum(self.lowest - zero, -most), np.minimum(self.highest - zero, most)
         integers: Array = (np.clip(steps, low, high) + zero).astype(as_numpy_dtype(self.dtype))
         return integers
+
+
+@dataclass(frozen=True)
+class StoredRange:
+    """What a QuantizeLinear behind stored floats can hold; beyond it, floats become the nearest end at run time.
+
+    Attributes:
+        low: The smallest float, not above 0: one, or one for every slice of an axis.
+        high: The largest, as many.
+        shape: The shape in which both are broadcast to the stored weight.
+    """
+
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    shape: tuple[int, ...] = ()
+
+    def clip(self, floats: Array) -> Array:
+        """Clips floats in the stored shape to the range; their type stays."""
+        low, high = (np.array(ends, floats.dtype).reshape(self.shape) for ends in (self.low, self.high))
+        clipped: Array = np.clip(floats, low, high)
+        return clipped

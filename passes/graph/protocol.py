@@ -15,7 +15,7 @@ from torch import Tensor
 from prox24_export.passes.graph.activations import View
 from prox24_export.passes.graph.arrays import Array, as_numpy_dtype, find_largest_value
 from prox24_export.passes.graph.experts import Expert, name_part
-from prox24_export.passes.graph.grid import StoredGrid
+from prox24_export.passes.graph.grid import StoredGrid, StoredRange
 from prox24_export.passes.graph.layout import Layout
 
 Feeds = Mapping[str, Array]
@@ -33,6 +33,10 @@ class Reason(enum.Enum):
     COMPUTED = (
         "the weight is computed from constants by some operator: fold constants first "
         "(onnxsim, or polygraphy surgeon sanitize --fold-constants)"
+    )
+    COMPUTED_IN_PROGRAM = (
+        "the weight is computed from parameters by some operator: store the result as a parameter first "
+        "(torch.nn.utils.parametrize.remove_parametrizations), or export the model to ONNX"
     )
     SPARSE_INITIALIZER = "the weight is stored as a sparse_initializer"
     NO_ACTIVATION = "both operands are constants: nothing is computed from the input"
@@ -101,6 +105,7 @@ class Linear:
         notes: Sentences that the user should know although the layer is pruned.
         limit: Largest magnitude that the casts between weight and node can hold.
         grid: How the stored integers become floats; None where floats are stored.
+        ranges: What each QuantizeLinear between stored floats and node can hold.
     """
 
     name: str
@@ -114,6 +119,7 @@ class Linear:
     notes: tuple[str, ...] = ()
     limit: float = math.inf
     grid: StoredGrid | None = None
+    ranges: tuple[StoredRange, ...] = ()
 
     @property
     def parameters(self) -> int:
@@ -129,7 +135,7 @@ class Linear:
     def to_stored(self, matrix: Float[Tensor, "N K"]) -> Array:
         """Converts a matrix [N, K] to the stored shape and dtype.
 
-        Every zero becomes +0.0, and magnitudes are clipped to what the stored type and the casts behind it can hold.
+        Every zero becomes +0.0, and floats are clipped to what the stored type and what is behind it can hold.
         Where integers are stored, these are the nearest under the same scales, and every zero becomes the zero point.
         """
         if self.grid is not None:
@@ -137,12 +143,20 @@ class Linear:
             return self.grid.to_integers(floats, self.limit)
         limit = min(self.limit, find_largest_value(self.dtype))
         clipped = matrix.detach().clamp(-limit, limit).cpu().numpy()
-        array = self.layout.from_matrix(clipped).astype(as_numpy_dtype(self.dtype))
+        array = self.layout.from_matrix(clipped)
+        for one in self.ranges:
+            array = one.clip(array)
+        array = array.astype(as_numpy_dtype(self.dtype))
         array[array == 0] = 0
         return array
 
+    @property
+    def rounding(self) -> Callable[[Tensor, slice], Tensor] | None:
+        """What `round_rows` is where solved rows cannot be stored, or used, nearly as they are; else None."""
+        return self.round_rows if self.grid is not None or self.ranges else None
+
     def round_rows(self, rows: Float[Tensor, "rows K"], part: slice) -> Float[Tensor, "rows K"]:
-        """Rounds some rows of a matrix to what can be stored as integers.
+        """Rounds some rows of a matrix to what can be stored.
 
         Args:
             rows: The rows.
@@ -191,7 +205,7 @@ class Skipped:
     def sentence(self) -> str:
         """The reason as the user reads it."""
         said: str = self.reason.value
-        if self.reason is Reason.COMPUTED and self.detail:
+        if self.reason in {Reason.COMPUTED, Reason.COMPUTED_IN_PROGRAM} and self.detail:
             return said.replace("some operator", self.detail)
         return f"{said} ({self.detail})" if self.detail else said
 
@@ -210,6 +224,7 @@ class Candidate:
         limit: Largest magnitude that the casts between weight and node can hold.
         notes: Sentences that the user should know where the layer is pruned.
         grid: How the stored integers become floats; None where floats are stored.
+        ranges: What each QuantizeLinear between stored floats and node can hold.
     """
 
     use: Use
@@ -221,6 +236,7 @@ class Candidate:
     limit: float = math.inf
     notes: tuple[str, ...] = ()
     grid: StoredGrid | None = None
+    ranges: tuple[StoredRange, ...] = ()
 
 
 @dataclass(frozen=True)

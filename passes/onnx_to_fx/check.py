@@ -1,6 +1,7 @@
 """Compares the torch function made of an ONNX model with ONNX Runtime, and names the first node that differs."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,6 @@ from prox24_export.passes.graph.protocol import Feeds, Node
 from prox24_export.passes.onnx_to_fx.convert import Converted, find_executed_model
 from prox24_export.passes.onnx_to_fx.table import NotDifferentiableError
 
-ort = runtime.ort  # type: ignore[attr-defined] # that module sets up the library before it is loaded
 TOLERANCE = 1e-3  # relative to the entry and to the median magnitude; two float32 runtimes differ by some 1e-5
 TOLERANCE_WIDENED = 3e-2  # ONNX Runtime rounds every value of these models to float16
 MAY_DIFFER = 1e-3  # share of entries that need not agree: a rounding to integers may go the other way
@@ -189,13 +189,8 @@ def _run_reference(graph: OnnxGraph, names: Sequence[str], feeds: Feeds) -> Sequ
 
     The fusions of ONNX Runtime are off, because some compute with less precision than the nodes they replace.
     """
-    options = ort.SessionOptions()
-    options.log_severity_level = runtime.FATAL_ONLY
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(graph.path.parent))
     try:
-        session = ort.InferenceSession(_find_source(graph, names), options, providers=["CPUExecutionProvider"])
+        session = runtime.open_session(_find_source(graph, names), as_written=True, folder=graph.path.parent)
     except Exception as error:
         sentence = runtime.shorten_message(error)
         raise InputError(f"ONNX Runtime cannot load {graph.path} without its fusions: {sentence}.") from error
@@ -203,10 +198,10 @@ def _run_reference(graph: OnnxGraph, names: Sequence[str], feeds: Feeds) -> Sequ
     return results
 
 
-def _find_source(graph: OnnxGraph, names: Sequence[str]) -> str | bytes:
+def _find_source(graph: OnnxGraph, names: Sequence[str]) -> Path | bytes:
     """Finds a model that returns these values: the file itself, or a serialised copy with further outputs."""
     if not graph.runs_in_float32 and set(names) <= set(graph.outputs):
-        return str(graph.path)
+        return graph.path
     model = onnx.ModelProto()
     model.CopyFrom(find_executed_model(graph))
     known = {value.name for value in model.graph.output}

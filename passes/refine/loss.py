@@ -18,6 +18,7 @@ MATRIX, SEQUENCES = 2, 3  # axes of [N, C] and [N, T, C]
 UNDECIDED = 0.9  # outputs whose mean entropy is at least this share of log C are no logits
 ROUNDING = 1e-3  # how far a sum of probabilities or a norm may be from 1
 SMALLEST = 1e-30  # least probability and least variance
+IMPOSSIBLE = -1e30  # in place of a logit that is left out: its probability is exactly 0, its gradient no NaN
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,8 @@ class OutputLoss:
     - `mse`: `(s − d)²` divided by `scale`.
     - `none`: 0, for outputs that are no floats.
 
-    Here `s` and `d` are the outputs of the pruned and of the dense network.
+    Here `s` and `d` are the outputs of the pruned and of the dense network. Entries in which `d` is NaN or infinite,
+    such as logits that a mask sets to −Inf, are left out.
 
     Attributes:
         kind: Which of these measures it is.
@@ -53,15 +55,11 @@ class OutputLoss:
         """
         if self.kind == "none":
             return torch.zeros(samples, device=dense.device)
-        if self.kind == "cosine":
-            return average_by_sample(1 - torch.cosine_similarity(sparse.float(), dense.float(), dim=-1), samples)
-        if self.kind == "probabilities":
-            wanted, got = (output.float().clamp_min(SMALLEST).log() for output in (dense, sparse))
-            return average_by_sample((dense.float() * (wanted - got)).sum(-1), samples)
-        if self.kind == "kl":
-            wanted, got = dense.float().log_softmax(-1), sparse.float().log_softmax(-1)
-            return average_by_sample((wanted.exp() * (wanted - got)).sum(-1), samples)
-        return normalised_error(self._compared(sparse), self._compared(dense), self.scale, samples)
+        if self.kind in {"logits", "mse"}:
+            return normalised_error(self._compared(sparse, dense), self._compared(dense, dense), self.scale, samples)
+        kept = find_finite(dense)
+        terms = self._of_rows(*(_fill(output.float(), kept, self._filler) for output in (sparse, dense)))
+        return average_by_sample(terms, samples, None if kept is None else kept.any(-1))
 
     @staticmethod
     def detect(dense: Tensor) -> "OutputLoss":
@@ -81,30 +79,78 @@ class OutputLoss:
 
     def scaled(self, dense: Tensor) -> "OutputLoss":
         """The same measure with the variance of this dense output as its scale."""
-        return self if self.kind == "none" else replace(self, scale=measure_spread(self._compared(dense)))
+        return self if self.kind == "none" else replace(self, scale=measure_spread(self._compared(dense, dense)))
 
-    def _compared(self, output: Tensor) -> Tensor:
-        logits = output.float()
-        return logits - logits.mean(-1, keepdim=True) if self.kind == "logits" else logits
+    @property
+    def _filler(self) -> float:
+        return IMPOSSIBLE if self.kind == "kl" else 0.0
+
+    def _of_rows(self, sparse: Tensor, dense: Tensor) -> Tensor:
+        """The measure of each row along the last axis, of outputs in float32."""
+        if self.kind == "cosine":
+            return 1 - torch.cosine_similarity(sparse, dense, dim=-1)
+        if self.kind == "probabilities":
+            wanted, got = (output.clamp_min(SMALLEST).log() for output in (dense, sparse))
+            return (dense * (wanted - got)).sum(-1)
+        wanted, got = dense.log_softmax(-1), sparse.log_softmax(-1)
+        return (wanted.exp() * (wanted - got)).sum(-1)
+
+    def _compared(self, output: Tensor, dense: Tensor) -> Tensor:
+        """What is compared of an output; NaN where the dense one has to be left out."""
+        output = output.float()
+        if self.kind != "logits":
+            return output
+        kept = find_finite(dense)
+        if kept is None:
+            return output - output.mean(-1, keepdim=True)
+        mean = _fill(output, kept, 0.0).sum(-1, keepdim=True) / kept.sum(-1, keepdim=True).clamp_min(1)
+        return _fill(output, kept, math.nan) - mean
+
+
+def find_finite(dense: Tensor) -> Tensor | None:
+    """Finds the entries that are numbers, True at each; None where all of them are."""
+    finite = torch.isfinite(dense)
+    return None if bool(finite.all()) else finite
+
+
+def _fill(output: Tensor, kept: Tensor | None, filler: float) -> Tensor:
+    return output if kept is None else output.masked_fill(~kept, filler)
 
 
 def normalised_error(sparse: Tensor, dense: Tensor, scale: float, samples: int) -> Float[Tensor, " samples"]:
-    """Computes the mean of `(s − d)² / scale` for each sample, in float32."""
-    return average_by_sample((sparse.float() - dense.float()).square() / scale, samples)
+    """Computes the mean of `(s − d)² / scale` for each sample, in float32, over the entries in which `d` is finite."""
+    kept = find_finite(dense)
+    sparse, dense = (_fill(value.float(), kept, 0.0) for value in (sparse, dense))
+    return average_by_sample((sparse - dense).square() / scale, samples, kept)
 
 
-def average_by_sample(terms: Tensor, samples: int) -> Float[Tensor, " samples"]:
-    """Averages the terms of each sample; the samples lie one after the other along the first axis."""
-    return terms.reshape(samples, -1).mean(1)
+def average_by_sample(terms: Tensor, samples: int, kept: Tensor | None = None) -> Float[Tensor, " samples"]:
+    """Averages the terms of each sample; the samples lie one after the other along the first axis.
+
+    Args:
+        terms: The terms.
+        samples: Number of samples.
+        kept: True at each term that counts, in the shape of the terms; None where all count. Where none of a sample
+            counts, its mean is 0.
+    """
+    if kept is None:
+        return terms.reshape(samples, -1).mean(1)
+    count = kept.reshape(samples, -1).sum(1).clamp_min(1)
+    return _fill(terms, kept, 0.0).reshape(samples, -1).sum(1) / count
 
 
 def measure_spread(dense: Tensor) -> float:
-    """Measures the mean squared deviation from the mean over samples.
+    """Measures the mean squared deviation from the mean over samples, of entries that are finite.
 
     With one sample only, the deviation is that from the mean of all entries.
     """
     dense = dense.detach().float()
     several = dense.ndim > 1 and len(dense) > 1
+    kept = find_finite(dense)
+    if kept is not None:
+        dense = _fill(dense, kept, math.nan)
+        centre = dense.nanmean(0, keepdim=True) if several else dense.nanmean()
+        return max(SMALLEST, float((dense - centre).square().nanmean()))  # SMALLEST, and not NaN, where none is finite
     centre = dense.mean(0, keepdim=True) if several else dense.mean()
     return max(float((dense - centre).square().mean()), SMALLEST)
 
@@ -118,12 +164,18 @@ def count_samples(results: Sequence[Tensor]) -> int:
 def _detect_kind(dense: Tensor) -> LossKind:
     if dense.ndim not in {MATRIX, SEQUENCES} or dense.shape[-1] == 1:
         return "mse"
-    if bool((dense >= 0).all()) and bool((dense.sum(-1) - 1).abs().max() < ROUNDING):
+    kept = find_finite(dense)
+    values = _fill(dense, kept, 0.0)
+    if bool((values >= 0).all()) and bool((values.sum(-1) - 1).abs().max() < ROUNDING):
         return "probabilities"
-    if bool((dense.norm(dim=-1) - 1).abs().max() < ROUNDING):
+    if bool((values.norm(dim=-1) - 1).abs().max() < ROUNDING):
         return "cosine"
-    logarithms = dense.log_softmax(-1)
-    entropy = -float((logarithms.exp() * logarithms).sum(-1).mean())
-    if entropy >= UNDECIDED * math.log(dense.shape[-1]):
+    logarithms = _fill(dense, kept, IMPOSSIBLE).log_softmax(-1)
+    entropies = -(logarithms.exp() * logarithms).sum(-1)
+    undecided = math.log(dense.shape[-1])
+    if kept is not None:
+        classes, entropies = (of_rows[kept.any(-1)] for of_rows in (kept.sum(-1), entropies))
+        undecided = float(classes.float().log().mean())
+    if not float(entropies.mean()) < UNDECIDED * undecided:
         return "mse"
     return "logits" if dense.ndim == MATRIX else "kl"

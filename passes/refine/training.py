@@ -73,6 +73,8 @@ class Training:
             state.judging = self.clock.seconds - began
             self._note(state, math.nan, state.before)
             done(state)
+        if math.isnan(_mean(state.before)):  # no epoch could be told from a bad one
+            return state
         pace = self._begin(state)
         while pace.progress(state) < 1 and state.taken_back < MOST_TAKEN_BACK:
             number = len(state.curve) + state.taken_back

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from prox24_export.errors import InputError, describe_missing, first_line
+from prox24_export.errors import InputError, UnavailableError, describe_missing, first_line
 from prox24_export.facts import machine
 from prox24_export.facts.files import describe_files, list_folder
 from prox24_export.models.checkpoint import INDEX, Checkpoint
@@ -61,8 +61,8 @@ class TransformersDirectory:
         """Loads and traces the model; nothing is downloaded.
 
         Raises:
-            InputError: transformers is not installed, the directory holds no safetensors, or the model cannot be loaded
-                or traced.
+            InputError: The directory holds no safetensors, or the model cannot be loaded or traced.
+            UnavailableError: transformers, or a library that the model needs, is not installed, or is broken.
         """
         module, read = load_lazily(self.path)
         if read is not None:
@@ -226,13 +226,14 @@ def find_architecture(path: Path) -> Any:
     """Finds the class of transformers that a directory's configuration names; weights need not be there.
 
     Raises:
-        InputError: transformers is not installed, or the configuration is unsuitable.
+        InputError: The configuration is unsuitable.
+        UnavailableError: transformers, or a library that the architecture needs, is not installed, or is broken.
     """
     stay_offline()
     try:
         import transformers  # noqa: PLC0415 - an extra
     except Exception as error:  # a broken installation fails in many ways
-        raise InputError(
+        raise UnavailableError(
             f"{path} is a Hugging Face directory, and {describe_missing(error, 'transformers')}. "
             "Install it with: pip install 'prox24-export[transformers]'."
         ) from error
@@ -256,12 +257,12 @@ def _find_class(transformers: Any, name: str, path: Path) -> Any:
         needed = ", ".join(getattr(architecture, "_backends", None) or ())  # of what stands in for a class
     except ImportError as error:
         why = first_line(error.__cause__ or error).rstrip(".")
-        raise InputError(
+        raise UnavailableError(
             f"{path / CONFIG} names the architecture {name:.80}, which transformers cannot import: {why}. "
             "Repair or install what is named there."
         ) from error
     if needed:
-        raise InputError(
+        raise UnavailableError(
             f"{path / CONFIG} names the architecture {name:.80}, which needs a library that is not installed: {needed}."
         )
     if architecture is None:

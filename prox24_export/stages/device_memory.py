@@ -7,6 +7,7 @@ from typing import TypeVar
 import torch
 
 from prox24_export.errors import Prox24Error
+from prox24_export.process.interrupts import how_to_resume
 from prox24_export.stages.memory import GB
 
 Done = TypeVar("Done")
@@ -43,7 +44,16 @@ def do_in_smaller_blocks(
     free, total = torch.cuda.mem_get_info(device)
     raise DeviceMemoryError(
         f"{device} has too little memory: {free / GB:.1f} of {total / GB:.1f} GB are free, and samples one by one and "
-        f"pieces of layers of 1/{2**HALVINGS} of their usual size do not fit. What is solved is kept: run the same "
-        "command again where more of the same GPU's memory is free, or start anew with --no-resume and --device cpu, "
-        "or with --exclude for the widest layers."
+        f"pieces of layers of 1/{2**HALVINGS} of their usual size do not fit. {_find_way_out()}"
     )
+
+
+def _find_way_out() -> str:
+    """Says how to go on: with what is solved, where the run keeps a journal of that."""
+    there, smaller = (
+        "where more of the same GPU's memory is free",
+        "--device cpu, or with --exclude for the widest layers",
+    )
+    if how_to_resume() is None:
+        return f"Run again {there}, or with {smaller}."
+    return f"What is solved is kept: run the same command again {there}, or start anew with --no-resume and {smaller}."

@@ -97,6 +97,10 @@ class Journal:
         """Whether anything is recorded beside the fingerprint."""
         return self.records is not None and any(not file.name.startswith(f"{HEAD}.") for file in self._files())
 
+    def has_layers(self) -> bool:
+        """Whether layers are recorded, and not the order of channels alone."""
+        return any(file.name.partition(".")[0] not in {HEAD, CHANNELS} for file in self._files())
+
     def read_channels(self) -> ChannelsRecord | None:
         """Reads what came of the search for an order of channels; None where that is not known yet."""
         try:

@@ -46,8 +46,8 @@ def mask_by_norms(linear: Linear, weight: Tensor, seen: Observation, method: Met
     if status is Status.DIRECT:
         mask = baselines.magnitude(work) if method == "magnitude" else baselines.wanda(work, norms)
         work = torch.where(mask, work, 0.0)
-    if linear.grid is not None:
-        work = linear.round_rows(work, slice(0, len(work)))
+    if linear.rounding is not None:
+        work = linear.rounding(work, slice(0, len(work)))
     sparse = positive_zeros(work.to(weight.dtype))
     seconds = time.perf_counter() - started
     solution = LayerSolution(sparse, sparse != 0, math.nan, math.nan, 0, 0, seconds, status)

@@ -23,11 +23,12 @@ from prox24_export.results.report import DataFacts, Report
 from prox24_export.settings import Settings
 from prox24_export.stages.dense_outputs import check_calibration
 from prox24_export.stages.device import CPU, choose_device
+from prox24_export.stages.device_kernels import find_usable_device
 from prox24_export.stages.memory import expect_memory, expect_memory_to_convert
 from prox24_export.stages.open_model import OpenedModel, open_model
 from prox24_export.stages.run import Run
 from prox24_export.stages.samples import check_gates, collect_samples, find_batch_size
-from prox24_export.stages.workers import Workers
+from prox24_export.stages.workers import MachineWorkers
 
 ModelSource = str | Path | nn.Module
 
@@ -62,7 +63,7 @@ class Job:
     device: torch.device = CPU
     baseline: Report | None = None
     model_file: Path | None = None
-    workers: Workers | None = None
+    workers: MachineWorkers | None = None
 
     @property
     def frontend(self) -> Frontend:
@@ -133,7 +134,7 @@ def prepare(named: NamedModel, evaluation: Source | None, settings: Settings, ru
         UnavailableError: The device or the engine that was asked for cannot be had here.
     """
     frontend, calibration = named.frontend, named.calibration
-    device = choose_device(settings.device)
+    device = choose_device(find_usable_device(settings.device, run.warnings))
     expect_calibration(settings, calibration)
     baseline = None if settings.baseline is None else reader.load_report(Path(settings.baseline))
     wants_onnx = _wants_onnx(frontend, settings, named.model_file)

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -23,7 +24,7 @@ from prox24_export.facts.machine import list_versions
 from prox24_export.passes.calibrate.shards import MOST_SHARDS
 from prox24_export.process.interrupts import SIGNALS, hold_signals, raise_if_interrupted
 from prox24_export.stages.stage_worker import StageWorker
-from prox24_export.stages.workers import WorkerCall, WorkerLostError, Workers
+from prox24_export.stages.workers import MachineWorkers, WorkerCall, WorkerLostError
 
 LOCAL = "local"
 MOST_WORKERS = MOST_SHARDS + 1  # more would find nothing to observe
@@ -33,7 +34,7 @@ INSTALL = "Install it with: pip install 'prox24-export[ray]', or leave out --ray
 
 
 @contextmanager
-def open_workers(address: str | None) -> Iterator[Workers | None]:
+def open_workers(address: str | None) -> Iterator[MachineWorkers | None]:
     """Starts workers, each of which takes as many threads as this process, and ends them with the block.
 
     Args:
@@ -53,7 +54,7 @@ def open_workers(address: str | None) -> Iterator[Workers | None]:
             _restore(handlers)  # Ray ends the process in its own way
             yield RayWorkers(ray, address)
         finally:
-            with hold_signals():
+            with hold_signals(), suppress(Exception):  # the work is done, or has failed for a reason of its own
                 ray.shutdown()
             _restore(handlers)
 
@@ -72,20 +73,25 @@ class RayWorkers:
             UnavailableError: There is no room for a worker, one does not start, or it has other versions.
         """
         self._ray, self._address, self._threads = ray, address, torch.get_num_threads()
-        room = sum(int(node["Resources"].get("CPU", 0)) // self._threads for node in ray.nodes() if node["Alive"])
-        if not room:
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        rooms = [int(resources.get("CPU", 0)) // self._threads for resources in nodes]
+        if not any(rooms):
             raise UnavailableError(
                 f"--ray {address}: no machine has {self._threads} CPUs, which is the number of threads of this process "
                 "and so of each worker. Set OMP_NUM_THREADS to fewer."
             )
-        self._actors: list[Any] = [self._start() for _ in range(min(room, MOST_WORKERS))]
-        for actor in self._actors:
-            self._expect_versions(actor)
+        self._actors: list[Any] = self._start_all(min(sum(rooms), MOST_WORKERS))
+        self._largest_room = max(rooms)
 
     @property
     def count(self) -> int:
         """How many workers there are, lost ones included."""
         return len(self._actors)
+
+    @property
+    def on_one_machine(self) -> int:
+        """How many there may be on one machine."""
+        return min(self.count, self._largest_room)
 
     def put(self, value: Any) -> Any:
         """See `Workers.put`."""
@@ -129,20 +135,41 @@ class RayWorkers:
             self._ray.get(actor.describe.remote(), timeout=START_SECONDS)
             self._actors[worker] = actor
 
-    def _expect_versions(self, actor: Any) -> None:
-        """Expects a worker to start, and to compute with the libraries of this process.
+    def _start_all(self, count: int) -> list[Any]:
+        """Starts so many workers, and leaves those out that have not started in time.
+
+        Raises:
+            UnavailableError: None starts in time, one fails, or it has other versions.
+        """
+        actors, last = [self._start() for _ in range(count)], time.monotonic() + START_SECONDS
+        asked, started = [actor.describe.remote() for actor in actors], []
+        for actor, answer in zip(actors, asked, strict=True):
+            try:
+                described = self._ray.get(answer, timeout=max(EVERY, last - time.monotonic()))
+            except self._ray.exceptions.GetTimeoutError:
+                self._ray.kill(actor)  # it would take CPUs that nobody needs once they are free
+                continue
+            except self._ray.exceptions.RayError as error:
+                told = first_line(getattr(error, "cause", None) or error).rstrip(".")
+                raise UnavailableError(
+                    f"--ray {self._address}: a worker does not start: {told}. Install this version of prox24-export on "
+                    "every machine."
+                ) from error
+            self._expect_versions(*described)
+            started.append(actor)
+        if not started:
+            raise UnavailableError(
+                f"--ray {self._address}: no worker started within {START_SECONDS} s: others use the CPUs of its "
+                "machines, or these start slowly. Run again when they are free, or leave out --ray."
+            )
+        return started
+
+    def _expect_versions(self, host: str, versions: dict[str, str]) -> None:
+        """Expects a worker to compute with the libraries of this process.
 
         Raises:
             UnavailableError: It does not.
         """
-        try:
-            host, versions = self._ray.get(actor.describe.remote(), timeout=START_SECONDS)
-        except self._ray.exceptions.RayError as error:
-            told = first_line(getattr(error, "cause", None) or error).rstrip(".")
-            raise UnavailableError(
-                f"--ray {self._address}: a worker does not start: {told}. Install this version of prox24-export on "
-                "every machine."
-            ) from error
         for name, version in list_versions().items():
             if versions.get(name) != version:
                 raise UnavailableError(

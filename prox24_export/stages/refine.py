@@ -41,6 +41,7 @@ MINUTES_IF_THOROUGH = 40.0
 HELD_BACK_BY_DEFAULT = 8  # with three of 16 samples held back it was kept where it did not help, see README
 STEPS, TRIALS = 100, 1  # of the progress bar: shares of the training, and whatever is done before it
 PLANNED = 1 / 1.1  # share of the training that its planned steps are; those on all samples come to them
+NOT_BETTER = "on the held-back samples it was not better by more than noise and what solving on them, too, should bring"
 BEFORE, TRAINING = "before", "training"  # kinds of steps
 WANTED = "takes (pruned outputs, dense outputs), tuples of tensors, and returns a loss: a scalar or one value a sample"
 
@@ -188,7 +189,7 @@ def refine(
     moved = measure_moved(result, solved) if settings.method == "prox-model" else None
     if result.kept:
         tuned.update(function.stored_tensors(graph, linears, result.weights))
-    return _tell_of_integers(_report(result, len(parts.choice), find_minutes(settings), moved), integers)
+    return _tell_of_integers(_report(result, len(parts.choice), settings, moved), integers)
 
 
 def _tell_of_integers(report: RefinementReport, integers: int) -> RefinementReport:
@@ -287,19 +288,25 @@ def measure_moved(result: Refined, solved: Mapping[str, Tensor]) -> float | None
     return sum(int((after & ~before).sum()) for before, after in pairs) / kept if kept else 0.0
 
 
-def _report(result: Refined, samples: int, minutes: float | None, moved: float | None) -> RefinementReport:
+def _tell_of_segments(settings: Settings) -> str:
+    """Tells what was asked for and is not done where memory lets only a segment be tuned at a time."""
+    masks = ["masks stayed as they were solved"] if settings.method == "prox-model" else []
+    views = ["views were no target"] if settings.refine_target == "views" else []
+    why = "to tune all layers at once takes more than half of the free memory, and a segment at a time"
+    return f"; {why} {' and '.join([*masks, *views])}" if masks or views else ""
+
+
+def _report(result: Refined, samples: int, settings: Settings, moved: float | None) -> RefinementReport:
     change = f"the held-back samples' objective went from {result.before:.4g} to {result.after:.4g}"
     if result.target == "views":
         change += " (what the dense model says of eighteen views of an image together is the target)"
-    reason = (
-        change
-        if result.kept
-        else (
-            "on the held-back samples it was not better by more than noise and what solving on them, too, should bring"
-        )
-    )
+    reason = change if result.kept else NOT_BETTER
+    if not math.isfinite(result.before):
+        reason = "the solved layers' objective on the held-back samples is NaN or Inf, so that nothing can be better"
+    minutes = find_minutes(settings)
     if minutes is not None and any(part.limited for part in result.parts):
         reason += f"; it ended with its limit of {minutes:g} minutes (--refine-minutes)"
+    reason += _tell_of_segments(settings) if result.mode == "segments" else ""
     curve = tuple(
         EpochReport(segment, epoch.number, _finite_or_none(epoch.train), _finite_or_none(epoch.held))
         for segment, part in enumerate(result.parts)

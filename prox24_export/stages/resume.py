@@ -20,9 +20,10 @@ from prox24_export.stages.run import Run
 def open_journal(job: Job, run: Run) -> Iterator[Journal]:
     """Opens the journal of a run, which goes on with what an interrupted run has recorded there.
 
-    Nothing is recorded where the output folder holds a run that `--force` replaces: no later run could go on. When the
-    block fails because something is unsuitable, or before anything is recorded, the journal is removed; otherwise it
-    stays, and `output.place.take_place` removes it once the output is in place.
+    Nothing is recorded where the output folder holds a run that `--force` replaces: no later run could go on. The
+    journal is removed when the block fails before anything is recorded, or, because something is unsuitable, before a
+    layer is solved or once the model itself has changed. Otherwise it stays, and `output.place.take_place` removes it
+    once the output is in place.
 
     Args:
         job: What is to be done.
@@ -51,10 +52,20 @@ def open_journal(job: Job, run: Run) -> Iterator[Journal]:
         yield journal
     except BaseException as error:
         with hold_signals(), suppress(OSError, InputError):
-            if isinstance(error, (InputError, UnavailableError)) or not journal.is_begun():
+            is_unsuitable = isinstance(error, (InputError, UnavailableError))
+            if not journal.is_begun() or (is_unsuitable and not (journal.has_layers() and _is_unchanged(job))):
                 records.remove()
                 mark_resumable(None)
         raise
+
+
+def _is_unchanged(job: Job) -> bool:
+    """Whether the files of the model hold what they held when they were read."""
+    try:
+        job.opened.expect_unchanged()
+    except (InputError, OSError):
+        return False
+    return True
 
 
 def find_journal_to_resume(job: Job, run: Run) -> Journal:

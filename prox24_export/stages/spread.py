@@ -33,7 +33,7 @@ from prox24_export.stages.stage_worker import (
     unpack_solution,
     unpack_sums,
 )
-from prox24_export.stages.workers import WorkerCall, Workers, cut_evenly, deal_out, make_calls
+from prox24_export.stages.workers import MachineWorkers, WorkerCall, cut_evenly, deal_out, make_calls
 
 Blended = tuple[SharedInput, list[str], dict[str, float]]  # of layers that share an input: that, names, blends
 
@@ -47,11 +47,11 @@ class Team:
         frontend: Reads the model, at a path that every worker sees.
     """
 
-    workers: Workers
+    workers: MachineWorkers
     frontend: Frontend
 
 
-def gather_team(workers: Workers, frontend: Frontend, graph: TracedGraph, scratch: Path) -> Team:
+def gather_team(workers: MachineWorkers, frontend: Frontend, graph: TracedGraph, scratch: Path) -> Team:
     """Gathers workers for a model.
 
     Args:
@@ -194,7 +194,7 @@ class SpreadWork:
             calibrate=self.calibrate,
             sparsify=self.sparsify,
             folder=(spill.folder if spill is not None else frontend.path.parent).resolve(),
-            room=room if self.settings.memory is not None else room / self.team.workers.count,
+            room=room / self.team.workers.on_one_machine,
             threads=torch.get_num_threads(),
         )
         return put(setup)

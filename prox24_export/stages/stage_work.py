@@ -66,5 +66,5 @@ class OwnWork:
     def solve(self, layers: Mapping[str, Linear], seen: dict[str, Observation]) -> Iterator[SolvedLayer]:
         """See `StageWork.solve`."""
         dense = LazyTensors(lambda name: self.read_weight(layers[name]), tuple(layers))
-        roundings = {name: linear.round_rows for name, linear in layers.items() if linear.grid is not None}
+        roundings = {name: rounding for name, linear in layers.items() if (rounding := linear.rounding) is not None}
         return self.sparsify.call(weights=dense, observations=seen, roundings=roundings)

@@ -179,9 +179,9 @@ class StageWorker:
         seen, weights = self._read(shared, names), self._weights(names)
         residuals = {name: sparsify.join_residuals(one.residuals) for name, one in seen.items()}
         solve = sparsify.prepare(sparsify.join_moments(seen), shared.damping)
-        grids = {name: self.linears[name].round_rows for name in names if self.linears[name].grid is not None}
         tasks = (
-            LayerTask(weights[name], blends[name], residuals[name], grids.get(name), rows) for name, rows in pieces
+            LayerTask(weights[name], blends[name], residuals[name], self.linears[name].rounding, rows)
+            for name, rows in pieces
         )
         return [pack_solution(solution) for solution in solve(tasks)]
 

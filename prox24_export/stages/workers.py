@@ -66,6 +66,14 @@ class Workers(Protocol):
         """
 
 
+class MachineWorkers(Workers, Protocol):
+    """Workers that are processes, of one machine or of several."""
+
+    @property
+    def on_one_machine(self) -> int:
+        """How many there may be on the machine that has the most of them, which share its memory."""
+
+
 def make_calls(workers: Workers, setup: Any, calls: Sequence[WorkerCall]) -> Iterator[Any]:
     """Makes calls side by side, and yields their answers in order.
 

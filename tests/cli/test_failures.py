@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 import pytest
 
+from prox24_export import InputError
 from prox24_export.passes.find_linears import FindLinears
 from prox24_export.passes.front_onnx.graph import OnnxGraph
 from prox24_export.passes.verify_pattern import VerifyPattern
@@ -40,6 +41,22 @@ def test_a_parent_that_cannot_hold_a_folder_exits_4_before_any_work(tmp_path: Pa
     outcome = in_process("net.onnx", "--calibration", "absent.npz", "-o", "file/out", folder=tmp_path, capture=capfd)
     expect_refusal(outcome, 4, before, tmp_path)
     assert "is not a folder" in outcome.stderr
+
+
+def unsuitable(*_arguments: object, **_more: object) -> NoReturn:
+    raise InputError("This does not fit.")
+
+
+def test_what_is_unsuitable_after_layers_are_solved_exits_2_and_says_how_to_go_on(
+    tmp_path: Path, capfd: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("prox24_export.pipeline.write_model", unsuitable)
+    network(tmp_path)
+    samples(tmp_path)
+    outcome = in_process("net.onnx", "--calibration", "data.npz", "--no-refine", folder=tmp_path, capture=capfd)
+    assert outcome.code == 2
+    told = "This does not fit. What is done is kept: run the same command again to go on, or delete net-2to4.journal."
+    assert outcome.stderr.endswith(f"{PREFIX}{told}\n")
 
 
 def broken(*_arguments: object, **_more: object) -> NoReturn:

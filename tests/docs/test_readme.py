@@ -13,6 +13,7 @@ from tests.docs.markdown_pages import MAIN_JOB, ROOT, blocks
 
 README = ROOT / "README.md"
 BENCHMARKS, QUICKSTART = ROOT / "docs" / "benchmarks.md", ROOT / "docs" / "quickstart.md"
+TORCH, FAQ = ROOT / "docs" / "torch-and-transformers.md", ROOT / "docs" / "faq.md"
 TESTS = "pip install -c constraints.txt -e '.[test]' && pytest"
 SECONDS = re.compile(r"\(\d+\.\d s\)")
 
@@ -54,6 +55,14 @@ def test_a_figure_that_was_not_measured_is_found() -> None:
     measured = json.loads((ROOT / "benchmarks" / "results" / "methods.json").read_text(encoding="utf-8"))
     wrong = README.read_text(encoding="utf-8").replace("| 55.0 |", "| 56.0 |")
     assert wrong_rows(wrong, measured["rows"]) == ["ResNet-20"]
+
+
+def test_sentences_about_the_decoder_have_the_figures_of_the_table() -> None:
+    measured = json.loads((ROOT / "benchmarks" / "results" / "methods.json").read_text(encoding="utf-8"))
+    (row,) = (row for row in measured["rows"] if row["model"] == "stories260K")
+    said = f"perplexity goes from {row['dense']:.1f} to {row['refined']:.1f}"
+    assert said in FAQ.read_text(encoding="utf-8")
+    assert f"{said}, and to {row['prox']:.1f} layer by layer" in TORCH.read_text(encoding="utf-8")
 
 
 def wrong_rows(text: str, rows: list[dict[str, float | str]]) -> list[str]:

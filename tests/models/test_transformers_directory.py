@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch.export import ExportedProgram
 
 from prox24_export import Settings, export, inspect
-from prox24_export.errors import InputError
+from prox24_export.errors import InputError, UnavailableError
 from prox24_export.models import transformers_directory
 from prox24_export.models.find_frontend import find_frontend
 from prox24_export.models.transformers_directory import TransformersDirectory
@@ -265,7 +265,7 @@ def test_pickles_are_refused_unread(name: str, tmp_path: Path) -> None:
 def test_without_transformers_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     saved("llama", tmp_path / "dense")
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(InputError, match=r"pip install 'prox24-export\[transformers\]'"):
+    with pytest.raises(UnavailableError, match=r"pip install 'prox24-export\[transformers\]'"):
         inspect(tmp_path / "dense")
 
 
@@ -277,7 +277,7 @@ def test_a_broken_transformers_is_not_called_missing(
     (tmp_path / "transformers.py").write_text(fault, encoding="utf-8")
     monkeypatch.delitem(sys.modules, "transformers")
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(InputError, match=r"transformers is installed and cannot be imported: [^.]+\. Install it with"):
+    with pytest.raises(UnavailableError, match=r"transformers is installed and cannot be imported: [^.]+\. Install"):
         inspect(tmp_path / "dense")
 
 
@@ -295,7 +295,7 @@ def test_a_part_of_transformers_that_cannot_be_imported_is_named_with_its_cause(
         raise ModuleNotFoundError(f"Could not import module '{name}'.") from ImportError("tokenizers is too old.")
 
     monkeypatch.setattr(type(transformers), "__getattr__", fail)
-    with pytest.raises(InputError, match=r"which transformers cannot import: tokenizers is too old\."):
+    with pytest.raises(UnavailableError, match=r"which transformers cannot import: tokenizers is too old\."):
         inspect(tmp_path / "dense")
 
 

@@ -67,6 +67,25 @@ def test_an_input_is_no_script_and_a_refusal_fails_the_step(scripts: Path, check
     assert not (checkout / "stolen").exists()
 
 
+def test_every_line_of_the_options_and_the_extras_reach_the_commands(tmp_path: Path) -> None:
+    commands = tmp_path / "commands"
+    commands.mkdir()
+    for name in ("pip", "prox24-export"):
+        (commands / name).write_text(f"#!/bin/bash\nprintf '{name} %s\\n' \"$@\"\n", encoding="utf-8")
+        (commands / name).chmod(0o755)
+    options = "--max-accuracy-drop 1\n--strict\n\n  --exclude head*\n"
+    code, told, _ = run_steps(commands, tmp_path, model="a model.onnx", options=options)
+    assert code == 0, told
+    given = [line.removeprefix("prox24-export ") for line in told.splitlines() if line.startswith("prox24-export ")]
+    last = given.index("--format") + 2
+    assert given[0] == "a model.onnx"
+    assert given[last:] == ["--max-accuracy-drop", "1", "--strict", "--exclude", "head*"]
+    assert f"pip {tmp_path}[transformers]" in told.splitlines()
+    _, told, _ = run_steps(commands, tmp_path, model="a model.onnx", extras="")
+    assert f"pip {tmp_path}" in told.splitlines()
+    assert told.splitlines()[-1] == "prox24-export github"
+
+
 def instructions(target: str) -> list[tuple[str, str]]:
     """The instructions of a target of the Dockerfile and of those that it is built from, in order."""
     text = re.sub(r"^#.*\n", "", (ROOT / "Dockerfile").read_text(encoding="utf-8"), flags=re.MULTILINE)

@@ -26,7 +26,12 @@ class ActorDiedError(RayError):
     """As in Ray."""
 
 
-vars(EXCEPTIONS).update(RayError=RayError, RayTaskError=RayTaskError, ActorDiedError=ActorDiedError)
+class GetTimeoutError(RayError):
+    """As in Ray."""
+
+
+vars(EXCEPTIONS).update(RayError=RayError, RayTaskError=RayTaskError)
+vars(EXCEPTIONS).update(ActorDiedError=ActorDiedError, GetTimeoutError=GetTimeoutError)
 
 
 @dataclass
@@ -35,6 +40,7 @@ class Actor:
 
     ray: "OwnRay"
     kind: Callable[[], Any]
+    is_waiting: bool = False
     dead: bool = False
     made: list[Any] = field(default_factory=list)
 
@@ -54,6 +60,8 @@ class Method:
             ray, actor = self.actor.ray, self.actor
             ray.answers += self.name == "answer"
             actor.dead |= self.name == "answer" and ray.answers in ray.lost_at
+            if actor.is_waiting:
+                raise GetTimeoutError("Get timed out: some object(s) not ready.")
             if actor.dead or (ray.is_full and not actor.made):
                 raise ActorDiedError("The actor died unexpectedly.")
             try:
@@ -80,7 +88,7 @@ class Kind:
 
     def remote(self) -> Actor:
         self.ray.started.append(self.asked)
-        return Actor(self.ray, self.kind)
+        return Actor(self.ray, self.kind, len(self.ray.started) > self.ray.free)
 
 
 class OwnRay(ModuleType):
@@ -92,6 +100,8 @@ class OwnRay(ModuleType):
         versions: What actors say of their libraries; None for the truth.
         fault: What `init` raises.
         is_full: Whether no actor starts any more.
+        free: How many actors start; the others wait for CPUs that somebody else has.
+        killed: The actors that were killed.
     """
 
     def __init__(self) -> None:
@@ -100,7 +110,8 @@ class OwnRay(ModuleType):
         self.lost_at: set[int] = set()
         self.versions: dict[str, str] | None = None
         self.fault: Exception | None = None
-        self.is_full = False
+        self.is_full, self.free = False, 1 << 30
+        self.killed: list[Actor] = []
         self.answers, self.connected = 0, False
         self.asked: list[dict[str, Any]] = []  # what `init` was given, and RAY_USAGE_STATS_ENABLED then
         self.started: list[dict[str, Any]] = []  # options of each actor
@@ -118,6 +129,9 @@ class OwnRay(ModuleType):
 
     def shutdown(self) -> None:
         self.connected = False
+
+    def kill(self, actor: Actor) -> None:
+        self.killed.append(actor)
 
     def nodes(self) -> list[dict[str, Any]]:
         return [{"Alive": True, "Resources": {"CPU": float(count)}} for count in self.cpus]

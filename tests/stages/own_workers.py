@@ -23,6 +23,10 @@ class OwnWorkers:
     made: list[tuple[str, int]] = field(default_factory=list)
     workers: dict[int, tuple[bytes, StageWorker]] = field(default_factory=dict)
 
+    @property
+    def on_one_machine(self) -> int:
+        return self.count
+
     def put(self, value: Any) -> Any:
         return pickle.dumps(value)
 

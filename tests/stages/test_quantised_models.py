@@ -288,3 +288,20 @@ def test_thumbnails_show_what_is_stored(tmp_path: Path) -> None:
         shown = unpack_thumbnail(masks[layer.name])
         corner = graph.weight(layer).numpy()[: len(shown), : shown.shape[1]]
         np.testing.assert_array_equal(shown, corner != 0)
+
+
+def test_floats_behind_quantizelinear_stay_in_its_range_and_the_error_counts_that(tmp_path: Path) -> None:
+    text = """g (float[N,16] x) => (float[N,32] y) {
+        q = QuantizeLinear<axis = 1>(w, s, z) d = DequantizeLinear<axis = 1>(q, s, z) y = MatMul(x, d) }"""
+    weight = normal(16, 32) / 4
+    _, scale, zero = quantise(weight, 1)
+    path = save(model(text, {"w": weight, "s": scale, "z": zero}), tmp_path)
+    report = export(path, samples(), tmp_path / "out", settings=LAYERWISE)
+    pruned, top = stored(tmp_path / "out" / "model.onnx")["w"], 127 * scale
+    assert (pruned <= np.nextafter(top, np.float32(1))).all()
+    assert (pruned >= -128 * scale).all()
+    assert np.isclose(pruned, top).any()  # solved weights grow, and these would have grown beyond
+    (layer,) = report.layers
+    x = np.concatenate([sample["x"] for sample in samples()])
+    wanted, lost = x @ weight, x @ (pruned - weight)
+    assert layer.relative_error == pytest.approx(np.square(lost).sum() / np.square(wanted).sum(), rel=0.25)

@@ -53,12 +53,40 @@ def test_a_run_with_workers_writes_the_same_bytes_and_leaves_nothing_changed(tmp
     assert {number: signal.getsignal(number) for number in handlers} == handlers
 
 
-@pytest.mark.parametrize(("cpus", "count"), [([2], 2), ([1, 1, 0], 2), ([64], MOST_WORKERS)])
-def test_there_are_as_many_workers_as_there_is_room_and_work_for(cpus: list[int], count: int, own_ray: OwnRay) -> None:
+@pytest.mark.parametrize(
+    ("cpus", "count", "beside"), [([2], 2, 2), ([1, 1, 0], 2, 1), ([1, 3], 4, 3), ([64], MOST_WORKERS, MOST_WORKERS)]
+)
+def test_there_are_as_many_workers_as_there_is_room_and_work_for(
+    cpus: list[int], count: int, beside: int, own_ray: OwnRay
+) -> None:
     own_ray.cpus = cpus
     with open_workers("local") as workers:
         assert workers is not None
         assert workers.count == count
+        assert workers.on_one_machine == beside
+
+
+def test_workers_for_which_others_leave_no_cpus_are_left_out(own_ray: OwnRay) -> None:
+    own_ray.cpus, own_ray.free = [1, 3], 3
+    with open_workers("local") as workers:
+        assert workers is not None
+        assert workers.count == 3
+    assert [actor.is_waiting for actor in own_ray.killed] == [True]
+    own_ray.started, own_ray.free = [], 0
+    expect_unavailable("local", r"no worker started within 180 s: others use the CPUs of its machines, or .* --ray\.$")
+    assert len(own_ray.killed) == 5
+
+
+def test_a_fault_of_the_end_takes_nothing_from_the_work(own_ray: OwnRay, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise RuntimeError("the socket is gone")
+
+    monkeypatch.setattr(own_ray, "shutdown", fail)
+    with open_workers("local") as workers:
+        assert workers is not None
+    own_ray.connected = False
+    with pytest.raises(InputError, match="its own"), open_workers("local"):
+        raise InputError("a reason of its own")
 
 
 def test_without_an_address_there_are_none() -> None:

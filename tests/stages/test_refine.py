@@ -103,6 +103,16 @@ def test_masks_may_move_with_prox_model_and_the_report_tells_how_many(tmp_path: 
     assert said not in (tmp_path / "plain" / "summary.md").read_text("utf-8")
 
 
+def test_where_memory_lets_only_segments_be_tuned_the_report_says_what_was_not_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("prox24_export.passes.refine.model.SHARE_OF_MEMORY", 0.0)
+    settings = Settings(method="prox-model", refine="weights", refine_target="views", permute="no", effort="fast")
+    report = refined(export(network(tmp_path), samples(64), tmp_path / "out", settings=settings))
+    assert report.mode == "segments"
+    assert "at a time masks stayed as they were solved and views were no target" in report.reason
+
+
 def test_the_share_of_masks_that_moved_is_of_the_surviving_weights() -> None:
     solved = {"a": torch.tensor([1.0, 2.0, 0.0, 0.0]), "b": torch.tensor([0.0, 1.0, 1.0, 0.0])}
     tuned = {"a": torch.tensor([1.1, 0.0, 0.3, 0.0]), "b": torch.tensor([0.0, 1.0, 0.9, 0.0])}
@@ -198,6 +208,30 @@ def backwards(pruned: Any, dense: Any) -> Any:
     return (pruned[0] * 0 + dense[0] * 0).sum()
 
 
+def test_an_objective_that_is_no_number_is_the_reason(tmp_path: Path) -> None:
+    settings = Settings(refine="weights", permute="no", refine_loss="tests.stages.test_refine:nothing")
+    report = export(network(tmp_path), samples(64), tmp_path / "out", settings=settings)
+    assert not refined(report).kept
+    assert "the solved layers' objective on the held-back samples is NaN or Inf" in refined(report).reason
+    assert len(refined(report).curve) == 1
+
+
+def nothing(pruned: Any, dense: Any) -> Any:
+    """A loss that is NaN."""
+    return (pruned[0] * np.nan + dense[0]).sum()
+
+
+def test_logits_that_a_mask_hides_do_not_keep_the_others_from_being_refined(tmp_path: Path) -> None:
+    masked = DEEP.replace("y = MatMul(t, w2)", "z = MatMul(t, w2) y = Where(shown, z, hidden)")
+    more = {"shown": np.arange(8) % 4 > 0, "hidden": np.array(-np.inf, np.float32)}
+    report = export(save(model(masked, WEIGHTS | more), tmp_path), samples(600), tmp_path / "out", settings=TUNED)
+    before, after = refined(report).before, refined(report).after
+    assert refined(report).kept, refined(report).reason
+    assert before is not None
+    assert after is not None
+    assert 0 < after < before
+
+
 def test_a_loss_of_the_users_that_fails_is_reported(tmp_path: Path) -> None:
     save(model(DEEP, WEIGHTS), tmp_path, "deep.onnx")
     np.savez(tmp_path / "data.npz", x=np.concatenate([sample["x"] for sample in samples(64)]))
@@ -254,3 +288,7 @@ def test_contradicting_options_are_refused(tmp_path: Path) -> None:
     outcome = command("deep.onnx", "--no-refine", "--refine", "all", folder=tmp_path)
     assert outcome.code == 2
     assert "--no-refine and --refine all contradict each other" in outcome.stderr
+    outcome = command("deep.onnx", "--no-refine", "--method", "prox-model", folder=tmp_path)
+    assert outcome.code == 2
+    said = "--no-refine stands for --refine no, and --refine must be left out with --method prox-model, whose masks"
+    assert said in outcome.stderr

@@ -266,6 +266,28 @@ def test_a_journal_that_a_finished_run_left_when_it_was_killed_is_removed_by_the
     assert small.left == {"out"}
 
 
+@pytest.mark.parametrize("changed", [False, True])
+def test_what_is_unsuitable_once_layers_are_solved_costs_none_of_them_unless_the_model_changed(
+    changed: bool, small: Small, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, layerwise = small.folder / "net.onnx", Settings(refine="no", permute="no", effort="fast")
+
+    def refuse(*_: object) -> None:
+        if changed:
+            model.write_bytes(model.read_bytes() + b"\0")
+        raise InputError("it is not suitable.")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("prox24_export.pipeline.write_model", refuse)
+        with pytest.raises(InputError, match="not suitable"):
+            small.export(layerwise)
+    assert small.left == (set() if changed else {"out.journal"})
+    small.written.clear()
+    if not changed:
+        small.export(layerwise)
+        assert small.written == []
+
+
 def test_a_disk_that_takes_no_record_costs_the_journal_and_not_the_run(
     small: Small, monkeypatch: pytest.MonkeyPatch
 ) -> None:

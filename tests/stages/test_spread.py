@@ -78,6 +78,16 @@ def test_any_number_of_workers_comes_to_the_same_bits(
     assert {worker for _, worker in workers.made} == set(range(count))
 
 
+@pytest.mark.parametrize("memory", [None, 64.0])
+def test_the_workers_of_a_machine_share_the_room_for_activations(memory: float | None, tmp_path: Path) -> None:
+    graph, rooms = opened(uvw(GRAPHS["residual branches"]), tmp_path), []
+    for count in (1, 4):
+        workers = OwnWorkers(count)
+        pruned(graph, tmp_path, Team(workers, OnnxFile(graph.path)), Settings(method="magnitude", memory=memory))
+        rooms.append(workers.workers[0][1].setup.room)
+    assert rooms[0] == pytest.approx(4 * rooms[1], rel=0.2)  # other processes take memory meanwhile
+
+
 @pytest.mark.parametrize("method", ["sparsegpt", "wanda", "magnitude", "prox-gradient"])
 def test_every_method_can_be_spread(method: Method, tmp_path: Path) -> None:
     graph, settings = opened(uvw(GRAPHS["residual branches"]), tmp_path), Settings(method=method)

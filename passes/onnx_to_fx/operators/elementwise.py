@@ -195,7 +195,8 @@ def prelu(x: Tensor, slope: Tensor) -> Tensor:
 @operator("Selu")
 def selu(x: Tensor, *, alpha: float = 1.67326319217681884765625, gamma: float = 1.05070102214813232421875) -> Tensor:
     """Computes γ times the ELU with α."""
-    return gamma * torch.where(x > 0, x, alpha * (torch.exp(x) - 1))
+    below = torch.exp(x.clamp(max=0))  # of large x it would be infinite, and its gradient NaN though it is not taken
+    return gamma * torch.where(x > 0, x, alpha * (below - 1))
 
 
 @operator("Shrink")

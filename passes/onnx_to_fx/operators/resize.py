@@ -58,7 +58,8 @@ def resize(
         after, factors = _sized(before, wanted, keep_aspect_ratio_policy)
     else:
         factors = read_floats(scales if scales is not None else ())
-        exact = [size * factor for size, factor in zip(before, factors, strict=True)]
+        # In float32, as ONNX Runtime multiplies: 10 by a stored 0.7 are 7 there, and 6.9999998 in more digits
+        exact = [float(np.float32(size) * np.float32(factor)) for size, factor in zip(before, factors, strict=True)]
         after = [math.floor(size) for size in exact]
         if coordinate_transformation_mode == "align_corners" and not np.allclose(after, exact, atol=1e-4):
             raise Unsupported("align_corners of a fractional size")  # where ONNX Runtime departs from the definition

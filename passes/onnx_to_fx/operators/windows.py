@@ -8,12 +8,12 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (torch's own habit)
 from torch import Tensor
 
+from prox24_export.passes.graph.padding import Margins, find_margins, halve
 from prox24_export.passes.onnx_to_fx.table import Unsupported, are_all_ones, make_membership_test, operator
 
 AUTO_PAD = make_membership_test("NOTSET", "VALID", "SAME_UPPER", "SAME_LOWER", "")
 MAX_POOL: dict[int, Callable[..., Tensor]] = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
 AVERAGE_POOL: dict[int, Callable[..., Tensor]] = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
-Pads = list[tuple[int, int]]  # by spatial axis: before, after
 
 
 @dataclass(frozen=True)
@@ -41,20 +41,11 @@ class Windows:
         """The number of positions from a window's first entry to its last, both included, along each spatial axis."""
         return [(size - 1) * step + 1 for size, step in zip(self.kernel, self.dilations, strict=True)]
 
-    def margins(self, sizes: Sequence[int], pads: Sequence[int] | None, auto_pad: str) -> Pads:
+    def margins(self, sizes: Sequence[int], pads: Sequence[int] | None, auto_pad: str) -> Margins:
         """The padding (before, after) along each spatial axis of data of these sizes."""
-        rank = len(sizes)
-        if auto_pad.startswith("SAME"):
-            totals = [
-                max(0, (math.ceil(size / stride) - 1) * stride + span - size)
-                for size, stride, span in zip(sizes, self.strides, self.spans, strict=True)
-            ]
-            return [_halves(total, more_after=auto_pad == "SAME_UPPER") for total in totals]
-        if pads is None or auto_pad == "VALID":
-            return [(0, 0)] * rank
-        return list(zip(pads[:rank], pads[rank:], strict=True))
+        return find_margins(sizes, self.strides, self.spans, pads, auto_pad)
 
-    def clipped(self, sizes: Sequence[int], margins: Pads) -> "Windows":
+    def clipped(self, sizes: Sequence[int], margins: Margins) -> "Windows":
         """Windows that end with the data and its padding, along axes where the only one reaches further.
 
         A pool over everything is often written with a kernel that is larger than any data. Entries beyond are not
@@ -64,7 +55,7 @@ class Windows:
         axes = zip(self.kernel, self.dilations, covered, strict=True)
         return replace(self, kernel=tuple(min(size, there) if step == 1 else size for size, step, there in axes))
 
-    def beyond(self, sizes: Sequence[int], margins: Pads) -> Pads:
+    def beyond(self, sizes: Sequence[int], margins: Margins) -> Margins:
         """Further padding that completes the last window, which must begin within the data or the padding before it."""
         result = []
         for size, (before, after), span, stride in zip(sizes, margins, self.spans, self.strides, strict=True):
@@ -126,7 +117,7 @@ def conv_transpose(
         output_shape = [size * stride for size, stride in zip(x.shape[2:], windows.strides, strict=True)]
     if output_shape is not None:
         totals = [size + more - wanted for size, more, wanted in zip(full, beyond, output_shape[-rank:], strict=True)]
-        margins = [_halves(total, more_after=auto_pad == "SAME_UPPER") for total in totals]
+        margins = [halve(total, more_after=auto_pad == "SAME_UPPER") for total in totals]
     else:
         margins = windows.margins(x.shape[2:], pads, auto_pad)
     if not any(beyond) and all(before == after >= 0 for before, after in margins):
@@ -238,19 +229,14 @@ def global_lp_pool(x: Tensor, *, p: int = 2) -> Tensor:
     return norm
 
 
-def _joined(inner: Pads, outer: Pads) -> Pads:
+def _joined(inner: Margins, outer: Margins) -> Margins:
     return [(a + c, b + d) for (a, b), (c, d) in zip(inner, outer, strict=True)]
 
 
-def _padded(x: Tensor, margins: Pads, value: float = 0.0) -> Tensor:
+def _padded(x: Tensor, margins: Margins, value: float = 0.0) -> Tensor:
     if not any(before or after for before, after in margins):
         return x
     return F.pad(x, [amount for pair in reversed(margins) for amount in pair], value=value)
-
-
-def _halves(total: int, *, more_after: bool) -> tuple[int, int]:
-    small, large = total // 2, total - total // 2
-    return (small, large) if more_after else (large, small)
 
 
 def _of_rank(functions: Mapping[int, Callable[..., Tensor]], rank: int) -> Callable[..., Tensor]:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 
@@ -27,8 +28,21 @@ def test_nan_or_inf_is_an_error_that_names_layer_and_batch(bad: float, text: str
 
 def test_an_overflow_behind_a_layer_is_named_there(tmp_path: Path) -> None:
     proto = uvw("g (float[n,8] x) => (float[n,8] y) { [one] a = MatMul(x, u) b = Exp(a) [two] y = MatMul(b, v) }")
-    with pytest.raises(InputError, match="activations of layer two, calibration batch 2"):
+    said = "activations of layer two, calibration batch 2, as the dense network computes them: .* --exclude 'two'"
+    with pytest.raises(InputError, match=said):
         Walk(opened(proto, tmp_path), [{"x": scale * normal(4, 8)} for scale in (1, 1, 500)])
+
+
+def test_an_overflow_of_the_pruned_network_alone_is_told_as_such(tmp_path: Path) -> None:
+    """Two entries of the first weight cancel each other in the dense network, and one of them is pruned."""
+    proto = uvw("g (float[n,8] x) => (float[n,8] y) { [one] a = MatMul(x, u) b = Exp(a) [two] y = MatMul(b, v) }")
+    weight = np.zeros((8, 8), np.float32)
+    weight[:4, 0] = 50, 40, -40, -40
+    (stored,) = (tensor for tensor in proto.graph.initializer if tensor.name == "u")
+    stored.CopyFrom(onnx.numpy_helper.from_array(weight, "u"))
+    said = "layer two, calibration batch 0, as the pruned network computes them: .* --exclude 'two', or a layer before"
+    with pytest.raises(InputError, match=said):
+        Walk(opened(proto, tmp_path), [{"x": 2 * np.ones((4, 8), np.float32)}])
 
 
 def test_huge_but_finite_activations_are_summed_in_float64(tmp_path: Path) -> None:

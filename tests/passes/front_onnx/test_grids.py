@@ -180,3 +180,35 @@ def test_integers_under_the_same_scale_are_one_layer(tmp_path: Path) -> None:
     assert isinstance(layer, Linear)
     assert [use.node for use in layer.uses] == ["MatMul:a", "MatMul:b"]
     assert (layer.find_surviving(magnitude(graph, layer)).reshape(-1, 4).sum(1) <= 2).all()
+
+
+QDQ = "{} v = DequantizeLinear(q, s, z)"
+RANGES: dict[str, tuple[str, dict[str, Array], tuple[int, int] | None]] = {
+    "per tensor": ("q = QuantizeLinear(w, s, z)", {"s": SCALE, "z": np.array(3, np.int8)}, (-131, 124)),
+    "along N": ("q = QuantizeLinear(w, s, z)", per_axis(12, 100, "uint8"), (-100, 155)),
+    "behind a Cast": ("c = Cast<to = 1>(w) q = QuantizeLinear(c, s, z)", per_axis(12, 0, "int8"), (-128, 127)),
+    "of another order": (
+        "t = Transpose(w) u = Transpose(t) q = QuantizeLinear(u, s, z)",
+        per_axis(12, 0, "int8"),
+        None,
+    ),
+}
+
+
+@pytest.mark.parametrize("case", RANGES)
+def test_floats_are_clipped_to_what_a_quantizelinear_behind_them_can_hold(case: str, tmp_path: Path) -> None:
+    text, grid, ends = RANGES[case]
+    weight = 100 * normal(8, 12)
+    whole = PRODUCT.format(QDQ.format(text))
+    (linear,) = linears(opened(model(whole, {"w": weight, **grid}), tmp_path))
+    stored = linear.to_stored(linear.to_matrix(weight))
+    assert (linear.rounding is None) == (ends is None)
+    if ends is None:
+        np.testing.assert_array_equal(stored, weight)
+        return
+    np.testing.assert_allclose(stored, np.clip(weight, *(end * grid["s"] for end in ends)), rtol=1e-6)
+    assert linear.rounding is not None
+    np.testing.assert_array_equal(linear.rounding(linear.to_matrix(weight), slice(0, 12)), linear.to_matrix(stored))
+    feeds = {"x": normal(3, 8)}
+    (before,), (after,) = (run(model(whole, {"w": one, **grid}), feeds) for one in (weight, stored))
+    np.testing.assert_array_equal(before, after)  # which is what the runtime clips, too

@@ -1,9 +1,11 @@
 """Sessions of ONNX Runtime: its optimiser must not take away what is asked for."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from prox24_export import export
 from prox24_export.passes.front_onnx import runtime
@@ -54,6 +56,18 @@ def test_quantised_products_are_computed_in_float_on_every_cpu() -> None:
     (found,) = runtime.open_session(proto.SerializeToString()).run(None, {"x": x})
     assert np.iinfo(np.int16).max < 2 * 127 * 127 + 2 * 128 * 127, "nothing could saturate: the test tests nothing"
     np.testing.assert_allclose(found, 32 * 12.7 * 25.4, rtol=1e-5)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_a_session_has_as_many_threads_as_torch(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ONNX Runtime knows nothing of `OMP_NUM_THREADS`, and would take one for each core."""
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    tasks = Path("/proc/self/task")
+    before = len(list(tasks.iterdir())) if tasks.is_dir() else 0
+    session: Any = runtime.open_session(model("g (float[N] x) => (float[N] y) { y = Relu(x) }").SerializeToString())
+    assert session.get_session_options().intra_op_num_threads == threads
+    if tasks.is_dir():
+        assert len(list(tasks.iterdir())) - before == threads - 1  # the caller is one of them
 
 
 def test_the_session_asks_for_quantisers_in_float(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,9 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import pytest
 import torch
 from torch import nn
 
+from prox24_export.errors import UnavailableError
 from prox24_export.passes.front_torch.emit_onnx import EmitOnnx
 from tests.graphs import run
 
@@ -37,3 +39,13 @@ def test_axes_are_stored_and_weights_are_as_they_were(tmp_path: Path) -> None:
     assert {"linear.weight", "linear.bias"} <= stored
     (found,) = run(proto, {proto.graph.input[0].name: example.numpy()})
     np.testing.assert_allclose(found, module(example).detach().numpy(), rtol=1e-4, atol=1e-6)
+
+
+def test_without_onnxscript_its_absence_is_told_before_the_export(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = torch.export.export(Normed().eval(), (torch.randn(3, 8),))
+    monkeypatch.setattr("prox24_export.passes.front_torch.emit_onnx.find_spec", lambda _: None)
+    with pytest.raises(UnavailableError, match=r"needs onnxscript\. Install it with: pip install onnxscript") as caught:
+        EmitOnnx().call(program=program, file=tmp_path / "model.onnx")
+    assert caught.value.exit_code == 3

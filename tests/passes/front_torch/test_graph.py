@@ -24,8 +24,8 @@ from prox24_export.passes.verify_pattern import PatternError, VerifyPattern
 AUTO = torch.export.Dim.AUTO
 TOKENS = (2, 7, 8)
 FOLD = (
-    "the weight is computed from constants by {}: fold constants first (onnxsim, or polygraphy surgeon sanitize "
-    "--fold-constants)"
+    "the weight is computed from parameters by {}: store the result as a parameter first "
+    "(torch.nn.utils.parametrize.remove_parametrizations), or export the model to ONNX"
 )
 
 
@@ -80,6 +80,10 @@ FOUND: list[tuple[nn.Module, tuple[int, ...], list[str]]] = [
     (Of(lambda x, w: x @ w.t().contiguous(), (6, 8)), TOKENS, ["weights.0: matmul [6, 8]"]),
     (Of(lambda x, w: w @ x.transpose(1, 2), (6, 8)), TOKENS, ["weights.0: matmul [6, 8]"]),
     (Of(lambda x, w, b: torch.addmm(b, x, w), (8, 6), (6,)), (3, 8), ["weights.0: addmm [6, 8]"]),
+    (Of(lambda x, w: x @ w[None].squeeze((0,)).mT, (6, 8)), TOKENS, ["weights.0: matmul [6, 8]"]),
+    (Of(lambda x, w: x @ w.squeeze().adjoint(), (6, 1, 8)), TOKENS, ["weights.0: matmul [6, 8]"]),
+    (Of(lambda x, w: x @ w.flatten(1).swapaxes(0, 1), (6, 2, 4)), TOKENS, ["weights.0: matmul [6, 8]"]),
+    (Of(lambda x, w: F.linear(x, w.movedim(1, 0).swapdims(0, 1)), (6, 8)), TOKENS, ["weights.0: linear [6, 8]"]),
     (Of(lambda x, w: F.linear(x, w.view(6, 8)), (6, 2, 4)), (3, 8), ["weights.0: linear [6, 8]"]),
     (nn.Conv1d(4, 6, 3, padding="same"), (2, 4, 9), ["weight: conv1d [6, 12]"]),
     (nn.Conv2d(4, 6, (3, 2), stride=2, padding=1, dilation=(1, 2)), (2, 4, 9, 9), ["weight: conv2d [6, 24]"]),

@@ -89,6 +89,21 @@ def test_a_meaning_of_another_opset_agrees_with_onnx_runtime(name: str, tmp_path
     check_conversion(ConvertToFx().call(graph=graph), graph, feeds)
 
 
+@pytest.mark.parametrize("mode", ["nearest", "linear", "cubic"])
+@pytest.mark.parametrize("coordinates", ["half_pixel", "asymmetric", "align_corners"])
+def test_sizes_are_rounded_as_onnx_runtime_rounds_them(mode: str, coordinates: str, tmp_path: Path) -> None:
+    """It multiplies in float32: 10 by 0.7 are 7, of which the stored scale 0.699999988 falls short."""
+    body = f'Resize<mode = "{mode}", coordinate_transformation_mode = "{coordinates}">'
+    text = f"""g (float[1,1,10,3] a, float[1,1,100,17] b) => (float[1,1,M,N] y, float[1,1,P,Q] z) {{
+        y = {body}(a, , s) z = {body}(b, , t) }}"""
+    scales = {"s": np.array([1, 1, 0.7, 5 / 3], np.float32), "t": np.array([1, 1, 0.29, 81 / 17], np.float32)}
+    graph = opened(model(text, scales), tmp_path)
+    feeds = {"a": normal(1, 1, 10, 3), "b": normal(1, 1, 100, 17)}
+    check_conversion(converted := ConvertToFx().call(graph=graph), graph, feeds)
+    sizes = [tuple(value.shape[2:]) for value in converted.module(*map(torch.from_numpy, feeds.values()))]
+    assert sizes == [(7, 5), (29, 81)]
+
+
 class Largest(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch's own class
     """Notes the number of entries that the largest result of torch has, which need not be stored one by one."""
 

@@ -1,10 +1,12 @@
 """The measures of outputs: they agree with their definitions, and the values of an output tell which one fits."""
 
+import math
+
 import pytest
 import torch
 from torch import Tensor, nn
 
-from prox24_export.passes.refine.loss import LossKind, OutputLoss
+from prox24_export.passes.refine.loss import LossKind, OutputLoss, measure_spread, normalised_error
 
 LOGITS = torch.tensor([[4.0, -1.0, 0.5], [0.0, 3.0, -2.0]])
 OTHERS = torch.tensor([[3.0, 0.0, 0.5], [1.0, 1.0, -2.0]])
@@ -53,3 +55,41 @@ def test_the_other_measures_agree_with_their_definitions() -> None:
 )
 def test_the_measure_of_an_output_is_told_by_its_values(kind: LossKind, output: Tensor) -> None:
     assert OutputLoss.detect(output).kind == kind
+
+
+@pytest.mark.parametrize("hidden", [-math.inf, math.nan])
+@pytest.mark.parametrize(
+    "output",
+    [
+        LOGITS,
+        LOGITS[:, None].expand(2, 4, 3),
+        LOGITS.softmax(-1),
+        nn.functional.normalize(LOGITS, dim=-1),
+        LOGITS[None, None],
+        LOGITS / 100,
+    ],
+)
+def test_entries_that_the_dense_network_masks_change_nothing(output: Tensor, hidden: float) -> None:
+    others = output + 0.1 * torch.cos(torch.arange(3.0))
+    masked, other = (nn.functional.pad(x, (1, 1), value=hidden) for x in (output, others))
+    other = other.detach().nan_to_num(neginf=3.0, nan=5.0).requires_grad_()  # what a moved mask may show there
+    plain, loss = OutputLoss.detect(output), OutputLoss.detect(masked)
+    assert loss.kind == plain.kind
+    assert loss.scale == pytest.approx(plain.scale, rel=1e-5)
+    got = loss.of(other, masked, len(output))
+    torch.testing.assert_close(got.detach(), plain.of(others, output, len(output)), rtol=1e-5, atol=1e-6)
+    got.mean().backward()  # type: ignore[no-untyped-call] # torch's
+    gradient = other.grad
+    assert gradient is not None
+    assert bool(torch.isfinite(gradient).all())
+    assert not gradient[..., [0, -1]].any()
+
+
+@pytest.mark.parametrize("kind", ["logits", "kl", "probabilities", "cosine", "mse"])
+def test_a_sample_of_which_nothing_is_finite_has_no_error(kind: LossKind) -> None:
+    masked = torch.stack([torch.full((3,), -math.inf), LOGITS[0]])
+    values = OutputLoss(kind).of(OTHERS, masked, 2)
+    assert values[0] == 0
+    assert bool(torch.isfinite(values).all())
+    assert measure_spread(torch.full((2, 3), -math.inf)) > 0
+    assert normalised_error(OTHERS, masked, 1.0, 2)[0] == 0
