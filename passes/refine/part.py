@@ -15,7 +15,7 @@ from prox24_export.passes.refine.move_masks import TRIALS, repeat
 from prox24_export.passes.refine.objective import Objective, StreamPair
 from prox24_export.passes.refine.rate import FASTEST, JUDGES, STEPS, find_rate
 from prox24_export.passes.refine.state import Epoch, Part, RefineProgress, TrainingState, Weights
-from prox24_export.passes.refine.training import Training
+from prox24_export.passes.refine.training import FINISHING, Training
 
 EpochTick = Callable[[float, Epoch], None]
 Batches = Callable[[], Iterable[StreamPair]]
@@ -92,7 +92,8 @@ class PartTraining:
     ) -> Part:
         """Trains a part and decides whether the result is kept.
 
-        Where it is, the held-back samples of a whole network have done their work, and are learnt from, too. Those of a
+        Where it is, the held-back samples of a whole network have done their work, and are learnt from, too. As far as
+        there is no time for that, the result has to win more than the start would if it were solved on them. Those of a
         segment have still to judge the whole network.
 
         Args:
@@ -121,7 +122,8 @@ class PartTraining:
         if state.finishing is None:
             training.run(state, epoch, held, note, save)
         before = state.before if tuned.moved is None else tuned.moved.before
-        least = expect_gain_of_more(before, tuned.seen, tuned.more)
+        learnt = min(1.0, FINISHING * state.step / (self.steps * tuned.more))  # share of all samples, at the end
+        least = (1 - learnt) * expect_gain_of_more(before, tuned.seen, tuned.more)
         kept, weights = improves(before, state.after, least), tuned.start
         if kept:
             weights = state.best

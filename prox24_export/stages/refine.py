@@ -41,7 +41,7 @@ MINUTES_IF_THOROUGH = 40.0
 HELD_BACK_BY_DEFAULT = 8  # with three of 16 samples held back it was kept where it did not help, see README
 STEPS, TRIALS = 100, 1  # of the progress bar: shares of the training, and whatever is done before it
 PLANNED = 1 / 1.1  # share of the training that its planned steps are; those on all samples come to them
-NOT_BETTER = "on the held-back samples it was not better by more than noise and what solving on them, too, should bring"
+NOT_BETTER = "it was not better on the held-back samples by more than noise and what solving on them should bring"
 BEFORE, TRAINING = "before", "training"  # kinds of steps
 WANTED = "takes (pruned outputs, dense outputs), tuples of tensors, and returns a loss: a scalar or one value a sample"
 
