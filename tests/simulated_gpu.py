@@ -79,6 +79,10 @@ class SimulatedTensor(Tensor):
     def __repr__(self, **_: Any) -> str:  # type: ignore[override]
         return f"SimulatedTensor({tuple(self.shape)}, {self.dtype})"
 
+    def __reduce_ex__(self, _: Any) -> Any:
+        """What a journal saves of the refinement; these copies, which take little of its time, are not counted."""
+        return SimulatedTensor, (self.held,)
+
     @classmethod
     def __torch_function__(
         cls, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
@@ -190,7 +194,11 @@ def simulate_gpu(patch: pytest.MonkeyPatch, largest: float = math.inf) -> Iterat
     before = torch._C._only_lift_cpu_tensors()
     torch._C._set_only_lift_cpu_tensors(True)  # torch.tensor(…, device=) then copies
     try:
-        with torch.autograd.set_multithreading_enabled(False), SimulatedGpu(traffic, largest):
+        with (
+            torch.autograd.set_multithreading_enabled(False),
+            torch.serialization.safe_globals([SimulatedTensor]),
+            SimulatedGpu(traffic, largest),
+        ):
             yield traffic
     finally:
         torch._C._set_only_lift_cpu_tensors(before)

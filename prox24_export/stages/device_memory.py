@@ -2,6 +2,7 @@
 
 import gc
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
@@ -13,12 +14,41 @@ Done = TypeVar("Done")
 HALVINGS = 6  # of batches and of pieces of layers: a 64th of their usual size
 
 
+@dataclass(frozen=True)
+class Blocks:
+    """What work is divided into.
+
+    Attributes:
+        name: What they are called where they are halved.
+        halvings: How often they may be halved.
+        smallest: What does not fit in the end, with its verb.
+        instead: Options with which a new run may have room.
+    """
+
+    name: str
+    halvings: int
+    smallest: str
+    instead: str
+
+
+OF_LAYERS = Blocks(
+    "blocks of this size",
+    HALVINGS,
+    f"samples one by one and pieces of layers of 1/{2**HALVINGS} of their usual size do not fit",
+    "--device cpu, or with --exclude for the widest layers",
+)
+
+
 class DeviceMemoryError(Prox24Error):
     """A GPU has no room for the work, in blocks of any size."""
 
 
 def do_in_smaller_blocks(
-    work: Callable[[int], Done], device: torch.device, tell: Callable[[str], None] = lambda _: None
+    work: Callable[[int], Done],
+    device: torch.device,
+    tell: Callable[[str], None] = lambda _: None,
+    blocks: Blocks = OF_LAYERS,
+    first: int = 0,
 ) -> Done:
     """Does work, and does it again in blocks of half the size as long as the GPU has no room for it.
 
@@ -26,24 +56,26 @@ def do_in_smaller_blocks(
         work: Does it, given how often the size of its blocks is to be halved. It is called again after it failed.
         device: The device of the work.
         tell: Told each time, in a sentence.
+        blocks: What the work is divided into.
+        first: How often its blocks are halved at first.
 
     Raises:
         DeviceMemoryError: The smallest blocks do not fit either.
     """
-    for halvings in range(HALVINGS + 1):
+    last = max(first, blocks.halvings)
+    for halvings in range(first, last + 1):
         try:
             return work(halvings)
         except torch.OutOfMemoryError:
             if device.type == "cpu":
                 raise
-            if halvings < HALVINGS:
-                tell(f"{device} has no room for blocks of this size: they are halved")
+            if halvings < last:
+                tell(f"{device} has no room for {blocks.name}: they are halved")
         gc.collect()  # what the failed attempt held
         torch.cuda.empty_cache()
     free, total = torch.cuda.mem_get_info(device)
     raise DeviceMemoryError(
-        f"{device} has too little memory: {free / GB:.1f} of {total / GB:.1f} GB are free, and samples one by one and "
-        f"pieces of layers of 1/{2**HALVINGS} of their usual size do not fit. What is solved is kept: run the same "
-        "command again where more of the same GPU's memory is free, or start anew with --no-resume and --device cpu, "
-        "or with --exclude for the widest layers."
+        f"{device} has too little memory: {free / GB:.1f} of {total / GB:.1f} GB are free, and {blocks.smallest}. "
+        "What is solved is kept: run the same command again where more of the same GPU's memory is free, or start anew "
+        f"with --no-resume and {blocks.instead}."
     )

@@ -74,7 +74,16 @@ def solve(job: Job, scratch: Path, run: Run, journal: Journal) -> SolvedModel:
 
     def refine_together() -> RefinementReport:
         with run.timed("refine"):
-            return refine(function, job, linears, weights, tuned=tuned, progress=run.progress, journal=journal)
+            return refine(
+                function,
+                job,
+                linears,
+                weights,
+                tuned=tuned,
+                progress=run.progress,
+                journal=journal,
+                warn=run.warnings.append,
+            )
 
     refined = run.attempt("refinement", refine_together, REFINEMENT_FAILED)
     if refined.kept:
