@@ -1,7 +1,7 @@
 """Work that a GPU has no room for is done in smaller blocks, and ends with a clear error where that does not help."""
 
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -45,7 +45,7 @@ class DeviceMemoryError(Prox24Error):
 
 def do_in_smaller_blocks(
     work: Callable[[int], Done],
-    device: torch.device,
+    devices: Sequence[torch.device],
     tell: Callable[[str], None] = lambda _: None,
     blocks: Blocks = OF_LAYERS,
     first: int = 0,
@@ -54,7 +54,7 @@ def do_in_smaller_blocks(
 
     Args:
         work: Does it, given how often the size of its blocks is to be halved. It is called again after it failed.
-        device: The device of the work.
+        devices: The devices of the work, which are the CPU or GPUs.
         tell: Told each time, in a sentence.
         blocks: What the work is divided into.
         first: How often its blocks are halved at first.
@@ -67,13 +67,13 @@ def do_in_smaller_blocks(
         try:
             return work(halvings)
         except torch.OutOfMemoryError:
-            if device.type == "cpu":
+            if devices[0].type == "cpu":
                 raise
             if halvings < last:
-                tell(f"{device} has no room for {blocks.name}: they are halved")
+                tell(f"{' or '.join(map(str, devices))} has no room for {blocks.name}: they are halved")
         gc.collect()  # what the failed attempt held
         torch.cuda.empty_cache()
-    free, total = torch.cuda.mem_get_info(device)
+    (free, total), device = min((torch.cuda.mem_get_info(device), str(device)) for device in devices)
     raise DeviceMemoryError(
         f"{device} has too little memory: {free / GB:.1f} of {total / GB:.1f} GB are free, and {blocks.smallest}. "
         "What is solved is kept: run the same command again where more of the same GPU's memory is free, or start anew "

@@ -184,7 +184,7 @@ def refine(
             )
 
     try:
-        result = do_in_smaller_blocks(attempt, job.device, warn, _find_blocks(job), known.halvings)
+        result = do_in_smaller_blocks(attempt, [job.device], warn, _find_blocks(job), known.halvings)
     except RuntimeError as error:  # torch's, e.g. for outputs whose size depends on the data; layers stay as solved
         return RefinementReport(kept=False, reason=f"torch cannot run it: {first_line(error)}")
     finally:

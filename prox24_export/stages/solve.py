@@ -99,7 +99,7 @@ def _prune_job(  # noqa: PLR0917 - what a run has
     job: Job, weights: WeightStore, team: Team | None, scratch: Path, run: Run, records: LayerRecords, held_back: bool
 ) -> PrunedLayers:
     """Solves every layer by itself, on the device in smaller blocks where it has no room."""
-    device = job.device if team is None else CPU  # workers compute on their processors
+    devices = job.devices if team is None else (CPU,)  # workers compute on their processors
 
     def attempt(halvings: int) -> PrunedLayers:
         return prune(
@@ -113,12 +113,12 @@ def _prune_job(  # noqa: PLR0917 - what a run has
             settings=job.settings,
             progress=run.progress,
             records=records,
-            placement=place_on(job.graph, device, halvings),
+            placement=place_on(job.graph, devices, halvings),
             team=team,
         )
 
     with run.timed("prune"):
-        pruned = do_in_smaller_blocks(attempt, device, run.warnings.append)
+        pruned = do_in_smaller_blocks(attempt, devices, run.warnings.append)
     run.on_host[:] = [*(work for work in run.on_host if work.work != "calibration"), *pruned.on_host]
     return pruned
 

@@ -18,7 +18,7 @@ from prox24_export.passes.onnx_to_fx.device_function import DeviceFunction
 from prox24_export.results.device import DeviceReport
 from prox24_export.results.report import Report
 from prox24_export.solver.admm import ProximalAdmm
-from prox24_export.stages.device import choose_device
+from prox24_export.stages.device import choose_devices
 from tests.command import expect_refusal, in_process, network, samples, snapshot
 from tests.graphs import model, normal, save
 from tests.simulated_gpu import GPU, Traffic, simulate_gpu
@@ -167,10 +167,13 @@ class TestTheTests:
             both.expect_few_copies(batches=6)
 
     def test_tensors_of_both_devices_do_not_mix(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        with simulate_gpu(monkeypatch) as traffic:
+        with simulate_gpu(monkeypatch, count=2) as traffic:
             there = torch.arange(40.0, device="cuda")
             with pytest.raises(RuntimeError, match=r"aten.add.Tensor: expected all tensors to be on one device"):
                 there + torch.ones(40)
+            with pytest.raises(RuntimeError, match=r"on one device\. Got cuda:0 and cuda:1, of shape"):
+                there + torch.ones((), device="cuda:1")
+            assert (there.to("cuda:1") + 1).device.index == 1
             with pytest.raises(RuntimeError, match="numpy"):
                 there.numpy()
             assert there.device == GPU
@@ -214,8 +217,13 @@ def test_which_gpu_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     names = ("auto", "cpu", "cuda", "cuda:1")
-    assert [str(choose_device(asked)) for asked in names] == ["cuda:0", "cpu", "cuda:0", "cuda:1"]
+    assert [str(*choose_devices(asked)) for asked in names] == ["cuda:0", "cpu", "cuda:0", "cuda:1"]
     with pytest.raises(UnavailableError, match="cuda:0 to cuda:1"):
-        choose_device("cuda:7")
+        choose_devices("cuda:7")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"kind {device.index % 2}")
+    assert [*map(str, choose_devices("cuda:all"))] == ["cuda:0", "cuda:2"]
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert str(choose_device("auto")) == "cpu"
+    assert [*map(str, choose_devices("auto"))] == ["cpu"]
+    with pytest.raises(UnavailableError, match=r"--device cuda:all needs a GPU that torch sees\. Got none"):
+        choose_devices("cuda:all")

@@ -130,17 +130,17 @@ def test_blocks_are_halved_a_few_times(monkeypatch: pytest.MonkeyPatch) -> None:
             raise torch.OutOfMemoryError
         return halvings
 
-    assert do_in_smaller_blocks(work, GPU, said.append) == 3
+    assert do_in_smaller_blocks(work, [GPU], said.append) == 3
     assert (asked, len(said)) == ([0, 1, 2, 3], 3)
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (2**30, 2**33))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda gpu: (2**30 << gpu.index, 2**33))
     asked.clear()
 
     def never(halvings: int) -> None:
         asked.append(halvings)
         raise torch.OutOfMemoryError
 
-    with pytest.raises(DeviceMemoryError, match=r"1\.0 of 8\.0 GB are free"):
-        do_in_smaller_blocks(never, GPU)
+    with pytest.raises(DeviceMemoryError, match=r"^cuda:0 has too little memory: 1\.0 of 8\.0 GB are free"):
+        do_in_smaller_blocks(never, [torch.device("cuda", 1), GPU])
     assert asked == list(range(HALVINGS + 1))
     with pytest.raises(torch.OutOfMemoryError):
-        do_in_smaller_blocks(never, torch.device("cpu"))
+        do_in_smaller_blocks(never, [torch.device("cpu")])
