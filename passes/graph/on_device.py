@@ -1,14 +1,16 @@
 """Values of a graph on another device than the host: how they come there, and back."""
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from prox24_export.passes.graph.arrays import as_array, as_tensor
+from prox24_export.passes.graph.arrays import Array, as_array, as_tensor
+from prox24_export.passes.graph.protocol import Feeds
 
 CPU = torch.device("cpu")
 OF_TORCH = {*"?bhilqBefd"}  # characters of the NumPy dtypes that torch takes; bfloat16 has its own
@@ -56,6 +58,25 @@ def move_to(value: Any, device: torch.device | None) -> Any:
         moved = [move_to(one, device) for one in value]
         return tuple(moved) if isinstance(value, tuple) else moved
     return value
+
+
+@dataclass(frozen=True)
+class TensorRunner:
+    """Runs a whole model, and brings its outputs to the host where it is called; a `Runner`.
+
+    Attributes:
+        run: Takes feeds and returns outputs where they were computed, in the order in which the graph has them.
+    """
+
+    run: Callable[[Feeds], Sequence[Tensor]]
+
+    def __call__(self, feeds: Feeds) -> list[Array]:
+        """Runs the model on some feeds."""
+        return [as_array(output) for output in self.run(feeds)]
+
+    def holds_nan(self, feeds: Feeds) -> bool:
+        """Whether an output of floats holds NaN on some feeds; nothing else of it comes to the host."""
+        return any(bool(torch.isnan(output).any()) for output in self.run(feeds) if output.is_floating_point())
 
 
 @contextmanager

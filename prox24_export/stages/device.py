@@ -152,7 +152,7 @@ def _make_device_runner(graph: TracedGraph, device: torch.device, feeds: Feeds) 
         raise torch.OutOfMemoryError
     if isinstance(graph, FxGraph):
         of_torch = graph.runner_on(device)
-        of_torch(feeds)  # whether it runs there shows only then
+        of_torch.run(feeds)  # whether it runs there shows only then
         return of_torch
     from prox24_export.passes.front_onnx.graph import expect_onnx_graph  # noqa: PLC0415 - as above
     from prox24_export.passes.onnx_to_fx.device_stages import make_device_runner  # noqa: PLC0415
