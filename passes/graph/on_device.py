@@ -17,30 +17,6 @@ OF_TORCH = {*"?bhilqBefd"}  # characters of the NumPy dtypes that torch takes; b
 StageCall = Callable[[Mapping[str, Any]], dict[str, Any]]
 
 
-class MovedFeeds(Mapping[str, Any]):
-    """Feeds of a batch as tensors on a device; each is read, and moved, when it is asked for."""
-
-    def __init__(self, feeds: Mapping[str, Any], device: torch.device) -> None:
-        """Moves nothing yet."""
-        self._feeds, self._device = feeds, device
-
-    def __getitem__(self, name: str) -> Any:
-        """Moves an array; what torch has no type for, such as texts, stays as it is."""
-        return move_to(self._feeds[name], self._device)
-
-    def __contains__(self, name: object) -> bool:
-        """Whether there is a feed of this name; none is read."""
-        return name in self._feeds
-
-    def __iter__(self) -> Iterator[str]:
-        """Iterates over the names."""
-        return iter(self._feeds)
-
-    def __len__(self) -> int:
-        """The number of feeds."""
-        return len(self._feeds)
-
-
 def move_to(value: Any, device: torch.device | None) -> Any:
     """Moves an array, a tensor, or those in a tuple or list to a device, as tensors; everything else stays as it is.
 

@@ -17,7 +17,7 @@ from prox24_export.stages.prune import PrunedLayers, draw_masks, prune
 from prox24_export.stages.refine import open_differentiable, refine
 from prox24_export.stages.run import Run
 from prox24_export.stages.spread import Team, gather_team
-from prox24_export.stages.weight_store import PickedWeights, WeightStore
+from prox24_export.stages.weight_store import WeightStore, pick_weights
 
 REFINEMENT_FAILED = RefinementReport(kept=False, reason="it failed")
 
@@ -88,7 +88,7 @@ def solve(job: Job, scratch: Path, run: Run, journal: Journal) -> SolvedModel:
     refined = run.attempt("refinement", refine_together, REFINEMENT_FAILED)
     if refined.kept:
         stores = dict.fromkeys(weights, weights) | dict.fromkeys(tuned, tuned)  # biases may be tuned, too
-        return SolvedModel(PickedWeights(stores), _draw_again(pruned, linears, tuned, refined), refined)
+        return SolvedModel(pick_weights(stores), _draw_again(pruned, linears, tuned, refined), refined)
     first, second = SolvedModel(weights, pruned, refined), WeightStore(scratch)
     return run.attempt(
         "solving on all samples", lambda: SolvedModel(second, layer_by_layer(second, held_back=False), refined), first

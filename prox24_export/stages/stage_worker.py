@@ -6,7 +6,7 @@ import shutil
 import tempfile
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -28,6 +28,7 @@ from prox24_export.passes.calibrate.streams import Batch, RunnerPair, Streams, m
 from prox24_export.passes.calibrate.sums import ObservedView, StageSums
 from prox24_export.passes.find_linears import FindLinears
 from prox24_export.passes.graph.arrays import Array
+from prox24_export.passes.graph.lazy_mapping import LazyMapping
 from prox24_export.passes.graph.protocol import Linear, TracedGraph
 from prox24_export.passes.sparsify import Sparsify
 from prox24_export.solver.solution import LayerSolution
@@ -104,7 +105,7 @@ class StageWorker:
             )
         self.stages = schedule(self.graph, linears)
         self.linears = {linear.name: linear for linear in linears}
-        self.batches = [Batch(part, _FetchedFeeds(feeds, self.fetch)) for part, feeds in setup.batches]
+        self.batches = [Batch(part, self._read_lazily(feeds)) for part, feeds in setup.batches]
         self.shards = cut_shards(self.batches)
         parent = setup.folder if setup.folder.is_dir() else None
         self._folder = tempfile.mkdtemp(prefix="worker.", dir=parent)
@@ -158,10 +159,15 @@ class StageWorker:
         self._streams[shard] = Streams(self.graph, self.batches, Spill(folder, room))
         return self._streams[shard]
 
-    def _solved_before(self, stage: int, weights: Mapping[str, Any]) -> "_FetchedFeeds":
+    def _solved_before(self, stage: int, weights: Mapping[str, Any]) -> Mapping[str, Array]:
         """The weights that were solved when a stage was run: layers with later uses are solved later."""
         before = {linear.weight for earlier in self.stages[:stage] for linear in earlier.linears}
-        return _FetchedFeeds({name: weights[name] for name in weights if name in before}, self.fetch)
+        return self._read_lazily({name: weights[name] for name in weights if name in before})
+
+    def _read_lazily(self, handles: Mapping[str, Any]) -> Mapping[str, Array]:
+        """Arrays by name, each fetched when it is asked for, as a copy that can be written to."""
+        fetch = self.fetch
+        return LazyMapping(lambda name: np.array(fetch(handles[name])), handles)
 
     @cached_property
     def _solver(self) -> PieceSolver:
@@ -174,30 +180,6 @@ class StageWorker:
             lambda handle: unpack_moments(fetch(handle)),
             lambda handle: copy_tensor(fetch(handle)),
         )
-
-
-class _FetchedFeeds(Mapping[str, Array]):
-    """Arrays by name, each fetched when it is asked for."""
-
-    def __init__(self, handles: Mapping[str, Any], fetch: Fetch) -> None:
-        """Fetches nothing yet."""
-        self._handles, self._fetch = handles, fetch
-
-    def __getitem__(self, name: str) -> Array:
-        """Fetches an array, as a copy that can be written to."""
-        return np.array(self._fetch(self._handles[name]))
-
-    def __contains__(self, name: object) -> bool:
-        """Whether there is such an array; fetches none."""
-        return name in self._handles
-
-    def __iter__(self) -> Iterator[str]:
-        """Iterates over the names."""
-        return iter(self._handles)
-
-    def __len__(self) -> int:
-        """The number of arrays."""
-        return len(self._handles)
 
 
 def digest_graph(frontend: Frontend, graph: TracedGraph, linears: Sequence[Linear]) -> str:
