@@ -4,11 +4,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from prox24_export.errors import Prox24Error, UnavailableError, first_line
 from prox24_export.passes.calibrate.schedule import Stage
 from prox24_export.passes.front_torch.device_stages import TorchOnDevice
 from prox24_export.passes.front_torch.graph import FxGraph
+from prox24_export.passes.graph.arrays import as_tensor
+from prox24_export.passes.graph.on_device import TensorRunner
 from prox24_export.passes.graph.protocol import Feeds, Runner, StageCompiler, TracedGraph
 from prox24_export.passes.refine.memory import find_available_memory
 from prox24_export.results.device import DeviceReport, HostWork
@@ -137,17 +140,34 @@ def make_runner(
     if device.type == "cpu" or feeds is None:
         return graph.runner()
     try:
-        run = _make_device_runner(graph, device, feeds)
+        there = _make_device_runner(graph, device, feeds)
     except torch.OutOfMemoryError:
         note(HostWork("accuracy", "the model does not fit into the memory of the GPU"))
     except (Prox24Error, RuntimeError, ValueError, TypeError, IndexError) as error:
         note(HostWork("accuracy", first_line(error)))
     else:
-        return run
+        return _run_while_there_is_room(there, graph, note)
     return graph.runner()
 
 
-def _make_device_runner(graph: TracedGraph, device: torch.device, feeds: Feeds) -> Runner:
+def _run_while_there_is_room(there: TensorRunner, graph: TracedGraph, note: Callable[[HostWork], None]) -> Runner:
+    """Makes a function that runs a model on its device until a batch does not fit, and from then on the host."""
+    call = there.run
+
+    def run(feeds: Feeds) -> Sequence[Tensor]:
+        nonlocal call
+        try:
+            return call(feeds)
+        except torch.OutOfMemoryError:
+            note(HostWork("accuracy", "a batch does not fit into the memory of the GPU"))
+        here = graph.runner()
+        call = lambda values: [as_tensor(output) for output in here(values)]  # noqa: E731 - it takes the other's place
+        return call(feeds)
+
+    return TensorRunner(run)
+
+
+def _make_device_runner(graph: TracedGraph, device: torch.device, feeds: Feeds) -> TensorRunner:
     if 4.0 * graph.parameters > SHARE_OF_MODEL * find_available_memory(device):
         raise torch.OutOfMemoryError
     if isinstance(graph, FxGraph):

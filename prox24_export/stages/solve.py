@@ -1,11 +1,13 @@
 """From a job to solved weights: layer by layer, then all layers together."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from prox24_export.passes.graph.arrays import Array
 from prox24_export.passes.graph.differentiable import Differentiable
+from prox24_export.passes.graph.on_device import exact_products
 from prox24_export.passes.graph.protocol import Linear
 from prox24_export.results.budget import BudgetReport
 from prox24_export.results.report import RefinementReport
@@ -117,7 +119,8 @@ def _prune_job(  # noqa: PLR0917 - what a run has
             team=team,
         )
 
-    with run.timed("prune"):
+    exact = nullcontext() if devices[0].type == "cpu" else exact_products()
+    with run.timed("prune"), exact:
         pruned = do_in_smaller_blocks(attempt, devices, run.warnings.append)
     run.on_host[:] = [*(work for work in run.on_host if work.work != "calibration"), *pruned.on_host]
     return pruned

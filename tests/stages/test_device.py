@@ -15,12 +15,13 @@ from prox24_export import Settings, export
 from prox24_export.errors import UnavailableError
 from prox24_export.passes.graph.arrays import Array
 from prox24_export.passes.onnx_to_fx.device_function import DeviceFunction
-from prox24_export.results.device import DeviceReport
+from prox24_export.results.device import DeviceReport, HostWork
 from prox24_export.results.report import Report
 from prox24_export.solver.admm import ProximalAdmm
-from prox24_export.stages.device import choose_devices
+from prox24_export.stages.device import choose_devices, make_runner
 from tests.command import expect_refusal, in_process, network, samples, snapshot
-from tests.graphs import model, normal, save
+from tests.graphs import model, normal, opened, save
+from tests.passes.calibrate.networks import GRAPHS, uvw
 from tests.simulated_gpu import GPU, Traffic, simulate_gpu
 
 SAMPLE = Path(__file__).resolve().parents[2] / "samples" / "digits"
@@ -119,6 +120,26 @@ def test_an_operator_without_a_torch_function_runs_on_the_host(tmp_path: Path, m
     assert "; calibration before MatMul:f (" in (tmp_path / "gpu" / "summary.md").read_text()
     assert both.gpu.refinement is not None
     assert "Det" in both.gpu.refinement.reason
+
+
+def test_a_batch_without_room_and_all_after_it_run_on_the_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    graph, run_there = opened(uvw(GRAPHS["residual branches"]), tmp_path), DeviceFunction.run
+    told: list[HostWork] = []
+
+    def run_small(function: DeviceFunction, arguments: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        if len(arguments[0]) > 4:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return run_there(function, arguments)
+
+    monkeypatch.setattr(DeviceFunction, "run", run_small)
+    batches = [{"x": normal(rows, 8, seed=rows)} for rows in (4, 5, 3)]
+    with simulate_gpu(monkeypatch) as traffic:
+        run = make_runner(graph, GPU, batches[0], told.append)
+        found = [run(feeds)[0] for feeds in batches]
+    assert told == [HostWork("accuracy", "a batch does not fit into the memory of the GPU")]
+    assert len(traffic.copies) == 1  # of the first batch
+    for feeds, output in zip(batches, found, strict=True):
+        np.testing.assert_allclose(output, graph.runner()(feeds)[0], rtol=1e-4)
 
 
 def test_masks_of_baselines_are_those_of_the_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
