@@ -35,7 +35,7 @@ from prox24_export.models.find_frontend import find_frontend
 from prox24_export.passes.find_linears import FindLinears
 from prox24_export.passes.graph.arrays import as_tensor
 from prox24_export.passes.graph.protocol import Feeds, TracedGraph
-from prox24_export.passes.permute.apply import MovedTensors
+from prox24_export.passes.permute.apply import move_tensors
 from prox24_export.passes.permute.aten_trace import open_as_module, trace_to_aten
 from prox24_export.passes.permute.find_spaces import FindSpaces
 from prox24_export.passes.permute.search import OrderedSpace, Saliency, compose
@@ -87,7 +87,7 @@ def check_model(name: str, path: Path) -> Row:
             channels = block.groups.reshape(-1)
             order[channels] = random.permutation(channels)
         ordered.append(OrderedSpace(space, order, 0.0))
-    moved = MovedTensors(graph, compose(ordered))
+    moved = move_tensors(graph, compose(ordered))
     reasons = Counter(space.reason for space in found.spaces if space.reason)
     try:
         deviation, precision = measure_deviation(graph, feeds, moved, torch.float64), "float64"

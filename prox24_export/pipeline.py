@@ -76,6 +76,7 @@ def export(
         The report, as also written to `report.json`, `report.html`, `summary.md` and `junit.xml`.
 
     Where a stage fails after the layers are solved, the model is written all the same, and `Report.faults` names it.
+    Where a GPU has too little memory, the run ends instead, and leaves its journal.
 
     A run that is interrupted or killed leaves `OUT.journal`, and the same call goes on from there; see
     `Settings.no_resume`.
@@ -85,7 +86,8 @@ def export(
             run with others. Nothing was written.
         UnavailableError: An engine was asked for that cannot be had here, or workers; nothing was written.
         OSError: The output cannot be written; nothing was left behind but the journal.
-        Prox24Error: Somebody else made the output folder meanwhile; the error says where the result is.
+        Prox24Error: Somebody else made the output folder meanwhile; the error says where the result is. Or a GPU has
+            too little memory; nothing was left behind but the journal.
         KeyboardInterrupt: A signal came; nothing was left behind but the journal.
     """
     run, settings = Run(choose_progress(progress)), _complete(settings)

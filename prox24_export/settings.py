@@ -76,7 +76,8 @@ RAY_ADDRESS = Bound(
     "local, or an address such as 10.0.0.5:6379", lambda ray: bool(re.fullmatch(r"local|[^\s/]+:[0-9]{1,5}", str(ray)))
 )
 DEVICE = Bound(
-    "auto, cpu, cuda or cuda:N", lambda device: bool(re.fullmatch(r"auto|cpu|cuda(:[0-9]{1,3})?", str(device)))
+    "auto, cpu, cuda, cuda:N or cuda:all",
+    lambda device: bool(re.fullmatch(r"auto|cpu|cuda(:[0-9]{1,3}|:all)?", str(device))),
 )
 PICTURE_SIZE = Bound("a size such as 256 or 224x224", lambda size: bool(_SIZE.fullmatch(str(size))))
 
@@ -234,9 +235,10 @@ class Settings(InspectSettings, BenchSettings):
     output folder. By default, it is four fifths of what is free."""
 
     device: Annotated[str, DATA, DEVICE] = "auto"
-    """Where calibration, solver, refinement and accuracy compute: `cpu`, `cuda`, or `cuda:1` for the second GPU. With
-    `auto` it is the first GPU that torch sees, else the CPU. Sums are rounded differently on another device, so that
-    single entries of the masks may differ."""
+    """Where calibration, solver, refinement and accuracy compute: `cpu`, `cuda` for the first GPU, `cuda:1` for the
+    second, or `cuda:all`, with which all GPUs of the first one's kind solve layers side by side. With `auto` it is the
+    first GPU that torch sees, else the CPU. Sums are rounded differently on another kind of device, so that single
+    entries of the masks may differ."""
     ray: Annotated[str | None, PRUNING, RAY_ADDRESS] = None
     """Who calibrates and solves, by Ray: `local` for processes of this machine, or the address of a cluster's head,
     such as 10.0.0.5:6379. Masks do not depend on it. By default, this process does all of it."""

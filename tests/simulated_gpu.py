@@ -1,6 +1,6 @@
-"""A GPU that is not there: tensors that say `cuda:0`, hold CPU values, and refuse what a GPU refuses.
+"""GPUs that are not there: tensors that say `cuda:0` or `cuda:1`, hold CPU values, and refuse what a GPU refuses.
 
-Code under test takes a `torch.device` and nothing else. Within `simulate_gpu` an operator may not mix tensors of both
+Code under test takes a `torch.device` and nothing else. Within `simulate_gpu` an operator may not mix tensors of two
 devices, compiled CPU kernels find no memory to work on, and everything that comes back to the host is counted: copies
 of tensors, and numbers that are read, each of which makes a real GPU wait. Values are those of the CPU's own kernels.
 """
@@ -8,11 +8,14 @@ of tensors, and numbers that are read, each of which makes a real GPU wait. Valu
 
 import math
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from threading import Lock
 from types import ModuleType
 from typing import Any
 
@@ -35,6 +38,7 @@ WAITS = {  # operators whose result has a size, or is a number, that the host mu
     *(ATEN.nonzero.default, ATEN.masked_select.default, ATEN.equal.default, ATEN.is_nonzero.default),
     *(ATEN._unique2.default, ATEN.repeat_interleave.Tensor, ATEN._local_scalar_dense.default),
 }
+NUMBERS = {ATEN.scalar_tensor.default}  # which torch makes of a number beside a tensor; it goes to any device
 INDEXED = {ATEN.index.Tensor, ATEN.index_put_.default, ATEN.index_put.default, ATEN._index_put_impl_.default}
 ROOT = f"{Path(__file__).resolve().parents[1]}/"
 
@@ -46,12 +50,14 @@ class Traffic:
     Attributes:
         copies: Where each tensor of more than `FEW` entries was copied to the host: file and line.
         reads: Where the host waited for a few numbers.
-        uploads: Entries that were copied to the GPU, one number for each copy.
+        uploads: Entries that were copied to a GPU, one number for each copy.
+        work: How many operators each GPU has run, by its number.
     """
 
     copies: list[str] = field(default_factory=list)
     reads: list[str] = field(default_factory=list)
     uploads: list[int] = field(default_factory=list)
+    work: Counter[int] = field(default_factory=Counter)
 
     def note(self, entries: int) -> None:
         """Notes that so many entries came back."""
@@ -59,25 +65,32 @@ class Traffic:
 
 
 class SimulatedTensor(Tensor):
-    """A tensor that says `cuda:0` and holds one of the CPU, its only memory."""
+    """A tensor that says `cuda:0`, or another number, and holds one of the CPU, its only memory."""
 
     held: Tensor
+    number: int
 
     @staticmethod
-    def __new__(cls: type["SimulatedTensor"], held: Tensor) -> "SimulatedTensor":  # noqa: PYI034 - torch wants no Self
-        """Wraps a tensor of the CPU, which nothing else may use."""
+    def __new__(cls: type["SimulatedTensor"], held: Tensor, number: int = 0) -> "SimulatedTensor":  # noqa: PYI034 - torch wants no Self
+        """Wraps a tensor of the CPU, which nothing else may use, on the GPU of this number."""
         made: SimulatedTensor = Tensor._make_wrapper_subclass(
             cls, held.shape, held.stride(), held.storage_offset(), dtype=held.dtype, device=torch.device("meta")
         )
-        made.held = held
+        made.held, made.number = held, number
         return made
 
-    device = property(lambda _: GPU)  # torch itself takes it for a tensor without memory
+    device = property(
+        lambda self: torch.device("cuda", self.number)
+    )  # torch itself takes it for a tensor without memory
     is_cuda = property(lambda _: True)
     is_meta = property(lambda _: False)
 
     def __repr__(self, **_: Any) -> str:  # type: ignore[override]
         return f"SimulatedTensor({tuple(self.shape)}, {self.dtype})"
+
+    def __reduce_ex__(self, _: Any) -> Any:
+        """What a journal saves of the refinement; these copies, which take little of its time, are not counted."""
+        return SimulatedTensor, (self.held, self.number)
 
     @classmethod
     def __torch_function__(
@@ -113,7 +126,7 @@ class SimulatedGpu(TorchDispatchMode):  # type: ignore[no-untyped-call] # as are
             return func(*args, **given)
         if func is ATEN.copy_.default:
             return self._copy_into(*args)
-        wanted = GPU if asked is None or _is_gpu(asked) else CPU
+        wanted = CPU if func in NUMBERS and not simulated else _find_device(asked, simulated)
         if asked is not None:
             given["device"] = CPU
         if func in COPIES:
@@ -126,7 +139,8 @@ class SimulatedGpu(TorchDispatchMode):  # type: ignore[no-untyped-call] # as are
         if wanted.type == "cpu" or not _list_tensors((found,)):
             return found
         self._expect_memory(func, found)
-        wrapped = _wrap(found)
+        self._traffic.work[wanted.index] += 1
+        wrapped = _wrap(found, wanted.index)
         if not _is_aliasing(func):
             return wrapped
         return return_and_correct_aliasing(func, args, dict(kwargs or {}), wrapped)  # type: ignore[no-untyped-call]
@@ -151,17 +165,19 @@ class SimulatedGpu(TorchDispatchMode):  # type: ignore[no-untyped-call] # as are
     @staticmethod
     def _expect_one_device(func: Any, tensors: list[Tensor]) -> None:
         """Refuses what a GPU refuses; a tensor without axes may come from the host, as numbers do."""
+        first = next(tensor for tensor in tensors if isinstance(tensor, SimulatedTensor))
         for tensor in tensors:
-            if not isinstance(tensor, SimulatedTensor) and tensor.dim():
+            may_come = not isinstance(tensor, SimulatedTensor) and not tensor.dim()
+            if tensor.device != first.device and not may_come:
                 raise RuntimeError(
-                    f"{func}: expected all tensors to be on one device. Got cuda:0 and {tensor.device}, of shape "
-                    f"{tuple(tensor.shape)}."
+                    f"{func}: expected all tensors to be on one device. Got {first.device} and {tensor.device}, of "
+                    f"shape {tuple(tensor.shape)}."
                 )
 
 
 @contextmanager
-def simulate_gpu(patch: pytest.MonkeyPatch, largest: float = math.inf) -> Iterator[Traffic]:
-    """Lets torch see one GPU as long as the block runs, and counts what comes back from it.
+def simulate_gpu(patch: pytest.MonkeyPatch, largest: float = math.inf, count: int = 1) -> Iterator[Traffic]:
+    """Lets torch see GPUs as long as the block runs, and counts what comes back from them.
 
     Triton's kernels are replaced by the compiled kernels of the CPU: what they compute on a GPU is tested in Triton's
     interpreter, see `tests/solver/test_kernels_cuda.py`.
@@ -169,10 +185,11 @@ def simulate_gpu(patch: pytest.MonkeyPatch, largest: float = math.inf) -> Iterat
     Args:
         patch: Undoes what is replaced in torch.
         largest: Bytes of the largest tensor for which there is memory.
+        count: How many GPUs there are.
     """
     for name, value in {
         "is_available": lambda: True,
-        "device_count": lambda: 1,
+        "device_count": lambda: count,
         "_lazy_init": lambda: None,
         "get_device_capability": lambda *_: (7, 5),  # without bfloat16, so that products are those of the CPU
         "get_device_name": lambda *_: "Simulated GPU",
@@ -187,28 +204,47 @@ def simulate_gpu(patch: pytest.MonkeyPatch, largest: float = math.inf) -> Iterat
     patch.setitem(sys.modules, "prox24_export.solver.kernels_cuda", kernels)
     patch.setattr(prox24_export.solver, "kernels_cuda", kernels, raising=False)
     patch.setattr("prox24_export.solver.prox._is_triton_installed", lambda: True)
+    submit = ThreadPoolExecutor.submit
+
+    def submit_simulated(pool: ThreadPoolExecutor, work: Callable[..., Any], *args: Any) -> Any:
+        def run() -> Any:
+            with _dispatch(traffic, largest):  # which torch keeps for each thread
+                return work(*args)
+
+        return submit(pool, run)
+
+    patch.setattr(ThreadPoolExecutor, "submit", submit_simulated)
+    with torch.serialization.safe_globals([SimulatedTensor]), _dispatch(traffic, largest):
+        yield traffic
+
+
+@contextmanager
+def _dispatch(traffic: Traffic, largest: float) -> Iterator[None]:
+    """Simulates GPUs in this thread."""
     before = torch._C._only_lift_cpu_tensors()
     torch._C._set_only_lift_cpu_tensors(True)  # torch.tensor(…, device=) then copies
     try:
         with torch.autograd.set_multithreading_enabled(False), SimulatedGpu(traffic, largest):
-            yield traffic
+            yield
     finally:
         torch._C._set_only_lift_cpu_tensors(before)
 
 
 def _make_kernels(traffic: Traffic) -> ModuleType:
     """What stands in for Triton's kernels; their counts are read once, as the real ones' are."""
-    kernels = ModuleType("prox24_export.solver.kernels_cuda")
+    kernels, lock = ModuleType("prox24_export.solver.kernels_cuda"), Lock()  # threads of numba serve one at a time
 
     def view(tensor: Tensor) -> Any:
         return _unwrap(tensor).view(-1, GROUP).numpy()
 
     def prox(z: Tensor, out: Tensor, strength: float) -> None:
-        kernels_cpu.prox(view(z), view(out), strength)
+        with lock:
+            kernels_cpu.prox(view(z), view(out), strength)
 
     def step(run: Callable[..., Any]) -> Callable[..., tuple[int, int]]:
         def stepped(product: Tensor, gap: Tensor, sparse: Tensor, target: Tensor, *numbers: float) -> tuple[int, int]:
-            counts = run(*map(view, (product, gap, sparse, target)), *numbers)
+            with lock:
+                counts = run(*map(view, (product, gap, sparse, target)), *numbers)
             traffic.note(len(counts))
             return int(counts[0]), int(counts[1])
 
@@ -237,12 +273,22 @@ def _unwrap(value: Any) -> Any:
     return type(value)(map(_unwrap, value)) if isinstance(value, (list, tuple)) else value
 
 
-def _wrap(value: Any) -> Any:
+def _wrap(value: Any, number: int) -> Any:
     if isinstance(value, Tensor):
-        return SimulatedTensor(value)
+        return SimulatedTensor(value, number)
     if isinstance(value, (list, tuple)):
-        return list(map(_wrap, value)) if isinstance(value, list) else tuple(map(_wrap, value))
+        wrapped = [_wrap(one, number) for one in value]
+        return wrapped if isinstance(value, list) else tuple(wrapped)
     return value
+
+
+def _find_device(asked: Any, simulated: list[SimulatedTensor]) -> torch.device:
+    """The device of a result: the one asked for, else that of what it is made of."""
+    if asked is not None and not _is_gpu(asked):
+        return CPU
+    if asked is not None and torch.device(asked).type == "cuda":
+        return torch.device("cuda", torch.device(asked).index or 0)
+    return simulated[0].device if simulated else GPU
 
 
 @cache
@@ -261,7 +307,8 @@ def _changes_nothing(tensor: Tensor, *args: Any, copy: bool = False, **kwargs: A
         device, dtype = args[0].device, args[0].dtype
     else:
         device, dtype, *_ = torch._C._nn._parse_to(*args, **kwargs)
-    return not copy and (device is None or device.type == "cuda") and dtype in {None, tensor.dtype}
+    moves = device is not None and (device.type != "cuda" or (device.index or 0) != tensor.device.index)
+    return not copy and not moves and dtype in {None, tensor.dtype}
 
 
 def _has_mask(indices: Any) -> bool:

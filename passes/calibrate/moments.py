@@ -48,6 +48,12 @@ class Moments:
         """Whether the Gram matrix is summed, and not the norms alone."""
         return len(self.gram) == len(self.dense)
 
+    def to(self, device: torch.device) -> "Moments":
+        """These moments on a device; what is there already is shared."""
+        gram = self.gram.to(device)
+        cross = gram if self.cross is self.gram else self.cross.to(device)
+        return Moments(gram, cross, self.dense.to(device), self.tokens)
+
     def add(self, other: "Moments") -> None:
         """Adds the moments of another set of tokens."""
         if self.cross is self.gram and other.cross is not other.gram:

@@ -9,7 +9,8 @@ from prox24_export.passes.calibrate.frontier import Frontier, Spill
 from prox24_export.passes.calibrate.moments import Moments
 from prox24_export.passes.calibrate.schedule import Stage
 from prox24_export.passes.graph.arrays import Array
-from prox24_export.passes.graph.on_device import MovedFeeds
+from prox24_export.passes.graph.lazy_mapping import LazyMapping
+from prox24_export.passes.graph.on_device import move_to
 from prox24_export.passes.graph.protocol import StageCompiler
 
 ValuePair = tuple[dict[str, Array], dict[str, Array]]
@@ -93,7 +94,7 @@ class Streams:
 
     def _read_feeds(self, batch: int) -> Mapping[str, Array]:
         feeds = self.batches[batch].feeds
-        return feeds if self.device is None else MovedFeeds(feeds, self.device)
+        return feeds if self.device is None else LazyMapping(lambda name: move_to(feeds[name], self.device), feeds)
 
     @property
     def one_pass(self) -> int:

@@ -20,7 +20,7 @@ from prox24_export.passes.front_torch.trace import identify_memory, read_shape, 
 from prox24_export.passes.graph.arrays import Array, as_array, as_numpy_dtype, as_tensor
 from prox24_export.passes.graph.experts import replace_parts, split_part_name
 from prox24_export.passes.graph.lazy_tensors import LazyTensors
-from prox24_export.passes.graph.on_device import exact_products, move_to
+from prox24_export.passes.graph.on_device import TensorRunner, exact_products, move_to
 from prox24_export.passes.graph.protocol import Candidate, Feeds, Input, Linear, Node, Skipped, TracedGraph
 
 
@@ -220,19 +220,19 @@ class FxGraph:
         """A function that runs the whole model: it takes feeds and returns outputs, in the order of `outputs`."""
         return self.runner_on(None)
 
-    def runner_on(self, device: torch.device | None) -> Callable[[Feeds], Sequence[Array]]:
+    def runner_on(self, device: torch.device | None) -> TensorRunner:
         """The same on a device; None is the CPU."""
         calls = self._with_folded(
             [call for call in self._calls if call not in self._folded or call.name in self.outputs]
         )
         whole = self._compiled(calls, self.outputs, {}, resident=self.read is None, device=device)
 
-        def run(feeds: Feeds) -> Sequence[Array]:
+        def run(feeds: Feeds) -> Sequence[Tensor]:
             results = whole(feeds)
             tensors = [torch.as_tensor(results[name]) for name in self.outputs]
-            return [as_array(t.float() if t.dtype == torch.bfloat16 else t) for t in tensors]
+            return [tensor.float() if tensor.dtype == torch.bfloat16 else tensor for tensor in tensors]
 
-        return run
+        return TensorRunner(run)
 
     @cached_property
     def _calls(self) -> list[fx.Node]:

@@ -1,42 +1,20 @@
 """Values of a graph on another device than the host: how they come there, and back."""
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from prox24_export.passes.graph.arrays import as_array, as_tensor
+from prox24_export.passes.graph.arrays import Array, as_array, as_tensor
+from prox24_export.passes.graph.protocol import Feeds
 
 CPU = torch.device("cpu")
 OF_TORCH = {*"?bhilqBefd"}  # characters of the NumPy dtypes that torch takes; bfloat16 has its own
 StageCall = Callable[[Mapping[str, Any]], dict[str, Any]]
-
-
-class MovedFeeds(Mapping[str, Any]):
-    """Feeds of a batch as tensors on a device; each is read, and moved, when it is asked for."""
-
-    def __init__(self, feeds: Mapping[str, Any], device: torch.device) -> None:
-        """Moves nothing yet."""
-        self._feeds, self._device = feeds, device
-
-    def __getitem__(self, name: str) -> Any:
-        """Moves an array; what torch has no type for, such as texts, stays as it is."""
-        return move_to(self._feeds[name], self._device)
-
-    def __contains__(self, name: object) -> bool:
-        """Whether there is a feed of this name; none is read."""
-        return name in self._feeds
-
-    def __iter__(self) -> Iterator[str]:
-        """Iterates over the names."""
-        return iter(self._feeds)
-
-    def __len__(self) -> int:
-        """The number of feeds."""
-        return len(self._feeds)
 
 
 def move_to(value: Any, device: torch.device | None) -> Any:
@@ -56,6 +34,25 @@ def move_to(value: Any, device: torch.device | None) -> Any:
         moved = [move_to(one, device) for one in value]
         return tuple(moved) if isinstance(value, tuple) else moved
     return value
+
+
+@dataclass(frozen=True)
+class TensorRunner:
+    """Runs a whole model, and brings its outputs to the host where it is called; a `Runner`.
+
+    Attributes:
+        run: Takes feeds and returns outputs where they were computed, in the order in which the graph has them.
+    """
+
+    run: Callable[[Feeds], Sequence[Tensor]]
+
+    def __call__(self, feeds: Feeds) -> list[Array]:
+        """Runs the model on some feeds."""
+        return [as_array(output) for output in self.run(feeds)]
+
+    def holds_nan(self, feeds: Feeds) -> bool:
+        """Whether an output of floats holds NaN on some feeds; nothing else of it comes to the host."""
+        return any(bool(torch.isnan(output).any()) for output in self.run(feeds) if output.is_floating_point())
 
 
 @contextmanager

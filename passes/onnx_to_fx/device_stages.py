@@ -1,6 +1,6 @@
 """Runs stages of an ONNX model as torch functions on a GPU; where there is no such function, in ONNX Runtime."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from prox24_export.errors import first_line
 from prox24_export.passes.front_onnx.external_data import open_model
 from prox24_export.passes.front_onnx.graph import OnnxGraph
 from prox24_export.passes.graph.arrays import Array, as_array, as_numpy_dtype, as_tensor
-from prox24_export.passes.graph.on_device import StageCall, fall_back, move_to, run_on_host
+from prox24_export.passes.graph.on_device import StageCall, TensorRunner, fall_back, move_to, run_on_host
 from prox24_export.passes.graph.protocol import Feeds, Node
 from prox24_export.passes.onnx_to_fx.check import TOLERANCE, TOLERANCE_WIDENED, agree_on_device, find_difference
 from prox24_export.passes.onnx_to_fx.convert import Converted, ConvertToFx, convert_model
@@ -146,7 +146,7 @@ class OnnxOnDevice:
         return {name: as_tensor(np.zeros(0, theirs.dtype)).dtype for name, theirs in wanted.items()}
 
 
-def make_device_runner(graph: OnnxGraph, device: torch.device, feeds: Feeds) -> Callable[[Feeds], Sequence[Array]]:
+def make_device_runner(graph: OnnxGraph, device: torch.device, feeds: Feeds) -> TensorRunner:
     """Makes a function that runs a whole ONNX model on a device: feeds to outputs, as `TracedGraph.runner`.
 
     Args:
@@ -161,17 +161,16 @@ def make_device_runner(graph: OnnxGraph, device: torch.device, feeds: Feeds) -> 
     converted = ConvertToFx().call(graph=graph)
     function = DeviceFunction(converted.module, device)
 
-    def run(values: Feeds) -> Sequence[Array]:
-        found = function.run([move_to(values[name], device) for name in converted.inputs])
-        return [as_array(value) for value in found]
+    def run(values: Feeds) -> Sequence[Tensor]:
+        return function.run([move_to(values[name], device) for name in converted.inputs])
 
     tolerance = TOLERANCE_WIDENED if converted.is_widened else TOLERANCE
     wanted = graph.runner()(feeds)
     for name, ours, theirs in zip(graph.outputs, run(feeds), wanted, strict=True):
-        said = find_difference(torch.from_numpy(ours), theirs, tolerance, exact_type=False)
-        if said is not None:
+        if not agree_on_device(ours, theirs, tolerance):
+            said = find_difference(ours, theirs, tolerance, exact_type=False) or "differs"
             raise NotDifferentiableError("output", name, said)
-    return run
+    return TensorRunner(run)
 
 
 def _declare_input(name: str, value: Any) -> onnx.ValueInfoProto:

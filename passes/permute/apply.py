@@ -1,45 +1,30 @@
 """A model's stored tensors with their channels in another order: bytes are moved, nothing is computed."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 
 from prox24_export.passes.graph.arrays import Array
+from prox24_export.passes.graph.lazy_mapping import LazyMapping
 from prox24_export.passes.graph.protocol import TracedGraph
 from prox24_export.passes.permute.labels import Ids
 
 
-class MovedTensors(Mapping[str, Array]):
-    """The tensors that change, by name; each is read and reordered when it is asked for."""
+def move_tensors(graph: TracedGraph, orders: Mapping[tuple[str, int], Ids]) -> Mapping[str, Array]:
+    """Gives the tensors that change, by name; each is read and reordered when it is asked for.
 
-    def __init__(self, graph: TracedGraph, orders: Mapping[tuple[str, int], Ids]) -> None:
-        """Reads nothing yet.
+    Args:
+        graph: The model as it came.
+        orders: By tensor and axis, for each entry of the copy the entry of the source that it is.
+    """
+    by_name: dict[str, dict[int, Ids]] = {}
+    for (name, axis), order in orders.items():
+        by_name.setdefault(name, {})[axis] = order
 
-        Args:
-            graph: The model as it came.
-            orders: By tensor and axis, for each entry of the copy the entry of the source that it is.
-        """
-        self._graph = graph
-        self._orders: dict[str, dict[int, Ids]] = {}
-        for (name, axis), order in orders.items():
-            self._orders.setdefault(name, {})[axis] = order
-
-    def __getitem__(self, name: str) -> Array:
-        """Reads a tensor and moves its entries."""
-        orders = self._orders[name]
-        array = self._graph.stored(name)
-        for axis, order in orders.items():
+    def move(name: str) -> Array:
+        array = graph.stored(name)
+        for axis, order in by_name[name].items():
             array = np.take(array, order, axis)
         return array
 
-    def __contains__(self, name: object) -> bool:
-        """Whether the tensor changes; reads none."""
-        return name in self._orders
-
-    def __iter__(self) -> Iterator[str]:
-        """Names, in the order of the spaces."""
-        return iter(self._orders)
-
-    def __len__(self) -> int:
-        """How many change."""
-        return len(self._orders)
+    return LazyMapping(move, by_name)

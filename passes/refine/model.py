@@ -73,6 +73,7 @@ class RefineModel:
         rate: Relative learning rate at the start. None finds it by trial steps.
         batch: Number of samples in a step. None takes 16, or 32 where views are the target, but at most a quarter of
             the samples.
+        halvings: How often such a batch is halved, for a device with little room; one sample is the least.
         mixed: Whether float inputs of some samples are blended with others (`batches.mix`), and images shifted. This is
             done in model mode only.
         minutes: The most time that all of it may take, in minutes. Two runs give the same result only where it
@@ -89,6 +90,7 @@ class RefineModel:
     thorough: bool = False
     rate: float | None = None
     batch: int | None = None
+    halvings: int = 0
     mixed: bool = True
     minutes: float | None = None
     seed: int = 0
@@ -139,7 +141,7 @@ class RefineModel:
             return Refined(start, False, math.nan, math.nan, (), "model")
         views = self._views(dense, Samples(fit, BATCH, joinable))
         together = self.target == "views" and views.symmetric
-        size = self.batch or choose_batch(len(fit), together=together)
+        size = max(1, (self.batch or choose_batch(len(fit), together=together)) >> self.halvings)
         tuned, held = Samples(fit, size, joinable), Samples(choice, size, joinable)
         epochs = self.epochs or plan_epochs(tuned.steps, together=together)
         groups = {name: places.to(start[name].device) for name, places in (groups or {}).items()}

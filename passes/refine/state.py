@@ -162,6 +162,7 @@ class RefineProgress:
         seconds: Time that all of it has taken, in seconds.
         mode: Whether the network is tuned at once or by segments, which depends on the memory that was free; None where
             that is not decided yet.
+        halvings: How often batches were halved, because the device had no room for more; see `RefineModel`.
     """
 
     parts: list[Part] = field(default_factory=list)
@@ -169,6 +170,11 @@ class RefineProgress:
     state: TrainingState | None = None
     seconds: float = 0.0
     mode: Mode | None = None
+    halvings: int = 0
+
+    def with_halvings(self, halvings: int) -> "RefineProgress":
+        """This progress where batches are halved so often; else a new one: steps over others cannot be gone on with."""
+        return self if halvings == self.halvings else RefineProgress(seconds=self.seconds, halvings=halvings)
 
     def save(self, path: Path) -> None:
         """Writes the progress to a file.
@@ -194,7 +200,7 @@ class RefineProgress:
         moved = None if stored["moved"] is None else _read_part(stored["moved"])
         if state is not None:
             state = TrainingState(**state | {"curve": [Epoch(**epoch) for epoch in state["curve"]]})
-        return RefineProgress(parts, moved, state, stored["seconds"], stored["mode"])
+        return RefineProgress(parts, moved, state, stored["seconds"], stored["mode"], stored["halvings"])
 
 
 def _read_part(stored: Mapping[str, Any]) -> Part:

@@ -33,7 +33,7 @@ from prox24_export.stages.prepare import Job
 from prox24_export.stages.prune import PrunedLayers, prune
 from prox24_export.stages.run import Run
 from prox24_export.stages.solve import SolvedModel
-from prox24_export.stages.weight_store import PickedWeights, WeightStore
+from prox24_export.stages.weight_store import WeightStore, pick_weights
 
 
 def measure_job_sensitivity(
@@ -107,7 +107,7 @@ def keep_budget(
         source = choice.weights if choice.solved_again else weights
         # Nothing that was refined beside pruned weights stays either where all are dense: it is the dense model.
         sparse_names = [] if len(choice.dense) == len(found) else [name for name in weights if name not in names]
-        kept = PickedWeights(dict.fromkeys(sparse_names, source))
+        kept = pick_weights(dict.fromkeys(sparse_names, source))
         report = _make_report(search, choice, judges.samples, errors, time.perf_counter() - begun)
     layers = _mark_dense(rows.layers, pruned.layers, choice)
     sparse = {row.name for row in layers if row.state == "sparse"}

@@ -23,7 +23,7 @@ class DeviceReport:
     """The device that calibration, solver, refinement and accuracy computed on.
 
     Attributes:
-        name: `cpu`, or `cuda:` and the number of the GPU.
+        name: `cpu`, or `cuda:` and the number of the GPU; of several, all of them with commas between.
         title: What the GPU is called; empty for the CPU.
         on_host: What was left to the host.
     """

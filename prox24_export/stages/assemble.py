@@ -9,7 +9,7 @@ from prox24_export.results.engine import EngineReport, Estimate
 from prox24_export.results.interface import ModelInterface
 from prox24_export.results.permutation import PermutationReport
 from prox24_export.results.report import AccuracyReport, Gate, Report
-from prox24_export.stages.device import describe_device
+from prox24_export.stages.device import describe_devices
 from prox24_export.stages.interface import measure_compressed, read_interface
 from prox24_export.stages.prepare import Job
 from prox24_export.stages.run import Run
@@ -54,6 +54,6 @@ def assemble_report(  # noqa: PLR0917 - in the order in which they were found
         faults=tuple(run.faults),
         interface=interface,
         compressed=compressed,
-        device=describe_device(job.device, run.on_host),
+        device=describe_devices(job.devices, run.on_host),
         seconds=run.seconds | {"total": round(time.perf_counter() - run.start, 3)},
     )

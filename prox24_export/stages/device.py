@@ -4,34 +4,38 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from prox24_export.errors import Prox24Error, UnavailableError, first_line
 from prox24_export.facts.free_memory import find_free_memory
 from prox24_export.passes.calibrate.schedule import Stage
 from prox24_export.passes.front_torch.device_stages import TorchOnDevice
 from prox24_export.passes.front_torch.graph import FxGraph
+from prox24_export.passes.graph.arrays import as_tensor
+from prox24_export.passes.graph.on_device import TensorRunner
 from prox24_export.passes.graph.protocol import Feeds, Runner, StageCompiler, TracedGraph
 from prox24_export.results.device import DeviceReport, HostWork
 
-CPU = torch.device("cpu")
+CPU, ALL = torch.device("cpu"), "cuda:all"
 SHARE_OF_MODEL = 0.8  # of a GPU's free memory that a whole model may take for the accuracy, beside its activations
 
 
-def choose_device(asked: str) -> torch.device:
-    """Chooses the device of a run.
+def choose_devices(asked: str) -> tuple[torch.device, ...]:
+    """Chooses the devices of a run; where there are several, the first one does all that is not solving layers.
 
     Args:
-        asked: `auto`, `cpu`, `cuda` or `cuda:N`. `auto` is the first GPU, or the CPU where there is none.
+        asked: `auto`, `cpu`, `cuda`, `cuda:N` or `cuda:all`. `auto` is the first GPU, or the CPU where there is none;
+            `cuda:all` is the first GPU and all others of its kind: another kind rounds sums differently.
 
     Raises:
         UnavailableError: A GPU was asked for that torch does not see.
     """
     if asked == "cpu":
-        return CPU
+        return (CPU,)
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if asked == "auto" and not count:
-        return CPU
-    number = int(asked.partition(":")[2] or 0)
+        return (CPU,)
+    number = read_number(asked)
     if number >= count:
         built = torch.version.cuda is not None or torch.version.hip is not None
         why = "" if count or built else f", and this build of torch ({torch.__version__}) is for CPUs alone"
@@ -40,7 +44,16 @@ def choose_device(asked: str) -> torch.device:
             f"--device {asked} needs a GPU that torch sees. Got {seen}{why}. Install a build of torch for your GPU, or "
             "use --device cpu."
         )
-    return torch.device("cuda", number)
+    if asked != ALL:
+        return (torch.device("cuda", number),)
+    first, *others = (torch.device("cuda", place) for place in range(count))
+    return (first, *(other for other in others if name_kind(other) == name_kind(first)))
+
+
+def read_number(asked: str) -> int:
+    """Reads the number of the GPU out of `--device`; 0 where it names none."""
+    number = asked.partition(":")[2]
+    return int(number) if number.isdecimal() else 0
 
 
 def name_kind(device: torch.device) -> str:
@@ -48,9 +61,10 @@ def name_kind(device: torch.device) -> str:
     return "cpu" if device.type == "cpu" else torch.cuda.get_device_name(device)
 
 
-def describe_device(device: torch.device, on_host: Sequence[HostWork]) -> DeviceReport:
-    """Describes the device of a run, and what was left to the host."""
-    return DeviceReport(str(device), "" if device.type == "cpu" else name_kind(device), tuple(dict.fromkeys(on_host)))
+def describe_devices(devices: Sequence[torch.device], on_host: Sequence[HostWork]) -> DeviceReport:
+    """Describes the devices of a run, and what was left to the host."""
+    title = "" if devices[0].type == "cpu" else name_kind(devices[0])
+    return DeviceReport(", ".join(map(str, devices)), title, tuple(dict.fromkeys(on_host)))
 
 
 @dataclass(frozen=True)
@@ -58,16 +72,22 @@ class StagePlacement:
     """Where the stages of a model run.
 
     Attributes:
-        device: Where values and weights are while layers are calibrated and solved.
+        devices: Where values and weights are while layers are calibrated and solved: the first one, and where there are
+            others, they solve layers beside it.
         compiler: Compiles stages for that device.
         on_host: Why stages run on the host all the same, by the places of their nodes; it fills as they run.
         halvings: How often batches and pieces of layers were halved, because the device had no room for more.
     """
 
-    device: torch.device
+    devices: Sequence[torch.device]
     compiler: StageCompiler
     on_host: Mapping[tuple[int, ...], str]
     halvings: int = 0
+
+    @property
+    def device(self) -> torch.device:
+        """The first one."""
+        return self.devices[0]
 
     @property
     def moves_to(self) -> torch.device | None:
@@ -88,18 +108,18 @@ class StagePlacement:
         ]
 
 
-def place_on(graph: TracedGraph, device: torch.device, halvings: int = 0) -> StagePlacement:
-    """Places the stages of a model on a device."""
-    if device.type == "cpu":
-        return StagePlacement(device, graph, {}, halvings)
+def place_on(graph: TracedGraph, devices: Sequence[torch.device], halvings: int = 0) -> StagePlacement:
+    """Places the stages of a model on the first of some devices."""
+    if (device := devices[0]).type == "cpu":
+        return StagePlacement(devices, graph, {}, halvings)
     if isinstance(graph, FxGraph):
         of_torch = TorchOnDevice(graph, device)
-        return StagePlacement(device, of_torch, of_torch.on_host, halvings)
+        return StagePlacement(devices, of_torch, of_torch.on_host, halvings)
     from prox24_export.passes.front_onnx.graph import expect_onnx_graph  # noqa: PLC0415 - torch does without ONNX
     from prox24_export.passes.onnx_to_fx.device_stages import OnnxOnDevice  # noqa: PLC0415
 
     of_onnx = OnnxOnDevice(expect_onnx_graph(graph), device)
-    return StagePlacement(device, of_onnx, of_onnx.on_host, halvings)
+    return StagePlacement(devices, of_onnx, of_onnx.on_host, halvings)
 
 
 def make_runner(
@@ -120,22 +140,39 @@ def make_runner(
     if device.type == "cpu" or feeds is None:
         return graph.runner()
     try:
-        run = _make_device_runner(graph, device, feeds)
+        there = _make_device_runner(graph, device, feeds)
     except torch.OutOfMemoryError:
         note(HostWork("accuracy", "the model does not fit into the memory of the GPU"))
     except (Prox24Error, RuntimeError, ValueError, TypeError, IndexError) as error:
         note(HostWork("accuracy", first_line(error)))
     else:
-        return run
+        return _run_while_there_is_room(there, graph, note)
     return graph.runner()
 
 
-def _make_device_runner(graph: TracedGraph, device: torch.device, feeds: Feeds) -> Runner:
+def _run_while_there_is_room(there: TensorRunner, graph: TracedGraph, note: Callable[[HostWork], None]) -> Runner:
+    """Makes a function that runs a model on its device until a batch does not fit, and from then on the host."""
+    call = there.run
+
+    def run(feeds: Feeds) -> Sequence[Tensor]:
+        nonlocal call
+        try:
+            return call(feeds)
+        except torch.OutOfMemoryError:
+            note(HostWork("accuracy", "a batch does not fit into the memory of the GPU"))
+        here = graph.runner()
+        call = lambda values: [as_tensor(output) for output in here(values)]  # noqa: E731 - it takes the other's place
+        return call(feeds)
+
+    return TensorRunner(run)
+
+
+def _make_device_runner(graph: TracedGraph, device: torch.device, feeds: Feeds) -> TensorRunner:
     if 4.0 * graph.parameters > SHARE_OF_MODEL * find_free_memory(device):
         raise torch.OutOfMemoryError
     if isinstance(graph, FxGraph):
         of_torch = graph.runner_on(device)
-        of_torch(feeds)  # whether it runs there shows only then
+        of_torch.run(feeds)  # whether it runs there shows only then
         return of_torch
     from prox24_export.passes.front_onnx.graph import expect_onnx_graph  # noqa: PLC0415 - as above
     from prox24_export.passes.onnx_to_fx.device_stages import make_device_runner  # noqa: PLC0415

@@ -7,6 +7,7 @@ import torch
 
 from prox24_export.engines.gpus import GPUS, TERA
 from prox24_export.option_values import GpuName
+from prox24_export.stages.device import read_number
 from prox24_export.stages.rates import Rates
 
 SHARE = 0.4  # of a peak rate that is taken to be reached: in practice work takes two to three times as long
@@ -59,6 +60,7 @@ class GpuPlan:
             f"{where} an {sheet.title}",
             shares,
             f"{UPLOAD / 1e9:g} GB/s to the GPU, and memory of host and GPU counted together",
+            "one GPU, also with --device cuda:all",
             "none of these rates was measured by this project, nor this plan held against a run on a GPU",
         )
 
@@ -69,10 +71,10 @@ def find_planned_gpu(asked: str) -> GpuPlan | None:
     Args:
         asked: The option `--device`.
     """
-    is_there = torch.cuda.is_available() and torch.cuda.device_count() > int(asked.partition(":")[2] or 0)
+    is_there = torch.cuda.is_available() and torch.cuda.device_count() > read_number(asked)
     if asked == "cpu" or (asked == "auto" and not is_there):
         return None
     if not is_there:
         return GpuPlan(ASSUMED)
-    seen = torch.cuda.get_device_name(int(asked.partition(":")[2] or 0))
+    seen = torch.cuda.get_device_name(read_number(asked))
     return GpuPlan(next((name for name in WIDE if name in seen.lower()), ASSUMED), seen)

@@ -18,7 +18,7 @@ from prox24_export.passes.calibrate.schedule import schedule
 from prox24_export.passes.calibrate.streams import Streams
 from prox24_export.passes.graph.arrays import Array
 from prox24_export.passes.graph.protocol import Linear, TracedGraph
-from prox24_export.passes.permute.apply import MovedTensors
+from prox24_export.passes.permute.apply import move_tensors
 from prox24_export.passes.permute.aten_trace import trace_to_aten
 from prox24_export.passes.permute.find_spaces import ChannelSpace, FindSpaces
 from prox24_export.passes.permute.search import OrderedSpace, Saliency, compose, reorder, search_order
@@ -251,7 +251,7 @@ def _order_columns(blocks: Sequence[tuple[Array, Array]], found: OrderedSpace, s
 
 def _apply(job: Job, orders: AxisOrders, scratch: Path, run: Run) -> PermutedModel:
     """Writes the permuted copy, opens it, and compares it with the model as it came."""
-    moved = MovedTensors(job.graph, orders)
+    moved = move_tensors(job.graph, orders)
     if not moved:
         return PermutedModel(job)
     folder = scratch / "permuted"

@@ -22,7 +22,7 @@ from prox24_export.results import reader
 from prox24_export.results.report import DataFacts, Report
 from prox24_export.settings import Settings
 from prox24_export.stages.dense_outputs import check_calibration
-from prox24_export.stages.device import CPU, choose_device
+from prox24_export.stages.device import CPU, choose_devices
 from prox24_export.stages.device_kernels import find_usable_device
 from prox24_export.stages.memory import expect_memory, expect_memory_to_convert
 from prox24_export.stages.open_model import OpenedModel, open_model
@@ -46,7 +46,7 @@ class Job:
         facts: Which samples are used for what.
         size: How many samples are joined in one call of the model.
         choice: The engine that measures at the end.
-        device: Where the run computes.
+        devices: Where the run computes: the first one does all that is not solving layers.
         baseline: An earlier run, against which nothing may regress; None where there is none.
         model_file: The ONNX file that is written beside the output folder; None where everything is in the folder.
         workers: Who calibrates and solves; None for this process alone.
@@ -60,7 +60,7 @@ class Job:
     facts: DataFacts | None
     size: int
     choice: EngineChoice
-    device: torch.device = CPU
+    devices: Sequence[torch.device] = (CPU,)
     baseline: Report | None = None
     model_file: Path | None = None
     workers: MachineWorkers | None = None
@@ -79,6 +79,11 @@ class Job:
     def linears(self) -> list[Linear]:
         """Layers that can be pruned."""
         return [layer for layer in self.found if isinstance(layer, Linear)]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the run computes all that is not solving layers."""
+        return self.devices[0]
 
     @property
     def wants_onnx(self) -> bool:
@@ -134,7 +139,7 @@ def prepare(named: NamedModel, evaluation: Source | None, settings: Settings, ru
         UnavailableError: The device or the engine that was asked for cannot be had here.
     """
     frontend, calibration = named.frontend, named.calibration
-    device = choose_device(find_usable_device(settings.device, run.warnings))
+    devices = choose_devices(find_usable_device(settings.device, run.warnings))
     expect_calibration(settings, calibration)
     baseline = None if settings.baseline is None else reader.load_report(Path(settings.baseline))
     wants_onnx = _wants_onnx(frontend, settings, named.model_file)
@@ -159,7 +164,7 @@ def prepare(named: NamedModel, evaluation: Source | None, settings: Settings, ru
         check_calibration(graph, linears, parts, facts_of_data, size=size)
         if needed:
             check_gates(graph, parts, settings, size)
-    made = named.target, found, parts, facts_of_data, size, choice, device, baseline, named.model_file
+    made = named.target, found, parts, facts_of_data, size, choice, devices, baseline, named.model_file
     return Job(opened, settings, *made)
 
 

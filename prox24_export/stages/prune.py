@@ -28,6 +28,7 @@ from prox24_export.results.mask import Thumbnail, make_thumbnail
 from prox24_export.results.report import Executions, LayerReport
 from prox24_export.settings import Settings
 from prox24_export.stages.device import CPU, StagePlacement, place_on
+from prox24_export.stages.gpu_work import GpuWork
 from prox24_export.stages.journal import NO_RECORDS, LayerRecords
 from prox24_export.stages.memory import find_spill
 from prox24_export.stages.norms import find_widest, mask_by_norms
@@ -90,11 +91,11 @@ def prune(
     if not linears:
         return PrunedLayers(rows, None)
     expect_finite_weights(graph, linears)
-    stages, placement = schedule(graph, linears), placement or place_on(graph, CPU)
+    stages, placement = schedule(graph, linears), placement or place_on(graph, [CPU])
     streams = _start_streams(graph, parts, stages, size, placement, settings, scratch)
     sparsify = _make_sparsify(settings, placement, held_back=held_back)
     done = _DoneLayers(graph, linears, weights, records, placement.device)
-    work = _choose_work(team, done, stages, linears, streams, sparsify, settings)
+    work = _choose_work(team, done, stages, linears, streams, sparsify, settings, placement.devices)
     costs = {BATCHES: float(len(stages) * len(streams.batches)), LAYERS: sum(map(_estimate_cost, linears))}
     with progress.stage("calibrate and prune", sum(costs.values()), costs) as tick:
         for stage in stages:
@@ -130,9 +131,12 @@ def _choose_work(  # noqa: PLR0917 - what both kinds of work need
     streams: Streams,
     sparsify: Sparsify,
     settings: Settings,
+    devices: Sequence[torch.device],
 ) -> StageWork:
-    """Chooses who observes and solves: workers where there are some, else this process."""
+    """Chooses who observes and solves: workers where there are some, else this process, with one device or several."""
     calibrate = Calibrate(settings.method in AIMS_AT_DENSE_OUTPUT, find_widest(settings.method))
+    if team is None and len(devices) > 1:
+        return GpuWork(streams, calibrate, sparsify, done.graph.weight, devices)
     if team is None:
         return OwnWork(streams, calibrate, sparsify, done.read_weight)
     return SpreadWork(team, done.graph, stages, linears, streams, calibrate, sparsify, settings)

@@ -1,12 +1,13 @@
 """Refinement after the layers: from stored weights to a differentiable model and back, and what is reported of it."""
 
 import math
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any, overload
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from prox24_export import user_code
@@ -18,16 +19,16 @@ from prox24_export.option_values import AIMS_AT_DENSE_OUTPUT
 from prox24_export.passes.graph.arrays import Array, as_tensor
 from prox24_export.passes.graph.differentiable import Differentiable
 from prox24_export.passes.graph.on_device import exact_products
-from prox24_export.passes.graph.protocol import Linear, TracedGraph
+from prox24_export.passes.graph.protocol import Input, Linear, TracedGraph
 from prox24_export.passes.refine.differentiable import make_differentiable
-from prox24_export.passes.refine.epochs import BATCH
+from prox24_export.passes.refine.epochs import choose_batch
 from prox24_export.passes.refine.model import RefineModel
 from prox24_export.passes.refine.moving import free_module, move_module
-from prox24_export.passes.refine.state import Refined
+from prox24_export.passes.refine.state import Refined, RefineProgress
 from prox24_export.progress import Progress, Steps
 from prox24_export.results.report import EpochReport, RefinementReport
 from prox24_export.settings import Settings
-from prox24_export.stages.device_memory import do_in_smaller_blocks
+from prox24_export.stages.device_memory import Blocks, do_in_smaller_blocks
 from prox24_export.stages.gradient import find_reached, why_not_reached
 from prox24_export.stages.journal import Journal
 from prox24_export.stages.memory import find_memory_left
@@ -139,6 +140,7 @@ def refine(
     tuned: MutableMapping[str, Array],
     progress: Progress,
     journal: Journal,
+    warn: Callable[[str], None] = lambda _: None,
 ) -> RefinementReport:
     """Tunes the solved weights together, where that is better on held-back samples.
 
@@ -150,6 +152,7 @@ def refine(
         tuned: Takes the tuned weights where the result is kept, and only then.
         progress: Where to show progress.
         journal: Has the progress of an interrupted run, and takes that of this one.
+        warn: Told in a sentence where the GPU has no room for the usual batches.
 
     Raises:
         DeviceMemoryError: The GPU has too little memory, one sample at a time too.
@@ -159,37 +162,44 @@ def refine(
     integers = sum(linear.weight in function.dequantised for linear in linears)
     linears = find_reached(function, linears)
     solved = function.pruned_parameters(linears, weights)
-    order = [value.name for value in graph.inputs]
+    known = journal.read_progress(job.device) or RefineProgress()
 
     def attempt(halvings: int) -> Refined:
-        move_module(function.module, job.device)
-        exact = nullcontext() if job.device.type == "cpu" else exact_products()
-        kinds = {BEFORE: TRIALS, TRAINING: STEPS}
-        with exact, progress.stage("refine", STEPS + TRIALS, kinds) as tick:
-            return _pass_settings(settings, BATCH >> halvings if halvings else None).call(
+        nonlocal known
+        known = known.with_halvings(halvings)
+        with _show_on(job.device, function, progress) as tick:
+            return _pass_settings(settings, halvings).call(
                 dense=function.module,
                 weights=solved,
                 masks={name: tensor != 0 for name, tensor in solved.items()},
-                fit=_TensorSamples(parts.fit, order),
-                choice=_TensorSamples(parts.choice, order),
+                fit=_TensorSamples(parts.fit, graph.inputs),
+                choice=_TensorSamples(parts.choice, graph.inputs),
                 fixed=fixed,
                 groups=function.list_groups(linears, solved) if settings.method == "prox-model" else None,
                 joinable=can_join(graph.inputs),
                 tick=_bar_of_shares(tick),
-                progress=None if halvings else journal.read_progress(job.device),
+                progress=known,
                 saved=journal.save_progress,
             )
 
     try:
-        result = do_in_smaller_blocks(attempt, job.device)
+        result = do_in_smaller_blocks(attempt, [job.device], warn, _find_blocks(job), known.halvings)
     except RuntimeError as error:  # torch's, e.g. for outputs whose size depends on the data; layers stay as solved
         return RefinementReport(kept=False, reason=f"torch cannot run it: {first_line(error)}")
     finally:
         free_module(function.module)
-    moved = measure_moved(result, solved) if settings.method == "prox-model" else None
     if result.kept:
         tuned.update(function.stored_tensors(graph, linears, result.weights))
-    return _tell_of_integers(_report(result, len(parts.choice), settings, moved), integers)
+    return _tell_of_integers(_report(result, job, solved), integers)
+
+
+@contextmanager
+def _show_on(device: torch.device, function: Differentiable, progress: Progress) -> Iterator[Steps]:
+    """Moves the model to its device, and shows there how far the refinement is."""
+    move_module(function.module, device)
+    exact, kinds = nullcontext() if device.type == "cpu" else exact_products(), {BEFORE: TRIALS, TRAINING: STEPS}
+    with exact, progress.stage("refine", STEPS + TRIALS, kinds) as tick:
+        yield tick
 
 
 def _tell_of_integers(report: RefinementReport, integers: int) -> RefinementReport:
@@ -199,7 +209,15 @@ def _tell_of_integers(report: RefinementReport, integers: int) -> RefinementRepo
     return replace(report, reason=f"{report.reason}; {left} as solved")
 
 
-def _pass_settings(settings: Settings, batch: int | None) -> RefineModel:
+def _find_blocks(job: Job) -> Blocks:
+    """Finds how often the batches of the refinement may be halved, and what helps where that does not."""
+    most = choose_batch(len(job.parts.fit), together=True) if can_join(job.graph.inputs) else 1
+    smallest = "the refinement does not fit with one sample in a batch"
+    instead = "--refine-mode segments, --no-refine or --device cpu"
+    return Blocks("the refinement's batches of this size", most.bit_length() - 1, smallest, instead)
+
+
+def _pass_settings(settings: Settings, halvings: int) -> RefineModel:
     custom = None
     if (spec := settings.refine_loss) is not None:
 
@@ -216,7 +234,7 @@ def _pass_settings(settings: Settings, batch: int | None) -> RefineModel:
         thorough=settings.effort == "thorough",
         minutes=find_minutes(settings),
         custom=custom,
-        batch=None if batch is None else max(1, batch),
+        halvings=halvings,
         seed=settings.seed,
         memory=find_memory_left(settings),
     )
@@ -237,8 +255,8 @@ def _needed_bytes(graph: TracedGraph, linears: Sequence[Linear]) -> float:
 class _TensorSamples(Sequence[tuple[Tensor, ...]]):
     """Samples as tensors in the order of the inputs; each is read when it is asked for."""
 
-    def __init__(self, samples: Sequence[Sample], order: Sequence[str]) -> None:
-        self._samples, self._order = samples, order
+    def __init__(self, samples: Sequence[Sample], inputs: Sequence[Input]) -> None:
+        self._samples, self._inputs = samples, inputs
 
     def __len__(self) -> int:
         return len(self._samples)
@@ -249,9 +267,9 @@ class _TensorSamples(Sequence[tuple[Tensor, ...]]):
     def __getitem__(self, index: slice) -> Sequence[tuple[Tensor, ...]]: ...
     def __getitem__(self, index: int | slice) -> Any:
         if isinstance(index, slice):
-            return _TensorSamples(self._samples[index], self._order)
+            return _TensorSamples(self._samples[index], self._inputs)
         feeds = self._samples[index].feeds
-        return tuple(as_tensor(feeds[name]) for name in self._order)
+        return tuple(as_tensor(feeds[value.name]) for value in self._inputs)
 
 
 def _bar_of_shares(tick: Steps) -> Callable[[float, object], None]:
@@ -296,7 +314,8 @@ def _tell_of_segments(settings: Settings) -> str:
     return f"; {why} {' and '.join([*masks, *views])}" if masks or views else ""
 
 
-def _report(result: Refined, samples: int, settings: Settings, moved: float | None) -> RefinementReport:
+def _report(result: Refined, job: Job, solved: Mapping[str, Tensor]) -> RefinementReport:
+    settings = job.settings
     change = f"the held-back samples' objective went from {result.before:.4g} to {result.after:.4g}"
     if result.target == "views":
         change += " (what the dense model says of eighteen views of an image together is the target)"
@@ -316,14 +335,14 @@ def _report(result: Refined, samples: int, settings: Settings, moved: float | No
         result.kept,
         reason,
         result.mode,
-        samples,
+        len(job.parts.choice),
         _finite_or_none(result.before),
         _finite_or_none(result.after),
         curve,
         round(result.seconds, 3),
         result.target,
         sum(part.taken_back for part in result.parts),
-        moved,
+        measure_moved(result, solved) if job.settings.method == "prox-model" else None,
     )
 
 

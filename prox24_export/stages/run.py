@@ -19,6 +19,7 @@ from prox24_export.progress import Progress, Silent
 from prox24_export.results.device import HostWork
 from prox24_export.results.report import RANDOM_WARNING, DataFacts, Fault
 from prox24_export.settings import Settings
+from prox24_export.stages.device_memory import DeviceMemoryError
 
 T = TypeVar("T")
 TIME_AXES = {"t", "time", "seq", "sequence", "seq_len", "sequence_length", "frames"}
@@ -69,9 +70,14 @@ class Run:
             stage: The name of the stage.
             work: What to do.
             otherwise: What to return where it fails.
+
+        Raises:
+            DeviceMemoryError: A GPU has too little memory; the journal has what is solved, and a later run goes on.
         """
         try:
             return work()
+        except DeviceMemoryError:
+            raise
         except Exception as error:  # noqa: BLE001 - whatever it is, the layers are solved
             if os.environ.get("PROX24_TRACEBACK"):
                 traceback.print_exception(error)

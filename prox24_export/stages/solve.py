@@ -1,11 +1,13 @@
 """From a job to solved weights: layer by layer, then all layers together."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from prox24_export.passes.graph.arrays import Array
 from prox24_export.passes.graph.differentiable import Differentiable
+from prox24_export.passes.graph.on_device import exact_products
 from prox24_export.passes.graph.protocol import Linear
 from prox24_export.results.budget import BudgetReport
 from prox24_export.results.report import RefinementReport
@@ -17,7 +19,7 @@ from prox24_export.stages.prune import PrunedLayers, draw_masks, prune
 from prox24_export.stages.refine import open_differentiable, refine
 from prox24_export.stages.run import Run
 from prox24_export.stages.spread import Team, gather_team
-from prox24_export.stages.weight_store import PickedWeights, WeightStore
+from prox24_export.stages.weight_store import WeightStore, pick_weights
 
 REFINEMENT_FAILED = RefinementReport(kept=False, reason="it failed")
 
@@ -74,12 +76,21 @@ def solve(job: Job, scratch: Path, run: Run, journal: Journal) -> SolvedModel:
 
     def refine_together() -> RefinementReport:
         with run.timed("refine"):
-            return refine(function, job, linears, weights, tuned=tuned, progress=run.progress, journal=journal)
+            return refine(
+                function,
+                job,
+                linears,
+                weights,
+                tuned=tuned,
+                progress=run.progress,
+                journal=journal,
+                warn=run.warnings.append,
+            )
 
     refined = run.attempt("refinement", refine_together, REFINEMENT_FAILED)
     if refined.kept:
         stores = dict.fromkeys(weights, weights) | dict.fromkeys(tuned, tuned)  # biases may be tuned, too
-        return SolvedModel(PickedWeights(stores), _draw_again(pruned, linears, tuned, refined), refined)
+        return SolvedModel(pick_weights(stores), _draw_again(pruned, linears, tuned, refined), refined)
     first, second = SolvedModel(weights, pruned, refined), WeightStore(scratch)
     return run.attempt(
         "solving on all samples", lambda: SolvedModel(second, layer_by_layer(second, held_back=False), refined), first
@@ -90,7 +101,7 @@ def _prune_job(  # noqa: PLR0917 - what a run has
     job: Job, weights: WeightStore, team: Team | None, scratch: Path, run: Run, records: LayerRecords, held_back: bool
 ) -> PrunedLayers:
     """Solves every layer by itself, on the device in smaller blocks where it has no room."""
-    device = job.device if team is None else CPU  # workers compute on their processors
+    devices = job.devices if team is None else (CPU,)  # workers compute on their processors
 
     def attempt(halvings: int) -> PrunedLayers:
         return prune(
@@ -104,12 +115,13 @@ def _prune_job(  # noqa: PLR0917 - what a run has
             settings=job.settings,
             progress=run.progress,
             records=records,
-            placement=place_on(job.graph, device, halvings),
+            placement=place_on(job.graph, devices, halvings),
             team=team,
         )
 
-    with run.timed("prune"):
-        pruned = do_in_smaller_blocks(attempt, device, run.warnings.append)
+    exact = nullcontext() if devices[0].type == "cpu" else exact_products()
+    with run.timed("prune"), exact:
+        pruned = do_in_smaller_blocks(attempt, devices, run.warnings.append)
     run.on_host[:] = [*(work for work in run.on_host if work.work != "calibration"), *pruned.on_host]
     return pruned
 

@@ -22,20 +22,12 @@ from prox24_export.passes.calibrate.streams import Streams
 from prox24_export.passes.calibrate.sums import StageSums
 from prox24_export.passes.graph.arrays import Array
 from prox24_export.passes.graph.protocol import Linear, TracedGraph
-from prox24_export.passes.sparsify import SolvedLayer, Sparsify, group_by_moments
+from prox24_export.passes.sparsify import SolvedLayer, Sparsify
 from prox24_export.settings import Settings
-from prox24_export.solver.solution import LayerSolution, join_rows
-from prox24_export.stages.stage_worker import (
-    SharedInput,
-    WorkerSetup,
-    digest_graph,
-    pack_moments,
-    unpack_solution,
-    unpack_sums,
-)
-from prox24_export.stages.workers import MachineWorkers, WorkerCall, cut_evenly, deal_out, make_calls
-
-Blended = tuple[SharedInput, list[str], dict[str, float]]  # of layers that share an input: that, names, blends
+from prox24_export.stages.piece_solver import SharedInput
+from prox24_export.stages.spread_layers import SpreadLayers
+from prox24_export.stages.stage_worker import WorkerSetup, digest_graph, pack_moments, unpack_solution, unpack_sums
+from prox24_export.stages.workers import MachineWorkers, WorkerCall, make_calls
 
 
 @dataclass(frozen=True)
@@ -120,47 +112,8 @@ class SpreadWork:
 
     def solve(self, layers: Mapping[str, Linear], seen: dict[str, Observation]) -> Iterator[SolvedLayer]:
         """See `StageWork.solve`."""
-        blended = self._choose_blends(layers, seen)
-        share = max(1, self.team.workers.count // max(1, len(blended)))
-        calls, cuts, damping = list[WorkerCall](), list[Sequence[tuple[str, slice]]](), dict[str, float]()
-        chosen: dict[str, float] = {}
-        for shared, names, blends in blended:
-            for run in deal_out([layers[name] for name in names], share):
-                cuts.append(run.pieces)
-                calls.append(WorkerCall("solve_rows", (shared, run.pieces, blends), run.cost))
-            damping |= dict.fromkeys(names, shared.damping)
-            chosen |= blends
-        solved: dict[str, list[LayerSolution]] = {}
-        for cut, answer in zip(cuts, make_calls(self.team.workers, self._setup, calls), strict=True):
-            for (name, rows), packed in zip(cut, answer, strict=True):
-                solved.setdefault(name, []).append(unpack_solution(packed))
-                if rows.stop == layers[name].n:
-                    solution = join_rows(solved.pop(name))
-                    yield SolvedLayer(name, solution, chosen[name], damping[name], solution.seconds)
-
-    def _choose_blends(self, layers: Mapping[str, Linear], seen: dict[str, Observation]) -> list[Blended]:
-        """Hands out what is known of the layers' inputs, and chooses what the solver aims at; `seen` is emptied."""
-        blended: list[Blended] = []
-        calls: list[WorkerCall] = []
-        groups = group_by_moments(seen, layers)
-        share = max(1, self.team.workers.count // max(1, len(groups)))
-        for names in groups:
-            observed = {name: seen.pop(name) for name in names}
-            first = observed[names[0]]
-            shared, blends = self._hand_out(observed), dict[str, float]()
-            if first.choice is None or self.sparsify.blend is not None or not self.sparsify.aims:  # no data is read
-                blends |= self.sparsify.choose_blends({}, observed, shared.damping)
-            else:
-                costs = [float(layers[name].n) * layers[name].k ** 2 for name in names]
-                calls += [
-                    WorkerCall("choose_blends", (shared, names[run.start : run.stop]), sum(costs[run.start : run.stop]))
-                    for run in cut_evenly(costs, share)
-                ]
-            blended.append((shared, names, blends))
-        chosen: dict[str, float] = {}
-        for answer in make_calls(self.team.workers, self._setup, calls):
-            chosen |= answer
-        return [(shared, names, blends or {name: chosen[name] for name in names}) for shared, names, blends in blended]
+        workers, hand_out = self.team.workers, self._hand_out
+        return SpreadLayers(workers, self._setup, self.sparsify, hand_out, unpack_solution).solve(layers, seen)
 
     def _hand_out(self, observed: Mapping[str, Observation]) -> SharedInput:
         put, first = self.team.workers.put, next(iter(observed.values()))

@@ -6,8 +6,9 @@ import shutil
 import tempfile
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +21,18 @@ from prox24_export.models.find_frontend import find_frontend
 from prox24_export.models.frontend import Frontend
 from prox24_export.passes.calibrate.calibrate import Calibrate
 from prox24_export.passes.calibrate.frontier import Spill
-from prox24_export.passes.calibrate.moments import Moments, Observation
+from prox24_export.passes.calibrate.moments import Moments
 from prox24_export.passes.calibrate.schedule import schedule
 from prox24_export.passes.calibrate.shards import cut_shards
 from prox24_export.passes.calibrate.streams import Batch, RunnerPair, Streams, make_runners
 from prox24_export.passes.calibrate.sums import ObservedView, StageSums
 from prox24_export.passes.find_linears import FindLinears
 from prox24_export.passes.graph.arrays import Array
-from prox24_export.passes.graph.lazy_tensors import LazyTensors
+from prox24_export.passes.graph.lazy_mapping import LazyMapping
 from prox24_export.passes.graph.protocol import Linear, TracedGraph
 from prox24_export.passes.sparsify import Sparsify
-from prox24_export.solver.solution import LayerSolution, LayerTask
+from prox24_export.solver.solution import LayerSolution
+from prox24_export.stages.piece_solver import PieceSolver, SharedInput
 
 Fetch = Callable[[Any], Any]  # what `Workers.put` returned → the value
 PackedMoments = tuple[Array, Array | None, Array, int]  # gram, cross where it is another, norms, tokens
@@ -70,23 +72,6 @@ class WorkerSetup:
     threads: int
 
 
-@dataclass(frozen=True)
-class SharedInput:
-    """What is known of the input that some layers share. Every array is a handle.
-
-    Attributes:
-        fit: Packed moments of the fit part.
-        choice: Packed moments of the choice part; None where nothing is held back.
-        residuals: As `Observation.residuals`, by name of the layer.
-        damping: What `Sparsify.choose_damping` chose for them.
-    """
-
-    fit: Any
-    choice: Any
-    residuals: Mapping[str, Mapping[str, Any]]
-    damping: float
-
-
 @dataclass
 class StageWorker:
     """A worker.
@@ -120,7 +105,7 @@ class StageWorker:
             )
         self.stages = schedule(self.graph, linears)
         self.linears = {linear.name: linear for linear in linears}
-        self.batches = [Batch(part, _FetchedFeeds(feeds, self.fetch)) for part, feeds in setup.batches]
+        self.batches = [Batch(part, self._read_lazily(feeds)) for part, feeds in setup.batches]
         self.shards = cut_shards(self.batches)
         parent = setup.folder if setup.folder.is_dir() else None
         self._folder = tempfile.mkdtemp(prefix="worker.", dir=parent)
@@ -157,33 +142,16 @@ class StageWorker:
         return pack_sums(sums), streams.executions - before
 
     def choose_blends(self, shared: SharedInput, names: Sequence[str]) -> dict[str, float]:
-        """Chooses what the solver aims at, by name, for some of the layers that share an input."""
+        """See `PieceSolver.choose_blends`."""
         self._runners = None
-        return self.setup.sparsify.choose_blends(self._weights(names), self._read(shared, names), shared.damping)
+        return self._solver.choose_blends(shared, names)
 
     def solve_rows(
         self, shared: SharedInput, pieces: Sequence[tuple[str, slice]], blends: Mapping[str, float]
     ) -> list[PackedSolution]:
-        """Solves pieces of layers that share an input, side by side.
-
-        Args:
-            shared: The input.
-            pieces: Name of the layer and rows of each piece, as `cut_rows` cuts them.
-            blends: What the solver aims at, by name.
-
-        Returns:
-            The solution of each piece.
-        """
+        """See `PieceSolver.solve_rows`; the solutions are packed."""
         self._runners = None
-        sparsify, names = self.setup.sparsify, list(dict.fromkeys(name for name, _ in pieces))
-        seen, weights = self._read(shared, names), self._weights(names)
-        residuals = {name: sparsify.join_residuals(one.residuals) for name, one in seen.items()}
-        solve = sparsify.prepare(sparsify.join_moments(seen), shared.damping)
-        tasks = (
-            LayerTask(weights[name], blends[name], residuals[name], self.linears[name].rounding, rows)
-            for name, rows in pieces
-        )
-        return [pack_solution(solution) for solution in solve(tasks)]
+        return [pack_solution(solution) for solution in self._solver.solve_rows(shared, pieces, blends)]
 
     def _open_streams(self, shard: int) -> Streams:
         room = self.setup.room * len(self.shards[shard]) / len(self.batches)
@@ -191,47 +159,27 @@ class StageWorker:
         self._streams[shard] = Streams(self.graph, self.batches, Spill(folder, room))
         return self._streams[shard]
 
-    def _solved_before(self, stage: int, weights: Mapping[str, Any]) -> "_FetchedFeeds":
+    def _solved_before(self, stage: int, weights: Mapping[str, Any]) -> Mapping[str, Array]:
         """The weights that were solved when a stage was run: layers with later uses are solved later."""
         before = {linear.weight for earlier in self.stages[:stage] for linear in earlier.linears}
-        return _FetchedFeeds({name: weights[name] for name in weights if name in before}, self.fetch)
+        return self._read_lazily({name: weights[name] for name in weights if name in before})
 
-    def _weights(self, names: Sequence[str]) -> Mapping[str, Tensor]:
-        return LazyTensors(lambda name: self.graph.weight(self.linears[name]), tuple(names))
+    def _read_lazily(self, handles: Mapping[str, Any]) -> Mapping[str, Array]:
+        """Arrays by name, each fetched when it is asked for, as a copy that can be written to."""
+        fetch = self.fetch
+        return LazyMapping(lambda name: np.array(fetch(handles[name])), handles)
 
-    def _read(self, shared: SharedInput, names: Sequence[str]) -> dict[str, Observation]:
-        """Reads what is known of the input of some layers, into memory of their own: it is added up in place."""
-        fit = unpack_moments(self.fetch(shared.fit))
-        choice = None if shared.choice is None else unpack_moments(self.fetch(shared.choice))
-        residuals = {
-            name: {part: copy_tensor(self.fetch(one)) for part, one in shared.residuals.get(name, {}).items()}
-            for name in names
-        }
-        return {name: Observation(fit, choice, residuals[name]) for name in names}
-
-
-class _FetchedFeeds(Mapping[str, Array]):
-    """Arrays by name, each fetched when it is asked for."""
-
-    def __init__(self, handles: Mapping[str, Any], fetch: Fetch) -> None:
-        """Fetches nothing yet."""
-        self._handles, self._fetch = handles, fetch
-
-    def __getitem__(self, name: str) -> Array:
-        """Fetches an array, as a copy that can be written to."""
-        return np.array(self._fetch(self._handles[name]))
-
-    def __contains__(self, name: object) -> bool:
-        """Whether there is such an array; fetches none."""
-        return name in self._handles
-
-    def __iter__(self) -> Iterator[str]:
-        """Iterates over the names."""
-        return iter(self._handles)
-
-    def __len__(self) -> int:
-        """The number of arrays."""
-        return len(self._handles)
+    @cached_property
+    def _solver(self) -> PieceSolver:
+        """Solves pieces; reads what it is handed into memory of its own, since that is added up in place."""
+        fetch = self.fetch
+        return PieceSolver(
+            self.setup.sparsify,
+            self.linears,
+            self.graph.weight,
+            lambda handle: unpack_moments(fetch(handle)),
+            lambda handle: copy_tensor(fetch(handle)),
+        )
 
 
 def digest_graph(frontend: Frontend, graph: TracedGraph, linears: Sequence[Linear]) -> str:

@@ -8,30 +8,16 @@ from typing import Any
 import numpy as np
 
 from prox24_export.passes.graph.arrays import Array, map_file
+from prox24_export.passes.graph.lazy_mapping import LazyMapping
 
 
-class PickedWeights(Mapping[str, Array]):
-    """Weights out of several stores, by name; nothing is read or copied before it is asked for."""
+def pick_weights(stores: Mapping[str, Mapping[str, Array]]) -> Mapping[str, Array]:
+    """Picks weights out of several stores; nothing is read or copied before it is asked for.
 
-    def __init__(self, stores: Mapping[str, Mapping[str, Array]]) -> None:
-        """Takes the store that each name is read from."""
-        self._stores = stores
-
-    def __getitem__(self, name: str) -> Array:
-        """Reads an array."""
-        return self._stores[name][name]
-
-    def __contains__(self, name: object) -> bool:
-        """Whether there is such an array; reads none."""
-        return name in self._stores
-
-    def __iter__(self) -> Iterator[str]:
-        """Names, in their order."""
-        return iter(self._stores)
-
-    def __len__(self) -> int:
-        """How many there are."""
-        return len(self._stores)
+    Args:
+        stores: The store that each name is read from.
+    """
+    return LazyMapping(lambda name: stores[name][name], stores)
 
 
 class WeightStore(MutableMapping[str, Array]):

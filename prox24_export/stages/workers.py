@@ -26,7 +26,7 @@ class WorkerCall:
     """One call.
 
     Attributes:
-        method: A method of `StageWorker`.
+        method: A method of what the workers have, such as `StageWorker`.
         arguments: Its arguments; large ones as what `Workers.put` returned.
         cost: What it costs beside other calls.
     """
@@ -162,9 +162,16 @@ class PieceRun:
     cost: float
 
 
-def deal_out(linears: Sequence[Linear], count: int) -> list[PieceRun]:
-    """Deals the pieces of layers that share an input out to at most so many workers, in their order."""
-    pieces = [(linear.name, rows) for linear in linears for rows in cut_rows(linear.n, linear.k)]
-    costs = [float(rows.stop - rows.start) * linear.k**2 for linear in linears for rows in cut_rows(linear.n, linear.k)]
+def deal_out(linears: Sequence[Linear], count: int, halvings: int = 0) -> list[PieceRun]:
+    """Deals the pieces of layers that share an input out to at most so many workers, in their order.
+
+    Args:
+        linears: The layers.
+        count: The number of workers.
+        halvings: How often the pieces are halved, as in `cut_rows`.
+    """
+    cut = [(linear, rows) for linear in linears for rows in cut_rows(linear.n, linear.k, halvings)]
+    pieces = [(linear.name, rows) for linear, rows in cut]
+    costs = [float(rows.stop - rows.start) * linear.k**2 for linear, rows in cut]
     runs = cut_evenly(costs, count)
     return [PieceRun(pieces[run.start : run.stop], sum(costs[run.start : run.stop])) for run in runs]

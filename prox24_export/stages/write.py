@@ -19,7 +19,7 @@ from prox24_export.results.report import FileFacts
 from prox24_export.stages.prepare import Job
 from prox24_export.stages.run import Run
 from prox24_export.stages.solve import SolvedModel
-from prox24_export.stages.weight_store import PickedWeights
+from prox24_export.stages.weight_store import pick_weights
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def write_model(job: Job, solved: SolvedModel, moved: Mapping[str, Array], folde
     model_folder = find_model_folder(folder, job.model_file)
     with run.timed("save"):
         stores = dict.fromkeys(moved, moved) | dict.fromkeys(solved.weights, solved.weights)
-        path = job.frontend.write(job.graph, PickedWeights(stores), model_folder if is_onnx else folder)
+        path = job.frontend.write(job.graph, pick_weights(stores), model_folder if is_onnx else folder)
     with run.timed("verify"):
         frontend = job.frontend.find_written(path)
         sparse = frontend.open()

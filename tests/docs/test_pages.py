@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.docs.markdown_pages import PAGES, README, Block, anchors, blocks, known_options, links, paragraphs
+from tests.docs.markdown_pages import PAGES, README, ROOT, Block, anchors, blocks, known_options, links, paragraphs
 
 MOST_WORDS = 80
 MOST_LINES = 120
@@ -16,6 +16,10 @@ SHOWN = ("output of ", "a formula")  # what may stand before a block of plain te
 FOREIGN = {"--sparsity", "--verbose", "--index-url", "--quick", "--write"}  # of trtexec, pip and the benchmarks
 FOREIGN |= {"--fold-constants"}  # of Polygraphy
 FOREIGN |= {"--address", "--generate", "--head", "--include-dashboard", "--port"}  # of Ray
+UNMEASURED = re.compile(
+    r"\b(?:not|nothing|none|never|nobody)\b[^.:;]*\b(?:measured|run|tried|tested)\b[^.:;]*\bon\s+a\s+(?:real\s+)?GPU",
+    re.IGNORECASE,
+)
 EVERY_PAGE = pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
 
 
@@ -116,3 +120,15 @@ def test_every_option_that_a_page_names_exists(path: Path) -> None:
 
 def test_an_option_that_does_not_exist_is_found() -> None:
     assert unknown_options("`--calibration` and `--calibrate`, not x--y") == {"--calibrate"}
+
+
+def test_one_page_says_what_is_not_measured_on_a_gpu_and_all_others_link_there() -> None:
+    pages = {path.name: paragraphs(path.read_text(encoding="utf-8")) for path in (*PAGES, ROOT / "CHANGELOG.md")}
+    found = [(name, said) for name, texts in pages.items() for text in texts for said in UNMEASURED.findall(text)]
+    assert found == [("engines.md", "Nothing of this project has run on a GPU")]
+
+
+@pytest.mark.parametrize("said", ["Nothing here has been measured\non a GPU yet.", "They were not run on a real GPU."])
+def test_a_second_place_that_says_so_is_found(said: str) -> None:
+    assert UNMEASURED.search(f"It was tested. {said}")
+    assert not UNMEASURED.search("It says what is not measured yet, and what has been tested without a GPU.")

@@ -117,12 +117,10 @@ def test_a_baseline_permutes_where_it_is_asked_to(tmp_path: Path) -> None:
 
 
 def test_a_copy_that_computes_something_else_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    right = apply.MovedTensors.__getitem__
+    def move_wrongly(*arguments: Any) -> dict[str, Array]:
+        return {name: array[::-1].copy() for name, array in apply.move_tensors(*arguments).items()}
 
-    def move_wrongly(self: apply.MovedTensors, name: str) -> Array:
-        return right(self, name)[::-1].copy()
-
-    monkeypatch.setattr(apply.MovedTensors, "__getitem__", move_wrongly)
+    monkeypatch.setattr(stage, "move_tensors", move_wrongly)
     report = export(network(tmp_path), samples(60), tmp_path / "out", settings=PLAIN)
     assert any("--permute no leaves out the search" in warning for warning in report.warnings)
     assert order_of(report).orders == ()

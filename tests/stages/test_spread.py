@@ -14,54 +14,11 @@ from prox24_export.errors import Prox24Error
 from prox24_export.models.onnx import OnnxFile
 from prox24_export.models.torch_program import TorchProgram
 from prox24_export.option_values import Method
-from prox24_export.passes.find_linears import FindLinears
-from prox24_export.passes.graph.arrays import Array
-from prox24_export.passes.graph.protocol import TracedGraph
-from prox24_export.progress import Silent
-from prox24_export.stages.prune import PrunedLayers, prune
 from prox24_export.stages.spread import Team, gather_team
 from tests.graphs import model, normal, opened, save
 from tests.passes.calibrate.networks import GRAPHS, uvw
 from tests.stages.own_workers import OwnWorkers
-
-PARTS = Parts(
-    [Sample({"x": normal(4, 8, seed=seed)}) for seed in range(10)],
-    [Sample({"x": normal(4, 8, seed=seed)}) for seed in range(20, 23)],
-    (),
-)
-
-
-def pruned(
-    graph: TracedGraph,
-    folder: Path,
-    team: Team | None = None,
-    settings: Settings | None = None,
-    parts: Parts = PARTS,
-) -> tuple[dict[str, Array], PrunedLayers]:
-    """Weights and rows of a small model, in calls of one sample each."""
-    weights: dict[str, Array] = {}
-    rows = prune(
-        graph,
-        FindLinears().call(graph=graph).layers,
-        parts,
-        weights,
-        scratch=folder,
-        size=1,
-        settings=settings or Settings(),
-        progress=Silent(),
-        team=team,
-    )
-    return weights, rows
-
-
-def expect_the_same(
-    first: tuple[dict[str, Array], PrunedLayers], second: tuple[dict[str, Array], PrunedLayers]
-) -> None:
-    assert first[0].keys() == second[0].keys()
-    assert all(np.array_equal(first[0][name].view(np.uint8), second[0][name].view(np.uint8)) for name in first[0])
-    for one, other in zip(first[1].layers, second[1].layers, strict=True):
-        assert {**vars(one), "seconds": None} == {**vars(other), "seconds": None}
-    assert first[1].masks == second[1].masks
+from tests.stages.pruned_graphs import PARTS, expect_the_same, pruned
 
 
 @pytest.mark.parametrize("name", GRAPHS)

@@ -13,7 +13,7 @@ from prox24_export.models.torch_program import TorchProgram
 from prox24_export.passes.find_linears import FindLinears
 from prox24_export.passes.graph.arrays import as_tensor
 from prox24_export.passes.graph.protocol import Feeds, TracedGraph
-from prox24_export.passes.permute.apply import MovedTensors
+from prox24_export.passes.permute.apply import move_tensors
 from prox24_export.passes.permute.aten_trace import open_as_module, trace_to_aten
 from prox24_export.passes.permute.find_spaces import ChannelSpace, FindSpaces
 from prox24_export.passes.permute.search import OrderedSpace, compose
@@ -63,7 +63,7 @@ def twin(graph: TracedGraph, feeds: Feeds, seed: int = 0, *, wide: bool = True) 
     found = FindSpaces().call(trace=trace_to_aten(graph, feeds), linears=FindLinears().call(graph=graph).linears)
     random = np.random.default_rng(seed)
     ordered = [shuffle(space, random) for space in found.free]
-    moved = MovedTensors(graph, compose(ordered))
+    moved = move_tensors(graph, compose(ordered))
     module, stored = open_as_module(graph)
     place_of = {name: place for place, name in stored.items()}
     new = {place_of[name]: as_tensor(np.ascontiguousarray(moved[name])) for name in moved}
