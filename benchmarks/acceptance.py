@@ -1,10 +1,11 @@
 """Every figure the project promises, by one command: runs `prox24-export` on real models and checks the limits.
 
-    python benchmarks/acceptance.py [--quick] [--write]
+    python benchmarks/acceptance.py [--quick] [--part models|solver] [--write]
 
 Models and data are read from `PROX24_TEST_DATA` (default `../shared/data`); what is absent is skipped with the
 reason. `--quick` leaves out repeats, the methods to compare with, and the sample, whose run the tests look at.
-`--write` puts the table under `benchmarks/results/`. Exits 1 if a figure misses its limit.
+`--part` is what needs real models, or all the rest, so that both can run beside each other. `--write` puts the table
+under `benchmarks/results/`. Exits 1 if a figure misses its limit.
 """
 
 import argparse
@@ -14,7 +15,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -166,26 +167,37 @@ def apart(ones: Sequence[float], others: Sequence[float]) -> float:
     return max(abs(one / other - 1) for one, other in zip(ones, others, strict=True))
 
 
-def main() -> int:
-    """Runs the parts whose data are there; 1 if a figure misses its limit."""
-    parser = argparse.ArgumentParser(description="Checks every promised figure.")
-    parser.add_argument("--quick", action="store_true", help="no repeats, no other methods")
-    parser.add_argument("--write", action="store_true", help="write benchmarks/results/acceptance.{json,md}")
-    arguments = parser.parse_args()
+def model_checks(*, quick: bool) -> Iterator[Check]:
+    """The parts whose data are there."""
     parts: dict[str, Callable[..., Iterator[Check]]] = dict(
         zip(MODELS, (digits, kwt1, resnet20, magika, stories), strict=True)
     )
-    checks: list[Check] = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for model in filter(available, MODELS):
-            for check in parts[model](MODELS[model][1](folder), folder, quick=arguments.quick):
-                checks.append(check)
-                print(table([check]).splitlines()[-1], flush=True)
-    long: Iterable[Check] = ()
-    if not arguments.quick:
-        long = itertools.chain(precision_checks(quick=True), refinement_checks(), budget_checks())
-    for check in itertools.chain(long, solver_checks(quick=arguments.quick), rounding_checks(), help_checks()):
+            yield from parts[model](MODELS[model][1](folder), folder, quick=quick)
+    if not quick:
+        yield from itertools.chain(precision_checks(quick=True), refinement_checks(), budget_checks())
+
+
+def other_checks(*, quick: bool) -> Iterator[Check]:
+    """What needs no model: the solver by itself, rounding, and the command's help."""
+    return itertools.chain(solver_checks(quick=quick), rounding_checks(), help_checks())
+
+
+def main() -> int:
+    """Runs both parts, or one of them; 1 if a figure misses its limit."""
+    parser = argparse.ArgumentParser(description="Checks every promised figure.")
+    parser.add_argument("--quick", action="store_true", help="no repeats, no other methods")
+    parser.add_argument("--part", choices=("models", "solver"), help="only what needs real models, or only the rest")
+    parser.add_argument("--write", action="store_true", help="write benchmarks/results/acceptance.{json,md}")
+    arguments = parser.parse_args()
+    if arguments.part and arguments.write:
+        parser.error("--write is for the whole of it: leave out --part")
+    parts = {"models": model_checks, "solver": other_checks}
+    chosen = [parts[arguments.part]] if arguments.part else parts.values()
+    checks: list[Check] = []
+    for check in itertools.chain.from_iterable(part(quick=arguments.quick) for part in chosen):
         checks.append(check)
         print(table([check]).splitlines()[-1], flush=True)
     if arguments.write:
