@@ -15,6 +15,7 @@ from prox24_export.results.report import Report
 from prox24_export.stages.lower import lower
 from tests.command import expect_refusal, in_process, network, samples, snapshot
 from tests.graphs import is_two_four, model, normal, save
+from tests.latency import time_onnxruntime
 
 INT8 = Settings(precision="int8", max_accuracy_drop=50.0)
 
@@ -132,7 +133,8 @@ def test_torch_sparse_does_not_time_it(tmp_path: Path) -> None:
         export(network(tmp_path), samples(tmp_path), tmp_path / "out", settings=settings)
 
 
-def test_bench_takes_scales_from_its_inputs(tmp_path: Path) -> None:
+def test_bench_takes_scales_from_its_inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    time_onnxruntime(monkeypatch)
     path = network(tmp_path)
     settings = Settings(precision="int8", engine="onnxruntime")
     other = save(onnx.load(path), tmp_path, "same.onnx")
@@ -146,7 +148,10 @@ def test_bench_takes_scales_from_its_inputs(tmp_path: Path) -> None:
         bench(path, other, tmp_path / "none", settings=settings)
 
 
-def test_bench_knows_the_pruned_layers_of_int8_files(finished: tuple[Report, Path], tmp_path: Path) -> None:
+def test_bench_knows_the_pruned_layers_of_int8_files(
+    finished: tuple[Report, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    time_onnxruntime(monkeypatch)
     _, out = finished
     files = [out / "engines" / f"{kind}.int8.onnx" for kind in ("dense", "sparse")]
     report = bench(files[0], files[1], tmp_path / "out", batches=(2,), settings=Settings(engine="onnxruntime"))
