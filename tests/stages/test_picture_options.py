@@ -150,7 +150,7 @@ def test_a_folder_of_jpegs_gives_the_arrays_and_masks_that_its_arrays_give(
     for name, options in (("pictures", ("--mean", "0.5", "--std", "0.5")), ("d.npz", ())):
         outcome = in_process(
             *(shared_data / "imagenet" / "mobilenetv1_0.25_224.onnx", "--calibration", name, *options),
-            *("--no-refine", "--effort", "fast", "--engine", "none", "-o", f"{name}-out"),
+            *("--no-refine", "--permute", "no", "--effort", "fast", "--engine", "none", "-o", f"{name}-out"),
             folder=tmp_path,
             capture=capfd,
         )
