@@ -1,11 +1,11 @@
 """Every figure the project promises, by one command: runs `prox24-export` on real models and checks the limits.
 
-    python benchmarks/acceptance.py [--quick] [--part models|solver] [--write]
+    python benchmarks/acceptance.py [--quick] [--parts NAME ...] [--write]
 
 Models and data are read from `PROX24_TEST_DATA` (default `../shared/data`); what is absent is skipped with the
 reason. `--quick` leaves out repeats, the methods to compare with, and the sample, whose run the tests look at.
-`--part` is what needs real models, or all the rest, so that both can run beside each other. `--write` puts the table
-under `benchmarks/results/`. Exits 1 if a figure misses its limit.
+`--parts` is only those that are named, such as `KWT-1 solver`, so that several can run beside each other. `--write`
+puts the table under `benchmarks/results/`. Exits 1 if a figure misses its limit.
 """
 
 import argparse
@@ -167,37 +167,45 @@ def apart(ones: Sequence[float], others: Sequence[float]) -> float:
     return max(abs(one / other - 1) for one, other in zip(ones, others, strict=True))
 
 
-def model_checks(*, quick: bool) -> Iterator[Check]:
-    """The parts whose data are there."""
-    parts: dict[str, Callable[..., Iterator[Check]]] = dict(
-        zip(MODELS, (digits, kwt1, resnet20, magika, stories), strict=True)
-    )
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        for model in filter(available, MODELS):
-            yield from parts[model](MODELS[model][1](folder), folder, quick=quick)
-    if not quick:
-        yield from itertools.chain(precision_checks(quick=True), refinement_checks(), budget_checks())
+def long_checks(*, quick: bool) -> Iterator[Check]:
+    """Lower precision, the refinement and the budget, which the quick form leaves out."""
+    return iter(()) if quick else itertools.chain(precision_checks(quick=True), refinement_checks(), budget_checks())
 
 
-def other_checks(*, quick: bool) -> Iterator[Check]:
+def solver_checks_and_help(*, quick: bool) -> Iterator[Check]:
     """What needs no model: the solver by itself, rounding, and the command's help."""
     return itertools.chain(solver_checks(quick=quick), rounding_checks(), help_checks())
 
 
+OF_MODELS: dict[str, Callable[..., Iterator[Check]]] = dict(
+    zip(MODELS, (digits, kwt1, resnet20, magika, stories), strict=True)
+)
+OTHERS = {"long": long_checks, "solver": solver_checks_and_help}
+
+
+def run_parts(names: Sequence[str], *, quick: bool) -> Iterator[Check]:
+    """The parts of these names, of models those whose data are there."""
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        for name in names:
+            if name in OTHERS:
+                yield from OTHERS[name](quick=quick)
+            elif available(name):
+                yield from OF_MODELS[name](MODELS[name][1](folder), folder, quick=quick)
+
+
 def main() -> int:
-    """Runs both parts, or one of them; 1 if a figure misses its limit."""
+    """Runs all parts, or some of them; 1 if a figure misses its limit."""
+    everything = [*OF_MODELS, *OTHERS]
     parser = argparse.ArgumentParser(description="Checks every promised figure.")
     parser.add_argument("--quick", action="store_true", help="no repeats, no other methods")
-    parser.add_argument("--part", choices=("models", "solver"), help="only what needs real models, or only the rest")
+    parser.add_argument("--parts", nargs="+", choices=everything, metavar="NAME", help=", ".join(everything))
     parser.add_argument("--write", action="store_true", help="write benchmarks/results/acceptance.{json,md}")
     arguments = parser.parse_args()
-    if arguments.part and arguments.write:
-        parser.error("--write is for the whole of it: leave out --part")
-    parts = {"models": model_checks, "solver": other_checks}
-    chosen = [parts[arguments.part]] if arguments.part else parts.values()
+    if arguments.parts and arguments.write:
+        parser.error("--write is for the whole of it: leave out --parts")
     checks: list[Check] = []
-    for check in itertools.chain.from_iterable(part(quick=arguments.quick) for part in chosen):
+    for check in run_parts(arguments.parts or everything, quick=arguments.quick):
         checks.append(check)
         print(table([check]).splitlines()[-1], flush=True)
     if arguments.write:
