@@ -1,10 +1,11 @@
 """Every figure the project promises, by one command: runs `prox24-export` on real models and checks the limits.
 
-    python benchmarks/acceptance.py [--quick] [--write]
+    python benchmarks/acceptance.py [--quick] [--parts NAME ...] [--write]
 
 Models and data are read from `PROX24_TEST_DATA` (default `../shared/data`); what is absent is skipped with the
 reason. `--quick` leaves out repeats, the methods to compare with, and the sample, whose run the tests look at.
-`--write` puts the table under `benchmarks/results/`. Exits 1 if a figure misses its limit.
+`--parts` is only those that are named, such as `KWT-1 solver`, so that several can run beside each other. `--write`
+puts the table under `benchmarks/results/`. Exits 1 if a figure misses its limit.
 """
 
 import argparse
@@ -14,7 +15,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -166,26 +167,45 @@ def apart(ones: Sequence[float], others: Sequence[float]) -> float:
     return max(abs(one / other - 1) for one, other in zip(ones, others, strict=True))
 
 
+def long_checks(*, quick: bool) -> Iterator[Check]:
+    """Lower precision, the refinement and the budget, which the quick form leaves out."""
+    return iter(()) if quick else itertools.chain(precision_checks(quick=True), refinement_checks(), budget_checks())
+
+
+def solver_checks_and_help(*, quick: bool) -> Iterator[Check]:
+    """What needs no model: the solver by itself, rounding, and the command's help."""
+    return itertools.chain(solver_checks(quick=quick), rounding_checks(), help_checks())
+
+
+OF_MODELS: dict[str, Callable[..., Iterator[Check]]] = dict(
+    zip(MODELS, (digits, kwt1, resnet20, magika, stories), strict=True)
+)
+OTHERS = {"long": long_checks, "solver": solver_checks_and_help}
+
+
+def run_parts(names: Sequence[str], *, quick: bool) -> Iterator[Check]:
+    """The parts of these names, of models those whose data are there."""
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        for name in names:
+            if name in OTHERS:
+                yield from OTHERS[name](quick=quick)
+            elif available(name):
+                yield from OF_MODELS[name](MODELS[name][1](folder), folder, quick=quick)
+
+
 def main() -> int:
-    """Runs the parts whose data are there; 1 if a figure misses its limit."""
+    """Runs all parts, or some of them; 1 if a figure misses its limit."""
+    everything = [*OF_MODELS, *OTHERS]
     parser = argparse.ArgumentParser(description="Checks every promised figure.")
     parser.add_argument("--quick", action="store_true", help="no repeats, no other methods")
+    parser.add_argument("--parts", nargs="+", choices=everything, metavar="NAME", help=", ".join(everything))
     parser.add_argument("--write", action="store_true", help="write benchmarks/results/acceptance.{json,md}")
     arguments = parser.parse_args()
-    parts: dict[str, Callable[..., Iterator[Check]]] = dict(
-        zip(MODELS, (digits, kwt1, resnet20, magika, stories), strict=True)
-    )
+    if arguments.parts and arguments.write:
+        parser.error("--write is for the whole of it: leave out --parts")
     checks: list[Check] = []
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        for model in filter(available, MODELS):
-            for check in parts[model](MODELS[model][1](folder), folder, quick=arguments.quick):
-                checks.append(check)
-                print(table([check]).splitlines()[-1], flush=True)
-    long: Iterable[Check] = ()
-    if not arguments.quick:
-        long = itertools.chain(precision_checks(quick=True), refinement_checks(), budget_checks())
-    for check in itertools.chain(long, solver_checks(quick=arguments.quick), rounding_checks(), help_checks()):
+    for check in run_parts(arguments.parts or everything, quick=arguments.quick):
         checks.append(check)
         print(table([check]).splitlines()[-1], flush=True)
     if arguments.write:

@@ -17,6 +17,12 @@ settings.load_profile("prox24")
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
+@pytest.fixture(autouse=True)
+def _no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test cuts the power, and small runs would wait for the disk longer than they compute."""
+    monkeypatch.setattr(os, "fsync", os.fstat)  # which refuses a closed file as well
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Real models and data, which stand beside the project; `PROX24_TEST_DATA` says where."""

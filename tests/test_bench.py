@@ -8,18 +8,17 @@ import numpy as np
 import pytest
 
 from prox24_export.engines import onnxruntime
-from prox24_export.engines.timing import latency
 from prox24_export.engines.timing.latency import Procedure
 from tests.command import expect_refusal, in_process, network, samples, snapshot
 from tests.graphs import model, normal, save
+from tests.latency import time_onnxruntime
 
 QUICK = Procedure(warm_up_ms=0.1, duration_ms=0.1, least_rounds=4, turn_ms=0.1, resamples=50)
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    measure = latency.measure_latency
-    monkeypatch.setattr(onnxruntime, "measure_latency", lambda *a, **k: measure(*a, **(k | {"procedure": QUICK})))
+    time_onnxruntime(monkeypatch, QUICK)
 
 
 def pair(folder: Path, capfd: Any) -> None:

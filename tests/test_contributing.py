@@ -53,6 +53,25 @@ def test_every_session_that_is_named_exists() -> None:
     assert in_guide | in_ci | in_text <= sessions()
 
 
+def keys_of(file: str, name: str) -> set[str]:
+    """The keys of a table that a benchmark makes at its top; read, not imported."""
+    tree = ast.parse((ROOT / "benchmarks" / file).read_text(encoding="utf-8"))
+    made = [node for node in tree.body if isinstance(node, (ast.Assign, ast.AnnAssign))]
+    (table,) = [node.value for node in made if name in {ast.unparse(part) for part in assigned(node)}]
+    assert isinstance(table, ast.Dict)
+    return {str(ast.literal_eval(key)) for key in table.keys if key is not None}
+
+
+def assigned(node: ast.Assign | ast.AnnAssign) -> list[ast.expr]:
+    return node.targets if isinstance(node, ast.Assign) else [node.target]
+
+
+def test_ci_runs_every_part_of_the_acceptance_once() -> None:
+    named = [name for line in re.findall(r"acceptance -- --quick --parts (.+)", CI) for name in shlex.split(line)]
+    assert len(named) == len(set(named))
+    assert set(named) == keys_of("models.py", "MODELS") | keys_of("acceptance.py", "OTHERS")
+
+
 def test_every_command_of_the_guide_is_one_that_is_known() -> None:
     assert {words[0] for words in commands(GUIDE)} <= {
         *("python3", ".", "pip", "pre-commit", "nox", "bash", "pytest", "export"),

@@ -13,7 +13,7 @@ import onnxruntime as ort
 import pytest
 
 from prox24_export.passes.graph.arrays import Array
-from tests.command import command, expect_refusal, in_process, snapshot
+from tests.command import expect_refusal, in_process, snapshot
 from tests.graphs import is_two_four, normal, polygraphys_verdict
 
 PRUNED = {
@@ -81,9 +81,9 @@ def groups_along_k(node: onnx.NodeProto, weight: Array) -> Array:
 
 
 @table(PRUNED)
-def test_a_real_model_is_pruned_verified_and_runs(copied: Path, expected: int, tmp_path: Path) -> None:
+def test_a_real_model_is_pruned_verified_and_runs(copied: Path, expected: int, tmp_path: Path, capfd: Any) -> None:
     before = snapshot(tmp_path)
-    outcome = command(copied.name, "-o", "out", *QUICK, folder=tmp_path)
+    outcome = in_process(copied.name, "-o", "out", *QUICK, folder=tmp_path, capture=capfd)
     assert (outcome.code, outcome.stderr) == (0, "")
     assert f"; {expected} of {expected} prunable layers" in outcome.stdout.splitlines()[0]
     assert before.items() <= snapshot(tmp_path).items()

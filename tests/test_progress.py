@@ -25,7 +25,7 @@ from prox24_export.progress import (
     choose_progress,
     foresee,
 )
-from tests.command import command, network, samples
+from tests.command import in_process, network, samples
 
 
 class Tty(io.StringIO):
@@ -319,16 +319,19 @@ def test_the_first_sign_of_life_comes_before_any_library(tmp_path: Path) -> None
     assert re.fullmatch(r"loading libraries and the model …\s+TORCH", told)
 
 
-def test_a_run_tells_its_stages_unless_it_is_quiet(tmp_path: Path) -> None:
+def test_a_run_tells_its_stages_unless_it_is_quiet(tmp_path: Path, capfd: Any) -> None:
     network(tmp_path)
     samples(tmp_path)
-    arguments = ("net.onnx", "--calibration", "data.npz", "--force")
-    assert command(*arguments, "--refine", "weights", folder=tmp_path).stages == (
+
+    def stages(*options: str) -> tuple[str, ...]:
+        arguments = ("net.onnx", "--calibration", "data.npz", "--force", *options)
+        outcome = in_process(*arguments, folder=tmp_path, capture=capfd)
+        assert (outcome.code, outcome.stderr) == (0, "")
+        return outcome.stages
+
+    assert stages("--refine", "weights") == (
         *("observe channels", "search channel orders", "calibrate and prune", "refine"),
         *("calibrate and prune", "accuracy"),  # refining helped nothing, so that all samples are solved on
     )
-    assert command(*arguments, "--no-refine", "--permute", "no", folder=tmp_path).stages == (
-        "calibrate and prune",
-        "accuracy",
-    )
-    assert command(*arguments, "--quiet", folder=tmp_path).stages == ()
+    assert stages("--no-refine", "--permute", "no") == ("calibrate and prune", "accuracy")
+    assert stages("--quiet") == ()

@@ -8,9 +8,12 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import numba
 import numpy as np
 import pytest
 
+from prox24_export.solver import compile_cache
+from prox24_export.solver.compile_cache import cache_compiled
 from tests.command import command, expect_refusal, in_process, network, samples, snapshot
 
 
@@ -142,21 +145,24 @@ def test_bash_completes_an_option(tmp_path: Path, capfd: Any) -> None:
     assert "--gpu" in shown.stdout.split(), shown.stderr
 
 
-def test_the_cache_is_named_and_cleared(tmp_path: Path) -> None:
-    environment = {name: value for name, value in os.environ.items() if name != "NUMBA_CACHE_DIR"}
-    environment |= {"XDG_CACHE_HOME": str(tmp_path / "caches")}
-    (tmp_path / "caches").mkdir(mode=0o700)
+def half(number: float) -> float:
+    return number / 2
+
+
+def test_the_cache_is_named_and_cleared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
+    monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
+    monkeypatch.setattr(compile_cache.CONFIG, "CACHE_DIR", "")
     network(tmp_path)
-    samples(tmp_path)
-    command("net.onnx", "--calibration", "data.npz", "--no-refine", "--quiet", folder=tmp_path, env=environment)
+    assert cache_compiled(numba.njit(cache=True))(half)(3.0) == 1.5  # as a kernel is compiled, and much sooner
     folder = tmp_path / "caches" / "prox24-export"
-    kept = command("cache", folder=tmp_path, env=environment)
+    kept = in_process("cache", folder=tmp_path, capture=capfd)
     assert re.fullmatch(rf"{re.escape(str(folder))}: \d+\.\d MB\n", kept.stdout)
     assert any(folder.rglob("*.nbi"))
-    cleared = command("cache", "--clear", folder=tmp_path, env=environment)
+    cleared = in_process("cache", "--clear", folder=tmp_path, capture=capfd)
     assert cleared.stdout.endswith(" MB, removed\n")
     assert not folder.exists()
-    own = command("cache", "--clear", folder=tmp_path, env=environment | {"NUMBA_CACHE_DIR": str(tmp_path)})
+    own = command("cache", "--clear", folder=tmp_path, env=os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)})
     assert own.stdout.startswith(f"{tmp_path}: ")
     assert "removed" not in own.stdout
     assert (tmp_path / "net.onnx").is_file()

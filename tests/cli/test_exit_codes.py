@@ -43,20 +43,20 @@ def test_a_run_that_succeeds_exits_0_prints_the_result_on_stdout_and_nothing_on_
     assert all(is_two_four(weight.T) for weight in weights.values())
 
 
-def test_nothing_eligible_exits_0_with_the_reasons_and_a_byte_copy(tmp_path: Path) -> None:
+def test_nothing_eligible_exits_0_with_the_reasons_and_a_byte_copy(tmp_path: Path, capfd: Any) -> None:
     proto = model("g (float[N,6] x) => (float[N,4] y) { y = MatMul(x, w) }", {"w": normal(6, 4)})
     path = save(proto, tmp_path, "net.onnx")
-    outcome = command("net.onnx", folder=tmp_path)
+    outcome = in_process("net.onnx", folder=tmp_path, capture=capfd)
     assert (outcome.code, outcome.stderr) == (0, "")
     assert outcome.stdout.startswith("nothing eligible")
     assert "1 × the reduction dimension is not a multiple of 4" in outcome.stdout
     assert (tmp_path / "net-2to4" / "model.onnx").read_bytes() == path.read_bytes()
 
 
-def test_a_planted_accuracy_gate_fails_with_exit_1_and_the_model_is_there(tmp_path: Path) -> None:
+def test_a_planted_accuracy_gate_fails_with_exit_1_and_the_model_is_there(tmp_path: Path, capfd: Any) -> None:
     planted(tmp_path)
     arguments = ("net.onnx", "--calibration", "data.npz", "--evaluation", "data.npz", "--max-accuracy-drop", "0")
-    outcome = command(*arguments, folder=tmp_path)
+    outcome = in_process(*arguments, folder=tmp_path, capture=capfd)
     assert (outcome.code, outcome.stderr) == (1, "")
     assert "top1: 100.00 % dense, 50.00 % sparse on 16 samples" in outcome.stdout
     assert "gate max-accuracy-drop: FAILED (50.00 points, limit 0 points)" in outcome.stdout

@@ -2,11 +2,12 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from tests.command import PREFIX, command, snapshot
+from tests.command import PREFIX, command, in_process, snapshot
 from tests.graphs import model, normal, save
 
 GRAPH = """g (float[N,3,8,8] x) => (float[N,4] y) {
@@ -117,14 +118,14 @@ def workplace(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("attempt", ANSWERS)
-def test_what_is_tried_first_is_answered_with_the_way_out(attempt: str, workplace: Path) -> None:
+def test_what_is_tried_first_is_answered_with_the_way_out(attempt: str, workplace: Path, capfd: Any) -> None:
     if attempt == "a picture folder without options":
         pytest.importorskip("PIL", reason="pillow is not installed")
     if attempt == "a directory without weights":
         pytest.importorskip("transformers", reason="transformers is not installed")
     arguments, answer = ANSWERS[attempt]
     before = snapshot(workplace)
-    outcome = command(*arguments, "--quiet", folder=workplace)
+    outcome = in_process(*arguments, "--quiet", folder=workplace, capture=capfd)
     assert (outcome.code, outcome.stdout, outcome.stderr) == (2, "", f"{PREFIX}{answer}\n")
     assert snapshot(workplace) == before
 

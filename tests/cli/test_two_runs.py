@@ -13,7 +13,7 @@ import pytest
 
 from prox24_export import Settings, export, pipeline
 from prox24_export.errors import InputError
-from tests.command import DONE, PREFIX, SCRIPT, command, in_process, network, samples, snapshot
+from tests.command import DONE, PREFIX, SCRIPT, in_process, network, samples, snapshot
 
 RUN = ("net.onnx", "--calibration", "data.npz", "-o", "out")
 # Stops where layers are being solved, says so, and waits.
@@ -157,10 +157,10 @@ def test_after_the_folder_is_in_place_a_message_never_says_that_nothing_was_writ
     assert json.loads((tmp_path / "out" / "report.json").read_text("utf-8"))["faults"] == []
 
 
-def test_force_never_deletes_what_is_read_nor_what_no_run_wrote(tmp_path: Path) -> None:
+def test_force_never_deletes_what_is_read_nor_what_no_run_wrote(tmp_path: Path, capfd: Any) -> None:
     network(tmp_path)
     samples(tmp_path)
-    assert command(*RUN, "--method", "magnitude", folder=tmp_path).code == 0
+    assert in_process(*RUN, "--method", "magnitude", folder=tmp_path, capture=capfd).code == 0
     (tmp_path / "out" / "notes.txt").write_text("mine", "utf-8")
     before = snapshot(tmp_path)
     inside = [
@@ -168,10 +168,10 @@ def test_force_never_deletes_what_is_read_nor_what_no_run_wrote(tmp_path: Path) 
         ("net.onnx", "--calibration", "data.npz", "--baseline", "out/report.json"),
     ]
     for arguments in inside:
-        refused = command(*arguments, "-o", "out", "--force", folder=tmp_path)
+        refused = in_process(*arguments, "-o", "out", "--force", folder=tmp_path, capture=capfd)
         assert (refused.code, refused.stdout) == (2, "")
         assert "which is read, lies inside the output folder out" in refused.stderr
-    refused = command(*RUN, "--force", folder=tmp_path)
+    refused = in_process(*RUN, "--force", folder=tmp_path, capture=capfd)
     assert refused.code == 2
     assert "out holds notes.txt beside a finished run" in refused.stderr
     assert snapshot(tmp_path) == before

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from prox24_export import inspect
 from prox24_export.errors import InputError
 from prox24_export.models.program_archive import PROGRAM, SAMPLES, expect_harmless
-from tests.command import command, expect_refusal, snapshot
+from tests.command import expect_refusal, in_process, snapshot
 
 MARKER = Path("marker")
 CODE = "open('marker', 'w').close()"
@@ -266,10 +266,10 @@ def test_what_programs_have_is_read(decomposed: bool) -> None:
     assert "parts.a-b" in {layer.name for layer in inspect("several.pt2")} or decomposed
 
 
-def test_the_command_says_nothing_but_what_is_wrong(tmp_path: Path) -> None:
+def test_the_command_says_nothing_but_what_is_wrong(tmp_path: Path, capfd: Any) -> None:
     write(tmp_path / "evil.pt2", PLANTED["size"]())
     before = snapshot(tmp_path)
-    expect_refusal(command("inspect", "evil.pt2", folder=tmp_path), 2, before, tmp_path)
+    expect_refusal(in_process("inspect", "evil.pt2", folder=tmp_path, capture=capfd), 2, before, tmp_path)
 
 
 def test_names_twice_torn_and_compressed_archives_are_refused() -> None:

@@ -1,6 +1,6 @@
 // Opens a page in headless Chromium and says, as JSON, what a reader would find. Asserts nothing: test_html_browser.py does.
-// node browser.mjs CHROMIUM PAGE PART… with parts time, use, keyboard, look; playwright-core and axe-core under
-// $PROX24_NODE_MODULES; pictures of what is looked at go to $PROX24_SCREENSHOTS.
+// node browser.mjs CHROMIUM PAGE PART… with parts time, use, keyboard, look, glance (at one kind), widths (without axe);
+// playwright-core and axe-core under $PROX24_NODE_MODULES; pictures of what is looked at go to $PROX24_SCREENSHOTS.
 import { createRequire } from "node:module";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
@@ -27,13 +27,15 @@ const names = page => page.$$eval("#layers tbody tr:not([hidden]) th", cells => 
   [...cell.childNodes].filter(node => node.nodeName !== "SMALL").map(node => node.textContent).join("")));
 const column = (page, at) => page.$$eval("#layers tbody tr:not([hidden])", (rows, place) => rows.map(row => row.cells[place].textContent.trim()), at);
 
-async function look(colorScheme, width) {
+async function look(colorScheme, width, audits = true) {
   const page = await open({ colorScheme, viewport: { width, height: 800 }, reducedMotion: "reduce" });
   const kind = `${colorScheme}-${width}`;
   await page.evaluate(() => { document.querySelector("#layer-list").style.contentVisibility = "visible"; });
-  await page.evaluate(axe);
-  const result = await page.evaluate(() => globalThis.axe.run({ resultTypes: ["violations"] }));
-  found.violations[kind] = result.violations.map(({ id, impact, nodes }) => ({ id, impact, at: nodes.slice(0, 3).map(node => node.html.slice(0, 120)) }));
+  if (audits) {
+    await page.evaluate(axe);
+    const result = await page.evaluate(() => globalThis.axe.run({ resultTypes: ["violations"] }));
+    found.violations[kind] = result.violations.map(({ id, impact, nodes }) => ({ id, impact, at: nodes.slice(0, 3).map(node => node.html.slice(0, 120)) }));
+  }
   found.overflow[kind] = await page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth);
   found.smooth = await page.evaluate(() => getComputedStyle(document.documentElement).scrollBehavior);
   if (folder) {
@@ -128,10 +130,11 @@ async function time() {
   await page.context().close();
 }
 
-async function lookAtAll() {
-  for (const scheme of ["light", "dark"]) for (const width of [1280, 390]) await look(scheme, width);
+async function lookAtAll(audits) {
+  for (const scheme of ["light", "dark"]) for (const width of [1280, 390]) await look(scheme, width, audits);
 }
 
-for (const part of parts) await { time, use, keyboard, look: lookAtAll }[part]();
+const looks = { look: () => lookAtAll(true), widths: () => lookAtAll(false), glance: () => look("light", 1280) };
+for (const part of parts) await { time, use, keyboard, ...looks }[part]();
 await browser.close();
 console.log(JSON.stringify(found));

@@ -74,7 +74,7 @@ def test_axe_would_find_one(look: Look) -> None:
     broken = (
         render(build()).replace('<label for="filter">Filter</label>', "").replace('placeholder="name', 'title="" x="')
     )
-    impacts = {entry["id"]: entry["impact"] for entry in look(broken, "look")["violations"]["light-1280"]}
+    impacts = {entry["id"]: entry["impact"] for entry in look(broken, "glance")["violations"]["light-1280"]}
     assert impacts["label"] == "critical"
 
 
@@ -154,7 +154,7 @@ def test_names_with_markup_or_without_end_do_no_harm(look: Look) -> None:
     layers = (replace(layer(0), name=HOSTILE), replace(layer(1), name="x" * 400), replace(layer(2), weight="y/" * 200))
     report = build(layers=layers)
     report = replace(report, engine=engine(report), output=replace(report.output, path="z" * 300))
-    found = look(render(report, masks(report)), "use", "look")
+    found = look(render(report, masks(report)), "use", "widths")
     assert found["errors"] == []
     assert found["order"][0] == found["masks"]["options"][0] == HOSTILE
     assert found["overflow"] == dict.fromkeys(KINDS, 0)

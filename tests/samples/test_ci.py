@@ -20,9 +20,13 @@ MAKE = ("make", "-f", "samples/ci/Makefile", "sparse")
 CONDITIONS = {None: True, "${{ !cancelled() }}": True, "${{ github.ref == 'refs/heads/main' }}": True}
 
 
-def install(scripts: Path, folder: Path) -> None:
-    done = shell("pip install -q --no-deps .", folder, environment(scripts))
-    assert done.returncode == 0, done.stderr
+@pytest.fixture
+def installed(scripts: Path, checkout: Path) -> Path:
+    """The environment with the command installed, by whichever test comes first; its sources are those of all."""
+    if not (scripts / "prox24-export").is_file():
+        done = shell("pip install -q --no-deps .", checkout, environment(scripts))
+        assert done.returncode == 0, done.stderr
+    return scripts
 
 
 def parsed(name: str) -> Any:
@@ -67,12 +71,11 @@ def test_the_github_workflow_step_by_step(scripts: Path, checkout: Path, tmp_pat
     assert json.loads(baseline)["output"]["sha256"] == report(checkout)["output"]["sha256"]
 
 
-def test_the_workflow_uses_the_command_that_it_installs(scripts: Path, checkout: Path) -> None:
-    install(scripts, checkout)
-    done = shell("command -v prox24-export", checkout, environment(scripts))
-    assert Path(done.stdout.strip()).parent == scripts
-    where = shell('python -c "import prox24_export as p; print(p.__file__)"', checkout.parent, environment(scripts))
-    assert where.stdout.startswith(str(scripts.parent)), where
+def test_the_workflow_uses_the_command_that_it_installs(installed: Path, checkout: Path) -> None:
+    done = shell("command -v prox24-export", checkout, environment(installed))
+    assert Path(done.stdout.strip()).parent == installed
+    where = shell('python -c "import prox24_export as p; print(p.__file__)"', checkout.parent, environment(installed))
+    assert where.stdout.startswith(str(installed.parent)), where
 
 
 def test_the_gitlab_job(scripts: Path, checkout: Path) -> None:
@@ -86,20 +89,17 @@ def test_the_gitlab_job(scripts: Path, checkout: Path) -> None:
     assert Path(job["artifacts"]["reports"]["junit"]).parent == Path("sparse")
 
 
-def test_a_step_whose_gate_fails_ends_the_job(scripts: Path, checkout: Path) -> None:
-    install(scripts, checkout)
+def test_a_step_whose_gate_fails_ends_the_job(installed: Path, checkout: Path) -> None:
     line = parsed("gitlab.yml")["sparse"]["script"][1]
-    done = shell(line.replace("--max-accuracy-drop 3", "--min-snr 200"), checkout, environment(scripts))
+    done = shell(line.replace("--max-accuracy-drop 3", "--min-snr 200"), checkout, environment(installed))
     assert done.returncode == 1, done
 
 
 def test_the_makefile_runs_once_until_something_changes_and_again_after_a_failure(
-    scripts: Path, checkout: Path
+    installed: Path, checkout: Path
 ) -> None:
-    install(scripts, checkout)
-
     def make(*more: str) -> subprocess.CompletedProcess[str]:
-        env = environment(scripts)
+        env = environment(installed)
         return subprocess.run([*MAKE, *more], cwd=checkout, env=env, capture_output=True, text=True, check=False)
 
     failed = make("GATES=--min-snr 200")

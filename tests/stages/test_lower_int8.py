@@ -1,6 +1,7 @@
 """`--precision int8`: from a float model and samples to a verified pair, its accuracy, sizes, gate and refusals."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -12,8 +13,9 @@ from prox24_export.errors import InputError
 from prox24_export.passes.front_onnx.graph import OnnxGraph
 from prox24_export.results.report import Report
 from prox24_export.stages.lower import lower
-from tests.command import command, expect_refusal, network, samples, snapshot
+from tests.command import expect_refusal, in_process, network, samples, snapshot
 from tests.graphs import is_two_four, model, normal, save
+from tests.latency import time_onnxruntime
 
 INT8 = Settings(precision="int8", max_accuracy_drop=50.0)
 
@@ -105,10 +107,10 @@ def test_a_layer_that_stays_float_in_one_file_stays_so_in_both(tmp_path: Path) -
     assert [OnnxGraph(path).stored("v").dtype for path in (pair.dense, pair.sparse)] == [np.float32] * 2
 
 
-def test_without_calibration_samples_it_ends_with_the_way_out(tmp_path: Path) -> None:
+def test_without_calibration_samples_it_ends_with_the_way_out(tmp_path: Path, capfd: Any) -> None:
     path = network(tmp_path)
     before = snapshot(tmp_path)
-    done = command(path, "--precision", "int8", folder=tmp_path)
+    done = in_process(path, "--precision", "int8", folder=tmp_path, capture=capfd)
     expect_refusal(done, 2, before, tmp_path)
     assert "--precision int8 takes scales from calibration samples" in done.stderr
     assert "--calibration" in done.stderr
@@ -116,11 +118,12 @@ def test_without_calibration_samples_it_ends_with_the_way_out(tmp_path: Path) ->
         plan(path, settings=Settings(precision="int8"))
 
 
-def test_the_plan_says_that_the_files_are_not_included(tmp_path: Path) -> None:
+def test_the_plan_says_that_the_files_are_not_included(tmp_path: Path, capfd: Any) -> None:
     path, data = network(tmp_path), samples(tmp_path)
     assert plan(path, data, settings=Settings(precision="int8")).quantises
     assert not plan(path, data).quantises
-    done = command(path, "--calibration", data, "--precision", "int8", "--plan", folder=tmp_path)
+    arguments = (path, "--calibration", data, "--precision", "int8", "--plan")
+    done = in_process(*arguments, folder=tmp_path, capture=capfd)
     assert "scales and files of --precision int8 are not included" in done.stdout
 
 
@@ -130,7 +133,8 @@ def test_torch_sparse_does_not_time_it(tmp_path: Path) -> None:
         export(network(tmp_path), samples(tmp_path), tmp_path / "out", settings=settings)
 
 
-def test_bench_takes_scales_from_its_inputs(tmp_path: Path) -> None:
+def test_bench_takes_scales_from_its_inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    time_onnxruntime(monkeypatch)
     path = network(tmp_path)
     settings = Settings(precision="int8", engine="onnxruntime")
     other = save(onnx.load(path), tmp_path, "same.onnx")
@@ -144,7 +148,10 @@ def test_bench_takes_scales_from_its_inputs(tmp_path: Path) -> None:
         bench(path, other, tmp_path / "none", settings=settings)
 
 
-def test_bench_knows_the_pruned_layers_of_int8_files(finished: tuple[Report, Path], tmp_path: Path) -> None:
+def test_bench_knows_the_pruned_layers_of_int8_files(
+    finished: tuple[Report, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    time_onnxruntime(monkeypatch)
     _, out = finished
     files = [out / "engines" / f"{kind}.int8.onnx" for kind in ("dense", "sparse")]
     report = bench(files[0], files[1], tmp_path / "out", batches=(2,), settings=Settings(engine="onnxruntime"))

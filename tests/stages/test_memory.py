@@ -25,7 +25,7 @@ from prox24_export.stages.memory import (
     find_spill,
     group_by_input,
 )
-from tests.command import command, network, samples
+from tests.command import in_process, network, samples
 from tests.graphs import linears, model, normal, save
 
 
@@ -78,15 +78,16 @@ def test_a_limit_that_is_too_small_is_refused_with_one_that_would_do(tmp_path: P
     expect_memory(graph, [], Settings(memory=0.001), 1)
 
 
-def test_the_command_refuses_before_any_work(tmp_path: Path) -> None:
+def test_the_command_refuses_before_any_work(tmp_path: Path, capfd: Any) -> None:
     network(tmp_path)
     samples(tmp_path)
+    arguments = ("net.onnx", "--calibration", "data.npz", "--memory")
     for more in ((), ("--plan",)):
-        outcome = command("net.onnx", "--calibration", "data.npz", "--memory", "0.01", *more, folder=tmp_path)
+        outcome = in_process(*arguments, "0.01", *more, folder=tmp_path, capture=capfd)
         assert (outcome.code, outcome.stdout) == (2, "")
         assert "--memory 0.01 is too little" in outcome.stderr
     assert {file.name for file in tmp_path.iterdir()} == {"net.onnx", "data.npz"}
-    assert command("net.onnx", "--calibration", "data.npz", "--memory", "8", folder=tmp_path).code == 0
+    assert in_process(*arguments, "8", folder=tmp_path, capture=capfd).code == 0
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16", "int8"])

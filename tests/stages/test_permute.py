@@ -24,7 +24,7 @@ from prox24_export.passes.permute.search import OrderedSpace, search_order
 from prox24_export.results.permutation import PermutationReport
 from prox24_export.results.report import Report
 from prox24_export.stages import permute as stage
-from tests.command import command
+from tests.command import in_process
 from tests.graphs import is_two_four, model, normal, save
 
 DEEP = """g (float[N,16] x) => (float[N,8] y) {
@@ -222,22 +222,22 @@ def test_a_search_that_is_cut_short_says_so(tmp_path: Path) -> None:
     assert any("cut short by its limit of 1e-09 minutes" in warning for warning in report.warnings)
 
 
-def test_inspect_lists_the_spaces_and_why_one_is_fixed(tmp_path: Path) -> None:
-    path = str(network(tmp_path))
-    told = command("inspect", path, "--channels", folder=tmp_path)
+def test_inspect_lists_the_spaces_and_why_one_is_fixed(tmp_path: Path, capfd: Any) -> None:
+    arguments = ("inspect", network(tmp_path), "--channels")
+    told = in_process(*arguments, folder=tmp_path, capture=capfd)
     assert told.code == 0
     assert "2 of 3 channel spaces are free" in told.stdout
     assert "16 channels, read by 1 layer, fixed: its channels are those of the input x" in told.stdout
-    found = json.loads(command("inspect", path, "--channels", "--format", "json", folder=tmp_path).stdout)
+    found = json.loads(in_process(*arguments, "--format", "json", folder=tmp_path, capture=capfd).stdout)
     assert [space["free"] for space in found["channel_spaces"]] == [False, True, True]
     assert len(found["layers"]) == 3
 
 
-def test_inspect_says_in_one_sentence_that_channels_cannot_be_followed(tmp_path: Path) -> None:
+def test_inspect_says_in_one_sentence_that_channels_cannot_be_followed(tmp_path: Path, capfd: Any) -> None:
     graph = """g (float[N,4] x) => (float[N,4] y, string[N] s) {
         y = MatMul(x, w) t = Shape(x) u = Cast<to = 8>(x) s = Squeeze(u) }"""
     path = save(model(graph, {"w": normal(4, 4)}), tmp_path)
-    told = command("inspect", str(path), "--channels", folder=tmp_path)
+    told = in_process("inspect", path, "--channels", folder=tmp_path, capture=capfd)
     assert told.code == 2
     assert re.fullmatch(r".*its channels cannot be followed: .*\. Leave out --channels\.\n", told.stderr)
 

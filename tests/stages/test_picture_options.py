@@ -11,7 +11,7 @@ import onnx
 import pytest
 
 from prox24_export.passes.graph.arrays import Array
-from tests.command import command, in_process
+from tests.command import in_process
 from tests.graphs import model, normal, save
 
 Image = pytest.importorskip("PIL.Image")
@@ -134,7 +134,9 @@ def find_masks(path: Path) -> dict[str, Array]:
     return {name: array != 0 for name, array in stored.items() if array.ndim == 4}
 
 
-def test_a_folder_of_jpegs_gives_the_arrays_and_masks_that_its_arrays_give(shared_data: Path, tmp_path: Path) -> None:
+def test_a_folder_of_jpegs_gives_the_arrays_and_masks_that_its_arrays_give(
+    shared_data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "pictures").mkdir()
     with zipfile.ZipFile(shared_data / "imagenet" / "images.zip") as archive:
         names = sorted(archive.namelist())
@@ -146,10 +148,11 @@ def test_a_folder_of_jpegs_gives_the_arrays_and_masks_that_its_arrays_give(share
     np.savez(tmp_path / "d.npz", input=(pixels.astype(np.float32) / 127.5 - 1).transpose(0, 3, 1, 2).copy())
     masks = []
     for name, options in (("pictures", ("--mean", "0.5", "--std", "0.5")), ("d.npz", ())):
-        outcome = command(
+        outcome = in_process(
             *(shared_data / "imagenet" / "mobilenetv1_0.25_224.onnx", "--calibration", name, *options),
-            *("--no-refine", "--effort", "fast", "--engine", "none", "-o", f"{name}-out"),
+            *("--no-refine", "--permute", "no", "--effort", "fast", "--engine", "none", "-o", f"{name}-out"),
             folder=tmp_path,
+            capture=capfd,
         )
         assert outcome.code == 0, outcome
         masks.append(find_masks(tmp_path / f"{name}-out" / "model.onnx"))

@@ -1,6 +1,7 @@
 """The plan: what it adds up, and that it writes nothing."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,7 +22,7 @@ from prox24_export.stages.gpu_rates import GpuPlan, find_planned_gpu
 from prox24_export.stages.plan import KERNELS_MB, MODEL_COPIES, Costs, plan_run
 from prox24_export.stages.rates import Rates
 from prox24_export.stages.workers import find_longest_share, find_solving_share
-from tests.command import command, network, samples, snapshot
+from tests.command import in_process, network, samples, snapshot
 from tests.graphs import linears, normal
 
 RATES = Rates(single=1e9, double=5e8, rounded=2e9, cholesky=1e9, inverse=5e8)
@@ -47,20 +48,21 @@ def layers_of(folder: Path, k: int) -> list[Linear]:
     return linears(OnnxGraph(network(folder, k=k)))
 
 
-def test_the_command_prints_memory_and_time_and_writes_nothing(tmp_path: Path) -> None:
+def test_the_command_prints_memory_and_time_and_writes_nothing(tmp_path: Path, capfd: Any) -> None:
     network(tmp_path)
     samples(tmp_path)
+    arguments = ("net.onnx", "--calibration", "data.npz", "--plan")
     before = snapshot(tmp_path)
-    outcome = command("net.onnx", "--calibration", "data.npz", "--plan", folder=tmp_path)
+    outcome = in_process(*arguments, folder=tmp_path, capture=capfd)
     assert (outcome.code, outcome.stderr) == (0, "")
     assert outcome.stdout.startswith("peak memory ")
     assert "most time" in outcome.stdout
     assert "the refinement" not in outcome.stdout  # 20 samples are too few for one by default
-    refined = command("net.onnx", "--calibration", "data.npz", "--plan", "--refine", "weights", folder=tmp_path)
+    refined = in_process(*arguments, "--refine", "weights", folder=tmp_path, capture=capfd)
     assert "the refinement of all layers together is not included" in refined.stdout
     assert snapshot(tmp_path) == before
     samples(tmp_path, 60)
-    enough = command("net.onnx", "--calibration", "data.npz", "--plan", folder=tmp_path)
+    enough = in_process(*arguments, folder=tmp_path, capture=capfd)
     assert "the refinement of all layers together is not included" in enough.stdout
 
 

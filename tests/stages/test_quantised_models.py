@@ -19,6 +19,7 @@ from prox24_export.passes.graph.protocol import Linear
 from prox24_export.results.mask import unpack_thumbnail
 from prox24_export.stages.prune import draw_masks
 from tests.graphs import model, normal, run, save
+from tests.latency import time_onnxruntime
 
 LAYERWISE = Settings(refine="no", permute="no")
 
@@ -224,7 +225,8 @@ def test_lower_precision_copies_the_file_and_checks_it(precision: Any, tmp_path:
     assert not report.faults
 
 
-def test_inspect_and_bench_know_the_layers(tmp_path: Path) -> None:
+def test_inspect_and_bench_know_the_layers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    time_onnxruntime(monkeypatch)
     path = save(mixed(), tmp_path)
     rows = inspect(path)
     assert all(isinstance(row, Linear) for row in rows)

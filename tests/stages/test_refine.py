@@ -19,7 +19,7 @@ from prox24_export.results.mask import unpack_thumbnail
 from prox24_export.results.report import RefinementReport, Report
 from prox24_export.stages.prune import draw_masks
 from prox24_export.stages.refine import measure_moved
-from tests.command import command
+from tests.command import in_process
 from tests.graphs import is_two_four, model, normal, save
 
 DEEP = """g (float[N,16] x) => (float[N,8] y) {
@@ -232,14 +232,14 @@ def test_logits_that_a_mask_hides_do_not_keep_the_others_from_being_refined(tmp_
     assert 0 < after < before
 
 
-def test_a_loss_of_the_users_that_fails_is_reported(tmp_path: Path) -> None:
+def test_a_loss_of_the_users_that_fails_is_reported(tmp_path: Path, capfd: Any) -> None:
     save(model(DEEP, WEIGHTS), tmp_path, "deep.onnx")
     np.savez(tmp_path / "data.npz", x=np.concatenate([sample["x"] for sample in samples(64)]))
-    (tmp_path / "mine.py").write_text("def loss(pruned, dense):\n    raise KeyError('nothing')\n", encoding="utf-8")
-    arguments = ("deep.onnx", "--calibration", "data.npz", "--refine", "weights", "--refine-loss", "mine:loss")
-    outcome = command(*arguments, folder=tmp_path)
+    (tmp_path / "failing_loss.py").write_text("def loss(pruned, dense):\n    raise KeyError('nothing')\n", "utf-8")
+    arguments = ("deep.onnx", "--calibration", "data.npz", "--refine", "weights", "--refine-loss", "failing_loss:loss")
+    outcome = in_process(*arguments, folder=tmp_path, capture=capfd)
     assert outcome.code == 2
-    assert "--refine-loss mine:loss failed: KeyError: 'nothing'" in outcome.stderr
+    assert "--refine-loss failing_loss:loss failed: KeyError: 'nothing'" in outcome.stderr
     assert not (tmp_path / "deep-2to4").exists()
 
 
@@ -283,12 +283,12 @@ def test_the_clock_limits_it_by_default_and_the_report_says_so(tmp_path: Path, m
     assert said in refined(limited).reason
 
 
-def test_contradicting_options_are_refused(tmp_path: Path) -> None:
+def test_contradicting_options_are_refused(tmp_path: Path, capfd: Any) -> None:
     network(tmp_path)
-    outcome = command("deep.onnx", "--no-refine", "--refine", "all", folder=tmp_path)
+    outcome = in_process("deep.onnx", "--no-refine", "--refine", "all", folder=tmp_path, capture=capfd)
     assert outcome.code == 2
     assert "--no-refine and --refine all contradict each other" in outcome.stderr
-    outcome = command("deep.onnx", "--no-refine", "--method", "prox-model", folder=tmp_path)
+    outcome = in_process("deep.onnx", "--no-refine", "--method", "prox-model", folder=tmp_path, capture=capfd)
     assert outcome.code == 2
     said = "--no-refine stands for --refine no, and --refine must be left out with --method prox-model, whose masks"
     assert said in outcome.stderr

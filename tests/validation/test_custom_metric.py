@@ -4,6 +4,7 @@ import json
 import math
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from prox24_export.results.report import AccuracyReport
 from prox24_export.settings import Settings
 from prox24_export.validation.custom_metric import Measured, add_metrics, measure_samples
 from prox24_export.validation.gates import evaluate_gates
-from tests.command import command, network, samples
+from tests.command import in_process, network, samples
 from tests.graphs import normal
 
 METRICS = """\
@@ -41,14 +42,15 @@ def prepared(folder: Path) -> None:
     network(folder)
     samples(folder)
     np.savez(folder / "labelled.npz", x=normal(12, 8), labels=np.zeros(12, np.int64))
-    (folder / "mine.py").write_text(METRICS, encoding="utf-8")
+    (folder / "own_metrics.py").write_text(METRICS, encoding="utf-8")
 
 
 @pytest.mark.parametrize(("name", "expected"), [("spread", {"spread"}), ("two", {"rows", "names"})])
-def test_both_models_are_measured_and_reported(name: str, expected: set[str], tmp_path: Path) -> None:
+def test_both_models_are_measured_and_reported(name: str, expected: set[str], tmp_path: Path, capfd: Any) -> None:
     prepared(tmp_path)
-    arguments = ("--calibration", "data.npz", "--evaluation", "labelled.npz", "--metric", f"mine:{name}", "-o", "out")
-    outcome = command("net.onnx", *arguments, folder=tmp_path)
+    data = ("--calibration", "data.npz", "--evaluation", "labelled.npz")
+    metric = ("--metric", f"own_metrics:{name}")
+    outcome = in_process("net.onnx", *data, *metric, "-o", "out", folder=tmp_path, capture=capfd)
     assert outcome.code == 0, outcome
     assert "not for" not in outcome.stdout
     accuracy = json.loads((tmp_path / "out" / "report.json").read_text("utf-8"))["accuracy"]
@@ -63,9 +65,10 @@ def test_both_models_are_measured_and_reported(name: str, expected: set[str], tm
 @pytest.mark.parametrize(
     ("name", "said"), [("text", "returned 'high'"), ("fails", "RuntimeError: no reference"), ("none", "no attribute")]
 )
-def test_a_metric_that_gives_no_number_is_refused(name: str, said: str, tmp_path: Path) -> None:
+def test_a_metric_that_gives_no_number_is_refused(name: str, said: str, tmp_path: Path, capfd: Any) -> None:
     prepared(tmp_path)
-    outcome = command("net.onnx", "--calibration", "data.npz", "--metric", f"mine:{name}", folder=tmp_path)
+    arguments = ("net.onnx", "--calibration", "data.npz", "--metric", f"own_metrics:{name}")
+    outcome = in_process(*arguments, folder=tmp_path, capture=capfd)
     assert outcome.code == 2
     assert said in outcome.stderr
     assert not (tmp_path / "net-2to4").exists()
