@@ -54,6 +54,6 @@ def assemble_report(  # noqa: PLR0917 - in the order in which they were found
         faults=tuple(run.faults),
         interface=interface,
         compressed=compressed,
-        device=describe_devices(job.devices, run.on_host),
+        device=describe_devices(job.devices if job.workers is None else job.devices[:1], run.on_host),
         seconds=run.seconds | {"total": round(time.perf_counter() - run.start, 3)},
     )
