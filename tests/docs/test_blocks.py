@@ -21,7 +21,7 @@ from tests.docs.markdown_pages import MAIN_JOB, PAGES, ROOT, Block, blocks, know
 
 EVERY_BLOCK = [block for path in PAGES for block in blocks(path)]
 SUB_COMMANDS = {"inspect", "bench", "report"}
-LITTLE_WORK = ("--samples", "64", "--no-refine", "--quiet", "--force")
+LITTLE_WORK = ("--samples", "64", "--no-refine", "--permute=no", "--quiet", "--force")
 PERPLEXITY = r"\{'perplexity': [\d.]+\}"
 PRINTED = {  # what a Python block prints, by a name in it
     "save_pretrained": rf"{PERPLEXITY} {PERPLEXITY}\n",
@@ -114,7 +114,7 @@ def expected_output(text: str) -> str:
 
 def with_little_work(text: str) -> str:
     """A Python block with settings that make a run short, unless it says itself what is refined."""
-    return text if "refine=" in text else text.replace("Settings(", 'Settings(refine="no", samples=64, ')
+    return text if "refine=" in text else text.replace("Settings(", 'Settings(refine="no", permute="no", samples=64, ')
 
 
 @pytest.mark.parametrize("block", those("python"), ids=str)
