@@ -21,9 +21,9 @@ from prox24_export.passes.graph.activations import Rows
 from prox24_export.passes.graph.layout import Layout
 from prox24_export.passes.graph.protocol import Linear, Use
 from prox24_export.settings import Settings
-from prox24_export.stages.plan import Costs
-from prox24_export.stages.rates import Rates
-from prox24_export.stages.workers import find_longest_share, find_solving_share
+from prox24_export.stages.plan.plan import Costs
+from prox24_export.stages.plan.rates import Rates
+from prox24_export.stages.work.workers import find_longest_share, find_solving_share
 
 TOKENS_IN_BATCH, PARTS = 32 * 256, 5  # as the run joins rows of 256 tokens; a fifth chooses
 WORKERS = (1, 2, 4, 9)

@@ -34,8 +34,8 @@ from prox24_export.solver.driver import find_mask
 from prox24_export.solver.layer import MASK_SOLVERS
 from prox24_export.solver.quadratic import Quadratic
 from prox24_export.stages.memory import MB, estimate_solver_mb
-from prox24_export.stages.plan import Costs
-from prox24_export.stages.rates import Rates
+from prox24_export.stages.plan.plan import Costs
+from prox24_export.stages.plan.rates import Rates
 
 Row = dict[str, Any]
 SHAPES = {"square": (8192, 8192), "convolution": (512, 2048 * 9)}  # rows, columns

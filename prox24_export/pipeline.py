@@ -30,20 +30,20 @@ from prox24_export.results.report import Gate, LayerReport, Report
 from prox24_export.settings import Settings
 from prox24_export.stages.assemble import assemble_report
 from prox24_export.stages.engines import ENGINES_FAILED, draw_timed_batches, estimate_gain, measure_engines
-from prox24_export.stages.forecast import forecast
-from prox24_export.stages.gpu_rates import find_planned_gpu
 from prox24_export.stages.journal import Journal
 from prox24_export.stages.judge import judge
 from prox24_export.stages.measure import Measurement, measure_accuracy, prepare_measurement
 from prox24_export.stages.permute import PermutedModel, find_spaces, permute, why_not_by_default
-from prox24_export.stages.plan import plan_run
+from prox24_export.stages.plan.forecast import forecast
+from prox24_export.stages.plan.gpu_rates import find_planned_gpu
+from prox24_export.stages.plan.plan import plan_run
 from prox24_export.stages.prepare import Job, ModelSource, expect_calibration, name_model, prepare
 from prox24_export.stages.prune import describe_layer
-from prox24_export.stages.ray_workers import open_workers
 from prox24_export.stages.refine import is_wanted
 from prox24_export.stages.resume import find_journal_to_resume, find_resumed, open_journal
 from prox24_export.stages.run import Run
 from prox24_export.stages.solve import solve
+from prox24_export.stages.work.ray_workers import open_workers
 from prox24_export.stages.write import write_model
 
 

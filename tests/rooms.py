@@ -30,6 +30,12 @@ ORDER = {
     f"{PASSES}.onnx_to_fx": (
         *("table", "operators", "steps", "convert", "check", "device_function", "device_stages", TOP),
     ),
+    f"{PACKAGE}.stages": (
+        *("norms", "memory", "device_memory", "device_kernels", "device", "weight_store", "gradient", "lower"),
+        *("journal", "picture_options", "open_model", "samples", "run", "work", "prune", "dense_outputs", "prepare"),
+        *("permute", "measure", "judge", "refine", "solve", "write", "fingerprint", "resume", "interface"),
+        *("engines", "assemble", "plan", TOP),
+    ),
     f"{PACKAGE}.engines": (
         *("timing", "products", "gpus", "gain", "estimate", "diagnosis", "tensorrt", "torch_sparse"),
         *("onnxruntime", "choice", TOP),

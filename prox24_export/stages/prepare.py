@@ -28,7 +28,7 @@ from prox24_export.stages.memory import expect_memory, expect_memory_to_convert
 from prox24_export.stages.open_model import OpenedModel, open_model
 from prox24_export.stages.run import Run
 from prox24_export.stages.samples import check_gates, collect_samples, find_batch_size
-from prox24_export.stages.workers import MachineWorkers
+from prox24_export.stages.work.workers import MachineWorkers
 
 ModelSource = str | Path | nn.Module
 

@@ -28,12 +28,12 @@ from prox24_export.results.mask import Thumbnail, make_thumbnail
 from prox24_export.results.report import Executions, LayerReport
 from prox24_export.settings import Settings
 from prox24_export.stages.device import CPU, StagePlacement, place_on
-from prox24_export.stages.gpu_work import GpuWork
 from prox24_export.stages.journal import NO_RECORDS, LayerRecords
 from prox24_export.stages.memory import find_spill
 from prox24_export.stages.norms import find_widest, mask_by_norms
-from prox24_export.stages.spread import SpreadWork, Team
-from prox24_export.stages.stage_work import OwnWork, StageWork
+from prox24_export.stages.work.gpu_work import GpuWork
+from prox24_export.stages.work.spread import SpreadWork, Team
+from prox24_export.stages.work.stage_work import OwnWork, StageWork
 
 BATCHES, LAYERS = "batches", "layers"  # kinds of steps of this stage
 

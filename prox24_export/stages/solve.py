@@ -18,8 +18,8 @@ from prox24_export.stages.prepare import Job
 from prox24_export.stages.prune import PrunedLayers, draw_masks, prune
 from prox24_export.stages.refine import open_differentiable, refine
 from prox24_export.stages.run import Run
-from prox24_export.stages.spread import Team, gather_team
 from prox24_export.stages.weight_store import WeightStore, pick_weights
+from prox24_export.stages.work.spread import Team, gather_team
 
 REFINEMENT_FAILED = RefinementReport(kept=False, reason="it failed")
 

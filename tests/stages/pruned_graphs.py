@@ -15,7 +15,7 @@ from prox24_export.passes.graph.protocol import TracedGraph
 from prox24_export.progress import Silent
 from prox24_export.stages.device import CPU, place_on
 from prox24_export.stages.prune import PrunedLayers, prune
-from prox24_export.stages.spread import Team
+from prox24_export.stages.work.spread import Team
 from tests.graphs import normal
 
 PARTS = Parts(

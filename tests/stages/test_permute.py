@@ -243,7 +243,7 @@ def test_inspect_says_in_one_sentence_that_channels_cannot_be_followed(tmp_path:
 
 
 def test_the_plan_counts_the_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("prox24_export.stages.plan.Costs.search_seconds", lambda *_: 1e6)
+    monkeypatch.setattr("prox24_export.stages.plan.plan.Costs.search_seconds", lambda *_: 1e6)
     path = network(tmp_path)
     with_search = plan(path, samples(), settings=Settings(refine="no", permute="auto"))
     without = plan(path, samples(), settings=Settings(refine="no", permute="no"))

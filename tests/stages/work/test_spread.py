@@ -14,11 +14,11 @@ from prox24_export.errors import Prox24Error
 from prox24_export.models.onnx import OnnxFile
 from prox24_export.models.torch_program import TorchProgram
 from prox24_export.option_values import Method
-from prox24_export.stages.spread import Team, gather_team
+from prox24_export.stages.work.spread import Team, gather_team
 from tests.graphs import model, normal, opened, save
 from tests.passes.calibrate.networks import GRAPHS, uvw
-from tests.stages.own_workers import OwnWorkers
 from tests.stages.pruned_graphs import PARTS, expect_the_same, pruned
+from tests.stages.work.own_workers import OwnWorkers
 
 
 @pytest.mark.parametrize("name", GRAPHS)

@@ -12,8 +12,8 @@ from prox24_export.passes.calibrate.moments import Observation
 from prox24_export.passes.graph.protocol import Linear
 from prox24_export.passes.sparsify import SolvedLayer, Sparsify, group_by_moments
 from prox24_export.solver.solution import LayerSolution, join_rows
-from prox24_export.stages.piece_solver import SharedInput
-from prox24_export.stages.workers import WorkerCall, Workers, cut_evenly, deal_out, make_calls
+from prox24_export.stages.work.piece_solver import SharedInput
+from prox24_export.stages.work.workers import WorkerCall, Workers, cut_evenly, deal_out, make_calls
 
 Blended = tuple[SharedInput, list[str], dict[str, float]]  # of layers that share an input: that, names, blends
 

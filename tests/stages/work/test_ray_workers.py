@@ -15,9 +15,9 @@ import torch
 from prox24_export import InputError, Settings, export
 from prox24_export.errors import Prox24Error, UnavailableError
 from prox24_export.facts.machine import list_versions
-from prox24_export.stages.ray_workers import MOST_WORKERS, open_workers
+from prox24_export.stages.work.ray_workers import MOST_WORKERS, open_workers
 from tests.command import network, samples, snapshot
-from tests.stages.own_ray import OwnRay
+from tests.stages.work.own_ray import OwnRay
 
 FAST = Settings(effort="fast", refine="no", engine="none")
 SPREAD = Settings(effort="fast", refine="no", engine="none", ray="local")
@@ -162,7 +162,7 @@ KILLED = """\
 import os, signal, sys
 from pathlib import Path
 from prox24_export import Settings, export
-from prox24_export.stages import ray_workers
+from prox24_export.stages.work import ray_workers
 
 wait, calls = ray_workers.RayWorkers.wait, []
 

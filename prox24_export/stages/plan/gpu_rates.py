@@ -8,7 +8,7 @@ import torch
 from prox24_export.engines.gpus import GPUS, TERA
 from prox24_export.option_values import GpuName
 from prox24_export.stages.device import read_number
-from prox24_export.stages.rates import Rates
+from prox24_export.stages.plan.rates import Rates
 
 SHARE = 0.4  # of a peak rate that is taken to be reached: in practice work takes two to three times as long
 UPLOAD = 1e10  # bytes a second to the GPU, over PCIe of the fourth generation

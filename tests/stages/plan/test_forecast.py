@@ -10,7 +10,7 @@ import torch
 from prox24_export import Settings, export
 from prox24_export.data import batches
 from prox24_export.progress import Logged, foresee
-from prox24_export.stages import forecast as module
+from prox24_export.stages.plan import forecast as module
 from prox24_export.stages.run import Run
 from tests.command import network, samples
 
@@ -25,7 +25,7 @@ class Told:
             self.seconds = dict(seconds)
             foresee(progress, seconds, alike)
 
-        monkeypatch.setattr("prox24_export.stages.forecast.foresee", note)
+        monkeypatch.setattr("prox24_export.stages.plan.forecast.foresee", note)
 
 
 @pytest.fixture

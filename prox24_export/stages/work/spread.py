@@ -24,10 +24,10 @@ from prox24_export.passes.graph.arrays import Array
 from prox24_export.passes.graph.protocol import Linear, TracedGraph
 from prox24_export.passes.sparsify import SolvedLayer, Sparsify
 from prox24_export.settings import Settings
-from prox24_export.stages.piece_solver import SharedInput
-from prox24_export.stages.spread_layers import SpreadLayers
-from prox24_export.stages.stage_worker import WorkerSetup, digest_graph, pack_moments, unpack_solution, unpack_sums
-from prox24_export.stages.workers import MachineWorkers, WorkerCall, make_calls
+from prox24_export.stages.work.piece_solver import SharedInput
+from prox24_export.stages.work.spread_layers import SpreadLayers
+from prox24_export.stages.work.stage_worker import WorkerSetup, digest_graph, pack_moments, unpack_solution, unpack_sums
+from prox24_export.stages.work.workers import MachineWorkers, WorkerCall, make_calls
 
 
 @dataclass(frozen=True)

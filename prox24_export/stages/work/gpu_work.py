@@ -15,10 +15,10 @@ from prox24_export.passes.graph.on_device import exact_products
 from prox24_export.passes.graph.protocol import Linear
 from prox24_export.passes.sparsify import SolvedLayer, Sparsify
 from prox24_export.solver.solution import LayerSolution
-from prox24_export.stages.piece_solver import PieceSolver, SharedInput
-from prox24_export.stages.spread_layers import SpreadLayers
-from prox24_export.stages.stage_work import OwnWork
-from prox24_export.stages.workers import WorkerCall
+from prox24_export.stages.work.piece_solver import PieceSolver, SharedInput
+from prox24_export.stages.work.spread_layers import SpreadLayers
+from prox24_export.stages.work.stage_work import OwnWork
+from prox24_export.stages.work.workers import WorkerCall
 
 
 @dataclass(frozen=True)

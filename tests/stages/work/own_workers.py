@@ -4,8 +4,8 @@ import pickle
 from dataclasses import dataclass, field
 from typing import Any
 
-from prox24_export.stages.stage_worker import StageWorker
-from prox24_export.stages.workers import WorkerCall, WorkerLostError
+from prox24_export.stages.work.stage_worker import StageWorker
+from prox24_export.stages.work.workers import WorkerCall, WorkerLostError
 
 
 @dataclass

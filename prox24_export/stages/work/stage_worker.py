@@ -32,7 +32,7 @@ from prox24_export.passes.graph.lazy_mapping import LazyMapping
 from prox24_export.passes.graph.protocol import Linear, TracedGraph
 from prox24_export.passes.sparsify import Sparsify
 from prox24_export.solver.solution import LayerSolution
-from prox24_export.stages.piece_solver import PieceSolver, SharedInput
+from prox24_export.stages.work.piece_solver import PieceSolver, SharedInput
 
 Fetch = Callable[[Any], Any]  # what `Workers.put` returned → the value
 PackedMoments = tuple[Array, Array | None, Array, int]  # gram, cross where it is another, norms, tokens

@@ -23,8 +23,8 @@ from prox24_export.errors import Prox24Error, UnavailableError, describe_missing
 from prox24_export.facts.machine import list_versions
 from prox24_export.passes.calibrate.shards import MOST_SHARDS
 from prox24_export.process.interrupts import SIGNALS, hold_signals, raise_if_interrupted
-from prox24_export.stages.stage_worker import StageWorker
-from prox24_export.stages.workers import MachineWorkers, WorkerCall, WorkerLostError
+from prox24_export.stages.work.stage_worker import StageWorker
+from prox24_export.stages.work.workers import MachineWorkers, WorkerCall, WorkerLostError
 
 LOCAL = "local"
 MOST_WORKERS = MOST_SHARDS + 1  # more would find nothing to observe

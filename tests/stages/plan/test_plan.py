@@ -17,11 +17,11 @@ from prox24_export.passes.graph.protocol import Linear, Use
 from prox24_export.progress import Silent
 from prox24_export.report.terminal import plan_table
 from prox24_export.stages import norms
-from prox24_export.stages import plan as plan_module
-from prox24_export.stages.gpu_rates import GpuPlan, find_planned_gpu
-from prox24_export.stages.plan import KERNELS_MB, MODEL_COPIES, Costs, plan_run
-from prox24_export.stages.rates import Rates
-from prox24_export.stages.workers import find_longest_share, find_solving_share
+from prox24_export.stages.plan import plan as plan_module
+from prox24_export.stages.plan.gpu_rates import GpuPlan, find_planned_gpu
+from prox24_export.stages.plan.plan import KERNELS_MB, MODEL_COPIES, Costs, plan_run
+from prox24_export.stages.plan.rates import Rates
+from prox24_export.stages.work.workers import find_longest_share, find_solving_share
 from tests.command import in_process, network, samples, snapshot
 from tests.graphs import linears, normal
 

@@ -24,12 +24,12 @@ from prox24_export.results.plan import Plan, Resumed, StagePlan
 from prox24_export.settings import Settings
 from prox24_export.solver.costs import OPEN, STEPS, count_inverses, is_solved_in_float64
 from prox24_export.solver.pattern import GROUP
-from prox24_export.stages.gpu_rates import UPLOAD, GpuPlan
 from prox24_export.stages.memory import MB, estimate_stage_mb, find_spill, group_by_input
 from prox24_export.stages.norms import find_widest
 from prox24_export.stages.permute import SAMPLES, SOLVED_BYTES, WIDEST_SOLVED
-from prox24_export.stages.rates import Rates, time_action
-from prox24_export.stages.workers import find_longest_share, find_solving_share
+from prox24_export.stages.plan.gpu_rates import UPLOAD, GpuPlan
+from prox24_export.stages.plan.rates import Rates, time_action
+from prox24_export.stages.work.workers import find_longest_share, find_solving_share
 
 STEP = 1e-4  # seconds that an iteration takes of a layer of no size
 COPIED, DIGESTED = 0.5e9, 2e9  # bytes a second of a file's copy and of its SHA-256, as measured on a virtual disk

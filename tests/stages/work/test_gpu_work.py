@@ -10,7 +10,7 @@ from prox24_export import Settings, export
 from prox24_export.option_values import Method
 from prox24_export.passes.calibrate.moments import Moments
 from prox24_export.results.device import DeviceReport
-from prox24_export.stages.piece_solver import PieceSolver
+from prox24_export.stages.work.piece_solver import PieceSolver
 from tests.command import samples
 from tests.graphs import model, normal, opened, save
 from tests.passes.calibrate.networks import GRAPHS, uvw
