@@ -3,6 +3,7 @@
 import ast
 import re
 import textwrap
+import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -169,3 +170,19 @@ def test_the_test_of_meanings_can_fail(tmp_path: Path) -> None:
     doubled = {"cellar/wine.py": "class Shelf: ...", "attic.py": "Shelf = tuple[int, ...]", "barn.py": "SHELF = 1"}
     found = names_with_two_meanings(written(tmp_path, ROOMS | doubled))
     assert found == {"Shelf": ["house.attic", "house.cellar.wine"]}
+
+
+def list_packages() -> set[str]:
+    """Folders with modules in them, by the dotted name under which they are installed."""
+    return {
+        ".".join((name, *file.parent.relative_to(folder).parts))
+        for name, folder in CODE.items()
+        for file in folder.rglob("__init__.py")
+        if not any(parent.is_symlink() for parent in file.parents)
+    }
+
+
+def test_every_folder_is_installed() -> None:
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]["packages"]
+    assert set(declared) == list_packages()
+    assert len(declared) == len(set(declared)) > 20
