@@ -12,7 +12,7 @@ import transformers
 
 from prox24_export import inspect
 from prox24_export.data import text
-from prox24_export.errors import InputError
+from prox24_export.errors import InputError, UnavailableError
 from prox24_export.models.model_configuration import MOST, read_configuration
 from prox24_export.models.transformers_directory import TransformersDirectory
 from tests.models.transformers_models import saved
@@ -129,7 +129,8 @@ def test_an_architecture_whose_library_is_missing_is_refused(
 
     change(model, architectures=["Placeholder"])
     monkeypatch.setattr(type(transformers), "__getattr__", find)
-    with pytest.raises(InputError, match=r"Placeholder, which (needs|transformers cannot import)[^\n]*: timm[^\n]*\.$"):
+    said = r"Placeholder, which (needs|transformers cannot import)[^\n]*: timm[^\n]*\.$"
+    with pytest.raises(UnavailableError, match=said):
         inspect(model)
 
 
