@@ -17,7 +17,7 @@ from prox24_export.facts.free_memory import find_free_memory
 from prox24_export.passes.refine.batches import ChainedInputs, Samples
 from prox24_export.passes.refine.clock import Clock
 from prox24_export.passes.refine.epochs import BATCH, choose_batch, plan_epochs
-from prox24_export.passes.refine.improvement import expect_gain_of_more, improves
+from prox24_export.passes.refine.improvement import find_least_gain, improves
 from prox24_export.passes.refine.loss import Custom
 from prox24_export.passes.refine.memory import measure_kept_for_gradient
 from prox24_export.passes.refine.move_masks import move_masks
@@ -349,7 +349,7 @@ class _Run:
         objective = self._whole()
         judge = objective.held(lambda: self._pairs(self.choice.in_order()))
         before, after = judge(self.start), judge(weights)
-        least = expect_gain_of_more(before, self._measure_seen(objective), self._more)
+        least = find_least_gain(before, self._measure_seen(objective), self._more)
         return Part(weights, (), before, after, improves(before, after, least))
 
     @property

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from prox24_export.passes.refine.adam import MaskedAdam
 from prox24_export.passes.refine.clock import Clock
-from prox24_export.passes.refine.improvement import expect_gain_of_more, improves
+from prox24_export.passes.refine.improvement import find_least_gain, improves
 from prox24_export.passes.refine.move_masks import TRIALS, repeat
 from prox24_export.passes.refine.objective import Objective, StreamPair
 from prox24_export.passes.refine.rate import FASTEST, JUDGES, STEPS, find_rate
@@ -123,7 +123,7 @@ class PartTraining:
             training.run(state, epoch, held, note, save)
         before = state.before if tuned.moved is None else tuned.moved.before
         learnt = min(1.0, FINISHING * state.step / (self.steps * tuned.more))  # share of all samples, at the end
-        least = (1 - learnt) * expect_gain_of_more(before, tuned.seen, tuned.more)
+        least = (1 - learnt) * find_least_gain(before, tuned.seen, tuned.more)
         kept, weights = improves(before, state.after, least), tuned.start
         if kept:
             weights = state.best

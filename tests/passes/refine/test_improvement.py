@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from prox24_export.passes.refine.improvement import expect_gain_of_more, improves
+from prox24_export.passes.refine.improvement import LEAST_SHARE, expect_gain_of_more, find_least_gain, improves
 
 
 def test_an_improvement_counts_where_it_is_more_than_noise() -> None:
@@ -43,3 +43,10 @@ def test_the_expected_gain_is_that_of_least_squares() -> None:
 @pytest.mark.parametrize(("unseen", "seen"), [([], [1.0]), ([1.0], []), ([1.0], [2.0])])
 def test_without_a_gap_nothing_is_expected(unseen: list[float], seen: list[float]) -> None:
     assert expect_gain_of_more(torch.tensor(unseen), torch.tensor(seen), 1.25) == 0
+
+
+def test_samples_that_differ_among_themselves_do_not_hide_what_more_of_them_win() -> None:
+    unseen, harder, easier = torch.tensor([2.0, 4.0]), torch.tensor([3.0, 5.0]), torch.tensor([0.5, 1.5])
+    assert find_least_gain(unseen, harder, 1.25) == pytest.approx(3 * LEAST_SHARE)
+    assert find_least_gain(unseen, easier, 1.25) == expect_gain_of_more(unseen, easier, 1.25) > 3 * LEAST_SHARE
+    assert find_least_gain(unseen, torch.zeros(0), 1.25) == 0

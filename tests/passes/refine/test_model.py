@@ -323,7 +323,7 @@ def test_a_gain_that_solving_on_all_samples_would_bring_is_not_enough(
         return 1e6 if len(seen) else 0.0
 
     for module in ("part", "model"):
-        monkeypatch.setattr(f"prox24_export.passes.refine.{module}.expect_gain_of_more", expect)
+        monkeypatch.setattr(f"prox24_export.passes.refine.{module}.find_least_gain", expect)
     assert not case.refined(RefineModel(epochs=3, mode=mode)).kept
     assert asked[-1] == (32, 32, 128 / 96)
 
