@@ -35,10 +35,8 @@ def expect_gain_of_more(unseen: Float[Tensor, " samples"], seen: Float[Tensor, "
         more: How many times as many samples there would be.
 
     Returns:
-        The expected fall of the mean of `unseen`; 0 where nothing was measured, or where `seen` is the larger one.
+        The expected fall of the mean of `unseen`; 0 where `seen` is the larger one.
     """
-    if not len(unseen) or not len(seen):
-        return 0.0
     gap = float(unseen.double().mean() - seen.double().mean())
     return max(0.0, gap) / 2 * (1 - 1 / more)
 

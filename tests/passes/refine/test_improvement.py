@@ -40,9 +40,13 @@ def test_the_expected_gain_is_that_of_least_squares() -> None:
     assert expected == pytest.approx(gained, rel=0.15)
 
 
-@pytest.mark.parametrize(("unseen", "seen"), [([], [1.0]), ([1.0], []), ([1.0], [2.0])])
-def test_without_a_gap_nothing_is_expected(unseen: list[float], seen: list[float]) -> None:
-    assert expect_gain_of_more(torch.tensor(unseen), torch.tensor(seen), 1.25) == 0
+def test_without_a_gap_nothing_is_expected() -> None:
+    assert expect_gain_of_more(torch.tensor([1.0]), torch.tensor([2.0]), 1.25) == 0
+
+
+@pytest.mark.parametrize(("unseen", "seen"), [([], [1.0]), ([1.0], [])])
+def test_nothing_is_asked_for_where_nothing_was_measured(unseen: list[float], seen: list[float]) -> None:
+    assert find_least_gain(torch.tensor(unseen), torch.tensor(seen), 1.25) == 0
 
 
 def test_samples_that_differ_among_themselves_do_not_hide_what_more_of_them_win() -> None:

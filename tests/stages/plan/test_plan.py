@@ -74,6 +74,16 @@ def test_every_stage_is_planned(tmp_path: Path) -> None:
     assert plan(network(tmp_path), samples(tmp_path), settings=Settings(exclude=("*",))).stages == ()
 
 
+def test_one_stream_serves_for_both_before_the_first_pruned_layer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan_module, "time_action", lambda action: (1.0, action()))
+    settings = Settings(method="magnitude")
+    first, second = plan(network(tmp_path), samples(tmp_path), settings=settings).stages
+    assert first.seconds > 1
+    assert second.seconds == pytest.approx(2 * first.seconds, rel=0.01)
+
+
 def test_the_memory_is_what_the_process_holds_beside_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plan_module, "measure_anonymous_mb", lambda: 1000.0)
     planned = plan(network(tmp_path), samples(tmp_path))
