@@ -16,29 +16,18 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from anonymous_memory import measure_command
 from checks import Check, table
+from large_model import CONFIG, make_tokens
 from results_files import write_results
 
-CONFIG = {
-    "hidden_size": 2048,
-    "intermediate_size": 5632,
-    "num_hidden_layers": 22,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 4,
-    "vocab_size": 32000,
-    "max_position_embeddings": 2048,
-}
-ROWS, TOKENS = 16, 128
 FIRST = [part for block in range(3) for part in ("--include", f"model.layers.{block}.*")]
 REST = ["--method", "magnitude", *(part for block in range(3) for part in ("--exclude", f"model.layers.{block}.*"))]
 MAKE = """\
-import json, sys
-import torch, transformers
-torch.manual_seed(0)
-model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**json.loads(sys.argv[1])))
-model.save_pretrained(sys.argv[2], max_shard_size="1GB")
+import sys
+from pathlib import Path
+from large_model import make_decoder
+make_decoder(Path(sys.argv[1]))
 """
 
 
@@ -62,13 +51,12 @@ def main() -> int:
     checks: list[Check] = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        subprocess.run([sys.executable, "-c", MAKE, json.dumps(CONFIG), str(folder / "llama")], check=True)
-        tokens = np.random.default_rng(0).integers(0, CONFIG["vocab_size"], size=(ROWS, TOKENS))
-        np.savez(folder / "tokens.npz", input_ids=tokens)
+        subprocess.run([sys.executable, "-c", MAKE, str(folder)], cwd=Path(__file__).parent, check=True)
+        tokens = make_tokens(folder)
         runs = {"blocks 1 to 3, defaults": (folder / "llama", FIRST), "the rest, magnitude": (folder / "a/model", REST)}
         total = 0.0
         for (title, (model, options)), out in zip(runs.items(), ("a", "b"), strict=True):
-            planned, peak, report = run(model, folder / out, folder / "tokens.npz", options)
+            planned, peak, report = run(model, folder / out, tokens, options)
             total += report["seconds"]["total"]
             for check in compared(title, planned, peak, report):
                 checks.append(check)

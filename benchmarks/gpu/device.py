@@ -26,6 +26,7 @@ if not __package__:  # started as a file: the root of the repository takes the p
 
 from benchmarks.gpu.meter import Meter
 from benchmarks.gpu.part import Group, Measured, Part, Row, markdown_table, run_part
+from benchmarks.large_model import make_decoder, make_tokens
 from benchmarks.results_files import RESULTS
 from prox24_export import Settings
 
@@ -34,16 +35,6 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[2]
 DIGITS = ROOT / "samples" / "digits"
-CONFIG: dict[str, Any] = {  # that of benchmarks/large_decoder.py
-    "hidden_size": 2048,
-    "intermediate_size": 5632,
-    "num_hidden_layers": 22,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 4,
-    "vocab_size": 32000,
-    "max_position_embeddings": 2048,
-}
-ROWS, TOKENS = 16, 128
 COLUMNS = {
     "model": "model",
     "layers": "layers",
@@ -56,6 +47,15 @@ COLUMNS = {
     "cpu": "sparse, CPU",
     "gpu": "sparse, GPU",
     "on_host": "left to the host",
+}
+SEVERAL = {
+    "model": "model",
+    "layers": "layers",
+    "one_seconds": "one GPU, s",
+    "all_seconds": "all GPUs, s",
+    "times_as_fast": "times as fast",
+    "mask_percent": "mask entries that differ, %",
+    "worst_layer_percent": "in the worst layer, %",
 }
 
 
@@ -77,12 +77,21 @@ class Subject:
 
 
 def list_groups(_meter: Meter) -> list[Group]:
-    """What matters most first; seconds are those of a machine with few cores."""
+    """What matters most first, several GPUs where there are some; seconds are those of a machine with few cores."""
+    several = [Group(f"{count} GPUs against one", 60, compare_several)] if (count := count_gpus()) > 1 else []
     return [
         Group("KWT-1", 60, lambda: compare_files("KWT-1", _find_data() / "speech" / "kwt1_encoder.onnx", "speech")),
         Group("stories260K", 60, lambda: compare_files("stories260K", _find_data() / "lm" / "stories260K-hf", "lm")),
         Group("a decoder of 1.1 billion parameters", 150, compare_decoder),
+        *several,
     ]
+
+
+def count_gpus() -> int:
+    """How many GPUs a run with `--device cuda:all` would use."""
+    from prox24_export.stages.device import choose_devices  # noqa: PLC0415 - as below
+
+    return len(choose_devices("cuda:all"))
 
 
 def compare_files(name: str, model: Path, kind: str) -> Measured:
@@ -105,7 +114,7 @@ def compare_decoder() -> Measured:
     """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        model, calibration = _make_decoder(folder)
+        model, calibration = make_decoder(folder), make_tokens(folder)
         first = Subject("Llama 1.1B, block 1", model, calibration, {"include": ("model.layers.0.*",)})
         rows = [compare(first, folder)]
         blocks = tuple(f"model.layers.{block}.*" for block in range(3))
@@ -126,10 +135,7 @@ def compare_decoder() -> Measured:
 def compare(subject: Subject, folder: Path) -> Row:
     """Exports a model on both devices, and sets the results side by side."""
     _warm_up(folder)
-    (cpu, cpu_seconds), (gpu, gpu_seconds) = (
-        run(subject, device, folder / f"{subject.name} {device}") for device in ("cpu", "cuda")
-    )
-    shares = compare_masks(cpu, gpu)
+    (cpu, cpu_seconds), (gpu, gpu_seconds) = (run(subject, device, folder / device) for device in ("cpu", "cuda"))
     metric = next(iter(cpu.accuracy.dense), None) if cpu.accuracy else None
     return {
         "model": subject.name,
@@ -137,13 +143,38 @@ def compare(subject: Subject, folder: Path) -> Row:
         "cpu_seconds": cpu_seconds,
         "gpu_seconds": gpu_seconds,
         "times_as_fast": cpu_seconds / gpu_seconds,
-        "mask_percent": 100 * statistics.fmean(shares.values()),
-        "worst_layer_percent": 100 * max(shares.values()),
+        **_describe_masks(cpu, gpu),
         "metric": metric,
         "dense": _read_metric(cpu, metric, "dense"),
         "cpu": _read_metric(cpu, metric, "sparse"),
         "gpu": _read_metric(gpu, metric, "sparse"),
         "on_host": _describe_host(gpu),
+    }
+
+
+def compare_several() -> Measured:
+    """Exports one block of the decoder on one GPU and on all of them."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        options = {"include": ("model.layers.0.*",)}
+        subject = Subject("Llama 1.1B, block 1", make_decoder(folder), make_tokens(folder), options)
+        row = compare_one_with_all(subject, folder)
+    return Measured([row], markdown_table([row], SEVERAL))
+
+
+def compare_one_with_all(subject: Subject, folder: Path) -> Row:
+    """Exports a model on one GPU and on all of them, and sets the results side by side."""
+    _warm_up(folder)
+    (one, one_seconds), (all_, all_seconds) = (
+        run(subject, device, folder / name) for device, name in (("cuda", "one"), ("cuda:all", "all"))
+    )
+    return {
+        "model": subject.name,
+        "layers": _count_sparse(all_),
+        "one_seconds": one_seconds,
+        "all_seconds": all_seconds,
+        "times_as_fast": one_seconds / all_seconds,
+        **_describe_masks(one, all_),
     }
 
 
@@ -178,24 +209,20 @@ def read_committed_seconds(results: Path = RESULTS) -> float:
     return float(next(row["value"] for row in rows if "blocks 1 to 3" in row["model"] and row["figure"] == "seconds"))
 
 
-def _make_decoder(folder: Path) -> tuple[Path, Path]:
-    import torch  # noqa: PLC0415 - as above
-    import transformers  # noqa: PLC0415 - as above
-
-    torch.manual_seed(0)
-    made: Any = transformers.LlamaForCausalLM(transformers.LlamaConfig(**CONFIG))
-    made.save_pretrained(folder / "llama", max_shard_size="1GB")
-    tokens = np.random.default_rng(0).integers(0, CONFIG["vocab_size"], size=(ROWS, TOKENS))
-    np.savez(folder / "tokens.npz", input_ids=tokens)
-    return folder / "llama", folder / "tokens.npz"
-
-
 def _warm_up(folder: Path) -> None:
     """Exports the sample on both devices, so that no kernel is compiled while time is taken."""
     for device in ("cpu", "cuda"):
         subject = Subject("", DIGITS / "digits_vit.onnx", DIGITS / "calibration.npz", {"samples": 16, "effort": "fast"})
         run(subject, device, folder / "sample")
         shutil.rmtree(folder / "sample")
+
+
+def _describe_masks(one: "Report", other: "Report") -> Row:
+    shares = compare_masks(one, other)
+    return {
+        "mask_percent": 100 * statistics.fmean(shares.values()),
+        "worst_layer_percent": 100 * max(shares.values()),
+    }
 
 
 def _find_data() -> Path:

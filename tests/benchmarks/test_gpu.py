@@ -115,6 +115,18 @@ def test_whole_exports_are_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert device.read_committed_seconds() > 60
 
 
+def test_several_gpus_are_compared_with_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device, "_warm_up", lambda _: None)
+    subject = device.Subject("net", network(tmp_path), samples(tmp_path, 40), {"damping": 0.1, "blend": 0.5})
+    with simulate_gpu(monkeypatch):
+        assert device.list_groups(CpuMeter())[-1].title == "a decoder of 1.1 billion parameters"
+    with simulate_gpu(monkeypatch, count=2):
+        assert device.list_groups(CpuMeter())[-1].title == "2 GPUs against one"
+        row = device.compare_one_with_all(subject, tmp_path)
+    assert (row["model"], row["layers"], row["mask_percent"], row["worst_layer_percent"]) == ("net", 2, 0, 0)
+    assert row["times_as_fast"] == row["one_seconds"] / row["all_seconds"]
+
+
 def test_parts_are_chosen_by_their_names() -> None:
     assert run_python("-m", "benchmarks.gpu", "kernel").returncode == 2
 
