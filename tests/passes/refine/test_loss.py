@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from prox24_export.passes.refine.loss import LossKind, OutputLoss, measure_spread, normalised_error
+from prox24_export.passes.refine.loss import LossKind, OutputLoss, find_finite, measure_spread, normalised_error
 
 LOGITS = torch.tensor([[4.0, -1.0, 0.5], [0.0, 3.0, -2.0]])
 OTHERS = torch.tensor([[3.0, 0.0, 0.5], [1.0, 1.0, -2.0]])
@@ -93,3 +93,14 @@ def test_a_sample_of_which_nothing_is_finite_has_no_error(kind: LossKind) -> Non
     assert bool(torch.isfinite(values).all())
     assert measure_spread(torch.full((2, 3), -math.inf)) > 0
     assert normalised_error(OTHERS, masked, 1.0, 2)[0] == 0
+
+
+def test_entries_are_told_from_numbers_although_their_sum_overflows() -> None:
+    large = torch.tensor([3e38, 3e38])
+    assert torch.isinf(large.sum())
+    assert find_finite(large) is None
+    assert find_finite(torch.tensor([1, 2])) is None
+    for hidden in (math.inf, -math.inf, math.nan):
+        found = find_finite(torch.tensor([3e38, 3e38, hidden, -3e38]))
+        assert found is not None
+        assert found.tolist() == [True, True, False, True]
