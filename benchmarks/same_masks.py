@@ -21,7 +21,7 @@ from typing import Any
 
 from checks import Check, table
 from models import MODELS, ROOT, Files, available
-from results_files import write_results
+from results_files import RESULTS, write_results
 
 from prox24_export.models.find_frontend import find_frontend
 from prox24_export.passes.find_linears import FindLinears
@@ -80,6 +80,14 @@ def measure(name: str, folder: Path) -> Iterator[Check]:
             yield Check(name, f"output SNR lost by {other}, dB, {way}", lost, "≤", LIMIT)
 
 
+def join_rows(checks: list[Check]) -> list[Check]:
+    """These rows, and those of other models that were written before."""
+    file = RESULTS / "same_masks.json"
+    known = [Check(**row) for row in json.loads(file.read_text("utf-8"))["rows"]] if file.is_file() else []
+    models = {check.model for check in checks}
+    return sorted([check for check in known if check.model not in models] + checks, key=lambda check: check.model)
+
+
 def read_snr(report: dict[str, Any]) -> float:
     """The lowest signal-to-noise ratio of an output, dB."""
     return min(one["snr_db"] for one in report["accuracy"]["outputs"] if one["snr_db"] is not None)
@@ -89,7 +97,7 @@ def main() -> int:
     """Measures, prints and writes; 1 if a figure misses its limit."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", nargs="+", choices=list(MODELS), default=list(MODELS), help="by default all")
-    parser.add_argument("--write", action="store_true", help="write benchmarks/results/same_masks.{json,md}")
+    parser.add_argument("--write", action="store_true", help="join the rows with benchmarks/results/same_masks.json")
     options = parser.parse_args()
     checks: list[Check] = []
     for name in filter(available, options.model):
@@ -98,7 +106,8 @@ def main() -> int:
                 checks.append(check)
                 print(table([check]).splitlines()[-1], flush=True)
     if options.write:
-        write_results("same_masks", [asdict(check) for check in checks], table(checks))
+        joined = join_rows(checks)
+        write_results("same_masks", [asdict(check) for check in joined], table(joined))
     return int(not all(check.passed for check in checks))
 
 

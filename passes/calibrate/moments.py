@@ -119,7 +119,10 @@ def _scale_down(rows: Float[Tensor, "tokens K"]) -> tuple[Float[Tensor, "tokens 
 
 
 def _accumulate(total: Float[Tensor, "K K"], product: Float[Tensor, "K K"]) -> None:
-    """Adds `product` to `total`, a few rows at a time, because torch first makes a float64 copy of what it adds."""
+    """Adds `product` to `total`, a few rows at a time where torch first makes a float64 copy of what it adds."""
+    if product.dtype == total.dtype:
+        total += product
+        return
     rows = max(1, ENTRIES_AT_ONCE // max(1, product.shape[1]))
     for first in range(0, len(total), rows):
         total[first : first + rows] += product[first : first + rows]

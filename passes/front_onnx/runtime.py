@@ -30,6 +30,8 @@ LOST_OUTPUT = "Failed to find node output"
 ENDS_PROCESS = "NchwcTransformer"
 
 CUDA_PROVIDER = "CUDAExecutionProvider"
+# Operands are not rounded, and every session takes its sums in the same way.
+EXACT = {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}
 
 SEED = 0  # seed of random operators without one of their own: two streams, and two runs, must draw the same
 
@@ -83,7 +85,7 @@ def open_session(
     # `enable_fallback`: a second attempt, as on other providers, would be told on stdout
     providers: list[Any] = ["CPUExecutionProvider"]
     if gpu is not None and has_cuda_provider():
-        providers.insert(0, (CUDA_PROVIDER, {"device_id": gpu}))
+        providers.insert(0, (CUDA_PROVIDER, {"device_id": gpu, **EXACT}))
     more: dict[str, Any] = {"providers": providers, "enable_fallback": 0}
     left_out = [ENDS_PROCESS] if has_float16 else []
     try:

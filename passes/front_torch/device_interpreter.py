@@ -8,6 +8,9 @@ from torch.utils._pytree import tree_map_only
 
 # A view wants strides as they were where the program was traced; kernels of another device may give others.
 ELSEWHERE = {torch.ops.aten.view.default: torch.ops.aten.reshape.default}
+ATEN = torch.ops.aten
+RECURRENT = {ATEN.lstm.input, ATEN.gru.input, ATEN.rnn_tanh.input, ATEN.rnn_relu.input}
+DROPOUT, TRAIN = 5, 6  # places among their arguments
 
 
 class DeviceInterpreter(fx.Interpreter):
@@ -32,7 +35,12 @@ class DeviceInterpreter(fx.Interpreter):
 
 
 def move_nodes(graph: fx.Graph, device: torch.device) -> None:
-    """Changes the nodes of a graph in the same way."""
+    """Changes the nodes of a graph in the same way, and so that gradients can be computed there.
+
+    Recurrences are told that they train, without dropping anything out: cuDNN computes no gradients of others.
+    """
     for node in graph.nodes:
+        if node.target in RECURRENT:
+            node.args = (*node.args[:DROPOUT], 0.0, True, *node.args[TRAIN + 1 :])
         node.target = ELSEWHERE.get(node.target, node.target)
         node.args, node.kwargs = tree_map_only(torch.device, lambda _: device, (node.args, dict(node.kwargs)))

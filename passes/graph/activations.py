@@ -16,6 +16,7 @@ from prox24_export.passes.graph.padding import find_margins
 
 Activation = npt.NDArray[Any] | Tensor
 CHUNK_VALUES = 1 << 22  # entries of X held at once: 16 MB of float32
+CHUNK_VALUES_ON_GPU = 1 << 26  # 256 MB: to add the product of a chunk to K² sums takes a GPU as long as the product
 CHUNK_TOKENS = 1 << 13  # rows whose products are summed in float32
 
 
@@ -30,12 +31,15 @@ class Rows:
     k_axis: int = -1
 
     def chunks(self, activation: Activation) -> Iterator[Float[Tensor, "tokens K"]]:
-        """Yields `X` in pieces of at most `CHUNK_VALUES` entries, float32 (float64 where the activation is float64)."""
+        """Yields `X` in pieces of at most `CHUNK_VALUES` entries, or as many as a GPU takes at once.
+
+        They are float32, or float64 where the activation is float64.
+        """
         x = _as_float(activation)
         if self.k_axis == -2 and x.ndim > 1:  # noqa: PLR2004 (an axis, not a quantity)
             x = x.transpose(-1, -2)
         rows = x.reshape(-1, x.shape[-1])
-        yield from torch.split(rows, max(1, min(CHUNK_TOKENS, CHUNK_VALUES // max(1, rows.shape[1]))))
+        yield from torch.split(rows, max(1, min(CHUNK_TOKENS, _count_at_once(rows) // max(1, rows.shape[1]))))
 
     def products(self, value: Activation) -> Float[Tensor, "tokens N"]:
         """Brings a value in the shape of the node's result to the shape of `X Wᵀ`.
@@ -72,12 +76,12 @@ class Patches:
         """
         per_sample = max(1, math.prod(self.kernel) * math.prod(activation.shape[1:]))
         size = math.prod(activation.shape)
-        step = max(1, CHUNK_VALUES // per_sample)
+        step = max(1, (at_once := _count_at_once(activation)) // per_sample)
         if size == 0:  # without samples, or with samples without extent, there is no token
             yield _as_float(activation).new_zeros(0, math.prod(self.kernel) * activation.shape[1])
         for start in range(0, activation.shape[0] if size else 0, step):
             windows = self._windows(_as_float(activation[start : start + step]))
-            rows = windows.shape[2] if step > 1 else max(1, CHUNK_VALUES * windows.shape[2] // max(1, windows.numel()))
+            rows = windows.shape[2] if step > 1 else max(1, at_once * windows.shape[2] // max(1, windows.numel()))
             for piece in torch.split(windows, max(1, rows), dim=2):  # the first spatial axis: tokens keep their order
                 yield from torch.split(self._matrix(piece), CHUNK_TOKENS)
 
@@ -109,6 +113,11 @@ class Patches:
 
 
 View = Rows | Patches
+
+
+def _count_at_once(activation: Activation) -> int:
+    on_gpu = isinstance(activation, Tensor) and activation.device.type != "cpu"
+    return CHUNK_VALUES_ON_GPU if on_gpu else CHUNK_VALUES
 
 
 def _as_float(activation: Activation) -> Tensor:

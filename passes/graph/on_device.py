@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from prox24_export.facts.out_of_memory import is_out_of_memory
 from prox24_export.passes.graph.arrays import Array, as_array, as_tensor
 from prox24_export.passes.graph.protocol import Feeds
 
@@ -89,9 +90,9 @@ def fall_back(
         if not is_on_host:
             try:
                 return call(values)
-            except torch.OutOfMemoryError:
-                raise
             except failures as error:
+                if is_out_of_memory(error):
+                    raise
                 call, is_on_host = compile_for_host(values, error), True
         return call(values)
 

@@ -10,6 +10,7 @@ from onnx import inliner
 from torch import Tensor
 
 from prox24_export.errors import first_line
+from prox24_export.facts.out_of_memory import is_out_of_memory
 from prox24_export.passes.front_onnx.external_data import open_model
 from prox24_export.passes.front_onnx.graph import OnnxGraph
 from prox24_export.passes.graph.arrays import Array, as_array, as_numpy_dtype, as_tensor
@@ -68,15 +69,17 @@ class OnnxOnDevice:
             self._known = {name: value for name, value in self._known.items() if name in sample}
         try:
             call = self._compile(key, nodes, taken, fetches, weights)
-        except torch.OutOfMemoryError:
-            raise
         except FAILURES as error:
+            if is_out_of_memory(error):
+                raise
             self.on_host[key] = first_line(error)
             return compile_for_host(taken)
 
+        names = tuple(taken)  # whose values go, when this batch is done
+
         def leave(values: Mapping[str, Any], error: Exception) -> StageCall:
             self.on_host[key] = first_line(error)  # of sizes that only this batch has
-            return compile_for_host({name: values[name] for name in taken})
+            return compile_for_host({name: values[name] for name in names})
 
         return fall_back(call, FAILURES, leave)
 

@@ -23,7 +23,7 @@ from prox24_export.passes.refine.views import Inputs, make_mirrored_views, make_
 
 NetworkValues = tuple[Any, ...]  # tensors, and integers such as sizes
 # What the dense and the pruned network read. For a whole network both are the same object.
-StreamPair = tuple[NetworkValues, NetworkValues]
+StreamPair = Iterable[NetworkValues]  # two: a tuple, or what moves them to a GPU when they are asked for
 
 OF_CLASSES = {"kl", "logits", "probabilities"}  # measures of outputs whose last axis holds classes
 SCALE_BATCHES = 8  # batches on which scales and the first error are measured

@@ -1,6 +1,7 @@
 """The values that each segment reads and returns, in the dense network and in the refined one."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
@@ -8,12 +9,33 @@ import torch
 from torch import Tensor, fx
 from torch.func import functional_call
 
-from prox24_export.passes.refine.objective import StreamPair
+from prox24_export.passes.refine.objective import NetworkValues, StreamPair
 from prox24_export.passes.refine.segments import Segment, extract_shared_values, find_shared_names
 from prox24_export.passes.refine.views import Inputs
 
 CPU = torch.device("cpu")
 NOTHING: Mapping[str, Tensor] = MappingProxyType({})
+
+
+@dataclass(frozen=True)
+class _MovingPair:
+    """What both networks read, in the memory of the host; whoever unpacks it gets it on the device.
+
+    Several batches may so be at hand for trial steps, while the device holds one. What both read moves once.
+    """
+
+    dense: NetworkValues
+    sparse: NetworkValues
+    device: torch.device
+
+    def __iter__(self) -> Iterator[NetworkValues]:
+        dense = tuple(_move(value, self.device) for value in self.dense)
+        yield dense
+        both = list(zip(self.dense, self.sparse, dense, strict=True))
+        if all(there is here for there, here, _ in both):
+            yield dense
+        else:
+            yield tuple(moved if here is there else _move(here, self.device) for there, here, moved in both)
 
 
 class SegmentStreams:
@@ -45,19 +67,19 @@ class SegmentStreams:
         self._sparse = [dict(values) for values in self._dense]
 
     def pairs(self, segment: Segment, order: Sequence[int] | None = None) -> Iterator[StreamPair]:
-        """Yields what `segment` reads in both networks, batch by batch, on the device.
+        """Yields what `segment` reads in both networks, batch by batch, to be moved to the device when it is read.
 
-        The pair holds one object twice where nothing differs.
+        What is read is one object twice where nothing differs.
 
         Args:
             segment: The segment that comes next.
             order: Places of the batches in the order wanted. None takes all in their own order.
         """
         for index in range(len(self._dense)) if order is None else order:
-            dense = tuple(_move(self._dense[index][name], self._device) for name in segment.inputs)
-            same = all(self._dense[index][name] is self._sparse[index][name] for name in segment.inputs)
-            sparse = tuple(_move(self._sparse[index][name], self._device) for name in segment.inputs)
-            yield dense, dense if same else sparse
+            dense, sparse = (
+                tuple(stream[index][name] for name in segment.inputs) for stream in (self._dense, self._sparse)
+            )
+            yield _MovingPair(dense, sparse, self._device)
 
     def shuffled(self, segment: Segment, epoch: int, seed: int) -> Iterator[StreamPair]:
         """Yields the same pairs in an order that depends on the epoch and the seed."""

@@ -32,7 +32,8 @@ FIRST = _Names(
 def find_free_memory(device: torch.device) -> int:
     """Finds how many bytes are free on a device, the CPU included."""
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # by torch, for what comes next
+        return int(torch.cuda.mem_get_info(device)[0]) + kept
     return find_free_host_memory()
 
 

@@ -20,6 +20,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from prox24_export.errors import first_line
 from prox24_export.solver import kernels_cpu, prox_math
 from prox24_export.solver.pattern import GROUP, KEPT, groups_of_four, positive_zeros
 from prox24_export.solver.threads import start_threads
@@ -174,7 +175,28 @@ def _is_triton_installed() -> bool:
 
 def _has_triton_kernels(tensor: Tensor) -> bool:
     """Whether the Triton kernels can serve this tensor."""
-    return tensor.device.type == "cuda" and _is_triton_installed()
+    return tensor.device.type == "cuda" and _is_triton_installed() and find_kernel_fault(tensor.device) is None
+
+
+@cache
+def find_kernel_fault(device: torch.device) -> str | None:
+    """Finds out why the Triton kernels cannot be used on a GPU, by using one, in a few words.
+
+    Returns:
+        None where they can, or where Triton is not installed. Triton compiles them on the machine that they run on,
+        with that machine's C compiler, for GPUs that it supports.
+    """
+    if not _is_triton_installed():
+        return None
+    try:
+        from prox24_export.solver import kernels_cuda  # noqa: PLC0415 - only where Triton is installed
+
+        kernels_cuda.prox(torch.ones(GROUP, device=device), torch.empty(GROUP, device=device), 1.0)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # noqa: BLE001 - a compiler, a driver and the system have their own; torch does the work
+        return first_line(error).rstrip(".")
+    return None
 
 
 def prox24_reference(weight: Float[Tensor, "..."], strength: float) -> Float[Tensor, "..."]:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from prox24_export.errors import Prox24Error, UnavailableError, first_line
 from prox24_export.facts.free_memory import find_free_memory
+from prox24_export.facts.out_of_memory import is_out_of_memory
 from prox24_export.passes.calibrate.schedule import Stage
 from prox24_export.passes.front_torch.device_stages import TorchOnDevice
 from prox24_export.passes.front_torch.graph import FxGraph
@@ -141,10 +142,9 @@ def make_runner(
         return graph.runner()
     try:
         there = _make_device_runner(graph, device, feeds)
-    except torch.OutOfMemoryError:
-        note(HostWork("accuracy", "the model does not fit into the memory of the GPU"))
     except (Prox24Error, RuntimeError, ValueError, TypeError, IndexError) as error:
-        note(HostWork("accuracy", first_line(error)))
+        full = "the model does not fit into the memory of the GPU"
+        note(HostWork("accuracy", full if is_out_of_memory(error) else first_line(error)))
     else:
         return _run_while_there_is_room(there, graph, note)
     return graph.runner()
@@ -158,7 +158,9 @@ def _run_while_there_is_room(there: TensorRunner, graph: TracedGraph, note: Call
         nonlocal call
         try:
             return call(feeds)
-        except torch.OutOfMemoryError:
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
             note(HostWork("accuracy", "a batch does not fit into the memory of the GPU"))
         here = graph.runner()
         call = lambda values: [as_tensor(output) for output in here(values)]  # noqa: E731 - it takes the other's place

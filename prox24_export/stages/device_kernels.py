@@ -3,6 +3,7 @@
 import torch
 
 from prox24_export.errors import UnavailableError, first_line
+from prox24_export.solver.prox import find_kernel_fault
 
 SIDE = 16  # rows and columns of the product that is tried
 
@@ -12,7 +13,7 @@ def find_usable_device(asked: str, warnings: list[str]) -> str:
 
     Args:
         asked: The value of `--device`.
-        warnings: Takes a sentence where the CPU is used in place of a GPU.
+        warnings: Takes a sentence where the CPU is used in place of a GPU, or torch's kernels in place of the solver's.
 
     Returns:
         `cpu` where `auto` was asked for and torch cannot compute on the first GPU; else what was asked for, which may
@@ -28,6 +29,8 @@ def find_usable_device(asked: str, warnings: list[str]) -> str:
     device = torch.device("cuda", place)
     fault = find_fault(device)
     if fault is None:
+        if (without := find_kernel_fault(device)) is not None:
+            warnings.append(f"The mask solver takes torch's own kernels on {device}, which are slower: {without}.")
         return asked
     why = f"torch {torch.__version__} cannot compute on {device}, {torch.cuda.get_device_name(device)}: {fault}"
     if asked != "auto":

@@ -8,8 +8,12 @@ from typing import TypeVar
 import torch
 
 from prox24_export.errors import Prox24Error
+from prox24_export.facts.out_of_memory import is_out_of_memory
+from prox24_export.passes.calibrate.schedule import schedule
+from prox24_export.passes.graph.protocol import Linear, TracedGraph
 from prox24_export.process.interrupts import how_to_resume
-from prox24_export.stages.memory import GB
+from prox24_export.settings import Settings
+from prox24_export.stages.memory import GB, MB, estimate_observing_mb
 
 Done = TypeVar("Done")
 HALVINGS = 6  # of batches and of pieces of layers: a 64th of their usual size
@@ -44,6 +48,34 @@ class DeviceMemoryError(Prox24Error):
     """A GPU has no room for the work, in blocks of any size."""
 
 
+def expect_room_for_matrices(
+    graph: TracedGraph, linears: Sequence[Linear], settings: Settings, parts: int, device: torch.device
+) -> None:
+    """Expects a GPU to be large enough for the Gram matrices of every stage, which smaller blocks leave as they are.
+
+    Args:
+        graph: The model.
+        linears: The layers to prune.
+        settings: The options of the run.
+        parts: Number of parts that the data are divided into.
+        device: The device, which may be the CPU.
+
+    Raises:
+        DeviceMemoryError: It is not.
+    """
+    if device.type == "cpu" or not linears:
+        return
+    stages = schedule(graph, linears)
+    sizes = [estimate_observing_mb(stage, settings, parts) * MB for stage in stages]
+    needed, total = max(sizes), torch.cuda.mem_get_info(device)[1]
+    if needed > total:
+        names = ", ".join(linear.name for linear, _ in stages[sizes.index(needed)].observed[:3])
+        raise DeviceMemoryError(
+            f"{device} has too little memory: the Gram matrices before {names} take {needed / GB:.1f} GB, and it has "
+            f"{total / GB:.1f}. Run with --device cpu, or leave these layers dense with --exclude."
+        )
+
+
 def do_in_smaller_blocks(
     work: Callable[[int], Done],
     devices: Sequence[torch.device],
@@ -67,8 +99,8 @@ def do_in_smaller_blocks(
     for halvings in range(first, last + 1):
         try:
             return work(halvings)
-        except torch.OutOfMemoryError:
-            if devices[0].type == "cpu":
+        except RuntimeError as error:
+            if devices[0].type == "cpu" or not is_out_of_memory(error):
                 raise
             if halvings < last:
                 tell(f"{' or '.join(map(str, devices))} has no room for {blocks.name}: they are halved")

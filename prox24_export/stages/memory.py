@@ -101,11 +101,20 @@ def expect_memory_to_convert(graph: TracedGraph, settings: Settings) -> None:
 def estimate_stage_mb(stage: Stage, settings: Settings, parts: int) -> float:
     """Estimates the most MB that the matrices of a stage take while it is observed and its layers are solved."""
     aims = settings.method in AIMS_AT_DENSE_OUTPUT
+    solver = estimate_solver_mb(_list_widths(stage, settings), stage.linears, aims=aims, parts=parts)
+    return max(estimate_observing_mb(stage, settings, parts), solver)
+
+
+def estimate_observing_mb(stage: Stage, settings: Settings, parts: int) -> float:
+    """Estimates the most MB that the matrices of a stage take while it is observed, which no smaller blocks change."""
+    return estimate_sums_mb(_list_widths(stage, settings), aims=settings.method in AIMS_AT_DENSE_OUTPUT, parts=parts)
+
+
+def _list_widths(stage: Stage, settings: Settings) -> list[int]:
+    """The columns of the inputs whose Gram matrices are summed."""
     widths = [layers[0].k for layers in group_by_input([linear for linear, _ in stage.observed])]
-    if (widest := find_widest(settings.method)) is not None:
-        widths = [width for width in widths if width <= widest]
-    sums = estimate_sums_mb(widths, aims=aims, parts=parts)
-    return max(sums, estimate_solver_mb(widths, stage.linears, aims=aims, parts=parts))
+    widest = find_widest(settings.method)
+    return widths if widest is None else [width for width in widths if width <= widest]
 
 
 def estimate_sums_mb(widths: Sequence[int], *, aims: bool, parts: int) -> float:

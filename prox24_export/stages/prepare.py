@@ -24,6 +24,7 @@ from prox24_export.settings import Settings
 from prox24_export.stages.dense_outputs import check_calibration
 from prox24_export.stages.device import CPU, choose_devices
 from prox24_export.stages.device_kernels import find_usable_device
+from prox24_export.stages.device_memory import expect_room_for_matrices
 from prox24_export.stages.memory import expect_memory, expect_memory_to_convert
 from prox24_export.stages.open_model import OpenedModel, open_model
 from prox24_export.stages.run import Run
@@ -136,6 +137,7 @@ def prepare(named: NamedModel, evaluation: Source | None, settings: Settings, ru
 
     Raises:
         InputError: Model, data or options are unsuitable.
+        DeviceMemoryError: The Gram matrices of a stage are larger than the GPU.
         UnavailableError: The device or the engine that was asked for cannot be had here.
     """
     frontend, calibration = named.frontend, named.calibration
@@ -158,6 +160,7 @@ def prepare(named: NamedModel, evaluation: Source | None, settings: Settings, ru
     with run.timed("data"):
         parts, facts_of_data = collect_samples(graph, calibration, evaluation, settings, needed=needed)
         expect_memory(graph, linears, settings, 2 if parts.choice else 1)
+        expect_room_for_matrices(graph, linears, settings, 2 if parts.choice else 1, devices[0])
         expect_memory_to_convert(graph, settings)
         is_random = facts_of_data is not None and facts_of_data.is_random
         size = find_batch_size(graph, parts, is_random=is_random)

@@ -63,3 +63,9 @@ def test_the_first_version_of_groups_counts_too(tmp_path: Path) -> None:
 
 def test_this_machine_has_some() -> None:
     assert find_free_memory(torch.device("cpu")) > MB
+
+
+def test_what_torch_keeps_of_a_gpu_is_free_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"mem_get_info": (3 * MB, 9 * MB), "memory_reserved": 5 * MB, "memory_allocated": MB}.items():
+        monkeypatch.setattr(torch.cuda, name, lambda _, value=value: value)
+    assert find_free_memory(torch.device("cuda", 0)) == 7 * MB

@@ -1,4 +1,4 @@
-"""A GPU that torch sees and has no kernels for: `auto` leaves it alone, and one that was asked for is refused."""
+"""A GPU that lacks kernels: without torch's own it is not used, and without the solver's torch's take their place."""
 
 from pathlib import Path
 from typing import Any
@@ -6,11 +6,14 @@ from typing import Any
 import pytest
 import torch
 
+import prox24_export.solver
 from prox24_export import Settings, export
 from prox24_export.errors import UnavailableError
+from prox24_export.solver.prox import find_kernel_fault, prox24, prox24_reference
 from prox24_export.stages.device_kernels import find_fault, find_usable_device
 from tests.command import network
 from tests.graphs import normal
+from tests.simulated_gpu import GPU, simulate_gpu
 
 TOLD = "CUDA error: no kernel image is available for execution on the device\nCUDA kernel errors might be reported late"
 
@@ -51,3 +54,19 @@ def test_a_gpu_that_is_asked_for_is_refused() -> None:
 
 def test_a_device_that_computes_has_no_fault() -> None:
     assert find_fault(torch.device("cpu")) is None
+
+
+def test_a_gpu_on_which_the_kernels_fail_takes_plain_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise OSError("no C compiler.\nInstall one.")
+
+    z, warnings = torch.randn(8, 4, generator=torch.Generator().manual_seed(0)), list[str]()
+    find_kernel_fault.cache_clear()
+    with simulate_gpu(monkeypatch):
+        assert find_kernel_fault(GPU) is None
+        find_kernel_fault.cache_clear()
+        monkeypatch.setattr(prox24_export.solver.kernels_cuda, "prox", fail)
+        assert torch.equal(prox24(z.to(GPU), 0.5).cpu(), prox24_reference(z, 0.5).float())
+        assert find_usable_device("cuda", warnings) == "cuda"
+    find_kernel_fault.cache_clear()
+    assert warnings == ["The mask solver takes torch's own kernels on cuda:0, which are slower: no C compiler."]

@@ -128,7 +128,7 @@ def test_blocks_are_halved_a_few_times(monkeypatch: pytest.MonkeyPatch) -> None:
     def work(halvings: int) -> int:
         asked.append(halvings)
         if halvings < 3:
-            raise torch.OutOfMemoryError
+            raise (torch.OutOfMemoryError if halvings else RuntimeError("CUBLAS_STATUS_ALLOC_FAILED"))
         return halvings
 
     assert do_in_smaller_blocks(work, [GPU], said.append) == 3
@@ -146,3 +146,24 @@ def test_blocks_are_halved_a_few_times(monkeypatch: pytest.MonkeyPatch) -> None:
     assert asked == list(range(HALVINGS + 1))
     with pytest.raises(torch.OutOfMemoryError):
         do_in_smaller_blocks(never, [torch.device("cpu")])
+
+
+def test_other_faults_are_not_taken_for_a_lack_of_room() -> None:
+    def work(_: int) -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        do_in_smaller_blocks(work, [GPU])
+
+
+def test_gram_matrices_that_no_blocks_make_smaller_are_refused_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net, data = network(tmp_path), samples(tmp_path, 20)
+    with simulate_gpu(monkeypatch):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (4000, 4000))
+        said = r"the Gram matrices before \S+ take 0\.0 GB, and it has 0\.0\. Run with --device cpu, or leave"
+        with pytest.raises(DeviceMemoryError, match=said) as caught:
+            export(net, data, tmp_path / "out", settings=PLAIN, progress=False)
+    assert caught.value.exit_code == 4
+    assert {path.name for path in tmp_path.iterdir()} == {net.name, data.name}

@@ -127,7 +127,7 @@ def _prepared(
 
 
 def _stacked(state: Tensor, layout: int) -> Tensor:
-    return state.transpose(0, 1).contiguous() if layout else state
+    return (state.transpose(0, 1) if layout else state).contiguous()  # as cuDNN wants it
 
 
 def _weights(w: Tensor, r: Tensor, b: Tensor | None, gates: Sequence[int]) -> list[Tensor]:
@@ -140,7 +140,8 @@ def _weights(w: Tensor, r: Tensor, b: Tensor | None, gates: Sequence[int]) -> li
 
 
 def _options(w: Tensor) -> _Options:
-    return _Options(num_layers=1, dropout=0.0, train=False, bidirectional=w.shape[0] == BOTH, batch_first=False)
+    train = torch.is_grad_enabled()  # cuDNN computes gradients of no other recurrences; nothing is dropped out
+    return _Options(num_layers=1, dropout=0.0, train=train, bidirectional=w.shape[0] == BOTH, batch_first=False)
 
 
 def _results(states: Tensor, *last: Tensor, direction: str, layout: int) -> tuple[Tensor, ...]:

@@ -83,3 +83,16 @@ def test_the_session_asks_for_quantisers_in_float(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(runtime.ort, "SessionOptions", Recorded)  # type: ignore[attr-defined]
     runtime.open_session(model("g (float[N] x) => (float[N] y) { y = Abs(x) }").SerializeToString())
     assert entries["session.disable_quant_qdq"] == "1"
+
+
+def test_products_on_a_gpu_keep_their_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The provider rounds operands to TF32, and times kernels for each session, where it is not told otherwise."""
+    asked: list[Any] = []
+    monkeypatch.setattr(runtime, "has_cuda_provider", lambda: True)
+    monkeypatch.setattr(runtime.ort, "InferenceSession", lambda *_, providers, **__: asked.extend(providers))  # type: ignore[attr-defined]
+    runtime.open_session(b"", gpu=1)
+    options = {"device_id": 1, "use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}
+    assert asked == [("CUDAExecutionProvider", options), "CPUExecutionProvider"]
+    asked.clear()
+    runtime.open_session(b"")
+    assert asked == ["CPUExecutionProvider"]

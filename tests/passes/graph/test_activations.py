@@ -14,6 +14,7 @@ from prox24_export.passes.graph import activations
 from prox24_export.passes.graph.activations import Patches, Rows
 from prox24_export.passes.graph.arrays import Array
 from tests.graphs import linears, model, normal, opened, run
+from tests.simulated_gpu import GPU, simulate_gpu
 
 quick = settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -146,3 +147,14 @@ def test_patches_of_one_large_sample_come_in_bounded_pieces(monkeypatch: pytest.
     pieces = list(view.chunks(image))
     assert max(piece.numel() for piece in pieces) <= 36 * 40 * 3
     assert torch.equal(torch.cat(pieces), whole)
+
+
+@pytest.mark.parametrize("view", [Rows(-1), Patches((3,), (1,), (1,), (1, 1))], ids=["rows", "patches"])
+def test_a_gpu_takes_more_at_once(view: Rows | Patches, monkeypatch: pytest.MonkeyPatch) -> None:
+    x = torch.from_numpy(normal(5, 8, 8))
+    monkeypatch.setattr(activations, "CHUNK_VALUES", 50)
+    here = list(view.chunks(x))
+    assert len(here) > 4
+    with simulate_gpu(monkeypatch):
+        (there,) = view.chunks(x.to(GPU))
+        assert torch.equal(there.cpu(), torch.cat(here))

@@ -248,3 +248,31 @@ def test_a_branch_that_is_not_taken_takes_no_part_in_a_gradient() -> None:
         (ours,) = torch.autograd.grad(result.sum(), a, retain_graph=True)
         (theirs,) = torch.autograd.grad(function(a).sum(), a)
         torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("operator", ["LSTM", "GRU", "RNN"])
+def test_recurrences_train_where_gradients_are_wanted(operator: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """cuDNN computes gradients of no others, and wants states whose entries lie one after the other."""
+    name = {"LSTM": "lstm", "GRU": "gru", "RNN": "rnn_tanh"}[operator]
+    seen: list[tuple[bool, bool]] = []
+    run = getattr(torch, name)
+
+    def note(sequence: Tensor, state: Any, *args: Any, train: bool, **kwargs: Any) -> Any:
+        states = state if isinstance(state, tuple) else (state,)
+        seen.append((train, all(one.is_contiguous() for one in states)))
+        return run(sequence, state, *args, train=train, **kwargs)
+
+    monkeypatch.setattr(torch, name, note)
+    gates = {"LSTM": 4, "GRU": 3, "RNN": 1}[operator]
+    more = ", linear_before_reset = 1" if operator == "GRU" else ""
+    text = f"""g (float[3,2,4] a, float[1,1,2] h) => (float y) {{
+        e = Expand(h, shape) y = {operator}<hidden_size = 2{more}>(a, w, r, , , e)
+    }}"""
+    stored = {"shape": np.array([1, 2, 2]), "w": normal(1, 2 * gates, 4), "r": normal(1, 2 * gates, 2)}
+    module = convert_model(ir.from_proto(model(text, stored)), widen=False).module
+    arguments = torch.randn(3, 2, 4), torch.randn(1, 1, 2)
+    with torch.no_grad():
+        plain = module(*arguments)
+    trained = module(*arguments)
+    assert seen == [(False, True), (True, True)]
+    torch.testing.assert_close(plain, trained)

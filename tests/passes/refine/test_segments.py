@@ -10,8 +10,10 @@ from torch import Tensor, fx, nn
 from prox24_export.passes.front_torch.flat_module import make_flat_module
 from prox24_export.passes.onnx_to_fx.convert import ConvertToFx
 from prox24_export.passes.refine.model import RefineModel
+from prox24_export.passes.refine.segment_streams import SegmentStreams
 from prox24_export.passes.refine.segments import add_outputs, find_cuts, find_segments
 from tests.graphs import model, normal, opened
+from tests.simulated_gpu import GPU, simulate_gpu
 
 ONNX = """g (float[n,4] x) => (float[n,4] y) {
     h = MatMul(x, u) a, b = Split<axis = 1, num_outputs = 2>(h) c = MatMul(a, v) s = Sigmoid(b) m = Mul(c, s) y = MatMul(m, w)
@@ -66,3 +68,29 @@ def test_a_network_that_nothing_cuts_is_one_segment() -> None:
     assert find_cuts(module, {"weight"}) == ()
     (segment,) = find_segments(module, {"weight"})
     assert torch.equal(segment.module(torch.ones(2, 4))[0], module(torch.ones(2, 4))[0])
+
+
+def test_a_gpu_gets_a_batch_when_it_is_read_and_what_both_read_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = """g (float[n,4] x, float[1] s) => (float[n,4] y) {
+        m = Mul(x, s) h = MatMul(m, u) r = Relu(h) z = MatMul(r, v) y = Mul(z, s)
+    }"""
+    module = ConvertToFx().call(graph=opened(model(text, {"u": normal(4, 24), "v": normal(24, 4)}), tmp_path)).module
+    batches = [(torch.randn(5, 4), torch.full((1,), 2.0)) for _ in range(3)]
+    with simulate_gpu(monkeypatch) as traffic:
+        segments = find_segments(module.to(GPU), [name for name, _ in module.named_parameters()])
+        streams = SegmentStreams(module, segments, batches, GPU)
+        traffic.uploads.clear()
+        first, *others = streams.pairs(segments[0])
+        assert (len(others), traffic.uploads) == (2, [])  # trial steps may keep several
+        dense, sparse = first
+        assert sparse is dense
+        assert all(value.device == GPU for value in dense)
+        assert len(traffic.uploads) == len(segments[0].inputs)
+        streams.advance(0, segments[0], {segments[0].weights[0]: torch.zeros(4, 24, device=GPU)})
+        traffic.uploads.clear()
+        dense, sparse = next(streams.pairs(segments[1]))
+        same = [one is other for one, other in zip(dense, sparse, strict=True)]
+        assert sorted(same) == [False, True]  # the scale is the same in both
+        assert len(traffic.uploads) == 3
