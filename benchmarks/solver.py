@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -117,13 +118,25 @@ def peers(size: int) -> list[dict[str, Any]]:
     return rows
 
 
+def join_rows(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """These rows with today's date, and those that were written before of problems and methods that did not run now."""
+    file = RESULTS / "solver.json"
+    known = json.loads(file.read_text("utf-8")) if file.is_file() else {"rows": []}
+    dated = [{"date": known.get("date"), **row} for row in known["rows"]]
+    today = datetime.now(UTC).date().isoformat()
+    joined = {(row["problem"], row["method"]): row for row in [*dated, *({**row, "date": today} for row in rows)]}
+    order = [*SYNTHETIC, *REAL]
+    return sorted(joined.values(), key=lambda row: order.index(row["problem"]))
+
+
 def table(rows: list[dict[str, Any]]) -> str:
-    """A table a problem, as Markdown, best held-out error first."""
-    parts = []
+    """A table a problem, as Markdown, best held-out error first; older rows with their date."""
+    parts, newest = [], max(row["date"] for row in rows)
     for problem in dict.fromkeys(row["problem"] for row in rows):
         parts.append(f"**{problem}**\n\n| method | calibration | held-out | seconds |\n|---|---|---|---|")
         for row in sorted((row for row in rows if row["problem"] == problem), key=lambda row: row["held_out"]):
             name = f"**{row['method']}**" if row["method"] in {"fast", "default", "thorough"} else row["method"]
+            name += "" if row["date"] == newest else f" ({row['date']})"
             parts.append(f"| {name} | {row['calibration']:.5f} | {row['held_out']:.5f} | {row['seconds']:.3f} |")
         parts.append("")
     return "\n".join(parts) + "\n"
@@ -162,7 +175,7 @@ def plot(rows: list[dict[str, Any]], file: Path) -> None:
 def main() -> None:
     """Measures and prints; writes with `--write`."""
     parser = argparse.ArgumentParser(description="Solvers side by side.")
-    parser.add_argument("--write", action="store_true", help="write benchmarks/results/solver.{json,md,svg}")
+    parser.add_argument("--write", action="store_true", help="join with benchmarks/results/solver.{json,md,svg}")
     parser.add_argument("--problems", nargs="+", default=[*SYNTHETIC, *REAL], choices=[*SYNTHETIC, *REAL])
     arguments = parser.parse_args()
     threads(1)
@@ -178,6 +191,7 @@ def main() -> None:
             with tempfile.TemporaryDirectory() as folder:
                 rows += measure(problem, list(layers_of(problem, Path(folder))), METHODS, REPEATS[problem])
     if arguments.write:
+        rows = join_rows(rows)
         write_results("solver", rows, table(rows) + "![held-out error against time](solver.svg)\n")
         plot(rows, RESULTS / "solver.svg")
 
