@@ -33,7 +33,8 @@ from results_files import RESULTS, write_results
 SAMPLES = {"KWT-1": 96, "stories260K": 128}
 EPOCHS = 4
 UNLIMITED = ("--refine-minutes", "600", "--permute-minutes", "600", "--engine", "none", "--quiet")
-# The command, with a line in a log for each layer that is solved, each epoch, and the seconds of each record.
+# The command, with a line in a log for each layer that is solved, for each step and epoch that is finished, and for the
+# seconds of each record.
 RUN = """\
 import sys, time
 from prox24_export import cli
@@ -51,10 +52,11 @@ def note_layer(done, linear, found):
     print("layer", linear.name, file=log, flush=True)
     solved(done, linear, found)
 
-def note_epoch(journal, progress):
+def note_progress(journal, progress):
     state = progress.state
+    kind = "epoch" if state is None or state.is_between_epochs else "step"
     step = "end" if state is None else f"step {state.step}"
-    print("epoch", len(progress.parts), step, file=log, flush=True)
+    print(kind, len(progress.parts), step, file=log, flush=True)
     save(journal, progress)
 
 def note_seconds(records, key, ending, write):
@@ -62,7 +64,7 @@ def note_seconds(records, key, ending, write):
     put(records, key, ending, write)
     print("seconds", time.perf_counter() - began, file=log, flush=True)
 
-Records.put, prune._DoneLayers.take_solved, Journal.save_progress = note_seconds, note_layer, note_epoch
+Records.put, prune._DoneLayers.take_solved, Journal.save_progress = note_seconds, note_layer, note_progress
 sys.exit(cli.main(sys.argv[3:]))
 """
 
@@ -123,7 +125,8 @@ def kill_and_resume(case: Case, count: int) -> Iterator[Check]:
     began = time.monotonic()
     case.run("whole")
     seconds = time.monotonic() - began
-    other = left = layers = epochs = resumed = 0
+    other = left = resumed = 0
+    again = dict.fromkeys(("layer", "epoch", "step"), 0)
     before = {path.name for path in case.folder.iterdir()}
     for seed in range(count):
         moments, out = random.Random(seed), f"out-{seed}"  # noqa: S311 - moments
@@ -138,15 +141,17 @@ def kill_and_resume(case: Case, count: int) -> Iterator[Check]:
         now = {path.name for path in case.folder.iterdir()}
         left += now - before != {out, f"{out}.log"}
         before = now
-        layers = max(layers, count_repeated(case.log(out, "layer"), case.log("whole", "layer")))
-        epochs = max(epochs, count_repeated(case.log(out, "epoch"), case.log("whole", "epoch")))
+        for kind, most in again.items():
+            again[kind] = max(most, count_repeated(case.log(out, kind), case.log("whole", kind)))
     name = f"{case.name}, {SAMPLES.get(case.name, 'all')} samples"
     yield Check(name, "seconds of a run that is not killed", seconds)
     yield Check(name, f"of {count} kills left records to go on with", resumed)
     yield Check(name, f"of {count} that went on to other bytes", other, "≤", 0)
     yield Check(name, f"of {count} that left more than the output", left, "≤", 0)
-    yield Check(name, "solved layers that were solved again, at most", layers, "≤", 1)
-    yield Check(name, "finished epochs that were done again, at most", epochs, "≤", 1)
+    yield Check(name, "solved layers that were solved again, at most", again["layer"], "≤", 1)
+    yield Check(name, "finished epochs that were done again, at most", again["epoch"], "≤", 1)
+    steps = len(case.log("whole", "step")) // EPOCHS
+    yield Check(name, f"steps that were done again, at most, of {steps} in an epoch", again["step"], "≤", steps)
 
 
 def measure_overhead(folder: Path, count: int) -> Iterator[Check]:
