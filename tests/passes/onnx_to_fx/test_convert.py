@@ -20,7 +20,7 @@ from prox24_export.models.find_frontend import find_frontend
 from prox24_export.passes.front_onnx.graph import OnnxGraph
 from prox24_export.passes.graph.arrays import Array
 from prox24_export.passes.graph.protocol import Feeds
-from prox24_export.passes.onnx_to_fx.check import DivergenceError, check_conversion
+from prox24_export.passes.onnx_to_fx.check import TOLERANCE, DivergenceError, check_conversion, find_difference
 from prox24_export.passes.onnx_to_fx.convert import Converted, ConvertToFx
 from prox24_export.passes.onnx_to_fx.table import NotDifferentiableError
 from tests.graphs import model, normal, opened
@@ -292,6 +292,36 @@ def test_the_check_of_a_real_model_names_the_node_of_a_changed_weight(shared_dat
     with pytest.raises(DivergenceError) as caught:
         check_conversion(converted, graph, drawn(graph))
     assert caught.value.node == convolutions[7].name
+
+
+VARIANCE = """g (float[n,64] x) => (float[n,64] y) {
+    m = ReduceMean<axes = [-1]>(x) s = Mul(x, x) q = ReduceMean<axes = [-1]>(s) p = Mul(m, m) v = Sub(q, p)
+    e = Add(v, tiny) r = Sqrt(e) c = Sub(x, m) d = Div(c, r) y = Mul(d, g)
+}"""
+
+
+def test_what_rounding_makes_of_a_model_that_cancels_is_no_difference(tmp_path: Path) -> None:
+    """E[x²] − E[x]² of values near 100 loses all but three digits, in ONNX Runtime as in torch."""
+    stored = {"tiny": np.array(1e-3, np.float32), "g": normal(64)}
+    graph, converted = of(VARIANCE, stored, tmp_path)
+    feeds = {"x": (300 + 0.1 * normal(40, 64)).astype(np.float32)}
+    ours, theirs = converted.module(torch.from_numpy(feeds["x"]))[0], graph.runner()(feeds)[0]
+    assert find_difference(ours.detach(), theirs, TOLERANCE, exact_type=True)
+    check_conversion(converted, graph, feeds)
+    with torch.no_grad():
+        converted.module.get_parameter(converted.parameters["g"]).mul_(1.0005)
+    with pytest.raises(DivergenceError, match=r"first at node Mul:y \(Mul\)"):
+        check_conversion(converted, graph, feeds)
+
+
+def test_an_output_that_no_node_computes_is_compared(tmp_path: Path) -> None:
+    text = "g (float[n,8] x) => (float[n,16] y, float[8,16] w) { y = MatMul(x, w) }"
+    graph, converted = of(text, {"w": normal(8, 16)}, tmp_path)
+    check_conversion(converted, graph, {"x": 0 * normal(3, 8)})
+    with torch.no_grad():
+        converted.module.get_parameter(converted.parameters["w"]).add_(1)
+    with pytest.raises(DivergenceError, match=r"first at node w \(Constant\): value 'w' differs in 128 of 128"):
+        check_conversion(converted, graph, {"x": 0 * normal(3, 8)})
 
 
 def test_training_on_the_function_lowers_a_loss(tmp_path: Path) -> None:
