@@ -22,13 +22,12 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 from checks import Check, table
+from joined_checks import write_joined
 from models import MODELS, ROOT, available, save
-from results_files import RESULTS, write_results
 
 SAMPLES = {"KWT-1": 96, "stories260K": 128}
 EPOCHS = 4
@@ -167,14 +166,6 @@ def measure_overhead(folder: Path, count: int) -> Iterator[Check]:
     yield Check("digits sample", figure, statistics.median(shares), "≤", 3)
 
 
-def join_rows(checks: list[Check]) -> list[Check]:
-    """These rows, and those of other models and figures that were written before."""
-    file = RESULTS / "resume.json"
-    known = [Check(**row) for row in json.loads(file.read_text("utf-8"))["rows"]] if file.is_file() else []
-    models = {check.model for check in checks}
-    return sorted([check for check in known if check.model not in models] + checks, key=lambda check: check.model)
-
-
 def main() -> int:
     """Runs what is asked for, prints the table, and returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -192,8 +183,7 @@ def main() -> int:
             checks += measure_overhead(Path(folder), options.overhead)
     print(table(checks))
     if options.write:
-        joined = join_rows(checks)
-        write_results("resume", [asdict(check) for check in joined], table(joined))
+        write_joined("resume", checks)
     return int(not all(check.passed for check in checks))
 
 

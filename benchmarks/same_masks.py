@@ -15,13 +15,12 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from checks import Check, table
+from joined_checks import write_joined
 from models import MODELS, ROOT, Files, available
-from results_files import RESULTS, write_results
 
 from prox24_export.models.find_frontend import find_frontend
 from prox24_export.passes.find_linears import FindLinears
@@ -80,14 +79,6 @@ def measure(name: str, folder: Path) -> Iterator[Check]:
             yield Check(name, f"output SNR lost by {other}, dB, {way}", lost, "≤", LIMIT)
 
 
-def join_rows(checks: list[Check]) -> list[Check]:
-    """These rows, and those of other models that were written before."""
-    file = RESULTS / "same_masks.json"
-    known = [Check(**row) for row in json.loads(file.read_text("utf-8"))["rows"]] if file.is_file() else []
-    models = {check.model for check in checks}
-    return sorted([check for check in known if check.model not in models] + checks, key=lambda check: check.model)
-
-
 def read_snr(report: dict[str, Any]) -> float:
     """The lowest signal-to-noise ratio of an output, dB."""
     return min(one["snr_db"] for one in report["accuracy"]["outputs"] if one["snr_db"] is not None)
@@ -106,8 +97,7 @@ def main() -> int:
                 checks.append(check)
                 print(table([check]).splitlines()[-1], flush=True)
     if options.write:
-        joined = join_rows(checks)
-        write_results("same_masks", [asdict(check) for check in joined], table(joined))
+        write_joined("same_masks", checks)
     return int(not all(check.passed for check in checks))
 
 

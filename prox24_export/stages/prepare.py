@@ -160,7 +160,8 @@ def prepare(named: NamedModel, evaluation: Source | None, settings: Settings, ru
     with run.timed("data"):
         parts, facts_of_data = collect_samples(graph, calibration, evaluation, settings, needed=needed)
         expect_memory(graph, linears, settings, 2 if parts.choice else 1)
-        expect_room_for_matrices(graph, linears, settings, 2 if parts.choice else 1, devices[0])
+        if settings.ray is None:  # whose workers have the matrices, and use processors
+            expect_room_for_matrices(graph, linears, settings, 2 if parts.choice else 1, devices[0])
         expect_memory_to_convert(graph, settings)
         is_random = facts_of_data is not None and facts_of_data.is_random
         size = find_batch_size(graph, parts, is_random=is_random)

@@ -15,6 +15,8 @@ from prox24_export.passes.refine.state import RefineProgress
 from prox24_export.process.interrupts import mark_resumable
 from prox24_export.stages.device_memory import HALVINGS, DeviceMemoryError, do_in_smaller_blocks
 from prox24_export.stages.journal import Journal
+from prox24_export.stages.prepare import name_model, prepare
+from prox24_export.stages.run import Run
 from tests.command import network, samples
 from tests.simulated_gpu import GPU, simulate_gpu
 
@@ -167,3 +169,12 @@ def test_gram_matrices_that_no_blocks_make_smaller_are_refused_before_any_work(
             export(net, data, tmp_path / "out", settings=PLAIN, progress=False)
     assert caught.value.exit_code == 4
     assert {path.name for path in tmp_path.iterdir()} == {net.name, data.name}
+
+
+def test_a_gpu_of_any_size_will_do_where_workers_have_the_matrices(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    named = name_model(network(tmp_path), samples(tmp_path, 20), tmp_path / "out")
+    with simulate_gpu(monkeypatch):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (4000, 4000))
+        assert prepare(named, None, replace(PLAIN, ray="local"), Run()).device == GPU

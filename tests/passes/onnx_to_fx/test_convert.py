@@ -301,7 +301,7 @@ VARIANCE = """g (float[n,64] x) => (float[n,64] y) {
 
 
 def test_what_rounding_makes_of_a_model_that_cancels_is_no_difference(tmp_path: Path) -> None:
-    """E[x²] − E[x]² of values near 100 loses all but three digits, in ONNX Runtime as in torch."""
+    """E[x²] − E[x]² of values near 300 loses all but three digits, in ONNX Runtime as in torch."""
     stored = {"tiny": np.array(1e-3, np.float32), "g": normal(64)}
     graph, converted = of(VARIANCE, stored, tmp_path)
     feeds = {"x": (300 + 0.1 * normal(40, 64)).astype(np.float32)}
