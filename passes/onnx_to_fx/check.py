@@ -1,6 +1,6 @@
 """Compares the torch function made of an ONNX model with ONNX Runtime, and names the first node that differs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,12 @@ from prox24_export.passes.graph.protocol import Feeds
 from prox24_export.passes.onnx_to_fx.convert import Converted, find_executed_model
 from prox24_export.passes.onnx_to_fx.table import NotDifferentiableError
 
+Follow = Callable[[fx.Node, Any], Any]  # what a run goes on with after a node, of the node and what it has given
+
 TOLERANCE = 1e-3  # relative to the entry and to the median magnitude; two float32 runtimes differ by some 1e-5
 TOLERANCE_WIDENED = 3e-2  # ONNX Runtime rounds every value of these models to float16
 CLOSER = 10  # times as small is the tolerance of a node by itself, in which nothing has added up
+WIDE = 4  # bytes of float32; narrower floats are rounded to far fewer digits
 MAY_DIFFER = 1e-3  # share of entries that need not agree: a rounding to integers may go the other way
 
 
@@ -77,7 +80,9 @@ def check_conversion(converted: Converted, graph: OnnxGraph, feeds: Feeds) -> No
     )
     differing = [(name, text) for name, text in zip(graph.outputs, found, strict=True) if text]
     if differing:
-        _expect_nodes_to_agree(converted, graph, feeds, tolerance / CLOSER, differing)
+        arguments = _make_arguments(converted, feeds)
+        run = lambda follow: _Evaluation(converted.module, follow).run(*arguments)  # noqa: E731 - said in one place
+        expect_nodes_to_agree(run, converted, graph, feeds, differing)
 
 
 def evaluate(converted: Converted, arguments: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -138,6 +143,44 @@ def agree_on_device(ours: Tensor, theirs: Array, tolerance: float) -> bool:
     return int(differing.sum()) <= MAY_DIFFER * theirs.size
 
 
+def expect_nodes_to_agree(
+    run: Callable[[Follow], object],
+    converted: Converted,
+    graph: OnnxGraph,
+    feeds: Feeds,
+    outputs: Sequence[tuple[str, str]],
+) -> None:
+    """Expects each node to compute what ONNX Runtime computes, and names the first one that does not.
+
+    Args:
+        run: Runs the function on `feeds`, and calls what it is given after each of its nodes.
+        converted: The function.
+        graph: The model.
+        feeds: As for `check_conversion`.
+        outputs: The outputs that differ, with how they do.
+
+    Raises:
+        DivergenceError: A node differs, or an output that no node computes.
+    """
+    made = list_made_values(converted)
+    nodes = {name: node for node in graph.nodes for name in node.outputs if name in made}
+    wanted = dict(zip(nodes, _run_reference(graph, list(nodes), feeds), strict=True))
+    tolerance = TOLERANCE_WIDENED if converted.is_widened else TOLERANCE
+    comparison = NodeComparison(wanted, lambda _theirs: tolerance, exact_type=not converted.is_widened)
+    run(comparison.follow)
+    for name, node in nodes.items():
+        if name in comparison.differing:
+            raise DivergenceError(node.name, node.op, name, comparison.differing[name])
+    for name, found in outputs:
+        if name not in nodes:  # no node computes it
+            raise DivergenceError(name, "Constant", name, found)
+
+
+def list_made_values(converted: Converted) -> set[str]:
+    """The names of the ONNX values that nodes of a converted module compute."""
+    return {node.meta["value"] for node in converted.module.graph.nodes if "value" in node.meta}
+
+
 def _find_scale(theirs: Array) -> float:
     """The median magnitude of the entries that are finite and not 0; 1 where there is none."""
     b = theirs.astype(np.float64)
@@ -145,12 +188,49 @@ def _find_scale(theirs: Array) -> float:
     return float(np.median(magnitude)) if magnitude.size else 1.0
 
 
+def choose_tolerance(theirs: Array) -> float:
+    """Chooses the tolerance for a value of ONNX Runtime by its type: a narrow float has few digits."""
+    is_narrow = theirs.dtype.itemsize < WIDE and theirs.dtype.kind not in "biu"
+    return TOLERANCE_WIDENED if is_narrow else TOLERANCE
+
+
+class NodeComparison:
+    """Compares each node by itself: a run goes on from each with what ONNX Runtime has computed there.
+
+    Attributes:
+        differing: How values differ, the end of a sentence by the name of the value.
+    """
+
+    def __init__(self, wanted: Mapping[str, Array], tolerance: Callable[[Array], float], *, exact_type: bool) -> None:
+        """Compares nothing yet.
+
+        Args:
+            wanted: Values of ONNX Runtime by name.
+            tolerance: That of a whole model for such a value. A node has a tenth of it.
+            exact_type: Whether the types must be the same.
+        """
+        self._wanted, self._tolerance, self._exact_type = wanted, tolerance, exact_type
+        self.differing: dict[str, str] = {}
+
+    def follow(self, node: fx.Node, result: Any) -> Any:
+        """Compares what a node of a converted module has given, and returns what the run goes on with."""
+        name = node.meta.get("value", "")
+        if name not in self._wanted:
+            return result
+        theirs = self._wanted[name]
+        tolerance = self._tolerance(theirs) / CLOSER
+        if found := find_difference(result, theirs, tolerance, exact_type=self._exact_type):
+            self.differing[name] = found
+        return torch.from_numpy(np.array(theirs)).to(result.device, result.dtype)
+
+
 class _Evaluation(fx.Interpreter):
     """Runs a module without gradients, and says at which ONNX node torch failed."""
 
-    def __init__(self, module: fx.GraphModule) -> None:
+    def __init__(self, module: fx.GraphModule, follow: Follow = lambda _node, result: result) -> None:
         super().__init__(module)
         self.extra_traceback = False  # the message is our own
+        self._follow = follow
 
     def run(self, *args: Any) -> Any:  # type: ignore[override]
         with torch.no_grad():
@@ -162,55 +242,12 @@ class _Evaluation(fx.Interpreter):
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
             name, operator = n.meta.get("onnx", (n.name, str(n.target)))
             raise NotDifferentiableError(operator, name, first_line(error)) from error
-        return result
-
-
-class _NodeByNode(_Evaluation):
-    """Runs a module, and goes on from each ONNX node with what ONNX Runtime has computed there."""
-
-    def __init__(self, module: fx.GraphModule, wanted: Mapping[str, Array], tolerance: float, *, exact: bool) -> None:
-        super().__init__(module)
-        self._wanted, self._tolerance, self._exact = wanted, tolerance, exact
-        self.differing: dict[str, str] = {}
-
-    def run_node(self, n: fx.Node) -> Any:
-        result, name = super().run_node(n), n.meta.get("value", "")
-        if name not in self._wanted:
-            return result
-        theirs = self._wanted[name]
-        if found := find_difference(result, theirs, self._tolerance, exact_type=self._exact):
-            self.differing[name] = found
-        return torch.from_numpy(np.array(theirs)).to(result.device, result.dtype)
+        return self._follow(n, result)
 
 
 def _make_arguments(converted: Converted, feeds: Mapping[str, Array]) -> list[Tensor]:
     device = next((tensor.device for tensor in converted.module.parameters()), torch.device("cpu"))
     return [torch.from_numpy(np.array(feeds[name])).to(device) for name in converted.inputs]
-
-
-def _expect_nodes_to_agree(
-    converted: Converted, graph: OnnxGraph, feeds: Feeds, tolerance: float, outputs: Sequence[tuple[str, str]]
-) -> None:
-    """Expects each node to compute what ONNX Runtime computes, and names the first one that does not.
-
-    Args:
-        converted: The function.
-        graph: The model.
-        feeds: As for `check_conversion`.
-        tolerance: Of a node.
-        outputs: The outputs that differ, with how they do.
-    """
-    made = {node.meta["value"] for node in converted.module.graph.nodes if "value" in node.meta}
-    nodes = {name: node for node in graph.nodes for name in node.outputs if name in made}
-    wanted = dict(zip(nodes, _run_reference(graph, list(nodes), feeds), strict=True))
-    following = _NodeByNode(converted.module, wanted, tolerance, exact=not converted.is_widened)
-    following.run(*_make_arguments(converted, feeds))
-    for name, node in nodes.items():
-        if name in following.differing:
-            raise DivergenceError(node.name, node.op, name, following.differing[name])
-    for name, found in outputs:
-        if name not in nodes:  # no node computes it
-            raise DivergenceError(name, "Constant", name, found)
 
 
 def _run_reference(graph: OnnxGraph, names: Sequence[str], feeds: Feeds) -> Sequence[Array]:

@@ -9,6 +9,7 @@ from torch import Tensor, fx
 from torch.utils._pytree import tree_flatten, tree_map_only
 
 from prox24_export.passes.graph.on_device import exact_products
+from prox24_export.passes.onnx_to_fx.check import Follow
 from prox24_export.passes.onnx_to_fx.operators.make import shape_of, size_of
 from prox24_export.passes.onnx_to_fx.table import TABLE
 
@@ -36,22 +37,35 @@ class DeviceFunction:
             if not _is_of_sizes(tensor):
                 delattr(module, name)
                 module.register_buffer(name, tensor.detach().to(device))
+        self._module, self._device = module, device
         self._interpreter = _Interpreter(module, device)
 
     def run(self, arguments: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Computes the outputs, on the device."""
+        return self._run(self._interpreter, arguments)
+
+    def run_followed(self, arguments: Sequence[Tensor], follow: Follow) -> None:
+        """Runs it once, and goes on from each node with what `follow` returns."""
+        self._run(_Interpreter(self._module, self._device, follow), arguments)
+
+    @staticmethod
+    def _run(interpreter: "_Interpreter", arguments: Sequence[Tensor]) -> tuple[Tensor, ...]:
         with torch.no_grad(), exact_products():
-            outputs: tuple[Tensor, ...] = self._interpreter.run(*arguments)
+            outputs: tuple[Tensor, ...] = interpreter.run(*arguments)
         return outputs
 
 
 class _Interpreter(fx.Interpreter):
     """Runs a module node by node, each where its tensors are."""
 
-    def __init__(self, module: fx.GraphModule, device: torch.device) -> None:
+    def __init__(self, module: fx.GraphModule, device: torch.device, follow: Follow | None = None) -> None:
         super().__init__(module)
         self.extra_traceback = False  # the message is our own
-        self._device = device
+        self._device, self._follow = device, follow
+
+    def run_node(self, n: fx.Node) -> Any:
+        result = super().run_node(n)
+        return result if self._follow is None else self._follow(n, result)
 
     def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if target in OF_SIZES:

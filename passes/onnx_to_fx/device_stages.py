@@ -1,6 +1,7 @@
 """Runs stages of an ONNX model as torch functions on a GPU; where there is no such function, in ONNX Runtime."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,16 @@ from prox24_export.passes.front_onnx.graph import OnnxGraph
 from prox24_export.passes.graph.arrays import Array, as_array, as_numpy_dtype, as_tensor
 from prox24_export.passes.graph.on_device import StageCall, TensorRunner, fall_back, move_to, run_on_host
 from prox24_export.passes.graph.protocol import Feeds, Node
-from prox24_export.passes.onnx_to_fx.check import TOLERANCE, TOLERANCE_WIDENED, agree_on_device, find_difference
+from prox24_export.passes.onnx_to_fx.check import (
+    TOLERANCE,
+    TOLERANCE_WIDENED,
+    NodeComparison,
+    agree_on_device,
+    choose_tolerance,
+    expect_nodes_to_agree,
+    find_difference,
+    list_made_values,
+)
 from prox24_export.passes.onnx_to_fx.convert import Converted, ConvertToFx, convert_model
 from prox24_export.passes.onnx_to_fx.device_function import DeviceFunction
 from prox24_export.passes.onnx_to_fx.table import NotDifferentiableError
@@ -29,9 +39,10 @@ class OnnxOnDevice:
     """Stages of an ONNX model on a GPU; a `StageCompiler`.
 
     A stage runs as a torch function. What that gives for the first batch of the dense stream is compared with ONNX
-    Runtime, which runs the stages with that batch, too; its values go to the device, so that nothing comes back. A
-    stage with an operator that has no torch function, or whose function computes something else, runs in ONNX Runtime
-    on the host: on the GPU, too, where its CUDA provider is installed, but its values travel.
+    Runtime, which runs the stages with that batch, too; its values go to the device, so that nothing comes back. Where
+    a value differs, each node is compared by itself; see `check_conversion`. A stage with an operator that has no torch
+    function, or whose function computes something else, runs in ONNX Runtime on the host: on the GPU, too, where its
+    CUDA provider is installed, but its values travel.
 
     Attributes:
         on_host: Why stages run in ONNX Runtime, by the places of their nodes.
@@ -98,11 +109,9 @@ class OnnxOnDevice:
         """
         converted = self._convert(nodes, sample, fetches, weights)
         function = DeviceFunction(converted.module, self._device)
-        names = list(converted.inputs)
         if key not in self._dtypes:
-            found = function.run([sample[name] for name in names])
-            self._dtypes[key] = self._check(nodes, sample, fetches, dict(zip(fetches, found, strict=True)))
-        dtypes = self._dtypes[key]
+            self._dtypes[key] = self._check(converted, function, nodes, sample, fetches)
+        dtypes, names = self._dtypes[key], list(converted.inputs)
 
         def run(values: Mapping[str, Any]) -> dict[str, Any]:
             found = function.run([values[name] for name in names])
@@ -127,26 +136,45 @@ class OnnxOnDevice:
         return convert_model(open_model(model, self._graph.path), widen=True)
 
     def _check(
-        self, nodes: Sequence[Node], sample: Mapping[str, Any], fetches: Sequence[str], found: Mapping[str, Tensor]
+        self,
+        converted: Converted,
+        function: DeviceFunction,
+        nodes: Sequence[Node],
+        sample: Mapping[str, Any],
+        fetches: Sequence[str],
     ) -> dict[str, torch.dtype]:
         """Compares what a stage's function gives with ONNX Runtime; returns the types of its values there.
 
         Raises:
-            NotDifferentiableError: A value differs.
+            NotDifferentiableError: A value differs, and not by what roundings before it add up to.
         """
         arrays = {name: self._known[name] if name in self._known else as_array(value) for name, value in sample.items()}
         wanted = self._graph.compile(nodes, arrays, fetches, {})(arrays)
         self._known |= wanted
-        by_value = {name: node for node in nodes for name in node.outputs}
-        for name, theirs in wanted.items():
-            is_narrow = theirs.dtype.itemsize < 4 and theirs.dtype.kind not in "biu"  # noqa: PLR2004 - bytes of float32
-            tolerance = TOLERANCE_WIDENED if is_narrow else TOLERANCE
-            if agree_on_device(found[name], theirs, tolerance):
-                continue
-            said = find_difference(found[name], theirs, tolerance, exact_type=False)
-            node = by_value[name]
-            raise NotDifferentiableError(node.op, node.name, f"value {name} {said}, as ONNX Runtime has it")
+        found = zip(fetches, function.run([sample[name] for name in converted.inputs]), strict=True)
+        if not all(agree_on_device(ours, wanted[name], choose_tolerance(wanted[name])) for name, ours in found):
+            self._expect_nodes_to_agree(converted, function, nodes, arrays)
         return {name: as_tensor(np.zeros(0, theirs.dtype)).dtype for name, theirs in wanted.items()}
+
+    def _expect_nodes_to_agree(
+        self, converted: Converted, function: DeviceFunction, nodes: Sequence[Node], arrays: Mapping[str, Array]
+    ) -> None:
+        """Compares each node of a stage by itself, on what ONNX Runtime has computed before it.
+
+        Raises:
+            NotDifferentiableError: A node differs.
+        """
+        made = list_made_values(converted)
+        by_value = {name: node for node in nodes for name in node.outputs if name in made}
+        comparison = NodeComparison(
+            self._graph.compile(nodes, arrays, list(by_value), {})(arrays), choose_tolerance, exact_type=False
+        )
+        function.run_followed(
+            [move_to(as_tensor(arrays[name]), self._device) for name in converted.inputs], comparison.follow
+        )
+        for name, node in by_value.items():
+            if said := comparison.differing.get(name):
+                raise NotDifferentiableError(node.op, node.name, f"value {name} {said}, as ONNX Runtime has it")
 
 
 def make_device_runner(graph: OnnxGraph, device: torch.device, feeds: Feeds) -> TensorRunner:
@@ -158,7 +186,8 @@ def make_device_runner(graph: OnnxGraph, device: torch.device, feeds: Feeds) -> 
         feeds: One batch, on which it is compared with ONNX Runtime.
 
     Raises:
-        NotDifferentiableError: An operator has no torch function, or an output differs from ONNX Runtime's.
+        NotDifferentiableError: An operator has no torch function.
+        DivergenceError: An output differs from ONNX Runtime's, and not by what roundings before it add up to.
         InputError: ONNX Runtime cannot load the model.
     """
     converted = ConvertToFx().call(graph=graph)
@@ -168,11 +197,14 @@ def make_device_runner(graph: OnnxGraph, device: torch.device, feeds: Feeds) -> 
         return function.run([move_to(values[name], device) for name in converted.inputs])
 
     tolerance = TOLERANCE_WIDENED if converted.is_widened else TOLERANCE
-    wanted = graph.runner()(feeds)
-    for name, ours, theirs in zip(graph.outputs, run(feeds), wanted, strict=True):
-        if not agree_on_device(ours, theirs, tolerance):
-            said = find_difference(ours, theirs, tolerance, exact_type=False) or "differs"
-            raise NotDifferentiableError("output", name, said)
+    differing = [
+        (name, find_difference(ours, theirs, tolerance, exact_type=False) or "differs")
+        for name, ours, theirs in zip(graph.outputs, run(feeds), graph.runner()(feeds), strict=True)
+        if not agree_on_device(ours, theirs, tolerance)
+    ]
+    if differing:
+        arguments = [move_to(feeds[name], device) for name in converted.inputs]
+        expect_nodes_to_agree(partial(function.run_followed, arguments), converted, graph, feeds, differing)
     return TensorRunner(run)
 
 

@@ -11,8 +11,11 @@ from torch import Tensor
 
 from prox24_export.passes.front_onnx.graph import OnnxGraph
 from prox24_export.passes.graph.on_device import exact_products, move_to
+from prox24_export.passes.onnx_to_fx import convert, device_stages
+from prox24_export.passes.onnx_to_fx.check import DivergenceError
+from prox24_export.passes.onnx_to_fx.convert import Converted
 from prox24_export.passes.onnx_to_fx.device_function import DeviceFunction
-from prox24_export.passes.onnx_to_fx.device_stages import OnnxOnDevice
+from prox24_export.passes.onnx_to_fx.device_stages import OnnxOnDevice, make_device_runner
 from tests.graphs import model, normal, opened
 from tests.simulated_gpu import GPU, simulate_gpu
 
@@ -44,16 +47,25 @@ def test_sizes_are_computed_on_the_host(tmp_path: Path, monkeypatch: pytest.Monk
         np.testing.assert_allclose(found.cpu().numpy(), graph.runner()({"x": x})[0], rtol=1e-5, atol=1e-5)
 
 
+def change_parameter(monkeypatch: pytest.MonkeyPatch, name: str, factor: float) -> None:
+    """Makes functions wrong: the parameter that is stored under this name is multiplied in them."""
+    original = convert.convert_model
+
+    def wrong(*arguments: Any, **options: Any) -> Converted:
+        converted = original(*arguments, **options)
+        with torch.no_grad():
+            converted.module.get_parameter(converted.parameters[name]).mul_(factor)
+        return converted
+
+    for module in (convert, device_stages):
+        monkeypatch.setattr(module, "convert_model", wrong)
+
+
 def test_a_function_that_computes_something_else_gives_way_to_onnx_runtime(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     graph, x = graph_of_sizes(tmp_path), normal(5, 8)
-    run = DeviceFunction.run
-
-    def wrong(function: DeviceFunction, arguments: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        return tuple(2 * output for output in run(function, arguments))
-
-    monkeypatch.setattr(DeviceFunction, "run", wrong)
+    change_parameter(monkeypatch, "b", 2)
     with simulate_gpu(monkeypatch):
         stages = OnnxOnDevice(graph, GPU)
         feeds: dict[str, Any] = {"x": move_to(x, GPU)}
@@ -63,6 +75,32 @@ def test_a_function_that_computes_something_else_gives_way_to_onnx_runtime(
         (reason,) = stages.on_host.values()
     assert "Add" in reason
     assert "as ONNX Runtime has it" in reason
+
+
+VARIANCE = """g (float[n,64] x) => (float[n,64] y) {
+    m = ReduceMean<axes = [-1]>(x) s = Mul(x, x) q = ReduceMean<axes = [-1]>(s) p = Mul(m, m) v = Sub(q, p)
+    e = Add(v, tiny) r = Sqrt(e) c = Sub(x, m) d = Div(c, r) y = Mul(d, g)
+}"""  # E[x²] − E[x]²: of values near 300 it loses all but three digits
+
+
+@pytest.mark.parametrize(("factor", "on_host"), [(1, False), (1.0005, True)])
+def test_a_stage_that_makes_much_of_roundings_stays_on_the_gpu(
+    factor: float, on_host: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph = opened(model(VARIANCE, {"tiny": np.array(1e-3, np.float32), "g": normal(64)}), tmp_path)
+    x = (300 + 0.1 * normal(40, 64)).astype(np.float32)
+    change_parameter(monkeypatch, "g", factor)
+    monkeypatch.setattr(device_stages, "agree_on_device", lambda *_: False)  # whatever processor this is
+    with simulate_gpu(monkeypatch):
+        stages = OnnxOnDevice(graph, GPU)
+        stages.compile(graph.nodes, {"x": move_to(x, GPU)}, ["y"], {})
+        assert bool(stages.on_host) == on_host
+        if on_host:
+            with pytest.raises(DivergenceError, match=r"first at node Mul:y \(Mul\)"):
+                make_device_runner(graph, GPU, {"x": x})
+        else:
+            (found,) = make_device_runner(graph, GPU, {"x": x}).run({"x": x})
+            assert found.device == GPU
 
 
 def test_a_batch_that_a_function_cannot_take_goes_to_onnx_runtime(
