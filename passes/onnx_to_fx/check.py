@@ -81,7 +81,10 @@ def check_conversion(converted: Converted, graph: OnnxGraph, feeds: Feeds) -> No
     differing = [(name, text) for name, text in zip(graph.outputs, found, strict=True) if text]
     if differing:
         arguments = _make_arguments(converted, feeds)
-        run = lambda follow: _Evaluation(converted.module, follow).run(*arguments)  # noqa: E731 - said in one place
+
+        def run(follow: Follow) -> None:
+            _Evaluation(converted.module, follow).run(*arguments)
+
         expect_nodes_to_agree(run, converted, graph, feeds, differing)
 
 
@@ -181,13 +184,6 @@ def list_made_values(converted: Converted) -> set[str]:
     return {node.meta["value"] for node in converted.module.graph.nodes if "value" in node.meta}
 
 
-def _find_scale(theirs: Array) -> float:
-    """The median magnitude of the entries that are finite and not 0; 1 where there is none."""
-    b = theirs.astype(np.float64)
-    magnitude = np.abs(b[np.isfinite(b) & (b != 0)])
-    return float(np.median(magnitude)) if magnitude.size else 1.0
-
-
 def choose_tolerance(theirs: Array) -> float:
     """Chooses the tolerance for a value of ONNX Runtime by its type: a narrow float has few digits."""
     is_narrow = theirs.dtype.itemsize < WIDE and theirs.dtype.kind not in "biu"
@@ -222,6 +218,13 @@ class NodeComparison:
         if found := find_difference(result, theirs, tolerance, exact_type=self._exact_type):
             self.differing[name] = found
         return torch.from_numpy(np.array(theirs)).to(result.device, result.dtype)
+
+
+def _find_scale(theirs: Array) -> float:
+    """The median magnitude of the entries that are finite and not 0; 1 where there is none."""
+    b = theirs.astype(np.float64)
+    magnitude = np.abs(b[np.isfinite(b) & (b != 0)])
+    return float(np.median(magnitude)) if magnitude.size else 1.0
 
 
 class _Evaluation(fx.Interpreter):

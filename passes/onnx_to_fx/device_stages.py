@@ -152,17 +152,23 @@ class OnnxOnDevice:
         wanted = self._graph.compile(nodes, arrays, fetches, {})(arrays)
         self._known |= wanted
         found = zip(fetches, function.run([sample[name] for name in converted.inputs]), strict=True)
-        if not all(agree_on_device(ours, wanted[name], choose_tolerance(wanted[name])) for name, ours in found):
-            self._expect_nodes_to_agree(converted, function, nodes, arrays)
+        differing = [name for name, ours in found if not _agrees(ours, wanted[name])]
+        if differing:
+            self._expect_nodes_to_agree(converted, function, nodes, arrays, differing)
         return {name: as_tensor(np.zeros(0, theirs.dtype)).dtype for name, theirs in wanted.items()}
 
     def _expect_nodes_to_agree(
-        self, converted: Converted, function: DeviceFunction, nodes: Sequence[Node], arrays: Mapping[str, Array]
+        self,
+        converted: Converted,
+        function: DeviceFunction,
+        nodes: Sequence[Node],
+        arrays: Mapping[str, Array],
+        differing: Sequence[str],
     ) -> None:
         """Compares each node of a stage by itself, on what ONNX Runtime has computed before it.
 
         Raises:
-            NotDifferentiableError: A node differs.
+            NotDifferentiableError: A node differs, or a differing value is that of no node of the function.
         """
         made = list_made_values(converted)
         by_value = {name: node for node in nodes for name in node.outputs if name in made}
@@ -175,6 +181,9 @@ class OnnxOnDevice:
         for name, node in by_value.items():
             if said := comparison.differing.get(name):
                 raise NotDifferentiableError(node.op, node.name, f"value {name} {said}, as ONNX Runtime has it")
+        for name in differing:
+            if name not in by_value:
+                raise NotDifferentiableError("value", name, "differs from that of ONNX Runtime")
 
 
 def make_device_runner(graph: OnnxGraph, device: torch.device, feeds: Feeds) -> TensorRunner:
@@ -206,6 +215,10 @@ def make_device_runner(graph: OnnxGraph, device: torch.device, feeds: Feeds) -> 
         arguments = [move_to(feeds[name], device) for name in converted.inputs]
         expect_nodes_to_agree(partial(function.run_followed, arguments), converted, graph, feeds, differing)
     return TensorRunner(run)
+
+
+def _agrees(ours: Tensor, theirs: Array) -> bool:
+    return agree_on_device(ours, theirs, choose_tolerance(theirs))
 
 
 def _declare_input(name: str, value: Any) -> onnx.ValueInfoProto:

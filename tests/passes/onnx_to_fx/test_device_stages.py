@@ -103,6 +103,20 @@ def test_a_stage_that_makes_much_of_roundings_stays_on_the_gpu(
             assert found.device == GPU
 
 
+def test_a_value_that_differs_and_that_no_node_has_computed_gives_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph, x = graph_of_sizes(tmp_path), normal(5, 8)
+    change_parameter(monkeypatch, "b", 2)
+    monkeypatch.setattr(device_stages, "list_made_values", lambda _: {"a"})
+    with simulate_gpu(monkeypatch):
+        stages = OnnxOnDevice(graph, GPU)
+        stages.compile(graph.nodes, {"x": move_to(x, GPU)}, ["y"], {})
+        (reason,) = stages.on_host.values()
+    assert "y" in reason
+    assert "differs from that of ONNX Runtime" in reason
+
+
 def test_a_batch_that_a_function_cannot_take_goes_to_onnx_runtime(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
