@@ -1,6 +1,7 @@
 """Compares the torch function made of an ONNX model with ONNX Runtime, and names the first node that differs."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from prox24_export.errors import InputError, Prox24Error, first_line
 from prox24_export.passes.front_onnx import runtime
 from prox24_export.passes.front_onnx.graph import OnnxGraph
 from prox24_export.passes.graph.arrays import Array
-from prox24_export.passes.graph.protocol import Feeds
+from prox24_export.passes.graph.protocol import Feeds, Node
 from prox24_export.passes.onnx_to_fx.convert import Converted, find_executed_model
 from prox24_export.passes.onnx_to_fx.table import NotDifferentiableError
 
@@ -165,23 +166,15 @@ def expect_nodes_to_agree(
     Raises:
         DivergenceError: A node differs, or an output that no node computes.
     """
-    made = list_made_values(converted)
-    nodes = {name: node for node in graph.nodes for name in node.outputs if name in made}
-    wanted = dict(zip(nodes, _run_reference(graph, list(nodes), feeds), strict=True))
     tolerance = TOLERANCE_WIDENED if converted.is_widened else TOLERANCE
-    comparison = NodeComparison(wanted, lambda _theirs: tolerance, exact_type=not converted.is_widened)
-    run(comparison.follow)
-    for name, node in nodes.items():
-        if name in comparison.differing:
-            raise DivergenceError(node.name, node.op, name, comparison.differing[name])
-    for name, found in outputs:
-        if name not in nodes:  # no node computes it
-            raise DivergenceError(name, "Constant", name, found)
-
-
-def list_made_values(converted: Converted) -> set[str]:
-    """The names of the ONNX values that nodes of a converted module compute."""
-    return {node.meta["value"] for node in converted.module.graph.nodes if "value" in node.meta}
+    comparison = NodeComparison(lambda _theirs: tolerance, exact_type=not converted.is_widened)
+    comparison.expect_nodes(
+        run,
+        converted,
+        graph.nodes,
+        lambda names: dict(zip(names, _run_reference(graph, names, feeds), strict=True)),
+        outputs,
+    )
 
 
 def choose_tolerance(theirs: Array) -> float:
@@ -190,34 +183,59 @@ def choose_tolerance(theirs: Array) -> float:
     return TOLERANCE_WIDENED if is_narrow else TOLERANCE
 
 
+@dataclass(frozen=True)
 class NodeComparison:
     """Compares each node by itself: a run goes on from each with what ONNX Runtime has computed there.
 
     Attributes:
-        differing: How values differ, the end of a sentence by the name of the value.
+        tolerance: That of a whole model for a value of ONNX Runtime. A node has a tenth of it.
+        exact_type: Whether the types must be the same.
     """
 
-    def __init__(self, wanted: Mapping[str, Array], tolerance: Callable[[Array], float], *, exact_type: bool) -> None:
-        """Compares nothing yet.
+    tolerance: Callable[[Array], float]
+    exact_type: bool
+
+    def expect_nodes(
+        self,
+        run: Callable[[Follow], object],
+        converted: Converted,
+        nodes: Sequence[Node],
+        reference: Callable[[Sequence[str]], Mapping[str, Array]],
+        outputs: Sequence[tuple[str, str]],
+    ) -> None:
+        """Expects each node to compute what ONNX Runtime computes, and names the first one that does not.
 
         Args:
-            wanted: Values of ONNX Runtime by name.
-            tolerance: That of a whole model for such a value. A node has a tenth of it.
-            exact_type: Whether the types must be the same.
-        """
-        self._wanted, self._tolerance, self._exact_type = wanted, tolerance, exact_type
-        self.differing: dict[str, str] = {}
+            run: Runs the function, and calls what it is given after each of its nodes.
+            converted: The function.
+            nodes: The ONNX nodes that it was made of.
+            reference: Computes values by their names with ONNX Runtime.
+            outputs: The outputs that differ, with how they do.
 
-    def follow(self, node: fx.Node, result: Any) -> Any:
-        """Compares what a node of a converted module has given, and returns what the run goes on with."""
-        name = node.meta.get("value", "")
-        if name not in self._wanted:
-            return result
-        theirs = self._wanted[name]
-        tolerance = self._tolerance(theirs) / CLOSER
-        if found := find_difference(result, theirs, tolerance, exact_type=self._exact_type):
-            self.differing[name] = found
-        return torch.from_numpy(np.array(theirs)).to(result.device, result.dtype)
+        Raises:
+            DivergenceError: A node differs, or an output that no node computes.
+        """
+        made = {node.meta["value"] for node in converted.module.graph.nodes if "value" in node.meta}
+        by_value = {name: node for node in nodes for name in node.outputs if name in made}
+        wanted, differing = reference(list(by_value)), dict[str, str]()
+
+        def follow(node: fx.Node, result: Any) -> Any:
+            name = node.meta.get("value", "")
+            if name not in wanted:
+                return result
+            theirs = wanted[name]
+            tolerance = self.tolerance(theirs) / CLOSER
+            if found := find_difference(result, theirs, tolerance, exact_type=self.exact_type):
+                differing[name] = found
+            return torch.from_numpy(np.array(theirs)).to(result.device, result.dtype)
+
+        run(follow)
+        for name, node in by_value.items():
+            if name in differing:
+                raise DivergenceError(node.name, node.op, name, differing[name])
+        for name, found in outputs:
+            if name not in by_value:  # no node computes it
+                raise DivergenceError(name, "Constant", name, found)
 
 
 def _find_scale(theirs: Array) -> float:

@@ -1,6 +1,6 @@
 """Runs stages of an ONNX model as torch functions on a GPU; where there is no such function, in ONNX Runtime."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -20,18 +20,25 @@ from prox24_export.passes.graph.protocol import Feeds, Node
 from prox24_export.passes.onnx_to_fx.check import (
     TOLERANCE,
     TOLERANCE_WIDENED,
+    DivergenceError,
     NodeComparison,
     agree_on_device,
     choose_tolerance,
     expect_nodes_to_agree,
     find_difference,
-    list_made_values,
 )
 from prox24_export.passes.onnx_to_fx.convert import Converted, ConvertToFx, convert_model
 from prox24_export.passes.onnx_to_fx.device_function import DeviceFunction
 from prox24_export.passes.onnx_to_fx.table import NotDifferentiableError
 
-FAILURES = (NotDifferentiableError, RuntimeError, ValueError, TypeError, IndexError)  # of functions of the table
+FAILURES = (
+    NotDifferentiableError,
+    DivergenceError,
+    RuntimeError,
+    ValueError,
+    TypeError,
+    IndexError,
+)  # of functions of the table
 StageKey = tuple[int, ...]  # the places of a stage's nodes
 
 
@@ -105,7 +112,8 @@ class OnnxOnDevice:
         """Makes a torch function; the first one of a stage is compared with ONNX Runtime on `sample`.
 
         Raises:
-            NotDifferentiableError: There is none, or it computes something else.
+            NotDifferentiableError: There is none.
+            DivergenceError: It computes something else.
         """
         converted = self._convert(nodes, sample, fetches, weights)
         function = DeviceFunction(converted.module, self._device)
@@ -146,44 +154,22 @@ class OnnxOnDevice:
         """Compares what a stage's function gives with ONNX Runtime; returns the types of its values there.
 
         Raises:
-            NotDifferentiableError: A value differs, and not by what roundings before it add up to.
+            DivergenceError: A value differs, and not by what roundings before it add up to.
         """
         arrays = {name: self._known[name] if name in self._known else as_array(value) for name, value in sample.items()}
         wanted = self._graph.compile(nodes, arrays, fetches, {})(arrays)
         self._known |= wanted
         found = zip(fetches, function.run([sample[name] for name in converted.inputs]), strict=True)
-        differing = [name for name, ours in found if not _agrees(ours, wanted[name])]
-        if differing:
-            self._expect_nodes_to_agree(converted, function, nodes, arrays, differing)
+        if differing := _list_differing(found, wanted):
+            arguments = [move_to(as_tensor(arrays[name]), self._device) for name in converted.inputs]
+            NodeComparison(choose_tolerance, exact_type=False).expect_nodes(
+                partial(function.run_followed, arguments),
+                converted,
+                nodes,
+                lambda names: self._graph.compile(nodes, arrays, names, {})(arrays),
+                differing,
+            )
         return {name: as_tensor(np.zeros(0, theirs.dtype)).dtype for name, theirs in wanted.items()}
-
-    def _expect_nodes_to_agree(
-        self,
-        converted: Converted,
-        function: DeviceFunction,
-        nodes: Sequence[Node],
-        arrays: Mapping[str, Array],
-        differing: Sequence[str],
-    ) -> None:
-        """Compares each node of a stage by itself, on what ONNX Runtime has computed before it.
-
-        Raises:
-            NotDifferentiableError: A node differs, or a differing value is that of no node of the function.
-        """
-        made = list_made_values(converted)
-        by_value = {name: node for node in nodes for name in node.outputs if name in made}
-        comparison = NodeComparison(
-            self._graph.compile(nodes, arrays, list(by_value), {})(arrays), choose_tolerance, exact_type=False
-        )
-        function.run_followed(
-            [move_to(as_tensor(arrays[name]), self._device) for name in converted.inputs], comparison.follow
-        )
-        for name, node in by_value.items():
-            if said := comparison.differing.get(name):
-                raise NotDifferentiableError(node.op, node.name, f"value {name} {said}, as ONNX Runtime has it")
-        for name in differing:
-            if name not in by_value:
-                raise NotDifferentiableError("value", name, "differs from that of ONNX Runtime")
 
 
 def make_device_runner(graph: OnnxGraph, device: torch.device, feeds: Feeds) -> TensorRunner:
@@ -217,8 +203,14 @@ def make_device_runner(graph: OnnxGraph, device: torch.device, feeds: Feeds) -> 
     return TensorRunner(run)
 
 
-def _agrees(ours: Tensor, theirs: Array) -> bool:
-    return agree_on_device(ours, theirs, choose_tolerance(theirs))
+def _list_differing(found: Iterable[tuple[str, Tensor]], wanted: Mapping[str, Array]) -> list[tuple[str, str]]:
+    """The values that differ from those of ONNX Runtime, with how they do."""
+    pairs = [(name, ours, wanted[name], choose_tolerance(wanted[name])) for name, ours in found]
+    return [
+        (name, find_difference(ours, theirs, tolerance, exact_type=False) or "differs")
+        for name, ours, theirs, tolerance in pairs
+        if not agree_on_device(ours, theirs, tolerance)
+    ]
 
 
 def _declare_input(name: str, value: Any) -> onnx.ValueInfoProto:
