@@ -27,6 +27,7 @@ StreamPair = Iterable[NetworkValues]  # two: a tuple, or what moves them to a GP
 
 OF_CLASSES = {"kl", "logits", "probabilities"}  # measures of outputs whose last axis holds classes
 SCALE_BATCHES = 8  # batches on which scales and the first error are measured
+MOST_KEPT = 64 * 2**20  # bytes of the dense network's values for held-back samples
 
 
 @dataclass(frozen=True)
@@ -79,15 +80,14 @@ class Objective:
     ) -> Callable[[Mapping[str, Tensor]], Float[Tensor, " samples"]]:
         """Makes a function that measures weights on these inputs, sample by sample and without a gradient.
 
-        Where views together are the target there are eighteen of them, and it is computed once. The nearer a
-        target is to the truth, the fewer samples are needed to tell whether weights are better.
+        The dense network's values are computed once, as far as they take at most 64 MB; those of other batches are
+        computed each time. Where views together are the target there are eighteen of them, and all are kept. The nearer
+        a target is to the truth, the fewer samples are needed to tell whether weights are better.
 
         Args:
             pairs: Returns the batches of inputs, each time anew.
         """
-        targets = [
-            self._target(dense_feeds, make_shifted_views) if self.together else None for dense_feeds, _ in pairs()
-        ]
+        targets = list(self._keep(pairs()))
 
         def measured(weights: Mapping[str, Tensor]) -> Tensor:
             each = zip(pairs(), targets, strict=True)
@@ -166,6 +166,14 @@ class Objective:
         if self.outputs[0].kind != "kl":
             return (results.mean(0),)
         return (results.float().log_softmax(-1).logsumexp(0) - math.log(len(results)),)
+
+    def _keep(self, pairs: Iterable[StreamPair]) -> Iterator[Inputs | None]:
+        """Yields the target of each batch, and None for those that would not fit beside the others."""
+        left = math.inf if self.together else MOST_KEPT
+        for dense_feeds, _ in pairs:
+            target = self._target(dense_feeds, make_shifted_views) if left > 0 else None
+            left -= sum(value.nbytes for value in target or ())
+            yield target if left >= 0 else None
 
     def _cast(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {name: weight.to(self.module.get_parameter(name).dtype) for name, weight in weights.items()}
