@@ -54,11 +54,11 @@ def test_what_is_spelled_out_is_one_call(name: str) -> None:
     assert fuse_activations(module) == 1
     assert len(list_calls(module)) == 1
     x, y = (X.clone().requires_grad_() for _ in range(2))
-    module(x).sum().backward()
-    spelled(y).sum().backward()
+    (ours,) = torch.autograd.grad(module(x).sum(), x)
+    (theirs,) = torch.autograd.grad(spelled(y).sum(), y)
     torch.testing.assert_close(module(X), whole(X))
     torch.testing.assert_close(module(X), spelled(X), rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(x.grad, y.grad, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -133,7 +133,8 @@ def test_an_exported_program_is_fused_by_its_operators() -> None:
 
         def forward(self, x: Tensor) -> Tensor:
             y = self.linear(x)
-            return 0.5 * y * (1 + torch.tanh(ROOT * (y + 0.044715 * torch.pow(y, 3.0))))
+            bent = torch.tanh(ROOT * (y + 0.044715 * torch.pow(y, 3.0)))
+            return torch.mul(0.5 * y, 1 + bent)
 
     x = torch.randn(4, 6)
     module = make_flat_module(torch.export.export(Spelled().eval(), (x,))).module
