@@ -33,7 +33,7 @@ def make_flat_module(program: ExportedProgram) -> Differentiable:
             )
             env[node] = graph.get_attr(names[name])
         elif node.op == "placeholder":
-            env[node] = fixed[node.name] if node.name in fixed else graph.placeholder(node.name)
+            env[node] = fixed[node.name] if node.name in fixed else _make_placeholder(graph, node)
         elif node.op == "get_attr":
             setattr(root, str(node.target), getattr(program.graph_module, str(node.target)))
             env[node] = graph.get_attr(str(node.target))
@@ -47,6 +47,13 @@ def make_flat_module(program: ExportedProgram) -> Differentiable:
     trained = {name: at for name, at in names.items() if at in parameters}
     buffers = {name: at for name, at in names.items() if at not in parameters and name in program.state_dict}
     return Differentiable(fx.GraphModule(root, graph), trained, buffers)
+
+
+def _make_placeholder(graph: fx.Graph, node: fx.Node) -> fx.Node:
+    """Makes an argument of the module, with the example that tells its type."""
+    placeholder = graph.placeholder(node.name)
+    placeholder.meta = {key: value for key, value in node.meta.items() if key == "val"}
+    return placeholder
 
 
 def _register(

@@ -17,7 +17,9 @@ LAST = {"mul", "div"}  # functions that may compute an activation's result
 BENDS = {"clamp", "clip", "erf", "exp", "hard_sigmoid", "hardsigmoid", "hardtanh", "sigmoid", "softplus", "tanh"}
 BY_ENTRY = LAST | BENDS | {"add", "log", "log1p", "neg", "pow", "power", "reciprocal", "relu", "relu6", "square", "sub"}
 LONGEST_CHAIN = 16  # values in a row, each a function of the one before it
-PROBES = torch.linspace(-12, 12, 193, dtype=torch.float64)  # where functions are compared; 0 is among them
+NEAR = torch.linspace(-12, 12, 193, dtype=torch.float64)
+FAR = torch.tensor([15, 20, 30, 50, 100, 1e3, 1e6, 1e12, 1e30], dtype=torch.float64)  # a bound anywhere below is seen
+PROBES = torch.cat([-FAR.flip(0), NEAR, FAR])  # where functions are compared; 0 is among them
 TOLERANCE = 1e-6  # relative to 1 + |y|: files write constants in float32; GELU by tanh and by erf differ by 5e-4
 
 
@@ -51,7 +53,7 @@ def fuse_activations(module: fx.GraphModule) -> int:
     """Replaces every activation that is spelled out, in place. Results differ by rounding alone.
 
     An activation is recognised by what it computes, whatever the order of its nodes: a value that depends entry by
-    entry on one other value and on scalar constants is computed in float64 at 193 places from −12 to 12.
+    entry on one other value and on scalar constants is computed in float64 at 211 places, most of them from −12 to 12.
 
     Args:
         module: The module. Scalar constants are Python numbers or buffers without axes.
@@ -83,7 +85,8 @@ def _find_chain(
 ) -> tuple[fx.Node, ...]:
     """Finds the values that a node is a function of, each by itself, the nearest first."""
     read = [source for source in node.all_input_nodes if not _is_scalar(module, source)]
-    if _name(node) not in BY_ENTRY or not read:
+    literals = (value for value in (*node.args, *node.kwargs.values()) if isinstance(value, tuple | list))
+    if _name(node) not in BY_ENTRY or not read or any(True for _ in literals):  # vectors of numbers have axes, too
         return ()
     first, *others = (chains[source] for source in read)
     return tuple(value for value in first if all(value in chain for chain in others))
@@ -114,17 +117,18 @@ def _read(module: fx.GraphModule, node: fx.Node) -> Any:
 
 def _recognise(module: fx.GraphModule, origin: fx.Node, node: fx.Node) -> Activation | None:
     """Finds the activation that a node computes of an earlier value."""
-    example = origin.meta.get("val")  # of a torch program; the file of an ONNX model has floats wherever it has these
-    if isinstance(example, Tensor) and not example.is_floating_point():
-        return None
+    example = _read(module, origin) if origin.op == "get_attr" else origin.meta.get("val")
     between = list(_list_between(module, origin, node))
-    if not any(_name(step) in BENDS for step in between):
+    if _is_integer(example) or not any(_name(step) in BENDS for step in between):
         return None
     found: dict[fx.Node, Any] = {origin: PROBES}
     for step in between:
         for source in step.all_input_nodes:
             if source not in found:
-                found[source] = _read(module, source).cpu()
+                constant = _read(module, source)
+                if _is_integer(constant):  # both sides of an ONNX operator have one type, so that the value is one, too
+                    return None
+                found[source] = constant.cpu()
         args, keywords = fx.node.map_arg((step.args, step.kwargs), found.__getitem__)
         found[step] = step.target(*args, **keywords)  # type: ignore[operator] # a function, by its op
     for activation in KNOWN:
@@ -132,6 +136,10 @@ def _recognise(module: fx.GraphModule, origin: fx.Node, node: fx.Node) -> Activa
         if bool(((found[node] - wanted).abs() <= TOLERANCE * (1 + wanted.abs())).all()):
             return activation
     return None
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, Tensor) and not value.is_floating_point()
 
 
 def _list_between(module: fx.GraphModule, origin: fx.Node, node: fx.Node) -> Iterator[fx.Node]:

@@ -81,6 +81,18 @@ def test_what_only_looks_like_one_stays(function: Callable[[Tensor], Tensor]) ->
     assert list_calls(module) == before
 
 
+@pytest.mark.parametrize("bound", [13, 30, 1e4, 1e20])
+def test_a_bound_before_an_activation_stays_however_far_it_is(bound: float) -> None:
+    def function(x: Tensor) -> Tensor:
+        y = torch.clamp(x, -bound, bound)
+        return y * torch.sigmoid(y)
+
+    module, x = trace(function), torch.tensor([-3.0, 3.0, 2.0 * bound])
+    assert fuse_activations(module) == 1
+    assert list_calls(module) == [torch.clamp, F.silu]
+    torch.testing.assert_close(module(x), function(x))
+
+
 def test_a_gate_of_another_value_stays_beside_the_activation() -> None:
     module = trace(lambda x, gate: x * torch.sigmoid(x) * gate)
     assert fuse_activations(module) == 1
@@ -142,6 +154,51 @@ def test_an_exported_program_is_fused_by_its_operators() -> None:
     assert fuse_activations(module) == 1
     assert list_calls(module) == [torch.ops.aten.linear.default, F.gelu]
     torch.testing.assert_close(module(x)[0], wanted)
+
+
+class Positions(nn.Module):
+    """`p · sigmoid(p)` of integers: a buffer, or what is given."""
+
+    def __init__(self, *, given: bool) -> None:
+        super().__init__()
+        self.register_buffer("places", torch.arange(6))
+        self.given = given
+
+    def forward(self, x: Tensor, index: Tensor) -> Tensor:
+        places = index if self.given else self.places
+        assert isinstance(places, Tensor)
+        return x + places * torch.sigmoid(places)
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_integers_have_no_activation_in_one_call(given: bool) -> None:
+    x, index = torch.randn(4, 6), torch.arange(6)
+    module = make_flat_module(torch.export.export(Positions(given=given), (x, index))).module
+    (wanted,) = module(x, index)
+    assert fuse_activations(module) == 0
+    torch.testing.assert_close(module(x, index)[0], wanted)
+
+
+def test_integers_of_an_onnx_file_have_none_either() -> None:
+    text = """
+    <ir_version: 10, opset_import: ["": 18]>
+    integers (int32[N, 8] x) => (int32[N, 8] y)
+    <int32 three = {3}, int32 zero = {0}, int32 six = {6}>
+    { raised = Add(x, three) kept = Clip(raised, zero, six) product = Mul(x, kept) y = Div(product, six) }
+    """
+    module = convert_model(ir.from_proto(parser.parse_model(text)), widen=False).module
+    assert fuse_activations(module) == 0
+
+
+def test_vectors_of_numbers_are_no_constants_of_an_activation() -> None:
+    text = """
+    <ir_version: 10, opset_import: ["": 18]>
+    powers (float[N, 8] x) => (float[N, 8] y)
+    <float[8] exponent = {1, 2, 1, 2, 1, 2, 1, 2}, float two = {2}>
+    { bent = Sigmoid(x) raised = Pow(bent, exponent) y = Div(raised, two) }
+    """
+    module = convert_model(ir.from_proto(parser.parse_model(text)), widen=False).module
+    assert fuse_activations(module) == 0
 
 
 ONNX = """
