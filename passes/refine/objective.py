@@ -170,10 +170,12 @@ class Objective:
     def _keep(self, pairs: Iterable[StreamPair]) -> Iterator[Inputs | None]:
         """Yields the target of each batch, and None for those that would not fit beside the others."""
         left = math.inf if self.together else MOST_KEPT
+        if self.custom is not None:  # it may change what it is given
+            left = 0
         for dense_feeds, _ in pairs:
             target = self._target(dense_feeds, make_shifted_views) if left > 0 else None
             left -= sum(value.nbytes for value in target or ())
-            yield target if left >= 0 else None
+            yield tuple(map(_release, target)) if target is not None and left >= 0 else None
 
     def _cast(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {name: weight.to(self.module.get_parameter(name).dtype) for name, weight in weights.items()}
@@ -181,6 +183,11 @@ class Objective:
     def _call(self, weights: Mapping[str, Tensor], feeds: NetworkValues) -> Inputs:
         results: Inputs = functional_call(self.module, {**self.fixed, **weights}, feeds)
         return results
+
+
+def _release(value: Tensor) -> Tensor:
+    """Copies a value that is a part of a larger one, which is not kept with it."""
+    return value.clone() if value.untyped_storage().nbytes() > value.nbytes else value
 
 
 def _average(terms: Sequence[Tensor], samples: int, device: torch.device) -> Tensor:

@@ -42,3 +42,30 @@ def test_the_dense_network_runs_once_for_held_back_samples_that_fit(
         runs.clear()
         assert torch.equal(measure(moved), wanted)
         assert len(runs) == BATCHES + dense_runs
+
+
+def test_no_more_is_kept_of_a_value_than_is_compared() -> None:
+    class Last(nn.Module):
+        """The last of many positions, which alone is an output."""
+
+        def forward(self, x: Tensor) -> tuple[Tensor]:
+            return ((2 * x)[:, -1:],)
+
+    module = fx.symbolic_trace(Last())
+    pairs = [((x,), (x,)) for x in torch.randn(BATCHES, 8, 50, 6)]
+    objective = Objective(module).fitted(pairs, 1)
+    kept = [value for target in objective._keep(pairs) for value in target or ()]  # noqa: SLF001
+    assert len(kept) == BATCHES
+    assert all(value.untyped_storage().nbytes() == value.nbytes for value in kept)
+
+
+def test_a_custom_measure_may_change_what_it_is_given() -> None:
+    def measure(sparse: tuple[Tensor, ...], dense: tuple[Tensor, ...]) -> Tensor:
+        dense[0].div_(2)
+        return (sparse[0] - dense[0]).square().mean(1)
+
+    torch.manual_seed(0)
+    module = fx.symbolic_trace(Network())
+    pairs = [((x,), (x,)) for x in torch.randn(BATCHES, 8, 6)]
+    measured = Objective(module, custom=measure).fitted(pairs, 1).held(lambda: pairs)
+    assert torch.equal(measured({}), measured({}))
