@@ -16,7 +16,7 @@ from torch.export import ExportedProgram
 from prox24_export.errors import InputError
 from prox24_export.passes.front_torch.device_interpreter import DeviceInterpreter
 from prox24_export.passes.front_torch.linear_operators import Operators, keeps_entries
-from prox24_export.passes.front_torch.trace import identify_memory, read_shape, replace_tensors
+from prox24_export.passes.front_torch.trace import changes_in_place, identify_memory, read_shape, replace_tensors
 from prox24_export.passes.graph.arrays import Array, as_array, as_numpy_dtype, as_tensor
 from prox24_export.passes.graph.experts import replace_parts, split_part_name
 from prox24_export.passes.graph.lazy_tensors import LazyTensors
@@ -52,8 +52,7 @@ class FxGraph:
             InputError: A node changes a tensor in place.
         """
         for node in self._calls:
-            schema = getattr(node.target, "_schema", None)
-            if schema is not None and schema.is_mutable:
+            if changes_in_place(node):
                 raise InputError(
                     f"{self.path}: node {node.name} ({node.target}) changes a tensor in place. Expected a functional "
                     "program: trace it with torch.export and run_decompositions({})."

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 
 from prox24_export.errors import InputError, first_line
@@ -40,10 +40,20 @@ def trace(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], nam
 
 
 def make_functional(program: ExportedProgram) -> ExportedProgram:
-    """Makes a program functional: no operator is decomposed, but none changes a tensor in place any more."""
+    """Makes a program functional: no operator is decomposed, but none changes a tensor in place any more.
+
+    A functional program comes back with the names that its values have, so that one that was written can be read again.
+    """
     with _silence_warnings():
         result: ExportedProgram = program.run_decompositions({})
-        return result
+        # What was in place is numbered as if it still were. The second time, values get the names that they keep.
+        return result.run_decompositions({}) if any(map(changes_in_place, program.graph.nodes)) else result
+
+
+def changes_in_place(node: fx.Node) -> bool:
+    """Whether a node is a call that changes one of its arguments."""
+    schema = getattr(node.target, "_schema", None)
+    return node.op == "call_function" and schema is not None and schema.is_mutable
 
 
 def replace_tensors(program: ExportedProgram, tensors: Mapping[str, Tensor]) -> ExportedProgram:

@@ -113,7 +113,7 @@ class Differentiable:
                 stored[linear.weight] = linear.to_stored(torch.from_numpy(matrix))
         for place in tensors.keys() - pruned:
             dtype = graph.stored(owners[place]).dtype
-            limit = find_largest_value(str(dtype))
+            limit = min(find_largest_value(str(dtype)), torch.finfo(tensors[place].dtype).max)
             stored[owners[place]] = as_array(tensors[place].clamp(-limit, limit)).astype(dtype)
         return stored
 

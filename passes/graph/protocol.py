@@ -141,7 +141,7 @@ class Linear:
         if self.grid is not None:
             floats = self.layout.from_matrix(matrix.detach().cpu().numpy())
             return self.grid.to_integers(floats, self.limit)
-        limit = min(self.limit, find_largest_value(self.dtype))
+        limit = min(self.limit, find_largest_value(self.dtype), torch.finfo(matrix.dtype).max)
         clipped = matrix.detach().clamp(-limit, limit).cpu().numpy()
         array = self.layout.from_matrix(clipped)
         for one in self.ranges:

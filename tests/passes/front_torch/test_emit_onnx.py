@@ -9,7 +9,11 @@ import torch
 from torch import nn
 
 from prox24_export.errors import UnavailableError
-from prox24_export.passes.front_torch.emit_onnx import EmitOnnx
+from prox24_export.passes.find_linears import FindLinears
+from prox24_export.passes.front_onnx.graph import OnnxGraph
+from prox24_export.passes.front_torch.emit_onnx import EmitOnnx, verify_onnx
+from prox24_export.passes.front_torch.graph import FxGraph
+from prox24_export.passes.front_torch.trace import trace
 from tests.graphs import run
 
 
@@ -49,3 +53,17 @@ def test_without_onnxscript_its_absence_is_told_before_the_export(
     with pytest.raises(UnavailableError, match=r"needs onnxscript\. Install it with: pip install onnxscript") as caught:
         EmitOnnx().call(program=program, file=tmp_path / "model.onnx")
     assert caught.value.exit_code == 3
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_a_file_of_which_a_float32_copy_is_run_is_compared_with_the_program(dtype: torch.dtype, tmp_path: Path) -> None:
+    module = nn.Sequential(nn.Linear(8, 16), nn.GELU(), nn.Linear(16, 4)).to(dtype)
+    with torch.no_grad():
+        for weight in (parameter for parameter in module.parameters() if parameter.ndim > 1):
+            weight.view(-1, 4)[:, 2:] = 0
+    program = trace(module, (torch.randn(3, 8).to(dtype),), {}, "module")
+    written = OnnxGraph(EmitOnnx().call(program=program, file=tmp_path / "model.onnx").path)
+    assert bool(written.runs_in_float32) == (dtype != torch.float32)
+    graph = FxGraph(Path("module"), program)
+    feeds = {entry.name: np.random.default_rng(0).normal(size=(3, 8)).astype(entry.dtype) for entry in graph.inputs}
+    verify_onnx(written, graph, FindLinears().call(graph=graph).linears, feeds)

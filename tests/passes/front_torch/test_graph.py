@@ -324,6 +324,9 @@ def test_weights_pass_through_arrays_bit_by_bit(dtype: torch.dtype) -> None:
     back = linear.to_stored(graph.weight(linear))
     assert np.array_equal(back, graph.stored(linear.weight))
     assert back.dtype == graph.stored(linear.weight).dtype
+    single = linear.to_stored(graph.weight(linear).float())  # as refined
+    assert single.dtype == back.dtype
+    np.testing.assert_allclose(single.astype(np.float64), back.astype(np.float64), rtol=1e-6)
 
 
 def test_a_pattern_that_is_not_two_four_is_noticed() -> None:
