@@ -4,7 +4,7 @@ Exporters write GELU as up to nine nodes. Every one of them is a pass over memor
 also keeps what most of them return.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +17,7 @@ LAST = {"mul", "div"}  # functions that may compute an activation's result
 BENDS = {"clamp", "clip", "erf", "exp", "hard_sigmoid", "hardsigmoid", "hardtanh", "sigmoid", "softplus", "tanh"}
 BY_ENTRY = LAST | BENDS | {"add", "log", "log1p", "neg", "pow", "power", "reciprocal", "relu", "relu6", "square", "sub"}
 LONGEST_CHAIN = 16  # values in a row, each a function of the one before it
+MOST_NODES = 24  # that an activation is spelled out in
 NEAR = torch.linspace(-12, 12, 193, dtype=torch.float64)
 FAR = torch.tensor([15, 20, 30, 50, 100, 1e3, 1e6, 1e12, 1e30], dtype=torch.float64)  # a bound anywhere below is seen
 PROBES = torch.cat([-FAR.flip(0), NEAR, FAR])  # where functions are compared; 0 is among them
@@ -118,7 +119,7 @@ def _read(module: fx.GraphModule, node: fx.Node) -> Any:
 def _recognise(module: fx.GraphModule, origin: fx.Node, node: fx.Node) -> Activation | None:
     """Finds the activation that a node computes of an earlier value."""
     example = _read(module, origin) if origin.op == "get_attr" else origin.meta.get("val")
-    between = list(_list_between(module, origin, node))
+    between = _list_between(module, origin, node)
     if _is_integer(example) or not any(_name(step) in BENDS for step in between):
         return None
     found: dict[fx.Node, Any] = {origin: PROBES}
@@ -142,19 +143,17 @@ def _is_integer(value: Any) -> bool:
     return isinstance(value, Tensor) and not value.is_floating_point()
 
 
-def _list_between(module: fx.GraphModule, origin: fx.Node, node: fx.Node) -> Iterator[fx.Node]:
-    """Lists what leads from a value to a node, which comes last, in an order in which it can be computed."""
-    seen = {origin}
-
-    def visit(step: fx.Node) -> Iterator[fx.Node]:
-        if step in seen or _is_scalar(module, step):
-            return
-        seen.add(step)
-        for source in step.all_input_nodes:
-            yield from visit(source)
-        yield step
-
-    return visit(node)
+def _list_between(module: fx.GraphModule, origin: fx.Node, node: fx.Node) -> list[fx.Node]:
+    """Lists what leads from a value to a node, in the order of the graph; nothing where that are too many nodes."""
+    found, pending = {node}, [node]
+    while pending:
+        for source in pending.pop().all_input_nodes:
+            if source is not origin and source not in found and not _is_scalar(module, source):
+                found.add(source)
+                pending.append(source)
+                if len(found) > MOST_NODES:
+                    return []
+    return sorted(found)
 
 
 def _replace(graph: fx.Graph, origin: fx.Node, node: fx.Node, activation: Activation) -> fx.Node:

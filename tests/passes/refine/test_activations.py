@@ -81,6 +81,16 @@ def test_what_only_looks_like_one_stays(function: Callable[[Tensor], Tensor]) ->
     assert list_calls(module) == before
 
 
+def test_a_long_polynomial_of_one_value_is_left_soon() -> None:
+    def function(x: Tensor) -> Tensor:
+        y = torch.tanh(x)
+        for power in range(3_000):
+            y = y * x + power
+        return y * x
+
+    assert fuse_activations(trace(function)) == 0
+
+
 @pytest.mark.parametrize("bound", [13, 30, 1e4, 1e20])
 def test_a_bound_before_an_activation_stays_however_far_it_is(bound: float) -> None:
     def function(x: Tensor) -> Tensor:
