@@ -1,5 +1,9 @@
 """The errors that end a run, each with its exit code."""
 
+import re
+
+COLOUR = re.compile(r"\x1b\[[0-9;]*m")  # as terminals take it
+
 
 class Prox24Error(Exception):
     """A run cannot go on; the message says what was expected, what was found, where, and what to do."""
@@ -20,8 +24,11 @@ class UnavailableError(Prox24Error):
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of a foreign error's message that is not empty; the error's type where there is none."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    """The first line of a foreign error's message that is not empty; the error's type where there is none.
+
+    Colours for a terminal are left out.
+    """
+    lines = [line.strip() for line in COLOUR.sub("", str(error)).splitlines() if line.strip()]
     return lines[0] if lines else type(error).__name__
 
 

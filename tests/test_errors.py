@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from prox24_export.errors import describe_missing
+from prox24_export.errors import describe_missing, first_line
 
 
 @pytest.mark.parametrize(
@@ -37,3 +37,8 @@ def test_a_broken_library_is_not_called_missing(
         importlib.import_module("some_library")
     monkeypatch.delitem(sys.modules, "other_library", raising=False)
     assert describe_missing(caught.value, "some_library").startswith(said)
+
+
+def test_a_foreign_message_has_one_line_and_no_colours() -> None:
+    assert first_line(RuntimeError("\n  \x1b[96mThis is\x1b[0m wrong.\nNext steps:")) == "This is wrong."
+    assert first_line(RuntimeError("\x1b[0m")) == "RuntimeError"

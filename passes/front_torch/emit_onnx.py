@@ -59,9 +59,15 @@ class EmitOnnx:
             name: Name of the model in messages.
 
         Raises:
-            InputError: The program multiplies by grouped experts.
+            InputError: The program multiplies by grouped experts, or changes its own buffers.
             UnavailableError: onnxscript is not installed.
         """
+        if changed := sorted(program.graph_signature.buffers_to_mutate.values()):
+            raise InputError(
+                f"{name} changes {', '.join(changed)} when it runs, and an ONNX file keeps nothing from run to run. "
+                "Take such values as inputs, and return them as outputs. A Hugging Face directory can be pruned "
+                "without --onnx."
+            )
         if find_spec("onnxscript") is None:
             told = "an ONNX file of a torch model needs onnxscript. Install it with: pip install onnxscript."
             raise UnavailableError(told)
@@ -95,7 +101,8 @@ class EmitOnnx:
             advice = "Install it with: pip install onnxscript."
             raise UnavailableError(f"--onnx needs onnxscript: {told}. {advice}") from error
         except Exception as error:
-            raise InputError(f"torch cannot export the model to ONNX: {first_line(error)}") from error
+            cause = error if error.__cause__ is None else error.__cause__  # torch's own message is of its reports
+            raise InputError(f"torch cannot export the model to ONNX: {first_line(cause)}") from error
         if exported is None:
             raise InputError("torch returned no ONNX program for the model.")
         external = size > self.external_above
@@ -110,7 +117,8 @@ def verify_onnx(written: TracedGraph, traced: TracedGraph, linears: Sequence[Lin
         written: The ONNX file, read again.
         traced: The torch program with the pruned weights.
         linears: Its pruned layers.
-        feeds: One batch to compare outputs on; None where there is none.
+        feeds: One batch to compare outputs on; None where there is none. Those of a program that draws random numbers
+            are not compared, since the file draws others.
 
     Raises:
         PatternError: No linear layer of the file holds a pruned weight as a 2:4 matrix.
@@ -125,7 +133,7 @@ def verify_onnx(written: TracedGraph, traced: TracedGraph, linears: Sequence[Lin
     for linear in linears:
         if not there[_identify(linear.layout.to_matrix(traced.stored(linear.weight)))]:
             raise PatternError(f"the ONNX file holds no 2:4 linear layer with the weight {linear.weight}.")
-    if feeds is None:
+    if feeds is None or any(node.is_random for node in traced.nodes):
         return
     close = max((CLOSE_IN.get(linear.dtype, CLOSE) for linear in linears), default=CLOSE)
     # Inputs that the model does not read are gone from the file, of which a float32 copy may be run.

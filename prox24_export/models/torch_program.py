@@ -5,6 +5,7 @@ import hashlib
 import importlib
 import logging
 import pickle
+import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.export.pt2_archive._package import load_pt2
+from torch.utils import _pytree as pytree
 
 from prox24_export import user_code
 from prox24_export.data.sample_groups import LABELS
@@ -25,6 +27,7 @@ from prox24_export.facts.files import describe_files
 from prox24_export.input_files import expect_file
 from prox24_export.models.frontend import ONNX_MODEL
 from prox24_export.models.program_archive import expect_harmless
+from prox24_export.models.program_targets import is_container
 from prox24_export.passes.front_torch.emit_onnx import EmitOnnx
 from prox24_export.passes.front_torch.graph import FxGraph, expect_fx_graph
 from prox24_export.passes.front_torch.trace import make_functional, replace_tensors, trace
@@ -36,6 +39,7 @@ from prox24_export.results.report import FileFacts
 
 PROGRAM = "model.pt2"
 RETURNS = "returns (module, example inputs)"
+KIND = re.compile(r'"type": "([\w.]+)"')  # of a container, in the JSON of torch's trees
 
 
 @dataclass(frozen=True)
@@ -137,7 +141,28 @@ def _trace_on_two_samples(module: nn.Module, example: Any, name: str) -> Exporte
         kwargs = {key: _double(value) for key, value in example.items() if key != LABELS}
     else:
         args = tuple(_double(value) for value in (example if isinstance(example, (tuple, list)) else (example,)))
-    return trace(module, args, kwargs, name)
+    program = trace(module, args, kwargs, name)
+    _expect_readable(program, name)
+    return program
+
+
+def _expect_readable(program: ExportedProgram, name: str) -> None:
+    """Expects outputs in containers with which a program is read again, before any work is done for it.
+
+    Raises:
+        InputError: There are others, such as dataclasses.
+    """
+    spec = program.call_spec.out_spec
+    try:
+        text = pytree.treespec_dumps(spec)
+    except NotImplementedError:  # no name was given to a container
+        text = f'"type": "{getattr(spec.type, "__name__", spec.type)}"'
+    if not is_container(text):
+        kinds = [kind for kind in KIND.findall(text) if not kind.startswith("builtins.")]
+        raise InputError(
+            f"{name} returns {', '.join(dict.fromkeys(kinds))}. Expected tensors, or nested tuples, lists and "
+            "dictionaries of them: nothing else can be read safely from the file that is written."
+        )
 
 
 def _double(value: Any) -> Any:

@@ -98,6 +98,11 @@ class Run:
                 f"ONNX Runtime has no CPU kernels for {' and '.join(graph.runs_in_float32)} here: calibration and "
                 "accuracy ran on a float32 copy; the exported file keeps its own types."
             )
+        if random := [node.name for node in graph.nodes if node.is_random]:
+            self.warnings.append(
+                f"{random[0]} draws random numbers: dense and sparse are compared on the same draws, and whoever runs "
+                "the sparse model draws others."
+            )
         if facts_of_data is not None and can_join(graph.inputs):
             self.warnings.extend(filter(None, map(_describe_time_axis, graph.inputs)))
         if facts_of_data is not None and facts_of_data.is_random:

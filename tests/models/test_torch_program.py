@@ -1,6 +1,7 @@
 """Modules, functions that return one, and `.pt2` files through the whole pipeline."""
 
 import subprocess
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -188,3 +189,64 @@ def test_a_module_that_cannot_be_traced_is_refused(tmp_path: Path) -> None:
 def test_a_program_is_named_by_its_settings_too(tmp_path: Path) -> None:
     report = export(Two(), batches(), tmp_path / "out", settings=Settings(exclude=("last",)))
     assert [layer.name for layer in report.sparse_layers] == ["first"]
+
+
+class Counting(nn.Module):
+    """Adds what it has seen to a buffer, and takes it off its outputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(16, 8)
+        self.register_buffer("seen", torch.zeros(8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.linear(x)
+        assert isinstance(self.seen, Tensor)
+        self.seen.add_(y.mean(0))
+        return y - self.seen
+
+
+@dataclass
+class Answer:
+    """What `Answering` returns."""
+
+    y: Tensor
+
+
+torch.export.register_dataclass(Answer)
+
+
+class Answering(nn.Module):
+    """Returns a dataclass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(16, 8)
+
+    def forward(self, x: Tensor) -> Answer:
+        return Answer(self.linear(x))
+
+
+@pytest.mark.parametrize(
+    ("module", "said"),
+    [
+        (Counting(), r"Counting changes seen when it runs, and an ONNX file keeps nothing from run to run"),
+        (Answering(), r"Answering returns \S*Answer\. Expected tensors, or nested tuples, lists and dictionaries"),
+    ],
+)
+def test_what_no_file_can_hold_is_refused_before_any_work(module: nn.Module, said: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=said):
+        export(module, [torch.randn(8, 16)] * 6, tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+def test_random_numbers_are_told_and_no_fault_of_the_file(tmp_path: Path) -> None:
+    class Noisy(Two):
+        def forward(self, left: Tensor, right: Tensor) -> Tensor:
+            result: Tensor = super().forward(left, right)
+            return result + torch.randn_like(result)
+
+    report = export(Noisy(), batches(), tmp_path / "out")
+    assert not report.faults
+    assert (tmp_path / "out" / "model.onnx").is_file()
+    assert [warning for warning in report.warnings if "draws random numbers" in warning]

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from prox24_export.errors import UnavailableError
+from prox24_export.errors import InputError, UnavailableError
 from prox24_export.passes.find_linears import FindLinears
 from prox24_export.passes.front_onnx.graph import OnnxGraph
 from prox24_export.passes.front_torch.emit_onnx import EmitOnnx, verify_onnx
@@ -67,3 +67,13 @@ def test_a_file_of_which_a_float32_copy_is_run_is_compared_with_the_program(dtyp
     graph = FxGraph(Path("module"), program)
     feeds = {entry.name: np.random.default_rng(0).normal(size=(3, 8)).astype(entry.dtype) for entry in graph.inputs}
     verify_onnx(written, graph, FindLinears().call(graph=graph).linears, feeds)
+
+
+def test_why_the_exporter_fails_is_the_cause_that_torch_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_args: object, **_keywords: object) -> None:
+        raise RuntimeError("This is step 3/3\nNext steps:") from ValueError("no operator for aten.mul")
+
+    program = torch.export.export(Normed().eval(), (torch.randn(3, 8),))
+    monkeypatch.setattr(torch.onnx, "export", fail)
+    with pytest.raises(InputError, match=r"torch cannot export the model to ONNX: no operator for aten\.mul$"):
+        EmitOnnx().call(program=program, file=tmp_path / "model.onnx")
