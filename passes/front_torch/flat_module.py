@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 from torch.export.graph_signature import ConstantArgument
@@ -42,11 +43,18 @@ def make_flat_module(program: ExportedProgram) -> Differentiable:
             graph.output(tuple(results[name] for name in signature.user_outputs if name in results))
         elif "_assert" not in str(node.target):
             env[node] = graph.node_copy(node, env.__getitem__)
+            if node.target is torch.ops.aten.copy.default:
+                env[node].target = copied
     graph.eliminate_dead_code()
     parameters = dict(root.named_parameters())
     trained = {name: at for name, at in names.items() if at in parameters}
     buffers = {name: at for name, at in names.items() if at not in parameters and name in program.state_dict}
     return Differentiable(fx.GraphModule(root, graph), trained, buffers)
+
+
+def copied(destination: Tensor, source: Tensor, *_: object, **_keywords: object) -> Tensor:
+    """Returns what a tensor holds once another is copied into it, as `aten.copy` does, which has no gradient."""
+    return source.to(destination).expand(destination.shape)
 
 
 def _make_placeholder(graph: fx.Graph, node: fx.Node) -> fx.Node:
