@@ -347,7 +347,13 @@ def expect_fx_graph(graph: TracedGraph) -> FxGraph:
 
 
 def _is_random(node: fx.Node) -> bool:
-    return torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
+    """Whether a call draws random numbers. Dropout that is off, of a layer or within attention, draws none."""
+    if torch.Tag.nondeterministic_seeded not in getattr(node.target, "tags", ()):
+        return False
+    schema: Any = node.target._schema  # type: ignore[union-attr]  # noqa: SLF001 - an operator: it has tags
+    given = {argument.name: argument.default_value for argument in schema.arguments}
+    given |= dict(zip(given, node.args, strict=False)) | node.kwargs
+    return not any(name in given and not given[name] for name in ("train", "training", "dropout_p"))
 
 
 def _convert_arrays(values: Mapping[str, Any], device: torch.device | None) -> dict[str, Any]:

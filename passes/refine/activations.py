@@ -25,7 +25,7 @@ TOLERANCE = 1e-6  # relative to 1 + |y|: files write constants in float32; GELU 
 
 
 @dataclass(frozen=True)
-class Activation:
+class FusedActivation:
     """An activation that torch computes in one call.
 
     Attributes:
@@ -42,11 +42,11 @@ class Activation:
 
 
 KNOWN = (
-    Activation(F.gelu, {"approximate": "none"}),
-    Activation(F.gelu, {"approximate": "tanh"}),
-    Activation(F.silu),
-    Activation(F.mish),
-    Activation(F.hardswish),
+    FusedActivation(F.gelu, {"approximate": "none"}),
+    FusedActivation(F.gelu, {"approximate": "tanh"}),
+    FusedActivation(F.silu),
+    FusedActivation(F.mish),
+    FusedActivation(F.hardswish),
 )
 
 
@@ -116,7 +116,7 @@ def _read(module: fx.GraphModule, node: fx.Node) -> Any:
     return getattr(module.get_submodule(owner), name)
 
 
-def _recognise(module: fx.GraphModule, origin: fx.Node, node: fx.Node) -> Activation | None:
+def _recognise(module: fx.GraphModule, origin: fx.Node, node: fx.Node) -> FusedActivation | None:
     """Finds the activation that a node computes of an earlier value."""
     example = _read(module, origin) if origin.op == "get_attr" else origin.meta.get("val")
     between = _list_between(module, origin, node)
@@ -156,7 +156,7 @@ def _list_between(module: fx.GraphModule, origin: fx.Node, node: fx.Node) -> lis
     return sorted(found)
 
 
-def _replace(graph: fx.Graph, origin: fx.Node, node: fx.Node, activation: Activation) -> fx.Node:
+def _replace(graph: fx.Graph, origin: fx.Node, node: fx.Node, activation: FusedActivation) -> fx.Node:
     with graph.inserting_before(node):
         call = graph.call_function(activation.function, (origin,), dict(activation.keywords))
     call.meta = dict(node.meta)

@@ -334,3 +334,22 @@ def test_a_pattern_that_is_not_two_four_is_noticed() -> None:
     linears = FindLinears().call(graph=graph).linears
     with pytest.raises(PatternError, match="8 of 8 groups are not 2:4"):
         VerifyPattern().call(graph=graph, linears=linears)
+
+
+@pytest.mark.parametrize(
+    ("function", "wanted"),
+    [
+        (lambda x: F.dropout(x, 0.5, training=False), False),
+        (lambda x: F.dropout(x, 0.5, training=True), True),
+        (lambda x: F.scaled_dot_product_attention(x, x, x), False),
+        (lambda x: F.scaled_dot_product_attention(x, x, x, dropout_p=0.1), True),
+        (lambda x: F.rrelu(x, training=False), False),
+        (torch.randn_like, True),
+    ],
+)
+def test_only_what_draws_random_numbers_is_called_random(function: Callable[[Tensor], Tensor], wanted: bool) -> None:
+    class Module(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x + function(x)
+
+    assert any(node.is_random for node in traced(Module(), torch.randn(2, 3, 4, 8)).nodes) == wanted
