@@ -21,6 +21,10 @@ MESSAGE = re.compile(
     r"Skipping |Skipped |Finalize: |Total |Layer: |Layer\(|Registering |Timing Runner: |Subgraph compilation |"
     r"Autotuning |UNSUPPORTED_STATE|Requested amount |Engine |Kernel: )"
 )
+# Where a break between two lines was a space for certain: TensorRT's own names are `(Unnamed Layer* 3) [Convolution]`
+# and `name [profile 1]`.
+SPACE_BEFORE_BREAK = re.compile(r"(?:\(Unnamed|\bLayer\*|\bLayer\* \d+\)|\[profile)$")
+SPACE_AFTER_BREAK = re.compile(r"\[profile(?: |$)")
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 NEWLINE = re.compile(r"\r\n|\n|\r")  # not str.splitlines: the separators U+001E and U+001F stand in messages
 
@@ -154,4 +158,6 @@ def _join_pieces(before: str, after: str, *, stripped: bool) -> tuple[str, str]:
         return f"{left} ", right
     if right.startswith(", "):
         return left, right
-    return (f"{before} " if stripped and not before.endswith(" ") else before), after
+    is_named = SPACE_BEFORE_BREAK.search(before) or SPACE_AFTER_BREAK.match(after)
+    is_lost = stripped or (is_named and not after.startswith(" "))
+    return (f"{before} " if is_lost and not before.endswith(" ") else before), after

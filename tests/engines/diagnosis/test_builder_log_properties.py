@@ -67,7 +67,18 @@ def test_any_log_with_prefixes_is_read_exactly(log: tuple[list[str], list[str], 
     assert not found.problems
 
 
+def wrap_once(name: str, end: int) -> tuple[tuple[list[str], list[str], list[str]], int, bool]:
+    """A log whose only full line ends within a name, after so many of its characters, one of them a space."""
+    lines = list(pair([name], [], min(set(PREFIXES) - {"bare"})))
+    return (lines, [name], []), lines[0].index(name) + end, True
+
+
 @given(logs(PREFIXED), st.integers(24, 160), st.booleans())
+@example(*wrap_once("(Unnamed Layer* 1) [Convolution]", len("(Unnamed ")))
+@example(*wrap_once("(Unnamed Layer* 1) [Convolution]", len("(Unnamed Layer* ")))
+@example(*wrap_once("(Unnamed Layer* 1) [Convolution]", len("(Unnamed Layer* 1) ")))
+@example(*wrap_once("node_linear [profile 1]", len("node_linear ")))
+@example(*wrap_once("node_linear [profile 1]", len("node_linear [profile ")))
 @settings(max_examples=300)
 def test_any_log_is_read_exactly_wherever_a_terminal_wraps_it(
     log: tuple[list[str], list[str], list[str]], width: int, stripped: bool
