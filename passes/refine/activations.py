@@ -86,8 +86,8 @@ def _find_chain(
 ) -> tuple[fx.Node, ...]:
     """Finds the values that a node is a function of, each by itself, the nearest first."""
     read = [source for source in node.all_input_nodes if not _is_scalar(module, source)]
-    literals = (value for value in (*node.args, *node.kwargs.values()) if isinstance(value, tuple | list))
-    if _name(node) not in BY_ENTRY or not read or any(True for _ in literals):  # vectors of numbers have axes, too
+    has_vector = any(isinstance(value, tuple | list) for value in (*node.args, *node.kwargs.values()))
+    if _name(node) not in BY_ENTRY or not read or has_vector:
         return ()
     first, *others = (chains[source] for source in read)
     return tuple(value for value in first if all(value in chain for chain in others))

@@ -152,11 +152,12 @@ def _expect_readable(program: ExportedProgram, name: str) -> None:
     Raises:
         InputError: There are others, such as dataclasses.
     """
-    spec = program.call_spec.out_spec
     try:
-        text = pytree.treespec_dumps(spec)
-    except NotImplementedError:  # no name was given to a container
-        text = f'"type": "{getattr(spec.type, "__name__", spec.type)}"'
+        text = pytree.treespec_dumps(program.call_spec.out_spec)
+    except (
+        NotImplementedError
+    ) as error:  # torch itself cannot write a kind of container that was registered without a name
+        raise InputError(f"{name} returns what cannot be written: {first_line(error)}") from error
     if not is_container(text):
         kinds = [kind for kind in KIND.findall(text) if not kind.startswith("builtins.")]
         raise InputError(

@@ -213,25 +213,35 @@ class Answer:
     y: Tensor
 
 
-torch.export.register_dataclass(Answer)
+@dataclass
+class Nameless(Answer):
+    """The same, of a kind that torch cannot write."""
+
+
+torch.export.register_dataclass(Answer, serialized_type_name="tests.Answer")
+torch.export.register_dataclass(Nameless)
 
 
 class Answering(nn.Module):
     """Returns a dataclass."""
 
-    def __init__(self) -> None:
+    def __init__(self, kind: type[Answer]) -> None:
         super().__init__()
-        self.linear = nn.Linear(16, 8)
+        self.linear, self.kind = nn.Linear(16, 8), kind
 
     def forward(self, x: Tensor) -> Answer:
-        return Answer(self.linear(x))
+        return self.kind(self.linear(x))
 
 
 @pytest.mark.parametrize(
     ("module", "said"),
     [
         (Counting(), r"Counting changes seen when it runs, and an ONNX file keeps nothing from run to run"),
-        (Answering(), r"Answering returns \S*Answer\. Expected tensors, or nested tuples, lists and dictionaries"),
+        (Answering(Nameless), r"Answering returns what cannot be written: .*Nameless"),
+        (
+            Answering(Answer),
+            r"Answering returns \S*Answer\. Expected tensors, or nested tuples, lists and dictionaries",
+        ),
     ],
 )
 def test_what_no_file_can_hold_is_refused_before_any_work(module: nn.Module, said: str, tmp_path: Path) -> None:

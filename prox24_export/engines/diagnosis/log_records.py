@@ -5,6 +5,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from prox24_export.errors import COLOUR
+
 STAMP = r"\[\d\d/\d\d/\d{4}-\d\d:\d\d:\d\d\](?:\s*\[(?:[A-Z]|TRT)\])*"  # trtexec `[I] [TRT]`, Python `[TRT] [I]`
 OLD = r"\[TensorRT\]\s*(?:VERBOSE|INFO|WARNING|ERROR|INTERNAL_ERROR):"  # Python logger of TensorRT 7 and 8.0
 BARE = r"\[TRT\](?:\s*\[[A-Z]\])?"  # the stamp was cut off
@@ -25,7 +27,6 @@ MESSAGE = re.compile(
 # and `name [profile 1]`.
 SPACE_BEFORE_BREAK = re.compile(r"(?:\(Unnamed|\bLayer\*|\bLayer\* \d+\)|\[profile)$")
 SPACE_AFTER_BREAK = re.compile(r"\[profile(?: |$)")
-COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 NEWLINE = re.compile(r"\r\n|\n|\r")  # not str.splitlines: the separators U+001E and U+001F stand in messages
 
 
